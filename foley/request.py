@@ -1,0 +1,84 @@
+"""What a caller may ask for: every option, with its meaning, unit, range and default, stated once."""
+
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from foley.errors import ParameterError
+
+Solver = Literal["euler", "heun", "midpoint", "rk4"]
+SOLVERS: tuple[Solver, ...] = get_args(Solver)
+
+MAX_SEED = 2**63 - 1
+
+
+class GenerationRequest(BaseModel):
+    """Options of one generation. HTTP, gRPC, the page, the command line and Python share them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    prompt: Annotated[
+        str,
+        Field(
+            max_length=2000,
+            description="What should be heard, in words. May be empty: then the picture alone decides.",
+        ),
+    ] = ""
+    negative_prompt: Annotated[
+        str, Field(max_length=2000, description="What should not be heard, in words.")
+    ] = "noisy, harsh"
+    guidance_scale: Annotated[
+        float,
+        Field(
+            ge=1.0,
+            le=20.0,
+            description="How strongly the sound follows prompt and picture. "
+            "1 switches guidance off, and the negative prompt with it.",
+        ),
+    ] = 4.5
+    num_inference_steps: Annotated[
+        int, Field(ge=1, le=200, description="Solver steps from noise to sound.")
+    ] = 50
+    solver: Annotated[
+        Solver,
+        Field(
+            description="ODE solver. A step of heun or midpoint costs two model evaluations, "
+            "one of rk4 four."
+        ),
+    ] = "euler"
+    seed: Annotated[
+        int | None,
+        Field(
+            ge=0,
+            le=MAX_SEED,
+            description="Seed of the first variation; the next ones count up from it. "
+            "Drawn at random when absent, and always returned.",
+        ),
+    ] = None
+    num_variations: Annotated[
+        int, Field(ge=1, le=8, description="How many different sounds to make for the clip.")
+    ] = 1
+
+    @classmethod
+    def parse(cls, **options: Any) -> "GenerationRequest":
+        """The request made of `options`.
+
+        Raises:
+            ParameterError: an option is unknown or out of bounds; the message names each with its value.
+        """
+        try:
+            return cls(**options)
+        except ValidationError as error:
+            raise ParameterError(describe_validation_error(error)) from error
+
+
+def describe_validation_error(error: ValidationError) -> str:
+    """One line for every field that was refused: its name, the rule, the value given."""
+    lines = []
+    for item in error.errors(include_url=False):
+        name = ".".join(str(part) for part in item["loc"]) or "request"
+        given = repr(item["input"])
+        given = given if len(given) <= 80 else given[:77] + "..."
+        rule = item["msg"][0].lower() + item["msg"][1:]
+        lines.append(f"{name}: {rule}, got {given}")
+    return "; ".join(lines)

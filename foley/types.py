@@ -1,0 +1,70 @@
+"""What passes between the stages."""
+
+# V frames at 8 fps, n25 frames at 25 fps, S sync tokens, T text tokens, A latent frames, N variations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoFrames:
+    """The frames that the encoders see, scaled to their sizes.
+
+    Attributes:
+        visual: uint8 [V, H, W, 3], RGB, picked at 8 fps.
+        sync: uint8 [n25, H, W, 3], RGB, picked at 25 fps.
+        num_picked: frames that the 25 fps clock picked. It is less than n25 where the last frame
+            was repeated to fill the shortest clip that the sync encoder takes.
+        source_seconds: what the container or the last frame says the clip lasts.
+        trimmed: whether frames past the limit were left out.
+        notices: sentences for the caller about what was done to the clip.
+    """
+
+    visual: Tensor
+    sync: Tensor
+    num_picked: int
+    source_seconds: float
+    trimmed: bool = False
+    notices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """What the transformer is told about one clip.
+
+    Attributes:
+        visual_tokens: [V, visual_dim].
+        sync_tokens: [S, sync_dim], S a multiple of 8.
+        text_tokens: [2, T, text_dim]; row 0 the negative prompt, row 1 the prompt, padded to one length.
+        num_latents: A, latent frames of the sound at 50 Hz.
+    """
+
+    visual_tokens: Tensor
+    sync_tokens: Tensor
+    text_tokens: Tensor
+    num_latents: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """The sounds made for one clip.
+
+    Attributes:
+        waveforms: float32 [N, 1, samples] in [-1, 1], on the CPU.
+        sample_rate: Hz.
+        seeds: the seed of each variation; giving one back repeats its sound.
+        timings: seconds spent in each stage, in order.
+        notices: sentences for the caller (clip trimmed, last frame repeated, model untrained).
+    """
+
+    waveforms: Tensor
+    sample_rate: int
+    seeds: tuple[int, ...]
+    timings: dict[str, float] = field(default_factory=dict)
+    notices: tuple[str, ...] = ()
+
+    @property
+    def duration_seconds(self) -> float:
+        """Length of each waveform in seconds."""
+        return self.waveforms.shape[-1] / self.sample_rate
