@@ -1,0 +1,256 @@
+"""Container -> the frames that the encoders see, in one pass over the file."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+from av import VideoFrame
+from av.container import InputContainer
+from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
+
+from foley.configs import SYNC_FPS, SYNC_SEGMENT_FRAMES, VISUAL_FPS
+from foley.errors import NoFramesError, VideoDecodeError, VideoTooLargeError, VideoTooLongError
+from foley.media.clock import FramePicker, FrameTimes, seconds_of
+from foley.media.scale import (
+    FrameStack,
+    fit_and_crop,
+    fitted_size,
+    orientation_of,
+    rgb_view,
+    stretch,
+    turned,
+)
+from foley.media.source import MediaLimits, check_pixels, open_video
+from foley.types import VideoFrames
+
+# A decoder keeps a few frames more for every thread: four threads already outrun the scaling.
+_MAX_DECODER_THREADS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoInfo:
+    """What a clip says about itself, before its frames are decoded.
+
+    Attributes:
+        container: FFmpeg's name of the format.
+        codec: of the picture.
+        width: in pixels, as displayed.
+        height: in pixels, as displayed.
+        rotation: degrees clockwise that turn the stored frames to what is displayed.
+        duration_seconds: end of the picture, or of the whole file; None where neither is stated.
+        frame_rate: average frames a second; None where it is not stated.
+        has_audio: whether the file has sound of its own, which will be left out.
+    """
+
+    container: str
+    codec: str
+    width: int
+    height: int
+    rotation: int
+    duration_seconds: float | None
+    frame_rate: float | None
+    has_audio: bool
+
+
+def probe(source: Path, *, limits: MediaLimits | None = None) -> VideoInfo:
+    """What the clip says about itself. One frame is decoded, so an unreadable clip is refused here.
+
+    Raises:
+        VideoError: as `decode_frames`, length aside.
+    """
+    limits = limits or MediaLimits()
+    with open_video(source, limits) as (container, stream):
+        frame = next(_decoded(container, stream, limits), None)
+        if frame is None:
+            raise NoFramesError(f"{source.name} has a picture stream without a frame; send a video")
+        swap = orientation_of(frame)[0]
+        width, height = (frame.height, frame.width) if swap else (frame.width, frame.height)
+        rate = _rate(stream)
+        return VideoInfo(
+            container=container.format.name,
+            codec=stream.codec_context.name,
+            width=width,
+            height=height,
+            rotation=-frame.rotation % 360,
+            duration_seconds=_stated_seconds(container, stream),
+            frame_rate=float(rate) if rate else None,
+            has_audio=bool(container.streams.audio),
+        )
+
+
+def decode_frames(
+    source: Path,
+    *,
+    visual_size: int,
+    sync_size: int,
+    limits: MediaLimits | None = None,
+    trim: bool = False,
+    num_threads: int | None = None,
+) -> VideoFrames:
+    """The clip's frames at 8 and at 25 fps, scaled as they are picked.
+
+    Full frames live only while they are scaled, so memory follows the encoders' sizes and the
+    limit, not the clip. Display rotation is applied, alpha is dropped. A clip under 16 frames at
+    25 fps is filled up with its last frame, and the result says so.
+
+    Args:
+        source: the file.
+        visual_size: side of the square that 8 fps frames are stretched to, in pixels.
+        sync_size: side of the square cropped from 25 fps frames, in pixels.
+        limits: what is accepted; the defaults when None.
+        trim: leave out what lies after `limits.max_seconds` instead of refusing the clip.
+        num_threads: of the decoder; up to four when None.
+
+    Raises:
+        VideoEmptyError: no bytes.
+        VideoDecodeError: not a video, cut off, damaged, or of an unknown codec.
+        NoVideoStreamError: sound alone.
+        NoFramesError: no frame between zero and the limit.
+        VideoTooLongError: a frame lies after the limit, and `trim` is off.
+        VideoTooLargeError: too many bytes or pixels.
+    """
+    limits = limits or MediaLimits()
+    with open_video(source, limits) as (container, stream):
+        stream.thread_type = "AUTO"
+        stream.codec_context.thread_count = num_threads or _default_threads()
+        stated_seconds = _stated_seconds(container, stream)
+        scaler = _Scaler(visual_size, sync_size, limits)
+        times = FrameTimes(stream.time_base or Fraction(1, SYNC_FPS), _rate(stream))
+        trimmed = False
+        for frame in _decoded(container, stream, limits):
+            seconds = times.seconds(frame.pts, frame.duration)
+            if seconds > limits.max_seconds:
+                first_seconds, trimmed = seconds, True
+                break
+            if seconds >= 0:
+                scaler.add(frame, seconds)
+    if not len(scaler.sync):
+        raise NoFramesError(
+            f"{source.name} shows no frame between 0 and {limits.max_seconds:.2f} s"
+            + (f", its next one is at {first_seconds:.2f} s" if trimmed else "")
+            + "; send a video whose timestamps start at zero"
+        )
+    source_seconds = times.stop_seconds
+    if trimmed:
+        source_seconds = max(stated_seconds or 0.0, first_seconds)
+        if not trim:
+            raise VideoTooLongError(
+                f"video lasts {source_seconds:.2f} s, the limit is {limits.max_seconds:.2f} s; "
+                "cut it, or ask for trimming"
+            )
+    return _finished(scaler, source_seconds, limits, trimmed)
+
+
+class _Scaler:
+    """Scales a frame for each encoder whose clock picks it, from one conversion to RGB."""
+
+    def __init__(self, visual_size: int, sync_size: int, limits: MediaLimits) -> None:
+        self.visual, self._visual_size = FrameStack(visual_size), visual_size
+        self.sync, self._sync_size = FrameStack(sync_size), sync_size
+        self._visual_picker, self._sync_picker = FramePicker(VISUAL_FPS), FramePicker(SYNC_FPS)
+        self._limits = limits
+        self._reformatter = VideoReformatter()
+
+    def add(self, frame: VideoFrame, seconds: float) -> None:
+        visual_picks = self._visual_picker.count(seconds)
+        sync_picks = self._sync_picker.count(seconds)
+        if not visual_picks and not sync_picks:
+            return
+        # PyAV's default conversion: the reference's colours.
+        rgb = self._reformatter.reformat(frame, format="rgb24")
+        image = rgb_view(rgb)  # [H, W, 3]
+        orientation = orientation_of(frame)
+        if visual_picks:
+            visual = turned(stretch(image, self._visual_size), orientation)
+            self.visual.append(visual, visual_picks)
+        if sync_picks:
+            self._check_fitted(frame)
+            sync = turned(fit_and_crop(image, self._sync_size), orientation)
+            self.sync.append(sync, sync_picks)
+
+    def _check_fitted(self, frame: VideoFrame) -> None:
+        # A strip a few pixels high grows when its short side is scaled up.
+        height, width = fitted_size(frame.height, frame.width, self._sync_size)
+        if height * width > self._limits.max_pixels:
+            raise VideoTooLargeError(
+                f"frames of {frame.width} x {frame.height} would have {height * width} pixels with "
+                f"the short side at {self._sync_size}, the limit is {self._limits.max_pixels}; "
+                "crop the clip to a less narrow shape"
+            )
+
+
+def _decoded(
+    container: InputContainer, stream: VideoStream, limits: MediaLimits
+) -> Iterator[VideoFrame]:
+    """The stream's frames in presentation order, each checked for its size.
+
+    Packets before the first frame may be undecodable, as in a recording that starts between key
+    frames; after it they mean damage.
+    """
+    num_frames = 0
+    damage: av.FFmpegError | None = None
+    for packet in container.demux(stream):
+        try:
+            frames = packet.decode()
+        except av.FFmpegError as error:
+            if num_frames:
+                raise VideoDecodeError(
+                    f"the picture is damaged after frame {num_frames} ({error.strerror}); "
+                    "send a file that plays to its end"
+                ) from error
+            damage = error
+            continue
+        for frame in frames:
+            assert isinstance(frame, VideoFrame)
+            check_pixels(frame.width, frame.height, limits)
+            num_frames += 1
+            yield frame
+    if damage is not None and not num_frames:
+        raise damage
+
+
+def _finished(
+    scaler: _Scaler, source_seconds: float, limits: MediaLimits, trimmed: bool
+) -> VideoFrames:
+    notices = []
+    if trimmed:
+        notices.append(
+            f"The clip lasts {source_seconds:.2f} s; what lies after {limits.max_seconds:.2f} s "
+            "was left out."
+        )
+    num_picked = len(scaler.sync)
+    if num_picked < SYNC_SEGMENT_FRAMES:
+        scaler.sync.repeat_last(SYNC_SEGMENT_FRAMES - num_picked)
+        notices.append(
+            f"The clip has {num_picked} frames at {SYNC_FPS} fps, the shortest that can be sounded "
+            f"has {SYNC_SEGMENT_FRAMES} ({SYNC_SEGMENT_FRAMES / SYNC_FPS:.2f} s); "
+            "its last frame was repeated."
+        )
+    return VideoFrames(
+        visual=scaler.visual.finish(),
+        sync=scaler.sync.finish(),
+        num_picked=num_picked,
+        source_seconds=source_seconds,
+        trimmed=trimmed,
+        notices=tuple(notices),
+    )
+
+
+def _stated_seconds(container: InputContainer, stream: VideoStream) -> float | None:
+    if stream.duration and stream.time_base:
+        return seconds_of((stream.start_time or 0) + stream.duration, stream.time_base)
+    if container.duration:
+        return seconds_of(container.duration, Fraction(1, av.time_base))
+    return None
+
+
+def _rate(stream: VideoStream) -> Fraction | None:
+    return stream.average_rate or stream.guessed_rate
+
+
+def _default_threads() -> int:
+    return min(_MAX_DECODER_THREADS, os.cpu_count() or 1)

@@ -1,0 +1,71 @@
+"""Tells a file that was cut off from a complete one, by the sizes that its own structure states.
+
+Decoders read a cut file up to the cut and then report the end, as if the clip were short.
+Formats that state no size (MPEG-TS, live WebM) cannot be judged: nothing in them says what is
+missing.
+"""
+
+import os
+from pathlib import Path
+from typing import BinaryIO
+
+_MP4_TYPES = frozenset({b"ftyp", b"moov", b"mdat", b"moof", b"free", b"skip", b"wide", b"styp"})
+_MP4_NEEDED = frozenset({b"moov", b"mdat", b"moof"})
+_EBML_MAGIC = b"\x1a\x45\xdf\xa3"
+_MATROSKA_SEGMENT = 0x18538067
+
+
+def missing_bytes(source: Path) -> int:
+    """How many bytes the file's structure promises beyond its end; 0 for a complete file."""
+    with source.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        head = file.read(8)
+        if head[4:8] in _MP4_TYPES:
+            return _missing_mp4(file, size)
+        if head[:4] == _EBML_MAGIC:
+            return _missing_matroska(file, size)
+        if head[:4] == b"RIFF":
+            return max(0, 8 + int.from_bytes(head[4:8], "little") - size)
+    return 0
+
+
+def _missing_mp4(file: BinaryIO, size: int) -> int:
+    """Walk the top-level boxes; one that holds samples or their index must end inside the file."""
+    start = 0
+    while start + 8 <= size:
+        file.seek(start)
+        header = file.read(16)
+        length, kind = int.from_bytes(header[:4], "big"), header[4:8]
+        if length == 1:  # the length is in the 64 bits that follow
+            length = int.from_bytes(header[8:16], "big")
+        if length < 8:  # 0 means "to the end of the file"; the rest is not a box
+            return 0
+        if start + length > size:
+            return start + length - size if kind in _MP4_NEEDED else 0
+        start += length
+    return 0
+
+
+def _missing_matroska(file: BinaryIO, size: int) -> int:
+    """Find the segment after the EBML header; its stated end must lie inside the file."""
+    start = 0
+    while start < size:
+        file.seek(start)
+        kind, _ = _vint(file, keep_marker=True)
+        length, unknown = _vint(file, keep_marker=False)
+        stop = file.tell() + length
+        if kind == _MATROSKA_SEGMENT:
+            return 0 if unknown else max(0, stop - size)
+        start = max(stop, start + 1)
+    return 0
+
+
+def _vint(file: BinaryIO, *, keep_marker: bool) -> tuple[int, bool]:
+    """An EBML number and whether it is the reserved "unknown": its leading zeros give its width."""
+    first = file.read(1)
+    if not first or not first[0]:
+        return 0, False
+    width = 9 - first[0].bit_length()
+    value = int.from_bytes(first + file.read(width - 1), "big")
+    payload = value & ((1 << 7 * width) - 1)
+    return (value if keep_marker else payload), payload == (1 << 7 * width) - 1

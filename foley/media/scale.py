@@ -1,0 +1,115 @@
+"""Frames at the encoders' sizes, bit for bit as the reference scales them."""
+
+# H, W source height and width, S output side
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from av import VideoFrame
+from av.sidedata.sidedata import SideData
+from torch import Tensor
+
+# One of the eight ways to lay a picture: (swap rows and columns, mirror columns, mirror rows)
+Orientation = tuple[bool, bool, bool]
+UPRIGHT: Orientation = (False, False, False)
+
+
+def rgb_view(frame: VideoFrame) -> Tensor:
+    """The pixels of an rgb24 frame as uint8 [H, W, 3], not copied."""
+    plane = frame.planes[0]
+    rows = np.frombuffer(memoryview(plane), np.uint8).reshape(
+        -1, plane.line_size
+    )  # rows may end in padding
+    pixels = rows[: frame.height, : frame.width * 3]
+    return torch.from_numpy(pixels).unflatten(1, (frame.width, 3))  # [H, W, 3]
+
+
+def stretch(image: Tensor, size: int) -> Tensor:
+    """The image as uint8 [S, S, 3], aspect ratio not kept, bilinear with antialiasing.
+
+    Source: specification, section 7. Pillow's filter has finer weights: on real frames it differs
+    by one level in about one value in a thousand.
+    """
+    return _resize(image, (size, size), "bilinear")
+
+
+def fit_and_crop(image: Tensor, size: int) -> Tensor:
+    """The middle of the image as uint8 [S, S, 3], its short side scaled to S.
+
+    Source: specification, section 6: bicubic with antialiasing in uint8 arithmetic throughout; the
+    long side is rounded down, the offset of the crop half to even.
+    """
+    height, width = image.shape[:2]
+    scaled = _resize(image, fitted_size(height, width, size), "bicubic")
+    top, left = (round((side - size) / 2) for side in scaled.shape[:2])
+    return scaled[top : top + size, left : left + size]  # [S, S, 3]
+
+
+def fitted_size(height: int, width: int, size: int) -> tuple[int, int]:
+    """Height and width when the short side becomes `size`."""
+    if width <= height:
+        return int(size * height / width), size
+    return size, int(size * width / height)
+
+
+def _resize(image: Tensor, size: tuple[int, int], mode: str) -> Tensor:
+    # Viewed as [1, 3, H, W] the image is channels_last, for which torch has vector code on uint8.
+    planes = image.permute(2, 0, 1).unsqueeze(0)
+    scaled = F.interpolate(planes, size=size, mode=mode, antialias=True)
+    return scaled.squeeze(0).permute(1, 2, 0)
+
+
+def orientation_of(frame: VideoFrame) -> Orientation:
+    """How the frame is to be turned for display: phones store portrait clips lying down."""
+    data = frame.side_data.get("DISPLAYMATRIX")
+    if not isinstance(data, SideData):
+        return UPRIGHT
+    # x' = a x + c y, y' = b x + d y in 16.16 fixed point, rows (a b u) (c d v) (x y w)
+    a, b, _, c, d, *_ = np.frombuffer(bytes(data), "=i4").tolist()
+    if abs(b) > abs(a):
+        return True, c < 0, b < 0
+    return False, a < 0, d < 0
+
+
+def turned(image: Tensor, orientation: Orientation) -> Tensor:
+    """The image [S, S, 3] as it is displayed."""
+    swap, mirror_columns, mirror_rows = orientation
+    if swap:
+        image = image.transpose(0, 1)
+    mirrored = [axis for axis, mirror in ((1, mirror_columns), (0, mirror_rows)) if mirror]
+    return image.flip(mirrored) if mirrored else image
+
+
+class FrameStack:
+    """Scaled frames in one array that grows in place, so that none is held twice."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._count = 0
+        self._frames: npt.NDArray[np.uint8] = np.empty((0, size, size, 3), np.uint8)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def append(self, image: Tensor, times: int) -> None:
+        """Add the image [S, S, 3] that many times."""
+        needed = self._count + times
+        if needed > len(self._frames):
+            self._reserve(max(needed, 2 * len(self._frames), 16))
+        self._frames[self._count : needed] = image.numpy()
+        self._count = needed
+
+    def repeat_last(self, times: int) -> None:
+        """Add the last frame that many times more."""
+        self.append(torch.from_numpy(self._frames[self._count - 1].copy()), times)
+
+    def finish(self) -> Tensor:
+        """The frames [N, S, S, 3]; the stack is empty afterwards."""
+        self._reserve(self._count)
+        frames, self._frames, self._count = self._frames, self._frames[:0], 0
+        return torch.from_numpy(frames)
+
+    def _reserve(self, capacity: int) -> None:
+        # Reallocation moves pages instead of copying them; no view of the array is alive here.
+        self._frames.resize((capacity, self._size, self._size, 3), refcheck=False)
