@@ -1,0 +1,124 @@
+"""Files through which the API and the runner hand each other frames and waveforms.
+
+A body of 100 MB takes about half a second through the socket between two processes and a fifth of
+that through a file in shared memory, so paths are sent, not arrays.
+
+    <scratch root>/
+        foley-<random>.lock     held by flock for as long as its process lives
+        foley-<random>/         one for each API process
+            <random>/           one for each request; gone when the request ends, however it ends
+                clip  frames.safetensors  waveforms.safetensors  output files
+
+The kernel drops a lock with its process, whatever killed it, so the folders whose lock can be taken
+are leftovers; they are removed when the next process starts.
+"""
+
+# V frames at 8 fps, n25 frames at 25 fps, N variations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # torch takes seconds to import, and building a bento must not need it
+    from torch import Tensor
+
+    from foley.types import VideoFrames
+
+NAME = "foley-"
+LOCK = ".lock"
+FRAMES = "frames.safetensors"
+WAVEFORMS = "waveforms.safetensors"
+
+
+class Scratch:
+    """The folder of one process, with a folder for each of its requests."""
+
+    def __init__(self, root: Path) -> None:
+        root.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(root)
+        # Locked before it gets the name that others look for, so it never seems a leftover.
+        descriptor, unnamed = tempfile.mkstemp(prefix=".", suffix=LOCK, dir=root)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        self.folder = Path(tempfile.mkdtemp(prefix=NAME, dir=root))
+        self._descriptor = descriptor
+        self._lock = self.folder.with_name(self.folder.name + LOCK)
+        os.rename(unnamed, self._lock)
+
+    @contextlib.contextmanager
+    def workspace(self) -> Iterator[Path]:
+        """A folder for one request, removed at the end with all that is in it."""
+        folder = Path(tempfile.mkdtemp(dir=self.folder))
+        try:
+            yield folder
+        finally:
+            # A thread that a timeout left behind may still be writing here; `close` takes the rest.
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def close(self) -> None:
+        """Remove the folder and give up its lock."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self._lock.unlink(missing_ok=True)
+        os.close(self._descriptor)
+
+
+def remove_leftovers(root: Path) -> list[Path]:
+    """Remove the folders whose processes are dead; returns them."""
+    removed = []
+    for lock in root.glob(f"{NAME}*{LOCK}"):
+        with contextlib.suppress(OSError), lock.open() as held:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            folder = lock.with_name(lock.name.removesuffix(LOCK))
+            shutil.rmtree(folder, ignore_errors=True)
+            lock.unlink()
+            removed.append(folder)
+    return removed
+
+
+def save_frames(frames: "VideoFrames", folder: Path) -> None:
+    """Write the frames of a clip for the runner."""
+    from safetensors.torch import save_file
+
+    facts = {
+        "num_picked": frames.num_picked,
+        "source_seconds": frames.source_seconds,
+        "trimmed": frames.trimmed,
+        "notices": frames.notices,
+    }
+    tensors = {"visual": frames.visual.contiguous(), "sync": frames.sync.contiguous()}
+    save_file(tensors, folder / FRAMES, metadata={"facts": json.dumps(facts)})
+
+
+def load_frames(folder: Path) -> "VideoFrames":
+    """The frames that `save_frames` wrote."""
+    from safetensors import safe_open
+
+    from foley.types import VideoFrames
+
+    with safe_open(folder / FRAMES, framework="pt") as file:
+        facts = json.loads(file.metadata()["facts"])
+        facts["notices"] = tuple(facts["notices"])
+        return VideoFrames(
+            visual=file.get_tensor("visual"),  # [V, H, W, 3]
+            sync=file.get_tensor("sync"),  # [n25, H, W, 3]
+            **facts,
+        )
+
+
+def save_waveforms(waveforms: "Tensor", folder: Path) -> None:
+    """Write the sounds of a clip, [N, 1, samples], for the API."""
+    from safetensors.torch import save_file
+
+    save_file({"waveforms": waveforms.contiguous()}, folder / WAVEFORMS)
+
+
+def load_waveforms(folder: Path) -> "Tensor":
+    """The sounds that `save_waveforms` wrote, [N, 1, samples]."""
+    from safetensors.torch import load_file
+
+    return load_file(folder / WAVEFORMS)["waveforms"]

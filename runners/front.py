@@ -1,0 +1,151 @@
+"""The outermost boundary of HTTP: request ids, errors as JSON, one log line for each request."""
+
+import re
+import time
+import uuid
+from http import HTTPStatus
+
+import structlog
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from foley.errors import FoleyError, RequestError
+from runners import errors, metrics
+from runners.errors import BusyError, CancelledRequestError, NotReadyError
+from runners.status import INTERNAL_CODE, code_of_http_status, status_of
+
+log = structlog.get_logger(__name__)
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+RETRY_AFTER_SECONDS = 5
+# They come every few seconds, and would hide the requests in the log.
+PROBES = ("/livez", "/healthz", "/readyz", "/metrics")
+
+
+class Front:
+    """ASGI middleware: whatever goes wrong inside, the caller gets one form of answer.
+
+    Errors raised inside are told by the status table. Error answers that others worded (routing,
+    the server underneath) are dropped and told again in our form. Anything unforeseen is
+    `internal`; its traceback goes to the log only.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        exchange = _Exchange(_request_id(scope), send)
+        scope["foley.request_id"] = exchange.request_id
+        structlog.contextvars.bind_contextvars(request_id=exchange.request_id)
+        started = time.monotonic()
+        try:
+            await self.app(scope, receive, exchange.send)
+            if exchange.foreign is not None:
+                await exchange.refuse_foreign(scope, receive)
+        except FoleyError as error:
+            await exchange.refuse(scope, receive, error)
+        except Exception:
+            log.exception("request_failed")
+            if exchange.status:  # half an answer is out: only a broken connection tells the truth
+                raise
+            message = "something went wrong inside the service"
+            await exchange.answer(scope, receive, 500, INTERNAL_CODE, message)
+        finally:
+            if scope["path"] not in PROBES:
+                log.info(
+                    "request",
+                    method=scope["method"],
+                    path=scope["path"],
+                    status=exchange.status,
+                    code=exchange.code,
+                    seconds=round(time.monotonic() - started, 3),
+                )
+            structlog.contextvars.unbind_contextvars("request_id")
+
+
+class _Exchange:
+    """The answer to one request, as it goes out."""
+
+    def __init__(self, request_id: str, send: Send) -> None:
+        self.request_id = request_id
+        self.status = 0  # of the answer that went out
+        self.code = ""
+        self.foreign: Message | None = None  # the head of an error answer that others worded
+        self._send = send
+
+    async def send(self, message: Message) -> None:
+        """Pass on what the application says, except errors that are not in our form."""
+        if message["type"] == "http.response.start":
+            if message["status"] >= 400:
+                self.foreign = message
+            else:
+                self.status = message["status"]
+                message["headers"] = [
+                    *message.get("headers", ()),
+                    (b"x-request-id", self.request_id.encode()),
+                ]
+        if self.foreign is None:
+            await self._send(message)
+
+    async def refuse(self, scope: Scope, receive: Receive, error: FoleyError) -> None:
+        headers = {}
+        if isinstance(error, BusyError | NotReadyError):
+            headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+        status = status_of(type(error)).http
+        if status >= 500 and not isinstance(error, NotReadyError):
+            log.warning("request_refused", code=error.code, exc_info=error)
+        if isinstance(error, CancelledRequestError):  # nobody is left to read an answer
+            self.status, self.code = status, error.code
+            return
+        await self.answer(scope, receive, status, error.code, _told(error), headers)
+
+    async def refuse_foreign(self, scope: Scope, receive: Receive) -> None:
+        assert self.foreign is not None
+        status = self.foreign["status"]
+        kept = {
+            name.decode(): value.decode("latin-1")
+            for name, value in self.foreign.get("headers", ())
+            if name.lower() in (b"allow", b"retry-after")
+        }
+        try:
+            message = HTTPStatus(status).phrase.lower()
+        except ValueError:
+            message = "refused"
+        await self.answer(scope, receive, status, code_of_http_status(status), message, kept)
+
+    async def answer(
+        self,
+        scope: Scope,
+        receive: Receive,
+        status: int,
+        code: str,
+        message: str,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        """Send an error in the one form that all of them have."""
+        self.status, self.code = status, code
+        metrics.ERRORS.labels(code).inc()
+        error = {"code": code, "message": message, "request_id": self.request_id}
+        response = JSONResponse(
+            {"error": error},
+            status_code=status,
+            headers={"X-Request-Id": self.request_id, **(headers or {})},
+        )
+        await response(scope, receive, self._send)
+
+
+def _told(error: FoleyError) -> str:
+    """What the caller is told. The server's own troubles may name files: they stay in the log."""
+    if isinstance(error, RequestError) or type(error).__module__ == errors.__name__:
+        return str(error)
+    return "the service cannot do this now; whoever runs it finds the reason in its log"
+
+
+def _request_id(scope: Scope) -> str:
+    """The caller's own id when it is a plain one, else a new one."""
+    given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
+    return given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex

@@ -1,0 +1,50 @@
+"""Logs: one JSON object a line, ours and the libraries' alike. Prompts are never logged."""
+
+import logging
+import sys
+from typing import Any
+
+import structlog
+
+# These bring handlers of their own, the last two when they are imported.
+LIBRARIES = ("bentoml", "uvicorn", "uvicorn.error", "circus", "diffusers", "transformers")
+
+
+def configure_logging(level: str) -> None:
+    """Send every logger of this process to standard output as JSON."""
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,  # the stack, not the values in it
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+    )
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.JSONRenderer(),
+            ],
+        )
+    )
+    logging.root.handlers = [handler]
+    logging.root.setLevel(logging.WARNING)
+    logging.captureWarnings(True)
+    adopt_libraries()
+    for name in ("foley", "runners", "service"):
+        logging.getLogger(name).setLevel(level.upper())
+
+
+def adopt_libraries() -> None:
+    """Take the libraries' own handlers away, so that what they log goes the same way as ours."""
+    for name in LIBRARIES:
+        library = logging.getLogger(name)
+        library.handlers = []
+        library.propagate = True

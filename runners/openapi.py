@@ -1,0 +1,124 @@
+"""The OpenAPI document. Fields come from the form's model, errors from the status table."""
+
+from typing import Any
+
+from foley.errors import FoleyError
+from runners.orders import MEDIA_TYPES, ZIP, GenerationForm
+from runners.status import CODE_OF_HTTP_STATUS, INTERNAL_CODE, status_of
+
+API_VERSION = "1.0.0"
+FILE = {"schema": {"type": "string", "format": "binary"}}
+
+HEADERS = {
+    "X-Foley-Seed": "Seed of each sound, separated by commas. Giving one back repeats its sound.",
+    "X-Foley-Duration-Seconds": "Length of each sound in seconds.",
+    "X-Foley-Timings": "Seconds spent in each stage, as a JSON object.",
+    "Server-Timing": "The same in milliseconds, in the standard form that browsers show.",
+    "X-Foley-Model": "Name of the model's preset, then `; untrained` if its weights are random.",
+    "X-Foley-Notices": "Sentences about what was done to the clip, as a JSON list.",
+    "X-Request-Id": "Id of the request: the caller's own X-Request-Id, or a new one.",
+}
+
+PROBES = {
+    "/livez": ("Whether the service's process is alive.", {"200": "It is."}),
+    "/readyz": (
+        "Whether the model is loaded and warm.",
+        {"200": "It is.", "503": "It is loading, or could not be loaded; `code` says which."},
+    ),
+    "/metrics": ("Counts and durations in Prometheus' text format.", {"200": "They are."}),
+}
+
+
+def document() -> dict[str, Any]:
+    """The whole document, OpenAPI 3.1."""
+    form = GenerationForm.model_json_schema(ref_template="#/components/schemas/{model}")
+    clip = {
+        "type": "string",
+        "format": "binary",
+        "description": "The video, in any common container and codec. Its own sound is dropped.",
+    }
+    form["properties"] = {"clip": clip, **form["properties"]}
+    form["required"] = ["clip"]
+    form["additionalProperties"] = False
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Foley",
+            "version": API_VERSION,
+            "description": "A clip and a prompt go in; the same clip with synchronised "
+            "48 kHz sound comes out.",
+        },
+        "servers": [{"url": "."}],
+        "paths": {
+            "/v1/generate": {"post": _generate()},
+            **{path: {"get": _probe(*facts)} for path, facts in PROBES.items()},
+        },
+        "components": {
+            "schemas": {"GenerationForm": form, "Error": _error_schema()},
+        },
+    }
+
+
+def _generate() -> dict[str, Any]:
+    formats = dict.fromkeys([*MEDIA_TYPES.values(), ZIP], FILE)
+    return {
+        "summary": "Make sound for a clip",
+        "operationId": "generate",
+        "description": "Answers with one file. With `num_variations` over 1, or `Accept: "
+        "application/zip`, that is a zip of all sounds with `manifest.json`, which holds the "
+        "seed of each, durations, timings and notices.",
+        "requestBody": {
+            "required": True,
+            "content": {
+                "multipart/form-data": {"schema": {"$ref": "#/components/schemas/GenerationForm"}}
+            },
+        },
+        "responses": {
+            "200": {
+                "description": "The clip with its new sound, or the sound alone.",
+                "content": formats,
+                "headers": {
+                    name: {"description": text, "schema": {"type": "string"}}
+                    for name, text in HEADERS.items()
+                },
+            },
+            **_error_responses(),
+        },
+    }
+
+
+def _error_responses() -> dict[str, Any]:
+    codes: dict[int, set[str]] = {500: {INTERNAL_CODE}}
+    for kind in _kinds(FoleyError):
+        codes.setdefault(status_of(kind).http, set()).add(kind.code)
+    codes.pop(499)  # the caller has left
+    return {
+        str(status): {
+            "description": f"`code` is one of: {', '.join(sorted(codes[status]))}.",
+            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
+        }
+        for status in sorted(codes)
+    }
+
+
+def _kinds(kind: type[FoleyError]) -> list[type[FoleyError]]:
+    return [kind, *(found for child in kind.__subclasses__() for found in _kinds(child))]
+
+
+def _error_schema() -> dict[str, Any]:
+    known = {kind.code for kind in _kinds(FoleyError)} | set(CODE_OF_HTTP_STATUS.values())
+    text = {"type": "string"}
+    properties = {
+        "code": {**text, "description": "Stable.", "enum": sorted(known | {INTERNAL_CODE})},
+        "message": {**text, "description": "What was wrong, with the value and the limit."},
+        "request_id": {**text, "description": "The answer's X-Request-Id."},
+    }
+    error = {"type": "object", "properties": properties, "required": list(properties)}
+    return {"type": "object", "properties": {"error": error}, "required": ["error"]}
+
+
+def _probe(summary: str, answers: dict[str, str]) -> dict[str, Any]:
+    return {
+        "summary": summary,
+        "responses": {status: {"description": text} for status, text in answers.items()},
+    }

@@ -1,0 +1,186 @@
+"""What a caller sends to /v1/generate: a multipart form, read with limits and checked."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import anyio.to_thread
+from pydantic import Field, ValidationError
+from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import Message, Receive
+
+from foley.errors import ParameterError, RequestError
+from foley.request import GenerationRequest, describe_validation_error
+from runners.errors import (
+    CancelledRequestError,
+    MediaTypeError,
+    NotAcceptableError,
+    UploadTooLargeError,
+)
+
+Format = Literal["mp4", "mov", "mkv", "webm", "wav", "flac"]
+MEDIA_TYPES = {
+    "mp4": "video/mp4",
+    "mov": "video/quicktime",
+    "mkv": "video/x-matroska",
+    "webm": "video/webm",
+    "wav": "audio/wav",
+    "flac": "audio/flac",
+}
+AUDIO_FORMATS: tuple[Format, ...] = ("wav", "flac")
+ZIP = "application/zip"
+# What `Accept` may name, in the order of our preference where it leaves a choice.
+ACCEPTED: dict[str, Format] = {
+    "video/mp4": "mp4",
+    "video/quicktime": "mov",
+    "video/x-matroska": "mkv",
+    "video/webm": "webm",
+    "audio/wav": "wav",
+    "audio/flac": "flac",
+    "audio/x-wav": "wav",
+    "audio/wave": "wav",
+    "audio/x-flac": "flac",
+    ZIP: "mp4",
+}
+MAX_FIELD_BYTES = 64 * 1024
+
+
+class GenerationForm(GenerationRequest):
+    """The fields of the form beside the clip: all generation options, and how to answer."""
+
+    trim: Annotated[
+        bool,
+        Field(description="Whether to cut a clip that is too long, instead of refusing it."),
+    ] = False
+    format: Annotated[
+        Format | None,
+        Field(
+            description="Container of the answer. The video ones hold the clip's own picture, "
+            "untouched, with the new sound; wav and flac hold the sound alone. "
+            "Absent: what the `Accept` header asks for, else mp4."
+        ),
+    ] = None
+
+    def generation_request(self) -> GenerationRequest:
+        """The options that the model sees."""
+        return GenerationRequest(
+            **{name: getattr(self, name) for name in GenerationRequest.model_fields}
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """A request that was read and found well-formed."""
+
+    clip: Path
+    request: GenerationRequest
+    trim: bool
+    format: Format
+    zipped: bool  # several sounds, or the caller asked for a zip
+
+
+async def read_order(request: Request, folder: Path, *, max_bytes: int) -> Order:
+    """Read the form, storing its clip in `folder`.
+
+    Raises:
+        MediaTypeError: not a multipart form.
+        UploadTooLargeError: more than `max_bytes`, noticed before the rest is read.
+        NotAcceptableError: `Accept` allows nothing that we make.
+        ParameterError: a field is missing, unknown or out of bounds.
+        RequestError: the form is malformed.
+        CancelledRequestError: the caller left.
+    """
+    content_type = request.headers.get("content-type", "")
+    if content_type.split(";")[0].strip().lower() != "multipart/form-data":
+        raise MediaTypeError("send the clip and the options as multipart/form-data")
+    receive = limited(request.receive, request.headers.get("content-length"), max_bytes)
+    limits = {"max_files": 1, "max_fields": 2 * len(GenerationForm.model_fields)}
+    try:
+        async with Request(request.scope, receive).form(
+            **limits, max_part_size=MAX_FIELD_BYTES
+        ) as form:
+            fields, clip = _sort(form)
+            options = GenerationForm.model_validate(fields)
+            path = folder / "clip"
+            await anyio.to_thread.run_sync(_store, clip, path)
+    except HTTPException as error:
+        raise RequestError(f"the form cannot be read: {error.detail}") from error
+    except ClientDisconnect as error:
+        raise CancelledRequestError("the caller left while sending") from error
+    except ValidationError as error:
+        raise ParameterError(describe_validation_error(error)) from error
+    accepted = acceptable(request.headers.get("accept", "*/*"))
+    if options.format is None and not accepted:
+        raise NotAcceptableError(f"Accept allows none of {', '.join(ACCEPTED)}, which we make")
+    return Order(
+        clip=path,
+        request=options.generation_request(),
+        trim=options.trim,
+        format=options.format or ACCEPTED[accepted[0]],
+        zipped=options.num_variations > 1 or accepted[:1] == [ZIP],
+    )
+
+
+def limited(receive: Receive, declared_bytes: str | None, max_bytes: int) -> Receive:
+    """`receive`, raising UploadTooLargeError once more than `max_bytes` are declared or come in."""
+    received_bytes = 0
+
+    def check(num_bytes: int) -> None:
+        if num_bytes > max_bytes:
+            raise UploadTooLargeError(f"the request has more than {max_bytes} bytes, the limit")
+
+    async def counting() -> Message:
+        nonlocal received_bytes
+        check(int(declared_bytes or 0))
+        message = await receive()
+        received_bytes += len(message.get("body", b""))
+        check(received_bytes)
+        return message
+
+    return counting
+
+
+def acceptable(accept: str) -> list[str]:
+    """The media types that we make and that an `Accept` header allows, the most wanted first."""
+    wanted: dict[str, float] = {}
+    for entry in accept.split(","):
+        media_range, *parameters = (part.strip().lower() for part in entry.split(";"))
+        weight = 1.0
+        for parameter in parameters:
+            name, _, value = parameter.partition("=")
+            if name == "q":
+                try:
+                    weight = float(value)
+                except ValueError:
+                    weight = 0.0
+        for media_type in ACCEPTED:
+            if media_range in (media_type, "*/*", media_type.split("/")[0] + "/*"):
+                wanted[media_type] = max(weight, wanted.get(media_type, 0.0))
+    ranked = sorted(wanted, key=lambda media_type: -wanted[media_type])  # stable: ours break ties
+    return [media_type for media_type in ranked if wanted[media_type] > 0]
+
+
+def _sort(form: FormData) -> tuple[dict[str, str], UploadFile]:
+    """The text fields, and the clip."""
+    fields: dict[str, str] = {}
+    clip: UploadFile | None = None
+    for name, value in form.multi_items():
+        if name in fields:
+            raise ParameterError(f"{name}: given twice")
+        if isinstance(value, str):
+            fields[name] = value
+        elif name == "clip":
+            clip = value
+        else:
+            raise ParameterError(f"{name}: only clip may be a file")
+    if clip is None:
+        raise ParameterError("clip: missing; send the video as a file part of this name")
+    return fields, clip
+
+
+def _store(clip: UploadFile, path: Path) -> None:
+    with path.open("wb") as file:
+        shutil.copyfileobj(clip.file, file, 1024 * 1024)

@@ -1,0 +1,123 @@
+"""Environment -> Settings. The only reader of os.environ."""
+
+import difflib
+import os
+import tempfile
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import ByteSize, Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from foley.configs import MAX_CLIP_SECONDS
+from foley.errors import ConfigError
+from foley.request import describe_validation_error
+
+PREFIX = "FOLEY_"
+KNOWN_ELSEWHERE = ("FOLEY_PYTHON", "FOLEY_REQUIRE_GPU")  # read by scripts and by the tests
+MIB = 1024 * 1024
+# Docker gives a container 64 MiB of shared memory by default; the frames of one clip take more.
+MIN_SHARED_MEMORY_BYTES = 1024 * MIB
+
+
+class Settings(BaseSettings):
+    """Everything that whoever runs the service may set."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, env_ignore_empty=True)
+
+    preset: Annotated[
+        Literal["auto", "tiny", "xl", "xxl"],
+        Field(
+            description="Model to serve. `auto`: the one whose weights are given, `tiny` without."
+        ),
+    ] = "auto"
+    device: Annotated[
+        str,
+        Field(
+            pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+            description="Where the model runs: auto, cpu, cuda or cuda:N.",
+        ),
+    ] = "auto"
+    weights: Annotated[
+        Path | None,
+        Field(description="Folder of the weights; `tiny` needs none, it has its own."),
+    ] = None
+    api_workers: Annotated[
+        int, Field(ge=1, le=64, description="Processes that read, decode and write media.")
+    ] = 1
+    # A worker keeps at most 100 connections to the runner, and probes need some of them.
+    max_concurrency: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=64,
+            description="Generations accepted at once, waiting ones included; "
+            "more are answered 429. Shared out among the workers, rounding up.",
+        ),
+    ] = 16
+    request_timeout_seconds: Annotated[
+        float,
+        Field(
+            gt=0,
+            le=86_400,
+            description="Seconds from a request's first byte to its answer; "
+            "after them the work is dropped and 504 answered.",
+        ),
+    ] = 300.0
+    max_upload_bytes: Annotated[
+        ByteSize,
+        Field(
+            gt=0,
+            description="Largest body of a request in bytes; units may be given, such as 200MiB.",
+        ),
+    ] = ByteSize(100 * MIB)
+    max_clip_seconds: Annotated[
+        float,
+        Field(
+            gt=0,
+            le=MAX_CLIP_SECONDS,
+            description="Longest clip in seconds; longer ones are refused, or trimmed on request.",
+        ),
+    ] = MAX_CLIP_SECONDS
+    max_clip_pixels: Annotated[
+        int, Field(gt=0, description="Most pixels that a frame of a clip may have.")
+    ] = 4096 * 2304
+    scratch_dir: Annotated[
+        Path | None,
+        Field(
+            description="Folder for the files of requests in work, emptied as they end. Absent: "
+            "/dev/shm when it holds 1 GiB or more, else the system's temporary folder."
+        ),
+    ] = None
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Field(description="Least level logged.")
+    ] = "info"
+
+    @property
+    def scratch_root(self) -> Path:
+        """The folder that `scratch_dir` names or defaults to."""
+        if self.scratch_dir is not None:
+            return self.scratch_dir
+        shared = Path("/dev/shm")
+        if shared.is_dir() and os.access(shared, os.W_OK):
+            stats = os.statvfs(shared)
+            if stats.f_frsize * stats.f_blocks >= MIN_SHARED_MEMORY_BYTES:
+                return shared
+        return Path(tempfile.gettempdir())
+
+
+def load_settings() -> Settings:
+    """The settings that the environment asks for.
+
+    Raises:
+        ConfigError: a value out of range, or a FOLEY_* name that nothing reads.
+    """
+    known = [*(PREFIX + name.upper() for name in Settings.model_fields), *KNOWN_ELSEWHERE]
+    for name in sorted(os.environ):
+        if name.startswith(PREFIX) and name not in known:
+            (nearest,) = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+            raise ConfigError(f"no setting is called {name}; did you mean {nearest}?")
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise ConfigError(f"settings ({PREFIX}*): {describe_validation_error(error)}") from error

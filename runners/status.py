@@ -1,0 +1,78 @@
+"""Exception class -> HTTP status and gRPC code, in one table."""
+
+from typing import NamedTuple
+
+from foley.errors import (
+    DeviceError,
+    FoleyError,
+    OutputError,
+    ParameterError,
+    PromptTooLongError,
+    RequestError,
+    ServerError,
+    VideoError,
+    VideoTooLargeError,
+)
+from runners.errors import (
+    BusyError,
+    CancelledRequestError,
+    MediaTypeError,
+    ModelFailedError,
+    NotAcceptableError,
+    NotReadyError,
+    RequestTimeoutError,
+    RunnerLostError,
+    UploadTooLargeError,
+)
+
+
+class Status(NamedTuple):
+    """How an error is told to the caller."""
+
+    http: int
+    grpc: str  # a member of grpc.StatusCode
+
+
+# An error that is not listed is told as the nearest of its ancestors that is.
+STATUS: dict[type[FoleyError], Status] = {
+    RequestError: Status(400, "INVALID_ARGUMENT"),
+    ParameterError: Status(422, "INVALID_ARGUMENT"),
+    PromptTooLongError: Status(422, "INVALID_ARGUMENT"),
+    OutputError: Status(422, "INVALID_ARGUMENT"),
+    VideoError: Status(422, "INVALID_ARGUMENT"),
+    VideoTooLargeError: Status(413, "INVALID_ARGUMENT"),
+    UploadTooLargeError: Status(413, "RESOURCE_EXHAUSTED"),
+    MediaTypeError: Status(415, "INVALID_ARGUMENT"),
+    NotAcceptableError: Status(406, "INVALID_ARGUMENT"),
+    BusyError: Status(429, "RESOURCE_EXHAUSTED"),
+    CancelledRequestError: Status(499, "CANCELLED"),
+    FoleyError: Status(500, "INTERNAL"),
+    ServerError: Status(500, "INTERNAL"),
+    DeviceError: Status(503, "UNAVAILABLE"),
+    ModelFailedError: Status(503, "UNAVAILABLE"),
+    NotReadyError: Status(503, "UNAVAILABLE"),
+    RunnerLostError: Status(503, "UNAVAILABLE"),
+    RequestTimeoutError: Status(504, "DEADLINE_EXCEEDED"),
+}
+
+# Codes of answers that never were an exception of ours: routing, and the server underneath.
+CODE_OF_HTTP_STATUS = {
+    404: "not_found",
+    405: "method_not_allowed",
+    413: UploadTooLargeError.code,
+    415: MediaTypeError.code,
+    429: BusyError.code,
+    503: NotReadyError.code,
+    504: RequestTimeoutError.code,
+}
+INTERNAL_CODE = "internal"
+
+
+def status_of(kind: type[FoleyError]) -> Status:
+    """The status of the class itself, or of its nearest listed ancestor."""
+    return next(STATUS[ancestor] for ancestor in kind.__mro__ if ancestor in STATUS)
+
+
+def code_of_http_status(status: int) -> str:
+    """A stable code for an error answer that carries none."""
+    return CODE_OF_HTTP_STATUS.get(status, RequestError.code if status < 500 else INTERNAL_CODE)

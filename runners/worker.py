@@ -1,0 +1,193 @@
+"""Owns the device: loads the model, warms it up, then runs one request after another.
+
+One thread does all that touches the model, so the event loop of the process stays free to answer
+probes and cancellations. A request leaves early, at the next step, when it is cancelled or its time
+is up.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Protocol
+
+import structlog
+
+from foley.configs import Preset
+from foley.errors import FoleyError, ServerError
+from foley.request import GenerationRequest
+from foley.types import Generation, VideoFrames
+from runners import metrics
+from runners.errors import (
+    BusyError,
+    CancelledRequestError,
+    NotReadyError,
+    RequestTimeoutError,
+)
+from runners.exchange import load_frames, save_waveforms
+from runners.log import adopt_libraries
+from runners.messages import Job, Made, ModelStatus
+from runners.settings import Settings
+
+if TYPE_CHECKING:
+    from foley.pipeline import Progress
+
+log = structlog.get_logger(__name__)
+
+
+class Pipeline(Protocol):
+    """The part of `foley.pipeline.FoleyPipeline` that a worker uses."""
+
+    @property
+    def preset(self) -> Preset: ...  # noqa: D102
+    @property
+    def trained(self) -> bool: ...  # noqa: D102
+    @property
+    def description(self) -> str: ...  # noqa: D102
+
+    def warm_up(self) -> None: ...  # noqa: D102
+    def generate(  # noqa: D102
+        self,
+        frames: VideoFrames,
+        request: GenerationRequest,
+        on_progress: "Callable[[Progress], None] | None" = None,
+    ) -> Generation: ...
+
+
+class _Ticket:
+    """A job in the house."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.accepted = time.monotonic()
+        self.cancelled = threading.Event()
+        self.made: Future[Made] = Future()
+
+    def check(self) -> None:
+        """Raise if nobody waits for this job any more."""
+        if self.cancelled.is_set():
+            raise CancelledRequestError("the request was cancelled")
+        if time.monotonic() - self.accepted > self.job.timeout_seconds:
+            raise RequestTimeoutError("the request took longer than allowed, and was dropped")
+
+
+class Worker:
+    """Runs jobs one after another on one device.
+
+    Args:
+        load: makes the pipeline; called once, on the worker's own thread.
+        capacity: jobs in the house at once, the running one included.
+    """
+
+    def __init__(self, load: Callable[[], Pipeline], *, capacity: int) -> None:
+        self._load = load
+        self._capacity = capacity
+        self._tickets: dict[str, _Ticket] = {}  # touched by the event loop's thread only
+        self._queue: SimpleQueue[_Ticket | None] = SimpleQueue()
+        self._stopping = threading.Event()
+        self.status = ModelStatus(state="loading")
+        self._thread = threading.Thread(target=self._run, name="foley-worker", daemon=True)
+        self._thread.start()
+
+    def submit(self, job: Job) -> "Future[Made]":
+        """The job's outcome, later.
+
+        Raises:
+            NotReadyError: the model is not warm.
+            BusyError: `capacity` jobs are in the house.
+        """
+        if self.status.state != "ready":
+            raise NotReadyError("the model is not ready")
+        self._tickets = {k: t for k, t in self._tickets.items() if not t.made.done()}
+        if len(self._tickets) >= self._capacity:
+            raise BusyError(f"{self._capacity} requests are being worked on; try again later")
+        ticket = _Ticket(job)
+        self._tickets[job.id] = ticket
+        self._queue.put(ticket)
+        metrics.QUEUE_DEPTH.set(self._queue.qsize())
+        return ticket.made
+
+    def cancel(self, job_id: str) -> bool:
+        """Drop a job, waiting or running; False when there is none of that id."""
+        ticket = self._tickets.get(job_id)
+        if ticket is None or ticket.made.done():
+            return False
+        ticket.cancelled.set()
+        return True
+
+    def stop(self, timeout_seconds: float) -> None:
+        """Drop all jobs and end the thread, waiting for it at most so long."""
+        self._stopping.set()
+        for ticket in self._tickets.values():
+            ticket.cancelled.set()
+        self._queue.put(None)
+        self._thread.join(timeout_seconds)
+
+    def _run(self) -> None:
+        pipeline = self._start()
+        if pipeline is None:
+            return
+        while (ticket := self._queue.get()) is not None and not self._stopping.is_set():
+            metrics.QUEUE_DEPTH.set(self._queue.qsize())
+            if not ticket.made.set_running_or_notify_cancel():
+                continue
+            metrics.RUNNING.set(1)
+            try:
+                ticket.made.set_result(self._generate(pipeline, ticket))
+            except Exception as error:  # noqa: BLE001 - the thread's boundary; whoever waits decides
+                ticket.made.set_exception(error)
+            finally:
+                metrics.RUNNING.set(0)
+
+    def _start(self) -> Pipeline | None:
+        started = time.monotonic()
+        try:
+            pipeline = self._load()
+            if self._stopping.is_set():
+                return None
+            pipeline.warm_up()
+        except Exception as error:
+            code = error.code if isinstance(error, FoleyError) else ServerError.code
+            log.exception("model_failed", code=code)
+            self.status = ModelStatus(state="failed", error_code=code)
+            return None
+        self.status = ModelStatus(
+            state="ready",
+            preset=pipeline.preset.name,
+            trained=pipeline.trained,
+            description=pipeline.description,
+        )
+        log.info("model_ready", preset=pipeline.preset.name, seconds=time.monotonic() - started)
+        return pipeline
+
+    def _generate(self, pipeline: Pipeline, ticket: _Ticket) -> Made:
+        waited_seconds = time.monotonic() - ticket.accepted
+        ticket.check()
+        job = ticket.job
+        generation = pipeline.generate(
+            load_frames(job.path), job.request, lambda _progress: ticket.check()
+        )
+        ticket.check()
+        save_waveforms(generation.waveforms, job.path)
+        return Made(
+            seeds=generation.seeds,
+            sample_rate=generation.sample_rate,
+            duration_seconds=generation.duration_seconds,
+            timings={"queue": waited_seconds, **generation.timings},
+            notices=generation.notices,
+        )
+
+
+def start_worker(settings: Settings) -> Worker:
+    """A worker that loads the model which the settings name."""
+
+    def load() -> Pipeline:
+        from foley.pipeline import FoleyPipeline
+
+        adopt_libraries()
+        return FoleyPipeline.from_preset(
+            settings.preset, device=settings.device, weights=settings.weights
+        )
+
+    return Worker(load, capacity=settings.max_concurrency)
