@@ -54,15 +54,28 @@ def open_video(source: Path, limits: MediaLimits) -> Iterator[tuple[InputContain
         NoVideoStreamError: sound alone; a cover picture does not count.
     """
     _check_bytes(source, limits)
-    try:
-        with av.open(
+    with (
+        readable(source),
+        av.open(
             str(source.resolve()),  # absolute, so that no name reads as a protocol
             options={"format_whitelist": _FORMATS, "protocol_whitelist": "file"},
             metadata_errors="replace",
-        ) as container:
-            stream = _picture_stream(container, source)
-            check_pixels(stream.codec_context.width, stream.codec_context.height, limits)
-            yield container, stream
+        ) as container,
+    ):
+        stream = _picture_stream(container, source)
+        check_pixels(stream.codec_context.width, stream.codec_context.height, limits)
+        yield container, stream
+
+
+@contextmanager
+def readable(source: Path) -> Iterator[None]:
+    """Turns FFmpeg's errors while reading `source` into ours.
+
+    Raises:
+        VideoDecodeError: for any of them.
+    """
+    try:
+        yield
     except av.FFmpegError as error:
         raise VideoDecodeError(
             f"{source.name} cannot be read as a video ({error.strerror}); "

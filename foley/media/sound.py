@@ -1,0 +1,78 @@
+"""Waveform -> packets of an audio stream."""
+
+# C channels, S samples
+
+from __future__ import annotations  # PyAV's packets are generic for the type checker only
+
+from collections.abc import Iterator
+from fractions import Fraction
+
+import numpy as np
+import numpy.typing as npt
+from av import AudioFrame, Packet
+from av.audio.stream import AudioStream
+from torch import Tensor
+
+from foley.errors import ParameterError
+
+_CHUNK_SAMPLES = 1024  # an AAC frame; encoders of other frame sizes regroup the samples
+_LAYOUTS = {1: "mono", 2: "stereo"}
+
+
+def checked(waveform: Tensor, sample_rate: int) -> npt.NDArray[np.float32]:
+    """The waveform as float32 [C, S], limited to [-1, 1].
+
+    Raises:
+        ParameterError: not [1, S] or [2, S], no samples, values that are not finite, or a sample
+            rate below 1.
+    """
+    if waveform.ndim != 2 or waveform.shape[0] not in _LAYOUTS or waveform.shape[1] == 0:
+        raise ParameterError(
+            f"waveform has shape {list(waveform.shape)}, wanted [1, samples] or [2, samples]; "
+            "write each variation by itself"
+        )
+    if sample_rate < 1:
+        raise ParameterError(f"sample_rate is {sample_rate} Hz, wanted at least 1")
+    samples = waveform.detach().cpu().float()
+    if not bool(samples.isfinite().all()):
+        raise ParameterError(
+            f"waveform has {int((~samples.isfinite()).sum())} values that are not finite; "
+            "generate it again"
+        )
+    return samples.clamp(-1, 1).numpy()
+
+
+def as_stereo(samples: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Both channels [2, S]; a single one is heard on both sides."""
+    return np.repeat(samples, 2, axis=0) if len(samples) == 1 else samples
+
+
+def as_24_bit(samples: npt.NDArray[np.float32]) -> npt.NDArray[np.int32]:
+    """The samples in the upper 24 of 32 bits, where FFmpeg's 24-bit encoders look for them."""
+    levels = np.rint(samples.astype(np.float64) * 2**23)
+    return np.minimum(levels, 2**23 - 1).astype(np.int32) << 8
+
+
+def encode_packets(
+    stream: AudioStream, samples: npt.NDArray[np.generic], sample_rate: int
+) -> Iterator[Packet[AudioStream]]:
+    """The stream's packets in order, encoded as they are asked for; the first sample is at zero.
+
+    Args:
+        stream: of an output whose header is written, or will be by the first packet.
+        samples: float32 or int32 [C, S].
+        sample_rate: of `samples`, Hz. The stream's own may differ: they are resampled.
+    """
+    packed = not stream.codec_context.format.is_planar
+    kind = ("s32" if samples.dtype == np.int32 else "flt") + ("" if packed else "p")
+    for start in range(0, samples.shape[1], _CHUNK_SAMPLES):
+        chunk = samples[:, start : start + _CHUNK_SAMPLES]
+        values = chunk.T.reshape(1, -1) if packed else chunk
+        frame = AudioFrame.from_ndarray(
+            np.ascontiguousarray(values), format=kind, layout=_LAYOUTS[len(chunk)]
+        )
+        frame.sample_rate = sample_rate
+        frame.time_base = Fraction(1, sample_rate)
+        frame.pts = start
+        yield from stream.encode(frame)
+    yield from stream.encode(None)
