@@ -161,7 +161,9 @@ def preset_from_dict(values: dict[str, Any]) -> Preset:
         built = {key: kind(**_tuples(values[key])) for key, kind in parts.items()}
         return Preset(name=values["name"], **built)
     except (KeyError, TypeError) as error:
-        raise ConfigError(f"preset description is incomplete or has unknown fields: {error}") from error
+        raise ConfigError(
+            f"preset description is incomplete or has unknown fields: {error}"
+        ) from error
 
 
 def _tuples(values: dict[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,8 @@ FoleyError
         ConfigError             settings that contradict themselves
         DeviceError             no such device, or it ran out of memory
 
-Messages name what was wrong, the value, the limit, and what to do. `code` is stable: programs may rely on it.
+Messages name what was wrong, the value, the limit, and what to do. `code` is stable: programs may
+rely on it.
 """
 
 from typing import ClassVar

@@ -1,4 +1,4 @@
-"""What a caller may ask for: every option, with its meaning, unit, range and default, stated once."""
+"""What a caller may ask for: every option with its meaning, unit, range and default, once."""
 
 from typing import Annotated, Any, Literal, get_args
 
@@ -21,7 +21,7 @@ class GenerationRequest(BaseModel):
         str,
         Field(
             max_length=2000,
-            description="What should be heard, in words. May be empty: then the picture alone decides.",
+            description="What should be heard, in words. Where empty, the picture alone decides.",
         ),
     ] = ""
     negative_prompt: Annotated[
@@ -64,7 +64,8 @@ class GenerationRequest(BaseModel):
         """The request made of `options`.
 
         Raises:
-            ParameterError: an option is unknown or out of bounds; the message names each with its value.
+            ParameterError: an option is unknown or out of bounds; the message names each, with its
+                value.
         """
         try:
             return cls(**options)

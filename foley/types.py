@@ -1,6 +1,7 @@
 """What passes between the stages."""
 
-# V frames at 8 fps, n25 frames at 25 fps, S sync tokens, T text tokens, A latent frames, N variations
+# V frames at 8 fps, n25 frames at 25 fps, S sync tokens, T text tokens, A latent frames,
+# N variations
 
 from dataclasses import dataclass, field
 
@@ -36,7 +37,8 @@ class Conditions:
     Attributes:
         visual_tokens: [V, visual_dim].
         sync_tokens: [S, sync_dim], S a multiple of 8.
-        text_tokens: [2, T, text_dim]; row 0 the negative prompt, row 1 the prompt, padded to one length.
+        text_tokens: [2, T, text_dim]; row 0 the negative prompt, row 1 the prompt, padded to one
+            length.
         num_latents: A, latent frames of the sound at 50 Hz.
     """
 

@@ -1,0 +1,241 @@
+"""How the official checkpoints name and arrange their tensors, and how that becomes ours.
+
+A layout is a list of rules; each renames the keys that match, and rearranges the tensor where the
+arrangement differs. Keys that the official program never uses are listed too: they are recognised,
+and dropped. Source: SPEC 2 to 8 and 12.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Transform = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Keys matching `pattern` (whole) become `name`; None drops them."""
+
+    pattern: str
+    name: str | Callable[[re.Match[str]], str] | None
+    transform: Transform | None = None
+
+
+@dataclass(frozen=True)
+class Translation:
+    """Weights under our names, and what was left over.
+
+    Attributes:
+        weights: our key -> tensor.
+        unknown: keys that no rule knows.
+        origins: our key -> the checkpoint's key, for messages.
+    """
+
+    weights: dict[str, Tensor]
+    unknown: list[str]
+    origins: dict[str, str]
+
+
+def translate(weights: Mapping[str, Tensor], rules: list[Rule]) -> Translation:
+    """Rename and rearrange `weights` by the first rule that matches each key.
+
+    Tensors are views of the given ones wherever the arrangement allows.
+    """
+    translation = Translation({}, [], {})
+    for key, tensor in weights.items():
+        for rule in rules:
+            match = re.fullmatch(rule.pattern, key)
+            if match is None:
+                continue
+            if rule.name is not None:
+                name = match.expand(rule.name) if isinstance(rule.name, str) else rule.name(match)
+                translation.weights[name] = rule.transform(tensor) if rule.transform else tensor
+                translation.origins[name] = key
+            break
+        else:
+            translation.unknown.append(key)
+    return translation
+
+
+def _squeeze_tap(weight: Tensor) -> Tensor:
+    """A kernel-1 convolution [out, in, 1] as a linear layer [out, in]."""
+    return weight.squeeze(-1)
+
+
+def _qkv_outermost(parameter: Tensor) -> Tensor:
+    """Rows ordered (head, channel, {q, k, v}) as ({q, k, v}, head, channel)."""
+    return parameter.unflatten(0, (-1, 3)).transpose(0, 1).flatten(0, 1).contiguous()
+
+
+_GATED = {"w1": "gate", "w2": "down", "w3": "up"}
+_STREAMS = {"audio": "audio", "v_cond": "visual"}
+
+
+def _joint_stream(inner: str) -> Callable[[re.Match[str]], str]:
+    """A name inside a stream of a joint block; the pattern's groups: block, stream, parameter."""
+
+    def name(match: re.Match[str]) -> str:
+        block, stream, parameter = match["block"], _STREAMS[match["stream"]], match["parameter"]
+        return f"joint_blocks.{block}.{stream}.{match.expand(inner)}.{parameter}"
+
+    return name
+
+
+def _gated(prefix: str) -> Callable[[re.Match[str]], str]:
+    return lambda match: f"{match.expand(prefix)}.{_GATED[match['gated']]}.weight"
+
+
+_BLOCK = r"triple_blocks\.(?P<block>\d+)\."
+_STREAM = _BLOCK + r"(?P<stream>audio|v_cond)_"
+_PARAMETER = r"\.(?P<parameter>weight|bias)"
+
+DIT = [
+    Rule(r"audio_embedder\.proj\.weight", "audio_in.weight", _squeeze_tap),
+    Rule(r"audio_embedder\.proj\.bias", "audio_in.bias"),
+    Rule(r"visual_proj\.(?P<gated>w[123])\.weight", _gated("visual_in")),
+    Rule(r"cond_in\.linear_1\.(\w+)", r"text_in.0.\1"),
+    Rule(r"cond_in\.linear_2\.(\w+)", r"text_in.2.\1"),
+    Rule(r"time_in\.mlp\.(\d)\.(\w+)", r"time_in.\1.\2"),
+    Rule(r"sync_in\.0\.(\w+)", r"sync_in.0.\1"),
+    Rule(r"sync_in\.2\.(?P<gated>w[123])\.weight", _gated("sync_in.2"), _squeeze_tap),
+    Rule(r"sync_pos_emb", "sync_position", lambda tensor: tensor.flatten(0, 2)),
+    Rule(r"empty_clip_feat", "empty_visual"),
+    Rule(r"empty_sync_feat", "empty_sync"),
+    Rule(_STREAM + r"mod\.linear" + _PARAMETER, _joint_stream("modulation")),
+    Rule(_STREAM + r"(?:self_)?(?:attn_)?qkv" + _PARAMETER, _joint_stream("qkv")),
+    Rule(
+        _STREAM + r"(?:self|attn)_(?P<part>[qk])_norm" + _PARAMETER, _joint_stream(r"\g<part>_norm")
+    ),
+    Rule(_STREAM + r"self_proj" + _PARAMETER, _joint_stream("out")),
+    Rule(_STREAM + r"cross_q" + _PARAMETER, _joint_stream("cross_q")),
+    Rule(_STREAM + r"cross_q_norm" + _PARAMETER, _joint_stream("cross_q_norm")),
+    Rule(_STREAM + r"cross_proj" + _PARAMETER, _joint_stream("cross_out")),
+    Rule(_STREAM + r"mlp\.fc1" + _PARAMETER, _joint_stream("mlp.0")),
+    Rule(_STREAM + r"mlp\.fc2" + _PARAMETER, _joint_stream("mlp.2")),
+    Rule(_BLOCK + r"text_cross_kv\.(\w+)", r"joint_blocks.\g<block>.text_kv.\2"),
+    Rule(_BLOCK + r"text_cross_k_norm\.(\w+)", r"joint_blocks.\g<block>.text_k_norm.\2"),
+    Rule(r"single_blocks\.(\d+)\.modulation\.linear\.(\w+)", r"audio_blocks.\1.modulation.\2"),
+    Rule(r"single_blocks\.(\d+)\.linear_qkv\.(\w+)", r"audio_blocks.\1.qkv.\2", _qkv_outermost),
+    Rule(r"single_blocks\.(\d+)\.([qk])_norm\.weight", r"audio_blocks.\1.\2_norm.weight"),
+    Rule(r"single_blocks\.(\d+)\.linear1\.(\w+)", r"audio_blocks.\1.out.\2"),
+    Rule(
+        r"single_blocks\.(?P<block>\d+)\.linear2\.(?P<gated>w[123])\.weight",
+        _gated(r"audio_blocks.\g<block>.mlp"),
+    ),
+    Rule(r"final_layer\.linear\.(\w+)", r"velocity_out.\1"),
+    Rule(r"final_layer\.adaLN_modulation\.1\.(?:weight|bias)", None),  # no effect: SPEC 2.6
+]
+
+
+def _minus(group: str, amount: int) -> Callable[[re.Match[str]], int]:
+    return lambda match: int(match[group]) - amount
+
+
+def _vae_block(template: str, first_unit: int) -> Callable[[re.Match[str]], str]:
+    block, unit = _minus("block", 1), _minus("unit", first_unit)
+
+    def name(match: re.Match[str]) -> str:
+        values: dict[str, int | str] = {"block": block(match)}
+        if "unit" in match.re.groupindex:
+            values["unit"] = unit(match)
+            values["part"] = ("snake1", "conv1", "snake2", "conv2")[int(match["part"])]
+        if "parameter" in match.re.groupindex:
+            values["parameter"] = match["parameter"]
+        return template.format(**values)
+
+    return name
+
+
+_UNIT = r"\.block\.(?P<part>[0-3])\.(?P<parameter>alpha|weight|bias)"
+_DECODER = r"decoder\.model\.(?P<block>\d+)\.block\."
+_ENCODER = r"encoder\.block\.(?P<block>\d+)\.block\."
+_UNIT_NAME = "blocks.{block}.units.{unit}.{part}.{parameter}"
+
+VAE = [
+    Rule(r"quant_conv\.(\w+)", r"quant.\1"),
+    Rule(r"post_quant_conv\.(\w+)", r"post_quant.\1"),
+    Rule(r"decoder\.model\.0\.(weight|bias)", r"decoder.conv_in.\1"),
+    Rule(_DECODER + r"0\.alpha", _vae_block("decoder.blocks.{block}.snake.alpha", 0)),
+    Rule(
+        _DECODER + r"1" + _PARAMETER,
+        _vae_block("decoder.blocks.{block}.upsample.{parameter}", 0),
+    ),
+    Rule(_DECODER + r"(?P<unit>[234])" + _UNIT, _vae_block("decoder." + _UNIT_NAME, 2)),
+    Rule(r"decoder\.model\.\d+\.alpha", "decoder.snake_out.alpha"),
+    Rule(r"decoder\.model\.\d+\.(weight|bias)", r"decoder.conv_out.\1"),
+    Rule(r"encoder\.block\.0\.(weight|bias)", r"encoder.conv_in.\1"),
+    Rule(_ENCODER + r"(?P<unit>[012])" + _UNIT, _vae_block("encoder." + _UNIT_NAME, 0)),
+    Rule(_ENCODER + r"3\.alpha", _vae_block("encoder.blocks.{block}.snake.alpha", 0)),
+    Rule(
+        _ENCODER + r"4" + _PARAMETER,
+        _vae_block("encoder.blocks.{block}.downsample.{parameter}", 0),
+    ),
+    Rule(r"encoder\.block\.\d+\.alpha", "encoder.snake_out.alpha"),
+    Rule(r"encoder\.block\.\d+\.(weight|bias)", r"encoder.conv_out.\1"),
+]
+
+_WEIGHT_NORM = (
+    (".weight_g", ".weight_v"),
+    (".parametrizations.weight.original0", ".parametrizations.weight.original1"),
+)
+
+
+def fuse_weight_norm(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Magnitude and direction as one weight, in either naming. weight = g v / ||v||.
+
+    The norm runs over all dimensions but the first; for a transposed convolution that is the input
+    channel, as it was in training.
+    """
+    fused = dict(weights)
+    for magnitude, direction in _WEIGHT_NORM:
+        for key in [key for key in fused if key.endswith(direction)]:
+            base = key.removesuffix(direction)
+            if base + magnitude not in fused:
+                continue  # the strict load will name what is missing
+            v, g = fused.pop(key), fused.pop(base + magnitude)
+            norm = torch.linalg.vector_norm(v.float(), dim=tuple(range(1, v.ndim)), keepdim=True)
+            fused[base + ".weight"] = (v.float() * (g.float() / norm)).to(v.dtype)
+    return fused
+
+
+_VISUAL = r"vfeat_extractor\."
+_SYNC_BLOCK = _VISUAL + r"blocks\.(\d+)\."
+_AGGREGATION = _VISUAL + r"spatial_attn_agg\."
+
+SYNCHFORMER = [
+    Rule(_VISUAL + r"patch_embed_3d\.proj\.weight", "patch_in.weight", lambda w: w.flatten(1)),
+    Rule(_VISUAL + r"patch_embed_3d\.proj\.bias", "patch_in.bias"),
+    Rule(_VISUAL + r"cls_token", "cls_token"),
+    Rule(_VISUAL + r"pos_embed", "position"),
+    Rule(_VISUAL + r"temp_embed", "time_position"),
+    Rule(_VISUAL + r"norm\.(\w+)", r"norm.\1"),
+    Rule(_SYNC_BLOCK + r"norm1\.(\w+)", r"blocks.\1.space_norm.\2"),
+    Rule(_SYNC_BLOCK + r"norm2\.(\w+)", r"blocks.\1.mlp_norm.\2"),
+    Rule(_SYNC_BLOCK + r"norm3\.(\w+)", r"blocks.\1.time_norm.\2"),
+    Rule(_SYNC_BLOCK + r"attn\.(qkv|proj)\.(\w+)", r"blocks.\1.space_attention.\2.\3"),
+    Rule(_SYNC_BLOCK + r"timeattn\.(qkv|proj)\.(\w+)", r"blocks.\1.time_attention.\2.\3"),
+    Rule(_SYNC_BLOCK + r"mlp\.fc1\.(\w+)", r"blocks.\1.mlp.0.\2"),
+    Rule(_SYNC_BLOCK + r"mlp\.fc2\.(\w+)", r"blocks.\1.mlp.2.\2"),
+    Rule(_AGGREGATION + r"cls_token", "aggregation.cls_token"),
+    Rule(_AGGREGATION + r"self_attn\.in_proj_(weight|bias)", r"aggregation.qkv.\1"),
+    Rule(_AGGREGATION + r"self_attn\.out_proj\.(\w+)", r"aggregation.out.\1"),
+    Rule(_AGGREGATION + r"(norm[12])\.(\w+)", r"aggregation.\1.\2"),
+    Rule(_AGGREGATION + r"linear1\.(\w+)", r"aggregation.mlp.0.\1"),
+    Rule(_AGGREGATION + r"linear2\.(\w+)", r"aggregation.mlp.2.\1"),
+    Rule(_VISUAL + r"patch_embed\.proj\.(?:weight|bias)", None),  # the 2-d embedding is unused
+    Rule(r"(?:afeat_extractor|transformer|vproj|aproj)\..+", None),  # the audio side and scoring
+]
+
+# The hub's files hold both towers of each model; only one of each is used.
+SIGLIP = [
+    Rule(r"vision_model\.(.+)", r"\1"),
+    Rule(r"text_model\..+|logit_scale|logit_bias", None),
+]
+CLAP = [
+    Rule(r"text_model\.(?:pooler\..+|embeddings\.(?:position_ids|token_type_ids))", None),
+    Rule(r"text_model\.(.+)", r"\1"),
+    Rule(r"(?:text_projection|audio_model|audio_projection|logit_scale).*", None),
+]

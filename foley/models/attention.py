@@ -1,0 +1,62 @@
+"""The attention kernel: FlashAttention 3, 2 or PyTorch's own, chosen once and reported at start."""
+
+# B batch, N queries, M keys, H heads, D head size
+
+import importlib
+import logging
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+logger = logging.getLogger(__name__)
+
+# Package, its distribution's name for people, and the compute capabilities that it serves.
+_FLASH = (
+    ("flash_attn_interface", "FlashAttention 3", lambda major: major == 9),
+    ("flash_attn", "FlashAttention 2", lambda major: major >= 8),
+)
+_HALF = (torch.float16, torch.bfloat16)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """softmax(query key^T / sqrt(D)) value, without a mask.
+
+    Args:
+        query: [B, N, H, D].
+        key: [B, M, H, D].
+        value: [B, M, H, D].
+
+    Returns:
+        [B, N, H, D], in the dtype of `value`.
+    """
+    query, key = query.to(value.dtype), key.to(value.dtype)
+    if value.is_cuda and value.dtype in _HALF:
+        _, flash = _flash_kernel()
+        if flash is not None:
+            out = flash(query, key, value)
+            return out[0] if isinstance(out, tuple) else out
+    query, key, value = (x.transpose(1, 2) for x in (query, key, value))  # [B, H, N, D]
+    return scaled_dot_product_attention(query, key, value).transpose(1, 2)
+
+
+def attention_kernel() -> str:
+    """The name of the kernel that half-precision attention on the GPU runs on, for people."""
+    return _flash_kernel()[0]
+
+
+@cache
+def _flash_kernel() -> tuple[str, Callable[..., Any] | None]:
+    if torch.cuda.is_available():
+        major, _ = torch.cuda.get_device_capability()
+        for module, name, serves in _FLASH:
+            if not serves(major):
+                continue
+            try:
+                return name, importlib.import_module(module).flash_attn_func
+            except ImportError as error:  # absent, or built for another torch
+                logger.info("%s is not usable: %s", name, error)
+    return "PyTorch scaled_dot_product_attention", None

@@ -1,0 +1,180 @@
+"""The DAC-VAE: waveform <-> latents. Weight norm is fused when a checkpoint is loaded."""
+
+# B batch, A latent frames, L latent channels, C channels, S samples
+
+import math
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from foley.configs import VAEConfig
+
+_DILATIONS = (1, 3, 9)
+_LOGVAR_RANGE = (-30.0, 20.0)
+
+
+class Snake(nn.Module):
+    """x + sin(alpha x)^2 / alpha, with an alpha for each channel."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.alpha = nn.Parameter(torch.ones(1, dim, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, S] -> [B, C, S]."""
+        sine = torch.sin(self.alpha * x)
+        return torch.addcmul(x, sine * sine, 1.0 / (self.alpha + 1e-9))
+
+
+class ResidualUnit(nn.Module):
+    """A dilated and a pointwise convolution around the identity."""
+
+    def __init__(self, dim: int, dilation: int) -> None:
+        super().__init__()
+        self.snake1 = Snake(dim)
+        self.conv1 = nn.Conv1d(dim, dim, 7, dilation=dilation, padding=3 * dilation)
+        self.snake2 = Snake(dim)
+        self.conv2 = nn.Conv1d(dim, dim, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, S] -> [B, C, S]."""
+        return x + self.conv2(self.snake2(self.conv1(self.snake1(x))))
+
+
+def _units(dim: int) -> nn.Sequential:
+    return nn.Sequential(*(ResidualUnit(dim, dilation) for dilation in _DILATIONS))
+
+
+class DecoderBlock(nn.Module):
+    """`rate` times as many samples, half the channels."""
+
+    def __init__(self, dim: int, rate: int) -> None:
+        super().__init__()
+        self.snake = Snake(dim)
+        self.upsample = nn.ConvTranspose1d(
+            dim,
+            dim // 2,
+            2 * rate,
+            stride=rate,
+            padding=math.ceil(rate / 2),
+            output_padding=rate % 2,
+        )
+        self.units = _units(dim // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, S] -> [B, C / 2, rate * S]."""
+        return self.units(self.upsample(self.snake(x)))
+
+
+class EncoderBlock(nn.Module):
+    """A `rate`-th of the samples, twice the channels."""
+
+    def __init__(self, dim: int, rate: int) -> None:
+        super().__init__()
+        self.units = _units(dim)
+        self.snake = Snake(dim)
+        self.downsample = nn.Conv1d(
+            dim, 2 * dim, 2 * rate, stride=rate, padding=math.ceil(rate / 2)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, S] -> [B, 2C, S / rate]."""
+        return self.downsample(self.snake(self.units(x)))
+
+
+class Decoder(nn.Module):
+    """Latents to a waveform."""
+
+    def __init__(self, latent_dim: int, dim: int, rates: tuple[int, ...]) -> None:
+        super().__init__()
+        self.conv_in = nn.Conv1d(latent_dim, dim, 7, padding=3)
+        self.blocks = nn.Sequential(*(DecoderBlock(dim >> i, rate) for i, rate in enumerate(rates)))
+        last_dim = dim >> len(rates)
+        self.snake_out = Snake(last_dim)
+        self.conv_out = nn.Conv1d(last_dim, 1, 7, padding=3)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """[B, L, A] -> [B, 1, hop * A]."""
+        return self.conv_out(self.snake_out(self.blocks(self.conv_in(latents)))).tanh()
+
+
+class Encoder(nn.Module):
+    """A waveform to features."""
+
+    def __init__(self, latent_dim: int, dim: int, rates: tuple[int, ...]) -> None:
+        super().__init__()
+        self.conv_in = nn.Conv1d(1, dim, 7, padding=3)
+        self.blocks = nn.Sequential(*(EncoderBlock(dim << i, rate) for i, rate in enumerate(rates)))
+        last_dim = dim << len(rates)
+        self.snake_out = Snake(last_dim)
+        self.conv_out = nn.Conv1d(last_dim, latent_dim, 3, padding=1)
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """[B, 1, S] -> [B, L, S / hop]."""
+        return self.conv_out(self.snake_out(self.blocks(self.conv_in(waveform))))
+
+
+class FoleyVAE(ModelMixin, ConfigMixin):
+    """The autoencoder of 48 kHz mono sound. Source: SPEC 5."""
+
+    _supports_gradient_checkpointing = False
+    _supports_group_offloading = True
+    _no_split_modules = ["DecoderBlock", "EncoderBlock"]
+
+    @register_to_config
+    def __init__(
+        self,
+        *,
+        encoder_dim: int,
+        encoder_rates: tuple[int, ...],
+        latent_dim: int,
+        decoder_dim: int,
+        decoder_rates: tuple[int, ...],
+        sample_rate: int,
+    ) -> None:
+        super().__init__()
+        config = VAEConfig(
+            encoder_dim=encoder_dim,
+            encoder_rates=tuple(encoder_rates),
+            latent_dim=latent_dim,
+            decoder_dim=decoder_dim,
+            decoder_rates=tuple(decoder_rates),
+            sample_rate=sample_rate,
+        )
+        self.hop = config.hop
+        self.encoder = Encoder(latent_dim, encoder_dim, config.encoder_rates)
+        self.quant = nn.Conv1d(latent_dim, 2 * latent_dim, 1)
+        self.post_quant = nn.Conv1d(latent_dim, latent_dim, 1)
+        self.decoder = Decoder(latent_dim, decoder_dim, config.decoder_rates)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """The waveform [B, 1, hop * A] in [-1, 1] of latents [B, L, A]."""
+        return self.decoder(self.post_quant(latents))
+
+    def encode(self, waveform: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance [B, L, A] of the latents of a waveform [B, 1, S].
+
+        The waveform is padded with zeros on the right to a multiple of the hop.
+        """
+        padded = F.pad(waveform, (0, -waveform.shape[-1] % self.hop))
+        mean, logvar = self.quant(self.encoder(padded)).chunk(2, dim=1)
+        return mean, logvar.clamp(*_LOGVAR_RANGE)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """`decode`: generation needs nothing else."""
+        return self.decode(latents)
+
+
+def build_vae(config: VAEConfig) -> FoleyVAE:
+    """A FoleyVAE of this architecture, with PyTorch's initial weights."""
+    return FoleyVAE(
+        encoder_dim=config.encoder_dim,
+        encoder_rates=config.encoder_rates,
+        latent_dim=config.latent_dim,
+        decoder_dim=config.decoder_dim,
+        decoder_rates=config.decoder_rates,
+        sample_rate=config.sample_rate,
+    )

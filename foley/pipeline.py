@@ -1,0 +1,390 @@
+"""FoleyPipeline: a clip and a prompt in, waveforms out. Condition, sample, decode, or all three."""
+
+# V visual tokens, S sync tokens, T text tokens, N variations, A latent frames
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from foley.checkpoints import (
+    DESCRIPTION_FILE,
+    Components,
+    has_official_files,
+    load_components,
+    load_tokenizer,
+    random_components,
+)
+from foley.conditioning import encode_sync, encode_text, encode_visual
+from foley.configs import MAX_TEXT_TOKENS, PRESETS, SAMPLE_RATE, SYNC_FPS, TINY, Preset
+from foley.errors import CheckpointError, ConfigError, DeviceError
+from foley.media.clock import num_latents
+from foley.media.demux import decode_frames
+from foley.media.source import MediaLimits
+from foley.models.dit import DiTContext
+from foley.request import GenerationRequest, Solver
+from foley.sampling import choose_seeds, draw_noise, guide, make_sigmas, trajectory
+from foley.types import Conditions, Generation, VideoFrames
+
+logger = logging.getLogger(__name__)
+
+EMBEDDED_WEIGHTS = Path(__file__).parent / "weights" / "tiny"
+_UNTRAINED_SEED = 0
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a generation has come.
+
+    Attributes:
+        stage: "condition", "sample" or "decode".
+        step: steps of the stage that are done.
+        num_steps: steps of the stage.
+    """
+
+    stage: str
+    step: int
+    num_steps: int
+
+
+OnProgress = Callable[[Progress], None]
+
+
+class FoleyPipeline:
+    """A loaded model on one device.
+
+    Attributes:
+        preset: the architecture.
+        device: where it runs.
+        trained: False where the weights are random numbers.
+    """
+
+    def __init__(self, components: Components, device: torch.device) -> None:
+        self.preset = components.preset
+        self.device = device
+        self.trained = components.trained
+        self.source = components.source
+        self._tokenizer = components.tokenizer
+        # The transformer runs in bfloat16 on a GPU, as published; all else runs in float32.
+        half = torch.bfloat16 if device.type == "cuda" else torch.float32
+        self._dit = _place(components.dit, device, half)
+        self._vae = _place(components.vae, device, torch.float32)
+        self._synchformer = _place(components.synchformer, device, torch.float32)
+        self._vision = _place(components.vision, device, torch.float32)
+        self._text = _place(components.text, device, torch.float32)
+
+    @classmethod
+    def from_preset(
+        cls, name: str = "auto", device: str = "auto", weights: str | Path | None = None
+    ) -> Self:
+        """The pipeline of a preset.
+
+        Args:
+            name: tiny, xl, xxl, or auto: what `weights` holds, tiny without `weights`.
+            device: auto, cpu, cuda or cuda:N.
+            weights: directory of official files or of `foley convert`'s layout; tiny needs none.
+
+        Raises:
+            ConfigError: unknown preset, or weights needed and not named.
+            CheckpointError: the weights are missing or do not fit.
+            DeviceError: no such device.
+        """
+        chosen = choose_device(device)
+        if weights is not None:
+            root = Path(weights)
+            return cls(load_components(root, choose_preset(name, root)), chosen)
+        if name not in ("auto", TINY.name):
+            known(name)
+            raise ConfigError(f"preset {name} needs weights; name their directory, or use tiny")
+        return cls(load_embedded(), chosen)
+
+    @property
+    def description(self) -> str:
+        """One line that says which model this is."""
+        if self.trained:
+            return f"preset {self.preset.name} on {self.device}, weights from {self.source}"
+        return (
+            f"preset {self.preset.name} on {self.device}, untrained: its weights are random "
+            "numbers, so the sound is noise of the right length"
+        )
+
+    def __call__(
+        self,
+        video: str | Path | VideoFrames,
+        prompt: str = "",
+        negative_prompt: str = "noisy, harsh",
+        guidance_scale: float = 4.5,
+        num_inference_steps: int = 50,
+        solver: Solver = "euler",
+        seed: int | None = None,
+        num_variations: int = 1,
+        *,
+        trim: bool = False,
+        on_progress: OnProgress | None = None,
+    ) -> Generation:
+        """The sounds for a clip.
+
+        Args:
+            video: path of the clip, or its frames.
+            prompt: what should be heard.
+            negative_prompt: what should not.
+            guidance_scale: 1 switches guidance off.
+            num_inference_steps: solver steps.
+            solver: euler, heun, midpoint or rk4.
+            seed: of the first variation; random when None.
+            num_variations: sounds to make.
+            trim: use the first 15 s of a longer clip instead of refusing it.
+            on_progress: called after each step; what it raises ends the work.
+
+        Raises:
+            RequestError: the clip or an option cannot be used; nothing was computed.
+            DeviceError: the device ran out of memory; the pipeline stays usable.
+        """
+        request = GenerationRequest.parse(
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            guidance_scale=guidance_scale,
+            num_inference_steps=num_inference_steps,
+            solver=solver,
+            seed=seed,
+            num_variations=num_variations,
+        )
+        if isinstance(video, VideoFrames):
+            return self.generate(video, request, on_progress)
+        start = time.perf_counter()
+        frames = self.decode_video(Path(video), trim=trim)
+        seconds = time.perf_counter() - start
+        result = self.generate(frames, request, on_progress)
+        return Generation(
+            waveforms=result.waveforms,
+            sample_rate=result.sample_rate,
+            seeds=result.seeds,
+            timings={"decode_video": seconds, **result.timings},
+            notices=result.notices,
+        )
+
+    def decode_video(
+        self, path: Path, *, trim: bool = False, limits: MediaLimits | None = None
+    ) -> VideoFrames:
+        """The frames of a clip at the sizes of this preset's encoders."""
+        return decode_frames(
+            path,
+            visual_size=self.preset.vision.image_size,
+            sync_size=self.preset.synchformer.image_size,
+            limits=limits or MediaLimits(),
+            trim=trim,
+        )
+
+    @torch.inference_mode()
+    def generate(
+        self, frames: VideoFrames, request: GenerationRequest, on_progress: OnProgress | None = None
+    ) -> Generation:
+        """The sounds for decoded frames; see `__call__`."""
+        report = on_progress or (lambda progress: None)
+        timings: dict[str, float] = {}
+        try:
+            with self._timed("condition", timings):
+                report(Progress("condition", 0, 1))
+                conditions = self.condition(frames, request.prompt, request.negative_prompt)
+                report(Progress("condition", 1, 1))
+            seeds = choose_seeds(request.seed, request.num_variations)
+            with self._timed("sample", timings):
+                latents = self.sample(conditions, request, seeds, report)
+            with self._timed("decode", timings):
+                report(Progress("decode", 0, 1))
+                waveforms = self.decode(latents).cpu()
+                report(Progress("decode", 1, 1))
+        except torch.OutOfMemoryError as error:
+            torch.cuda.empty_cache()
+            raise DeviceError(
+                f"{self.device} ran out of memory for {request.num_variations} variations of "
+                f"{len(frames.sync) / SYNC_FPS:.2f} s; ask for fewer variations or a shorter clip"
+            ) from error
+        return Generation(
+            waveforms=waveforms,
+            sample_rate=SAMPLE_RATE,
+            seeds=seeds,
+            timings=timings,
+            notices=(*frames.notices, *self._notices(conditions)),
+        )
+
+    @torch.inference_mode()
+    def condition(self, frames: VideoFrames, prompt: str, negative_prompt: str) -> Conditions:
+        """What the transformer is told about a clip.
+
+        Raises:
+            PromptTooLongError: a prompt has more tokens than the text encoder takes.
+        """
+        text_tokens = encode_text(self._text, self._tokenizer, negative_prompt, prompt)
+        return Conditions(
+            visual_tokens=encode_visual(self._vision, frames.visual.to(self.device)),
+            sync_tokens=encode_sync(self._synchformer, frames.sync.to(self.device)),
+            text_tokens=text_tokens,
+            num_latents=num_latents(len(frames.sync)),
+        )
+
+    @torch.inference_mode()
+    def sample(
+        self,
+        conditions: Conditions,
+        request: GenerationRequest,
+        seeds: tuple[int, ...],
+        report: OnProgress,
+    ) -> Tensor:
+        """Latents [N, latent_dim, A], one for each seed."""
+        guided = request.guidance_scale > 1
+        context = self._context(conditions, len(seeds), guided=guided)
+        sigmas = make_sigmas(request.num_inference_steps)
+        times = self._dit.time_modulation(evaluation_sigmas(sigmas, request.solver).to(self.device))
+        noise = draw_noise(seeds, self.preset.dit.latent_dim, conditions.num_latents)
+        path = trajectory(noise.to(self.device), sigmas, request.solver)
+        rows = torch.zeros(len(context.visual), dtype=torch.long, device=self.device)
+        evaluation, point = 0, next(path)
+        try:
+            while True:
+                report(Progress("sample", point.step, request.num_inference_steps))
+                latents = point.latents.repeat(2, 1, 1) if guided else point.latents
+                velocity = self._dit(latents, times[rows + evaluation], context)
+                if guided:
+                    uncond, cond = velocity.chunk(2)
+                    velocity = guide(uncond, cond, request.guidance_scale)
+                evaluation, point = evaluation + 1, path.send(velocity)
+        except StopIteration as stop:
+            report(Progress("sample", request.num_inference_steps, request.num_inference_steps))
+            return stop.value
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Waveforms float32 [N, 1, 960 * A] of latents [N, latent_dim, A]."""
+        return self._vae.decode(latents.to(self._vae.dtype)).float()
+
+    def warm_up(self) -> None:
+        """One short generation, so that the first request finds everything allocated."""
+        vision, sync = self.preset.vision.image_size, self.preset.synchformer.image_size
+        frames = VideoFrames(
+            visual=torch.zeros(8, vision, vision, 3, dtype=torch.uint8),
+            sync=torch.zeros(25, sync, sync, 3, dtype=torch.uint8),
+            num_picked=25,
+            source_seconds=1.0,
+        )
+        self.generate(frames, GenerationRequest(num_inference_steps=1, seed=0))
+
+    def _context(self, conditions: Conditions, num_variations: int, *, guided: bool) -> DiTContext:
+        """The context of `num_variations` items; the unconditional ones, if any, come first."""
+        negative, positive = conditions.text_tokens.split(1)
+        cond = self._dit.context(
+            conditions.visual_tokens[None],
+            conditions.sync_tokens[None],
+            positive,
+            conditions.num_latents,
+        )
+        contexts = [cond] * num_variations
+        if guided:
+            uncond = self._dit.empty_context(
+                len(conditions.visual_tokens),
+                len(conditions.sync_tokens),
+                negative,
+                conditions.num_latents,
+            )
+            contexts = [uncond] * num_variations + contexts
+        return DiTContext.concatenate(contexts)
+
+    def _notices(self, conditions: Conditions) -> Iterator[str]:
+        if conditions.text_tokens.shape[1] == MAX_TEXT_TOKENS:
+            yield f"prompts are cut after {MAX_TEXT_TOKENS} tokens"
+        if not self.trained:
+            yield f"model {self.preset.name} is untrained: the sound is noise of the right length"
+
+    @contextmanager
+    def _timed(self, stage: str, timings: dict[str, float]) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        timings[stage] = time.perf_counter() - start
+
+
+def _place(module: Module, device: torch.device, dtype: torch.dtype) -> Module:
+    # Not module.to(): diffusers' own warns of modules kept in float32 even where there are none.
+    return nn.Module.to(module, device=device, dtype=dtype)
+
+
+def evaluation_sigmas(sigmas: Tensor, solver: Solver) -> Tensor:
+    """The noise level of every model evaluation that a solver will ask for, in order."""
+    path = trajectory(torch.zeros(1), sigmas, solver)
+    levels = []
+    try:
+        point = next(path)
+        while True:
+            levels.append(point.sigma)
+            point = path.send(torch.zeros(1))
+    except StopIteration:
+        return torch.tensor(levels)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name; auto is the first GPU, or else the CPU.
+
+    Raises:
+        DeviceError: unknown, or not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise DeviceError(f"device {name!r} is not known; use auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise DeviceError(
+            f"device {name} is not there: PyTorch {torch.__version__} sees "
+            f"{torch.cuda.device_count()} CUDA devices; check the driver, or use cpu"
+        )
+    if device.type not in ("cpu", "cuda"):
+        raise DeviceError(f"device {name!r} is not supported; use auto, cpu, cuda or cuda:N")
+    return device
+
+
+def known(name: str) -> Preset:
+    """The preset of that name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name not in PRESETS:
+        raise ConfigError(f"preset {name!r} is not known; there are {', '.join(PRESETS)} and auto")
+    return PRESETS[name]
+
+
+def choose_preset(name: str, weights: Path) -> Preset | None:
+    """The preset of that name; auto is the largest whose files lie in the directory.
+
+    None stands for what the directory's own description says.
+
+    Raises:
+        ConfigError: unknown name.
+        CheckpointError: auto, and the directory holds no model.
+    """
+    if name != "auto":
+        return known(name)
+    if (weights / DESCRIPTION_FILE).is_file():
+        return None
+    for preset in (PRESETS["xxl"], PRESETS["xl"]):
+        if has_official_files(preset, weights):
+            return preset
+    raise CheckpointError(f"{weights} holds neither the official files nor a converted model")
+
+
+def load_embedded() -> Components:
+    """The model in the package: trained weights where they are, or seeded random numbers."""
+    if (EMBEDDED_WEIGHTS / DESCRIPTION_FILE).is_file():
+        return load_components(EMBEDDED_WEIGHTS, TINY)
+    logger.warning("preset tiny is untrained: its weights are random numbers")
+    return random_components(TINY, load_tokenizer(EMBEDDED_WEIGHTS / "text"), _UNTRAINED_SEED)
