@@ -17,6 +17,7 @@ from foley.errors import NoFramesError, VideoDecodeError, VideoTooLargeError, Vi
 from foley.media.clock import FramePicker, FrameTimes, seconds_of
 from foley.media.scale import (
     FrameStack,
+    Orientation,
     fit_and_crop,
     fitted_size,
     orientation_of,
@@ -72,7 +73,7 @@ def probe(source: Path, *, limits: MediaLimits | None = None) -> VideoInfo:
         rate = _rate(stream)
         return VideoInfo(
             container=container.format.name,
-            codec=stream.codec_context.name,
+            codec=stream.codec_context.codec.canonical_name,
             width=width,
             height=height,
             rotation=-frame.rotation % 360,
@@ -154,6 +155,7 @@ class _Scaler:
         self._visual_picker, self._sync_picker = FramePicker(VISUAL_FPS), FramePicker(SYNC_FPS)
         self._limits = limits
         self._reformatter = VideoReformatter()
+        self._orientation: Orientation | None = None
 
     def add(self, frame: VideoFrame, seconds: float) -> None:
         visual_picks = self._visual_picker.count(seconds)
@@ -163,13 +165,16 @@ class _Scaler:
         # PyAV's default conversion: the reference's colours.
         rgb = self._reformatter.reformat(frame, format="rgb24")
         image = rgb_view(rgb)  # [H, W, 3]
-        orientation = orientation_of(frame)
+        if self._orientation is None:
+            # Files state it once. Asking every frame would also keep it alive until the garbage
+            # collector runs: PyAV's side data and frame refer to each other.
+            self._orientation = orientation_of(frame)
         if visual_picks:
-            visual = turned(stretch(image, self._visual_size), orientation)
+            visual = turned(stretch(image, self._visual_size), self._orientation)
             self.visual.append(visual, visual_picks)
         if sync_picks:
             self._check_fitted(frame)
-            sync = turned(fit_and_crop(image, self._sync_size), orientation)
+            sync = turned(fit_and_crop(image, self._sync_size), self._orientation)
             self.sync.append(sync, sync_picks)
 
     def _check_fitted(self, frame: VideoFrame) -> None:

@@ -30,6 +30,7 @@ SampleFormat = Literal["s24", "f32"]
 CONTAINERS: tuple[Container, ...] = get_args(Container)
 _FFMPEG_FORMAT = {"mp4": "mp4", "mov": "mov", "mkv": "matroska", "webm": "webm"}
 _AUDIO_CODEC = {"mp4": "aac", "mov": "aac", "mkv": "aac", "webm": "libopus"}
+_FALLBACK: Container = "mkv"  # takes nearly every codec
 _LOSSLESS_CODEC = {
     ("wav", "s24"): "pcm_s24le",
     ("wav", "f32"): "pcm_f32le",
@@ -92,8 +93,12 @@ def write_video(
     wanted = container or _container_of(destination)
     with open_video(source, _NO_LIMITS) as (reader, picture):
         codec = picture.codec_context.codec.canonical_name
-        chosen = wanted if _takes(wanted, picture) else "mkv"
-        path = destination if chosen == wanted else destination.with_suffix(".mkv")
+        chosen = next((name for name in (wanted, _FALLBACK) if _takes(name, picture)), None)
+        if chosen is None:
+            raise OutputError(
+                f"neither {wanted} nor {_FALLBACK} takes {codec} pictures; convert the clip first"
+            )
+        path = destination if chosen == wanted else destination.with_suffix(f".{_FALLBACK}")
         with (
             complete_or_absent(path) as temporary,
             av.open(
@@ -107,15 +112,22 @@ def write_video(
             writer.start_encoding()
             pictures: Iterator[Packet[Any]] = until(timed(reader, picture), stop_seconds)
             sounds: Iterator[Packet[Any]] = encode_packets(sound, samples, sample_rate)
+            hidden_seconds = 0.0
             # Both in order of time, so that the muxer need not hold one back for the other.
             for packet in heapq.merge(pictures, sounds, key=_decode_seconds):
                 if packet.stream is picture:
+                    hidden_seconds = max(hidden_seconds, -_shown_seconds(packet))
                     packet.stream = copy
                 writer.mux(packet)
-    notices: tuple[str, ...] = ()
+    notices = []
     if chosen != wanted:
-        notices = (f"{wanted} does not take {codec} pictures: the result is {path.name}.",)
-    return Written(path=path, container=chosen, codec=_sound_name(chosen), notices=notices)
+        notices.append(f"{wanted} does not take {codec} pictures: the result is {path.name}.")
+    if hidden_seconds and chosen in ("mkv", "webm"):
+        notices.append(
+            f"{chosen} has no edit list: {hidden_seconds:.2f} s of picture that the clip hides "
+            "before its start are shown, and the sound begins after them."
+        )
+    return Written(path=path, container=chosen, codec=_sound_name(chosen), notices=tuple(notices))
 
 
 def write_audio(
@@ -170,8 +182,14 @@ def _container_of(destination: Path) -> Container:
 
 
 def _takes(name: Container, picture: VideoStream) -> bool:
-    with av.open(io.BytesIO(), "w", format=_FFMPEG_FORMAT[name]) as writer:
-        return picture.codec_context.name in writer.supported_codecs
+    # The header is tried in memory: some refusals (VP9 in mov) come only when it is written.
+    try:
+        with av.open(io.BytesIO(), "w", format=_FFMPEG_FORMAT[name]) as writer:
+            _add_picture(writer, picture, name)
+            writer.start_encoding()
+    except (ValueError, av.FFmpegError):
+        return False
+    return True
 
 
 def _muxer_options(name: Container) -> dict[str, str]:
@@ -205,6 +223,11 @@ def _add_sound(writer: OutputContainer, codec: str, sample_rate: int, layout: st
 
 def _sound_name(name: Container) -> str:
     return _AUDIO_CODEC[name].removeprefix("lib")
+
+
+def _shown_seconds(packet: Packet[Any]) -> float:
+    assert packet.pts is not None
+    return seconds_of(packet.pts, packet.time_base)
 
 
 def _decode_seconds(packet: Packet[Any]) -> float:

@@ -1,0 +1,144 @@
+"""Clips that the tests write: every frame draws its own number as ten vertical bars."""
+
+# H, W height and width, S output side
+
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from torch import Tensor
+
+NUM_BARS = 10
+MILLISECOND = Fraction(1, 1000)
+
+
+def drawn(number: int, width: int, height: int) -> np.ndarray:
+    """The number as bars, least significant on the left, bright for one; rgb24 [H, W, 3]."""
+    bars = [(number >> bit) & 1 for bit in range(NUM_BARS)]
+    columns = np.array([bars[x * NUM_BARS // width] for x in range(width)], np.uint8)
+    return np.broadcast_to((20 + 215 * columns)[None, :, None], (height, width, 3)).copy()
+
+
+def numbers(frames: Tensor) -> list[int]:
+    """The number that each frame [N, S, S, 3] shows; the golden clips draw theirs the same way."""
+    size = frames.shape[1]
+    row = frames[:, size // 2].float().mean(dim=-1)  # [N, S]
+    centres = [int((bar + 0.5) * size / NUM_BARS) for bar in range(NUM_BARS)]
+    return [sum(2**b for b, x in enumerate(centres) if line[x] > 128) for line in row]
+
+
+def due(times_seconds: Sequence[float], fps: int = 25) -> list[int]:
+    """The index of every frame that the reference's running clock picks."""
+    picks, target = [], 0.0
+    for index, seconds in enumerate(times_seconds):
+        while seconds >= target:
+            picks.append(index)
+            target += 1 / fps
+    return picks
+
+
+def write_clip(
+    path: Path,
+    *,
+    times_ms: Sequence[int] | None = None,
+    num_frames: int = 25,
+    fps: int = 25,
+    size: tuple[int, int] = (80, 80),
+    codec: str = "libx264",
+    pix_fmt: str = "yuv420p",
+    options: dict[str, str] | None = None,
+    rotation: int | None = None,
+    matrix: Sequence[int] | None = None,
+    title: str | None = None,
+    sound: bool = False,
+    second_picture: bool = False,
+    muxer: dict[str, str] | None = None,
+    container: str | None = None,
+) -> Path:
+    """Write a clip of numbered frames, at `times_ms` or at a constant rate; returns its path."""
+    width, height = size
+    with av.open(str(path), "w", format=container, options=muxer or {}) as writer:
+        if title:
+            writer.metadata["title"] = title
+        streams = [writer.add_stream(codec, rate=fps, options=options or _quick(codec))]
+        if second_picture:
+            streams.append(writer.add_stream(codec, rate=fps, options=options or _quick(codec)))
+        for stream in streams:
+            stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
+            stream.codec_context.time_base = MILLISECOND if times_ms else Fraction(1, fps)
+            if rotation is not None:
+                stream.set_display_rotation(rotation)
+            if matrix is not None:
+                stream.set_display_matrix(matrix)
+        tone = writer.add_stream("aac", rate=48000) if sound else None
+        for index, pts in enumerate(times_ms or range(num_frames)):
+            for place, stream in enumerate(streams):
+                number = index if place == 0 else 1023 - index
+                writer.mux(stream.encode(_frame(number, width, height, stream, pts)))
+        if tone is not None:
+            frame = av.AudioFrame.from_ndarray(
+                np.zeros((2, 48000), np.float32), format="fltp", layout="stereo"
+            )
+            frame.sample_rate, frame.pts = 48000, 0
+            writer.mux(tone.encode(frame))
+        for stream in [*streams, *([tone] if tone else [])]:
+            writer.mux(stream.encode(None))
+    return path
+
+
+def write_sound(path: Path) -> Path:
+    """Write one second of silence; returns its path."""
+    with av.open(str(path), "w") as writer:
+        stream = writer.add_stream("aac", rate=48000)
+        frame = av.AudioFrame.from_ndarray(
+            np.zeros((2, 48000), np.float32), format="fltp", layout="stereo"
+        )
+        frame.sample_rate, frame.pts = 48000, 0
+        writer.mux(stream.encode(frame))
+        writer.mux(stream.encode(None))
+    return path
+
+
+def picture_packets(path: Path) -> list[tuple[bytes, int | None, float]]:
+    """Content, and time shown in seconds, of every packet of the first picture stream."""
+    with av.open(str(path)) as reader:
+        stream = reader.streams.video[0]
+        return [
+            (bytes(packet), packet.pts, float(packet.pts * packet.time_base))
+            for packet in reader.demux(stream)
+            if packet.size
+        ]
+
+
+def shown_seconds(path: Path) -> list[float]:
+    """The time of every frame that a decoder shows."""
+    with av.open(str(path)) as reader:
+        return [float(frame.time) for frame in reader.decode(video=0)]
+
+
+def loudest_second(path: Path) -> float:
+    """The time of the sound's largest sample."""
+    with av.open(str(path)) as reader:
+        peaks: Iterable[tuple[float, float]] = (
+            (float(abs(samples).max()), frame.time + int(abs(samples).argmax()) / frame.sample_rate)
+            for frame in reader.decode(audio=0)
+            for samples in [frame.to_ndarray()[0]]
+        )
+        return max(peaks)[1]
+
+
+def _frame(number: int, width: int, height: int, stream: object, pts: int) -> av.VideoFrame:
+    frame = av.VideoFrame.from_ndarray(drawn(number, width, height), format="rgb24")
+    frame.pts, frame.time_base = pts, stream.codec_context.time_base
+    return frame
+
+
+def _quick(codec: str) -> dict[str, str]:
+    return {
+        "libx264": {"preset": "ultrafast", "crf": "12", "threads": "1"},
+        "libx265": {"preset": "ultrafast", "x265-params": "log-level=none:pools=1"},
+        "libvpx-vp9": {"deadline": "realtime", "cpu-used": "8"},
+        "libsvtav1": {"preset": "12"},
+    }.get(codec, {})

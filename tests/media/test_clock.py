@@ -1,0 +1,54 @@
+import json
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+
+from foley.media.clock import FramePicker, FrameTimes, num_latents, seconds_of
+
+GOLDEN = json.loads((Path(__file__).parents[1] / "assets/golden/frames.json").read_text())
+
+
+def picked(times_seconds: list[float], fps: int) -> list[int]:
+    picker = FramePicker(fps)
+    return [
+        index
+        for index, seconds in enumerate(times_seconds)
+        if 0 <= seconds <= 15
+        for _ in range(picker.count(seconds))
+    ]
+
+
+@pytest.mark.parametrize("name", GOLDEN["videos"])
+def test_picks_equal_the_reference(name: str) -> None:
+    expected = GOLDEN["videos"][name]
+    time_base = Fraction(expected["time_base"])
+    times = [seconds_of(pts, time_base) for pts in expected["frame_pts"]]
+    assert picked(times, 8) == expected["picks_8"]
+    assert picked(times, 25) == expected["picks_25"]
+    assert num_latents(len(expected["picks_25"])) == expected["latent_len"]
+
+
+def test_latents_are_two_a_frame_but_for_the_known_lengths() -> None:
+    exceptions = {n: num_latents(n) for n in range(401) if num_latents(n) != 2 * n}
+    assert exceptions == {int(n): latents for n, latents in GOLDEN["latent_len_not_2n"].items()}
+
+
+def test_a_late_first_frame_fills_every_target_before_it() -> None:
+    assert picked([0.5, 0.54], 8) == [0, 0, 0, 0, 0]
+
+
+def test_time_is_multiplied_before_it_is_divided() -> None:
+    # 1001 * (1 / 30000) rounds differently for many timestamps.
+    time_base = Fraction(1001, 30000)
+    assert all(seconds_of(ticks, time_base) == ticks * 1001 / 30000 for ticks in range(1000))
+    assert any(seconds_of(ticks, time_base) != ticks * (1001 / 30000) for ticks in range(1000))
+
+
+def test_a_missing_timestamp_follows_the_frame_before() -> None:
+    times = FrameTimes(Fraction(1, 1000), Fraction(10))
+    assert times.seconds(None, None) == 0.0
+    assert times.seconds(None, None) == 0.1
+    assert times.seconds(500, 40) == 0.5
+    assert times.seconds(None, None) == 0.54
+    assert times.stop_seconds == pytest.approx(0.64)

@@ -1,0 +1,262 @@
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from foley.errors import OutputError, ParameterError, VideoDecodeError, VideoEmptyError
+from foley.media.demux import decode_frames, probe
+from foley.media.mux import Written, write_video
+from tests.media.clips import (
+    loudest_second,
+    numbers,
+    picture_packets,
+    shown_seconds,
+    write_clip,
+)
+
+RATE = 48_000
+AUDIO_FRAME_SECONDS = 1024 / RATE
+CONTAINERS = ["mp4", "mov", "mkv", "webm"]
+
+
+def click(at_seconds: float, *, seconds: float = 1.0, channels: int = 1) -> Tensor:
+    """Silence with one loud sample."""
+    waveform = torch.zeros(channels, int(seconds * RATE))
+    waveform[:, round(at_seconds * RATE)] = 0.9
+    return waveform
+
+
+def codec_for(container: str) -> str:
+    return "libvpx-vp9" if container == "webm" else "libx264"
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+@pytest.mark.parametrize("late_ms", [0, 500])
+def test_sound_is_where_it_was_put(tmp_path: Path, container: str, late_ms: int) -> None:
+    times = [late_ms + 40 * index for index in range(25)]
+    source = write_clip(tmp_path / "in.mkv", times_ms=times, codec=codec_for(container))
+    written = write_video(source, click(0.625), tmp_path / f"out.{container}")
+    assert written.path.suffix == f".{container}"
+    assert written.notices == ()
+    # Measured: 0 in mp4 and mov, 0.3 ms in mkv, 0.5 ms in webm, which count in milliseconds.
+    assert abs(loudest_second(written.path) - 0.625) < 0.001 < AUDIO_FRAME_SECONDS
+    assert shown_seconds(written.path) == pytest.approx([t / 1000 for t in times], abs=1e-9)
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_picture_packets_are_copied_untouched(tmp_path: Path, container: str) -> None:
+    source = write_clip(
+        tmp_path / "in.mkv",
+        codec=codec_for(container),
+        options={"bf": "3"} if container != "webm" else None,
+    )
+    written = write_video(source, click(0.5), tmp_path / f"out.{container}")
+    expected, copied = picture_packets(source), picture_packets(written.path)
+    assert [content for content, *_ in copied] == [content for content, *_ in expected]
+    assert [s for *_, s in copied] == pytest.approx([s for *_, s in expected], abs=1e-9)
+
+
+def test_mp4_to_mp4_keeps_every_timestamp(tmp_path: Path) -> None:
+    source = write_clip(tmp_path / "in.mp4", fps=30, options={"bf": "2"})
+    written = write_video(source, click(0.5), tmp_path / "out.mp4")
+    assert picture_packets(written.path) == picture_packets(source)
+
+
+def clip_with_hidden_start(path: Path) -> Path:
+    """An mp4 whose edit list hides the first five of 25 frames."""
+    return write_clip(path, times_ms=[40 * index - 200 for index in range(25)])
+
+
+def test_an_edit_list_is_kept(tmp_path: Path) -> None:
+    source = clip_with_hidden_start(tmp_path / "in.mp4")
+    written = write_video(source, click(0.5), tmp_path / "out.mp4")
+    assert shown_seconds(source)[0] == 0.0
+    assert shown_seconds(written.path) == shown_seconds(source)
+    assert len(picture_packets(written.path)) == 25
+    assert loudest_second(written.path) == pytest.approx(0.5, abs=0.001)
+
+
+def test_a_container_without_edit_lists_keeps_sound_with_the_picture(tmp_path: Path) -> None:
+    source = clip_with_hidden_start(tmp_path / "in.mp4")
+    written = write_video(source, click(0.5), tmp_path / "out.mkv")
+    assert loudest_second(written.path) == pytest.approx(0.7, abs=0.001)
+    assert "0.20 s of picture" in written.notices[0]
+
+
+@pytest.mark.parametrize("degrees", [90, 180, -90])
+@pytest.mark.parametrize("container", ["mp4", "mov", "mkv"])
+def test_rotation_and_title_are_kept(tmp_path: Path, container: str, degrees: int) -> None:
+    source = write_clip(tmp_path / "in.mp4", size=(96, 64), rotation=degrees, title="A title")
+    written = write_video(source, click(0.5), tmp_path / f"out.{container}")
+    assert probe(written.path).rotation == probe(source).rotation == -degrees % 360
+    with av.open(str(written.path)) as reader:
+        assert reader.metadata["title"] == "A title"
+
+
+def test_only_the_picture_and_the_new_sound_are_in_the_result(tmp_path: Path) -> None:
+    source = write_clip(tmp_path / "in.mkv", sound=True, second_picture=True)
+    written = write_video(source, click(0.5), tmp_path / "out.mkv")
+    with av.open(str(written.path)) as reader:
+        assert [stream.type for stream in reader.streams] == ["video", "audio"]
+    assert numbers(decode_frames(written.path, visual_size=80, sync_size=80).visual)[1] == 4
+
+
+@pytest.mark.parametrize(("container", "codec"), [("mp4", "aac"), ("webm", "opus")])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_sound_is_stereo(tmp_path: Path, container: str, codec: str, channels: int) -> None:
+    source = write_clip(tmp_path / "in.mkv", codec=codec_for(container))
+    tone = 0.5 * torch.sin(torch.arange(RATE) * 0.05)
+    waveform = torch.stack([tone, torch.zeros_like(tone)])[:channels]
+    written = write_video(source, waveform, tmp_path / f"out.{container}")
+    assert written == Written(path=tmp_path / f"out.{container}", container=container, codec=codec)
+    with av.open(str(written.path)) as reader:
+        frames = [frame.to_ndarray() for frame in reader.decode(audio=0)]
+        assert reader.streams.audio[0].rate == RATE
+    # The second half: FFmpeg's AAC overshoots in the first frames.
+    left, right = np.abs(np.concatenate(frames, axis=1)[:, RATE // 2 : RATE - 2048]).max(axis=1)
+    assert left == pytest.approx(0.5, abs=0.02)
+    assert right == pytest.approx(left if channels == 1 else 0.0, abs=0.01)
+
+
+@pytest.mark.parametrize("bitrate", [96_000, 192_000])
+@pytest.mark.parametrize("container", ["mp4", "webm"])
+def test_sound_has_the_bitrate_asked_for(tmp_path: Path, container: str, bitrate: int) -> None:
+    torch.manual_seed(0)
+    source = write_clip(tmp_path / "in.mkv", codec=codec_for(container))
+    noise = torch.rand(2, 4 * RATE) - 0.5
+    written = write_video(source, noise, tmp_path / f"out.{container}", audio_bitrate=bitrate)
+    with av.open(str(written.path)) as reader:
+        bits = 8 * sum(packet.size for packet in reader.demux(audio=0))
+    assert bits / 4 == pytest.approx(bitrate, rel=0.15)  # measured: 10 % below, Opus
+
+
+def test_opus_takes_a_waveform_of_another_rate(tmp_path: Path) -> None:
+    source = write_clip(tmp_path / "in.webm", codec="libvpx-vp9")
+    waveform = torch.zeros(1, 44_100)
+    waveform[:, 22_050] = 0.9
+    written = write_video(source, waveform, tmp_path / "out.webm", sample_rate=44_100)
+    assert loudest_second(written.path) == pytest.approx(0.5, abs=0.001)
+
+
+@pytest.mark.parametrize(
+    ("codec", "container", "refused"),
+    [("libx264", "webm", "h264"), ("libvpx-vp9", "mov", "vp9"), ("ffv1", "webm", "ffv1")],
+)
+def test_a_codec_that_does_not_fit_gives_mkv_and_says_so(
+    tmp_path: Path, codec: str, container: str, refused: str
+) -> None:
+    source = write_clip(tmp_path / "in.mkv", codec=codec)
+    written = write_video(source, click(0.5), tmp_path / f"out.{container}")
+    assert (written.path, written.container) == (tmp_path / "out.mkv", "mkv")
+    assert written.notices == (
+        f"{container} does not take {refused} pictures: the result is out.mkv.",
+    )
+    assert len(picture_packets(written.path)) == 25
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.mkv", "out.mkv"]
+
+
+@pytest.mark.parametrize(
+    ("codec", "source", "container", "tag"),
+    [
+        ("libx264", "mkv", "mp4", "avc1"),
+        ("libx265", "mkv", "mp4", "hvc1"),
+        ("libx265", "mp4", "mov", "hev1"),
+        ("libvpx-vp9", "webm", "mp4", "vp09"),
+        ("libsvtav1", "mkv", "mp4", "av01"),
+    ],
+)
+def test_common_codecs_fit_mp4(
+    tmp_path: Path, codec: str, source: str, container: str, tag: str
+) -> None:
+    clip = write_clip(tmp_path / f"in.{source}", codec=codec)
+    written = write_video(clip, click(0.5), tmp_path / f"out.{container}")
+    assert written.container == container
+    with av.open(str(written.path)) as reader:
+        assert reader.streams.video[0].codec_context.codec_tag == tag
+    assert len(shown_seconds(written.path)) == 25
+
+
+@pytest.mark.parametrize("b_frames", [0, 3])
+@pytest.mark.parametrize("container", ["mp4", "mkv"])
+def test_a_stream_without_timestamps_gets_them(
+    tmp_path: Path, container: str, b_frames: int
+) -> None:
+    options = {"bf": str(b_frames), "preset": "veryfast"}
+    source = write_clip(tmp_path / "in.h264", container="h264", options=options)
+    written = write_video(source, click(0.5), tmp_path / f"out.{container}")
+    assert shown_seconds(written.path) == pytest.approx([0.04 * n for n in range(25)])
+    assert numbers(decode_frames(written.path, visual_size=80, sync_size=80).visual)[-1] == 22
+
+
+@pytest.mark.parametrize("b_frames", [0, 3])
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_a_trimmed_clip_ends_where_its_sound_ends(
+    tmp_path: Path, container: str, b_frames: int
+) -> None:
+    options = {"bf": str(b_frames), "preset": "veryfast"} if container != "webm" else None
+    source = write_clip(
+        tmp_path / "in.mkv", num_frames=50, codec=codec_for(container), options=options
+    )
+    written = write_video(source, click(0.5), tmp_path / f"out.{container}", stop_seconds=1.0)
+    seconds = shown_seconds(written.path)
+    expected = [0.04 * n for n in range(25)]
+    assert seconds[:25] == pytest.approx(expected)
+    # B-frames at the end need the frame after them, which is then shown too.
+    assert len(seconds) - 25 <= (1 if b_frames else 0)
+    with av.open(str(written.path)) as reader:
+        for frame in reader.decode(video=0):
+            assert not frame.is_corrupt
+
+
+@pytest.mark.parametrize(
+    ("waveform", "message"),
+    [
+        (torch.zeros(48_000), "shape"),
+        (torch.zeros(3, 48_000), "shape"),
+        (torch.zeros(1, 0), "shape"),
+        (torch.full((1, 100), float("nan")), "100 values that are not finite"),
+    ],
+)
+def test_a_bad_waveform_is_refused(tmp_path: Path, waveform: Tensor, message: str) -> None:
+    source = write_clip(tmp_path / "in.mp4")
+    with pytest.raises(ParameterError, match=message):
+        write_video(source, waveform, tmp_path / "out.mp4")
+
+
+def test_an_unknown_suffix_is_refused_unless_the_container_is_given(tmp_path: Path) -> None:
+    source = write_clip(tmp_path / "in.mp4")
+    with pytest.raises(OutputError, match="mp4, mov, mkv, webm"):
+        write_video(source, click(0.5), tmp_path / "out.gif")
+    written = write_video(source, click(0.5), tmp_path / "out.part", container="mp4")
+    assert (written.path.name, written.container) == ("out.part", "mp4")
+
+
+def test_failure_leaves_nothing_behind_and_keeps_what_was_there(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "out.mp4").write_bytes(b"before")
+    cut = write_clip(tmp_path / "cut.ts", num_frames=50, options={"bf": "0"})
+    (tmp_path / "empty.mp4").touch()
+    whole = write_clip(tmp_path / "whole.mp4")
+    (tmp_path / "cut.mp4").write_bytes(whole.read_bytes()[:-500])
+    with pytest.raises(VideoEmptyError):
+        write_video(tmp_path / "empty.mp4", click(0.5), folder / "out.mp4")
+    with pytest.raises(VideoDecodeError):
+        write_video(tmp_path / "cut.mp4", click(0.5), folder / "out.mp4")
+    with pytest.raises(OutputError, match="cannot be written"):
+        write_video(cut, click(0.5), folder / "none" / "out.mp4")
+    with pytest.raises(OutputError):  # no AAC at this rate: refused when the encoder opens
+        write_video(cut, click(0.5), folder / "out.mp4", sample_rate=12_345)
+    assert [path.name for path in folder.iterdir()] == ["out.mp4"]
+    assert (folder / "out.mp4").read_bytes() == b"before"
+
+
+def test_a_file_may_be_written_over_its_source(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mp4")
+    expected = picture_packets(clip)
+    write_video(clip, click(0.5), clip)
+    assert picture_packets(clip) == expected
+    assert probe(clip).has_audio

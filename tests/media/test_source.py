@@ -1,0 +1,139 @@
+import os
+from pathlib import Path
+
+import av
+import pytest
+
+from foley.errors import (
+    NoFramesError,
+    NoVideoStreamError,
+    VideoDecodeError,
+    VideoEmptyError,
+    VideoTooLargeError,
+)
+from foley.media.demux import decode_frames, probe
+from foley.media.integrity import missing_bytes
+from foley.media.source import MediaLimits
+from tests.media.clips import write_clip, write_sound
+
+
+def refuse(clip: Path, error: type[Exception], match: str, **limits: int) -> None:
+    """Both readers refuse the clip alike."""
+    with pytest.raises(error, match=match):
+        probe(clip, limits=MediaLimits(**limits))
+    with pytest.raises(error, match=match):
+        decode_frames(clip, visual_size=32, sync_size=32, limits=MediaLimits(**limits))
+
+
+def test_no_file(tmp_path: Path) -> None:
+    refuse(tmp_path / "none.mp4", VideoDecodeError, "there is no file")
+
+
+def test_no_bytes(tmp_path: Path) -> None:
+    (tmp_path / "empty.mp4").touch()
+    refuse(tmp_path / "empty.mp4", VideoEmptyError, "0 bytes")
+
+
+@pytest.mark.parametrize(
+    "content", [b"hello", b"\x00" * 5000, os.urandom(20_000), b"%PDF-1.7\n" + b"x" * 999]
+)
+def test_not_a_video(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "clip.mp4").write_bytes(content)
+    refuse(tmp_path / "clip.mp4", VideoDecodeError, "cannot be read as a video|cut off")
+
+
+@pytest.mark.parametrize(
+    "playlist",
+    ["#EXTM3U\n#EXTINF:1,\n{}\n#EXT-X-ENDLIST\n", "ffconcat version 1.0\nfile {}\n"],
+)
+def test_a_playlist_may_not_open_other_files(tmp_path: Path, playlist: str) -> None:
+    secret = write_clip(tmp_path / "secret.ts")
+    (tmp_path / "clip.mp4").write_text(playlist.format(secret))
+    refuse(tmp_path / "clip.mp4", VideoDecodeError, "cannot be read as a video")
+
+
+def test_sound_alone(tmp_path: Path) -> None:
+    refuse(write_sound(tmp_path / "clip.m4a"), NoVideoStreamError, "streams: audio")
+
+
+def test_a_cover_picture_is_not_a_video(tmp_path: Path) -> None:
+    clip = tmp_path / "song.mp4"
+    with av.open(str(clip), "w") as writer:
+        cover = writer.add_stream("png")
+        cover.width = cover.height = 16
+        cover.pix_fmt = "rgb24"
+        cover.disposition = av.stream.Disposition.attached_pic
+        writer.mux(cover.encode(av.VideoFrame(16, 16, "rgb24")))
+        writer.mux(cover.encode(None))
+    refuse(clip, NoVideoStreamError, "no picture stream")
+
+
+def test_a_picture_stream_without_frames(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mkv", num_frames=0, sound=True)
+    refuse(clip, NoFramesError, "frame")
+
+
+def test_a_picture_hidden_by_its_edit_list(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", times_ms=range(-1000, 0, 40), sound=True)
+    refuse(clip, NoFramesError, "frame")
+
+
+def test_an_unknown_codec(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mp4")
+    clip.write_bytes(clip.read_bytes().replace(b"avc1\0\0\0\0\0\0", b"zzzz\0\0\0\0\0\0"))
+    refuse(clip, VideoDecodeError, "no decoder here knows")
+
+
+def test_too_many_pixels(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", size=(96, 64))
+    refuse(clip, VideoTooLargeError, "96 x 64 = 6144 pixels, the limit is 6143", max_pixels=6143)
+    probe(clip, limits=MediaLimits(max_pixels=6144))
+
+
+def test_too_many_bytes(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mp4")
+    size = clip.stat().st_size
+    refuse(clip, VideoTooLargeError, f"{size} bytes, the limit is 100", max_bytes=100)
+    probe(clip, limits=MediaLimits(max_bytes=size))
+
+
+@pytest.mark.parametrize("kept", [0.1, 0.5, 0.97])
+@pytest.mark.parametrize(
+    ("name", "muxer"),
+    [
+        ("clip.mp4", {}),
+        ("clip.mp4", {"movflags": "+faststart"}),
+        ("clip.mp4", {"movflags": "+frag_keyframe+empty_moov"}),
+        ("clip.mov", {}),
+        ("clip.mkv", {}),
+        ("clip.avi", {}),
+    ],
+)
+def test_a_cut_off_file_is_refused(
+    tmp_path: Path, name: str, muxer: dict[str, str], kept: float
+) -> None:
+    codec = "mpeg4" if name.endswith("avi") else "libx264"
+    clip = write_clip(tmp_path / name, num_frames=50, codec=codec, muxer=muxer)
+    whole = clip.read_bytes()
+    assert missing_bytes(clip) == 0
+    clip.write_bytes(whole[: int(len(whole) * kept)])
+    refuse(clip, VideoDecodeError, "cut off|cannot be read")
+
+
+def test_damage_in_the_middle_is_refused(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mov", codec="png", pix_fmt="rgb24")
+    content = bytearray(clip.read_bytes())
+    start = [i for i in range(len(content)) if content[i : i + 4] == b"\x89PNG"][9]
+    content[start : start + 40] = bytes(40)
+    clip.write_bytes(content)
+    with pytest.raises(VideoDecodeError, match="damaged after frame 9"):
+        decode_frames(clip, visual_size=32, sync_size=32, num_threads=1)
+
+
+def test_a_recording_that_starts_between_key_frames_is_read(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "whole.ts", num_frames=60, options={"g": "20", "bf": "0"})
+    with av.open(str(clip)) as reader:
+        starts = [p.pos for p in reader.demux(video=0) if p.size]
+    clip.write_bytes(clip.read_bytes()[starts[5] // 188 * 188 :])
+    frames = decode_frames(clip, visual_size=80, sync_size=80)
+    assert len(frames.sync) >= 40
