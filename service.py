@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 
 import aiohttp
 import bentoml
-from bentoml.exceptions import BentoMLException
+from bentoml.exceptions import BentoMLConfigException, BentoMLException
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -32,7 +32,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from foley.configs import PRESETS
-from foley.errors import FoleyError
+from foley.errors import ConfigError, FoleyError
 from runners import openapi
 from runners.errors import (
     BusyError,
@@ -52,7 +52,10 @@ from runners.settings import load_settings
 
 T = TypeVar("T")
 
-SETTINGS = load_settings()
+try:
+    SETTINGS = load_settings()
+except ConfigError as error:  # BentoML shows its own kind as one line, others as a traceback
+    raise BentoMLConfigException(str(error)) from None
 PROBE_SECONDS = 1.0
 COMMON: dict[str, Any] = {
     # Our own limit comes first and says so in our form; BentoML's is the net below it.
@@ -138,7 +141,7 @@ class FoleyApi:
         self.scratch = Scratch(SETTINGS.scratch_root)
         self.max_in_house = math.ceil(SETTINGS.max_concurrency / SETTINGS.api_workers)
         self.num_in_house = 0
-        self.model = ModelStatus(state="loading")
+        self.model: ModelStatus | None = None  # known while it is warm
 
     @bentoml.on_startup
     async def import_media(self) -> None:
@@ -155,11 +158,11 @@ class FoleyApi:
         if not self.media.done():
             raise NotReadyError("the service is starting")
         self.media.result()
-        self.model = await self.ask_status()
+        await self.ask_model()
         return True
 
-    async def ask_status(self) -> ModelStatus:
-        """The status of a warm model.
+    async def ask_model(self) -> ModelStatus:
+        """What the runner says of its warm model.
 
         Raises:
             NotReadyError: it is loading, or its process does not answer.
@@ -168,7 +171,9 @@ class FoleyApi:
         try:
             status: ModelStatus = await asyncio.wait_for(self.gpu.status(), PROBE_SECONDS)
         except (TimeoutError, aiohttp.ClientError, BentoMLException) as error:
+            self.model = None
             raise NotReadyError("the model is loading") from error
+        self.model = status if status.state == "ready" else None
         if status.state == "failed":
             raise ModelFailedError(f"the model could not be loaded ({status.error_code})")
         if status.state != "ready":
@@ -207,10 +212,9 @@ class FoleyApi:
         """Clip -> frames -> sounds -> files -> answer."""
         from runners import answers, metrics
 
-        if self.model.state != "ready":
-            self.model = await self.ask_status()
+        model = self.model or await self.ask_model()
         with clock.stage("frames"):
-            trimmed = await asyncio.to_thread(decode, order, folder, self.model.preset)
+            trimmed = await asyncio.to_thread(decode, order, folder, model.preset)
         made = await self.call_runner(
             Job(
                 id=folder.name,
@@ -229,7 +233,7 @@ class FoleyApi:
         metrics.AUDIO_SECONDS.inc(made.duration_seconds * len(made.seeds))
         facts = answers.Facts(
             request_id=request_id,
-            model=self.model,
+            model=model,
             made=made,
             timings=clock.with_total(),
             # Each sound's file may come with the same sentence.
@@ -247,6 +251,7 @@ class FoleyApi:
                 await asyncio.wait_for(self.gpu.cancel(job_id=job.id), PROBE_SECONDS)
             raise
         except aiohttp.ClientError as error:
+            self.model = None
             raise RunnerLostError("the model's process was lost; try again later") from error
         if outcome.error is not None:
             raise revive(*outcome.error)

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from foley.errors import FoleyError, RequestError
 from runners import errors, metrics
-from runners.errors import BusyError, CancelledRequestError, NotReadyError
+from runners.errors import BusyError, NotReadyError
 from runners.status import INTERNAL_CODE, code_of_http_status, status_of
 
 log = structlog.get_logger(__name__)
@@ -98,9 +98,8 @@ class _Exchange:
         status = status_of(type(error)).http
         if status >= 500 and not isinstance(error, NotReadyError):
             log.warning("request_refused", code=error.code, exc_info=error)
-        if isinstance(error, CancelledRequestError):  # nobody is left to read an answer
-            self.status, self.code = status, error.code
-            return
+        # A caller who left is answered too: BentoML waits for the head of every answer, and until
+        # its timeout the process could not end.
         await self.answer(scope, receive, status, error.code, _told(error), headers)
 
     async def refuse_foreign(self, scope: Scope, receive: Receive) -> None:

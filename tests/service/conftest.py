@@ -1,0 +1,55 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.service.server import ROOT, Server, draw_clip
+
+MAX_UPLOAD_BYTES = 4_000_000
+MAX_CONCURRENCY = 4
+
+
+@pytest.fixture(scope="session")
+def probes() -> list[tuple[int, int]]:
+    """Filled by `server`: the (readyz, livez) statuses while it started."""
+    return []
+
+
+@pytest.fixture(scope="session")
+def server(
+    tmp_path_factory: pytest.TempPathFactory, probes: list[tuple[int, int]]
+) -> Iterator[Server]:
+    settings = {
+        "FOLEY_MAX_UPLOAD_BYTES": str(MAX_UPLOAD_BYTES),
+        "FOLEY_MAX_CONCURRENCY": str(MAX_CONCURRENCY),
+        "FOLEY_MAX_CLIP_SECONDS": "6",
+        "FOLEY_MAX_CLIP_PIXELS": str(1280 * 720),
+    }
+    server = Server(tmp_path_factory.mktemp("server"), settings)
+    try:
+        probes.extend(server.wait_until_ready())
+        yield server
+    finally:
+        assert server.stop() == 0, server.log.read_text()
+
+
+@pytest.fixture(scope="session")
+def real_clip() -> bytes:
+    return (ROOT / "examples" / "bigbuckbunny.mp4").read_bytes()
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("clips")
+
+
+@pytest.fixture(scope="session")
+def short_clip(clips: Path) -> bytes:
+    """One second."""
+    return draw_clip(clips / "short.mp4")
+
+
+@pytest.fixture(scope="session")
+def long_clip(clips: Path) -> bytes:
+    """Eight seconds, where the server's limit is six."""
+    return draw_clip(clips / "long.mp4", num_frames=200)

@@ -1,0 +1,87 @@
+"""The document says what the code does."""
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from foley.request import GenerationRequest
+from runners import openapi
+from runners.orders import MEDIA_TYPES, GenerationForm
+from runners.settings import Settings
+from tests.service.server import ROOT, Server
+
+REQUEST = GenerationRequest.model_json_schema()["properties"]
+
+
+@pytest.fixture(scope="module")
+def document(server: Server) -> dict[str, Any]:
+    return server.client.get("/docs.json").json()
+
+
+@pytest.mark.parametrize("name", REQUEST)
+def test_every_option_is_described_as_it_is_checked(document: dict[str, Any], name: str) -> None:
+    field = document["components"]["schemas"]["GenerationForm"]["properties"][name]
+    assert field == REQUEST[name]
+    assert field["description"]
+    assert "default" in field
+    if any(part.get("type") in ("integer", "number") for part in field.get("anyOf", [field])):
+        bounded = next(p for p in field.get("anyOf", [field]) if "minimum" in p)
+        assert "maximum" in bounded
+
+
+def test_the_clip_is_required_and_all_else_is_optional(document: dict[str, Any]) -> None:
+    form = document["components"]["schemas"]["GenerationForm"]
+    assert form["required"] == ["clip"]
+    assert list(form["properties"]) == ["clip", *GenerationForm.model_fields]
+    assert all(field["description"] for field in form["properties"].values())
+    assert form["additionalProperties"] is False
+
+
+def test_answers_are_described(document: dict[str, Any]) -> None:
+    responses = document["paths"]["/v1/generate"]["post"]["responses"]
+    assert set(responses["200"]["content"]) == {*MEDIA_TYPES.values(), "application/zip"}
+    assert "X-Foley-Seed" in responses["200"]["headers"]
+    assert set(responses) == {
+        "200", "400", "406", "413", "415", "422", "429", "500", "503", "504",
+    }  # fmt: skip
+    assert "upload_too_large" in responses["413"]["description"]
+    assert {"/livez", "/readyz", "/metrics"} < set(document["paths"])
+
+
+def test_the_headers_described_are_those_sent(
+    document: dict[str, Any], server: Server, short_clip: bytes
+) -> None:
+    described = document["paths"]["/v1/generate"]["post"]["responses"]["200"]["headers"]
+    sent = server.generate(short_clip, num_inference_steps=1).headers
+    ours = {name for name in sent if name.startswith("x-foley") or name == "server-timing"}
+    assert {name.lower() for name in described} == ours | {"x-request-id"}
+
+
+def test_references_resolve() -> None:
+    document = openapi.document()
+
+    def visit(node: object) -> None:
+        if isinstance(node, dict):
+            if "$ref" in node:
+                _, *path = node["$ref"].split("/")
+                target: Any = document
+                for part in path:
+                    target = target[part]
+            for child in node.values():
+                visit(child)
+        elif isinstance(node, list):
+            for child in node:
+                visit(child)
+
+    visit(document)
+
+
+def test_every_setting_is_described() -> None:
+    assert all(field.description for field in Settings.model_fields.values())
+
+
+def test_the_service_is_imported_without_torch() -> None:
+    program = "import sys, service; sys.exit(bool({'torch', 'av'} & set(sys.modules)))"
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)

@@ -1,0 +1,322 @@
+"""The parts that need no server: settings, statuses, files between processes, the worker."""
+
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from foley import errors as foley_errors
+from foley.configs import TINY, Preset
+from foley.errors import CheckpointError, ConfigError, FoleyError, NoFramesError, ServerError
+from foley.request import GenerationRequest
+from foley.types import Generation, VideoFrames
+from runners import errors as runner_errors
+from runners.errors import (
+    BusyError,
+    CancelledRequestError,
+    NotReadyError,
+    RequestTimeoutError,
+    revive,
+)
+from runners.exchange import (
+    Scratch,
+    load_frames,
+    load_waveforms,
+    remove_leftovers,
+    save_frames,
+)
+from runners.messages import Job
+from runners.orders import acceptable
+from runners.settings import load_settings
+from runners.status import status_of
+from runners.worker import Worker
+from tests.service.server import ROOT
+
+ERRORS = [
+    kind
+    for module in (foley_errors, runner_errors)
+    for kind in vars(module).values()
+    if isinstance(kind, type) and issubclass(kind, FoleyError)
+]
+
+
+@pytest.fixture
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    for name in ("FOLEY_PRESET", "FOLEY_DEVICE", "FOLEY_SCRATCH_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    return monkeypatch
+
+
+def test_settings_come_from_the_environment(clean_environment: pytest.MonkeyPatch) -> None:
+    clean_environment.setenv("FOLEY_MAX_UPLOAD_BYTES", "2MiB")
+    clean_environment.setenv("FOLEY_SCRATCH_DIR", "/somewhere")
+    clean_environment.setenv("FOLEY_REQUIRE_GPU", "0")  # the tests' own, known here
+    settings = load_settings()
+    assert settings.max_upload_bytes == 2 * 1024**2
+    assert settings.scratch_root == Path("/somewhere")
+    assert settings.preset == "auto"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("FOLEY_MAX_UPLOAD_BITES", "1", "did you mean FOLEY_MAX_UPLOAD_BYTES"),
+        ("FOLEY_DEVICE", "tpu", "device"),
+        ("FOLEY_REQUEST_TIMEOUT_SECONDS", "0", "request_timeout_seconds"),
+        ("FOLEY_MAX_CLIP_SECONDS", "16", "max_clip_seconds"),
+    ],
+)
+def test_wrong_settings_are_named(
+    clean_environment: pytest.MonkeyPatch, name: str, value: str, message: str
+) -> None:
+    clean_environment.setenv(name, value)
+    with pytest.raises(ConfigError, match=message):
+        load_settings()
+
+
+@pytest.mark.parametrize("kind", ERRORS)
+def test_whose_fault_decides_the_class_of_the_status(kind: type[FoleyError]) -> None:
+    status = status_of(kind).http
+    assert status // 100 == (4 if issubclass(kind, foley_errors.RequestError) else 5)
+
+
+def test_codes_are_unique_and_revive_their_class() -> None:
+    assert len({kind.code for kind in ERRORS}) == len(set(ERRORS))
+    error = revive(NoFramesError.code, "none")
+    assert type(error) is NoFramesError
+    assert str(error) == "none"
+
+
+def test_grpc_codes_exist() -> None:
+    known = {
+        "INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "CANCELLED", "INTERNAL", "UNAVAILABLE",
+        "DEADLINE_EXCEEDED",
+    }  # fmt: skip
+    assert {status_of(kind).grpc for kind in ERRORS} <= known
+
+
+@pytest.mark.parametrize(
+    ("accept", "best"),
+    [
+        ("*/*", "video/mp4"),
+        ("audio/*", "audio/wav"),
+        ("audio/wav;q=0.1, video/webm;q=0.2", "video/webm"),
+        ("AUDIO/FLAC", "audio/flac"),
+        ("application/zip", "application/zip"),
+        ("audio/wav;q=x", None),
+        ("", None),
+    ],
+)
+def test_accept_names_the_most_wanted(accept: str, best: str | None) -> None:
+    assert next(iter(acceptable(accept)), None) == best
+
+
+def frames() -> VideoFrames:
+    torch.manual_seed(0)
+    return VideoFrames(
+        visual=torch.randint(256, (8, 4, 4, 3), dtype=torch.uint8),
+        sync=torch.randint(256, (25, 6, 6, 3), dtype=torch.uint8),
+        num_picked=24,
+        source_seconds=0.96,
+        trimmed=True,
+        notices=("one", 'a "second"'),
+    )
+
+
+def test_frames_cross_unchanged_and_the_folder_goes(tmp_path: Path) -> None:
+    scratch = Scratch(tmp_path)
+    with scratch.workspace() as folder:
+        sent = frames()
+        save_frames(sent, folder)
+        received = load_frames(folder)
+        for name in ("visual", "sync"):
+            assert torch.equal(getattr(received, name), getattr(sent, name))
+        for name in ("num_picked", "source_seconds", "trimmed", "notices"):
+            assert getattr(received, name) == getattr(sent, name)
+    assert list(scratch.folder.iterdir()) == []
+    scratch.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failing_request_leaves_no_folder(tmp_path: Path) -> None:
+    scratch = Scratch(tmp_path)
+
+    def fail() -> None:
+        with scratch.workspace() as folder:
+            (folder / "clip").write_bytes(b"bytes")
+            raise NoFramesError("none")
+
+    with pytest.raises(NoFramesError):
+        fail()
+    assert list(scratch.folder.iterdir()) == []
+    scratch.close()
+
+
+def test_leftovers_of_a_killed_process_are_removed_and_those_of_a_living_one_are_not(
+    tmp_path: Path,
+) -> None:
+    program = (
+        "import pathlib, sys, time; from runners.exchange import Scratch\n"
+        "scratch = Scratch(pathlib.Path(sys.argv[1]))\n"
+        "(scratch.folder / 'clip').write_bytes(b'x'); print('made', flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert remove_leftovers(tmp_path) == []
+        (clip,) = tmp_path.glob("foley-*/clip")
+        process.send_signal(signal.SIGKILL)
+        process.wait(10)
+    assert remove_leftovers(tmp_path) == [clip.parent]
+    assert list(tmp_path.iterdir()) == []
+
+
+class StubPipeline:
+    """Stands where the model would: takes a step whenever the test lets it."""
+
+    preset: Preset = TINY
+    trained = False
+    description = "a stub"
+
+    def __init__(self) -> None:
+        self.steps = threading.Semaphore(0)
+        self.begun = threading.Event()
+
+    def warm_up(self) -> None:
+        pass
+
+    def generate(
+        self,
+        frames: VideoFrames,
+        request: GenerationRequest,
+        on_progress: Callable[[object], None] | None = None,
+    ) -> Generation:
+        assert on_progress is not None
+        self.begun.set()
+        for step in range(request.num_inference_steps):
+            self.steps.acquire(timeout=10)
+            on_progress(step)
+        if request.prompt == "bug":
+            raise ZeroDivisionError
+        waveforms = torch.zeros(request.num_variations, 1, 960)
+        return Generation(waveforms=waveforms, sample_rate=48_000, seeds=(request.seed or 0,))
+
+
+@pytest.fixture
+def stub() -> StubPipeline:
+    return StubPipeline()
+
+
+@pytest.fixture
+def worker(stub: StubPipeline) -> Worker:
+    worker = Worker(lambda: stub, capacity=2)
+    while worker.status.state == "loading":
+        pass
+    return worker
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Callable[..., Job]:
+    def make(name: str, *, timeout_seconds: float = 60, **options: object) -> Job:
+        folder = tmp_path / name
+        folder.mkdir()
+        save_frames(frames(), folder)
+        request = GenerationRequest.parse(num_inference_steps=3, **options)
+        return Job(id=name, folder=str(folder), request=request, timeout_seconds=timeout_seconds)
+
+    return make
+
+
+def test_the_worker_leaves_waveforms_and_says_how(
+    worker: Worker, stub: StubPipeline, job: Callable[..., Job]
+) -> None:
+    stub.steps.release(3)
+    asked = job("a", seed=4, num_variations=2)
+    made = worker.submit(asked).result(10)
+    assert made.seeds == (4,)
+    assert made.duration_seconds == 0.02
+    assert list(made.timings) == ["queue"]
+    assert load_waveforms(asked.path).shape == (2, 1, 960)
+    worker.stop(10)
+
+
+def test_a_cancelled_job_ends_at_its_next_step_and_the_next_one_runs(
+    worker: Worker, stub: StubPipeline, job: Callable[..., Job]
+) -> None:
+    running, waiting = worker.submit(job("a")), worker.submit(job("b"))
+    stub.begun.wait(10)
+    assert worker.cancel("a")
+    stub.steps.release(1)
+    with pytest.raises(CancelledRequestError):
+        running.result(10)
+    stub.steps.release(3)
+    assert waiting.result(10)
+    assert not worker.cancel("a")
+    worker.stop(10)
+
+
+def test_a_late_job_ends_at_its_next_step(
+    worker: Worker, stub: StubPipeline, job: Callable[..., Job]
+) -> None:
+    running = worker.submit(job("a", timeout_seconds=0.05))
+    stub.begun.wait(10)
+    threading.Event().wait(0.1)
+    stub.steps.release(1)
+    with pytest.raises(RequestTimeoutError):
+        running.result(10)
+    worker.stop(10)
+
+
+def test_more_jobs_than_the_capacity_are_refused(
+    worker: Worker, stub: StubPipeline, job: Callable[..., Job]
+) -> None:
+    running = [worker.submit(job(name)) for name in "ab"]
+    with pytest.raises(BusyError):
+        worker.submit(job("c"))
+    stub.steps.release(6)
+    assert all(future.result(10) for future in running)
+    stub.steps.release(3)
+    assert worker.submit(job("d")).result(10)
+    worker.stop(10)
+
+
+def test_a_bug_in_one_job_does_not_end_the_worker(
+    worker: Worker, stub: StubPipeline, job: Callable[..., Job]
+) -> None:
+    stub.steps.release(6)
+    with pytest.raises(ZeroDivisionError):
+        worker.submit(job("a", prompt="bug")).result(10)
+    assert worker.submit(job("b")).result(10)
+    worker.stop(10)
+
+
+def test_stopping_drops_what_runs(
+    worker: Worker, stub: StubPipeline, job: Callable[..., Job]
+) -> None:
+    running = worker.submit(job("a"))
+    stub.begun.wait(10)
+    worker.stop(0)
+    stub.steps.release(1)
+    assert isinstance(running.exception(10), CancelledRequestError)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(CheckpointError("no file"), "checkpoint_invalid"), (KeyError("bug"), ServerError.code)],
+)
+def test_a_failed_load_is_told(error: Exception, code: str, job: Callable[..., Job]) -> None:
+    def load() -> StubPipeline:
+        raise error
+
+    worker = Worker(load, capacity=1)
+    worker._thread.join(10)
+    assert worker.status.state == "failed"
+    assert worker.status.error_code == code
+    with pytest.raises(NotReadyError):
+        worker.submit(job("a"))

@@ -1,0 +1,120 @@
+"""Limits in number and time, calls side by side, cancellation, metrics, logs."""
+
+import concurrent.futures
+import json
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import httpx
+import pytest
+
+from tests.service.conftest import MAX_CONCURRENCY
+from tests.service.server import Server
+from tests.service.test_refusals import check
+
+# 800 model evaluations: far longer than any test waits.
+ENDLESS = {"num_inference_steps": 200, "solver": "rk4", "format": "wav"}
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(16) as pool:
+        yield pool
+
+
+def post(server: Server, clip: bytes, seconds: float = 120, **fields: object) -> httpx.Response:
+    """A call on a connection of its own, given up after so many seconds."""
+    with httpx.Client(base_url=server.client.base_url, timeout=seconds, trust_env=False) as client:
+        data = {name: str(value) for name, value in fields.items()}
+        return client.post("/v1/generate", files={"clip": clip}, data=data)
+
+
+def test_ready_goes_from_503_to_200_while_live_is_200(
+    server: Server, probes: list[tuple[int, int]]
+) -> None:
+    assert server.probe("/readyz") == 200
+    answered = [(ready, live) for ready, live in probes if live]
+    assert {live for _, live in answered} == {200}
+    readiness = [ready for ready, _ in answered if ready]
+    assert readiness == sorted(readiness, reverse=True)  # no way back
+    assert set(readiness) == {503, 200}
+
+
+def test_130_short_calls_beside_a_slow_one_all_succeed(
+    server: Server, pool: ThreadPoolExecutor, short_clip: bytes
+) -> None:
+    # BentoML's client between services is closed after 100 calls unless told otherwise, and the
+    # calls in flight die with it. A readiness probe is such a call, and so is each generation.
+    slow = pool.submit(post, server, short_clip, num_inference_steps=200)
+    server.wait_for_metric("foley_running", 1)
+    assert list(pool.map(server.probe, ["/readyz"] * 130)) == [200] * 130
+    assert not slow.done(), "too short a call to show anything"
+    short = [pool.submit(post, server, short_clip, num_inference_steps=1) for _ in range(3)]
+    assert [call.result().status_code for call in [slow, *short]] == [200] * 4
+
+
+def test_one_call_too_many_is_told_to_come_again(
+    server: Server, pool: ThreadPoolExecutor, short_clip: bytes
+) -> None:
+    calls = [
+        pool.submit(post, server, short_clip, num_inference_steps=40)
+        for _ in range(MAX_CONCURRENCY)
+    ]
+    server.wait_for_metric("foley_queue_depth", MAX_CONCURRENCY - 1)
+    refused = server.generate(short_clip)
+    check(refused, 429, "busy", str(MAX_CONCURRENCY))
+    assert int(refused.headers["retry-after"]) > 0
+    assert server.probe("/readyz") == 200
+    assert [call.result().status_code for call in calls] == [200] * MAX_CONCURRENCY
+    assert server.generate(short_clip, num_inference_steps=1).status_code == 200
+
+
+def test_a_caller_who_leaves_frees_the_model(
+    server: Server, pool: ThreadPoolExecutor, short_clip: bytes
+) -> None:
+    left: list[Future[httpx.Response]] = [
+        pool.submit(post, server, short_clip, 2, **ENDLESS) for _ in range(2)
+    ]
+    server.wait_for_metric("foley_running", 1)
+    for call in concurrent.futures.as_completed(left):
+        assert isinstance(call.exception(), httpx.ReadTimeout)
+    started = time.monotonic()
+    assert server.generate(short_clip, num_inference_steps=1).status_code == 200
+    assert time.monotonic() - started < 3  # measured: 0.3 s; the calls left would take a minute
+    server.wait_until_scratch_is_empty()
+    assert server.metric('foley_errors_total{code="cancelled"}') == 2
+
+
+def test_metrics_hold_ours_and_those_of_bentoml(server: Server, short_clip: bytes) -> None:
+    before = server.metric("foley_audio_seconds_total")
+    response = server.generate(short_clip, num_inference_steps=1)
+    seconds = float(response.headers["x-foley-duration-seconds"])
+    assert server.metric("foley_audio_seconds_total") - before == pytest.approx(seconds, abs=1e-5)
+    for stage in json.loads(response.headers["x-foley-timings"]):
+        if stage != "total":
+            assert server.metric(f'foley_stage_seconds_count{{stage="{stage}"}}') > 0
+    errors = server.metric('foley_errors_total{code="not_found"}')
+    assert server.client.get("/nowhere").status_code == 404
+    assert server.metric('foley_errors_total{code="not_found"}') == errors + 1
+    assert server.metric("foley_queue_depth") == 0
+    text = server.client.get("/metrics").text
+    assert 'bentoml_service_request_total{endpoint="/v1/generate"' in text
+
+
+def test_logs_are_json_with_request_ids_and_without_prompts(
+    server: Server, short_clip: bytes
+) -> None:
+    secret = "a walrus in a lighthouse"
+    for steps in (1, 0):
+        answer = server.generate(short_clip, prompt=secret, num_inference_steps=steps)
+    assert answer.status_code == 422
+    lines = server.log.read_text().splitlines()
+    assert secret not in "\n".join(lines)
+    # The first line is the launcher's, from before any process of ours.
+    events = [json.loads(line) for line in lines[1:]]
+    (event,) = [e for e in events if e.get("request_id") == answer.headers["x-request-id"]]
+    assert event["event"] == "request"
+    assert event["status"] == 422
+    assert event["code"] == "invalid_parameter"
+    assert event["path"] == "/v1/generate"
