@@ -1,0 +1,47 @@
+"""Video in, the same video with synchronised 48 kHz sound out.
+
+from foley import FoleyPipeline
+
+pipeline = FoleyPipeline.from_preset("tiny")
+sounds = pipeline("clip.mp4", "footsteps on gravel", seed=1)
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from foley.errors import FoleyError, RequestError, ServerError
+from foley.request import GenerationRequest
+from foley.version import __version__
+
+if TYPE_CHECKING:
+    from foley.pipeline import FoleyPipeline, Progress
+    from foley.types import Conditions, Generation, VideoFrames
+
+__all__ = [
+    "Conditions",
+    "FoleyError",
+    "FoleyPipeline",
+    "Generation",
+    "GenerationRequest",
+    "Progress",
+    "RequestError",
+    "ServerError",
+    "VideoFrames",
+    "__version__",
+]
+
+_LAZY = {
+    "Conditions": "foley.types",
+    "FoleyPipeline": "foley.pipeline",
+    "Generation": "foley.types",
+    "Progress": "foley.pipeline",
+    "VideoFrames": "foley.types",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # These import torch, which takes seconds: a command's --help must not wait for it.
+    if name in _LAZY:
+        from importlib import import_module
+
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

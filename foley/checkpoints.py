@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -59,7 +59,18 @@ OFFICIAL_FILES: dict[str, dict[str, tuple[str, ...]]] = {
     },
 }
 
-Module = TypeVar("Module", bound=nn.Module)
+# What torch's restricted unpickler is seen to raise on bytes that are no pickle, among others.
+_UNREADABLE = (
+    SafetensorError,
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+)
+
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,8 +128,8 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
                 return tensors, file.metadata() or {}
         content = _unpickle(path)
-    except (pickle.UnpicklingError, RuntimeError, SafetensorError, EOFError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except _UNREADABLE as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(
             f"{path} cannot be read as a checkpoint: {reason}; fetch the file again"
         ) from error
@@ -203,16 +214,17 @@ def load_official(
     if part == "vae":
         weights = layouts.fuse_weight_norm(weights)
     translation = layouts.translate(weights, _RULES[part])
-    if translation.unknown:
+    ours = translation.weights
+    if translation.unknown and part == "dit":
         listed = ", ".join(sorted(translation.unknown)[:3])
-        message = f"{origin}: {len(translation.unknown)} unknown keys (first: {listed})"
-        if part != "dit" or not translation.weights:
-            raise CheckpointError(f"{message}; the file is of another model")
-        logger.warning("%s are ignored", message)
+        count = len(translation.unknown)
+        logger.warning("%s: %d unknown keys are ignored (first: %s)", origin, count, listed)
+    elif translation.unknown:
+        ours = ours | {key: weights[key] for key in translation.unknown}  # refused by name below
     module = build_on_meta(part, preset)
     if part == "dit":
-        _check_dit_size(translation.weights, preset, origin)
-    load_strict(module, translation.weights, origin=origin, names=translation.origins)
+        _check_dit_size(ours, preset, origin)
+    load_strict(module, ours, origin=origin, names=translation.origins)
     return module
 
 

@@ -38,8 +38,9 @@ def encode_text(
 ) -> Tensor:
     """Text tokens [2, T, D], T at most 77; row 0 the negative prompt, row 1 the prompt.
 
-    The pair is padded to the longer one, and padding takes part in what follows, as it did when the
-    weights were trained: so the sound for a prompt depends a little on the negative prompt's length.
+    The pair is padded to the longer one, and padding takes part in what follows, as it did when
+    the weights were trained: so the sound for a prompt depends a little on the negative prompt's
+    length.
     Source: SPEC 8.
 
     Raises:

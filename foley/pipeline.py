@@ -80,6 +80,7 @@ class FoleyPipeline:
         self._synchformer = _place(components.synchformer, device, torch.float32)
         self._vision = _place(components.vision, device, torch.float32)
         self._text = _place(components.text, device, torch.float32)
+        logger.info("loaded %s", self.description)
 
     @classmethod
     def from_preset(
@@ -386,5 +387,4 @@ def load_embedded() -> Components:
     """The model in the package: trained weights where they are, or seeded random numbers."""
     if (EMBEDDED_WEIGHTS / DESCRIPTION_FILE).is_file():
         return load_components(EMBEDDED_WEIGHTS, TINY)
-    logger.warning("preset tiny is untrained: its weights are random numbers")
     return random_components(TINY, load_tokenizer(EMBEDDED_WEIGHTS / "text"), _UNTRAINED_SEED)

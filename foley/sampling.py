@@ -37,8 +37,6 @@ class Evaluation:
 
 Trajectory = Generator[Evaluation, Tensor, Tensor]
 
-EVALUATIONS_PER_STEP: dict[Solver, int] = {"euler": 1, "heun": 2, "midpoint": 2, "rk4": 4}
-
 
 def make_sigmas(num_steps: int, shift: float = 1.0) -> Tensor:
     """Noise levels falling from 1 to 0, float32 [num_steps + 1]. Source: SPEC 4."""

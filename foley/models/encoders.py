@@ -16,7 +16,7 @@ from foley.errors import CheckpointError
 
 def build_vision_encoder(config: VisionConfig) -> SiglipVisionModel:
     """A SigLIP vision tower; its pooled output is the feature. Source: SPEC 7."""
-    return SiglipVisionModel(
+    encoder = SiglipVisionModel(
         SiglipVisionConfig(
             hidden_size=config.hidden_dim,
             intermediate_size=config.mlp_dim,
@@ -27,12 +27,14 @@ def build_vision_encoder(config: VisionConfig) -> SiglipVisionModel:
             hidden_act="gelu_pytorch_tanh",
             layer_norm_eps=1e-6,
         )
-    ).eval()
+    )
+    restore_buffers(encoder)
+    return encoder.eval()
 
 
 def build_text_encoder(config: TextConfig) -> ClapTextModel:
     """A CLAP text tower; its last hidden state is the feature, so no pooler. Source: SPEC 8."""
-    return ClapTextModel(
+    encoder = ClapTextModel(
         ClapTextConfig(
             vocab_size=config.vocab_size,
             hidden_size=config.hidden_dim,
@@ -47,13 +49,15 @@ def build_text_encoder(config: TextConfig) -> ClapTextModel:
             hidden_act="gelu",
         ),
         add_pooling_layer=False,
-    ).eval()
+    )
+    restore_buffers(encoder)
+    return encoder.eval()
 
 
 def restore_buffers(encoder: PreTrainedModel) -> None:
-    """Recompute the index buffers of an encoder that was built on the meta device.
+    """Compute the index buffers of an encoder again, and keep them out of its state dict.
 
-    They are constants that no checkpoint needs to hold.
+    They are constants that no checkpoint needs to hold; on the meta device they are lost.
     """
     for module in encoder.modules():
         for name, buffer in list(module.named_buffers(recurse=False)):

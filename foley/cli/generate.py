@@ -1,0 +1,271 @@
+"""`foley generate`: clips in, clips with sound out."""
+
+import csv
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from foley.cli.options import ModelOptions
+from foley.errors import ParameterError, RequestError
+from foley.request import GenerationRequest, Solver
+
+if TYPE_CHECKING:
+    from foley.pipeline import FoleyPipeline
+    from foley.pipeline import Progress as StageProgress
+    from foley.types import Generation
+
+VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm")
+AUDIO_SUFFIXES = (".wav", ".flac")
+SUFFIXES = VIDEO_SUFFIXES + AUDIO_SUFFIXES
+
+_DEFAULTS = GenerationRequest()
+
+
+@dataclass(frozen=True)
+class Task:
+    """One clip to sound: where it is, what was asked, where the result goes."""
+
+    clip: Path
+    request: GenerationRequest
+    output: Path
+
+    def outputs(self) -> list[Path]:
+        """The file of each variation; numbered where there are several."""
+        count = self.request.num_variations
+        if count == 1:
+            return [self.output]
+        names = (f"{self.output.stem}-{i}{self.output.suffix}" for i in range(1, count + 1))
+        return [self.output.with_name(name) for name in names]
+
+
+def generate(
+    *clips: Annotated[Path, Parameter(help="Video files.")],
+    prompt: Annotated[str, Parameter(alias="-p", help="What should be heard.")] = _DEFAULTS.prompt,
+    output: Annotated[
+        Path | None,
+        Parameter(
+            alias="-o",
+            help="File (.mp4 .mov .mkv .webm, or sound alone: .wav .flac), or a folder for several "
+            "clips. Without it: CLIP.foley.mp4 beside the clip.",
+        ),
+    ] = None,
+    csv_file: Annotated[
+        Path | None,
+        Parameter(
+            name="--csv",
+            help="Table of clips with the columns clip and prompt, and if wanted negative_prompt, "
+            "seed and output. Paths are relative to the table.",
+        ),
+    ] = None,
+    negative_prompt: Annotated[
+        str, Parameter(help="What should not be heard.")
+    ] = _DEFAULTS.negative_prompt,
+    guidance_scale: Annotated[
+        float, Parameter(help="How strongly the sound follows prompt and picture; 1 to 20.")
+    ] = _DEFAULTS.guidance_scale,
+    num_inference_steps: Annotated[
+        int, Parameter(alias="--steps", help="Solver steps; 1 to 200.")
+    ] = _DEFAULTS.num_inference_steps,
+    solver: Annotated[Solver, Parameter(help="ODE solver.")] = _DEFAULTS.solver,
+    seed: Annotated[
+        int | None, Parameter(help="Repeats a result; random without it, and always shown.")
+    ] = None,
+    num_variations: Annotated[
+        int, Parameter(alias="--variations", help="Sounds for each clip; 1 to 8.")
+    ] = _DEFAULTS.num_variations,
+    trim: Annotated[
+        bool, Parameter(negative=(), help="Cut clips over 15 s instead of refusing them.")
+    ] = False,
+    skip_existing: Annotated[
+        bool, Parameter(negative=(), help="Leave clips alone whose result exists.")
+    ] = False,
+    quiet: Annotated[bool, Parameter(alias="-q", negative=(), help="Errors only.")] = False,
+    model: ModelOptions | None = None,
+) -> int:
+    """Make the sound of one or several clips.
+
+    The picture is copied as it is; the clip's own sound is left out.
+    """
+    request = GenerationRequest.parse(
+        prompt=prompt,
+        negative_prompt=negative_prompt,
+        guidance_scale=guidance_scale,
+        num_inference_steps=num_inference_steps,
+        solver=solver,
+        seed=seed,
+        num_variations=num_variations,
+    )
+    tasks = [*plan(clips, request, output), *read_table(csv_file, request, output)]
+    if not tasks:
+        raise ParameterError("no clip was named; give a video file, or --csv TABLE")
+    _refuse_collisions(tasks)
+    console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+    if skip_existing:
+        waiting = [task for task in tasks if not all(path.exists() for path in task.outputs())]
+        if len(waiting) < len(tasks):
+            console.print(f"{len(tasks) - len(waiting)} of {len(tasks)} results exist: skipped")
+        tasks = waiting
+    # Found out before the model is loaded, which may take a while.
+    missing = [task for task in tasks if not task.clip.is_file()]
+    for task in missing:
+        print(f"foley: there is no file {task.clip}; check the path", file=sys.stderr)
+    tasks = [task for task in tasks if task not in missing]
+    if not tasks:
+        return 1 if missing else 0
+    pipeline = (model or ModelOptions()).load()
+    console.print(pipeline.description, style=None if pipeline.trained else "yellow")
+    num_failed = len(missing)
+    for task in tasks:
+        try:
+            _run(pipeline, task, trim, console)
+        except RequestError as error:
+            num_failed += 1
+            print(f"foley: {task.clip}: {error}", file=sys.stderr)
+    num_clips = len(tasks) + len(missing)
+    if num_failed and num_clips > 1:
+        print(f"foley: {num_failed} of {num_clips} clips failed", file=sys.stderr)
+    return 1 if num_failed else 0
+
+
+def plan(clips: Sequence[Path], request: GenerationRequest, output: Path | None) -> list[Task]:
+    """One task for each clip.
+
+    Raises:
+        ParameterError: one output file for several clips, or a suffix that is not known.
+    """
+    if output is not None and output.suffix and not output.is_dir():
+        if output.suffix.lower() not in SUFFIXES:
+            raise ParameterError(
+                f"--output ends in {output.suffix}; use one of {' '.join(SUFFIXES)}, or a folder"
+            )
+        if len(clips) > 1:
+            raise ParameterError(
+                f"--output {output} is one file for {len(clips)} clips; name a folder"
+            )
+        return [Task(clip, request, output) for clip in clips]
+    return [Task(clip, request, _default_output(clip, output)) for clip in clips]
+
+
+def read_table(table: Path | None, request: GenerationRequest, output: Path | None) -> list[Task]:
+    """One task for each row of a CSV file.
+
+    Raises:
+        ParameterError: unreadable, a column or value missing, or a value out of bounds.
+    """
+    if table is None:
+        return []
+    if output is not None and output.suffix in SUFFIXES:
+        raise ParameterError(f"--output {output} is one file for a table of clips; name a folder")
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            columns = set(reader.fieldnames or ())
+            rows = list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ParameterError(f"--csv {table} cannot be read: {error}") from error
+    allowed = {"clip", "prompt", "negative_prompt", "seed", "output"}
+    if "clip" not in columns or not columns <= allowed:
+        raise ParameterError(
+            f"--csv {table} has the columns {', '.join(sorted(columns)) or 'none'}; clip is "
+            "needed, and prompt, negative_prompt, seed and output are known"
+        )
+    return [
+        _row_task(table, number, row, request, output) for number, row in enumerate(rows, start=2)
+    ]
+
+
+def _row_task(
+    table: Path, line: int, row: dict[str, str], request: GenerationRequest, output: Path | None
+) -> Task:
+    options = {key: row[key] for key in ("prompt", "negative_prompt", "seed") if row.get(key)}
+    if not row.get("clip") or None in row:
+        raise ParameterError(f"{table}, line {line}: the row does not match the columns")
+    try:
+        request = GenerationRequest.parse(**(request.model_dump() | options))
+    except ParameterError as error:
+        raise ParameterError(f"{table}, line {line}: {error}") from error
+    clip = table.parent / row["clip"]
+    named = row.get("output")
+    path = table.parent / named if named else _default_output(clip, output)
+    if path.suffix.lower() not in SUFFIXES:
+        raise ParameterError(
+            f"{table}, line {line}: output {named} ends in none of {' '.join(SUFFIXES)}"
+        )
+    return Task(clip, request, path)
+
+
+def _default_output(clip: Path, folder: Path | None) -> Path:
+    suffix = clip.suffix.lower() if clip.suffix.lower() in VIDEO_SUFFIXES else ".mp4"
+    return (folder or clip.parent) / f"{clip.stem}.foley{suffix}"
+
+
+def _refuse_collisions(tasks: list[Task]) -> None:
+    seen: dict[Path, Path] = {}
+    for task in tasks:
+        for path in task.outputs():
+            path = path.absolute()
+            if path in seen:
+                raise ParameterError(
+                    f"{seen[path]} and {task.clip} would both be written to {path}; "
+                    "name other outputs"
+                )
+            if path == task.clip.absolute():
+                raise ParameterError(f"{path} is the clip itself; name another output")
+            seen[path] = task.clip
+
+
+def _run(pipeline: "FoleyPipeline", task: Task, trim: bool, console: Console) -> None:
+    from foley.media.mux import write_audio, write_video
+
+    start = time.perf_counter()
+    with Progress(
+        TextColumn("{task.fields[clip]}  {task.description:16}"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    ) as bars:
+        bar = bars.add_task("decoding", total=1, clip=task.clip.name)
+
+        def show(progress: "StageProgress") -> None:
+            bars.update(
+                bar,
+                description=progress.stage,
+                completed=progress.step,
+                total=progress.num_steps,
+            )
+
+        frames = pipeline.decode_video(task.clip, trim=trim)
+        decode_seconds = time.perf_counter() - start
+        made = pipeline.generate(frames, task.request, show)
+        made = replace(made, timings={"decode_video": decode_seconds, **made.timings})
+        mux_start = time.perf_counter()
+        bars.update(bar, description="writing")
+        stop_seconds = made.duration_seconds if frames.trimmed else None
+        written = []
+        for waveform, path in zip(made.waveforms, task.outputs(), strict=True):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.suffix.lower() in AUDIO_SUFFIXES:
+                written.append(write_audio(waveform, path))
+            else:
+                written.append(write_video(task.clip, waveform, path, stop_seconds=stop_seconds))
+        made.timings["write"] = time.perf_counter() - mux_start
+    notices = dict.fromkeys((*made.notices, *(n for item in written for n in item.notices)))
+    for notice in notices:
+        console.print(f"{task.clip}: {notice}", style="yellow")
+    for item, seed in zip(written, made.seeds, strict=True):
+        console.print(f"{item.path}: {_summary(made, seed)}")
+
+
+def _summary(made: "Generation", seed: int) -> str:
+    stages = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in made.timings.items())
+    total = sum(made.timings.values())
+    return f"{made.duration_seconds:.2f} s of sound in {total:.2f} s ({stages}), seed {seed}"

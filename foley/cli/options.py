@@ -1,0 +1,32 @@
+"""Options that several commands share."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from foley.pipeline import FoleyPipeline
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """Which model, and where it runs."""
+
+    preset: Annotated[
+        str,
+        Parameter(help="tiny, xl, xxl, or auto: the largest in --weights, tiny without them."),
+    ] = "auto"
+    weights: Annotated[
+        Path | None,
+        Parameter(help="Folder of the official files, or of what `foley convert` made."),
+    ] = None
+    device: Annotated[str, Parameter(help="auto, cpu, cuda or cuda:N.")] = "auto"
+
+    def load(self) -> "FoleyPipeline":
+        """The pipeline that these options name."""
+        from foley.pipeline import FoleyPipeline
+
+        return FoleyPipeline.from_preset(self.preset, device=self.device, weights=self.weights)

@@ -1,0 +1,138 @@
+"""The command line, run as a person runs it: exit codes, messages, files."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import av
+import pytest
+
+CLIP = Path(__file__).parents[2] / "examples" / "bigbuckbunny.mp4"
+FAST = ("--steps", "1", "--guidance-scale", "1")
+
+
+def foley(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from foley.cli.app import main; main()"]
+    command += [str(argument) for argument in arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
+
+
+def streams(path: Path) -> dict[str, str]:
+    with av.open(str(path)) as container:
+        return {stream.type: stream.codec_context.name for stream in container.streams}
+
+
+def test_a_clip_becomes_a_clip_with_sound(tmp_path: Path) -> None:
+    out = tmp_path / "new folder" / "out.mp4"
+    result = foley("generate", CLIP, "-p", "birds", "--seed", 7, "-o", out, *FAST)
+    assert result.returncode == 0, result.stderr
+    assert streams(out) == {"video": "h264", "audio": "aac"}
+    assert "untrained" in result.stderr
+    assert "seed 7" in result.stderr
+    assert list(out.parent.iterdir()) == [out]
+
+
+def test_variations_are_numbered_and_sound_alone_can_be_had(tmp_path: Path) -> None:
+    result = foley("generate", CLIP, "-o", tmp_path / "x.flac", "--variations", 2, *FAST)
+    assert result.returncode == 0, result.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x-1.flac", "x-2.flac"]
+    assert streams(tmp_path / "x-1.flac") == {"audio": "flac"}
+
+
+def test_a_table_of_clips_goes_on_after_a_bad_one_and_skips_what_exists(tmp_path: Path) -> None:
+    (tmp_path / "bad.mp4").write_bytes(b"not a video")
+    table = tmp_path / "clips.csv"
+    with table.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["clip", "prompt", "seed", "output"])
+        writer.writerow(["bad.mp4", "x", "", ""])
+        writer.writerow(["gone.mp4", "x", "", ""])
+        writer.writerow([str(CLIP), "y", "3", "good.wav"])
+    result = foley("generate", "--csv", table, *FAST)
+    assert result.returncode == 1
+    assert "bad.mp4" in result.stderr
+    assert "there is no file" in result.stderr
+    assert "2 of 3 clips failed" in result.stderr
+    assert "seed 3" in result.stderr
+    assert (tmp_path / "good.wav").is_file()
+
+    made_at = (tmp_path / "good.wav").stat().st_mtime_ns
+    again = foley("generate", "--csv", table, "--skip-existing", *FAST)
+    assert "1 of 3 results exist: skipped" in again.stderr
+    assert (tmp_path / "good.wav").stat().st_mtime_ns == made_at
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["generate"], 2, "no clip was named"),
+        (["generate", "gone.mp4"], 1, "there is no file gone.mp4"),
+        (["generate", CLIP, "-o", "x.avi"], 2, "use one of .mp4"),
+        (["generate", CLIP, "a.mp4", "-o", "x.mp4"], 2, "one file for 2 clips"),
+        (["generate", CLIP, CLIP], 2, "would both be written"),
+        (["generate", CLIP, "-o", CLIP], 2, "is the clip itself"),
+        (["generate", CLIP, "--guidance-scale", "99"], 2, "got 99"),
+        (["generate", CLIP, "--seed", "abc"], 2, "abc"),
+        (["generate", CLIP, "--frobnicate"], 2, "--frobnicate"),
+        (["generate", CLIP, "--preset", "huge"], 3, "tiny, xl, xxl and auto"),
+        (["generate", CLIP, "--device", "cuda:9"], 3, "cuda:9 is not there"),
+        (["generate", CLIP, "--weights", "/nowhere"], 3, "/nowhere"),
+        (["generate", "--csv", "gone.csv"], 2, "gone.csv"),
+        (["convert", "/nowhere", "out"], 3, "/nowhere"),
+        (["frob"], 2, "frob"),
+    ],
+)
+def test_nonsense_ends_in_one_clear_line(
+    arguments: list[object], code: int, words: str, tmp_path: Path
+) -> None:
+    result = foley(*arguments, cwd=tmp_path)
+    assert result.returncode == code, result.stderr
+    assert words in result.stderr.replace("\n", " ")
+    assert "Traceback" not in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("name,prompt\na,b\n", "clip is needed"),
+        ("clip,seed\na.mp4,-4\n", "line 2: seed"),
+        ("clip,prompt\na.mp4,x,y\n", "line 2: the row does not match"),
+        ("clip,output\na.mp4,x.avi\n", "line 2: output x.avi"),
+    ],
+)
+def test_a_table_with_mistakes_names_the_line(content: str, words: str, tmp_path: Path) -> None:
+    table = tmp_path / "clips.csv"
+    table.write_text(content)
+    result = foley("generate", "--csv", table)
+    assert result.returncode == 2
+    assert words in result.stderr
+
+
+def test_info_lists_what_is_there() -> None:
+    result = foley("info", "--json")
+    assert result.returncode == 0
+    facts = json.loads(result.stdout)
+    assert facts["presets"]["tiny"].startswith("in the package")
+    assert facts["packages"]["torch"]
+    assert facts["attention"]
+
+
+def test_an_interruption_leaves_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from foley.cli.app import main; main()", "generate"]
+    command += [str(CLIP), "-o", str(tmp_path / "out.mp4"), "--steps", "200", "--solver", "rk4"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        while "preset tiny" not in process.stderr.readline():  # until the model is loaded
+            assert process.poll() is None
+        time.sleep(1)
+        os.kill(process.pid, signal.SIGINT)
+        rest = process.stderr.read()
+        assert process.wait(timeout=30) == 130
+    assert "interrupted" in rest
+    assert list(tmp_path.iterdir()) == []

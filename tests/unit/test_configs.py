@@ -1,0 +1,50 @@
+import ast
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from foley import configs
+from foley.configs import PRESETS, TINY, XL, XXL, DiTConfig, Preset, preset_from_dict
+from foley.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
+def test_a_preset_survives_its_description(preset: Preset) -> None:
+    assert preset_from_dict(preset.as_dict()) == preset
+
+
+def test_an_incomplete_description_is_refused() -> None:
+    values = TINY.as_dict()
+    del values["dit"]["num_heads"]
+    with pytest.raises(ConfigError, match="num_heads"):
+        preset_from_dict(values)
+
+
+def test_conv_mlp_width_follows_the_published_rule() -> None:
+    assert XXL.dit.conv_mlp_dim == 4096
+    assert XL.dit.conv_mlp_dim == 3840
+
+
+def test_heads_must_divide_the_width() -> None:
+    with pytest.raises(ConfigError, match="got 100 and 3"):
+        DiTConfig(**(vars(TINY.dit) | {"hidden_dim": 100}))
+
+
+def test_parts_must_fit_together() -> None:
+    with pytest.raises(ConfigError, match="takes text width 128, got 64"):
+        dataclasses.replace(TINY, text=dataclasses.replace(TINY.text, hidden_dim=64))
+
+
+def test_every_field_is_read() -> None:
+    read = {
+        node.attr
+        for path in (ROOT / "foley").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute)
+    }
+    for name in ("DiTConfig", "VAEConfig", "SynchformerConfig", "VisionConfig", "TextConfig"):
+        for field in dataclasses.fields(getattr(configs, name)):
+            assert field.name in read, f"{name}.{field.name} is never read"

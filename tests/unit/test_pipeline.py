@@ -1,0 +1,146 @@
+import dataclasses
+
+import pytest
+import torch
+
+from foley.errors import (
+    CheckpointError,
+    ConfigError,
+    DeviceError,
+    ParameterError,
+    PromptTooLongError,
+)
+from foley.media.clock import num_latents
+from foley.pipeline import FoleyPipeline, Progress, choose_device
+from foley.request import SOLVERS, GenerationRequest, Solver
+from tests.toys import toy_frames, toy_pipeline
+
+STEPS = 3
+
+
+def sound(**options: object) -> torch.Tensor:
+    options = {"seed": 5, "num_inference_steps": STEPS} | options
+    return toy_pipeline()(toy_frames(), "a dog barks", **options).waveforms  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("num_sync", [16, 29, 40, 57])
+def test_sound_lasts_as_long_as_the_clip(num_sync: int) -> None:
+    made = toy_pipeline()(toy_frames(num_sync), num_inference_steps=1)
+    assert made.sample_rate == 48000
+    assert made.waveforms.shape == (1, 1, 960 * num_latents(num_sync))
+    assert made.waveforms.dtype == torch.float32
+    assert made.waveforms.abs().max() <= 1
+
+
+def test_a_seed_repeats_its_sound_and_another_does_not() -> None:
+    assert torch.equal(sound(), sound())
+    assert not torch.equal(sound(), sound(seed=6))
+
+
+def test_the_seed_that_was_drawn_is_returned_and_repeats_the_sound() -> None:
+    first = toy_pipeline()(toy_frames(), num_inference_steps=STEPS)
+    again = toy_pipeline()(toy_frames(), num_inference_steps=STEPS, seed=first.seeds[0])
+    assert torch.equal(first.waveforms, again.waveforms)
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 4.5])
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_variation_is_the_sound_of_its_seed(solver: Solver, guidance_scale: float) -> None:
+    options = {"solver": solver, "guidance_scale": guidance_scale}
+    three = sound(num_variations=3, **options)
+    for i in range(3):
+        alone = sound(seed=5 + i, **options)
+        # Measured: at most 3e-7.
+        torch.testing.assert_close(three[i : i + 1], alone, rtol=0, atol=1e-5)
+
+
+def test_options_change_the_sound() -> None:
+    base = sound()
+    for options in (
+        {"guidance_scale": 2.0},
+        {"guidance_scale": 1.0},
+        {"num_inference_steps": STEPS + 1},
+        {"solver": "heun"},
+        {"negative_prompt": "music"},
+    ):
+        assert not torch.equal(sound(**options), base), options
+
+
+def test_without_guidance_the_negative_prompt_is_silent() -> None:
+    # Of the same length: padding takes part, so another length would be heard.
+    one = sound(guidance_scale=1.0, negative_prompt="abcd")
+    two = sound(guidance_scale=1.0, negative_prompt="wxyz")
+    assert torch.equal(one, two)
+
+
+def test_progress_counts_every_stage_to_its_end() -> None:
+    seen: list[Progress] = []
+    toy_pipeline()(toy_frames(), num_inference_steps=STEPS, on_progress=seen.append)
+    assert [p.stage for p in seen if p.step == p.num_steps] == ["condition", "sample", "decode"]
+    steps = [p.step for p in seen if p.stage == "sample"]
+    assert steps == list(range(STEPS + 1))
+
+
+def test_what_progress_raises_ends_the_work() -> None:
+    class Cancelled(Exception):
+        pass
+
+    def stop(progress: Progress) -> None:
+        if progress.stage == "sample" and progress.step == 1:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        toy_pipeline()(toy_frames(), num_inference_steps=STEPS, on_progress=stop)
+    assert sound().isfinite().all()  # and the pipeline is as good as before
+
+
+def test_timings_and_notices_say_what_was_done() -> None:
+    frames = dataclasses.replace(toy_frames(), notices=("cut",))
+    made = toy_pipeline()(frames, num_inference_steps=1)
+    assert list(made.timings) == ["condition", "sample", "decode"]
+    assert made.notices[0] == "cut"
+    assert any("untrained" in notice for notice in made.notices)
+
+
+def test_a_prompt_over_77_tokens_is_cut_and_that_is_said() -> None:
+    made = toy_pipeline()(toy_frames(), "x" * 100, num_inference_steps=1)
+    assert any("77 tokens" in notice for notice in made.notices)
+
+
+def test_a_prompt_beyond_the_encoder_is_refused() -> None:
+    with pytest.raises(PromptTooLongError, match="prompt has 602 tokens, the limit is 512"):
+        toy_pipeline()(toy_frames(), "x" * 600)
+
+
+def test_options_out_of_bounds_are_refused_before_any_work() -> None:
+    with pytest.raises(ParameterError, match="num_variations"):
+        toy_pipeline()("no/such/file.mp4", num_variations=0)
+
+
+def test_warm_up_runs() -> None:
+    toy_pipeline().warm_up()
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [("cuda:7", "sees"), ("gpu", "is not known"), ("mps", "is not supported")],
+)
+def test_a_device_that_is_not_there_is_refused(device: str, message: str) -> None:
+    with pytest.raises(DeviceError, match=message):
+        choose_device(device)
+
+
+def test_presets_that_cannot_be_had_are_refused() -> None:
+    with pytest.raises(ConfigError, match="tiny, xl, xxl and auto"):
+        FoleyPipeline.from_preset("huge")
+    with pytest.raises(ConfigError, match="xxl needs weights"):
+        FoleyPipeline.from_preset("xxl")
+    with pytest.raises(CheckpointError, match="holds neither"):
+        FoleyPipeline.from_preset("auto", weights="no/such/folder")
+
+
+def test_requests_default_to_the_published_settings() -> None:
+    request = GenerationRequest()
+    assert request.num_inference_steps == 50
+    assert request.guidance_scale == 4.5
+    assert request.negative_prompt == "noisy, harsh"
