@@ -205,6 +205,7 @@ def _copy_tags(reader: InputContainer, writer: OutputContainer) -> None:
 
 def _add_picture(writer: OutputContainer, picture: VideoStream, name: Container) -> VideoStream:
     copy = writer.add_stream_from_template(picture, opaque=True)
+    copy.time_base = picture.time_base  # the same ticks: no timestamp is rounded
     # Apple's players open HEVC under this tag alone. A source tagged hev1 may keep parameter sets
     # among its pictures, which hvc1 forbids.
     context = picture.codec_context

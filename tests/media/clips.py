@@ -2,6 +2,7 @@
 
 # H, W height and width, S output side
 
+import struct
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -10,7 +11,16 @@ import av
 import numpy as np
 from torch import Tensor
 
+Display = tuple[int, int, int, int]  # a, b, c, d: x' = a x + c y, y' = b x + d y, y downwards
+
 NUM_BARS = 10
+TURNED: dict[int, Display] = {  # degrees counterclockwise
+    0: (1, 0, 0, 1),
+    90: (0, -1, 1, 0),
+    180: (-1, 0, 0, -1),
+    270: (0, 1, -1, 0),
+}
+MIRRORED: Display = (-1, 0, 0, 1)
 MILLISECOND = Fraction(1, 1000)
 
 
@@ -49,8 +59,7 @@ def write_clip(
     codec: str = "libx264",
     pix_fmt: str = "yuv420p",
     options: dict[str, str] | None = None,
-    rotation: int | None = None,
-    matrix: Sequence[int] | None = None,
+    display: Display | None = None,
     title: str | None = None,
     sound: bool = False,
     second_picture: bool = False,
@@ -68,10 +77,6 @@ def write_clip(
         for stream in streams:
             stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
             stream.codec_context.time_base = MILLISECOND if times_ms else Fraction(1, fps)
-            if rotation is not None:
-                stream.set_display_rotation(rotation)
-            if matrix is not None:
-                stream.set_display_matrix(matrix)
         tone = writer.add_stream("aac", rate=48000) if sound else None
         for index, pts in enumerate(times_ms or range(num_frames)):
             for place, stream in enumerate(streams):
@@ -85,6 +90,8 @@ def write_clip(
             writer.mux(tone.encode(frame))
         for stream in [*streams, *([tone] if tone else [])]:
             writer.mux(stream.encode(None))
+    if display is not None:
+        _set_display(path, display)
     return path
 
 
@@ -133,6 +140,17 @@ def _frame(number: int, width: int, height: int, stream: object, pts: int) -> av
     frame = av.VideoFrame.from_ndarray(drawn(number, width, height), format="rgb24")
     frame.pts, frame.time_base = pts, stream.codec_context.time_base
     return frame
+
+
+def _set_display(path: Path, display: Display) -> None:
+    """Write the display matrix into an mp4: not every PyAV can."""
+    content = path.read_bytes()
+    plain = struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
+    a, b, c, d = (value << 16 for value in display)
+    movie, track, rest = content.split(plain)  # the movie has one matrix, its only track another
+    path.write_bytes(
+        movie + plain + track + struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30) + rest
+    )
 
 
 def _quick(codec: str) -> dict[str, str]:

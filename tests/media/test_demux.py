@@ -13,12 +13,10 @@ from foley.media.demux import VideoInfo, decode_frames, probe
 from foley.media.scale import fit_and_crop, stretch
 from foley.media.source import MediaLimits
 from foley.types import VideoFrames
-from tests.media.clips import drawn, due, numbers, shown_seconds, write_clip
+from tests.media.clips import MIRRORED, TURNED, drawn, due, numbers, shown_seconds, write_clip
 
 GOLDEN = Path(__file__).parents[1] / "assets/golden"
 FIXTURES = json.loads((GOLDEN / "frames.json").read_text())["videos"]
-# The display matrix that mirrors columns, as front cameras write it.
-MIRRORED = (-(1 << 16), 0, 0, 0, 1 << 16, 0, 80 << 16, 0, 1 << 30)
 
 
 def decoded(clip: Path, **options: object) -> VideoFrames:
@@ -97,13 +95,12 @@ def test_the_first_picture_stream_is_used_and_sound_is_seen(tmp_path: Path) -> N
     assert probe(clip).has_audio
 
 
-@pytest.mark.parametrize(("degrees", "turns"), [(0, 0), (90, 1), (180, 2), (-90, 3)])
+@pytest.mark.parametrize(("degrees", "turns"), [(0, 0), (90, 1), (180, 2), (270, 3)])
 def test_display_rotation_is_honoured(tmp_path: Path, degrees: int, turns: int) -> None:
-    clip = write_clip(tmp_path / "clip.mp4", size=(96, 64), rotation=degrees)
+    clip = write_clip(tmp_path / "clip.mp4", size=(96, 64), display=TURNED[degrees])
     with av.open(str(clip)) as reader:
         first = next(reader.decode(video=0))
         stored = torch.from_numpy(first.to_ndarray(format="rgb24"))
-    # PyAV counts counterclockwise, as rot90 does.
     upright = stored.rot90(turns).contiguous()
     frames = decoded(clip)
     assert (frames.visual[0].int() - stretch(upright, 80).int()).abs().max() <= 1
@@ -115,7 +112,7 @@ def test_display_rotation_is_honoured(tmp_path: Path, degrees: int, turns: int) 
 
 def test_a_mirrored_picture_is_mirrored_back(tmp_path: Path) -> None:
     plain = decoded(write_clip(tmp_path / "plain.mp4"))
-    mirrored = decoded(write_clip(tmp_path / "mirrored.mp4", matrix=MIRRORED))
+    mirrored = decoded(write_clip(tmp_path / "mirrored.mp4", display=MIRRORED))
     assert torch.equal(mirrored.visual, plain.visual.flip(2))
 
 

@@ -10,6 +10,7 @@ from foley.errors import OutputError, ParameterError, VideoDecodeError, VideoEmp
 from foley.media.demux import decode_frames, probe
 from foley.media.mux import Written, write_video
 from tests.media.clips import (
+    TURNED,
     loudest_second,
     numbers,
     picture_packets,
@@ -86,10 +87,12 @@ def test_a_container_without_edit_lists_keeps_sound_with_the_picture(tmp_path: P
     assert "0.20 s of picture" in written.notices[0]
 
 
-@pytest.mark.parametrize("degrees", [90, 180, -90])
+@pytest.mark.parametrize("degrees", [90, 180, 270])
 @pytest.mark.parametrize("container", ["mp4", "mov", "mkv"])
 def test_rotation_and_title_are_kept(tmp_path: Path, container: str, degrees: int) -> None:
-    source = write_clip(tmp_path / "in.mp4", size=(96, 64), rotation=degrees, title="A title")
+    source = write_clip(
+        tmp_path / "in.mp4", size=(96, 64), display=TURNED[degrees], title="A title"
+    )
     written = write_video(source, click(0.5), tmp_path / f"out.{container}")
     assert probe(written.path).rotation == probe(source).rotation == -degrees % 360
     with av.open(str(written.path)) as reader:

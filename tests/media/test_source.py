@@ -62,7 +62,7 @@ def test_a_cover_picture_is_not_a_video(tmp_path: Path) -> None:
         cover = writer.add_stream("png")
         cover.width = cover.height = 16
         cover.pix_fmt = "rgb24"
-        cover.disposition = av.stream.Disposition.attached_pic
+        cover.disposition = av.stream.Disposition.attached_pic.value
         writer.mux(cover.encode(av.VideoFrame(16, 16, "rgb24")))
         writer.mux(cover.encode(None))
     refuse(clip, NoVideoStreamError, "no picture stream")
