@@ -12,7 +12,7 @@ from av.container import InputContainer
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
-from foley.configs import SYNC_FPS, SYNC_SEGMENT_FRAMES, VISUAL_FPS
+from foley.configs import MAX_CLIP_SECONDS, SYNC_FPS, SYNC_SEGMENT_FRAMES, VISUAL_FPS
 from foley.errors import NoFramesError, VideoDecodeError, VideoTooLargeError, VideoTooLongError
 from foley.media.clock import FramePicker, FrameTimes, seconds_of
 from foley.media.scale import (
@@ -150,8 +150,10 @@ class _Scaler:
     """Scales a frame for each encoder whose clock picks it, from one conversion to RGB."""
 
     def __init__(self, visual_size: int, sync_size: int, limits: MediaLimits) -> None:
-        self.visual, self._visual_size = FrameStack(visual_size), visual_size
-        self.sync, self._sync_size = FrameStack(sync_size), sync_size
+        seconds = min(limits.max_seconds, MAX_CLIP_SECONDS) + 1
+        self.visual = FrameStack(visual_size, int(seconds * VISUAL_FPS))
+        self.sync = FrameStack(sync_size, int(seconds * SYNC_FPS))
+        self._visual_size, self._sync_size = visual_size, sync_size
         self._visual_picker, self._sync_picker = FramePicker(VISUAL_FPS), FramePicker(SYNC_FPS)
         self._limits = limits
         self._reformatter = VideoReformatter()

@@ -82,12 +82,15 @@ def turned(image: Tensor, orientation: Orientation) -> Tensor:
 
 
 class FrameStack:
-    """Scaled frames in one array that grows in place, so that none is held twice."""
+    """Scaled frames in one array that is cut to their number at the end: none is held twice.
 
-    def __init__(self, size: int) -> None:
+    Room that no frame has filled takes addresses, not memory.
+    """
+
+    def __init__(self, size: int, capacity: int) -> None:
         self._size = size
         self._count = 0
-        self._frames: npt.NDArray[np.uint8] = np.empty((0, size, size, 3), np.uint8)
+        self._frames: npt.NDArray[np.uint8] = np.empty((capacity, size, size, 3), np.uint8)
 
     def __len__(self) -> int:
         return self._count
@@ -96,7 +99,7 @@ class FrameStack:
         """Add the image [S, S, 3] that many times."""
         needed = self._count + times
         if needed > len(self._frames):
-            self._reserve(max(needed, 2 * len(self._frames), 16))
+            self._resize(max(needed, 2 * len(self._frames)))
         self._frames[self._count : needed] = image.numpy()
         self._count = needed
 
@@ -106,10 +109,10 @@ class FrameStack:
 
     def finish(self) -> Tensor:
         """The frames [N, S, S, 3]; the stack is empty afterwards."""
-        self._reserve(self._count)
+        self._resize(self._count)
         frames, self._frames, self._count = self._frames, self._frames[:0], 0
         return torch.from_numpy(frames)
 
-    def _reserve(self, capacity: int) -> None:
+    def _resize(self, capacity: int) -> None:
         # Reallocation moves pages instead of copying them; no view of the array is alive here.
         self._frames.resize((capacity, self._size, self._size, 3), refcheck=False)

@@ -51,7 +51,7 @@ def test_all_eight_orientations_differ_and_keep_the_pixels() -> None:
 
 
 def test_a_stack_keeps_every_frame_while_it_grows() -> None:
-    stack = FrameStack(2)
+    stack = FrameStack(2, capacity=4)
     for value in range(40):
         stack.append(torch.full((2, 2, 3), value, dtype=torch.uint8), times=1 + value % 3)
     stack.repeat_last(5)
