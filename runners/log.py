@@ -6,9 +6,6 @@ from typing import Any
 
 import structlog
 
-# These bring handlers of their own, the last two when they are imported.
-LIBRARIES = ("bentoml", "uvicorn", "uvicorn.error", "circus", "diffusers", "transformers")
-
 
 def configure_logging(level: str) -> None:
     """Send every logger of this process to standard output as JSON."""
@@ -43,8 +40,11 @@ def configure_logging(level: str) -> None:
 
 
 def adopt_libraries() -> None:
-    """Take the libraries' own handlers away, so that what they log goes the same way as ours."""
-    for name in LIBRARIES:
-        library = logging.getLogger(name)
-        library.handlers = []
-        library.propagate = True
+    """Take the libraries' own handlers away, so that what they log goes the same way as ours.
+
+    Some make theirs when they are imported: call this again when they are.
+    """
+    for library in logging.root.manager.loggerDict.values():
+        if isinstance(library, logging.Logger):
+            library.handlers = []
+            library.propagate = True

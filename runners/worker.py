@@ -183,9 +183,15 @@ def start_worker(settings: Settings) -> Worker:
     """A worker that loads the model which the settings name."""
 
     def load() -> Pipeline:
+        import diffusers.utils.logging
+        import transformers.utils.logging
+
+        # These make their handlers when first asked for a logger, and warn while they are imported.
+        diffusers.utils.logging.get_logger()
+        transformers.utils.logging.get_logger()
+        adopt_libraries()
         from foley.pipeline import FoleyPipeline
 
-        adopt_libraries()
         return FoleyPipeline.from_preset(
             settings.preset, device=settings.device, weights=settings.weights
         )

@@ -41,6 +41,8 @@ class Server:
             "FOLEY_PRESET": "tiny",
             "FOLEY_DEVICE": "cpu",
             "FOLEY_SCRATCH_DIR": str(self.scratch),
+            # Threads that share their cores with other tests wait for each other most of the time.
+            "OMP_NUM_THREADS": "1",
             "BENTOML_HOME": str(self.folder / "bentoml"),
             "BENTOML_DO_NOT_TRACK": "True",
             **self.settings,
