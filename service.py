@@ -17,10 +17,8 @@ BentoML 1.4.39 needs four precautions, marked (1) to (4) below:
 import asyncio
 import contextlib
 import math
-import time
-from collections.abc import Coroutine, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import aiohttp
 import bentoml
@@ -36,7 +34,6 @@ from foley.errors import ConfigError, FoleyError
 from runners import openapi
 from runners.errors import (
     BusyError,
-    CancelledRequestError,
     ModelFailedError,
     NotReadyError,
     RequestTimeoutError,
@@ -48,9 +45,8 @@ from runners.front import Front
 from runners.log import configure_logging
 from runners.messages import Job, Made, ModelStatus, Outcome
 from runners.orders import Order, read_order
+from runners.patience import Stopwatch, unless_disconnected
 from runners.settings import load_settings
-
-T = TypeVar("T")
 
 try:
     SETTINGS = load_settings()
@@ -206,9 +202,7 @@ class FoleyApi:
                 f"the request took longer than {clock.limit_seconds:g} s, and was dropped"
             ) from error
 
-    async def fill(
-        self, order: Order, folder: Path, clock: "Stopwatch", request_id: str
-    ) -> Response:
+    async def fill(self, order: Order, folder: Path, clock: Stopwatch, request_id: str) -> Response:
         """Clip -> frames -> sounds -> files -> answer."""
         from runners import answers, metrics
 
@@ -260,50 +254,6 @@ class FoleyApi:
 
 
 FoleyApi.add_asgi_middleware(Front)  # type: ignore[attr-defined]
-
-
-class Stopwatch:
-    """Seconds that a request spent in each stage, and has left."""
-
-    def __init__(self, limit_seconds: float) -> None:
-        self.limit_seconds = limit_seconds
-        self.seconds: dict[str, float] = {}
-        self._started = time.monotonic()
-
-    @property
-    def left_seconds(self) -> float:
-        """Seconds until the limit."""
-        return max(0.0, self._started + self.limit_seconds - time.monotonic())
-
-    @contextlib.contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Time what is inside."""
-        started = time.monotonic()
-        yield
-        self.seconds[name] = time.monotonic() - started
-
-    def with_total(self) -> dict[str, float]:
-        """The stages in order, and the whole."""
-        return {**self.seconds, "total": time.monotonic() - self._started}
-
-
-async def unless_disconnected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, which is cancelled when the caller leaves.
-
-    Raises:
-        CancelledRequestError: the caller left first.
-    """
-    working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(receive())  # the body is read: only a disconnect can come
-    try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise CancelledRequestError("the caller left")
-        return working.result()
-    finally:
-        for task in (working, leaving):
-            task.cancel()
-        await asyncio.gather(working, leaving, return_exceptions=True)
 
 
 def decode(order: Order, folder: Path, preset_name: str) -> bool:

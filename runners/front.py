@@ -11,14 +11,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from foley.errors import FoleyError, RequestError
 from runners import errors, metrics
-from runners.errors import BusyError, NotReadyError
+from runners.errors import BusyError, NotReadyError, RunnerLostError
 from runners.status import INTERNAL_CODE, code_of_http_status, status_of
 
 log = structlog.get_logger(__name__)
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 RETRY_AFTER_SECONDS = 5
-# They come every few seconds, and would hide the requests in the log.
+# They come every few seconds, and would hide the requests in log and counts.
 PROBES = ("/livez", "/healthz", "/readyz", "/metrics")
 
 
@@ -46,12 +46,13 @@ class Front:
             await self.app(scope, receive, exchange.send)
             if exchange.foreign is not None:
                 await exchange.refuse_foreign(scope, receive)
-        except FoleyError as error:
-            await exchange.refuse(scope, receive, error)
-        except Exception:
-            log.exception("request_failed")
+        except Exception as error:
             if exchange.status:  # half an answer is out: only a broken connection tells the truth
                 raise
+            if isinstance(error, FoleyError):
+                await exchange.refuse(scope, receive, error)
+                return
+            log.exception("request_failed")
             message = "something went wrong inside the service"
             await exchange.answer(scope, receive, 500, INTERNAL_CODE, message)
         finally:
@@ -92,17 +93,23 @@ class _Exchange:
             await self._send(message)
 
     async def refuse(self, scope: Scope, receive: Receive, error: FoleyError) -> None:
-        headers = {}
-        if isinstance(error, BusyError | NotReadyError):
-            headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+        """Tell an error that was raised; a caller who left is answered too.
+
+        BentoML waits for the head of every answer: without one the process could not end before
+        BentoML's own timeout.
+        """
+        message = str(error)
+        if not isinstance(error, RequestError) and type(error).__module__ != errors.__name__:
+            # The model's troubles may name files: the caller gets the code, the log the rest.
+            log.warning("request_failed", code=error.code, exc_info=error)
+            message = "the service cannot do this now; whoever runs it finds the reason in its log"
+        again = isinstance(error, BusyError | NotReadyError | RunnerLostError)
+        headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if again else {}
         status = status_of(type(error)).http
-        if status >= 500 and not isinstance(error, NotReadyError):
-            log.warning("request_refused", code=error.code, exc_info=error)
-        # A caller who left is answered too: BentoML waits for the head of every answer, and until
-        # its timeout the process could not end.
-        await self.answer(scope, receive, status, error.code, _told(error), headers)
+        await self.answer(scope, receive, status, error.code, message, headers)
 
     async def refuse_foreign(self, scope: Scope, receive: Receive) -> None:
+        """Tell an error answer of others in our form."""
         assert self.foreign is not None
         status = self.foreign["status"]
         kept = {
@@ -127,7 +134,8 @@ class _Exchange:
     ) -> None:
         """Send an error in the one form that all of them have."""
         self.status, self.code = status, code
-        metrics.ERRORS.labels(code).inc()
+        if scope["path"] not in PROBES:
+            metrics.ERRORS.labels(code).inc()
         error = {"code": code, "message": message, "request_id": self.request_id}
         response = JSONResponse(
             {"error": error},
@@ -135,13 +143,6 @@ class _Exchange:
             headers={"X-Request-Id": self.request_id, **(headers or {})},
         )
         await response(scope, receive, self._send)
-
-
-def _told(error: FoleyError) -> str:
-    """What the caller is told. The server's own troubles may name files: they stay in the log."""
-    if isinstance(error, RequestError) or type(error).__module__ == errors.__name__:
-        return str(error)
-    return "the service cannot do this now; whoever runs it finds the reason in its log"
 
 
 def _request_id(scope: Scope) -> str:

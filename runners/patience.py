@@ -1,0 +1,57 @@
+"""How long a request is worked on: until its time is up, or its caller leaves."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Coroutine, Iterator
+from typing import Any, TypeVar
+
+from starlette.types import Receive
+
+from runners.errors import CancelledRequestError
+
+T = TypeVar("T")
+
+
+class Stopwatch:
+    """Seconds that a request spent in each stage, and has left."""
+
+    def __init__(self, limit_seconds: float) -> None:
+        self.limit_seconds = limit_seconds
+        self.seconds: dict[str, float] = {}
+        self._started = time.monotonic()
+
+    @property
+    def left_seconds(self) -> float:
+        """Seconds until the limit."""
+        return max(0.0, self._started + self.limit_seconds - time.monotonic())
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time what is inside."""
+        started = time.monotonic()
+        yield
+        self.seconds[name] = time.monotonic() - started
+
+    def with_total(self) -> dict[str, float]:
+        """The stages in order, and the whole."""
+        return {**self.seconds, "total": time.monotonic() - self._started}
+
+
+async def unless_disconnected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, which is cancelled when the caller leaves.
+
+    Raises:
+        CancelledRequestError: the caller left first.
+    """
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(receive())  # the body is read: only a disconnect can come
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise CancelledRequestError("the caller left")
+        return working.result()
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
