@@ -72,7 +72,6 @@ _UNREADABLE = (
 )
 
 
-
 @dataclass(frozen=True, kw_only=True)
 class Components:
     """A complete model.

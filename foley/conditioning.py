@@ -15,7 +15,10 @@ _POSITION_OFFSET = 2  # RoBERTa keeps its first two positions for padding
 
 
 def normalise_frames(frames: Tensor) -> Tensor:
-    """uint8 [n, H, W, 3] -> float32 [n, 3, H, W] in [-1, 1]. Source: SPEC 6 and 7."""
+    """uint8 [n, H, W, 3] -> float32 [n, 3, H, W] in [-1, 1].
+
+    Source: specification, sections 6 and 7.
+    """
     return frames.permute(0, 3, 1, 2).float().div(255).sub(0.5).div(0.5)
 
 
@@ -41,7 +44,7 @@ def encode_text(
     The pair is padded to the longer one, and padding takes part in what follows, as it did when
     the weights were trained: so the sound for a prompt depends a little on the negative prompt's
     length.
-    Source: SPEC 8.
+    Source: specification, section 8.
 
     Raises:
         PromptTooLongError: more tokens than the encoder has positions for.

@@ -2,7 +2,7 @@
 
 A layout is a list of rules; each renames the keys that match, and rearranges the tensor where the
 arrangement differs. Keys that the official program never uses are listed too: they are recognised,
-and dropped. Source: SPEC 2 to 8 and 12.
+and dropped. Source: specification, section 2 to 8 and 12.
 """
 
 import re
@@ -126,7 +126,8 @@ DIT = [
         _gated(r"audio_blocks.\g<block>.mlp"),
     ),
     Rule(r"final_layer\.linear\.(\w+)", r"velocity_out.\1"),
-    Rule(r"final_layer\.adaLN_modulation\.1\.(?:weight|bias)", None),  # no effect: SPEC 2.6
+    # No effect, though it looks as if it had: specification, section 2.6.
+    Rule(r"final_layer\.adaLN_modulation\.1\.(?:weight|bias)", None),
 ]
 
 

@@ -39,7 +39,10 @@ Trajectory = Generator[Evaluation, Tensor, Tensor]
 
 
 def make_sigmas(num_steps: int, shift: float = 1.0) -> Tensor:
-    """Noise levels falling from 1 to 0, float32 [num_steps + 1]. Source: SPEC 4."""
+    """Noise levels falling from 1 to 0, float32 [num_steps + 1].
+
+    Source: specification, section 4.
+    """
     sigmas = torch.linspace(1, 0, num_steps + 1)
     return shift * sigmas / (1 + (shift - 1) * sigmas)
 
@@ -47,7 +50,7 @@ def make_sigmas(num_steps: int, shift: float = 1.0) -> Tensor:
 def make_flux_sigmas(num_steps: int, num_latents: int) -> Tensor:
     """The schedule whose shift grows with the number of latent frames; off by default.
 
-    Source: SPEC 4. mu is linear through (256, 0.5) and (4096, 1.15).
+    Source: specification, section 4. mu is linear through (256, 0.5) and (4096, 1.15).
     """
     slope = (1.15 - 0.5) / (4096 - 256)
     mu = math.exp(slope * num_latents + 0.5 - slope * 256)
@@ -68,7 +71,7 @@ def trajectory(noise: Tensor, sigmas: Sequence[float] | Tensor, solver: Solver) 
         noise: standard normal [.., L, A], drawn by the caller from the request's own generator.
         sigmas: falling from 1 to 0.
         solver: each stage of a step is evaluated at its own noise level, and starts from the state
-            at the beginning of the step. Source: SPEC 4.
+            at the beginning of the step. Source: specification, section 4.
 
     Yields:
         where the velocity, d(latents) / d(sigma), is wanted.

@@ -49,10 +49,14 @@ def main() -> None:
     for library in ("diffusers", "transformers"):
         logging.getLogger(library).setLevel(logging.ERROR)
     try:
-        app()
+        app(sys.argv[1:])
     except FoleyError as error:
         print(f"foley: {error}", file=sys.stderr)
         sys.exit(exit_code(error))
     except KeyboardInterrupt:
         print("foley: interrupted; nothing partial was left", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
+
+
+if __name__ == "__main__":
+    main()

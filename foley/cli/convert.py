@@ -5,6 +5,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from foley.cli.options import quiet_imports
+
 
 def convert(
     source: Annotated[Path, Parameter(help="Folder of the official or third-party files.")],
@@ -15,8 +17,9 @@ def convert(
     ] = "auto",
 ) -> None:
     """Write a model as one folder of safetensors files that load by memory map."""
-    from foley.checkpoints import load_components, save_components
-    from foley.pipeline import choose_preset
+    with quiet_imports():
+        from foley.checkpoints import load_components, save_components
+        from foley.pipeline import choose_preset
 
     components = load_components(source, choose_preset(preset, source))
     save_components(components, destination, source=f"converted from {source.name}")

@@ -232,6 +232,7 @@ def _run(pipeline: "FoleyPipeline", task: Task, trim: bool, console: Console) ->
         TimeRemainingColumn(),
         console=console,
         transient=True,
+        disable=not console.is_terminal,
     ) as bars:
         bar = bars.add_task("decoding", total=1, clip=task.clip.name)
 

@@ -1,5 +1,8 @@
 """Options that several commands share."""
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,6 +11,16 @@ from cyclopts import Parameter
 
 if TYPE_CHECKING:
     from foley.pipeline import FoleyPipeline
+
+
+@contextmanager
+def quiet_imports() -> Iterator[None]:
+    """Keep to themselves what libraries note about each other's versions while they are imported."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 @Parameter(name="*")
@@ -27,6 +40,7 @@ class ModelOptions:
 
     def load(self) -> "FoleyPipeline":
         """The pipeline that these options name."""
-        from foley.pipeline import FoleyPipeline
+        with quiet_imports():
+            from foley.pipeline import FoleyPipeline
 
         return FoleyPipeline.from_preset(self.preset, device=self.device, weights=self.weights)

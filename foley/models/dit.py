@@ -88,7 +88,10 @@ class TimeModulation:
 
 
 def embed_time(timesteps: Tensor, dim: int) -> Tensor:
-    """Sinusoidal embedding, cosines first, float32 [B, dim]. Source: SPEC 2.3, step 1."""
+    """Sinusoidal embedding, cosines first, float32 [B, dim].
+
+    Source: specification, section 2.3, step 1.
+    """
     half = dim // 2
     # Multiplied before divided: at t = 1000 another rounding of the frequency shows in the cosine.
     exponents = -math.log(10000.0) * torch.arange(half, device=timesteps.device).float() / half
@@ -99,7 +102,7 @@ def embed_time(timesteps: Tensor, dim: int) -> Tensor:
 
 
 class FoleyDiT(ModelMixin, ConfigMixin):
-    """The flow-matching transformer. Source: SPEC 2.
+    """The flow-matching transformer. Source: specification, section 2.
 
     A clip's `context` and a schedule's `time_modulation` are computed once; `forward` then sees
     only what changes from step to step.
@@ -190,7 +193,7 @@ class FoleyDiT(ModelMixin, ConfigMixin):
         """The context of the unconditional half: learned features in place of the clip's.
 
         The empty sync feature differs only by its position in the segment, so there are 8 rows
-        whatever S is. Source: SPEC 2.8 and 15.
+        whatever S is. Source: specification, section 2.8 and 15.
 
         Args:
             num_visual: V.
@@ -248,7 +251,7 @@ class FoleyDiT(ModelMixin, ConfigMixin):
     def time_modulation(self, sigmas: Tensor) -> TimeModulation:
         """What the blocks are told about the noise levels `sigmas` [N], all in one product a block.
 
-        The model's own time is 1000 * sigma (SPEC 4).
+        The model's own time is 1000 * sigma (specification, section 4).
         """
         embedding = embed_time(1000.0 * sigmas, TIME_EMBEDDING_DIM).to(self.dtype)
         embedding = self.time_in(embedding)  # [N, C]
@@ -285,7 +288,8 @@ class FoleyDiT(ModelMixin, ConfigMixin):
         conditions = F.silu(conditions).to(context.sync_rows.dtype)  # [R, C]
         for block in self.audio_blocks:
             audio = block(audio, conditions, context.row_index, context.rotary.plain_audio)
-        # The checkpoint's final modulation is left out on purpose: it has no effect (SPEC 2.6).
+        # The checkpoint's final modulation is left out on purpose: it has no effect
+        # (specification, section 2.6).
         normed = F.layer_norm(audio, audio.shape[-1:], eps=JOINT_EPS).to(context.visual.dtype)
         return self.velocity_out(normed).float().transpose(1, 2)  # [B, latent_dim, A]
 

@@ -15,7 +15,7 @@ from foley.errors import CheckpointError
 
 
 def build_vision_encoder(config: VisionConfig) -> SiglipVisionModel:
-    """A SigLIP vision tower; its pooled output is the feature. Source: SPEC 7."""
+    """A SigLIP vision tower; its pooled output is the feature. Source: specification, section 7."""
     encoder = SiglipVisionModel(
         SiglipVisionConfig(
             hidden_size=config.hidden_dim,
@@ -33,7 +33,10 @@ def build_vision_encoder(config: VisionConfig) -> SiglipVisionModel:
 
 
 def build_text_encoder(config: TextConfig) -> ClapTextModel:
-    """A CLAP text tower; its last hidden state is the feature, so no pooler. Source: SPEC 8."""
+    """A CLAP text tower; its last hidden state is the feature, so no pooler.
+
+    Source: specification, section 8.
+    """
     encoder = ClapTextModel(
         ClapTextConfig(
             vocab_size=config.vocab_size,

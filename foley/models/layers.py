@@ -131,7 +131,10 @@ class JointStream(nn.Module):
 
 
 class JointBlock(nn.Module):
-    """Audio and visual tokens attend to each other, then to the text. Source: SPEC 2.4."""
+    """Audio and visual tokens attend to each other, then to the text.
+
+    Source: specification, section 2.4.
+    """
 
     def __init__(self, dim: int, num_heads: int, mlp_dim: int) -> None:
         super().__init__()
@@ -207,7 +210,10 @@ class JointBlock(nn.Module):
 
 
 class AudioBlock(nn.Module):
-    """Audio tokens alone, conditioned token by token on time and sync. Source: SPEC 2.5."""
+    """Audio tokens alone, conditioned token by token on time and sync.
+
+    Source: specification, section 2.5.
+    """
 
     def __init__(self, dim: int, num_heads: int, conv_mlp_dim: int) -> None:
         super().__init__()

@@ -20,7 +20,8 @@ class RotaryTable:
     def at(cls, positions: Tensor, head_dim: int) -> Self:
         """The table for integer `positions` [N], on their device.
 
-        Source: SPEC 2.2. Angle of pair i at position p: p * 10000^(-2i / head_dim), in float32.
+        Source: specification, section 2.2. Angle of pair i at position p:
+        p * 10000^(-2i / head_dim), in float32.
         """
         exponents = torch.arange(0, head_dim, 2, device=positions.device).float() / head_dim
         angles = torch.outer(positions.float(), 1.0 / 10000.0**exponents)  # [N, D / 2]
@@ -43,7 +44,7 @@ def stretch_index(source: int, target: int, device: torch.device | None = None) 
 
     The rule is nearest-exact resampling in float32, as PyTorch's kernel computes it: exact
     arithmetic gives another index at some ties (24 -> 74, for one).
-    Source: SPEC 2.2.
+    Source: specification, section 2.2.
     """
     ratio = torch.tensor(source / target, dtype=torch.float32)
     centres = (torch.arange(target, dtype=torch.float32) + 0.5) * ratio
@@ -67,7 +68,7 @@ class InterleavedPositions:
 
     @classmethod
     def of(cls, num_audio: int, num_visual: int, device: torch.device | None = None) -> Self:
-        """Positions for the two lengths. Source: SPEC 2.4, the closed form."""
+        """Positions for the two lengths. Source: specification, section 2.4, the closed form."""
         shown_at = stretch_index(num_audio, num_visual, device)
         source = stretch_index(num_visual, num_audio, device)[shown_at]
         return cls(2 * torch.arange(num_audio, device=device), 2 * shown_at + 1, source)

@@ -94,7 +94,9 @@ class FrameAggregation(nn.Module):
 
 
 class Synchformer(ModelMixin, ConfigMixin):
-    """Divided space-time transformer over segments of 16 frames, 8 apart. Source: SPEC 6."""
+    """Divided space-time transformer over segments of 16 frames, 8 apart.
+
+    Source: specification, section 6."""
 
     _supports_gradient_checkpointing = False
     _supports_group_offloading = True

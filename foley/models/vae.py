@@ -118,7 +118,7 @@ class Encoder(nn.Module):
 
 
 class FoleyVAE(ModelMixin, ConfigMixin):
-    """The autoencoder of 48 kHz mono sound. Source: SPEC 5."""
+    """The autoencoder of 48 kHz mono sound. Source: specification, section 5."""
 
     _supports_gradient_checkpointing = False
     _supports_group_offloading = True

@@ -1,4 +1,4 @@
-"""The command line, run as a person runs it: exit codes, messages, files."""
+"""The command line: exit codes, messages, files."""
 
 import csv
 import json
@@ -7,19 +7,49 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import av
 import pytest
 
+from foley.cli.app import main
+from foley.version import __version__
+
 CLIP = Path(__file__).parents[2] / "examples" / "bigbuckbunny.mp4"
 FAST = ("--steps", "1", "--guidance-scale", "1")
 
 
-def foley(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from foley.cli.app import main; main()"]
-    command += [str(argument) for argument in arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
+@dataclass(frozen=True)
+class Result:
+    """What a command left: its exit code and what it printed."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def foley(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., Result]:
+    """Runs the entry point in this process: importing torch anew for each command takes seconds."""
+
+    def run(*arguments: object) -> Result:
+        monkeypatch.setattr(sys, "argv", ["foley", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        out, err = capfd.readouterr()
+        return Result(code, out, err)
+
+    return run
+
+
+Foley = Callable[..., Result]
 
 
 def streams(path: Path) -> dict[str, str]:
@@ -27,7 +57,7 @@ def streams(path: Path) -> dict[str, str]:
         return {stream.type: stream.codec_context.name for stream in container.streams}
 
 
-def test_a_clip_becomes_a_clip_with_sound(tmp_path: Path) -> None:
+def test_a_clip_becomes_a_clip_with_sound(foley: Foley, tmp_path: Path) -> None:
     out = tmp_path / "new folder" / "out.mp4"
     result = foley("generate", CLIP, "-p", "birds", "--seed", 7, "-o", out, *FAST)
     assert result.returncode == 0, result.stderr
@@ -37,14 +67,16 @@ def test_a_clip_becomes_a_clip_with_sound(tmp_path: Path) -> None:
     assert list(out.parent.iterdir()) == [out]
 
 
-def test_variations_are_numbered_and_sound_alone_can_be_had(tmp_path: Path) -> None:
+def test_variations_are_numbered_and_sound_alone_can_be_had(foley: Foley, tmp_path: Path) -> None:
     result = foley("generate", CLIP, "-o", tmp_path / "x.flac", "--variations", 2, *FAST)
     assert result.returncode == 0, result.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x-1.flac", "x-2.flac"]
     assert streams(tmp_path / "x-1.flac") == {"audio": "flac"}
 
 
-def test_a_table_of_clips_goes_on_after_a_bad_one_and_skips_what_exists(tmp_path: Path) -> None:
+def test_a_table_of_clips_goes_on_after_a_bad_one_and_skips_what_exists(
+    foley: Foley, tmp_path: Path
+) -> None:
     (tmp_path / "bad.mp4").write_bytes(b"not a video")
     table = tmp_path / "clips.csv"
     with table.open("w", newline="") as file:
@@ -88,9 +120,15 @@ def test_a_table_of_clips_goes_on_after_a_bad_one_and_skips_what_exists(tmp_path
     ],
 )
 def test_nonsense_ends_in_one_clear_line(
-    arguments: list[object], code: int, words: str, tmp_path: Path
+    foley: Foley,
+    arguments: list[object],
+    code: int,
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    result = foley(*arguments, cwd=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    result = foley(*arguments)
     assert result.returncode == code, result.stderr
     assert words in result.stderr.replace("\n", " ")
     assert "Traceback" not in result.stderr
@@ -106,7 +144,9 @@ def test_nonsense_ends_in_one_clear_line(
         ("clip,output\na.mp4,x.avi\n", "line 2: output x.avi"),
     ],
 )
-def test_a_table_with_mistakes_names_the_line(content: str, words: str, tmp_path: Path) -> None:
+def test_a_table_with_mistakes_names_the_line(
+    foley: Foley, content: str, words: str, tmp_path: Path
+) -> None:
     table = tmp_path / "clips.csv"
     table.write_text(content)
     result = foley("generate", "--csv", table)
@@ -114,13 +154,19 @@ def test_a_table_with_mistakes_names_the_line(content: str, words: str, tmp_path
     assert words in result.stderr
 
 
-def test_info_lists_what_is_there() -> None:
+def test_info_lists_what_is_there(foley: Foley) -> None:
     result = foley("info", "--json")
     assert result.returncode == 0
     facts = json.loads(result.stdout)
     assert facts["presets"]["tiny"].startswith("in the package")
     assert facts["packages"]["torch"]
     assert facts["attention"]
+
+
+def test_the_installed_command_runs() -> None:
+    command = [str(Path(sys.executable).with_name("foley")), "--version"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == __version__
 
 
 def test_an_interruption_leaves_nothing(tmp_path: Path) -> None:

@@ -43,10 +43,12 @@ def test_the_seed_that_was_drawn_is_returned_and_repeats_the_sound() -> None:
     assert torch.equal(first.waveforms, again.waveforms)
 
 
-@pytest.mark.parametrize("guidance_scale", [1.0, 4.5])
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize(
+    ("solver", "guidance_scale"),
+    [*((solver, 4.5) for solver in SOLVERS), ("euler", 1.0)],
+)
 def test_a_variation_is_the_sound_of_its_seed(solver: Solver, guidance_scale: float) -> None:
-    options = {"solver": solver, "guidance_scale": guidance_scale}
+    options = {"solver": solver, "guidance_scale": guidance_scale, "num_inference_steps": 2}
     three = sound(num_variations=3, **options)
     for i in range(3):
         alone = sound(seed=5 + i, **options)
@@ -82,14 +84,14 @@ def test_progress_counts_every_stage_to_its_end() -> None:
 
 
 def test_what_progress_raises_ends_the_work() -> None:
-    class Cancelled(Exception):
+    class CancelledError(Exception):
         pass
 
     def stop(progress: Progress) -> None:
         if progress.stage == "sample" and progress.step == 1:
-            raise Cancelled
+            raise CancelledError
 
-    with pytest.raises(Cancelled):
+    with pytest.raises(CancelledError):
         toy_pipeline()(toy_frames(), num_inference_steps=STEPS, on_progress=stop)
     assert sound().isfinite().all()  # and the pipeline is as good as before
 

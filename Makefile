@@ -1,0 +1,35 @@
+# `make demo` and `make test` need Python 3.11 or 3.12 with pip and venv, and nothing else.
+PYTHON := .venv/bin/python
+
+.PHONY: setup demo test soak serve lint format bench lock clean
+
+setup:
+	@scripts/setup
+
+demo: setup  ## a real clip in, the same clip with sound out, over HTTP
+	@$(PYTHON) scripts/demo.py
+
+test: setup lint  ## all tests but the long ones
+	@$(PYTHON) -m pytest
+
+soak: setup  ## the long tests
+	@$(PYTHON) -m pytest -m soak
+
+serve: setup  ## http://127.0.0.1:3000
+	@$(PYTHON) -m foley.cli.app serve
+
+lint: setup
+	@scripts/check
+
+format: setup
+	@.venv/bin/ruff format -q . && .venv/bin/ruff check -q --fix .
+
+bench: setup  ## prints tables; add --record by hand to keep one
+	@$(PYTHON) -m benchmarks.bench_media
+	@$(PYTHON) -m benchmarks.bench_pipeline
+
+lock:  ## needs uv
+	@scripts/lock
+
+clean:
+	@rm -rf .venv demo build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,123 @@
+"""Loading a full-size checkpoint: time, and peak memory against the file's size.
+
+    python -m benchmarks.bench_load [--preset xl] [--folder DIR] [--record]
+
+Writes a transformer file of random numbers in the official layout (5.8 GB for xl), loads it in a
+fresh process as `.pth` and as safetensors, touches every weight, and deletes it. Peak memory counts
+the mapped pages of the file too: two copies would show as twice its size.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from benchmarks.records import ROOT, environment, finish
+from foley.checkpoints import load_official, read_weights
+from foley.configs import PRESETS
+
+MANIFESTS = ROOT / "tests" / "assets" / "manifests"
+LIMIT_BYTES = 10**9  # allowed above the file's size
+
+
+def write_random(manifest: Path, path: Path) -> None:
+    """A checkpoint with the manifest's keys, shapes and dtypes."""
+    generator = torch.Generator().manual_seed(0)
+    weights = {}
+    for key, (shape, dtype) in json.loads(manifest.read_text())["tensors"].items():
+        tensor = torch.empty(shape, dtype=getattr(torch, dtype))
+        weights[key] = tensor.normal_(std=0.02, generator=generator)
+    if path.suffix == ".pth":
+        torch.save(weights, path)
+    else:
+        save_file(weights, path)
+
+
+def load_here(path: Path, preset_name: str) -> dict[str, Any]:
+    """What a fresh process measures while it loads and then reads every weight once."""
+    before = own_bytes("VmRSS")
+    start = time.perf_counter()
+    weights, _ = read_weights(path)
+    module = load_official("dit", weights, PRESETS[preset_name], origin=path.name)
+    del weights
+    load_seconds = time.perf_counter() - start
+    total = sum(parameter.view(torch.int16).sum().item() for parameter in module.parameters())
+    return {
+        "load_seconds": load_seconds,
+        "load_and_touch_seconds": time.perf_counter() - start,
+        "before_bytes": before,
+        "peak_bytes": own_bytes("VmHWM"),
+        "anonymous_bytes": own_bytes("RssAnon"),
+        "checksum": total,
+    }
+
+
+def own_bytes(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+
+
+def measure(preset: str, folder: Path) -> list[dict[str, Any]]:
+    """A row for each format."""
+    rows = []
+    for suffix in (".pth", ".safetensors"):
+        path = folder / f"random{suffix}"
+        write = [sys.executable, "-m", "benchmarks.bench_load", "--preset", preset]
+        subprocess.run([*write, "--write", str(path)], cwd=ROOT, check=True)
+        done = subprocess.run(
+            [*write, "--load", str(path)], cwd=ROOT, check=True, capture_output=True, text=True
+        )
+        row = {"format": suffix, "file_bytes": path.stat().st_size, **json.loads(done.stdout)}
+        row["above_file_bytes"] = row["peak_bytes"] - row["file_bytes"]
+        rows.append(row)
+        path.unlink()
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--preset", choices=("xl", "xxl"), default="xl")
+    parser.add_argument("--folder", type=Path, help="where there is room for the file")
+    parser.add_argument("--hardware", default="cpu", help="short name for the record's file")
+    parser.add_argument("--record", action="store_true")
+    parser.add_argument("--write", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--load", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.write:
+        write_random(MANIFESTS / f"dit_{arguments.preset}.json", arguments.write)
+        return
+    if arguments.load:
+        print(json.dumps(load_here(arguments.load, arguments.preset)))
+        return
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+        rows = measure(arguments.preset, Path(folder))
+    print(
+        f"{'format':14}{'file GB':>9}{'peak GB':>9}{'above GB':>10}{'load s':>8}{'touched s':>11}"
+    )
+    for row in rows:
+        print(
+            f"{row['format']:14}{row['file_bytes'] / 1e9:9.2f}{row['peak_bytes'] / 1e9:9.2f}"
+            f"{row['above_file_bytes'] / 1e9:10.2f}{row['load_seconds']:8.2f}"
+            f"{row['load_and_touch_seconds']:11.2f}"
+        )
+    within = all(row["above_file_bytes"] <= LIMIT_BYTES for row in rows)
+    print(f"peak memory at most file size + 1 GB: {'yes' if within else 'NO'}")
+    record = environment() | {
+        "what": "load",
+        "preset": arguments.preset,
+        "rows": rows,
+        "limit_above_file_bytes": LIMIT_BYTES,
+        "within_limit": within,
+    }
+    finish(record, hardware=arguments.hardware, write=arguments.record)
+
+
+if __name__ == "__main__":
+    main()
