@@ -1,0 +1,164 @@
+"""Batches of clips: scenes drawn by worker processes, pictures and sound made where torch runs."""
+
+# B clips, n frames at 25 fps, E hits of the whole batch, A latent frames, S samples
+
+import pickle
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from training import render, sound
+from training.scene import FPS, PLAIN, Scene, Style, draw_scene
+
+SAMPLES_A_FRAME = sound.SAMPLE_RATE // FPS
+
+
+@dataclass
+class Batch:
+    """Scenes of one length, as tensors on one device.
+
+    Attributes:
+        frames, still, layers, reverb: as `Scene`, with a leading B.
+        hits: as `Scene`, all hits of the batch one after another, [E, ...].
+        owner: int64 [E], the clip of each hit.
+        prompts: B texts.
+        seconds: length of each clip.
+    """
+
+    frames: dict[str, Tensor]
+    still: dict[str, Tensor]
+    hits: dict[str, Tensor]
+    owner: Tensor
+    layers: dict[str, Tensor]
+    reverb: Tensor
+    prompts: list[str]
+    seconds: float
+
+    def __len__(self) -> int:
+        return len(self.reverb)
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same batch on another device."""
+
+        def moved(values: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {name: value.to(device, non_blocking=True) for name, value in values.items()}
+
+        return Batch(
+            moved(self.frames),
+            moved(self.still),
+            moved(self.hits),
+            self.owner.to(device),
+            moved(self.layers),
+            self.reverb.to(device),
+            self.prompts,
+            self.seconds,
+        )
+
+    def waveform(self) -> Tensor:
+        """The exact sound [B, S]."""
+        length = round(self.seconds * FPS) * SAMPLES_A_FRAME
+        return sound.synthesise(self.hits, self.owner, self.layers, self.reverb, length)
+
+    def pictures(self, *, fast: bool = False) -> Tensor:
+        """The frames, uint8 [B, n, 3, 224, 224]."""
+        return render.draw(self.frames, self.still, fast)
+
+
+def collate(scenes: list[Scene]) -> Batch:
+    """One batch of scenes of one length."""
+
+    def stacked(parts: list[dict[str, np.ndarray]]) -> dict[str, Tensor]:
+        return {name: torch.from_numpy(np.stack([p[name] for p in parts])) for name in parts[0]}
+
+    names = scenes[0].hits
+    counts = [len(scene.hits["seconds"]) for scene in scenes]
+    return Batch(
+        frames=stacked([scene.frames for scene in scenes]),
+        still=stacked([scene.still for scene in scenes]),
+        hits={
+            name: torch.from_numpy(np.concatenate([scene.hits[name] for scene in scenes]))
+            for name in names
+        },
+        owner=torch.arange(len(scenes)).repeat_interleave(torch.tensor(counts)),
+        layers=stacked([scene.layers for scene in scenes]),
+        reverb=torch.from_numpy(np.stack([scene.reverb for scene in scenes])),
+        prompts=[scene.prompt for scene in scenes],
+        seconds=scenes[0].seconds,
+    )
+
+
+def make_batch(
+    seed: int, first: int, count: int, seconds: float, style: Style = PLAIN, **options: object
+) -> Batch:
+    """Clips number `first` .. `first + count` of a data seed."""
+    draw = partial(draw_scene, seconds=seconds, style=style, **options)  # type: ignore[arg-type]
+    return collate([draw((seed, index)) for index in range(first, first + count)])
+
+
+# (seconds, clips) of the k-th batch of a worker
+Schedule = Callable[[np.random.Generator], tuple[float, int]]
+
+
+class _Stream(IterableDataset[bytes]):
+    def __init__(self, seed: int, schedule: Schedule) -> None:
+        self.seed = seed
+        self.schedule = schedule
+
+    def __iter__(self) -> Iterator[bytes]:
+        worker = get_worker_info()
+        index = worker.id if worker else 0
+        torch.set_num_threads(1)
+        rng = np.random.default_rng((self.seed, index))
+        first = index * 10_000_000
+        while True:
+            seconds, count = self.schedule(rng)
+            # As bytes: tensors would travel by file descriptors, of which there are few.
+            yield pickle.dumps(make_batch(self.seed, first, count, seconds))
+            first += count
+
+
+def stream(seed: int, schedule: Schedule, num_workers: int) -> Iterator[Batch]:
+    """Endless batches; which ones depends on the seed and the number of workers alone."""
+    loader = DataLoader(
+        _Stream(seed, schedule),
+        batch_size=None,
+        num_workers=num_workers,
+        prefetch_factor=4 if num_workers else None,
+    )
+    return map(pickle.loads, loader)
+
+
+@dataclass(frozen=True)
+class FixedSize:
+    """A schedule of batches that are all alike."""
+
+    seconds: float
+    count: int
+
+    def __call__(self, rng: np.random.Generator) -> tuple[float, int]:
+        """The same length and number, whatever `rng`."""
+        return self.seconds, self.count
+
+
+@dataclass(frozen=True)
+class MixedLengths:
+    """A schedule in which half the clips last `usual` seconds or so, and the others 2 .. 15 s.
+
+    Batches have about the same number of frames.
+    """
+
+    total_seconds: float
+
+    def __call__(self, rng: np.random.Generator) -> tuple[float, int]:
+        """A length, a multiple of 1 / 25 s, and how many clips of it."""
+        if rng.random() < 0.5:
+            frames = int(rng.integers(75, 201))
+        else:
+            frames = int(round(25 * np.exp(rng.uniform(np.log(1.6), np.log(15.0)))))
+        seconds = frames / FPS
+        return seconds, max(1, round(self.total_seconds / seconds))

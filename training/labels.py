@@ -1,0 +1,111 @@
+"""What the visual encoders are taught: when and where things touch, how hard, what goes on."""
+
+# B clips, n frames, G segments, F = 8 tubelets of 2 frames, P = 14 x 14 patches, K sprites
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from foley.configs import SYNC_SEGMENT_FRAMES, SYNC_SEGMENT_STRIDE
+from training.clips import Batch
+from training.scene import FPS, LAYERS
+
+BINS = 4  # of 20 ms in a token's 80 ms
+GRID = 14
+NUM_KINDS = 8  # seven materials and the burst
+
+
+def num_segments(num_frames: int) -> int:
+    """Segments of a clip."""
+    return (num_frames - SYNC_SEGMENT_FRAMES) // SYNC_SEGMENT_STRIDE + 1
+
+
+def by_tubelet(values: Tensor) -> Tensor:
+    """[B, n / 2, ...] for each tubelet -> [B * G, 8, ...] for each token of each segment."""
+    windows = values.unfold(1, SYNC_SEGMENT_FRAMES // 2, SYNC_SEGMENT_STRIDE // 2)  # [B, G, .., 8]
+    return windows.movedim(-1, 2).flatten(0, 1)
+
+
+def onset_curve(batch: Batch, step_seconds: float, count: int, width_seconds: float) -> Tensor:
+    """Triangles around the hits, and their force: [B, 2, count] on a grid of cell centres."""
+    device = batch.reverb.device
+    centres = (torch.arange(count, device=device) + 0.5) * step_seconds
+    away = (batch.hits["seconds"][:, None] - centres).abs()
+    triangle = (1 - away / width_seconds).clamp_min(0)  # [E, count]
+    curve = torch.zeros(len(batch), 2, count, device=device)
+    index = batch.owner[:, None].expand_as(triangle)
+    curve[:, 0].scatter_reduce_(0, index, triangle, "amax")
+    force = batch.hits["force"][:, None] * (triangle > 0)
+    curve[:, 1].scatter_reduce_(0, index, force, "amax")
+    return curve
+
+
+def layer_levels(batch: Batch, count: int) -> Tensor:
+    """Level of each continuous sound [B, 7, count] over the clip."""
+    kinds = F.one_hot(batch.layers["kind"] + 1, len(LAYERS) + 1)[..., 1:].float()  # [B, 3, 7]
+    levels = torch.einsum("bka,bkl->bla", batch.layers["level"], kinds)
+    return F.adaptive_avg_pool1d(levels, count)
+
+
+def material_share(batch: Batch) -> Tensor:
+    """Which kinds of hits a clip has, 0 or 1, [B, 8]."""
+    share = torch.zeros(len(batch), NUM_KINDS, device=batch.reverb.device)
+    share[batch.owner, batch.hits["material"].long()] = 1.0
+    return share
+
+
+def screen_places(batch: Batch) -> Tensor:
+    """Where sprites are seen, [B, n, K, 2] in -1 .. 1."""
+    camera, sprites = batch.frames["camera"], batch.frames["sprites"]
+    away = sprites[..., :2] - camera[:, :, None, :2]
+    cos, sin = camera[:, :, None, 3].cos(), camera[:, :, None, 3].sin()
+    x = cos * away[..., 0] + sin * away[..., 1]
+    y = -sin * away[..., 0] + cos * away[..., 1]
+    return torch.stack((x, y), -1) * camera[:, :, None, 2:3]
+
+
+def dense_maps(batch: Batch) -> Tensor:
+    """For each tubelet and patch: contact, presence, velocity x and y, [B, n / 2, P, 4]."""
+    device = batch.reverb.device
+    line = (torch.arange(GRID, device=device) + 0.5) / GRID * 2 - 1
+    grid = torch.stack(torch.meshgrid(line, line, indexing="xy"), -1).flatten(0, 1)  # [P, 2]
+    places = screen_places(batch)
+    tubelets = places.unflatten(1, (-1, 2))
+    centre, speed = tubelets.mean(2), (tubelets[:, :, 1] - tubelets[:, :, 0]) * FPS
+    half = batch.frames["sprites"][:, ::2, :, 2:4].mean(-1).clamp(0.05, 0.3)
+    away = (centre[:, :, :, None] - grid).square().sum(-1)  # [B, n / 2, K, P]
+    sounding = batch.still["sounding"][:, None, :, None] * batch.frames["sprites"][:, ::2, :, 5:6]
+    presence = sounding * torch.exp(-0.5 * away / half[..., None] ** 2)
+    share = presence / presence.sum(2, keepdim=True).clamp_min(1e-3)
+    velocity = torch.einsum("bnkp,bnkd->bnpd", share * presence, speed.clamp(-4, 4)) / 2
+
+    count = places.shape[1] // 2
+    moments = (torch.arange(count, device=device) + 0.5) * 2 / FPS
+    near = (1 - (batch.hits["seconds"][:, None] - moments).abs() / 0.06).clamp(0, 1)  # [E, n / 2]
+    spot = torch.exp(-0.5 * (batch.hits["screen"][:, None] - grid).square().sum(-1) / 0.1**2)
+    contact = torch.zeros(len(batch), count, GRID * GRID, device=device)
+    contact.index_add_(0, batch.owner, near[:, :, None] * spot[:, None])
+    parts = (contact.clamp(max=1)[..., None], presence.amax(2)[..., None], velocity)
+    return torch.cat(parts, -1)
+
+
+def cropped(batch: Batch, first_frame: int, num_frames: int) -> Batch:
+    """The part of a batch that begins at a frame; hits outside it are left out."""
+    last = first_frame + num_frames
+    start, stop = first_frame / FPS, last / FPS
+    inside = (batch.hits["seconds"] >= start) & (batch.hits["seconds"] < stop)
+    hits = {name: value[inside] for name, value in batch.hits.items()}
+    hits["seconds"] = hits["seconds"] - start
+    layers = dict(batch.layers)
+    layers["level"] = layers["level"][:, :, 2 * first_frame : 2 * last]
+    frames = {name: value[:, first_frame:last] for name, value in batch.frames.items()}
+    return Batch(
+        frames,
+        batch.still,
+        hits,
+        batch.owner[inside],
+        layers,
+        batch.reverb,
+        batch.prompts,
+        num_frames / FPS,
+    )

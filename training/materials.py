@@ -1,0 +1,186 @@
+"""What things sound like: modes of seven materials, and how force and size change them."""
+
+# M modes of one hit
+
+from dataclasses import dataclass
+
+import numpy as np
+
+MATERIALS = ("wood", "metal", "glass", "plastic", "stone", "skin", "water")
+BURST = len(MATERIALS)  # a bang of light: sounds, but is of no material
+NUM_MODES = 12
+MAX_HIT_SECONDS = 0.9
+
+
+@dataclass(frozen=True, kw_only=True)
+class Material:
+    """How a thing of this material rings.
+
+    Attributes:
+        low_hz, high_hz: lowest mode of the largest and of the smallest thing.
+        ratios: of the modes to the lowest.
+        decay_seconds: of the lowest mode, to 1 / e, range.
+        damping: how much faster higher modes die: decay ~ ratio ** -damping.
+        tilt: how fast the modes' amplitudes fall with their number.
+        noise: peak of the contact noise relative to the modes, range.
+        noise_hz: its centre.
+        noise_seconds: its decay to 1 / e.
+        chirp: relative rise of the frequencies a second (bubbles).
+        attack_seconds: of the modes.
+    """
+
+    low_hz: float
+    high_hz: float
+    ratios: tuple[float, ...]
+    decay_seconds: tuple[float, float]
+    damping: float
+    tilt: float
+    noise: tuple[float, float]
+    noise_hz: float
+    noise_seconds: float
+    chirp: float = 0.0
+    attack_seconds: float = 0.0004
+
+
+TABLE: tuple[Material, ...] = (
+    Material(  # wood: few, quickly damped modes of a bar
+        low_hz=190,
+        high_hz=800,
+        ratios=(1, 2.57, 3.9, 4.95, 6.4, 7.9, 9.6, 11.5, 13.3),
+        decay_seconds=(0.035, 0.06),
+        damping=0.55,
+        tilt=0.45,
+        noise=(0.15, 0.35),
+        noise_hz=1800,
+        noise_seconds=0.004,
+    ),
+    Material(  # metal: many long inharmonic modes
+        low_hz=380,
+        high_hz=1500,
+        ratios=(1, 1.51, 2.76, 3.37, 4.1, 5.40, 6.22, 7.3, 8.93, 10.1, 11.8, 13.3),
+        decay_seconds=(0.22, 0.42),
+        damping=0.25,
+        tilt=0.16,
+        noise=(0.1, 0.25),
+        noise_hz=6000,
+        noise_seconds=0.003,
+    ),
+    Material(  # glass: high, sparse, clear
+        low_hz=1700,
+        high_hz=4200,
+        ratios=(1, 2.32, 3.1, 4.25),
+        decay_seconds=(0.07, 0.15),
+        damping=0.4,
+        tilt=0.5,
+        noise=(0.1, 0.25),
+        noise_hz=9000,
+        noise_seconds=0.002,
+    ),
+    Material(  # plastic: dull, hollow, very short
+        low_hz=320,
+        high_hz=1000,
+        ratios=(1, 1.45, 2.1, 2.7, 3.3),
+        decay_seconds=(0.009, 0.016),
+        damping=0.2,
+        tilt=0.5,
+        noise=(0.25, 0.5),
+        noise_hz=1300,
+        noise_seconds=0.006,
+    ),
+    Material(  # stone: a hard, dense, high click
+        low_hz=1300,
+        high_hz=2800,
+        ratios=(1, 1.2, 1.47, 1.72, 2.05, 2.4, 2.9, 3.4, 4.0, 4.6),
+        decay_seconds=(0.006, 0.012),
+        damping=0.3,
+        tilt=0.1,
+        noise=(0.5, 0.9),
+        noise_hz=4500,
+        noise_seconds=0.004,
+    ),
+    Material(  # skin: a membrane's low modes
+        low_hz=65,
+        high_hz=170,
+        ratios=(1, 1.59, 2.14, 2.30, 2.65, 2.92, 3.5, 4.06),
+        decay_seconds=(0.09, 0.17),
+        damping=0.7,
+        tilt=0.4,
+        noise=(0.15, 0.35),
+        noise_hz=700,
+        noise_seconds=0.008,
+        attack_seconds=0.001,
+    ),
+    Material(  # water: bubbles that rise in pitch
+        low_hz=480,
+        high_hz=1400,
+        ratios=(1, 1.37, 1.9),
+        decay_seconds=(0.03, 0.055),
+        damping=0.5,
+        tilt=0.7,
+        noise=(0.08, 0.2),
+        noise_hz=3500,
+        noise_seconds=0.012,
+        chirp=9.0,
+        attack_seconds=0.002,
+    ),
+    Material(  # burst: a bang, mostly noise
+        low_hz=50,
+        high_hz=90,
+        ratios=(1, 1.9, 2.8),
+        decay_seconds=(0.08, 0.14),
+        damping=0.3,
+        tilt=0.5,
+        noise=(1.2, 2.0),
+        noise_hz=900,
+        noise_seconds=0.06,
+        attack_seconds=0.001,
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Voice:
+    """The modes of one object, the same at every hit.
+
+    Attributes:
+        material: index in `TABLE`.
+        size: 0 smallest .. 1 largest.
+        hz: [M].
+        decay_rates: [M], 1 / s.
+        gains: [M], 0 where there is no mode.
+        noise: peak of the contact noise relative to the modes.
+    """
+
+    material: int
+    size: float
+    hz: np.ndarray
+    decay_rates: np.ndarray
+    gains: np.ndarray
+    noise: float
+
+
+def draw_voice(rng: np.random.Generator, material: int, size: float) -> Voice:
+    """The voice of an object: its size sets the pitch, chance the details."""
+    spec = TABLE[material]
+    base_hz = spec.low_hz * (spec.high_hz / spec.low_hz) ** (1 - size) * rng.uniform(0.93, 1.07)
+    count = len(spec.ratios)
+    ratios = np.array(spec.ratios) * rng.uniform(0.97, 1.03, count)
+    ratios[0] = 1.0
+    decay = rng.uniform(*spec.decay_seconds) * (0.75 + 0.5 * size)
+    hz, rates, gains = np.zeros(NUM_MODES), np.ones(NUM_MODES), np.zeros(NUM_MODES)
+    hz[:count] = base_hz * ratios
+    rates[:count] = ratios**spec.damping / decay
+    gains[:count] = np.exp(-spec.tilt * np.arange(count)) * rng.uniform(0.6, 1.3, count)
+    gains[hz > 19_000] = 0.0
+    return Voice(material, size, hz, rates, gains, rng.uniform(*spec.noise))
+
+
+def peak_of(force: float) -> float:
+    """Peak amplitude of a hit of this force in 0 .. 1: about 20 dB from soft to hard."""
+    return 0.06 + 0.6 * force
+
+
+def struck_gains(voice: Voice, force: float, rng: np.random.Generator) -> np.ndarray:
+    """Gains [M] of one hit: a harder one excites the higher modes more."""
+    tilt = 0.3 * (1 - force) * np.arange(NUM_MODES)
+    return voice.gains * np.exp(-tilt) * rng.uniform(0.8, 1.2, NUM_MODES)

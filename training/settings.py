@@ -1,0 +1,110 @@
+"""Sizes of the preset that is trained here, and what every script shares."""
+
+import json
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from foley.configs import TINY, DiTConfig
+from foley.models import attention
+
+VOCAB_SIZE = 768
+TRAINED = replace(
+    TINY,
+    dit=DiTConfig(
+        latent_dim=128,
+        hidden_dim=160,
+        num_heads=5,
+        num_joint_blocks=2,
+        num_audio_blocks=4,
+        visual_dim=TINY.vision.hidden_dim,
+        sync_dim=TINY.synchformer.hidden_dim,
+        text_dim=TINY.text.hidden_dim,
+    ),
+    vae=replace(TINY.vae, encoder_dim=4, decoder_dim=256),
+    text=replace(TINY.text, vocab_size=VOCAB_SIZE),
+)
+
+
+class Budget:
+    """A run's wall time, and how far it has come."""
+
+    def __init__(self, minutes: float, max_steps: int | None = None) -> None:
+        self.start = time.monotonic()
+        self.seconds = 60 * minutes
+        self.max_steps = max_steps
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self.start
+
+    def progress(self, step: int) -> float:
+        """0 .. 1, by time or by steps, whichever is further."""
+        by_time = self.elapsed / self.seconds
+        by_steps = step / self.max_steps if self.max_steps else 0.0
+        return min(1.0, max(by_time, by_steps))
+
+
+def learning_rate(progress: float, peak: float, step: int, warm_up: int = 100) -> float:
+    """Linear warm-up, then a cosine to a fiftieth."""
+    cosine = 0.5 * (1 + torch.cos(torch.tensor(torch.pi * progress)).item())
+    return peak * min(1.0, (step + 1) / warm_up) * (0.02 + 0.98 * cosine)
+
+
+class Average:
+    """Exponential moving average of a module's parameters, with a warm-up."""
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.updates = 0
+        self.live = list(module.parameters())
+        self.mean = [p.detach().clone() for p in self.live]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take in the present parameters."""
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        torch._foreach_lerp_(self.mean, [p.detach() for p in self.live], 1 - decay)
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        """Exchange the live parameters and their mean; call again to undo."""
+        for live, mean in zip(self.live, self.mean, strict=True):
+            kept = live.detach().clone()
+            live.copy_(mean)
+            mean.copy_(kept)
+
+
+def set_up(seed: int) -> torch.device:
+    """The device, with the arithmetic that training uses."""
+    torch.manual_seed(seed)
+    if torch.cuda.is_available():
+        torch.backends.cuda.matmul.allow_tf32 = True
+        torch.backends.cudnn.allow_tf32 = True
+        torch.backends.cudnn.benchmark = True
+        # The search for other kernels cannot be compiled.
+        attention._flash_kernel = lambda: ("PyTorch scaled_dot_product_attention", None)
+        torch._dynamo.config.suppress_errors = True
+        torch._dynamo.config.recompile_limit = 64
+        return torch.device("cuda")
+    return torch.device("cpu")
+
+
+def hardware() -> str:
+    """What this runs on."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+
+
+def record(path: Path, **values: object) -> None:
+    """Print a run's record as its last line, and write it."""
+    commit = os.environ.get("TRAINING_COMMIT")  # where it runs there is no repository
+    values = {"commit": commit, "hardware": hardware(), "torch": torch.__version__} | values
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(values, indent=1) + "\n")
+    print(json.dumps(values), flush=True)

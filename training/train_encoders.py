@@ -1,0 +1,259 @@
+"""Trains the visual encoders on what happens in the pictures, before any sound is generated.
+
+    python -m training.train_encoders --out FOLDER [--minutes 7] [--resume FOLDER]
+
+The heads are thrown away; what stays are tokens that tell when, where and how hard things touch.
+"""
+
+# B clips, n frames, G segments of all clips, P patches, C width
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from foley.models.encoders import build_vision_encoder
+from foley.models.synchformer import Synchformer, build_synchformer
+from training import clips, judge, labels
+from training.scene import FPS, LAYERS, UNSEEN
+from training.settings import TRAINED, Average, Budget, learning_rate, record, set_up
+
+DATA_SEED = 202
+HELD_OUT_SEED = 909
+FRAMES = 32  # of a crop: three segments
+SCENE_SECONDS = 4.0
+
+
+class SyncHeads(nn.Module):
+    """From a token: onset and force in four bins, continuous levels, material, size."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        outputs = 2 * labels.BINS + len(LAYERS) + labels.NUM_KINDS + 1
+        self.token = nn.Sequential(nn.Linear(dim, 256), nn.GELU(), nn.Linear(256, outputs))
+        self.patch = nn.Linear(dim, 4)
+
+
+class VisionHeads(nn.Module):
+    """From an image: continuous levels, materials, a coarse map of sounding things, their size."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.outputs = nn.Linear(dim, len(LAYERS) + labels.NUM_KINDS + 49)
+
+
+def normalised(pictures: Tensor) -> Tensor:
+    """uint8 -> -1 .. 1."""
+    return pictures.float().div(255).sub(0.5).div(0.5)
+
+
+def segment_tokens(sync: Synchformer, pictures: Tensor) -> tuple[Tensor, Tensor]:
+    """Sync tokens [G, 8, C] and patch tokens [G, 8, P, C] of pictures [B, n, 3, H, W] in -1 .. 1."""
+    batch = len(pictures)
+    patches = sync.embed_patches(pictures.flatten(0, 1)).unflatten(0, (batch, -1))
+    x = labels.by_tubelet(patches)  # [G, 8, P, C]
+    x = x + sync.position[:, 1:] + sync.time_position.unsqueeze(2)
+    first = (sync.cls_token + sync.position[:, :1]).expand(len(x), -1, -1)
+    x = torch.cat((first, x.flatten(1, 2)), dim=1)
+    for block in sync.blocks:
+        x = block(x, sync.num_tubelets)
+    patches = sync.norm(x[:, 1:]).unflatten(1, (sync.num_tubelets, -1))
+    tokens = sync.aggregation(patches.flatten(0, 1)).unflatten(0, (len(x), -1))
+    return tokens, patches
+
+
+def sync_loss(heads: SyncHeads, tokens: Tensor, patches: Tensor, batch: clips.Batch) -> Tensor:
+    """How far the heads are from the labels of a batch."""
+    half = FRAMES // 2
+    curve = labels.onset_curve(batch, 0.02, half * labels.BINS, 0.03)
+    curve = curve.unflatten(2, (half, labels.BINS)).permute(0, 2, 1, 3)  # [B, n / 2, 2, 4]
+    target = labels.by_tubelet(curve)  # [G, 8, 2, 4]
+    levels = labels.by_tubelet(labels.layer_levels(batch, half).transpose(1, 2))
+    kinds = labels.material_share(batch).repeat_interleave(len(tokens) // len(batch), 0)
+    out = heads.token(tokens).float()
+    onset, force, level, kind, size = out.split(
+        (labels.BINS, labels.BINS, len(LAYERS), labels.NUM_KINDS, 1), -1
+    )
+    weight = 1 + 4 * (target[:, :, 0] > 0)
+    loss = (
+        weight * F.binary_cross_entropy_with_logits(onset, target[:, :, 0], reduction="none")
+    ).mean()
+    struck = (target[:, :, 0] > 0.3).float()
+    loss = loss + 2 * (struck * (force - target[:, :, 1]).square()).sum() / struck.sum().clamp_min(
+        1
+    )
+    loss = loss + (level - levels).square().mean() * 2
+    loss = loss + 0.05 * F.binary_cross_entropy_with_logits(kind, kinds[:, None].expand_as(kind))
+    sizes = torch.zeros(len(batch), device=tokens.device)
+    sizes.scatter_reduce_(0, batch.owner, batch.hits["size"], "mean", include_self=False)
+    sizes = sizes.repeat_interleave(len(tokens) // len(batch))[:, None]
+    here = struck.amax(-1)
+    loss = loss + 0.3 * (here * (size[..., 0] - sizes).square()).sum() / here.sum().clamp_min(1)
+
+    dense = labels.by_tubelet(labels.dense_maps(batch))  # [G, 8, P, 4]
+    found = heads.patch(patches).float()
+    where = F.binary_cross_entropy_with_logits(found[..., :2], dense[..., :2], reduction="none")
+    where = (where * (1 + 4 * dense[..., :2])).mean((0, 1, 2))
+    moving = 0.1 + dense[..., 1:2]
+    speed = (moving * (found[..., 2:] - dense[..., 2:]).square()).mean()
+    return loss + 4 * where[0] + where[1] + speed
+
+
+def vision_loss(heads: VisionHeads, pooled: Tensor, batch: clips.Batch, frames: Tensor) -> Tensor:
+    """The same for images; `frames` [B, m] are their indices, `pooled` [B * m, C]."""
+    out = heads.outputs(pooled).float()
+    level, kind, place = out.split((len(LAYERS), labels.NUM_KINDS, 49), -1)
+    rows = torch.arange(len(batch), device=pooled.device)[:, None]
+    levels = labels.layer_levels(batch, FRAMES).transpose(1, 2)[rows, frames].flatten(0, 1)
+    kinds = labels.material_share(batch)[rows.expand_as(frames)].flatten(0, 1)
+    presence = labels.dense_maps(batch)[..., 1][rows, frames // 2]  # [B, m, P]
+    coarse = F.max_pool2d(presence.flatten(0, 1).unflatten(-1, (14, 14))[:, None], 2).flatten(1)
+    return (
+        4 * (level - levels).square().mean()
+        + F.binary_cross_entropy_with_logits(kind, kinds)
+        + 2 * F.binary_cross_entropy_with_logits(place, coarse)
+    )
+
+
+@torch.no_grad()
+def onset_scores(
+    sync: Synchformer, heads: SyncHeads, batches: list[clips.Batch], threshold: float = 0.4
+) -> judge.Match:
+    """Onsets as the head sees them in held-out crops: peaks over the two views of each moment."""
+    match = judge.Match()
+    device = batches[0].reverb.device
+    for batch in batches:
+        pictures = normalised(batch.pictures(fast=device.type == "cuda"))
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            tokens, _ = segment_tokens(sync, pictures)
+            onset = heads.token(tokens)[..., : labels.BINS].float().sigmoid()
+        count = FRAMES // 2 * labels.BINS
+        onset = onset.flatten(1, 2).unflatten(0, (len(batch), -1))  # [B, 3, 32]
+        curve = torch.zeros(len(batch), count, device=device)
+        views = torch.zeros(count, device=device)
+        for segment in range(onset.shape[1]):
+            start = segment * 16
+            curve[:, start : start + 32] += onset[:, segment]
+            views[start : start + 32] += 1
+        curve = curve / views
+        highest = F.max_pool1d(curve[:, None], 5, 1, 2)[:, 0]
+        peaks = (curve == highest) & (curve > threshold)
+        for clip in range(len(batch)):
+            found = [(i + 0.5) * 0.02 for i in peaks[clip].nonzero().flatten().tolist()]
+            truth = batch.hits["seconds"][batch.owner == clip].tolist()
+            match.add(found, judge.merged(truth))
+    return match
+
+
+def main() -> None:
+    """Run the training."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--resume", type=Path)
+    parser.add_argument("--minutes", type=float, default=7.0)
+    parser.add_argument("--batch", type=int, default=48)
+    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--workers", type=int, default=5)
+    parser.add_argument("--smoke", action="store_true")
+    args = parser.parse_args()
+    device = set_up(2)
+    args.out.mkdir(parents=True, exist_ok=True)
+    budget = Budget(args.minutes, max_steps=2 if args.smoke else None)
+    on_gpu = device.type == "cuda"
+    sync = build_synchformer(TRAINED.synchformer).to(device).train()
+    vision = build_vision_encoder(TRAINED.vision).to(device).train()
+    for parameter in (
+        sync.position,
+        sync.time_position,
+        sync.cls_token,
+        sync.aggregation.cls_token,
+    ):
+        nn.init.normal_(parameter, std=0.02)
+    sync_heads = SyncHeads(TRAINED.synchformer.hidden_dim).to(device)
+    vision_heads = VisionHeads(TRAINED.vision.hidden_dim).to(device)
+    model = nn.ModuleDict(
+        {"sync": sync, "vision": vision, "sync_heads": sync_heads, "vision_heads": vision_heads}
+    )
+    if args.resume:
+        model.load_state_dict(torch.load(args.resume / "encoders.pt", map_location=device))
+    optimizer = torch.optim.AdamW(
+        model.parameters(), args.rate, betas=(0.9, 0.98), weight_decay=0.02, fused=on_gpu
+    )
+    average = Average(model, 0.999)
+    tokens_of = torch.compile(segment_tokens) if on_gpu else segment_tokens
+    count = 2 if args.smoke else args.batch
+    seed = DATA_SEED + (7 if args.resume else 0)
+    size = clips.FixedSize(SCENE_SECONDS, count)
+    stream = clips.stream(seed, size, 0 if args.smoke else args.workers)
+    step, shown, log = 0, time.monotonic(), []
+    while (progress := budget.progress(step)) < 1.0:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(progress, args.rate, step, 200)
+        scenes = next(stream).to(device)
+        first = int(torch.randint(int(SCENE_SECONDS * FPS) - FRAMES + 1, (1,)))
+        batch = labels.cropped(scenes, first, FRAMES)
+        pictures = normalised(batch.pictures(fast=on_gpu))
+        picked = torch.randint(FRAMES, (len(batch), 3), device=device)
+        images = pictures[torch.arange(len(batch), device=device)[:, None], picked].flatten(0, 1)
+        images = F.avg_pool2d(images, 2)
+        with torch.autocast(device.type, torch.bfloat16, enabled=on_gpu):
+            tokens, patches = tokens_of(sync, pictures)
+            seen = sync_loss(sync_heads, tokens, patches, batch)
+            pooled = vision(pixel_values=images).pooler_output
+            looked = vision_loss(vision_heads, pooled, batch, picked)
+        optimizer.zero_grad(set_to_none=True)
+        (seen + looked).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        average.update()
+        step += 1
+        if time.monotonic() - shown > 20 or args.smoke:
+            shown = time.monotonic()
+            log.append(
+                [step, round(budget.elapsed), round(seen.item(), 4), round(looked.item(), 4)]
+            )
+            print(
+                f"step {step} {budget.elapsed:.0f} s sync {seen:.4f} vision {looked:.4f}",
+                flush=True,
+            )
+    average.swap()
+    model.eval()
+    torch.save(model.state_dict(), args.out / "encoders.pt")
+    figures = {}
+    for name, style in (("held_out", None), ("unseen_style", UNSEEN)):
+        options = {"style": style} if style else {}
+        batches = [
+            labels.cropped(
+                clips.make_batch(HELD_OUT_SEED, i * count, count, SCENE_SECONDS, **options).to(
+                    device
+                ),
+                10 * (i % 6),
+                FRAMES,
+            )
+            for i in range(1 if args.smoke else 8)
+        ]
+        scores = onset_scores(sync, sync_heads, batches)
+        figures[name] = {
+            "onset_f1": scores.f1,
+            "precision": scores.precision,
+            "recall": scores.recall,
+            "median_error_ms": scores.median_error_ms,
+        }
+    record(
+        args.out / "encoders.json",
+        what="encoders",
+        data_seed=seed,
+        steps=step,
+        batch=args.batch,
+        seconds=round(budget.elapsed, 1),
+        resumed=bool(args.resume),
+        losses=log,
+        onset_head=figures,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,290 @@
+"""Trains the DAC-VAE's decoder on a fixed analysis, and the judge of materials; measures the gate.
+
+    python -m training.train_vae --out FOLDER [--minutes 7] [--resume FOLDER]
+
+The decoder gets noise in the channels that the analysis leaves free and is trained with the spectral
+energy distance 2 d(x, y) - d(y, y'): noise need not be copied, only be of the right kind.
+"""
+
+# B crops, S samples, A latent frames
+
+import argparse
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from foley.models.vae import FoleyVAE, build_vae
+from training import clips, judge
+from training.analysis import ACTIVE, HOP, Analysis, with_noise
+from training.settings import TRAINED, Average, Budget, learning_rate, record, set_up
+
+DATA_SEED = 101
+HELD_OUT_SEED = 909
+CROP = 64  # latent frames
+EDGE = 6  # of them at either side that no loss sees
+_FFTS = (4096, 2048, 1024, 512, 256, 128, 64)
+
+
+class Pool:
+    """Sounds with their latents on the device, renewed a few at a time."""
+
+    def __init__(
+        self, stream: object, analysis: Analysis, device: torch.device, batches: int
+    ) -> None:
+        self.stream, self.analysis, self.device = stream, analysis, device
+        self.sounds: list[Tensor] = []
+        self.latents: list[Tensor] = []
+        self.oldest = 0
+        for _ in range(batches):
+            self.renew()
+        self.batches = batches
+
+    @torch.no_grad()
+    def renew(self) -> None:
+        """Replace the oldest batch."""
+        batch = next(self.stream).to(self.device)  # type: ignore[call-overload]
+        sound = batch.waveform()
+        entry = sound, self.analysis(sound)
+        if len(self.sounds) == getattr(self, "batches", -1):
+            self.sounds[self.oldest], self.latents[self.oldest] = entry
+            self.oldest = (self.oldest + 1) % self.batches
+        else:
+            self.sounds.append(entry[0])
+            self.latents.append(entry[1])
+
+    def crops(self, count: int) -> tuple[Tensor, Tensor]:
+        """Waveforms [B, S] and active latents [B, C, A] of random crops."""
+        which = torch.randint(len(self.sounds), (4,)).tolist()
+        sounds, latents = [], []
+        for index in which:
+            sound, latent = self.sounds[index], self.latents[index]
+            rows = torch.randint(len(sound), (count // 4,), device=self.device)
+            starts = torch.randint(latent.shape[-1] - CROP + 1, (count // 4,), device=self.device)
+            frames = starts[:, None] + torch.arange(CROP, device=self.device)
+            samples = starts[:, None] * HOP + torch.arange(CROP * HOP, device=self.device)
+            sounds.append(sound[rows[:, None], samples])
+            latents.append(latent[rows[:, None], :, frames].transpose(1, 2))
+        return torch.cat(sounds), torch.cat(latents)
+
+
+def spectra(waveform: Tensor) -> list[Tensor]:
+    """Magnitudes [B, f, t] at several resolutions; a full-scale sine reaches about 1."""
+    result = []
+    for size in _FFTS:
+        window = torch.hann_window(size, device=waveform.device)
+        spectrum = torch.stft(
+            waveform, size, size // 4, window=window, center=False, return_complex=True
+        )
+        power = spectrum.real.square() + spectrum.imag.square()
+        result.append(torch.sqrt(power + 1e-8) / (window.sum() / 2))
+    return result
+
+
+def distance(first: list[Tensor], second: list[Tensor], loudness: list[Tensor]) -> Tensor:
+    """Spectral distance [B]: of magnitudes relative to `loudness`, and of their logarithms."""
+    total = torch.zeros((), device=first[0].device)
+    for a, b, level in zip(first, second, loudness, strict=True):
+        linear = (a - b).abs().mean((1, 2)) / level
+        # The norm over a frame's bins compares frames as wholes, not bin by bin.
+        logs = (torch.log(a + 1e-4) - torch.log(b + 1e-4)).square().mean(1)
+        total = total + linear + torch.sqrt(logs + 1e-6).mean(1)
+    return total / len(first)
+
+
+def energy_distance(target: Tensor, one: Tensor, two: Tensor) -> tuple[Tensor, Tensor]:
+    """The loss, and for people the plain distance, of target [B, S] and two samples of it."""
+    trim = slice(EDGE * HOP, -EDGE * HOP)
+    x, y, z = (spectra(w[:, trim]) for w in (target, one, two))
+    loudness = [s.mean((1, 2)) + 2e-4 for s in x]
+    near = distance(x, y, loudness) + distance(x, z, loudness)
+    apart = distance(y, z, loudness)
+    return (near - apart).mean(), 0.5 * near.mean().detach()
+
+
+def train_judge(
+    pool: Pool, device: torch.device, steps: int, held_out: "list[clips.Batch]"
+) -> tuple[judge.MaterialJudge, float]:
+    """The judge of materials, and its accuracy on held-out real sounds."""
+    model = judge.MaterialJudge().to(device)
+    optimizer = torch.optim.AdamW(model.parameters(), 2e-3, weight_decay=0.02)
+    windows, labels = [], []
+    for index in range(12 if steps > 50 else 1):
+        for action in ("bounce", "tap", "strike", "drip"):
+            batch = clips.make_batch(
+                DATA_SEED + 1, index * 32, 32 if steps > 50 else 2, 4.0, action=action, quiet=True
+            ).to(device)
+            windows.append(judge.cut_windows(batch.waveform(), batch.owner, batch.hits["seconds"]))
+            labels.append(batch.hits["material"].long())
+    sounds, targets = torch.cat(windows), torch.cat(labels)
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step / steps, 2e-3, step)
+        rows = torch.randint(len(sounds), (256,), device=device)
+        picked = sounds[rows]
+        shift = torch.randint(-480, 481, (1,)).item()
+        noise = torch.randn_like(picked)
+        peak = picked.abs().amax(1, keepdim=True)
+        amount = peak * 10 ** -torch.empty(len(picked), 1, device=device).uniform_(1.0, 4.0)
+        features = model.features(picked.roll(shift, 1) + amount * noise)
+        # Blotches and tilts, so that small errors of a reconstruction do not decide.
+        tilt = torch.randn(len(picked), 1, 1, 1, device=device) * 0.15
+        features = (
+            features + tilt * torch.linspace(-1, 1, features.shape[2], device=device)[:, None]
+        )
+        features = features + 0.1 * torch.randn_like(features)
+        loss = F.cross_entropy(model(features), targets[rows], label_smoothing=0.02)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    model.eval()
+    return model, material_accuracy(model, held_out, [b.waveform() for b in held_out])
+
+
+@torch.no_grad()
+def material_accuracy(
+    model: judge.MaterialJudge, batches: "list[clips.Batch]", sounds: list[Tensor]
+) -> float:
+    """Share of the hits whose material is heard from these sounds [B, S]."""
+    right = total = 0
+    for batch, sound in zip(batches, sounds, strict=True):
+        windows = judge.cut_windows(sound, batch.owner, batch.hits["seconds"])
+        found = model(model.features(windows)).argmax(1)
+        right += int((found == batch.hits["material"]).sum())
+        total += len(found)
+    return right / max(total, 1)
+
+
+@torch.no_grad()
+def gate(
+    vae: FoleyVAE, analysis: Analysis, model: judge.MaterialJudge, batches: "list[clips.Batch]"
+) -> dict[str, float]:
+    """What the decoder must show before anything is built on it."""
+    generator = torch.Generator(batches[0].reverb.device).manual_seed(5)
+    real, rebuilt = [], []
+    for batch in batches:
+        sound = batch.waveform()
+        real.append(sound)
+        rebuilt.append(vae.decode(with_noise(analysis(sound), generator)).float()[:, 0])
+    errors, forces, levels, match, ceiling = [], [], [], judge.Match(), judge.Match()
+    for batch, sound, other in zip(batches, real, rebuilt, strict=True):
+        for clip in range(len(batch)):
+            own = batch.owner == clip
+            times, force = batch.hits["seconds"][own].tolist(), batch.hits["force"][own].tolist()
+            match.add(judge.onsets(other[clip]), judge.merged(times))
+            ceiling.add(judge.onsets(sound[clip]), judge.merged(times))
+            for seconds, strength in zip(times, force, strict=True):
+                level = judge.level_db(other[clip], seconds)
+                errors.append(level - judge.level_db(sound[clip], seconds))
+                forces.append(strength)
+                levels.append(level)
+    size = torch.tensor(errors).abs()
+    stacked = torch.stack((torch.tensor(forces).clamp_min(0.02).log(), torch.tensor(levels)))
+    return {
+        "material_accuracy": material_accuracy(model, batches, rebuilt),
+        "material_accuracy_real": material_accuracy(model, batches, real),
+        "level_error_db_median": float(size.median()),
+        "level_error_db_p90": float(size.quantile(0.9)),
+        "level_bias_db": float(torch.tensor(errors).mean()),
+        "force_level_correlation": float(torch.corrcoef(stacked)[0, 1]),
+        "onset_f1": match.f1,
+        "onset_f1_real": ceiling.f1,
+        "onset_error_ms": match.median_error_ms,
+    }
+
+
+def held_out_batches(device: torch.device, count: int) -> "list[clips.Batch]":
+    """Clean clips of one object each, of seeds that no training uses."""
+    actions = ("bounce", "roam", "strike", "tap", "clap", "drip")
+    return [
+        clips.make_batch(HELD_OUT_SEED, 0, count, 4.0, action=action, quiet=True).to(device)
+        for action in actions
+    ]
+
+
+def main() -> None:
+    """Run the training."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--resume", type=Path)
+    parser.add_argument("--minutes", type=float, default=7.0)
+    parser.add_argument("--batch", type=int, default=48)
+    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--workers", type=int, default=4)
+    parser.add_argument("--smoke", action="store_true", help="seconds on a CPU, no real training")
+    args = parser.parse_args()
+    device = set_up(1)
+    args.out.mkdir(parents=True, exist_ok=True)
+    budget = Budget(args.minutes, max_steps=2 if args.smoke else None)
+    config = TRAINED.vae
+    if args.smoke:
+        config = replace(config, decoder_dim=64)
+    analysis, vae = Analysis().to(device), build_vae(config).to(device).train()
+    kept = 1.0
+    if args.resume:
+        analysis.load_state_dict(torch.load(args.resume / "analysis.pt", map_location=device))
+        vae.load_state_dict(torch.load(args.resume / "vae.pt", map_location=device))
+    workers = 0 if args.smoke else args.workers
+    size = clips.FixedSize(4.0, 4 if args.smoke else 32)
+    stream = clips.stream(DATA_SEED if not args.resume else DATA_SEED + 7, size, workers)
+    if not args.resume:
+        first = [next(stream).to(device).waveform() for _ in range(2 if args.smoke else 24)]
+        kept = analysis.fit(first)
+    pool = Pool(stream, analysis, device, 2 if args.smoke else 24)
+    held_out = held_out_batches(device, 2 if args.smoke else 24)
+    model, accuracy = train_judge(pool, device, 3 if args.smoke else 900, held_out)
+    torch.save(model.state_dict(), args.out / "judge.pt")
+    torch.save(analysis.state_dict(), args.out / "analysis.pt")
+    print(f"{budget.elapsed:.0f} s: PCA keeps {kept:.4f}; judge on real {accuracy:.3f}", flush=True)
+
+    parameters = [*vae.post_quant.parameters(), *vae.decoder.parameters()]
+    optimizer = torch.optim.AdamW(parameters, args.rate, betas=(0.8, 0.99), weight_decay=0.0)
+    average = Average(vae, 0.999)
+    decode = vae.decode if args.smoke else torch.compile(vae.decode)
+    step, shown, log = 0, time.monotonic(), []
+    while (progress := budget.progress(step)) < 1.0:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(progress, args.rate, step)
+        sound, latents = pool.crops(4 if args.smoke else args.batch)
+        wobble = 0.08 * torch.rand(len(latents), 1, 1, device=device)
+        latents = latents + wobble * torch.randn_like(latents)  # the transformer errs, too
+        both = decode(torch.cat((with_noise(latents), with_noise(latents))))[:, 0]
+        loss, plain = energy_distance(sound, *both.chunk(2))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        average.update()
+        if step % 4 == 0:
+            pool.renew()
+        step += 1
+        if time.monotonic() - shown > 20 or args.smoke:
+            shown = time.monotonic()
+            log.append([step, round(budget.elapsed), round(loss.item(), 4), round(plain.item(), 4)])
+            print(
+                f"step {step} {budget.elapsed:.0f} s loss {loss:.4f} plain {plain:.4f}", flush=True
+            )
+    average.swap()
+    vae.eval()
+    torch.save(vae.state_dict(), args.out / "vae.pt")
+    figures = gate(vae, analysis, model, held_out)
+    record(
+        args.out / "vae.json",
+        what="vae",
+        data_seed=DATA_SEED,
+        steps=step,
+        batch=args.batch,
+        seconds=round(budget.elapsed, 1),
+        active_channels=ACTIVE,
+        variance_kept=kept,
+        resumed=bool(args.resume),
+        losses=log,
+        gate=figures,
+    )
+
+
+if __name__ == "__main__":
+    main()
