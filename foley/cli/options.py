@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def quiet_imports() -> Iterator[None]:
-    """Keep to themselves what libraries note about each other's versions while they are imported."""
+    """Hide what libraries note about each other's versions while they are imported."""
     logging.disable(logging.WARNING)
     try:
         yield
