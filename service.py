@@ -1,4 +1,6 @@
-"""The BentoML service: `bentoml serve service:FoleyApi`.
+"""The BentoML service: `bentoml serve service:FoleyApi --timeout-graceful-shutdown 30`.
+
+The option bounds SIGTERM: without it a caller who stops reading keeps the process for ever.
 
     client -- HTTP --> FoleyApi (workers on CPUs: read, check, decode, mux)
                           |  one call for each request; frames and sounds as files in shared memory
@@ -184,7 +186,9 @@ class FoleyApi:
         try:
             with self.scratch.workspace() as folder:
                 response = await self.respond(Request(scope, receive), folder)
-                await response(scope, receive, send)
+                # A caller who stops reading must not hold place and files for ever.
+                async with asyncio.timeout(SETTINGS.request_timeout_seconds):
+                    await response(scope, receive, send)
         finally:
             self.num_in_house -= 1
 

@@ -91,7 +91,7 @@ def service() -> Iterator[httpx.Client]:
         reserved.bind(("127.0.0.1", 0))
         port = reserved.getsockname()[1]
     command = [sys.executable, "-m", "bentoml", "serve", "service:FoleyApi"]
-    command += ["--host", "127.0.0.1", "--port", str(port)]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--timeout-graceful-shutdown", "10"]
     with tempfile.TemporaryDirectory() as home, LOG.open("wb") as log:
         environment = {
             **os.environ,

@@ -25,6 +25,7 @@ class Server:
 
     folder: Path
     settings: dict[str, str] = field(default_factory=dict)
+    grace_seconds: int = 30
 
     def __post_init__(self) -> None:
         with socket.socket() as reserved:
@@ -48,9 +49,11 @@ class Server:
             **self.settings,
         }
         command = [sys.executable, "-m", "bentoml", "serve", "service:FoleyApi"]
+        command += ["--host", "127.0.0.1", "--port", str(self.port)]
+        command += ["--timeout-graceful-shutdown", str(self.grace_seconds)]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [*command, "--host", "127.0.0.1", "--port", str(self.port)],
+                command,
                 cwd=ROOT,
                 env=environment,
                 stdout=log,

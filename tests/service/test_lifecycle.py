@@ -1,14 +1,16 @@
 """Time limits, a lost runner, and the end of the service, each on a server of its own."""
 
+import socket
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import pytest
 
-from tests.service.server import Server
+from tests.service.server import Server, draw_clip
 from tests.service.test_refusals import check
 from tests.service.test_serving import ENDLESS, post
 
@@ -101,6 +103,31 @@ def test_sigterm_while_loading_and_probed_exits_0_in_bounded_time(tmp_path: Path
             probing.result()
             server.stop()
     assert 200 not in statuses
+    assert list(server.scratch.iterdir()) == []
+
+
+def test_a_caller_who_stops_reading_cannot_hold_the_service(tmp_path: Path) -> None:
+    server = Server(tmp_path, grace_seconds=2)
+    clip = draw_clip(tmp_path / "clip.mp4", num_frames=15 * 25)
+    fields = {"num_inference_steps": "1", "num_variations": "4", "format": "wav"}
+    asked = httpx.Request("POST", "http://test/v1/generate", files={"clip": clip}, data=fields)
+    body = asked.read()
+    head = (
+        f"POST /v1/generate HTTP/1.1\r\nHost: test\r\nContent-Length: {len(body)}\r\n"
+        f"Content-Type: {asked.headers['content-type']}\r\n\r\n"
+    )
+    try:
+        server.wait_until_ready()
+        with socket.socket() as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.connect(("127.0.0.1", server.port))
+            connection.sendall(head.encode() + body)
+            assert connection.recv(12) == b"HTTP/1.1 200"  # 8.6 MB more than are read follow
+            started = time.monotonic()
+            assert server.stop() == 0
+            assert 2 < time.monotonic() - started < 8
+    finally:
+        server.stop()
     assert list(server.scratch.iterdir()) == []
 
 
