@@ -35,7 +35,8 @@ def test_no_bytes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"hello", b"\x00" * 5000, random.Random(0).randbytes(20_000), b"%PDF-1.7\n" + b"x" * 999]
+    "content",
+    [b"hello", b"\x00" * 5000, random.Random(0).randbytes(20_000), b"%PDF-1.7\n" + b"x" * 999],
 )
 def test_not_a_video(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "clip.mp4").write_bytes(content)
