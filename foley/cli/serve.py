@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from foley.cli.options import ModelOptions
 from foley.errors import ConfigError
 
+DRAIN_SECONDS = 30
 SOURCE_ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -30,6 +31,8 @@ def serve(
         settings["FOLEY_WEIGHTS"] = str(model.weights.resolve())
     command = [sys.executable, "-m", "bentoml", "serve", "service:FoleyApi"]
     command += ["--working-dir", str(SOURCE_ROOT), "--host", host, "--port", str(port)]
+    # A caller who stops reading would otherwise hold back the end of the process for ever.
+    command += ["--timeout-graceful-shutdown", str(DRAIN_SECONDS)]
     sys.stdout.flush()
     # Handed on, not read: what the variables mean is known to runners.settings alone.
     os.execve(sys.executable, command, {**os.environ, **settings})
