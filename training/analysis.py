@@ -1,6 +1,6 @@
 """Waveform -> latents by a fixed analysis: log-mel frames at two resolutions, rotated by PCA.
 
-A learned encoder collapsed the latents into a few directions; a fixed one cannot. The channels past
+A learned encoder collapsed the latents into few directions; a fixed one cannot. The channels past
 `ACTIVE` hold unit noise: the decoder draws the grain of rain or wind from them, and the velocity that
 the transformer must predict there is zero.
 """

@@ -1,4 +1,4 @@
-"""What sounds are judged by: onsets, their match, materials, levels. Nothing here sees a picture."""
+"""What sounds are judged by: onsets, their match, materials, levels; no picture is seen."""
 
 # B sounds, S samples, E hits, t frames
 

@@ -30,6 +30,10 @@ def draw(frames: dict[str, Tensor], still: dict[str, Tensor], fast: bool = False
     if fast:  # one shape, one compilation
         textures = torch.nn.functional.pad(textures, (0, 0) * 3 + (0, _CLIPS_AT_ONCE - batch))
     paint = _FAST if fast else _paint
+    degrade = _FAST_DEGRADED if fast else _degraded
+    room = len(noise_table(textures.device)) - SIZE * SIZE * 3
+    number = torch.arange(len(owner) + _FRAMES_AT_ONCE, device=textures.device)
+    grain = (number * 7919 % room).int()
     parts = []
     for start in range(0, len(owner), _FRAMES_AT_ONCE):
         part = slice(start, start + _FRAMES_AT_ONCE)
@@ -46,7 +50,7 @@ def draw(frames: dict[str, Tensor], still: dict[str, Tensor], fast: bool = False
             *(padded(flat[name]) for name in ("sprites", "camera", "effect", "rings", "light")),
             *(still[name][clip] for name in ("looks", "effect_look", "grade")),
         )
-        picture = _degraded(picture, still["grade"][clip], start)
+        picture = degrade(picture, still["grade"][clip], grain[start : start + len(clip)])
         parts.append(picture[: _FRAMES_AT_ONCE - missing])
     return torch.cat(parts).unflatten(0, (batch, count))
 
@@ -87,10 +91,11 @@ def _sample(textures: Tensor, clip: Tensor, channel: int, u: Tensor, v: Tensor) 
     x, y = u * TEXTURE_SIZE, v * TEXTURE_SIZE
     left, top = x.floor(), y.floor()
     wx, wy = x - left, y - top
-    x0, y0 = left.long() % TEXTURE_SIZE, top.long() % TEXTURE_SIZE
-    x1, y1 = (x0 + 1) % TEXTURE_SIZE, (y0 + 1) % TEXTURE_SIZE
+    mask = TEXTURE_SIZE - 1
+    x0, y0 = left.int() & mask, top.int() & mask
+    x1, y1 = (x0 + 1) & mask, (y0 + 1) & mask
     flat = textures.flatten()
-    base = ((clip * 4 + channel) * TEXTURE_SIZE)[:, None, None]
+    base = ((clip.int() * 4 + channel) * TEXTURE_SIZE)[:, None, None]
 
     def at(row: Tensor, column: Tensor) -> Tensor:
         return flat[(base + row) * TEXTURE_SIZE + column]
@@ -199,10 +204,10 @@ def _paint(
 _FAST = torch.compile(_paint, dynamic=False)
 
 
-def _degraded(picture: Tensor, grade: Tensor, first: int) -> Tensor:
+def _degraded(picture: Tensor, grade: Tensor, first: Tensor) -> Tensor:
     """uint8 pictures with the camera's blur and noise and a coder's quantisation.
 
-    `first` is the number of the first picture in its batch.
+    `first` [F] is where each picture's noise begins in the table.
     """
     noise, blur, quality = grade[:, 0], grade[:, 1], grade[:, 2]
 
@@ -211,25 +216,27 @@ def _degraded(picture: Tensor, grade: Tensor, first: int) -> Tensor:
 
     soft = torch.nn.functional.avg_pool2d(picture, 3, 1, 1, count_include_pad=False)
     picture = torch.lerp(picture, soft, each(blur))
-    size = SIZE * SIZE * 3
     table = noise_table(picture.device)
-    shifts = (first + torch.arange(len(picture), device=picture.device)) * 7919
-    index = shifts[:, None] % (len(table) - size) + torch.arange(size, device=picture.device)
-    picture = picture + each(noise) * table[index].view_as(picture)
-    basis = _cosine_basis(picture.device)
+    pixel = torch.arange(SIZE * SIZE * 3, device=picture.device, dtype=torch.int32)
+    picture = picture + each(noise) * table[first[:, None] + pixel].view_as(picture)
+    basis = _cosine_basis(picture.device)  # [64, 64]
     blocks = picture.unflatten(-1, (-1, 8)).unflatten(-3, (-1, 8)).transpose(-3, -2)
-    waves = basis @ blocks @ basis.T  # [F, 3, h, w, 8, 8]
+    waves = blocks.flatten(-2) @ basis.T  # [F, 3, h, w, 64]
     order = torch.arange(8, device=picture.device)
-    step = quality[:, None, None] * (0.3 + 0.35 * (order[:, None] + order[None]))
-    step = step[:, None, None, None].clamp_min(1e-4)
+    sums = (order[:, None] + order).flatten()
+    step = (quality[:, None] * (0.3 + 0.35 * sums)).clamp_min(1e-4)[:, None, None, None]
     waves = torch.round(waves / step) * step
-    picture = (basis.T @ waves @ basis).transpose(-3, -2).flatten(-2).flatten(-3, -2)
+    blocks = (waves @ basis).unflatten(-1, (8, 8))
+    picture = blocks.transpose(-3, -2).flatten(-2).flatten(-3, -2)
     return (picture.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 def _cosine_basis(device: torch.device) -> Tensor:
-    """The orthonormal 8-point cosine transform [8, 8]."""
+    """The orthonormal cosine transform of blocks of 8 x 8, [64, 64]."""
     k, n = torch.arange(8.0, device=device)[:, None], torch.arange(8.0, device=device)[None]
     basis = torch.cos(math.pi * (n + 0.5) * k / 8) * 0.5
     basis[0] *= math.sqrt(0.5)
-    return basis
+    return torch.kron(basis, basis)
+
+
+_FAST_DEGRADED = torch.compile(_degraded, dynamic=False)

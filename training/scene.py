@@ -42,7 +42,22 @@ _ACTION_WEIGHTS = (0.22, 0.12, 0.13, 0.12, 0.1, 0.08, 0.08, 0.08, 0.04, 0.03)
 
 # Columns of the arrays that the renderer reads.
 SPRITE = ("x", "y", "half_x", "half_y", "angle", "alpha")
-LOOK = ["shape", "r", "g", "b", "r2", "g2", "b2", "pattern", "frequency", "shading", "outline", "softness", "texture_x", "texture_y"]
+LOOK = [
+    "shape",
+    "r",
+    "g",
+    "b",
+    "r2",
+    "g2",
+    "b2",
+    "pattern",
+    "frequency",
+    "shading",
+    "outline",
+    "softness",
+    "texture_x",
+    "texture_y",
+]
 ELLIPSE, BOX, CAPSULE, TRIANGLE = range(4)
 FLAT, STRIPES, CHECKER, NOISE = range(4)
 CAMERA = ("x", "y", "zoom", "angle", "tilt", "backdrop_x", "backdrop_y", "parallax")
@@ -114,16 +129,18 @@ class _Builder:
         angles: np.ndarray | float = 0.0,
         alpha: np.ndarray | float = 1.0,
         sounding: float = 0.0,
+        behind: bool = False,
     ) -> None:
-        """Add a thing; places are [n, 2] or [2]."""
+        """Add a thing; places are [n, 2] or [2]. What lies behind hides nothing."""
         if len(self.sprites) == MAX_SPRITES:
             return
+        at = 0 if behind else len(self.sprites)
         track = np.zeros((len(self.times), 6), np.float32)
         track[:, :2], track[:, 2:4] = places, half
         track[:, 4], track[:, 5] = angles, alpha
-        self.sprites.append(track)
-        self.looks.append(look)
-        self.sounding.append(sounding)
+        self.sprites.insert(at, track)
+        self.looks.insert(at, look)
+        self.sounding.insert(at, sounding)
 
     def touch(self, touches: list[motion.Touch], voice: Voice) -> None:
         """Add hits of one voice."""
@@ -260,11 +277,11 @@ def _roam(build: _Builder, material: int) -> None:
     path = motion.roam(build.rng, build.times, build.seconds, reach - half[0])
     wall = _look(build, None, BOX)
     thick = float(build.rng.uniform(0.01, 0.06))
-    if build.rng.random() < 0.8:
+    if build.rng.random() < 0.8 and len(build.sprites) < 4:
         for sign in (-1, 1):
             at = sign * (reach + thick)
-            build.sprite(np.array([at, 0.0]), (thick, reach + 2 * thick), wall)
-            build.sprite(np.array([0.0, at]), (reach + 2 * thick, thick), wall)
+            build.sprite(np.array([at, 0.0]), (thick, reach + 2 * thick), wall, behind=True)
+            build.sprite(np.array([0.0, at]), (reach + 2 * thick, thick), wall, behind=True)
     build.sprite(path.places, half, _look(build, material), sounding=1)
     build.touch(path.touches, draw_voice(build.rng, material, size))
 
@@ -330,7 +347,7 @@ def _drip(build: _Builder, material: int) -> None:
     x, spout, surface = rng.uniform(-0.6, 0.6), rng.uniform(-0.9, -0.3), rng.uniform(0.3, 0.8)
     heights, shown, knocks = motion.drips(rng, build.times, build.seconds, spout, surface)
     pool = _look(build, 6, BOX)
-    build.sprite(np.array([0.0, surface + 0.6]), (1.6, 0.6), pool)
+    build.sprite(np.array([0.0, surface + 0.6]), (1.6, 0.6), pool, behind=True)
     drop = 0.025 + 0.04 * size
     places = np.stack((np.full(len(heights), x), heights - drop), 1)
     build.sprite(places, (drop, 1.3 * drop), _look(build, 6, ELLIPSE), alpha=shown, sounding=1)
@@ -369,7 +386,7 @@ def _slide(build: _Builder, material: int) -> None:
     wall = _look(build, None, BOX)
     for sign in (-1, 1):
         at = np.array([sign * (0.75 + half[0] + 0.05), floor_y - 0.3])
-        build.sprite(at, (0.05, 0.3), wall)
+        build.sprite(at, (0.05, 0.3), wall, behind=True)
     build.sprite(path.places, half, _look(build, material, BOX), sounding=1)
     build.touch(path.touches, draw_voice(build.rng, material, size))
     assert path.rubbing is not None
@@ -419,7 +436,9 @@ _ACTORS: dict[str, Callable[[_Builder, int], None]] = {
 
 def _floor(build: _Builder, floor_y: float) -> None:
     depth = float(build.rng.uniform(0.03, 0.6))
-    build.sprite(np.array([0.0, floor_y + depth]), (1.8, depth), _look(build, None, BOX))
+    build.sprite(
+        np.array([0.0, floor_y + depth]), (1.8, depth), _look(build, None, BOX), behind=True
+    )
 
 
 def _distractor(build: _Builder) -> None:
@@ -561,10 +580,15 @@ def _finish(build: _Builder, effect: np.ndarray, effect_look: np.ndarray, prompt
     )
     grade[4] = rng.uniform(0, 0.4)
     grade[5] = float(build.style.sketch)
+    heard = [look[1:4] for look, sounds in zip(build.looks, build.sounding, strict=True) if sounds]
+    for _ in range(6):  # what sounds stands out a little, most of the time
+        base = np.clip(rng.uniform(0.15, 0.85) + rng.normal(0, 0.1, 3), 0, 1)
+        if all(np.abs(base - colour).max() > 0.25 for colour in heard):
+            break
     backdrop = np.array(
         [
             rng.uniform(0.9, 2.2),
-            *np.clip(rng.uniform(0.15, 0.85) + rng.normal(0, 0.1, 3), 0, 1),
+            *base,
             rng.choice((rng.uniform(0.0, 0.06), rng.uniform(0.05, 0.3)), p=(0.3, 0.7)),
             rng.uniform(0, 0.7) ** 2,
             float(rng.random() < 0.4) * rng.uniform(0.3, 1),

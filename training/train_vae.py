@@ -2,8 +2,9 @@
 
     python -m training.train_vae --out FOLDER [--minutes 7] [--resume FOLDER]
 
-The decoder gets noise in the channels that the analysis leaves free and is trained with the spectral
-energy distance 2 d(x, y) - d(y, y'): noise need not be copied, only be of the right kind.
+The decoder gets noise in the channels that the analysis leaves free and is trained with the
+spectral energy distance 2 d(x, y) - d(y, y'): noise need not be copied, only be of the right kind.
+The energies of bands over tens of milliseconds are matched directly, so that levels are right.
 """
 
 # B crops, S samples, A latent frames
@@ -19,7 +20,7 @@ from torch.nn import functional as F
 
 from foley.models.vae import FoleyVAE, build_vae
 from training import clips, judge
-from training.analysis import ACTIVE, HOP, Analysis, with_noise
+from training.analysis import ACTIVE, HOP, Analysis, mel_filters, with_noise
 from training.settings import TRAINED, Average, Budget, learning_rate, record, set_up
 
 DATA_SEED = 101
@@ -88,25 +89,42 @@ def distance(first: list[Tensor], second: list[Tensor], loudness: list[Tensor]) 
     """Spectral distance [B]: of magnitudes relative to `loudness`, and of their logarithms."""
     total = torch.zeros((), device=first[0].device)
     for a, b, level in zip(first, second, loudness, strict=True):
-        linear = (a - b).abs().mean((1, 2)) / level
-        # The norm over a frame's bins compares frames as wholes, not bin by bin.
+        # Norms, not sums over bins: they compare frames and crops as wholes.
+        linear = torch.sqrt((a - b).square().mean((1, 2)) + 1e-12) / level
         logs = (torch.log(a + 1e-4) - torch.log(b + 1e-4)).square().mean(1)
         total = total + linear + torch.sqrt(logs + 1e-6).mean(1)
     return total / len(first)
 
 
-def energy_distance(target: Tensor, one: Tensor, two: Tensor) -> tuple[Tensor, Tensor]:
+def band_energies(spectrum: list[Tensor], filters: dict[int, Tensor]) -> list[Tensor]:
+    """log10 of the energy in bands, over about 10 and 40 ms: noise has a steady energy there."""
+    result = []
+    for size, magnitudes in zip(_FFTS, spectrum, strict=True):
+        if size in filters:
+            energy = filters[size].T @ magnitudes.square()
+            result += [torch.log10(energy + 1e-7), torch.log10(F.avg_pool1d(energy, 8, 4) + 1e-7)]
+    return result
+
+
+def energy_distance(
+    target: Tensor, one: Tensor, two: Tensor, filters: dict[int, Tensor]
+) -> tuple[Tensor, Tensor]:
     """The loss, and for people the plain distance, of target [B, S] and two samples of it."""
     trim = slice(EDGE * HOP, -EDGE * HOP)
     x, y, z = (spectra(w[:, trim]) for w in (target, one, two))
-    loudness = [s.mean((1, 2)) + 2e-4 for s in x]
+    loudness = [s.square().mean((1, 2)).sqrt() + 5e-4 for s in x]
     near = distance(x, y, loudness) + distance(x, z, loudness)
     apart = distance(y, z, loudness)
-    return (near - apart).mean(), 0.5 * near.mean().detach()
+    levels = torch.zeros((), device=target.device)
+    wanted = band_energies(x, filters)
+    for sample in (y, z):
+        for a, b in zip(wanted, band_energies(sample, filters), strict=True):
+            levels = levels + (a - b).abs().mean() / len(wanted)
+    return (near - apart).mean() + 2 * levels, levels.detach() * 5
 
 
 def train_judge(
-    pool: Pool, device: torch.device, steps: int, held_out: "list[clips.Batch]"
+    device: torch.device, steps: int, held_out: "list[clips.Batch]"
 ) -> tuple[judge.MaterialJudge, float]:
     """The judge of materials, and its accuracy on held-out real sounds."""
     model = judge.MaterialJudge().to(device)
@@ -169,7 +187,10 @@ def gate(
         sound = batch.waveform()
         real.append(sound)
         rebuilt.append(vae.decode(with_noise(analysis(sound), generator)).float()[:, 0])
-    errors, forces, levels, match, ceiling = [], [], [], judge.Match(), judge.Match()
+    errors: list[float] = []
+    forces: list[float] = []
+    levels: list[float] = []
+    match, ceiling = judge.Match(), judge.Match()
     for batch, sound, other in zip(batches, real, rebuilt, strict=True):
         for clip in range(len(batch)):
             own = batch.owner == clip
@@ -182,6 +203,8 @@ def gate(
                 forces.append(strength)
                 levels.append(level)
     size = torch.tensor(errors).abs()
+    true_levels = torch.tensor(levels) - torch.tensor(errors)
+    truth = torch.stack((torch.tensor(forces).clamp_min(0.02).log(), true_levels))
     stacked = torch.stack((torch.tensor(forces).clamp_min(0.02).log(), torch.tensor(levels)))
     return {
         "material_accuracy": material_accuracy(model, batches, rebuilt),
@@ -190,6 +213,7 @@ def gate(
         "level_error_db_p90": float(size.quantile(0.9)),
         "level_bias_db": float(torch.tensor(errors).mean()),
         "force_level_correlation": float(torch.corrcoef(stacked)[0, 1]),
+        "force_level_correlation_real": float(torch.corrcoef(truth)[0, 1]),
         "onset_f1": match.f1,
         "onset_f1_real": ceiling.f1,
         "onset_error_ms": match.median_error_ms,
@@ -235,7 +259,12 @@ def main() -> None:
         kept = analysis.fit(first)
     pool = Pool(stream, analysis, device, 2 if args.smoke else 24)
     held_out = held_out_batches(device, 2 if args.smoke else 24)
-    model, accuracy = train_judge(pool, device, 3 if args.smoke else 900, held_out)
+    if args.resume:
+        model = judge.MaterialJudge().to(device).eval()
+        model.load_state_dict(torch.load(args.resume / "judge.pt", map_location=device))
+        accuracy = material_accuracy(model, held_out, [b.waveform() for b in held_out])
+    else:
+        model, accuracy = train_judge(device, 3 if args.smoke else 900, held_out)
     torch.save(model.state_dict(), args.out / "judge.pt")
     torch.save(analysis.state_dict(), args.out / "analysis.pt")
     print(f"{budget.elapsed:.0f} s: PCA keeps {kept:.4f}; judge on real {accuracy:.3f}", flush=True)
@@ -244,6 +273,7 @@ def main() -> None:
     optimizer = torch.optim.AdamW(parameters, args.rate, betas=(0.8, 0.99), weight_decay=0.0)
     average = Average(vae, 0.999)
     decode = vae.decode if args.smoke else torch.compile(vae.decode)
+    filters = {size: mel_filters(size, bands).to(device) for size, bands in ((2048, 64), (512, 32))}
     step, shown, log = 0, time.monotonic(), []
     while (progress := budget.progress(step)) < 1.0:
         for group in optimizer.param_groups:
@@ -252,7 +282,7 @@ def main() -> None:
         wobble = 0.08 * torch.rand(len(latents), 1, 1, device=device)
         latents = latents + wobble * torch.randn_like(latents)  # the transformer errs, too
         both = decode(torch.cat((with_noise(latents), with_noise(latents))))[:, 0]
-        loss, plain = energy_distance(sound, *both.chunk(2))
+        loss, plain = energy_distance(sound, *both.chunk(2), filters)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -265,7 +295,8 @@ def main() -> None:
             shown = time.monotonic()
             log.append([step, round(budget.elapsed), round(loss.item(), 4), round(plain.item(), 4)])
             print(
-                f"step {step} {budget.elapsed:.0f} s loss {loss:.4f} plain {plain:.4f}", flush=True
+                f"step {step} {budget.elapsed:.0f} s loss {loss:.4f} level error {plain:.3f} dB",
+                flush=True,
             )
     average.swap()
     vae.eval()

@@ -1,0 +1,384 @@
+"""Measures the trained parts together: generates for held-out clips and judges the sounds.
+
+python -m training.evaluate --state FOLDER --out FILE [--quick]
+"""
+
+# B clips, S samples, A latent frames, V visual tokens
+
+import argparse
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from foley.models.dit import DiTContext
+from foley.models.vae import FoleyVAE, build_vae
+from foley.sampling import EVALUATIONS_PER_STEP, guide, integrate, make_sigmas
+from training import clips, judge, text
+from training.analysis import LATENT_DIM, Analysis, with_noise
+from training.features import PAD, Encoders, Words
+from training.materials import MATERIALS
+from training.scene import PLAIN, UNSEEN, Style
+from training.settings import TRAINED, record, set_up
+from training.train_dit import FlowModel, load_frozen
+
+HELD_OUT_SEED = 909
+NEGATIVE = "noisy, harsh"
+_AT_ONCE = 32
+
+
+@dataclass
+class Trained:
+    """All parts, on one device."""
+
+    analysis: Analysis
+    encoders: Encoders
+    words: Words
+    flow: FlowModel
+    vae: FoleyVAE
+    materials: judge.MaterialJudge
+    device: torch.device
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How sounds are generated."""
+
+    steps: int = 20
+    guidance_scale: float = 4.5
+    solver: str = "euler"
+
+
+def load(state: Path, device: torch.device) -> Trained:
+    """The parts that the training scripts wrote."""
+    on_gpu = device.type == "cuda"
+    analysis, encoders, words = load_frozen(state, device, fast=on_gpu)
+
+    def weights(name: str) -> dict[str, Tensor]:
+        return torch.load(state / name, map_location=device)
+
+    flow, vae = FlowModel().to(device).eval(), build_vae(TRAINED.vae).to(device).eval()
+    materials = judge.MaterialJudge().to(device).eval()
+    flow.load_state_dict(weights("dit.pt"))
+    vae.load_state_dict(weights("vae.pt"))
+    materials.load_state_dict(weights("judge.pt"))
+    return Trained(analysis, encoders, words, flow, vae, materials, device)
+
+
+@torch.no_grad()
+def generate(
+    parts: Trained,
+    batch: clips.Batch,
+    how: Sampling,
+    prompts: list[str] | None = None,
+    *,
+    seed: int = 0,
+    shuffled: bool = False,
+) -> Tensor:
+    """Sounds [B, S] for a batch.
+
+    Args:
+        parts: the model.
+        batch: the clips.
+        how: steps, guidance, solver.
+        prompts: instead of the clips' own.
+        seed: of the noise.
+        shuffled: give every clip the sync features of the next: synchrony must vanish.
+    """
+    device = parts.device
+    on_gpu = device.type == "cuda"
+    visual, sync = parts.encoders(batch.pictures(fast=on_gpu))
+    if shuffled:
+        sync = sync.roll(1, 0)
+    count = round(batch.seconds * 50)
+    said = prompts or batch.prompts
+    ids = parts.words.ids([*said, NEGATIVE]).to(device)
+    dit = parts.flow.dit
+    with torch.autocast(device.type, torch.bfloat16, enabled=on_gpu):
+        words = parts.flow.text(input_ids=ids, attention_mask=(ids != PAD).long()).last_hidden_state
+        cond = dit.context(visual, sync, words[:-1], count)
+        contexts = [cond]
+        if how.guidance_scale > 1:
+            negative = words[-1:].expand(len(batch), -1, -1)
+            uncond = dit.empty_context(visual.shape[1], sync.shape[1], negative, count)
+            contexts = [uncond, cond]
+        context = DiTContext.concatenate(contexts)
+        generator = torch.Generator().manual_seed(seed)
+        noise = torch.randn(len(batch), LATENT_DIM, count, generator=generator).to(device)
+
+        def velocity(latents: Tensor, sigma: float) -> Tensor:
+            repeated = latents.repeat(len(contexts), 1, 1)
+            times = dit.time_modulation(torch.full((len(repeated),), sigma, device=device))
+            out = dit(repeated, times, context)
+            return guide(*out.chunk(2), how.guidance_scale) if len(contexts) == 2 else out
+
+        latents = integrate(velocity, noise, make_sigmas(how.steps), how.solver)  # type: ignore[arg-type]
+    return parts.vae.decode(latents).float()[:, 0]
+
+
+def held_out(
+    parts: Trained, seconds: float, count: int, style: Style = PLAIN, **options: object
+) -> list[clips.Batch]:
+    """Clips of seeds that no training uses."""
+    batches = []
+    for first in range(0, count, _AT_ONCE):
+        size = min(_AT_ONCE, count - first)
+        made = clips.make_batch(HELD_OUT_SEED, first, size, seconds, style, **options)
+        batches.append(made.to(parts.device))
+    return batches
+
+
+def scored(batch: clips.Batch, sounds: Tensor, match: judge.Match) -> None:
+    """Count the onsets of a batch of sounds."""
+    for clip in range(len(batch)):
+        truth = batch.hits["seconds"][batch.owner == clip].tolist()
+        match.add(judge.onsets(sounds[clip]), judge.merged(truth))
+
+
+def figures_of(match: judge.Match) -> dict[str, float]:
+    """A match as plain numbers."""
+    return {
+        "f1": round(match.f1, 4),
+        "precision": round(match.precision, 4),
+        "recall": round(match.recall, 4),
+        "median_error_ms": round(match.median_error_ms, 2),
+    }
+
+
+def synchrony(
+    parts: Trained, how: Sampling, lengths: tuple[float, ...], count: int, style: Style = PLAIN
+) -> dict[str, dict[str, float]]:
+    """Onsets of generated, true, rebuilt and deliberately mismatched sounds."""
+    kinds = ("generated", "truth", "rebuilt", "other_clip")
+    matches = {kind: judge.Match() for kind in kinds}
+    for seconds in lengths:
+        for batch in held_out(parts, seconds, count, style, quiet=True):
+            real = batch.waveform()
+            scored(batch, generate(parts, batch, how), matches["generated"])
+            scored(batch, real, matches["truth"])
+            rebuilt = parts.vae.decode(with_noise(parts.analysis(real))).float()[:, 0]
+            scored(batch, rebuilt.detach(), matches["rebuilt"])
+            scored(batch, generate(parts, batch, how, shuffled=True), matches["other_clip"])
+    return {kind: figures_of(match) for kind, match in matches.items()}
+
+
+@torch.no_grad()
+def obedience(parts: Trained, how: Sampling, count: int) -> dict[str, float]:
+    """How often a material that the prompt names is heard, whatever the picture's own is."""
+    rng = np.random.default_rng(5)
+    totals = dict.fromkeys(("asked", "rebuilt", "real", "hits"), 0)
+    for action in ("bounce", "tap", "strike"):
+        for batch in held_out(parts, 4.0, count, action=action, quiet=True):
+            own = torch.full((len(batch),), -1, device=parts.device)
+            own[batch.owner] = batch.hits["material"].long()
+            asked = [
+                int(rng.choice([m for m in range(len(MATERIALS)) if m != mine]))
+                for mine in own.tolist()
+            ]
+            prompts = [text.naming(rng, MATERIALS[m]) for m in asked]
+            real = batch.waveform()
+            rebuilt = parts.vae.decode(with_noise(parts.analysis(real))).float()[:, 0]
+            wanted = torch.tensor(asked, device=parts.device)[batch.owner]
+            for name, sounds, target in (
+                ("asked", generate(parts, batch, how, prompts), wanted),
+                ("rebuilt", rebuilt, batch.hits["material"].long()),
+                ("real", real, batch.hits["material"].long()),
+            ):
+                windows = judge.cut_windows(sounds, batch.owner, batch.hits["seconds"])
+                heard = parts.materials(parts.materials.features(windows)).argmax(1)
+                totals[name] += int((heard == target).sum())
+            totals["hits"] += len(wanted)
+    hits = max(totals.pop("hits"), 1)
+    return {name: round(value / hits, 4) for name, value in totals.items()} | {
+        "chance": round(1 / len(MATERIALS), 4)
+    }
+
+
+@torch.no_grad()
+def loudness(parts: Trained, how: Sampling, count: int) -> dict[str, float]:
+    """Whether levels follow forces, and how silent it is between events."""
+    levels: dict[str, list[float]] = {"generated": [], "rebuilt": [], "real": []}
+    forces: list[float] = []
+    depths: list[float] = []
+    for action in ("bounce", "roam", "tap", "clap"):
+        for batch in held_out(parts, 5.0, count, action=action, quiet=True):
+            real = batch.waveform()
+            sounds = {
+                "generated": generate(parts, batch, how),
+                "rebuilt": parts.vae.decode(with_noise(parts.analysis(real))).float()[:, 0],
+                "real": real,
+            }
+            for owner, seconds, force in zip(
+                batch.owner.tolist(),
+                batch.hits["seconds"].tolist(),
+                batch.hits["force"].tolist(),
+                strict=True,
+            ):
+                forces.append(np.log(max(force, 0.02)))
+                for name, sound in sounds.items():
+                    levels[name].append(judge.level_db(sound[owner], seconds))
+            depths += [silence(real[clip], sounds["generated"][clip]) for clip in range(len(batch))]
+    table = {
+        f"force_level_correlation_{name}": round(float(np.corrcoef(forces, values)[0, 1]), 4)
+        for name, values in levels.items()
+    }
+    error = np.abs(np.subtract(levels["rebuilt"], levels["real"]))
+    known = [depth for depth in depths if not np.isnan(depth)]
+    return table | {
+        "rebuilt_level_error_db": round(float(np.median(error)), 2),
+        "silence_db_median": round(float(np.median(known)), 1),
+        "share_of_clips_30_db_silent": round(float(np.mean([d >= 30 for d in known])), 4),
+    }
+
+
+def silence(real: Tensor, generated: Tensor) -> float:
+    """How many dB the gaps of a clip lie below its events, gaps being where the truth is silent."""
+    frames = (len(real) // 960, 960)
+    truth = real[: frames[0] * 960].view(frames).square().mean(1)
+    found = generated[: frames[0] * 960].view(frames).square().mean(1)
+    quiet = truth < truth.max() * 10**-5.5
+    quiet &= ~torch.nn.functional.max_pool1d((~quiet)[None, None].float(), 5, 1, 2)[0, 0].bool()
+    loud = truth > truth.max() * 10**-1.5
+    if quiet.sum() < 5 or not loud.any():
+        return float("nan")
+    return float(10 * torch.log10(found[loud].mean() / found[quiet].mean().clamp_min(1e-12)))
+
+
+@torch.no_grad()
+def textures(parts: Trained, how: Sampling, count: int) -> dict[str, float]:
+    """Continuous sounds: level over clips and within them, constant offset, buzz, clicks."""
+    real_levels, levels, inside, offsets, buzz, real_buzz = [], [], [], [], [], []
+    for batch in held_out(parts, 5.0, count):
+        kinds = batch.layers["kind"][:, 0]
+        silent_hits = torch.ones(len(batch), dtype=torch.bool, device=parts.device)
+        silent_hits[batch.owner] = False
+        chosen = ((kinds >= 0) & (kinds < 5) & silent_hits).nonzero().flatten().tolist()
+        if not chosen:
+            continue
+        real, sounds = batch.waveform(), generate(parts, batch, how)
+        for clip in chosen:
+            one, two = (w[clip][: len(w[clip]) // 4800 * 4800] for w in (real, sounds))
+            a, b = (w.view(-1, 4800).square().mean(1).add(1e-9).log10() * 10 for w in (one, two))
+            real_levels.append(float(a.mean()))
+            levels.append(float(b.mean()))
+            if a.std() > 2:
+                inside.append(float(torch.corrcoef(torch.stack((a, b)))[0, 1]))
+            offsets.append(float(two.mean().abs() / two.square().mean().sqrt().clamp_min(1e-6)))
+            if int(kinds[clip]) != 2:  # engines are meant to hum
+                buzz.append(_peak_db(two))
+                real_buzz.append(_peak_db(one))
+    if len(levels) < 3:
+        return {"clips": len(levels)}
+    return {
+        "clips": len(levels),
+        "level_correlation_between_clips": round(float(np.corrcoef(real_levels, levels)[0, 1]), 4),
+        "level_correlation_within": round(float(np.mean(inside)), 4) if inside else float("nan"),
+        "level_bias_db": round(float(np.mean(np.subtract(levels, real_levels))), 2),
+        "offset_relative_to_rms": round(float(np.max(offsets)), 4),
+        "buzz_db": round(float(np.mean(buzz)), 2),
+        "buzz_db_real": round(float(np.mean(real_buzz)), 2),
+    }
+
+
+def _peak_db(waveform: Tensor) -> float:
+    """How far multiples of the latent rate, 50 Hz, stand out of the long-term spectrum."""
+    power = torch.fft.rfft(waveform * torch.hann_window(len(waveform), device=waveform.device))
+    power = power.abs().square()
+    step = 50 * len(waveform) / 48_000
+    lines = (torch.arange(4, 200, device=waveform.device) * step).round().long()
+    beside = (torch.arange(4, 200, device=waveform.device) * step + step / 2).round().long()
+
+    def around(centres: Tensor) -> Tensor:
+        return torch.stack([power[centres + i] for i in range(-2, 3)]).mean(0).add(1e-9).log10()
+
+    return float(10 * (around(lines) - around(beside)).mean())
+
+
+@torch.no_grad()
+def likeness(parts: Trained, how: Sampling, count: int) -> dict[str, float]:
+    """Distances of generated to real sounds, beside those of two halves of real ones."""
+    real, made = [], []
+    for batch in held_out(parts, 5.0, count):
+        sound, other = batch.waveform(), generate(parts, batch, how)
+        real.append(judge.band_levels(sound))
+        made.append(judge.band_levels(other))
+    truth, found = torch.cat(real), torch.cat(made)
+    half = len(truth) // 2
+    return {
+        "log_mel_distance": round(float((truth - found)[:, :48].abs().mean()), 4),
+        "log_mel_distance_other_clips": round(
+            float((truth - truth.roll(1, 0))[:, :48].abs().mean()), 4
+        ),
+        "frechet": round(judge.frechet(truth, found), 4),
+        "frechet_two_halves_of_real": round(judge.frechet(truth[:half], truth[half:]), 4),
+    }
+
+
+def against_steps(parts: Trained, guidance_scale: float, count: int) -> list[dict[str, object]]:
+    """Synchrony, obedience of levels and likeness for each number of steps and each solver."""
+    rows: list[dict[str, object]] = []
+    for solver, per_step in EVALUATIONS_PER_STEP.items():
+        for steps in (4, 8, 10, 16, 25, 50):
+            how = Sampling(steps, guidance_scale, solver)
+            match, real, made = judge.Match(), [], []
+            for batch in held_out(parts, 5.0, count, quiet=True):
+                sounds = generate(parts, batch, how)
+                scored(batch, sounds, match)
+                real.append(judge.band_levels(batch.waveform()))
+                made.append(judge.band_levels(sounds))
+            truth, found = torch.cat(real), torch.cat(made)
+            rows.append(
+                {"solver": solver, "steps": steps, "evaluations": steps * per_step}
+                | figures_of(match)
+                | {
+                    "log_mel_distance": round(float((truth - found)[:, :48].abs().mean()), 4),
+                    "frechet": round(judge.frechet(truth, found), 4),
+                }
+            )
+            print(rows[-1], flush=True)
+    return rows
+
+
+def main() -> None:
+    """Measure, print, record."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--state", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--count", type=int, default=64)
+    parser.add_argument("--table", action="store_true", help="quality against steps, too")
+    args = parser.parse_args()
+    device = set_up(9)
+    start = time.monotonic()
+    parts = load(args.state, device)
+    figures: dict[str, object] = {}
+
+    def measure(name: str, work: Callable[[], object]) -> None:
+        figures[name] = work()
+        print(f"{time.monotonic() - start:.0f} s {name}: {figures[name]}", flush=True)
+
+    n = args.count
+    for scale in (1.0, 3.0, 4.5):
+        how = Sampling(guidance_scale=scale)
+        measure(
+            f"sync_3_to_8_guidance_{scale}",
+            lambda how=how: synchrony(parts, how, (3.0, 5.0, 8.0), n),
+        )
+        measure(f"obedience_guidance_{scale}", lambda how=how: obedience(parts, how, n))
+        measure(f"loudness_guidance_{scale}", lambda how=how: loudness(parts, how, n // 2))
+    how = Sampling()
+    measure("sync_2", lambda: synchrony(parts, how, (2.0,), n))
+    measure("sync_12_to_15", lambda: synchrony(parts, how, (12.0, 15.0), n // 2))
+    measure("sync_unseen_style", lambda: synchrony(parts, how, (3.0, 5.0, 8.0), n, UNSEEN))
+    measure("textures", lambda: textures(parts, how, 8 * n))
+    measure("likeness", lambda: likeness(parts, how, 4 * n))
+    if args.table:
+        measure("against_steps", lambda: against_steps(parts, 4.5, n))
+    record(args.out, what="quality", seed=HELD_OUT_SEED, count=n, figures=figures)
+
+
+if __name__ == "__main__":
+    main()
