@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from foley.configs import MAX_CLIP_SECONDS, SYNC_FPS, VISUAL_FPS
 from foley.media.clock import FramePicker, num_latents, seconds_of
-from foley.media.demux import decode_frames
+from foley.media.demux import VideoInfo, decode_frames, probe
 from foley.media.scale import fit_and_crop, stretch
 from foley.models.dit import DiTContext, FoleyDiT, embed_time
 from foley.models.layers import AUDIO_NORM_EPS, JOINT_EPS, JointRotary
@@ -388,11 +388,11 @@ def check_frames(path: Path) -> Iterator[Comparison]:
         clip = path.parent / "videos" / name
         frames = decode_frames(clip, visual_size=80, sync_size=48, trim=True)
         picks = torch.tensor(expected["picks_8"])
-        yield f"{name} decoded at 8", _bars(frames.visual) @ _powers(0, _BARS), picks, EXACT
-        # The sync frames are cropped to their middle, which leaves the bars 2 to 7.
-        middle = _bars(frames.sync[: frames.num_picked], 6) @ _powers(0, 6)
-        picks = torch.tensor(expected["picks_25"])
-        yield f"{name} decoded at 25", middle, picks // 4 % 64, EXACT
+        yield f"{name} decoded at 8", _bars(frames.visual) @ 2 ** torch.arange(_BARS), picks, EXACT
+        # The sync frames are cropped to their middle, which leaves some of the bars.
+        bits, weights = _visible_bars(frames.sync[: frames.num_picked], probe(clip))
+        picks = torch.tensor(expected["picks_25"])[:, None] // weights % 2
+        yield f"{name} decoded at 25", bits, picks, EXACT
         lengths = torch.tensor([frames.num_picked, num_latents(frames.num_picked)])
         stated = torch.tensor([len(expected["picks_25"]), expected["latent_len"]])
         yield f"{name} lengths", lengths, stated, EXACT
@@ -411,14 +411,20 @@ def _picks(timestamps: list[int], time_base: Fraction, fps: int) -> list[int]:
     return picks
 
 
-def _bars(frames: Tensor, num_bars: int = _BARS) -> Tensor:
-    """Whether each bar of each frame is bright, int64 [n, bars]."""
+def _bars(frames: Tensor) -> Tensor:
+    """Whether each bar of each whole frame is bright, int64 [n, bars]."""
     columns = frames.float().mean(dim=(1, 3))  # [n, W]
-    return (columns.unflatten(1, (num_bars, -1)).mean(dim=-1) > 127).long()
+    return (columns.unflatten(1, (_BARS, -1)).mean(dim=-1) > 127).long()
 
 
-def _powers(start: int, stop: int) -> Tensor:
-    return 2 ** torch.arange(start, stop)
+def _visible_bars(frames: Tensor, clip: VideoInfo) -> tuple[Tensor, Tensor]:
+    """Brightness of the bars whose middle survived the crop, [n, bars], and the worth of each."""
+    size = frames.shape[2]
+    width = size * clip.width / clip.height  # before the crop
+    middles = [(bar + 0.5) * width / _BARS - (width - size) / 2 for bar in range(_BARS)]
+    seen = [bar for bar, middle in enumerate(middles) if 2 <= middle < size - 2]
+    columns = frames.float().mean(dim=(1, 3))[:, [int(middles[bar]) for bar in seen]]
+    return (columns > 127).long(), torch.tensor([2**bar for bar in seen])
 
 
 CHECKS: list[tuple[str, Callable[[Fixture], Iterator[Comparison]]]] = [
