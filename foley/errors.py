@@ -14,6 +14,7 @@ FoleyError
         OutputError             the result cannot be written as asked
     ServerError                 whoever runs this must fix it
         CheckpointError         weights missing, damaged, or of another model
+        DownloadError           weights could not be fetched
         ConfigError             settings that contradict themselves
         DeviceError             no such device, or it ran out of memory
 
@@ -106,6 +107,12 @@ class CheckpointError(ServerError):
     """Weights are missing, damaged, or belong to another model."""
 
     code = "checkpoint_invalid"
+
+
+class DownloadError(ServerError):
+    """Weights could not be fetched, verified or stored."""
+
+    code = "download_failed"
 
 
 class ConfigError(ServerError):

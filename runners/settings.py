@@ -14,7 +14,8 @@ from foley.errors import ConfigError
 from foley.request import describe_validation_error
 
 PREFIX = "FOLEY_"
-KNOWN_ELSEWHERE = ("FOLEY_PYTHON", "FOLEY_REQUIRE_GPU")  # read by scripts and by the tests
+# Read by scripts, by the tests, and by `foley download`.
+KNOWN_ELSEWHERE = ("FOLEY_PYTHON", "FOLEY_REQUIRE_GPU", "FOLEY_ACCEPT_LICENSE")
 MIB = 1024 * 1024
 # Docker gives a container 64 MiB of shared memory by default; the frames of one clip take more.
 MIN_SHARED_MEMORY_BYTES = 1024 * MIB

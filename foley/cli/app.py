@@ -6,6 +6,7 @@ import sys
 from cyclopts import App
 
 from foley.cli.convert import convert
+from foley.cli.download import download
 from foley.cli.generate import generate
 from foley.cli.info import info
 from foley.cli.serve import serve
@@ -30,6 +31,7 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 app.command(generate)
+app.command(download)
 app.command(info)
 app.command(convert)
 app.command(serve)
