@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from foley.cli.options import ModelOptions
-from foley.errors import ParameterError, RequestError
+from foley.errors import OutputError, ParameterError, RequestError
 from foley.request import GenerationRequest, Solver
 
 if TYPE_CHECKING:
@@ -105,8 +105,8 @@ def generate(
     tasks = [*plan(clips, request, output), *read_table(csv_file, request, output)]
     if not tasks:
         raise ParameterError("no clip was named; give a video file, or --csv TABLE")
-    _refuse_collisions(tasks)
-    console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+    refuse_collisions(tasks)
+    console = Console(stderr=True, quiet=quiet, highlight=False, markup=False, soft_wrap=True)
     if skip_existing:
         waiting = [task for task in tasks if not all(path.exists() for path in task.outputs())]
         if len(waiting) < len(tasks):
@@ -119,6 +119,7 @@ def generate(
     tasks = [task for task in tasks if task not in missing]
     if not tasks:
         return 1 if missing else 0
+    _make_folders(tasks)
     pipeline = (model or ModelOptions()).load()
     console.print(pipeline.description, style=None if pipeline.trained else "yellow")
     num_failed = len(missing)
@@ -161,13 +162,13 @@ def read_table(table: Path | None, request: GenerationRequest, output: Path | No
     """
     if table is None:
         return []
-    if output is not None and output.suffix in SUFFIXES:
+    if output is not None and output.suffix.lower() in SUFFIXES:
         raise ParameterError(f"--output {output} is one file for a table of clips; name a folder")
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             columns = set(reader.fieldnames or ())
-            rows = list(reader)
+            rows = [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ParameterError(f"--csv {table} cannot be read: {error}") from error
     allowed = {"clip", "prompt", "negative_prompt", "seed", "output"}
@@ -176,9 +177,7 @@ def read_table(table: Path | None, request: GenerationRequest, output: Path | No
             f"--csv {table} has the columns {', '.join(sorted(columns)) or 'none'}; clip is "
             "needed, and prompt, negative_prompt, seed and output are known"
         )
-    return [
-        _row_task(table, number, row, request, output) for number, row in enumerate(rows, start=2)
-    ]
+    return [_row_task(table, line, row, request, output) for line, row in rows]
 
 
 def _row_task(
@@ -206,19 +205,37 @@ def _default_output(clip: Path, folder: Path | None) -> Path:
     return (folder or clip.parent) / f"{clip.stem}.foley{suffix}"
 
 
-def _refuse_collisions(tasks: list[Task]) -> None:
+def refuse_collisions(tasks: Sequence[Task]) -> None:
+    """Refuse tasks that would overwrite each other's result, or any of the clips.
+
+    Raises:
+        ParameterError: names both files.
+    """
+    clips = {task.clip.resolve() for task in tasks}
     seen: dict[Path, Path] = {}
     for task in tasks:
-        for path in task.outputs():
-            path = path.absolute()
+        for path in (output.resolve() for output in task.outputs()):
+            if path in clips:
+                raise ParameterError(
+                    f"the result for {task.clip} would overwrite the clip {path}; "
+                    "name another output"
+                )
             if path in seen:
                 raise ParameterError(
                     f"{seen[path]} and {task.clip} would both be written to {path}; "
                     "name other outputs"
                 )
-            if path == task.clip.absolute():
-                raise ParameterError(f"{path} is the clip itself; name another output")
             seen[path] = task.clip
+
+
+def _make_folders(tasks: Sequence[Task]) -> None:
+    for folder in {task.output.parent for task in tasks}:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(
+                f"folder {folder} cannot be made ({error.strerror}); name another output"
+            ) from error
 
 
 def _run(pipeline: "FoleyPipeline", task: Task, trim: bool, console: Console) -> None:
@@ -226,7 +243,7 @@ def _run(pipeline: "FoleyPipeline", task: Task, trim: bool, console: Console) ->
 
     start = time.perf_counter()
     with Progress(
-        TextColumn("{task.fields[clip]}  {task.description:16}"),
+        TextColumn("{task.fields[clip]}  {task.description:16}", markup=False),
         BarColumn(),
         TextColumn("{task.completed:.0f}/{task.total:.0f}"),
         TimeRemainingColumn(),
@@ -253,7 +270,6 @@ def _run(pipeline: "FoleyPipeline", task: Task, trim: bool, console: Console) ->
         stop_seconds = made.duration_seconds if frames.trimmed else None
         written = []
         for waveform, path in zip(made.waveforms, task.outputs(), strict=True):
-            path.parent.mkdir(parents=True, exist_ok=True)
             if path.suffix.lower() in AUDIO_SUFFIXES:
                 written.append(write_audio(waveform, path))
             else:

@@ -7,7 +7,6 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from foley.cli.options import ModelOptions
 from foley.errors import ConfigError
 
 DRAIN_SECONDS = 30
@@ -20,19 +19,33 @@ def serve(
         str, Parameter(help="Address to listen on; 0.0.0.0 for every interface.")
     ] = "127.0.0.1",
     port: Annotated[int, Parameter(help="Port of HTTP.")] = 3000,
-    model: ModelOptions | None = None,
+    preset: Annotated[
+        str | None, Parameter(help="tiny, xl, xxl or auto; FOLEY_PRESET without it.")
+    ] = None,
+    weights: Annotated[
+        Path | None, Parameter(help="Folder of the weights; FOLEY_WEIGHTS without it.")
+    ] = None,
+    device: Annotated[
+        str | None, Parameter(help="auto, cpu, cuda or cuda:N; FOLEY_DEVICE without it.")
+    ] = None,
 ) -> None:
-    """Serve over HTTP. Further settings come from FOLEY_* in the environment."""
+    """Serve over HTTP. Settings come from FOLEY_* in the environment; options go before them."""
     if not (SOURCE_ROOT / "service.py").is_file():
         raise ConfigError(f"service.py is not in {SOURCE_ROOT}; install with the extra 'serve'")
-    model = model or ModelOptions()
-    settings = {"FOLEY_PRESET": model.preset, "FOLEY_DEVICE": model.device}
-    if model.weights is not None:
-        settings["FOLEY_WEIGHTS"] = str(model.weights.resolve())
     command = [sys.executable, "-m", "bentoml", "serve", "service:FoleyApi"]
     command += ["--working-dir", str(SOURCE_ROOT), "--host", host, "--port", str(port)]
     # A caller who stops reading would otherwise hold back the end of the process for ever.
     command += ["--timeout-graceful-shutdown", str(DRAIN_SECONDS)]
     sys.stdout.flush()
     # Handed on, not read: what the variables mean is known to runners.settings alone.
-    os.execve(sys.executable, command, {**os.environ, **settings})
+    os.execve(sys.executable, command, {**os.environ, **overrides(preset, weights, device)})
+
+
+def overrides(preset: str | None, weights: Path | None, device: str | None) -> dict[str, str]:
+    """The settings that options were given for."""
+    given = {
+        "FOLEY_PRESET": preset,
+        "FOLEY_WEIGHTS": str(weights.resolve()) if weights else None,
+        "FOLEY_DEVICE": device,
+    }
+    return {name: value for name, value in given.items() if value is not None}

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import av
 import pytest
 
 from foley.cli.app import main
+from foley.cli.serve import overrides
 from foley.version import __version__
 
 CLIP = Path(__file__).parents[2] / "examples" / "bigbuckbunny.mp4"
@@ -107,7 +109,7 @@ def test_a_table_of_clips_goes_on_after_a_bad_one_and_skips_what_exists(
         (["generate", CLIP, "-o", "x.avi"], 2, "use one of .mp4"),
         (["generate", CLIP, "a.mp4", "-o", "x.mp4"], 2, "one file for 2 clips"),
         (["generate", CLIP, CLIP], 2, "would both be written"),
-        (["generate", CLIP, "-o", CLIP], 2, "is the clip itself"),
+        (["generate", CLIP, "-o", CLIP], 2, "would overwrite the clip"),
         (["generate", CLIP, "--guidance-scale", "99"], 2, "got 99"),
         (["generate", CLIP, "--seed", "abc"], 2, "abc"),
         (["generate", CLIP, "--frobnicate"], 2, "--frobnicate"),
@@ -152,6 +154,55 @@ def test_a_table_with_mistakes_names_the_line(
     result = foley("generate", "--csv", table)
     assert result.returncode == 2
     assert words in result.stderr
+
+
+def test_no_result_overwrites_a_clip(foley: Foley, tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    for name in ("a.mp4", "b.mp4"):
+        shutil.copy(CLIP, tmp_path / name)
+    (tmp_path / "link.mp4").symlink_to(tmp_path / "a.mp4")
+    table = tmp_path / "clips.csv"
+    table.write_text("clip,output\na.mp4,b.mp4\nb.mp4,c.mp4\n")
+    for arguments in (
+        [tmp_path / "sub" / ".." / "a.mp4", "-o", tmp_path / "a.mp4"],
+        [tmp_path / "a.mp4", "-o", tmp_path / "link.mp4"],
+        ["--csv", table],
+    ):
+        result = foley("generate", *arguments, *FAST)
+        assert result.returncode == 2
+        assert "would overwrite the clip" in result.stderr
+    for name in ("a.mp4", "b.mp4"):
+        assert (tmp_path / name).read_bytes() == CLIP.read_bytes()
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_the_model_is_loaded(
+    foley: Foley, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    for output in (tmp_path / "file" / "out.mp4", tmp_path / "file" / "deeper" / "out.mp4"):
+        result = foley("generate", CLIP, "-o", output, *FAST)
+        assert result.returncode == 1
+        assert "cannot be made" in result.stderr
+        assert "preset" not in result.stderr
+
+
+@pytest.mark.parametrize("name", ["clip [final].mp4", "clip [/b].mp4"])
+def test_brackets_in_a_name_are_only_brackets(foley: Foley, name: str, tmp_path: Path) -> None:
+    shutil.copy(CLIP, tmp_path / name)
+    result = foley("generate", tmp_path / name, "-o", tmp_path / "out.wav", *FAST)
+    assert result.returncode == 0, result.stderr
+    assert name in result.stderr
+
+
+def test_lines_of_a_table_are_counted_as_an_editor_counts(foley: Foley, tmp_path: Path) -> None:
+    table = tmp_path / "clips.csv"
+    table.write_text('clip,prompt\n\n"a.mp4","two\nlines"\nb.mp4,x,y\n')
+    assert "line 5: the row does not match" in foley("generate", "--csv", table).stderr
+
+
+def test_serve_hands_on_only_what_was_given() -> None:
+    assert overrides(None, None, None) == {}
+    assert overrides("xl", Path("/w"), None) == {"FOLEY_PRESET": "xl", "FOLEY_WEIGHTS": "/w"}
 
 
 def test_info_lists_what_is_there(foley: Foley) -> None:
