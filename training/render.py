@@ -3,6 +3,8 @@
 # B clips, F frames of the whole batch, K sprites, H = W = 224, P = 256 texture pixels a side
 
 import math
+from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -29,9 +31,9 @@ def draw(frames: dict[str, Tensor], still: dict[str, Tensor], fast: bool = False
     owner = torch.arange(batch, device=textures.device).repeat_interleave(count)
     if fast:  # one shape, one compilation
         textures = torch.nn.functional.pad(textures, (0, 0) * 3 + (0, _CLIPS_AT_ONCE - batch))
-    paint = _FAST if fast else _paint
-    degrade = _FAST_DEGRADED if fast else _degraded
-    room = len(noise_table(textures.device)) - SIZE * SIZE * 3
+    paint, degrade = (_compiled(_paint), _compiled(_degraded)) if fast else (_paint, _degraded)
+    table = noise_table(textures.device)
+    room = len(table) - SIZE * SIZE * 3
     number = torch.arange(len(owner) + _FRAMES_AT_ONCE, device=textures.device)
     grain = (number * 7919 % room).int()
     parts = []
@@ -50,7 +52,8 @@ def draw(frames: dict[str, Tensor], still: dict[str, Tensor], fast: bool = False
             *(padded(flat[name]) for name in ("sprites", "camera", "effect", "rings", "light")),
             *(still[name][clip] for name in ("looks", "effect_look", "grade")),
         )
-        picture = degrade(picture, still["grade"][clip], grain[start : start + len(clip)])
+        first = grain[start : start + len(clip)]
+        picture = degrade(picture, still["grade"][clip], table, first)
         parts.append(picture[: _FRAMES_AT_ONCE - missing])
     return torch.cat(parts).unflatten(0, (batch, count))
 
@@ -84,6 +87,11 @@ def backdrop_textures(backdrop: Tensor) -> Tensor:
     mixed = (1 - cut) * mixed + 1.5 * cut * regions
     picture = (base + contrast * mixed).clamp(0, 1)
     return torch.cat((picture, field[:, 3:]), dim=1)
+
+
+@cache
+def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return torch.compile(function, dynamic=False)
 
 
 def _sample(textures: Tensor, clip: Tensor, channel: int, u: Tensor, v: Tensor) -> Tensor:
@@ -201,13 +209,10 @@ def _paint(
     return torch.stack(levels, 1)
 
 
-_FAST = torch.compile(_paint, dynamic=False)
-
-
-def _degraded(picture: Tensor, grade: Tensor, first: Tensor) -> Tensor:
+def _degraded(picture: Tensor, grade: Tensor, table: Tensor, first: Tensor) -> Tensor:
     """uint8 pictures with the camera's blur and noise and a coder's quantisation.
 
-    `first` [F] is where each picture's noise begins in the table.
+    `first` [F] is where each picture's noise begins in `table`.
     """
     noise, blur, quality = grade[:, 0], grade[:, 1], grade[:, 2]
 
@@ -216,7 +221,6 @@ def _degraded(picture: Tensor, grade: Tensor, first: Tensor) -> Tensor:
 
     soft = torch.nn.functional.avg_pool2d(picture, 3, 1, 1, count_include_pad=False)
     picture = torch.lerp(picture, soft, each(blur))
-    table = noise_table(picture.device)
     pixel = torch.arange(SIZE * SIZE * 3, device=picture.device, dtype=torch.int32)
     picture = picture + each(noise) * table[first[:, None] + pixel].view_as(picture)
     basis = _cosine_basis(picture.device)  # [64, 64]
@@ -237,6 +241,3 @@ def _cosine_basis(device: torch.device) -> Tensor:
     basis = torch.cos(math.pi * (n + 0.5) * k / 8) * 0.5
     basis[0] *= math.sqrt(0.5)
     return torch.kron(basis, basis)
-
-
-_FAST_DEGRADED = torch.compile(_degraded, dynamic=False)

@@ -246,7 +246,8 @@ def main() -> None:
     with torch.no_grad():  # noise channels pass unchanged
         model.dit.velocity_out.weight[ACTIVE:] = 0
         model.dit.velocity_out.bias[ACTIVE:] = 0
-    torch.save(model.state_dict(), args.out / "dit.pt")
+    halved = {name: value.half() for name, value in model.state_dict().items()}
+    torch.save(halved, args.out / "dit.pt")
     record(
         args.out / "dit.json",
         what="dit",
