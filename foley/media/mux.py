@@ -5,6 +5,7 @@ from __future__ import annotations  # PyAV's packets are generic for the type ch
 import heapq
 import io
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -19,7 +20,7 @@ from torch import Tensor
 from foley.configs import SAMPLE_RATE
 from foley.errors import OutputError
 from foley.media.clock import seconds_of
-from foley.media.output import complete_or_absent
+from foley.media.output import complete_or_absent, unclaimed
 from foley.media.packets import timed, until
 from foley.media.sound import as_24_bit, as_stereo, checked, encode_packets
 from foley.media.source import MediaLimits, open_video
@@ -59,6 +60,19 @@ class Written:
     notices: tuple[str, ...] = ()
 
 
+def container_for(source: Path, wanted: Container) -> Container:
+    """The container that `write_video` will give: the wanted one, or mkv where that fits instead.
+
+    Cheap, since no frame is decoded: ask before making the sound.
+
+    Raises:
+        VideoError: the source cannot be read, as `decode_frames`.
+        OutputError: neither takes the clip's picture.
+    """
+    with open_video(source, _NO_LIMITS) as (_, picture):
+        return _container_for(picture, wanted)
+
+
 def write_video(
     source: Path,
     waveform: Tensor,
@@ -73,7 +87,7 @@ def write_video(
 
     The first sample sounds at time zero of the picture's clock, also where the picture starts
     later. The source's own sound, subtitles and data are left out. A picture codec that the
-    container does not take gives an mkv, with a notice.
+    container does not take gives an mkv beside `destination`, with a notice; it replaces no file.
 
     Args:
         source: the clip.
@@ -87,19 +101,19 @@ def write_video(
     Raises:
         VideoError: the source cannot be read, as `decode_frames`.
         ParameterError: a waveform of another shape or with values that are not finite.
-        OutputError: unknown suffix, or `destination` cannot be written.
+        OutputError: unknown suffix, a picture that `container_for` refuses, or `destination` cannot
+            be written.
     """
     samples = as_stereo(checked(waveform, sample_rate))
     wanted = container or _container_of(destination)
     with open_video(source, _NO_LIMITS) as (reader, picture):
         codec = picture.codec_context.codec.canonical_name
-        chosen = next((name for name in (wanted, _FALLBACK) if _takes(name, picture)), None)
-        if chosen is None:
-            raise OutputError(
-                f"neither {wanted} nor {_FALLBACK} takes {codec} pictures; convert the clip first"
-            )
-        path = destination if chosen == wanted else destination.with_suffix(f".{_FALLBACK}")
+        chosen = _container_for(picture, wanted)
+        # The caller allowed one name to be replaced, and no other: the source may have that one.
+        instead = destination.with_suffix(f".{chosen}")
+        keep = chosen == wanted or instead == destination
         with (
+            nullcontext(destination) if keep else unclaimed(instead) as path,
             complete_or_absent(path) as temporary,
             av.open(
                 str(temporary), "w", format=_FFMPEG_FORMAT[chosen], options=_muxer_options(chosen)
@@ -178,6 +192,18 @@ def _container_of(destination: Path) -> Container:
             return name
     raise OutputError(
         f"{destination.name} names no container; end it in {', '.join(CONTAINERS)} or give one"
+    )
+
+
+def _container_for(picture: VideoStream, wanted: Container) -> Container:
+    for name in (wanted, _FALLBACK):
+        if _takes(name, picture):
+            return name
+    codec = picture.codec_context.codec.canonical_name
+    fitting = [name for name in CONTAINERS if _takes(name, picture)]
+    raise OutputError(
+        f"{' and '.join(dict.fromkeys((wanted, _FALLBACK)))} cannot hold {codec} pictures; "
+        f"ask for {' or '.join([*fitting, 'wav'])}, or convert the clip first"
     )
 
 

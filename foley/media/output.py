@@ -1,9 +1,10 @@
 """Files that appear whole or not at all."""
 
+import itertools
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import av
@@ -16,16 +17,55 @@ def complete_or_absent(destination: Path) -> Iterator[Path]:
     """A temporary path beside `destination`, renamed to it on success and removed on any error.
 
     Raises:
-        OutputError: the folder is missing or cannot be written, or the encoder refused the data.
+        OutputError: the folder is missing or cannot be written, the name is too long, or the
+            encoder refused the data.
     """
-    temporary = destination.with_name(f".{destination.name}.{secrets.token_hex(8)}.partial")
+    # Its length does not follow the destination's, whose name may be as long as names can be.
+    temporary = destination.parent / f".foley-{secrets.token_hex(8)}.partial"
+    with _writable(destination):
+        try:
+            yield temporary
+            os.replace(temporary, destination)
+        finally:
+            with suppress(OSError):
+                temporary.unlink()
+
+
+@contextmanager
+def unclaimed(wanted: Path) -> Iterator[Path]:
+    """`wanted`, or where something has this name, the first free of `name-2`, `name-3`, ...
+
+    An empty file holds the name, so that nobody else takes it; it is removed on any error.
+
+    Raises:
+        OutputError: no file can be made there.
+    """
+    others = (wanted.with_stem(f"{wanted.stem}-{number}") for number in itertools.count(2))
+    with _writable(wanted):
+        path = next(path for path in itertools.chain([wanted], others) if _claim(path))
     try:
-        yield temporary
-        os.replace(temporary, destination)
+        yield path
+    except BaseException:
+        with suppress(OSError):
+            path.unlink()
+        raise
+
+
+def _claim(path: Path) -> bool:
+    try:
+        path.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+
+@contextmanager
+def _writable(destination: Path) -> Iterator[None]:
+    """Turns errors while writing `destination` into ours."""
+    try:
+        yield
     except (OSError, av.FFmpegError) as error:  # FFmpeg's errors are not all OSErrors
         raise OutputError(
             f"{destination} cannot be written ({error.strerror or error}); "
             "check the folder, its permissions and the space left"
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)

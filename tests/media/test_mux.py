@@ -8,7 +8,7 @@ from torch import Tensor
 
 from foley.errors import OutputError, ParameterError, VideoDecodeError, VideoEmptyError
 from foley.media.demux import decode_frames, probe
-from foley.media.mux import Written, write_video
+from foley.media.mux import Written, container_for, write_video
 from tests.media.clips import (
     TURNED,
     loudest_second,
@@ -159,6 +159,57 @@ def test_a_codec_that_does_not_fit_gives_mkv_and_says_so(
     )
     assert len(picture_packets(written.path)) == 25
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.mkv", "out.mkv"]
+
+
+def test_the_mkv_instead_replaces_neither_the_source_nor_another_file(tmp_path: Path) -> None:
+    source = write_clip(tmp_path / "clip.mkv", codec="libvpx-vp9")
+    content = source.read_bytes()
+    (tmp_path / "clip-2.mkv").write_bytes(b"another film")
+    written = write_video(source, click(0.5), tmp_path / "clip.mov")
+    assert written.path == tmp_path / "clip-3.mkv"
+    assert written.notices == ("mov does not take vp9 pictures: the result is clip-3.mkv.",)
+    assert loudest_second(written.path) == pytest.approx(0.5, abs=0.001)
+    assert source.read_bytes() == content
+    assert (tmp_path / "clip-2.mkv").read_bytes() == b"another film"
+
+
+def test_a_failed_mkv_instead_leaves_no_file(tmp_path: Path) -> None:
+    source = write_clip(tmp_path / "in.mkv", codec="libvpx-vp9")
+    with pytest.raises(OutputError):  # no AAC at this rate
+        write_video(source, click(0.5), tmp_path / "out.mov", sample_rate=12_345)
+    assert [path.name for path in tmp_path.iterdir()] == ["in.mkv"]
+
+
+def test_a_destination_that_is_named_mkv_is_replaced(tmp_path: Path) -> None:
+    source = write_clip(tmp_path / "in.webm", codec="libvpx-vp9")
+    (tmp_path / "out.mkv").write_bytes(b"before")
+    written = write_video(source, click(0.5), tmp_path / "out.mkv", container="mov")
+    assert written.path == tmp_path / "out.mkv"
+    assert len(picture_packets(written.path)) == 25
+
+
+@pytest.mark.parametrize(
+    ("codec", "wanted", "given"),
+    [("libx264", "mp4", "mp4"), ("libx264", "webm", "mkv"), ("libvpx-vp9", "mov", "mkv")],
+)
+def test_the_container_is_known_before(tmp_path: Path, codec: str, wanted: str, given: str) -> None:
+    source = write_clip(tmp_path / "in.mkv", codec=codec)
+    assert container_for(source, wanted) == given
+    assert write_video(source, click(0.5), tmp_path / f"out.{wanted}").container == given
+
+
+@pytest.mark.parametrize(
+    ("wanted", "refusal"), [("mp4", "mp4 and mkv cannot hold"), ("mkv", "mkv cannot hold")]
+)
+def test_a_picture_that_neither_container_takes_is_refused_before(
+    tmp_path: Path, wanted: str, refusal: str
+) -> None:
+    source = write_clip(tmp_path / "in.gif", codec="gif", pix_fmt="rgb8")
+    with pytest.raises(OutputError, match=f"^{refusal} gif pictures; ask for mov or wav"):
+        container_for(source, wanted)
+    with pytest.raises(OutputError, match=refusal):
+        write_video(source, click(0.5), tmp_path / f"out.{wanted}")
+    assert container_for(source, "mov") == "mov"
 
 
 @pytest.mark.parametrize(
