@@ -20,8 +20,9 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks.records import ROOT, environment, finish
-from foley.checkpoints import load_official, read_weights
+from foley.checkpoints import load_official
 from foley.configs import PRESETS
+from foley.tensors import read_weights
 
 MANIFESTS = ROOT / "tests" / "assets" / "manifests"
 LIMIT_BYTES = 10**9  # allowed above the file's size

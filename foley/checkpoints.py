@@ -1,16 +1,16 @@
 """Weights on disk -> modules. Strict: what does not fit is refused by name, never served as noise.
 
-Three layouts are read, recognised by their content: the official `.pth` files, third-party
-safetensors files under the official names, and our own directory, which `save_components` writes:
+Three layouts are read: the official `.pth` files, third-party safetensors files under the official
+tensor names, and our own directory, which `save_components` writes:
 
-    DIR/foley.json                 preset, whether trained, where the weights came from
+    DIR/foley.json                 preset, origin, and the index: the file of each part, its bytes
     DIR/{dit,vae,synchformer}/     diffusers layout: config.json and safetensors
     DIR/{vision,text}/             transformers layout; the tokenizer lies in text/
 """
 
 import json
 import logging
-import pickle
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
@@ -19,57 +19,38 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoTokenizer, ClapTextModel, PreTrainedTokenizerBase, SiglipVisionModel
 
 from foley import layouts
-from foley.configs import PRESETS, Preset, preset_from_dict
+from foley.configs import Preset, preset_from_dict
 from foley.errors import CheckpointError, ConfigError, OutputError
+from foley.ledger import revision_of
+from foley.licences import ACCEPTANCE_FILE, licence_of
 from foley.models.dit import FoleyDiT, build_dit
 from foley.models.encoders import build_text_encoder, build_vision_encoder, restore_buffers
 from foley.models.synchformer import Synchformer, build_synchformer
 from foley.models.vae import FoleyVAE, build_vae
+from foley.recognition import DESCRIPTION_FILE, advice, find_official_file
+from foley.storage import Storage, pack, unpack
+from foley.tensors import read_weights
 
 logger = logging.getLogger(__name__)
 
-DESCRIPTION_FILE = "foley.json"
 FORMAT_VERSION = 1
-
-# Where each part may lie under a directory of downloaded files, the first that exists wins.
-OFFICIAL_FILES: dict[str, dict[str, tuple[str, ...]]] = {
-    "dit": {
-        "xxl": ("hunyuanvideo_foley.safetensors", "hunyuanvideo_foley.pth"),
-        "xl": ("hunyuanvideo_foley_xl.safetensors", "hunyuanvideo_foley_xl.pth"),
-    },
-    "vae": {"": ("vae_128d_48k.safetensors", "vae_128d_48k_fp16.safetensors", "vae_128d_48k.pth")},
-    "synchformer": {
-        "": (
-            "synchformer_state_dict.safetensors",
-            "synchformer_state_dict_fp16.safetensors",
-            "synchformer_state_dict.pth",
-        )
-    },
-    "vision": {"": ("siglip2-base-patch16-512/model.safetensors",)},
-    "text": {
-        "": (
-            "larger_clap_general/model.safetensors",
-            "larger_clap_general/pytorch_model.bin",
-        )
-    },
-}
-
-# What torch's restricted unpickler is seen to raise on bytes that are no pickle, among others.
-_UNREADABLE = (
-    SafetensorError,
-    pickle.UnpicklingError,
-    RuntimeError,
-    EOFError,
-    LookupError,
-    ValueError,
-    TypeError,
-    AttributeError,
+# Copied along, so that the terms stay beside the weights.
+TERMS = ("LICENSE", "NOTICE", ACCEPTANCE_FILE)
+_STORED_DTYPES = (
+    torch.float32,
+    torch.float16,
+    torch.bfloat16,
+    torch.float8_e4m3fn,
+    torch.float8_e5m2,
 )
+# Others' files in eight bits may carry scales, under several names. Without them it is noise.
+_SCALES = re.compile(r"(^|\.)(weight_scale|scale_weight|scale_input|input_scale|scaled_fp8)(_\d)?$")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +60,7 @@ class Components:
     Attributes:
         trained: False where the weights are seeded random numbers.
         source: where the weights came from, for people.
+        revision: of the repository that they came from; empty where it is not known.
     """
 
     preset: Preset
@@ -90,6 +72,7 @@ class Components:
     tokenizer: PreTrainedTokenizerBase
     trained: bool
     source: str
+    revision: str = ""
 
     def modules(self) -> dict[str, nn.Module]:
         """The parts that hold weights, by the name of their directory."""
@@ -113,42 +96,6 @@ _RULES = {
 }
 
 
-def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors of a checkpoint, mapped from the file where its format allows, and its metadata.
-
-    Raises:
-        CheckpointError: the file is missing, damaged, or holds more than tensors.
-    """
-    if not path.is_file():
-        raise CheckpointError(f"{path} does not exist; download the weights or name their folder")
-    try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as file:
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-                return tensors, file.metadata() or {}
-        content = _unpickle(path)
-    except _UNREADABLE as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CheckpointError(
-            f"{path} cannot be read as a checkpoint: {reason}; fetch the file again"
-        ) from error
-    metadata = {}
-    if isinstance(content, Mapping) and "state_dict" in content:
-        content, metadata = content["state_dict"], dict(content.get("metadata") or {})
-    if not isinstance(content, Mapping) or not all(isinstance(v, Tensor) for v in content.values()):
-        raise CheckpointError(f"{path} is not a dictionary of tensors; it is of another model")
-    return dict(content), metadata
-
-
-def _unpickle(path: Path) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except RuntimeError as error:
-        if "mmap can only be used" not in str(error):  # files written before PyTorch 1.6
-            raise
-        return torch.load(path, map_location="cpu", weights_only=True)
-
-
 def load_strict(
     module: nn.Module,
     weights: Mapping[str, Tensor],
@@ -165,7 +112,8 @@ def load_strict(
         names: our key -> the name to show in messages.
 
     Raises:
-        CheckpointError: names the first keys that are missing, unexpected or of another shape.
+        CheckpointError: names the first keys that are missing, unexpected, or of another shape or
+            type.
     """
     names = names or {}
     expected = module.state_dict()
@@ -176,12 +124,18 @@ def load_strict(
         for key, tensor in expected.items()
         if key in weights and weights[key].shape != tensor.shape
     ]
+    foreign = [
+        f"{names.get(key, key)} is {str(tensor.dtype).removeprefix('torch.')}"
+        for key, tensor in weights.items()
+        if key in expected and tensor.dtype not in _STORED_DTYPES
+    ]
     problems = [
         f"{len(keys)} {what} (first: {', '.join(keys[:3])})"
         for what, keys in (
             ("missing", missing),
             ("unexpected", unexpected),
             ("of another shape", misshapen),
+            ("of a type that is not read", foreign),
         )
         if keys
     ]
@@ -210,20 +164,29 @@ def load_official(
     Raises:
         CheckpointError: the weights do not fit; says which preset a DiT would fit.
     """
+    shapes = {key: tuple(tensor.shape) for key, tensor in weights.items()}
+    if scales := [key for key in weights if _SCALES.search(key)]:
+        raise CheckpointError(
+            f"{origin} is quantised with scales, which are not read (first: {scales[0]}); use the "
+            "plain fp8 file, the fp16 one, or the official one"
+        )
     if part == "vae":
         weights = layouts.fuse_weight_norm(weights)
     translation = layouts.translate(weights, _RULES[part])
     ours = translation.weights
-    if translation.unknown and part == "dit":
+    if part != "dit":
+        ours = ours | {key: weights[key] for key in translation.unknown}  # refused by name below
+    module = build_on_meta(part, preset)
+    try:
+        load_strict(module, ours, origin=origin, names=translation.origins)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{error}; wanted {preset.name}, and {advice(part, shapes)}"
+        ) from None
+    if translation.unknown:
         listed = ", ".join(sorted(translation.unknown)[:3])
         count = len(translation.unknown)
         logger.warning("%s: %d unknown keys are ignored (first: %s)", origin, count, listed)
-    elif translation.unknown:
-        ours = ours | {key: weights[key] for key in translation.unknown}  # refused by name below
-    module = build_on_meta(part, preset)
-    if part == "dit":
-        _check_dit_size(ours, preset, origin)
-    load_strict(module, ours, origin=origin, names=translation.origins)
     return module
 
 
@@ -236,70 +199,38 @@ def build_on_meta(part: str, preset: Preset) -> nn.Module:
     return module
 
 
-def _check_dit_size(weights: Mapping[str, Tensor], preset: Preset, origin: str) -> None:
-    """A clearer refusal where the file is simply of another size."""
-    found = {
-        "hidden_dim": len(weights["audio_in.weight"]) if "audio_in.weight" in weights else 0,
-        "num_joint_blocks": len({k.split(".")[1] for k in weights if k.startswith("joint_blocks")}),
-        "num_audio_blocks": len({k.split(".")[1] for k in weights if k.startswith("audio_blocks")}),
-    }
-    wanted = {key: getattr(preset.dit, key) for key in found}
-    if found == wanted:
-        return
-    fits = [p.name for p in PRESETS.values() if {k: getattr(p.dit, k) for k in found} == found]
-    advice = f"it fits preset {fits[0]}" if fits else "it fits no preset of this version"
-    raise CheckpointError(
-        f"{origin} does not fit preset {preset.name}: {found}, wanted {wanted}; {advice}"
-    )
-
-
-def has_official_files(preset: Preset, root: Path) -> bool:
-    """Whether the transformer of `preset` lies under `root` in an official or third-party file."""
-    return any((root / name).is_file() for name in OFFICIAL_FILES["dit"].get(preset.name, ()))
-
-
-def find_official_file(part: str, preset: Preset, root: Path) -> Path:
-    """Where a part of the official model lies under `root`.
-
-    Raises:
-        CheckpointError: nowhere; names every place that was looked at.
-    """
-    by_preset = OFFICIAL_FILES[part]
-    candidates = by_preset.get(preset.name, by_preset.get("", ()))
-    for candidate in candidates:
-        if (root / candidate).is_file():
-            return root / candidate
-    raise CheckpointError(
-        f"no {part} weights for preset {preset.name} in {root}; "
-        f"looked for {', '.join(candidates)} and for {DESCRIPTION_FILE}"
-    )
-
-
-def load_components(root: Path, preset: Preset | None = None) -> Components:
+def load_components(root: Path, preset: Preset | None = None, *, device: str = "cpu") -> Components:
     """A complete model from our directory layout, or from a directory of official files.
 
     Args:
         root: the directory.
         preset: needed for official files; must agree with our own layout where given.
+        device: where safetensors are put, straight from the file's map; others stay on the CPU.
 
     Raises:
         CheckpointError: something is missing or does not fit.
     """
     description = root / DESCRIPTION_FILE
     if description.is_file():
-        return _load_own_layout(root, preset)
+        return _load_own_layout(root, preset, device)
     if preset is None:
         raise CheckpointError(f"{root} holds no {DESCRIPTION_FILE}; name the preset of these files")
     parts: dict[str, Any] = {}
-    for part in _BUILDERS:
-        path = find_official_file(part, preset, root)
-        weights, _ = read_weights(path)
+    paths = {part: find_official_file(part, preset, root) for part in _BUILDERS}
+    for part, path in paths.items():
+        weights, _ = read_weights(path, device)
         parts[part] = load_official(part, weights, preset, origin=path.name)
-    tokenizer = load_tokenizer(root / "larger_clap_general")
-    return Components(preset=preset, tokenizer=tokenizer, trained=True, source=str(root), **parts)
+    return Components(
+        preset=preset,
+        tokenizer=load_tokenizer(root / "larger_clap_general"),
+        trained=True,
+        source=str(root),
+        revision=revision_of(root, paths["dit"]),
+        **parts,
+    )
 
 
-def _load_own_layout(root: Path, preset: Preset | None) -> Components:
+def _load_own_layout(root: Path, preset: Preset | None, device: str) -> Components:
     found, description = read_description(root)
     if preset is not None and preset != found:
         raise CheckpointError(
@@ -307,23 +238,38 @@ def _load_own_layout(root: Path, preset: Preset | None) -> Components:
             "convert the original files again"
         )
     parts: dict[str, Any] = {}
-    for part in _BUILDERS:
-        paths = sorted((root / part).glob("*.safetensors"))
-        if not paths:
-            raise CheckpointError(f"{root / part} holds no safetensors file; convert again")
-        weights: dict[str, Tensor] = {}
-        for path in paths:
-            weights |= read_weights(path)[0]
+    for part, path in _indexed(root, description).items():
+        weights, _ = read_weights(path, device)
         module = build_on_meta(part, found)
-        load_strict(module, weights, origin=f"{root.name}/{part}")
+        load_strict(module, unpack(weights), origin=f"{root.name}/{part}")
         parts[part] = module
     return Components(
         preset=found,
         tokenizer=load_tokenizer(root / "text"),
         trained=bool(description["trained"]),
         source=str(root),
+        revision=str(description.get("revision", "")),
         **parts,
     )
+
+
+def _indexed(root: Path, description: Mapping[str, Any]) -> dict[str, Path]:
+    """The file of each part, present and whole."""
+    paths = {}
+    for part in _BUILDERS:
+        entry = description.get("files", {}).get(part)
+        if entry is None:
+            raise CheckpointError(f"{root / DESCRIPTION_FILE} names no file of the {part}")
+        path = root / entry["path"]
+        if not path.is_file():
+            raise CheckpointError(f"{path} is missing; copy the folder again, or convert again")
+        if (found := path.stat().st_size) != entry["bytes"]:
+            raise CheckpointError(
+                f"{path} has {found} bytes, the index says {entry['bytes']}; copy the folder "
+                "again, or convert again"
+            )
+        paths[part] = path
+    return paths
 
 
 def read_description(root: Path) -> tuple[Preset, dict[str, Any]]:
@@ -358,13 +304,22 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         raise CheckpointError(f"no tokenizer in {folder}: {str(error).splitlines()[0]}") from error
 
 
-def save_components(components: Components, destination: Path, *, source: str) -> None:
+def save_components(
+    components: Components,
+    destination: Path,
+    *,
+    source: str,
+    storage: Storage = "bf16",
+    terms: Path | None = None,
+) -> None:
     """Write our directory layout, under a temporary name until it is complete.
 
     Args:
         components: what to write, in the dtypes that it has.
         destination: must not exist, or be empty.
         source: where the weights came from, for people.
+        storage: fp8 halves the transformer's file.
+        terms: folder whose licence files are copied along.
 
     Raises:
         OutputError: the destination holds something, or cannot be written.
@@ -377,23 +332,37 @@ def save_components(components: Components, destination: Path, *, source: str) -
     except OSError as error:
         raise OutputError(f"cannot write to {destination.parent}: {error.strerror}") from error
     try:
+        files = {}
         for name, module in components.modules().items():
             # One file a part: the loader maps it whole, so shards would only be more names.
             module.save_pretrained(partial / name, max_shard_size="1TB")  # type: ignore[operator]
+            (path,) = (partial / name).glob("*.safetensors")
+            if name == "dit" and storage == "fp8":
+                save_file(pack(module.state_dict()), path, metadata={"format": "pt"})
+            place = path.relative_to(partial).as_posix()
+            files[name] = {"path": place, "bytes": path.stat().st_size}
         components.tokenizer.save_pretrained(partial / "text")
+        for name in TERMS:
+            if terms is not None and (terms / name).is_file():
+                shutil.copyfile(terms / name, partial / name)
         description = {
             "format": FORMAT_VERSION,
             "preset": components.preset.as_dict(),
             "trained": components.trained,
             "source": source,
+            "revision": components.revision,
+            "licence": licence_of(components.preset.name).name,
+            "storage": storage,
+            "files": files,
         }
         (partial / DESCRIPTION_FILE).write_text(json.dumps(description, indent=2) + "\n")
         partial.chmod(0o755)
         if destination.exists():
             destination.rmdir()
         partial.rename(destination)
-    except OSError as error:
-        raise OutputError(f"cannot write {destination}: {error.strerror or error}") from error
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"cannot write {destination}: {reason}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -88,3 +88,12 @@ def _git_id_of(path: Path) -> str:
     content = path.read_bytes()
     head = f"blob {len(content)}\0".encode()
     return hashlib.sha1(head + content, usedforsecurity=False).hexdigest()
+
+
+def revision_of(folder: Path, path: Path) -> str:
+    """The revision of a file that was verified here and is unchanged; else nothing."""
+    place = path.relative_to(folder).as_posix()
+    entry = Ledger.read(folder).files.get(place, {})
+    found = path.stat()
+    unchanged = (found.st_size, found.st_mtime_ns) == (entry.get("bytes"), entry.get("mtime_ns"))
+    return str(entry["revision"]) if unchanged else ""

@@ -13,29 +13,21 @@ from typing import Self, TypeVar
 import torch
 from torch import Tensor, nn
 
-from foley.checkpoints import (
-    DESCRIPTION_FILE,
-    Components,
-    has_official_files,
-    load_components,
-    load_tokenizer,
-    random_components,
-)
+from foley.checkpoints import Components
 from foley.conditioning import encode_sync, encode_text, encode_visual
-from foley.configs import MAX_TEXT_TOKENS, PRESETS, SAMPLE_RATE, SYNC_FPS, TINY, Preset
-from foley.errors import CheckpointError, ConfigError, DeviceError
+from foley.configs import MAX_TEXT_TOKENS, SAMPLE_RATE, SYNC_FPS
+from foley.errors import DeviceError
+from foley.licences import licence_of
 from foley.media.clock import num_latents
 from foley.media.demux import decode_frames
 from foley.media.source import MediaLimits
 from foley.models.dit import DiTContext
 from foley.request import GenerationRequest, Solver
 from foley.sampling import choose_seeds, draw_noise, guide, make_sigmas, trajectory
+from foley.selection import choose_device, load
 from foley.types import Conditions, Generation, VideoFrames
 
 logger = logging.getLogger(__name__)
-
-EMBEDDED_WEIGHTS = Path(__file__).parent / "weights" / "tiny"
-_UNTRAINED_SEED = 0
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -65,6 +57,9 @@ class FoleyPipeline:
         preset: the architecture.
         device: where it runs.
         trained: False where the weights are random numbers.
+        source: where the weights came from, for people.
+        revision: of their repository; empty where it is not known.
+        licence: under which they are.
     """
 
     def __init__(self, components: Components, device: torch.device) -> None:
@@ -72,6 +67,8 @@ class FoleyPipeline:
         self.device = device
         self.trained = components.trained
         self.source = components.source
+        self.revision = components.revision
+        self.licence = licence_of(components.preset.name)
         self._tokenizer = components.tokenizer
         # The transformer runs in bfloat16 on a GPU, as published; all else runs in float32.
         half = torch.bfloat16 if device.type == "cuda" else torch.float32
@@ -89,23 +86,20 @@ class FoleyPipeline:
         """The pipeline of a preset.
 
         Args:
-            name: tiny, xl, xxl, or auto: what `weights` holds, tiny without `weights`.
+            name: tiny, xl, xxl, or auto: what `weights` holds; without `weights`, the largest that
+                was downloaded and fits the GPU, or else tiny.
             device: auto, cpu, cuda or cuda:N.
-            weights: directory of official files or of `foley convert`'s layout; tiny needs none.
+            weights: directory of official files or of `foley convert`'s layout; without it, the
+                one that `foley download` fills.
 
         Raises:
-            ConfigError: unknown preset, or weights needed and not named.
+            ConfigError: unknown preset, or weights needed and not there.
             CheckpointError: the weights are missing or do not fit.
             DeviceError: no such device.
         """
         chosen = choose_device(device)
-        if weights is not None:
-            root = Path(weights)
-            return cls(load_components(root, choose_preset(name, root)), chosen)
-        if name not in ("auto", TINY.name):
-            known(name)
-            raise ConfigError(f"preset {name} needs weights; name their directory, or use tiny")
-        return cls(load_embedded(), chosen)
+        root = Path(weights) if weights is not None else None
+        return cls(load(name, root, chosen), chosen)
 
     @property
     def description(self) -> str:
@@ -315,7 +309,9 @@ class FoleyPipeline:
 
 def _place(module: Module, device: torch.device, dtype: torch.dtype) -> Module:
     # Not module.to(): diffusers' own warns of modules kept in float32 even where there are none.
-    return nn.Module.to(module, device=device, dtype=dtype)
+    # First the device, then the type: what is stored in few bits travels in few, and is converted
+    # there, one tensor after another.
+    return nn.Module.to(nn.Module.to(module, device=device), dtype=dtype)
 
 
 def evaluation_sigmas(sigmas: Tensor, solver: Solver) -> Tensor:
@@ -329,62 +325,3 @@ def evaluation_sigmas(sigmas: Tensor, solver: Solver) -> Tensor:
             point = path.send(torch.zeros(1))
     except StopIteration:
         return torch.tensor(levels)
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of that name; auto is the first GPU, or else the CPU.
-
-    Raises:
-        DeviceError: unknown, or not there.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise DeviceError(f"device {name!r} is not known; use auto, cpu, cuda or cuda:N") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise DeviceError(
-            f"device {name} is not there: PyTorch {torch.__version__} sees "
-            f"{torch.cuda.device_count()} CUDA devices; check the driver, or use cpu"
-        )
-    if device.type not in ("cpu", "cuda"):
-        raise DeviceError(f"device {name!r} is not supported; use auto, cpu, cuda or cuda:N")
-    return device
-
-
-def known(name: str) -> Preset:
-    """The preset of that name.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    if name not in PRESETS:
-        raise ConfigError(f"preset {name!r} is not known; there are {', '.join(PRESETS)} and auto")
-    return PRESETS[name]
-
-
-def choose_preset(name: str, weights: Path) -> Preset | None:
-    """The preset of that name; auto is the largest whose files lie in the directory.
-
-    None stands for what the directory's own description says.
-
-    Raises:
-        ConfigError: unknown name.
-        CheckpointError: auto, and the directory holds no model.
-    """
-    if name != "auto":
-        return known(name)
-    if (weights / DESCRIPTION_FILE).is_file():
-        return None
-    for preset in (PRESETS["xxl"], PRESETS["xl"]):
-        if has_official_files(preset, weights):
-            return preset
-    raise CheckpointError(f"{weights} holds neither the official files nor a converted model")
-
-
-def load_embedded() -> Components:
-    """The model in the package: trained weights where they are, or seeded random numbers."""
-    if (EMBEDDED_WEIGHTS / DESCRIPTION_FILE).is_file():
-        return load_components(EMBEDDED_WEIGHTS, TINY)
-    return random_components(TINY, load_tokenizer(EMBEDDED_WEIGHTS / "text"), _UNTRAINED_SEED)

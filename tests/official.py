@@ -14,7 +14,7 @@ from torch import Tensor
 
 from foley.configs import TINY, Preset
 from foley.models.encoders import build_text_encoder, build_vision_encoder
-from foley.pipeline import EMBEDDED_WEIGHTS
+from foley.selection import EMBEDDED_WEIGHTS
 
 MANIFESTS = Path(__file__).parent / "assets" / "manifests"
 

@@ -7,7 +7,8 @@ import torch
 
 from foley.checkpoints import Components, load_tokenizer, random_components
 from foley.configs import TINY, Preset
-from foley.pipeline import EMBEDDED_WEIGHTS, FoleyPipeline
+from foley.pipeline import FoleyPipeline
+from foley.selection import EMBEDDED_WEIGHTS
 from foley.types import VideoFrames
 
 

@@ -1,7 +1,8 @@
 """`foley convert`: official files -> our own layout."""
 
+import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -15,13 +16,27 @@ def convert(
     preset: Annotated[
         str, Parameter(help="xl, xxl, or auto: the larger one that the folder holds.")
     ] = "auto",
+    storage: Annotated[
+        Literal["bf16", "fp8"],
+        Parameter(help="fp8 halves the transformer's file; it still runs in bfloat16."),
+    ] = "bf16",
 ) -> None:
-    """Write a model as one folder of safetensors files that load by memory map."""
+    """Write a model as one folder of safetensors files that load by memory map.
+
+    The transformer is written in bfloat16 or fp8, the rest in the type that it has; of the
+    encoders, only the towers that are used. The folder appears when it is complete.
+    """
     with quiet_imports():
+        import torch
+
         from foley.checkpoints import load_components, save_components
-        from foley.pipeline import choose_preset
+        from foley.selection import choose_preset
 
     components = load_components(source, choose_preset(preset, source))
-    save_components(components, destination, source=f"converted from {source.name}")
+    components = dataclasses.replace(
+        components, dit=torch.nn.Module.to(components.dit, torch.bfloat16)
+    )
+    origin = f"converted from {source.name}"
+    save_components(components, destination, source=origin, storage=storage, terms=source)
     num_bytes = sum(path.stat().st_size for path in destination.rglob("*") if path.is_file())
-    print(f"{destination}: preset {components.preset.name}, {num_bytes / 1e9:.2f} GB")
+    print(f"{destination}: preset {components.preset.name}, {storage}, {num_bytes / 1e9:.2f} GB")

@@ -79,9 +79,10 @@ def _gpu(index: int) -> str:
 
 
 def _presets(weights: Path | None) -> dict[str, str]:
-    from foley.checkpoints import DESCRIPTION_FILE, has_official_files, read_description
+    from foley.checkpoints import read_description
     from foley.configs import PRESETS
-    from foley.pipeline import EMBEDDED_WEIGHTS
+    from foley.recognition import DESCRIPTION_FILE, has_official_files
+    from foley.selection import EMBEDDED_WEIGHTS
 
     embedded = "trained" if (EMBEDDED_WEIGHTS / DESCRIPTION_FILE).is_file() else "untrained"
     found = {"tiny": f"in the package, {embedded}"}

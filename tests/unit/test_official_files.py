@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from foley.checkpoints import load_components, read_weights, save_components
+from foley.checkpoints import load_components, save_components
 from foley.configs import XL
 from foley.errors import CheckpointError
 from foley.pipeline import FoleyPipeline
+from foley.tensors import read_weights
 from foley.types import VideoFrames
 from tests.official import Format, official_preset, write_official_folder
 from tests.toys import toy_frames

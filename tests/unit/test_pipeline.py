@@ -11,8 +11,9 @@ from foley.errors import (
     PromptTooLongError,
 )
 from foley.media.clock import num_latents
-from foley.pipeline import FoleyPipeline, Progress, choose_device
+from foley.pipeline import FoleyPipeline, Progress
 from foley.request import SOLVERS, GenerationRequest, Solver
+from foley.selection import choose_device
 from tests.toys import toy_frames, toy_pipeline
 
 STEPS = 3
