@@ -2,7 +2,8 @@
 
 Decoders read a cut file up to the cut and then report the end, as if the clip were short.
 Formats that state no size (MPEG-TS, live WebM) cannot be judged: nothing in them says what is
-missing.
+missing. Nor can files of more parts than any honest clip has: reading garbage to its end would cost
+minutes.
 """
 
 import os
@@ -13,6 +14,8 @@ _MP4_TYPES = frozenset({b"ftyp", b"moov", b"mdat", b"moof", b"free", b"skip", b"
 _MP4_NEEDED = frozenset({b"moov", b"mdat", b"moof"})
 _EBML_MAGIC = b"\x1a\x45\xdf\xa3"
 _MATROSKA_SEGMENT = 0x18538067
+_MAX_BOXES = 10_000  # a fragment for each frame of 15 s at 120 fps has 3600; 8 bytes each: 30 ms
+_MAX_ELEMENTS = 64  # before the segment; a header and perhaps padding
 
 
 def missing_bytes(source: Path) -> int:
@@ -32,7 +35,9 @@ def missing_bytes(source: Path) -> int:
 def _missing_mp4(file: BinaryIO, size: int) -> int:
     """Walk the top-level boxes; one that holds samples or their index must end inside the file."""
     start = 0
-    while start + 8 <= size:
+    for _ in range(_MAX_BOXES):
+        if start + 8 > size:
+            return 0
         file.seek(start)
         header = file.read(16)
         length, kind = int.from_bytes(header[:4], "big"), header[4:8]
@@ -49,19 +54,24 @@ def _missing_mp4(file: BinaryIO, size: int) -> int:
 def _missing_matroska(file: BinaryIO, size: int) -> int:
     """Find the segment after the EBML header; its stated end must lie inside the file."""
     start = 0
-    while start < size:
+    for _ in range(_MAX_ELEMENTS):
         file.seek(start)
         kind, _ = _vint(file, keep_marker=True)
         length, unknown = _vint(file, keep_marker=False)
         stop = file.tell() + length
         if kind == _MATROSKA_SEGMENT:
             return 0 if unknown else max(0, stop - size)
-        start = max(stop, start + 1)
+        if kind == 0 or unknown or stop >= size:  # no element starts so, or none follows
+            return 0
+        start = stop
     return 0
 
 
 def _vint(file: BinaryIO, *, keep_marker: bool) -> tuple[int, bool]:
-    """An EBML number and whether it is the reserved "unknown": its leading zeros give its width."""
+    """An EBML number and whether it is the reserved "unknown": its leading zeros give its width.
+
+    0 where there is none.
+    """
     first = file.read(1)
     if not first or not first[0]:
         return 0, False

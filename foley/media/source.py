@@ -25,6 +25,8 @@ _FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,ivf,flv,ogg,asf,"
     "mxf,nut,gif,yuv4mpegpipe,wav,mp3,flac,aac"
 )
+# A clip opens in milliseconds; FFmpeg walks 60 MB of empty MP4 boxes for 6 s.
+READ_TIMEOUT_SECONDS = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,17 +56,24 @@ def open_video(source: Path, limits: MediaLimits) -> Iterator[tuple[InputContain
         NoVideoStreamError: sound alone; a cover picture does not count.
     """
     _check_bytes(source, limits)
-    with (
-        readable(source),
-        av.open(
-            str(source.resolve()),  # absolute, so that no name reads as a protocol
-            options={"format_whitelist": _FORMATS, "protocol_whitelist": "file"},
-            metadata_errors="replace",
-        ) as container,
-    ):
+    with readable(source), opened(source) as container:
         stream = _picture_stream(container, source)
         check_pixels(stream.codec_context.width, stream.codec_context.height, limits)
         yield container, stream
+
+
+def opened(source: Path) -> InputContainer:
+    """The container, of a known format and without a way to other files.
+
+    Raises:
+        av.FFmpegError: see `readable`.
+    """
+    return av.open(
+        str(source.resolve()),  # absolute, so that no name reads as a protocol
+        options={"format_whitelist": _FORMATS, "protocol_whitelist": "file"},
+        metadata_errors="replace",
+        timeout=READ_TIMEOUT_SECONDS,  # of opening, and of reading each packet
+    )
 
 
 @contextmanager

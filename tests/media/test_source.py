@@ -1,4 +1,5 @@
 import random
+import time
 from pathlib import Path
 
 import av
@@ -119,6 +120,46 @@ def test_a_cut_off_file_is_refused(
     assert missing_bytes(clip) == 0
     clip.write_bytes(whole[: int(len(whole) * kept)])
     refuse(clip, VideoDecodeError, "cut off|cannot be read")
+
+
+EBML = b"\x1a\x45\xdf\xa3"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        EBML + bytes(4_000_000),
+        EBML + b"\x80" + b"\x81\x80" * 2_000_000,  # empty elements
+        EBML + b"\x80" + b"\x81\xff" * 2_000_000,  # of unknown length
+        b"\0\0\0\x08free" * 3_000_000,
+    ],
+    ids=["zeros", "elements", "unknown", "boxes"],
+)
+def test_garbage_is_not_walked_to_its_end(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "clip").write_bytes(content)
+    started = time.thread_time()
+    assert missing_bytes(tmp_path / "clip") == 0
+    # Measured: below 0.01 s, and 0.9 to 3 s when every byte was looked at.
+    assert time.thread_time() - started < 0.2
+
+
+def test_a_clip_of_many_fragments_is_judged_to_its_end(tmp_path: Path) -> None:
+    clip = write_clip(
+        tmp_path / "clip.mp4", num_frames=900, fps=60, muxer={"movflags": "+frag_every_frame"}
+    )
+    content = clip.read_bytes()
+    assert content.count(b"moof") > 890
+    clip.write_bytes(content[: content.rindex(b"moof") - 10])
+    assert missing_bytes(clip) > 0
+
+
+def test_opening_ends_after_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("foley.media.source.READ_TIMEOUT_SECONDS", 0.3)
+    (tmp_path / "clip.mp4").write_bytes(b"\0\0\0\x08free" * 3_000_000)
+    started = time.thread_time()
+    refuse(tmp_path / "clip.mp4", VideoDecodeError, "cannot be read as a video")
+    # Measured: 0.6 s for both readers; 3.5 s without the limit.
+    assert time.thread_time() - started < 1.5
 
 
 def test_damage_in_the_middle_is_refused(tmp_path: Path) -> None:
