@@ -314,3 +314,32 @@ def test_a_file_may_be_written_over_its_source(tmp_path: Path) -> None:
     write_video(clip, click(0.5), clip)
     assert picture_packets(clip) == expected
     assert probe(clip).has_audio
+
+
+def test_a_name_may_be_as_long_as_names_can_be(tmp_path: Path) -> None:
+    source = write_clip(tmp_path / "in.mp4")
+    written = write_video(source, click(0.5), tmp_path / ("n" * 251 + ".mp4"))
+    assert len(picture_packets(written.path)) == 25
+
+
+@pytest.mark.parametrize(
+    ("place", "container", "reason"),
+    [
+        ("n" * 252 + ".mp4", "mp4", "File name too long"),
+        ("n" * 252 + ".mp4", "webm", "File name too long"),  # of the mkv instead
+        ("in.mp4/out.mp4", "mp4", "Not a directory"),
+        ("in.mp4/out.mp4", "webm", "Not a directory"),
+        ("none/out.mp4", "mp4", "No such file or directory"),
+        ("none/out.mp4", "webm", "No such file or directory"),
+        ("folder.mp4", "mp4", "Is a directory"),
+        (".", "mp4", "Is a directory|busy"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_the_callers_error(
+    tmp_path: Path, place: str, container: str, reason: str
+) -> None:
+    source = write_clip(tmp_path / "in.mp4")
+    (tmp_path / "folder.mp4").mkdir()
+    with pytest.raises(OutputError, match=f"cannot be written.*({reason})"):
+        write_video(source, click(0.5), tmp_path / place, container=container)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder.mp4", "in.mp4"]
