@@ -38,8 +38,10 @@ def encode_sync(encoder: Synchformer, frames: Tensor) -> Tensor:
 
 def encode_text(
     encoder: ClapTextModel, tokenizer: PreTrainedTokenizerBase, negative_prompt: str, prompt: str
-) -> Tensor:
-    """Text tokens [2, T, D], T at most 77; row 0 the negative prompt, row 1 the prompt.
+) -> tuple[Tensor, int]:
+    """Text tokens [2, T, D], T at most 77, and how many the longer prompt has before that cut.
+
+    Row 0 is the negative prompt, row 1 the prompt.
 
     The pair is padded to the longer one, and padding takes part in what follows, as it did when
     the weights were trained: so the sound for a prompt depends a little on the negative prompt's
@@ -50,7 +52,7 @@ def encode_text(
         PromptTooLongError: more tokens than the encoder has positions for.
     """
     limit = encoder.config.max_position_embeddings - _POSITION_OFFSET
-    batch = tokenizer([negative_prompt, prompt], padding=True, return_tensors="pt")
+    batch = tokenizer([negative_prompt, prompt], padding=True, return_tensors="pt", verbose=False)
     if batch.input_ids.shape[1] > limit:
         counts = batch.attention_mask.sum(dim=1).tolist()
         which, count = max(
@@ -61,4 +63,4 @@ def encode_text(
         input_ids=batch.input_ids.to(encoder.device),
         attention_mask=batch.attention_mask.to(encoder.device),
     )
-    return output.last_hidden_state[:, :MAX_TEXT_TOKENS]
+    return output.last_hidden_state[:, :MAX_TEXT_TOKENS], batch.input_ids.shape[1]

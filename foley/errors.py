@@ -17,6 +17,7 @@ FoleyError
         DownloadError           weights could not be fetched
         ConfigError             settings that contradict themselves
         DeviceError             no such device, or it ran out of memory
+        ModelError              the model gave values that are not finite
 
 Messages name what was wrong, the value, the limit, and what to do. `code` is stable: programs may
 rely on it.
@@ -125,3 +126,9 @@ class DeviceError(ServerError):
     """The device does not exist, or ran out of memory."""
 
     code = "device_unavailable"
+
+
+class ModelError(ServerError):
+    """The model gave values that are not finite."""
+
+    code = "model_output_invalid"

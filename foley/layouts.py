@@ -84,6 +84,10 @@ def _joint_stream(inner: str) -> Callable[[re.Match[str]], str]:
     return name
 
 
+def _time_projection(match: re.Match[str]) -> str:
+    return f"time_projections.{match['block']}.{_STREAMS[match['stream']]}.{match['parameter']}"
+
+
 def _gated(prefix: str) -> Callable[[re.Match[str]], str]:
     return lambda match: f"{match.expand(prefix)}.{_GATED[match['gated']]}.weight"
 
@@ -95,16 +99,16 @@ _PARAMETER = r"\.(?P<parameter>weight|bias)"
 DIT = [
     Rule(r"audio_embedder\.proj\.weight", "audio_in.weight", _squeeze_tap),
     Rule(r"audio_embedder\.proj\.bias", "audio_in.bias"),
-    Rule(r"visual_proj\.(?P<gated>w[123])\.weight", _gated("visual_in")),
-    Rule(r"cond_in\.linear_1\.(\w+)", r"text_in.0.\1"),
-    Rule(r"cond_in\.linear_2\.(\w+)", r"text_in.2.\1"),
+    Rule(r"visual_proj\.(?P<gated>w[123])\.weight", _gated("clip_in.visual")),
+    Rule(r"cond_in\.linear_1\.(\w+)", r"clip_in.text.0.\1"),
+    Rule(r"cond_in\.linear_2\.(\w+)", r"clip_in.text.2.\1"),
     Rule(r"time_in\.mlp\.(\d)\.(\w+)", r"time_in.\1.\2"),
-    Rule(r"sync_in\.0\.(\w+)", r"sync_in.0.\1"),
-    Rule(r"sync_in\.2\.(?P<gated>w[123])\.weight", _gated("sync_in.2"), _squeeze_tap),
-    Rule(r"sync_pos_emb", "sync_position", lambda tensor: tensor.flatten(0, 2)),
-    Rule(r"empty_clip_feat", "empty_visual"),
-    Rule(r"empty_sync_feat", "empty_sync"),
-    Rule(_STREAM + r"mod\.linear" + _PARAMETER, _joint_stream("modulation")),
+    Rule(r"sync_in\.0\.(\w+)", r"clip_in.sync.0.\1"),
+    Rule(r"sync_in\.2\.(?P<gated>w[123])\.weight", _gated("clip_in.sync.2"), _squeeze_tap),
+    Rule(r"sync_pos_emb", "clip_in.sync_position", lambda tensor: tensor.flatten(0, 2)),
+    Rule(r"empty_clip_feat", "clip_in.empty_visual"),
+    Rule(r"empty_sync_feat", "clip_in.empty_sync"),
+    Rule(_STREAM + r"mod\.linear" + _PARAMETER, _time_projection),
     Rule(_STREAM + r"(?:self_)?(?:attn_)?qkv" + _PARAMETER, _joint_stream("qkv")),
     Rule(
         _STREAM + r"(?:self|attn)_(?P<part>[qk])_norm" + _PARAMETER, _joint_stream(r"\g<part>_norm")
@@ -115,8 +119,8 @@ DIT = [
     Rule(_STREAM + r"cross_proj" + _PARAMETER, _joint_stream("cross_out")),
     Rule(_STREAM + r"mlp\.fc1" + _PARAMETER, _joint_stream("mlp.0")),
     Rule(_STREAM + r"mlp\.fc2" + _PARAMETER, _joint_stream("mlp.2")),
-    Rule(_BLOCK + r"text_cross_kv\.(\w+)", r"joint_blocks.\g<block>.text_kv.\2"),
-    Rule(_BLOCK + r"text_cross_k_norm\.(\w+)", r"joint_blocks.\g<block>.text_k_norm.\2"),
+    Rule(_BLOCK + r"text_cross_kv\.(\w+)", r"text_projections.\g<block>.kv.\2"),
+    Rule(_BLOCK + r"text_cross_k_norm\.(\w+)", r"text_projections.\g<block>.k_norm.\2"),
     Rule(r"single_blocks\.(\d+)\.modulation\.linear\.(\w+)", r"audio_blocks.\1.modulation.\2"),
     Rule(r"single_blocks\.(\d+)\.linear_qkv\.(\w+)", r"audio_blocks.\1.qkv.\2", _qkv_outermost),
     Rule(r"single_blocks\.(\d+)\.([qk])_norm\.weight", r"audio_blocks.\1.\2_norm.weight"),

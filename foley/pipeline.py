@@ -15,15 +15,15 @@ from torch import Tensor, nn
 
 from foley.checkpoints import Components
 from foley.conditioning import encode_sync, encode_text, encode_visual
-from foley.configs import MAX_TEXT_TOKENS, SAMPLE_RATE, SYNC_FPS
-from foley.errors import DeviceError
+from foley.configs import MAX_TEXT_TOKENS, SYNC_FPS
+from foley.denoise import denoise
+from foley.errors import DeviceError, ModelError
 from foley.licences import licence_of
 from foley.media.clock import num_latents
 from foley.media.demux import decode_frames
 from foley.media.source import MediaLimits
-from foley.models.dit import DiTContext
 from foley.request import GenerationRequest, Solver
-from foley.sampling import choose_seeds, draw_noise, guide, make_sigmas, trajectory
+from foley.sampling import choose_seeds, draw_noise, make_sigmas
 from foley.selection import choose_device, load
 from foley.types import Conditions, Generation, VideoFrames
 
@@ -142,6 +142,7 @@ class FoleyPipeline:
         Raises:
             RequestError: the clip or an option cannot be used; nothing was computed.
             DeviceError: the device ran out of memory; the pipeline stays usable.
+            ModelError: the model gave values that are not finite.
         """
         request = GenerationRequest.parse(
             prompt=prompt,
@@ -203,12 +204,17 @@ class FoleyPipeline:
                 f"{self.device} ran out of memory for {request.num_variations} variations of "
                 f"{len(frames.sync) / SYNC_FPS:.2f} s; ask for fewer variations or a shorter clip"
             ) from error
+        if not waveforms.isfinite().all():
+            raise ModelError(
+                f"the model gave values that are not finite; its weights ({self.source}) are "
+                "damaged or of another model: fetch or convert them again"
+            )
         return Generation(
             waveforms=waveforms,
-            sample_rate=SAMPLE_RATE,
+            sample_rate=self.preset.vae.sample_rate,
             seeds=seeds,
             timings=timings,
-            notices=(*frames.notices, *self._notices(conditions)),
+            notices=(*frames.notices, *conditions.notices, *self._notices()),
         )
 
     @torch.inference_mode()
@@ -218,12 +224,16 @@ class FoleyPipeline:
         Raises:
             PromptTooLongError: a prompt has more tokens than the text encoder takes.
         """
-        text_tokens = encode_text(self._text, self._tokenizer, negative_prompt, prompt)
+        text_tokens, num_tokens = encode_text(self._text, self._tokenizer, negative_prompt, prompt)
+        notices: tuple[str, ...] = ()
+        if num_tokens > MAX_TEXT_TOKENS:
+            notices = (f"prompts are cut after {MAX_TEXT_TOKENS} tokens, one has {num_tokens}",)
         return Conditions(
             visual_tokens=encode_visual(self._vision, frames.visual.to(self.device)),
             sync_tokens=encode_sync(self._synchformer, frames.sync.to(self.device)),
             text_tokens=text_tokens,
             num_latents=num_latents(len(frames.sync)),
+            notices=notices,
         )
 
     @torch.inference_mode()
@@ -235,31 +245,24 @@ class FoleyPipeline:
         report: OnProgress,
     ) -> Tensor:
         """Latents [N, latent_dim, A], one for each seed."""
-        guided = request.guidance_scale > 1
-        context = self._context(conditions, len(seeds), guided=guided)
-        sigmas = make_sigmas(request.num_inference_steps)
-        times = self._dit.time_modulation(evaluation_sigmas(sigmas, request.solver).to(self.device))
+        num_steps = request.num_inference_steps
         noise = draw_noise(seeds, self.preset.dit.latent_dim, conditions.num_latents)
-        path = trajectory(noise.to(self.device), sigmas, request.solver)
-        rows = torch.zeros(len(context.visual), dtype=torch.long, device=self.device)
-        evaluation, point = 0, next(path)
-        try:
-            while True:
-                report(Progress("sample", point.step, request.num_inference_steps))
-                latents = point.latents.repeat(2, 1, 1) if guided else point.latents
-                velocity = self._dit(latents, times[rows + evaluation], context)
-                if guided:
-                    uncond, cond = velocity.chunk(2)
-                    velocity = guide(uncond, cond, request.guidance_scale)
-                evaluation, point = evaluation + 1, path.send(velocity)
-        except StopIteration as stop:
-            report(Progress("sample", request.num_inference_steps, request.num_inference_steps))
-            return stop.value
+        latents = denoise(
+            self._dit,
+            conditions,
+            noise.to(self.device),
+            make_sigmas(num_steps),
+            solver=request.solver,
+            guidance_scale=request.guidance_scale,
+            on_evaluation=lambda point: report(Progress("sample", point.step, num_steps)),
+        )
+        report(Progress("sample", num_steps, num_steps))
+        return latents
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
         """Waveforms float32 [N, 1, 960 * A] of latents [N, latent_dim, A]."""
-        return self._vae.decode(latents.to(self._vae.dtype)).float()
+        return self._vae(latents.to(self._vae.dtype)).float()
 
     def warm_up(self) -> None:
         """One short generation, so that the first request finds everything allocated."""
@@ -272,29 +275,7 @@ class FoleyPipeline:
         )
         self.generate(frames, GenerationRequest(num_inference_steps=1, seed=0))
 
-    def _context(self, conditions: Conditions, num_variations: int, *, guided: bool) -> DiTContext:
-        """The context of `num_variations` items; the unconditional ones, if any, come first."""
-        negative, positive = conditions.text_tokens.split(1)
-        cond = self._dit.context(
-            conditions.visual_tokens[None],
-            conditions.sync_tokens[None],
-            positive,
-            conditions.num_latents,
-        )
-        contexts = [cond] * num_variations
-        if guided:
-            uncond = self._dit.empty_context(
-                len(conditions.visual_tokens),
-                len(conditions.sync_tokens),
-                negative,
-                conditions.num_latents,
-            )
-            contexts = [uncond] * num_variations + contexts
-        return DiTContext.concatenate(contexts)
-
-    def _notices(self, conditions: Conditions) -> Iterator[str]:
-        if conditions.text_tokens.shape[1] == MAX_TEXT_TOKENS:
-            yield f"prompts are cut after {MAX_TEXT_TOKENS} tokens"
+    def _notices(self) -> Iterator[str]:
         if not self.trained:
             yield f"model {self.preset.name} is untrained: the sound is noise of the right length"
 
@@ -312,16 +293,3 @@ def _place(module: Module, device: torch.device, dtype: torch.dtype) -> Module:
     # First the device, then the type: what is stored in few bits travels in few, and is converted
     # there, one tensor after another.
     return nn.Module.to(nn.Module.to(module, device=device), dtype=dtype)
-
-
-def evaluation_sigmas(sigmas: Tensor, solver: Solver) -> Tensor:
-    """The noise level of every model evaluation that a solver will ask for, in order."""
-    path = trajectory(torch.zeros(1), sigmas, solver)
-    levels = []
-    try:
-        point = next(path)
-        while True:
-            levels.append(point.sigma)
-            point = path.send(torch.zeros(1))
-    except StopIteration:
-        return torch.tensor(levels)

@@ -17,8 +17,6 @@ from torch import Tensor
 
 from foley.request import MAX_SEED, Solver
 
-VelocityFn = Callable[[Tensor, float], Tensor]
-
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -28,14 +26,17 @@ class Evaluation:
         latents: [.., L, A].
         sigma: noise level.
         step: index of the step that it belongs to.
+        index: how many evaluations came before it.
     """
 
     latents: Tensor
     sigma: float
     step: int
+    index: int
 
 
 Trajectory = Generator[Evaluation, Tensor, Tensor]
+VelocityFn = Callable[[Evaluation], Tensor]
 
 
 def make_sigmas(num_steps: int, shift: float = 1.0) -> Tensor:
@@ -79,9 +80,16 @@ def trajectory(noise: Tensor, sigmas: Sequence[float] | Tensor, solver: Solver) 
     latents = noise.float()  # the state stays float32; the network casts for itself
     # Differences are taken between float32 values, as the published sampler does.
     levels = torch.as_tensor(sigmas, dtype=torch.float32)
-    take_step = _SOLVERS[solver]
+    index = itertools.count()
     for step, (sigma, next_sigma) in enumerate(itertools.pairwise(levels)):
-        latents = yield from take_step(latents, sigma, next_sigma, step)
+        take_step = _SOLVERS[solver](latents, sigma, next_sigma)
+        try:
+            state, level = next(take_step)
+            while True:
+                velocity = yield Evaluation(state, level.item(), step, next(index))
+                state, level = take_step.send(velocity.float())
+        except StopIteration as stop:
+            latents = stop.value
     return latents
 
 
@@ -91,48 +99,62 @@ def integrate(
     sigmas: Sequence[float] | Tensor,
     solver: Solver = "euler",
 ) -> Tensor:
-    """`trajectory`, driven to its end with one velocity function (latents, sigma) -> velocity."""
+    """`trajectory`, driven to its end with one velocity function."""
     path = trajectory(noise, sigmas, solver)
     try:
         point = next(path)
         while True:
-            point = path.send(velocity_fn(point.latents, point.sigma))
+            point = path.send(velocity_fn(point))
     except StopIteration as stop:
         return stop.value
 
 
-def _euler(latents: Tensor, sigma: Tensor, next_sigma: Tensor, step: int) -> Trajectory:
-    velocity = yield Evaluation(latents, sigma.item(), step)
-    return latents + (next_sigma - sigma).item() * velocity.float()
+def evaluation_sigmas(sigmas: Sequence[float] | Tensor, solver: Solver) -> Tensor:
+    """The noise level of every model evaluation that a solver will ask for, in order."""
+    levels: list[float] = []
+
+    def standing_still(point: Evaluation) -> Tensor:
+        levels.append(point.sigma)
+        return torch.zeros_like(point.latents)
+
+    integrate(standing_still, torch.zeros(1), sigmas, solver)
+    return torch.tensor(levels)
 
 
-def _heun(latents: Tensor, sigma: Tensor, next_sigma: Tensor, step: int) -> Trajectory:
+# One step: yields states and the levels at which their velocity is wanted; returns the next state.
+_Step = Generator[tuple[Tensor, Tensor], Tensor, Tensor]
+
+
+def _euler(latents: Tensor, sigma: Tensor, next_sigma: Tensor) -> _Step:
+    velocity = yield latents, sigma
+    return latents + (next_sigma - sigma).item() * velocity
+
+
+def _heun(latents: Tensor, sigma: Tensor, next_sigma: Tensor) -> _Step:
     delta = (next_sigma - sigma).item()
-    first = yield Evaluation(latents, sigma.item(), step)
-    second = yield Evaluation(latents + delta * first.float(), next_sigma.item(), step)
-    return latents + delta * 0.5 * (first.float() + second.float())
+    first = yield latents, sigma
+    second = yield latents + delta * first, next_sigma
+    return latents + delta * 0.5 * (first + second)
 
 
-def _midpoint(latents: Tensor, sigma: Tensor, next_sigma: Tensor, step: int) -> Trajectory:
+def _midpoint(latents: Tensor, sigma: Tensor, next_sigma: Tensor) -> _Step:
     delta = (next_sigma - sigma).item()
-    middle = (sigma + (next_sigma - sigma) / 2).item()
-    first = yield Evaluation(latents, sigma.item(), step)
-    second = yield Evaluation(latents + delta / 2 * first.float(), middle, step)
-    return latents + delta * second.float()
+    first = yield latents, sigma
+    second = yield latents + delta / 2 * first, sigma + (next_sigma - sigma) / 2
+    return latents + delta * second
 
 
-def _rk4(latents: Tensor, sigma: Tensor, next_sigma: Tensor, step: int) -> Trajectory:
+def _rk4(latents: Tensor, sigma: Tensor, next_sigma: Tensor) -> _Step:
     delta = (next_sigma - sigma).item()
-    middle = (sigma + (next_sigma - sigma) / 2).item()
-    first = yield Evaluation(latents, sigma.item(), step)
-    second = yield Evaluation(latents + delta / 2 * first.float(), middle, step)
-    third = yield Evaluation(latents + delta / 2 * second.float(), middle, step)
-    fourth = yield Evaluation(latents + delta * third.float(), next_sigma.item(), step)
-    total = first.float() + 2 * second.float() + 2 * third.float() + fourth.float()
-    return latents + delta / 6 * total
+    middle = sigma + (next_sigma - sigma) / 2
+    first = yield latents, sigma
+    second = yield latents + delta / 2 * first, middle
+    third = yield latents + delta / 2 * second, middle
+    fourth = yield latents + delta * third, next_sigma
+    return latents + delta / 6 * (first + 2 * second + 2 * third + fourth)
 
 
-_SOLVERS: dict[Solver, Callable[[Tensor, Tensor, Tensor, int], Trajectory]] = {
+_SOLVERS: dict[Solver, Callable[[Tensor, Tensor, Tensor], _Step]] = {
     "euler": _euler,
     "heun": _heun,
     "midpoint": _midpoint,

@@ -40,12 +40,14 @@ class Conditions:
         text_tokens: [2, T, text_dim]; row 0 the negative prompt, row 1 the prompt, padded to one
             length.
         num_latents: A, latent frames of the sound at 50 Hz.
+        notices: sentences for the caller about what was done to the prompts.
     """
 
     visual_tokens: Tensor
     sync_tokens: Tensor
     text_tokens: Tensor
     num_latents: int
+    notices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -63,16 +63,16 @@ class FlowModel(nn.Module):
 
 def start_as_identity(dit: FoleyDiT) -> None:
     """Closed gates: at first every block passes its input on, and the velocity is zero."""
-    for block in dit.joint_blocks:
-        for stream in (block.audio, block.visual):
-            nn.init.zeros_(stream.modulation.weight)
-            nn.init.zeros_(stream.modulation.bias)
+    for projection in dit.time_projections:
+        for stream in (projection.audio, projection.visual):
+            nn.init.zeros_(stream.weight)
+            nn.init.zeros_(stream.bias)
     for block in dit.audio_blocks:
         nn.init.zeros_(block.modulation.weight)
         nn.init.zeros_(block.modulation.bias)
     nn.init.zeros_(dit.velocity_out.weight)
     nn.init.zeros_(dit.velocity_out.bias)
-    nn.init.normal_(dit.sync_position, std=0.02)
+    nn.init.normal_(dit.clip_in.sync_position, std=0.02)
 
 
 def forward(
@@ -118,8 +118,8 @@ def dropped(
     count, device = len(entry["latents"]), entry["latents"].device
     chance = torch.rand(count, device=device)
     blind = (chance < DROP_ALL + DROP_PICTURE)[:, None, None]
-    visual = torch.where(blind, model.dit.empty_visual, entry["visual"].float())
-    sync = torch.where(blind, model.dit.empty_sync, entry["sync"].float())
+    visual = torch.where(blind, model.dit.clip_in.empty_visual, entry["visual"].float())
+    sync = torch.where(blind, model.dit.clip_in.empty_sync, entry["sync"].float())
     longest = int(entry["lengths"].max())
     length = max(longest, negative.shape[1]) + int(torch.randint(0, 3, ()))
     ids = F.pad(entry["tokens"], (0, 40), value=PAD)[:, :length]

@@ -8,7 +8,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self, cast
+from typing import Self
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -23,6 +23,8 @@ from foley.models.layers import (
     GatedMLP,
     JointBlock,
     JointRotary,
+    TextProjection,
+    TimeProjection,
 )
 from foley.models.rope import InterleavedPositions, RotaryTable, stretch_index
 
@@ -101,15 +103,58 @@ def embed_time(timesteps: Tensor, dim: int) -> Tensor:
     return F.pad(embedding, (0, dim % 2))
 
 
+class ClipEmbedding(nn.Module):
+    """What is known of a clip, at the transformer's width: computed once a clip."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        dim = config.hidden_dim
+        self.visual = GatedMLP(config.visual_dim, dim, dim, 1, bias=False)
+        self.text = nn.Sequential(nn.Linear(config.text_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.sync = nn.Sequential(
+            nn.Linear(config.sync_dim, dim),
+            nn.SiLU(),
+            GatedMLP(dim, config.conv_mlp_dim, dim, 1, bias=False),
+        )
+        self.sync_position = nn.Parameter(torch.zeros(SYNC_POSITIONS, config.sync_dim))
+        self.empty_visual = nn.Parameter(torch.zeros(1, config.visual_dim))
+        self.empty_sync = nn.Parameter(torch.zeros(1, config.sync_dim))
+
+    def forward(
+        self, text_tokens: Tensor, visual_tokens: Tensor | None, sync_tokens: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Text [B, T, C], visual [B, V, C] and sync [B, S, C], projected.
+
+        Without a clip, learned features stand in its place: one visual row and eight sync rows,
+        [1, 1, C] and [1, 8, C], since the empty sync feature differs only by its position in the
+        segment. Source: specification, sections 2.3, 2.8 and 15.
+
+        Args:
+            text_tokens: [B, T, text_dim].
+            visual_tokens: [B, V, visual_dim], or None.
+            sync_tokens: [B, S, sync_dim], S a multiple of 8, or None.
+        """
+        dtype = text_tokens.dtype
+        if visual_tokens is None:
+            visual_tokens = self.empty_visual[None].to(dtype)
+        if sync_tokens is None:
+            sync_tokens = self.empty_sync.expand(1, SYNC_POSITIONS, -1)
+        segments = sync_tokens.unflatten(1, (-1, SYNC_POSITIONS))
+        sync_tokens = (segments + self.sync_position).flatten(1, 2).to(dtype)
+        return self.text(text_tokens), self.visual(visual_tokens), self.sync(sync_tokens)
+
+
 class FoleyDiT(ModelMixin, ConfigMixin):
     """The flow-matching transformer. Source: specification, section 2.
 
     A clip's `context` and a schedule's `time_modulation` are computed once; `forward` then sees
-    only what changes from step to step.
+    only what changes from step to step. Each of the three calls modules as wholes, so that hooks on
+    them (offloading, casting) see every use of a weight.
     """
 
     _supports_gradient_checkpointing = False
     _supports_group_offloading = True
+    _group_offload_block_modules = ["clip_in"]
     _no_split_modules = ["JointBlock", "AudioBlock"]
     _skip_layerwise_casting_patterns = ["norm"]
 
@@ -139,20 +184,15 @@ class FoleyDiT(ModelMixin, ConfigMixin):
         )
         dim = hidden_dim
         self.head_dim = config.head_dim
-        self.audio_in = nn.Linear(latent_dim, dim)
-        self.visual_in = GatedMLP(visual_dim, dim, dim, 1, bias=False)
-        self.text_in = nn.Sequential(nn.Linear(text_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.clip_in = ClipEmbedding(config)
+        self.text_projections = nn.ModuleList(
+            TextProjection(dim, num_heads) for _ in range(num_joint_blocks)
+        )
         self.time_in = nn.Sequential(
             nn.Linear(TIME_EMBEDDING_DIM, dim), nn.SiLU(), nn.Linear(dim, dim)
         )
-        self.sync_in = nn.Sequential(
-            nn.Linear(sync_dim, dim),
-            nn.SiLU(),
-            GatedMLP(dim, config.conv_mlp_dim, dim, 1, bias=False),
-        )
-        self.sync_position = nn.Parameter(torch.zeros(SYNC_POSITIONS, sync_dim))
-        self.empty_visual = nn.Parameter(torch.zeros(1, visual_dim))
-        self.empty_sync = nn.Parameter(torch.zeros(1, sync_dim))
+        self.time_projections = nn.ModuleList(TimeProjection(dim) for _ in range(num_joint_blocks))
+        self.audio_in = nn.Linear(latent_dim, dim)
         self.joint_blocks = nn.ModuleList(
             JointBlock(dim, num_heads, config.mlp_dim) for _ in range(num_joint_blocks)
         )
@@ -160,9 +200,6 @@ class FoleyDiT(ModelMixin, ConfigMixin):
             AudioBlock(dim, num_heads, config.conv_mlp_dim) for _ in range(num_audio_blocks)
         )
         self.velocity_out = nn.Linear(dim, latent_dim)
-
-    def _joint(self) -> list[JointBlock]:
-        return cast("list[JointBlock]", list(self.joint_blocks))
 
     def context(
         self, visual_tokens: Tensor, sync_tokens: Tensor, text_tokens: Tensor, num_latents: int
@@ -175,61 +212,41 @@ class FoleyDiT(ModelMixin, ConfigMixin):
             text_tokens: [B, T, text_dim].
             num_latents: A.
         """
-        batch, num_sync, _ = sync_tokens.shape
-        positions = self.sync_position.repeat(num_sync // SYNC_POSITIONS, 1)
-        index = stretch_index(num_sync, num_latents, sync_tokens.device)
-        first_row = num_sync * torch.arange(batch, device=sync_tokens.device)
-        return self._context(
-            visual_tokens,
-            text_tokens,
-            sync_inputs=(sync_tokens + positions).flatten(0, 1),
-            row_owner=torch.arange(batch, device=sync_tokens.device).repeat_interleave(num_sync),
-            row_index=first_row[:, None] + index,
+        dtype = self.dtype
+        text, visual, sync = self.clip_in(
+            text_tokens.to(dtype), visual_tokens.to(dtype), sync_tokens.to(dtype)
         )
+        index = stretch_index(sync.shape[1], num_latents, sync.device)
+        return self._context(text, visual, sync, index)
 
     def empty_context(
         self, num_visual: int, num_sync: int, text_tokens: Tensor, num_latents: int
     ) -> DiTContext:
         """The context of the unconditional half: learned features in place of the clip's.
 
-        The empty sync feature differs only by its position in the segment, so there are 8 rows
-        whatever S is. Source: specification, section 2.8 and 15.
-
         Args:
             num_visual: V.
-            num_sync: S.
+            num_sync: S. Stretching repeats eight rows in turn, whatever S is.
             text_tokens: [B, T, text_dim], the negative prompt's.
             num_latents: A.
         """
-        batch, device = len(text_tokens), text_tokens.device
-        index = stretch_index(num_sync, num_latents, device) % SYNC_POSITIONS
-        first_row = SYNC_POSITIONS * torch.arange(batch, device=device)
-        return self._context(
-            self.empty_visual.expand(batch, num_visual, -1),
-            text_tokens,
-            sync_inputs=(self.empty_sync + self.sync_position).repeat(batch, 1),
-            row_owner=torch.arange(batch, device=device).repeat_interleave(SYNC_POSITIONS),
-            row_index=first_row[:, None] + index,
-        )
+        text, visual, sync = self.clip_in(text_tokens.to(self.dtype), None, None)
+        batch = len(text)
+        index = stretch_index(num_sync, num_latents, sync.device) % SYNC_POSITIONS
+        visual, sync = visual.expand(batch, num_visual, -1), sync.expand(batch, -1, -1)
+        return self._context(text, visual, sync, index)
 
-    def _context(
-        self,
-        visual_tokens: Tensor,
-        text_tokens: Tensor,
-        *,
-        sync_inputs: Tensor,
-        row_owner: Tensor,
-        row_index: Tensor,
-    ) -> DiTContext:
-        dtype, device = self.dtype, text_tokens.device
-        num_audio, num_visual = row_index.shape[1], visual_tokens.shape[1]
+    def _context(self, text: Tensor, visual: Tensor, sync: Tensor, index: Tensor) -> DiTContext:
+        """Of projected tokens; `index` [A] is the sync row that each audio token shows."""
+        device = text.device
+        batch, num_rows = sync.shape[:2]
+        num_audio, num_visual = len(index), visual.shape[1]
 
         def plain(length: int) -> RotaryTable:
             return RotaryTable.at(torch.arange(length, device=device), self.head_dim)
 
-        text = self.text_in(text_tokens.to(dtype))  # [B, T, C]
         text_table = plain(text.shape[1])
-        keys_values = [block.text_keys_values(text, text_table) for block in self._joint()]
+        keys_values = [projection(text, text_table) for projection in self.text_projections]
         joint = InterleavedPositions.of(num_audio, num_visual, device)
         rotary = JointRotary(
             joint_audio=RotaryTable.at(joint.audio, self.head_dim),
@@ -238,13 +255,14 @@ class FoleyDiT(ModelMixin, ConfigMixin):
             plain_visual=plain(num_visual),
             visual_source=joint.visual_source if num_visual > num_audio else None,
         )
+        owners = torch.arange(batch, device=device)
         return DiTContext(
-            visual=self.visual_in(visual_tokens.to(dtype)),
+            visual=visual,
             text_keys=tuple(key for key, _ in keys_values),
             text_values=tuple(value for _, value in keys_values),
-            sync_rows=self.sync_in(sync_inputs.to(dtype)),
-            row_owner=row_owner,
-            row_index=row_index,
+            sync_rows=sync.flatten(0, 1),
+            row_owner=owners.repeat_interleave(num_rows),
+            row_index=num_rows * owners[:, None] + index,
             rotary=rotary,
         )
 
@@ -256,11 +274,9 @@ class FoleyDiT(ModelMixin, ConfigMixin):
         embedding = embed_time(1000.0 * sigmas, TIME_EMBEDDING_DIM).to(self.dtype)
         embedding = self.time_in(embedding)  # [N, C]
         active = F.silu(embedding)
-        return TimeModulation(
-            embedding,
-            torch.stack([block.audio.modulation(active) for block in self._joint()]),
-            torch.stack([block.visual.modulation(active) for block in self._joint()]),
-        )
+        projected = [projection(active) for projection in self.time_projections]
+        audio, visual = zip(*projected, strict=True)
+        return TimeModulation(embedding, torch.stack(audio), torch.stack(visual))
 
     def forward(self, latents: Tensor, time: TimeModulation, context: DiTContext) -> Tensor:
         """The velocity, d(latents) / d(sigma), float32 [B, latent_dim, A].
@@ -296,13 +312,4 @@ class FoleyDiT(ModelMixin, ConfigMixin):
 
 def build_dit(config: DiTConfig) -> FoleyDiT:
     """A FoleyDiT of this architecture, with PyTorch's initial weights."""
-    return FoleyDiT(
-        latent_dim=config.latent_dim,
-        hidden_dim=config.hidden_dim,
-        num_heads=config.num_heads,
-        num_joint_blocks=config.num_joint_blocks,
-        num_audio_blocks=config.num_audio_blocks,
-        visual_dim=config.visual_dim,
-        sync_dim=config.sync_dim,
-        text_dim=config.text_dim,
-    )
+    return FoleyDiT(**vars(config))

@@ -104,7 +104,6 @@ class JointStream(nn.Module):
         super().__init__()
         head_dim = dim // num_heads
         self.num_heads = num_heads
-        self.modulation = nn.Linear(dim, 9 * dim)  # shift, scale, gate of three sub-layers
         self.qkv = nn.Linear(dim, 3 * dim)
         self.q_norm = RMSNorm(head_dim, JOINT_EPS)
         self.k_norm = RMSNorm(head_dim, JOINT_EPS)
@@ -130,6 +129,40 @@ class JointStream(nn.Module):
         return rotate(self.cross_q_norm(query), table)
 
 
+class TimeProjection(nn.Module):
+    """What one joint block is told about time: shift, scale and gate of three sub-layers a stream.
+
+    It depends on the time alone, so it is computed once for a whole schedule, apart from its block.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.audio = nn.Linear(dim, 9 * dim)
+        self.visual = nn.Linear(dim, 9 * dim)
+
+    def forward(self, active: Tensor) -> tuple[Tensor, Tensor]:
+        """[N, 9C] for each stream, of SiLU(time embedding) [N, C]."""
+        return self.audio(active), self.visual(active)
+
+
+class TextProjection(nn.Module):
+    """Keys and values of the text for one joint block.
+
+    They are the same for all steps of a clip, so they are computed once, apart from the block.
+    """
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.kv = nn.Linear(dim, 2 * dim)
+        self.k_norm = RMSNorm(dim // num_heads, JOINT_EPS)
+
+    def forward(self, text: Tensor, table: RotaryTable) -> tuple[Tensor, Tensor]:
+        """Keys, normed and rotated, and values [B, T, H, D] of projected text [B, T, C]."""
+        key, value = split_heads(self.kv(text), 2, self.num_heads)
+        return rotate(self.k_norm(key), table), value
+
+
 class JointBlock(nn.Module):
     """Audio and visual tokens attend to each other, then to the text.
 
@@ -138,16 +171,8 @@ class JointBlock(nn.Module):
 
     def __init__(self, dim: int, num_heads: int, mlp_dim: int) -> None:
         super().__init__()
-        self.num_heads = num_heads
         self.audio = JointStream(dim, num_heads, mlp_dim)
         self.visual = JointStream(dim, num_heads, mlp_dim)
-        self.text_kv = nn.Linear(dim, 2 * dim)
-        self.text_k_norm = RMSNorm(dim // num_heads, JOINT_EPS)
-
-    def text_keys_values(self, text: Tensor, table: RotaryTable) -> tuple[Tensor, Tensor]:
-        """Keys and values [B, T, H, D] of projected text [B, T, C], the same for all steps."""
-        key, value = split_heads(self.text_kv(text), 2, self.num_heads)
-        return rotate(self.text_k_norm(key), table), value
 
     def forward(
         self,

@@ -173,13 +173,4 @@ class Synchformer(ModelMixin, ConfigMixin):
 
 def build_synchformer(config: SynchformerConfig) -> Synchformer:
     """A Synchformer of this architecture, with PyTorch's initial weights."""
-    return Synchformer(
-        hidden_dim=config.hidden_dim,
-        num_layers=config.num_layers,
-        num_heads=config.num_heads,
-        mlp_dim=config.mlp_dim,
-        image_size=config.image_size,
-        patch_size=config.patch_size,
-        tubelet_frames=config.tubelet_frames,
-        segment_frames=config.segment_frames,
-    )
+    return Synchformer(**vars(config))

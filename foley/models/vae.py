@@ -122,6 +122,7 @@ class FoleyVAE(ModelMixin, ConfigMixin):
 
     _supports_gradient_checkpointing = False
     _supports_group_offloading = True
+    _group_offload_block_modules = ["encoder", "decoder"]
     _no_split_modules = ["DecoderBlock", "EncoderBlock"]
 
     @register_to_config
@@ -170,11 +171,4 @@ class FoleyVAE(ModelMixin, ConfigMixin):
 
 def build_vae(config: VAEConfig) -> FoleyVAE:
     """A FoleyVAE of this architecture, with PyTorch's initial weights."""
-    return FoleyVAE(
-        encoder_dim=config.encoder_dim,
-        encoder_rates=config.encoder_rates,
-        latent_dim=config.latent_dim,
-        decoder_dim=config.decoder_dim,
-        decoder_rates=config.decoder_rates,
-        sample_rate=config.sample_rate,
-    )
+    return FoleyVAE(**vars(config))

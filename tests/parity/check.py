@@ -18,15 +18,22 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from foley.configs import MAX_CLIP_SECONDS, SYNC_FPS, VISUAL_FPS
+from foley.denoise import denoise
 from foley.media.clock import FramePicker, num_latents, seconds_of
 from foley.media.demux import VideoInfo, decode_frames, probe
 from foley.media.scale import fit_and_crop, stretch
 from foley.models.dit import DiTContext, FoleyDiT, embed_time
-from foley.models.layers import AUDIO_NORM_EPS, JOINT_EPS, JointRotary
+from foley.models.layers import AUDIO_NORM_EPS, JOINT_EPS, JointBlock, JointRotary
 from foley.models.rope import InterleavedPositions, RotaryTable, rotate, stretch_index
-from foley.pipeline import evaluation_sigmas
 from foley.request import Solver
-from foley.sampling import guide, make_flux_sigmas, make_sigmas, trajectory
+from foley.sampling import (
+    Evaluation,
+    evaluation_sigmas,
+    guide,
+    make_flux_sigmas,
+    make_sigmas,
+)
+from foley.types import Conditions
 from tests.parity import fixtures
 from tests.parity.fixtures import Fixture
 
@@ -92,10 +99,10 @@ def check_dit_cases(file: Fixture) -> Iterator[Comparison]:
 # What a module of the reference is called here; `.in` and the stream names are added to it.
 _MODULES = {
     "audio_embedder": "audio_in",
-    "cond_in": "text_in",
-    "sync_in": "sync_in",
+    "cond_in": "clip_in.text",
+    "sync_in": "clip_in.sync",
     "time_in": "time_in",
-    "visual_proj": "visual_in",
+    "visual_proj": "clip_in.visual",
     "audio_self_proj": "audio.out",
     "audio_cross_proj": "audio.cross_out",
     "audio_mlp": "audio.mlp",
@@ -118,7 +125,7 @@ def check_dit_mid(file: Fixture) -> Iterator[Comparison]:
         def hook(module: torch.nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             # The last joint block is run twice: its own forward skips the visual stream.
             seen[name], seen[f"{name}.in"] = output, inputs[0]
-            if isinstance(output, tuple):
+            if isinstance(module, JointBlock):
                 seen[f"{name}.audio"], seen[f"{name}.visual"] = output
                 seen[f"{name}.arguments"] = inputs  # type: ignore[assignment]
 
@@ -135,7 +142,6 @@ def check_dit_mid(file: Fixture) -> Iterator[Comparison]:
     model.joint_blocks[last](*arguments, update_visual=True)
     for handle in handles:
         handle.remove()
-    seen["sync_in"] = seen["sync_in"].unflatten(0, base["in.sync_feat"].shape[:2])
     for index in range(len(model.audio_blocks)):  # computed for distinct rows, shown for each token
         name = f"audio_blocks.{index}.modulation"
         seen[name] = seen[name][context.row_index]
@@ -176,9 +182,8 @@ def check_dit_eps(file: Fixture) -> Iterator[Comparison]:
     out_audio, out_visual = joint(
         audio,
         visual,
-        joint.audio.modulation(active),
-        joint.visual.modulation(active),
-        *joint.text_keys_values(text, text_table),
+        *model.time_projections[0](active),
+        *model.text_projections[0](text, text_table),
         rotary,
     )
     yield "triple.audio", out_audio, file["out.triple.audio"], LIMIT
@@ -209,47 +214,40 @@ def check_sampler(file: Fixture) -> Iterator[Comparison]:
     sigmas = make_sigmas(num_steps, float(file.metadata["shift"]))
     yield "sigmas", sigmas, file["out.sigmas"], LIMIT
 
-    levels = evaluation_sigmas(sigmas, solver)
     timesteps = file.tensors.get("out.timesteps", file.tensors.get("out.model_timesteps"))
     if timesteps is not None:
-        yield "timesteps", 1000 * levels, timesteps, LIMIT
+        yield "timesteps", 1000 * evaluation_sigmas(sigmas, solver), timesteps, LIMIT
 
-    noise = file["in.noise"]
-    batch, num_audio = len(noise), noise.shape[-1]
-    visual, sync = file["in.siglip"], file["in.sync"]
-    cond = model.context(visual, sync, file["in.text"], num_audio)
-    contexts = [cond] * batch
-    if scale > 1:
-        empty = model.empty_context(visual.shape[1], sync.shape[1], file["in.neg"], num_audio)
-        contexts = [empty] * batch + contexts
-    context = DiTContext.concatenate(contexts)
-    times = model.time_modulation(levels)
-    rows = torch.zeros(len(contexts), dtype=torch.long)
-
-    states, velocities, starts = [], [], []
-    path = trajectory(noise, sigmas, solver)
-    try:
-        point = next(path)
-        for evaluation in range(len(levels)):
-            if not states or point.step != starts[-1]:
-                starts.append(point.step)
-            latents = point.latents.repeat(len(contexts) // batch, 1, 1)
-            velocity = model(latents, times[rows + evaluation], context)
-            if scale > 1:
-                velocity = guide(*velocity.chunk(2), scale)
-            velocities.append(velocity)
-            point = path.send(velocity)
-            states.append(point.latents)
-    except StopIteration as stop:
-        states.append(stop.value)
-    per_step = len(levels) // num_steps
+    conditions = Conditions(
+        visual_tokens=file["in.siglip"][0],
+        sync_tokens=file["in.sync"][0],
+        text_tokens=torch.cat((file["in.neg"], file["in.text"])),
+        num_latents=file["in.noise"].shape[-1],
+    )
+    points: list[Evaluation] = []
+    velocities: list[Tensor] = []
+    handle = model.register_forward_hook(lambda m, i, out: velocities.append(out))
+    last = denoise(
+        model,
+        conditions,
+        file["in.noise"],
+        sigmas,
+        solver=solver,
+        guidance_scale=scale,
+        on_evaluation=points.append,
+    )
+    handle.remove()
+    # The states that the solver returned, in order: where it went next, and at last the result.
+    states = [*(point.latents for point in points[1:]), last]
+    per_step = len(points) // num_steps
     yield "latents", torch.stack(states[per_step - 1 :: per_step]), file["out.latents"], LIMIT
     if "out.inner" in file.tensors:
         yield "inner", torch.stack(states), file["out.inner"], LIMIT
     if "out.velocity" in file.tensors:
-        yield "velocity", torch.stack(velocities), file["out.velocity"], LIMIT
+        guided = [guide(*v.chunk(2), scale) if scale > 1 else v for v in velocities]
+        yield "velocity", torch.stack(guided), file["out.velocity"], LIMIT
     if "out.audio" in file.tensors:
-        audio = fixtures.vae(file.sibling(weights[1])).decode(states[-1])
+        audio = fixtures.vae(file.sibling(weights[1]))(last)
         yield "audio", audio, file["out.audio"], AUDIO_LIMIT
 
 

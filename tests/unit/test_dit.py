@@ -39,7 +39,9 @@ def test_eight_empty_rows_stand_for_the_whole_empty_sequence() -> None:
     text = draw(2, T, 16)
     short = dit.empty_context(V, S, text, A)
     assert len(short.sync_rows) == 2 * 8
-    full = dit.context(dit.empty_visual.expand(2, V, -1), dit.empty_sync.expand(2, S, -1), text, A)
+    full = dit.context(
+        dit.clip_in.empty_visual.expand(2, V, -1), dit.clip_in.empty_sync.expand(2, S, -1), text, A
+    )
     assert len(full.sync_rows) == 2 * S
     latents, times = draw(2, 8, A), dit.time_modulation(torch.tensor([0.9, 0.3]))
     torch.testing.assert_close(

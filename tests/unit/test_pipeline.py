@@ -7,6 +7,7 @@ from foley.errors import (
     CheckpointError,
     ConfigError,
     DeviceError,
+    ModelError,
     ParameterError,
     PromptTooLongError,
 )
@@ -14,7 +15,7 @@ from foley.media.clock import num_latents
 from foley.pipeline import FoleyPipeline, Progress
 from foley.request import SOLVERS, GenerationRequest, Solver
 from foley.selection import choose_device
-from tests.toys import toy_frames, toy_pipeline
+from tests.toys import toy_components, toy_frames, toy_pipeline
 
 STEPS = 3
 
@@ -106,8 +107,18 @@ def test_timings_and_notices_say_what_was_done() -> None:
 
 
 def test_a_prompt_over_77_tokens_is_cut_and_that_is_said() -> None:
-    made = toy_pipeline()(toy_frames(), "x" * 100, num_inference_steps=1)
-    assert any("77 tokens" in notice for notice in made.notices)
+    made = toy_pipeline()(toy_frames(), "x" * 76, num_inference_steps=1)
+    assert "prompts are cut after 77 tokens, one has 78" in made.notices
+    whole = toy_pipeline()(toy_frames(), "x" * 75, num_inference_steps=1)
+    assert not any("cut" in notice for notice in whole.notices)
+
+
+def test_what_is_not_finite_is_not_called_sound() -> None:
+    components = toy_components()
+    components.dit.velocity_out.bias.data.fill_(float("nan"))
+    pipeline = FoleyPipeline(components, torch.device("cpu"))
+    with pytest.raises(ModelError, match="not finite"):
+        pipeline(toy_frames(), num_inference_steps=1)
 
 
 def test_a_prompt_beyond_the_encoder_is_refused() -> None:

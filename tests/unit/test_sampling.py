@@ -7,8 +7,10 @@ from torch import Tensor
 
 from foley.request import SOLVERS, Solver
 from foley.sampling import (
+    Evaluation,
     choose_seeds,
     draw_noise,
+    evaluation_sigmas,
     guide,
     integrate,
     make_sigmas,
@@ -21,7 +23,7 @@ def test_straight_path_is_integrated_exactly(solver: Solver, num_steps: int) -> 
     # With the rectified-flow velocity every solver is exact for any number of steps.
     torch.manual_seed(0)
     clean, noise = torch.randn(2, 2, 8, 16)
-    latents = integrate(lambda _, __: noise - clean, noise, make_sigmas(num_steps), solver)
+    latents = integrate(lambda _: noise - clean, noise, make_sigmas(num_steps), solver)
     torch.testing.assert_close(latents, clean, rtol=0, atol=1e-5)  # measured: < 3e-6
 
 
@@ -32,7 +34,7 @@ def test_error_falls_with_the_order_of_the_solver(solver: Solver, order: int) ->
     # dx / dsigma = x, from sigma 1 to 0: x(0) = x(1) / e.
     def error(num_steps: int) -> float:
         start = torch.ones(1)
-        end = integrate(lambda latents, _: latents, start, make_sigmas(num_steps), solver)
+        end = integrate(lambda point: point.latents, start, make_sigmas(num_steps), solver)
         return abs(end.item() - math.exp(-1))
 
     # Few steps, so that float32 rounding stays small beside the method's own error.
@@ -44,11 +46,11 @@ def test_error_falls_with_the_order_of_the_solver(solver: Solver, order: int) ->
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_each_stage_is_evaluated_at_its_own_level(solver: Solver) -> None:
-    levels: list[float] = []
+    points: list[Evaluation] = []
 
-    def velocity(latents: Tensor, sigma: float) -> Tensor:
-        levels.append(sigma)
-        return torch.zeros_like(latents)
+    def velocity(point: Evaluation) -> Tensor:
+        points.append(point)
+        return torch.zeros_like(point.latents)
 
     integrate(velocity, torch.zeros(1), make_sigmas(2), solver)
     stages = {
@@ -57,7 +59,9 @@ def test_each_stage_is_evaluated_at_its_own_level(solver: Solver) -> None:
         "midpoint": [1.0, 0.75, 0.5, 0.25],
         "rk4": [1.0, 0.75, 0.75, 0.5, 0.5, 0.25, 0.25, 0.0],
     }
-    assert levels == stages[solver]
+    assert [point.sigma for point in points] == stages[solver]
+    assert [point.index for point in points] == list(range(len(points)))
+    assert evaluation_sigmas(make_sigmas(2), solver).tolist() == stages[solver]
 
 
 def test_sigmas_fall_from_one_to_zero_also_when_shifted() -> None:
