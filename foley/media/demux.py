@@ -1,13 +1,15 @@
 """Container -> the frames that the encoders see, in one pass over the file."""
 
+from __future__ import annotations  # PyAV's packets are generic for the type checker only
+
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 import av
-from av import VideoFrame
+from av import Packet, VideoFrame
 from av.container import InputContainer
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
@@ -65,7 +67,7 @@ def probe(source: Path, *, limits: MediaLimits | None = None) -> VideoInfo:
     """
     limits = limits or MediaLimits()
     with open_video(source, limits) as (container, stream):
-        frame = next(_decoded(container, stream, limits), None)
+        frame = next(decoded(container.demux(stream), limits), None)
         if frame is None:
             raise NoFramesError(f"{source.name} has a picture stream without a frame; send a video")
         swap = orientation_of(frame)[0]
@@ -122,7 +124,7 @@ def decode_frames(
         scaler = _Scaler(visual_size, sync_size, limits)
         times = FrameTimes(stream.time_base or Fraction(1, SYNC_FPS), _rate(stream))
         trimmed = False
-        for frame in _decoded(container, stream, limits):
+        for frame in decoded(container.demux(stream), limits):
             seconds = times.seconds(frame.pts, frame.duration)
             if seconds > limits.max_seconds:
                 first_seconds, trimmed = seconds, True
@@ -190,17 +192,19 @@ class _Scaler:
             )
 
 
-def _decoded(
-    container: InputContainer, stream: VideoStream, limits: MediaLimits
-) -> Iterator[VideoFrame]:
-    """The stream's frames in presentation order, each checked for its size.
+def decoded(packets: Iterable[Packet[VideoStream]], limits: MediaLimits) -> Iterator[VideoFrame]:
+    """The frames of a stream's packets in presentation order, each checked for its size.
 
     Packets before the first frame may be undecodable, as in a recording that starts between key
     frames; after it they mean damage.
+
+    Raises:
+        VideoDecodeError: damage.
+        VideoTooLargeError: a frame has too many pixels.
     """
     num_frames = 0
     damage: av.FFmpegError | None = None
-    for packet in container.demux(stream):
+    for packet in packets:
         try:
             frames = packet.decode()
         except av.FFmpegError as error:

@@ -82,6 +82,7 @@ def write_video(
     sample_rate: int = SAMPLE_RATE,
     audio_bitrate: int = 192_000,
     stop_seconds: float | None = None,
+    limits: MediaLimits | None = None,
 ) -> Written:
     """The clip with the waveform as its only sound; the picture's packets are copied untouched.
 
@@ -97,10 +98,13 @@ def write_video(
         sample_rate: of the waveform, Hz.
         audio_bitrate: bits a second.
         stop_seconds: leave out the picture from there on; give the sound's end for a trimmed clip.
+        limits: for a clip without timestamps, whose frames are decoded to learn their order; the
+            defaults when None.
 
     Raises:
         VideoError: the source cannot be read, as `decode_frames`.
-        ParameterError: a waveform of another shape or with values that are not finite.
+        ParameterError: a waveform of another shape.
+        ServerError: a waveform with values that are not finite: no caller asks for those.
         OutputError: unknown suffix, a picture that `container_for` refuses, or `destination` cannot
             be written.
     """
@@ -124,7 +128,8 @@ def write_video(
             sound = _add_sound(writer, _AUDIO_CODEC[chosen], sample_rate, "stereo")
             sound.bit_rate = audio_bitrate
             writer.start_encoding()
-            pictures: Iterator[Packet[Any]] = until(timed(reader, picture), stop_seconds)
+            packets = timed(reader, picture, limits or MediaLimits(), stop_seconds)
+            pictures: Iterator[Packet[Any]] = until(packets, stop_seconds)
             sounds: Iterator[Packet[Any]] = encode_packets(sound, samples, sample_rate)
             hidden_seconds = 0.0
             # Both in order of time, so that the muxer need not hold one back for the other.
@@ -160,7 +165,8 @@ def write_audio(
         sample_rate: Hz.
 
     Raises:
-        ParameterError: a waveform of another shape or with values that are not finite.
+        ParameterError: a waveform of another shape.
+        ServerError: a waveform with values that are not finite: no caller asks for those.
         OutputError: unknown suffix, floats in flac, or `destination` cannot be written.
     """
     samples = checked(waveform, sample_rate)

@@ -2,24 +2,38 @@
 
 from __future__ import annotations  # PyAV's packets are generic for the type checker only
 
+import itertools
+import math
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
-import av
 from av import Packet
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from foley.configs import SYNC_FPS
 from foley.media.clock import seconds_of
-from foley.media.source import readable
+from foley.media.demux import decoded
+from foley.media.source import MediaLimits, open_video, readable
+
+# No common codec shows a frame more than 16 after its turn to be decoded. That many packets more
+# settle which frames are shown before a time, as many again which of them are decoded before it,
+# and a decoder keeps as many frames back.
+_SETTLING_PACKETS = 3 * 16
 
 
-def timed(container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
+def timed(
+    container: InputContainer,
+    stream: VideoStream,
+    limits: MediaLimits,
+    stop_seconds: float | None = None,
+) -> Iterator[Packet[VideoStream]]:
     """The packets in order of decoding, with both timestamps, which every container needs.
 
-    Matroska does not state when its first packets are decoded, raw streams state no time at all.
+    Matroska does not state when its first packets are decoded, raw streams state no time at all:
+    these are decoded within `limits`. Times after `stop_seconds` may then be less than true, but
+    not less than `stop_seconds`.
     """
     step = _ticks_a_frame(stream)
     waiting: list[Packet[VideoStream]] = []
@@ -27,7 +41,9 @@ def timed(container: InputContainer, stream: VideoStream) -> Iterator[Packet[Vid
     for index, packet in enumerate(_demuxed(container, stream)):
         if packet.pts is None and packet.dts is None:
             if ranks is None:
-                ranks = _presentation_ranks(Path(container.name))
+                ranks = _presentation_ranks(
+                    Path(container.name), limits, _num_needed(stream, step, stop_seconds)
+                )
             packet.dts = (index - _delay(ranks)) * step
             packet.pts = (ranks[index] if index < len(ranks) else index) * step
         elif packet.dts is None:
@@ -83,22 +99,34 @@ def _counted_back(
         yield packet
 
 
-def _presentation_ranks(source: Path) -> list[int]:
-    """For each packet of the first picture stream, in order of decoding, its place when shown.
+def _num_needed(stream: VideoStream, step: int, stop_seconds: float | None) -> int | None:
+    """How many packets decide on the frames before `stop_seconds`; None for all."""
+    if stop_seconds is None:
+        return None
+    assert stream.time_base is not None
+    return math.ceil(stop_seconds / (step * stream.time_base)) + _SETTLING_PACKETS
+
+
+def _presentation_ranks(source: Path, limits: MediaLimits, num_packets: int | None) -> list[int]:
+    """For each of the first packets of the picture, in order of decoding, its place when shown.
 
     A decoder hands a packet's timestamp on to its frame: packets numbered in order of decoding
     come back in order of presentation.
     """
-    shown: list[int] = []
-    with readable(source), av.open(str(source)) as container:
-        for index, packet in enumerate(container.demux(container.streams.video[0])):
-            if packet.size:
-                packet.pts = packet.dts = index
-            shown += [frame.pts for frame in packet.decode() if frame.pts is not None]
+    with open_video(source, limits) as (container, stream):
+        packets = _numbered(itertools.islice(container.demux(stream), num_packets))
+        shown = [frame.pts for frame in decoded(packets, limits) if frame.pts is not None]
     ranks = list(range(max(shown, default=-1) + 1))
     for rank, index in enumerate(shown):
         ranks[index] = rank
     return ranks
+
+
+def _numbered(packets: Iterable[Packet[VideoStream]]) -> Iterator[Packet[VideoStream]]:
+    for index, packet in enumerate(packets):
+        if packet.size:
+            packet.pts = packet.dts = index
+        yield packet
 
 
 def _delay(ranks: list[int]) -> int:

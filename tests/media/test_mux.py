@@ -1,3 +1,5 @@
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import av
@@ -6,9 +8,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from foley.errors import OutputError, ParameterError, VideoDecodeError, VideoEmptyError
-from foley.media.demux import decode_frames, probe
-from foley.media.mux import Written, container_for, write_video
+from foley.errors import (
+    OutputError,
+    ParameterError,
+    ServerError,
+    VideoDecodeError,
+    VideoEmptyError,
+    VideoTooLargeError,
+)
+from foley.media.demux import decode_frames, decoded, probe
+from foley.media.mux import Written, container_for, write_audio, write_video
+from foley.media.source import MediaLimits
 from tests.media.clips import (
     TURNED,
     loudest_second,
@@ -245,6 +255,70 @@ def test_a_stream_without_timestamps_gets_them(
     assert numbers(decode_frames(written.path, visual_size=80, sync_size=80).visual)[-1] == 22
 
 
+def raw_clip(path: Path, num_frames: int) -> Path:
+    options = {"bf": "3", "preset": "veryfast", "g": "250"}
+    return write_clip(path, num_frames=num_frames, container="h264", options=options)
+
+
+@pytest.mark.parametrize("stop_seconds", [0.5, 1.0, 1.02, 6.9])
+def test_a_stream_without_timestamps_is_trimmed_alike_however_long_it_is(
+    tmp_path: Path, stop_seconds: float
+) -> None:
+    # The long one is not decoded to its end.
+    for name, num_frames in [("short", 175), ("long", 400)]:
+        source = raw_clip(tmp_path / f"{name}.h264", num_frames)
+        write_video(source, click(0.1), tmp_path / f"{name}.mp4", stop_seconds=stop_seconds)
+    short, long = shown_seconds(tmp_path / "short.mp4"), shown_seconds(tmp_path / "long.mp4")
+    before = [0.04 * n for n in range(175) if 0.04 * n < stop_seconds]
+    assert [s for s in short if s < stop_seconds] == pytest.approx(before)
+    assert [s for s in long if s < stop_seconds] == pytest.approx(before)
+    assert len(long) - len(before) <= 3  # frames that B-frames before the stop need
+
+
+def test_a_stream_without_timestamps_is_decoded_no_further_than_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = raw_clip(tmp_path / "in.h264", 400)
+    counts = []
+
+    def counting(packets: Iterable[object], limits: MediaLimits) -> list[object]:
+        frames = list(decoded(packets, limits))
+        counts.append(len(frames))
+        return frames
+
+    monkeypatch.setattr("foley.media.packets.decoded", counting)
+    write_video(source, click(0.5), tmp_path / "out.mp4", stop_seconds=1.0)
+    assert counts[0] < 80
+
+
+def test_a_stream_without_timestamps_is_decoded_within_the_limits(tmp_path: Path) -> None:
+    source = raw_clip(tmp_path / "in.h264", 25)
+    with pytest.raises(VideoTooLargeError, match="6400 pixels, the limit is 6399"):
+        write_video(source, click(0.5), tmp_path / "out.mp4", limits=MediaLimits(max_pixels=6399))
+    assert [path.name for path in tmp_path.iterdir()] == ["in.h264"]
+
+
+@pytest.mark.parametrize("container", ["mp4", "mkv"])
+def test_a_stream_without_timestamps_may_start_between_key_frames(
+    tmp_path: Path, container: str
+) -> None:
+    options = {"bf": "0", "g": "10"}
+    source = write_clip(tmp_path / "in.h264", container="h264", options=options)
+    with av.open(str(source)) as reader:
+        packets = [bytes(packet) for packet in reader.demux(video=0) if packet.size]
+    headers = packets[0][: packets[0].index(b"\0\0\1\x65")]
+    source.write_bytes(headers + b"".join(packets[5:]))
+    frames = decode_frames(source, visual_size=80, sync_size=80)
+    assert (frames.num_picked, numbers(frames.sync)[0]) == (15, 10)
+    write_video(source, click(0.5), tmp_path / f"out.{container}")
+    assert shown_seconds(tmp_path / f"out.{container}") == pytest.approx(
+        [0.04 * n for n in range(15)]
+    )
+    assert loudest_second(tmp_path / f"out.{container}") == pytest.approx(0.5, abs=0.001)
+    written = decode_frames(tmp_path / f"out.{container}", visual_size=80, sync_size=80)
+    assert numbers(written.sync)[0] == 10
+
+
 @pytest.mark.parametrize("b_frames", [0, 3])
 @pytest.mark.parametrize("container", CONTAINERS)
 def test_a_trimmed_clip_ends_where_its_sound_ends(
@@ -271,13 +345,25 @@ def test_a_trimmed_clip_ends_where_its_sound_ends(
         (torch.zeros(48_000), "shape"),
         (torch.zeros(3, 48_000), "shape"),
         (torch.zeros(1, 0), "shape"),
-        (torch.full((1, 100), float("nan")), "100 values that are not finite"),
     ],
 )
 def test_a_bad_waveform_is_refused(tmp_path: Path, waveform: Tensor, message: str) -> None:
     source = write_clip(tmp_path / "in.mp4")
     with pytest.raises(ParameterError, match=message):
         write_video(source, waveform, tmp_path / "out.mp4")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["out.mp4", "out.wav"])
+def test_values_that_are_not_finite_are_the_models_fault(
+    tmp_path: Path, name: str, value: float
+) -> None:
+    waveform = torch.full((1, 100), value)
+    source = write_clip(tmp_path / "in.mp4")
+    write = write_audio if name.endswith("wav") else partial(write_video, source)
+    with pytest.raises(ServerError, match="100 values that are not finite"):
+        write(waveform, tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"]
 
 
 def test_an_unknown_suffix_is_refused_unless_the_container_is_given(tmp_path: Path) -> None:
