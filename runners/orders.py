@@ -1,12 +1,14 @@
 """What a caller sends to /v1/generate: a multipart form, read with limits and checked."""
 
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import anyio.to_thread
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
+from pydantic_core import PydanticKnownError
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -40,11 +42,16 @@ ACCEPTED: dict[str, Format] = {
     "video/webm": "webm",
     "audio/wav": "wav",
     "audio/flac": "flac",
-    "audio/x-wav": "wav",
-    "audio/wave": "wav",
-    "audio/x-flac": "flac",
     ZIP: "mp4",
 }
+OTHER_NAMES = {
+    "audio/x-wav": "audio/wav",
+    "audio/wave": "audio/wav",
+    "audio/x-flac": "audio/flac",
+}
+WEIGHT = re.compile(r"0(\.\d*)?|1(\.0*)?", re.ASCII)
+INTEGER = re.compile(r"[+-]?\d+", re.ASCII)
+NUMBER = re.compile(r"[+-]?(\d*\.?\d+(e[+-]?\d+)?|nan|inf)", re.ASCII | re.IGNORECASE)
 MAX_FIELD_BYTES = 64 * 1024
 
 
@@ -63,6 +70,21 @@ class GenerationForm(GenerationRequest):
             "Absent: what the `Accept` header asks for, else mp4."
         ),
     ] = None
+
+    @field_validator("num_inference_steps", "seed", "num_variations", mode="before")
+    @classmethod
+    def _plain_integer(cls, value: object) -> object:
+        # Pydantic reads 1_0 and 1.0 too: what looks like a slip is told instead.
+        if isinstance(value, str) and not INTEGER.fullmatch(value):
+            raise PydanticKnownError("int_parsing")
+        return value
+
+    @field_validator("guidance_scale", mode="before")
+    @classmethod
+    def _plain_number(cls, value: object) -> object:
+        if isinstance(value, str) and not NUMBER.fullmatch(value):
+            raise PydanticKnownError("float_parsing")
+        return value
 
     def generation_request(self) -> GenerationRequest:
         """The options that the model sees."""
@@ -88,7 +110,7 @@ async def read_order(request: Request, folder: Path, *, max_bytes: int) -> Order
     Raises:
         MediaTypeError: not a multipart form.
         UploadTooLargeError: more than `max_bytes`, noticed before the rest is read.
-        NotAcceptableError: `Accept` allows nothing that we make.
+        NotAcceptableError: `Accept` allows nothing that we make, or no zip of several sounds.
         ParameterError: a field is missing, unknown or out of bounds.
         RequestError: the form is malformed.
         CancelledRequestError: the caller left.
@@ -103,7 +125,7 @@ async def read_order(request: Request, folder: Path, *, max_bytes: int) -> Order
             **limits, max_part_size=MAX_FIELD_BYTES
         ) as form:
             fields, clip = _sort(form)
-            options = GenerationForm.model_validate(fields)
+            options = GenerationForm.model_validate(_given(fields))
             path = folder / "clip"
             await anyio.to_thread.run_sync(_store, clip, path)
     except HTTPException as error:
@@ -112,9 +134,12 @@ async def read_order(request: Request, folder: Path, *, max_bytes: int) -> Order
         raise CancelledRequestError("the caller left while sending") from error
     except ValidationError as error:
         raise ParameterError(describe_validation_error(error)) from error
-    accepted = acceptable(request.headers.get("accept", "*/*"))
+    weights = accept_weights(", ".join(request.headers.getlist("accept")))
+    accepted = acceptable(weights)
     if options.format is None and not accepted:
         raise NotAcceptableError(f"Accept allows none of {', '.join(ACCEPTED)}, which we make")
+    if options.format is None and options.num_variations > 1 and weights.get(ZIP) == 0:
+        raise NotAcceptableError(f"Accept forbids {ZIP}, in which several sounds come")
     return Order(
         clip=path,
         request=options.generation_request(),
@@ -143,24 +168,44 @@ def limited(receive: Receive, declared_bytes: str | None, max_bytes: int) -> Rec
     return counting
 
 
-def acceptable(accept: str) -> list[str]:
-    """The media types that we make and that an `Accept` header allows, the most wanted first."""
-    wanted: dict[str, float] = {}
-    for entry in accept.split(","):
-        media_range, *parameters = (part.strip().lower() for part in entry.split(";"))
-        weight = 1.0
-        for parameter in parameters:
-            name, _, value = parameter.partition("=")
-            if name == "q":
-                try:
-                    weight = float(value)
-                except ValueError:
-                    weight = 0.0
-        for media_type in ACCEPTED:
-            if media_range in (media_type, "*/*", media_type.split("/")[0] + "/*"):
-                wanted[media_type] = max(weight, wanted.get(media_type, 0.0))
-    ranked = sorted(wanted, key=lambda media_type: -wanted[media_type])  # stable: ours break ties
-    return [media_type for media_type in ranked if wanted[media_type] > 0]
+def accept_weights(accept: str) -> dict[str, float]:
+    """How much an `Accept` header wants each media type that we make; absent: it names none.
+
+    Of the ranges that a type falls under, the most specific one counts. An empty header is none.
+    """
+    given: dict[str, float] = {}
+    for entry in filter(None, (entry.strip().lower() for entry in accept.split(","))):
+        media_range, *parameters = (part.strip() for part in entry.split(";"))
+        stated = [part[2:] for part in parameters if part.startswith("q=")]
+        weight = float(stated[0]) if stated and WEIGHT.fullmatch(stated[0]) else float(not stated)
+        media_range = OTHER_NAMES.get(media_range, media_range)
+        given[media_range] = max(weight, given.get(media_range, 0.0))
+    given = given or {"*/*": 1.0}
+    weights: dict[str, float] = {}
+    for media_type in ACCEPTED:
+        for media_range in ("*/*", media_type.split("/")[0] + "/*", media_type):
+            if media_range in given:
+                weights[media_type] = given[media_range]
+    return weights
+
+
+def acceptable(weights: dict[str, float]) -> list[str]:
+    """The media types that may be answered, the most wanted first."""
+    allowed = [media_type for media_type, weight in weights.items() if weight > 0]
+    return sorted(allowed, key=lambda media_type: -weights[media_type])  # stable: ours break ties
+
+
+def _given(fields: dict[str, str]) -> dict[str, str]:
+    """The fields without those that were left empty, as browsers send them.
+
+    An empty text is a text.
+    """
+    known = GenerationForm.model_fields
+    return {
+        name: value
+        for name, value in fields.items()
+        if value or name not in known or known[name].annotation is str
+    }
 
 
 def _sort(form: FormData) -> tuple[dict[str, str], UploadFile]:

@@ -89,6 +89,26 @@ def test_format_follows_the_field_then_accept(
         assert len(reader.streams.video) == int(media_type.startswith("video"))
 
 
+def test_several_accept_headers_are_one(server: Server, short_clip: bytes) -> None:
+    response = server.client.post(
+        "/v1/generate",
+        files={"clip": short_clip},
+        data={"num_inference_steps": "1"},
+        headers=[("Accept", "video/*;q=0"), ("Accept", "audio/flac"), ("Accept", "")],
+    )
+    assert response.headers["content-type"] == "audio/flac"
+
+
+def test_fields_that_a_browser_leaves_empty_are_absent(server: Server, short_clip: bytes) -> None:
+    names = ("seed", "format", "trim", "solver", "guidance_scale", "num_variations", "prompt")
+    response = server.generate(
+        short_clip, accept="", num_inference_steps=1, **dict.fromkeys(names, "")
+    )
+    assert response.status_code == 200, response.text
+    assert response.headers["content-type"] == "video/mp4"
+    assert int(response.headers["x-foley-seed"]) >= 0
+
+
 def test_a_codec_that_the_container_cannot_hold_gives_mkv(
     server: Server, short_clip: bytes
 ) -> None:
@@ -129,6 +149,17 @@ def test_several_variations_come_as_a_zip_with_their_seeds(
     # The middle one alone is the same sound; sums of another order differ in the last bits.
     alone = server.generate(short_clip, seed=6, **options)
     np.testing.assert_allclose(samples(alone.content), samples(sounds[6]), rtol=0, atol=1e-5)
+
+
+def test_accept_names_the_format_of_each_of_several_sounds(
+    server: Server, short_clip: bytes
+) -> None:
+    options = {"num_variations": 2, "num_inference_steps": 1}
+    response = server.generate(short_clip, accept="audio/flac", **options)
+    assert response.headers["content-type"] == "application/zip"
+    with zipfile.ZipFile(io.BytesIO(response.content)) as archive:
+        names = sorted(archive.namelist())
+    assert names == ["foley-1.flac", "foley-2.flac", "manifest.json"]
 
 
 def test_a_zip_can_be_asked_for_one_sound(server: Server, short_clip: bytes) -> None:

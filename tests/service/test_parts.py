@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from foley import errors as foley_errors
 from foley.configs import TINY, Preset
@@ -31,7 +32,7 @@ from runners.exchange import (
     save_frames,
 )
 from runners.messages import Job
-from runners.orders import acceptable
+from runners.orders import GenerationForm, accept_weights, acceptable
 from runners.settings import load_settings
 from runners.status import status_of
 from runners.worker import Worker
@@ -107,13 +108,46 @@ def test_grpc_codes_exist() -> None:
         ("audio/*", "audio/wav"),
         ("audio/wav;q=0.1, video/webm;q=0.2", "video/webm"),
         ("AUDIO/FLAC", "audio/flac"),
+        ("audio/flac;q=0.5, audio/x-wav", "audio/wav"),
         ("application/zip", "application/zip"),
         ("audio/wav;q=x", None),
-        ("", None),
+        ("audio/wav;q=1_0", None),
+        ("", "video/mp4"),
+        (" , ", "video/mp4"),
+        # The most specific range counts, whatever the order.
+        ("video/mp4;q=0, */*", "video/quicktime"),
+        ("*/*, video/mp4;q=0", "video/quicktime"),
+        ("video/*;q=0, */*;q=0.1", "audio/wav"),
+        ("*/*;q=0.9, audio/*;q=0.5, audio/flac;q=0.8, video/*;q=0.7", "application/zip"),
+        ("*/*;q=0.1, video/*;q=0, audio/*;q=0, audio/flac;q=0.8", "audio/flac"),
+        ("audio/x-wav;q=0, audio/*", "audio/flac"),
+        ("*/*;q=0, video/webm;q=0.001", "video/webm"),
+        ("*/*;q=0", None),
     ],
 )
 def test_accept_names_the_most_wanted(accept: str, best: str | None) -> None:
-    assert next(iter(acceptable(accept)), None) == best
+    assert next(iter(acceptable(accept_weights(accept))), None) == best
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        (name, value)
+        for name in ("seed", "num_inference_steps", "num_variations")
+        for value in ("1_0", "1.0", "1e0", " 1", "1 ", "\u0661", "--1", "0x1", "1,0")
+    ]
+    + [("guidance_scale", value) for value in ("1_0", "1,5", " 2", "2 ", "\u0662", "0x2", "2.")],
+)
+def test_numbers_are_written_plainly(name: str, value: str) -> None:
+    with pytest.raises(ValidationError, match="unable to parse"):
+        GenerationForm.model_validate({name: value})
+
+
+def test_plain_numbers_are_read() -> None:
+    form = GenerationForm.model_validate(
+        {"seed": "+7", "num_inference_steps": "010", "guidance_scale": "25e-1"}
+    )
+    assert (form.seed, form.num_inference_steps, form.guidance_scale) == (7, 10, 2.5)
 
 
 def frames() -> VideoFrames:

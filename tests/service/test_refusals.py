@@ -38,6 +38,9 @@ def check(response: httpx.Response, status: int, code: str, *words: str) -> None
         ({"guidance_scale": 21}, ["guidance_scale", "20"]),
         ({"solver": "magic"}, ["solver", "'euler'"]),
         ({"seed": -1}, ["seed", "'-1'"]),
+        ({"seed": "1_0"}, ["seed", "integer", "'1_0'"]),
+        ({"num_inference_steps": "1.0"}, ["num_inference_steps", "integer", "'1.0'"]),
+        ({"volume": ""}, ["volume", "not permitted"]),
         ({"num_variations": 9}, ["num_variations", "8"]),
         ({"prompt": "x" * 2001}, ["prompt", "2000"]),
         ({"format": "gif"}, ["format", "'mp4'"]),
@@ -79,6 +82,13 @@ def test_a_body_that_is_no_form(server: Server) -> None:
 def test_an_accept_header_without_our_formats(server: Server, short_clip: bytes) -> None:
     response = server.generate(short_clip, accept="image/png, audio/wav;q=0")
     check(response, 406, "not_acceptable")
+
+
+def test_an_accept_header_that_forbids_the_zip_of_several_sounds(
+    server: Server, short_clip: bytes
+) -> None:
+    response = server.generate(short_clip, accept="audio/wav, */*;q=0", num_variations=2)
+    check(response, 406, "not_acceptable", "application/zip")
 
 
 def test_clips_that_cannot_be_used(
