@@ -118,9 +118,16 @@ async def document(_request: Request) -> Response:
     return JSONResponse(openapi.document())
 
 
+async def models(_request: Request) -> Response:
+    """GET /v1/models: what is served, under which licence."""
+    model = await bentoml.get_current_service().ask_model()
+    return JSONResponse({"models": [model.public()]})
+
+
 ROUTES = Starlette(
     routes=[
         Route("/v1/generate", Generate(), methods=["POST"]),
+        Route("/v1/models", models),
         Route("/docs.json", document),
     ]
 )

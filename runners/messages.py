@@ -55,3 +55,10 @@ class ModelStatus(BaseModel):
     preset: str = ""
     trained: bool = False
     description: str = ""
+    revision: str = ""  # of the weights' repository; empty where it is not known
+    licence: str = ""
+    territory: str = ""  # where the licence applies
+
+    def public(self) -> dict[str, str | bool]:
+        """What callers are told of a warm model; the description may name a folder."""
+        return self.model_dump(exclude={"error_code", "description"})

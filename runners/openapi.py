@@ -29,6 +29,25 @@ PROBES = {
 }
 
 
+MODEL = {
+    "type": "object",
+    "properties": {
+        "state": {"type": "string", "enum": ["ready"]},
+        "preset": {"type": "string", "description": "Name of the model."},
+        "trained": {
+            "type": "boolean",
+            "description": "False where its weights are random numbers, and its sound is noise.",
+        },
+        "revision": {
+            "type": "string",
+            "description": "Of the weights' repository; empty where it is not known.",
+        },
+        "licence": {"type": "string", "description": "Of the weights."},
+        "territory": {"type": "string", "description": "Where that licence applies."},
+    },
+}
+
+
 def document() -> dict[str, Any]:
     """The whole document, OpenAPI 3.1."""
     form = GenerationForm.model_json_schema(ref_template="#/components/schemas/{model}")
@@ -51,10 +70,11 @@ def document() -> dict[str, Any]:
         "servers": [{"url": "."}],
         "paths": {
             "/v1/generate": {"post": _generate()},
+            "/v1/models": {"get": _models()},
             **{path: {"get": _probe(*facts)} for path, facts in PROBES.items()},
         },
         "components": {
-            "schemas": {"GenerationForm": form, "Error": _error_schema()},
+            "schemas": {"GenerationForm": form, "Model": MODEL, "Error": _error_schema()},
         },
     }
 
@@ -83,6 +103,26 @@ def _generate() -> dict[str, Any]:
                 },
             },
             **_error_responses(),
+        },
+    }
+
+
+def _models() -> dict[str, Any]:
+    item = {"$ref": "#/components/schemas/Model"}
+    schema = {"type": "object", "properties": {"models": {"type": "array", "items": item}}}
+    error = {"schema": {"$ref": "#/components/schemas/Error"}}
+    return {
+        "summary": "The model that is served, and the licence of its weights",
+        "operationId": "models",
+        "responses": {
+            "200": {
+                "description": "One model, warm.",
+                "content": {"application/json": {"schema": schema}},
+            },
+            "503": {
+                "description": "It is loading, or could not be loaded.",
+                "content": {"application/json": error},
+            },
         },
     }
 

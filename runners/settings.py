@@ -29,7 +29,8 @@ class Settings(BaseSettings):
     preset: Annotated[
         Literal["auto", "tiny", "xl", "xxl"],
         Field(
-            description="Model to serve. `auto`: the one whose weights are given, `tiny` without."
+            description="Model to serve. `auto`: the one whose weights are given; without them, "
+            "the largest that was downloaded and fits the GPU, else `tiny`."
         ),
     ] = "auto"
     device: Annotated[
@@ -41,7 +42,10 @@ class Settings(BaseSettings):
     ] = "auto"
     weights: Annotated[
         Path | None,
-        Field(description="Folder of the weights; `tiny` needs none, it has its own."),
+        Field(
+            description="Folder of the weights. Absent: the one that `foley download` fills. "
+            "`tiny` needs none, it has its own."
+        ),
     ] = None
     api_workers: Annotated[
         int, Field(ge=1, le=64, description="Processes that read, decode and write media.")

@@ -16,6 +16,7 @@ import structlog
 
 from foley.configs import Preset
 from foley.errors import FoleyError, ServerError
+from foley.licences import Licence
 from foley.request import GenerationRequest
 from foley.types import Generation, VideoFrames
 from runners import metrics
@@ -45,6 +46,10 @@ class Pipeline(Protocol):
     def trained(self) -> bool: ...  # noqa: D102
     @property
     def description(self) -> str: ...  # noqa: D102
+    @property
+    def revision(self) -> str: ...  # noqa: D102
+    @property
+    def licence(self) -> Licence: ...  # noqa: D102
 
     def warm_up(self) -> None: ...  # noqa: D102
     def generate(  # noqa: D102
@@ -157,6 +162,9 @@ class Worker:
             preset=pipeline.preset.name,
             trained=pipeline.trained,
             description=pipeline.description,
+            revision=pipeline.revision,
+            licence=pipeline.licence.name,
+            territory=pipeline.licence.territory,
         )
         log.info("model_ready", preset=pipeline.preset.name, seconds=time.monotonic() - started)
         return pipeline

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from foley.cli.options import quiet_imports
 from foley.version import __version__
 
 _PACKAGES = (
@@ -24,11 +25,18 @@ _PACKAGES = (
 
 def info(
     *,
-    weights: Annotated[Path | None, Parameter(help="Folder to look for presets in.")] = None,
+    weights: Annotated[
+        Path | None,
+        Parameter(
+            env_var="FOLEY_WEIGHTS",
+            help="Folder to look for presets in. Without it, the one that `foley download` fills.",
+        ),
+    ] = None,
     as_json: Annotated[bool, Parameter(name="--json", negative=(), help="For programs.")] = False,
 ) -> None:
     """Show versions, device, attention kernel and the presets found."""
-    facts = collect(weights)
+    with quiet_imports():
+        facts = collect(weights)
     if as_json:
         print(json.dumps(facts, indent=2))
         return
@@ -46,6 +54,8 @@ def collect(weights: Path | None) -> dict[str, Any]:
     import av
     import torch
 
+    from foley.configs import PRESETS
+    from foley.hub import default_folder
     from foley.models.attention import attention_kernel
 
     ffmpeg = ".".join(map(str, av.library_versions["libavcodec"]))
@@ -59,7 +69,8 @@ def collect(weights: Path | None) -> dict[str, Any]:
         "devices": {"cpu": f"{torch.get_num_threads()} threads"}
         | {f"cuda:{index}": text for index, text in enumerate(devices)},
         "attention": attention_kernel(),
-        "presets": _presets(weights),
+        "presets": _presets(weights or default_folder()),
+        "licences": {name: _terms(name) for name in PRESETS},
     }
 
 
@@ -78,21 +89,31 @@ def _gpu(index: int) -> str:
     return f"{name}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
 
 
-def _presets(weights: Path | None) -> dict[str, str]:
+def _presets(weights: Path) -> dict[str, str]:
     from foley.checkpoints import read_description
     from foley.configs import PRESETS
-    from foley.recognition import DESCRIPTION_FILE, has_official_files
+    from foley.ledger import revision_of
+    from foley.recognition import DESCRIPTION_FILE, find_file
     from foley.selection import EMBEDDED_WEIGHTS
 
     embedded = "trained" if (EMBEDDED_WEIGHTS / DESCRIPTION_FILE).is_file() else "untrained"
     found = {"tiny": f"in the package, {embedded}"}
-    if weights and not weights.is_dir():
-        return found | dict.fromkeys(("xl", "xxl"), f"not found: there is no folder {weights}")
     for name in ("xl", "xxl"):
-        found[name] = "not found" if weights else "not looked for; name a folder with --weights"
-        if weights and has_official_files(PRESETS[name], weights):
-            found[name] = f"official files in {weights}"
-    if weights and (weights / DESCRIPTION_FILE).is_file():
-        preset, _ = read_description(weights)
-        found[preset.name] = f"converted, in {weights}"
+        path = find_file("dit", PRESETS[name], weights)
+        if path is None:
+            found[name] = f"not in {weights}; run: foley download {name}"
+        else:
+            revision = revision_of(weights, path) or "not known"
+            found[name] = f"official files in {weights}, revision {revision}"
+    if (weights / DESCRIPTION_FILE).is_file():
+        preset, description = read_description(weights)
+        revision = description.get("revision") or "not known"
+        found[preset.name] = f"converted, in {weights}, revision {revision}"
     return found
+
+
+def _terms(name: str) -> str:
+    from foley.licences import licence_of
+
+    licence = licence_of(name)
+    return f"{licence.name}; {licence.territory}"

@@ -30,11 +30,18 @@ class ModelOptions:
 
     preset: Annotated[
         str,
-        Parameter(help="tiny, xl, xxl, or auto: the largest in --weights, tiny without them."),
+        Parameter(
+            help="tiny, xl, xxl, or auto: the largest in --weights; without them, the largest that "
+            "was downloaded and fits the GPU, else tiny."
+        ),
     ] = "auto"
     weights: Annotated[
         Path | None,
-        Parameter(help="Folder of the official files, or of what `foley convert` made."),
+        Parameter(
+            env_var="FOLEY_WEIGHTS",
+            help="Folder of the official files, or of what `foley convert` made. Without it, what "
+            "`foley download` fetched.",
+        ),
     ] = None
     device: Annotated[str, Parameter(help="auto, cpu, cuda or cuda:N.")] = "auto"
 

@@ -59,6 +59,15 @@ def test_the_headers_described_are_those_sent(
     assert {name.lower() for name in described} == ours | {"x-request-id"}
 
 
+def test_the_model_is_described_as_it_is_told(document: dict[str, Any], server: Server) -> None:
+    answer = server.client.get("/v1/models")
+    assert answer.status_code == 200
+    (model,) = answer.json()["models"]
+    assert model.keys() == document["components"]["schemas"]["Model"]["properties"].keys()
+    assert (model["preset"], model["state"]) == ("tiny", "ready")
+    assert (model["licence"], model["territory"]) == ("Apache-2.0", "worldwide")
+
+
 def test_references_resolve() -> None:
     document = openapi.document()
 

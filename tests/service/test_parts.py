@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from foley import errors as foley_errors
 from foley.configs import TINY, Preset
 from foley.errors import CheckpointError, ConfigError, FoleyError, NoFramesError, ServerError
+from foley.licences import OWN
 from foley.request import GenerationRequest
 from foley.types import Generation, VideoFrames
 from runners import errors as runner_errors
@@ -217,6 +218,8 @@ class StubPipeline:
     preset: Preset = TINY
     trained = False
     description = "a stub"
+    revision = ""
+    licence = OWN
 
     def __init__(self) -> None:
         self.steps = threading.Semaphore(0)
