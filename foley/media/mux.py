@@ -104,7 +104,7 @@ def write_video(
     Raises:
         VideoError: the source cannot be read, as `decode_frames`.
         ParameterError: a waveform of another shape.
-        ServerError: a waveform with values that are not finite: no caller asks for those.
+        ModelError: a waveform with values that are not finite: no caller asks for those.
         OutputError: unknown suffix, a picture that `container_for` refuses, or `destination` cannot
             be written.
     """
@@ -166,7 +166,7 @@ def write_audio(
 
     Raises:
         ParameterError: a waveform of another shape.
-        ServerError: a waveform with values that are not finite: no caller asks for those.
+        ModelError: a waveform with values that are not finite: no caller asks for those.
         OutputError: unknown suffix, floats in flac, or `destination` cannot be written.
     """
     samples = checked(waveform, sample_rate)

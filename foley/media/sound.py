@@ -13,7 +13,7 @@ from av import AudioFrame, Packet
 from av.audio.stream import AudioStream
 from torch import Tensor
 
-from foley.errors import ParameterError, ServerError
+from foley.errors import ModelError, ParameterError
 
 _CHUNK_SAMPLES = 1024  # an AAC frame; encoders of other frame sizes regroup the samples
 _LAYOUTS = {1: "mono", 2: "stereo"}
@@ -24,7 +24,7 @@ def checked(waveform: Tensor, sample_rate: int) -> npt.NDArray[np.float32]:
 
     Raises:
         ParameterError: not [1, S] or [2, S], no samples, or a sample rate below 1.
-        ServerError: values that are not finite. A model made them, not the caller's options.
+        ModelError: values that are not finite. A model made them, not the caller's options.
     """
     if waveform.ndim != 2 or waveform.shape[0] not in _LAYOUTS or waveform.shape[1] == 0:
         raise ParameterError(
@@ -35,7 +35,7 @@ def checked(waveform: Tensor, sample_rate: int) -> npt.NDArray[np.float32]:
         raise ParameterError(f"sample_rate is {sample_rate} Hz, wanted at least 1")
     samples = waveform.detach().cpu().float()
     if not bool(samples.isfinite().all()):
-        raise ServerError(
+        raise ModelError(
             f"waveform has {int((~samples.isfinite()).sum())} values that are not finite; "
             "check the weights and the dtype of the model that made it"
         )

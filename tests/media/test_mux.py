@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from foley.errors import (
+    ModelError,
     OutputError,
     ParameterError,
-    ServerError,
     VideoDecodeError,
     VideoEmptyError,
     VideoTooLargeError,
@@ -361,7 +361,7 @@ def test_values_that_are_not_finite_are_the_models_fault(
     waveform = torch.full((1, 100), value)
     source = write_clip(tmp_path / "in.mp4")
     write = write_audio if name.endswith("wav") else partial(write_video, source)
-    with pytest.raises(ServerError, match="100 values that are not finite"):
+    with pytest.raises(ModelError, match="100 values that are not finite"):
         write(waveform, tmp_path / name)
     assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"]
 
