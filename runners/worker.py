@@ -1,15 +1,15 @@
 """Owns the device: loads the model, warms it up, then runs one request after another.
 
 One thread does all that touches the model, so the event loop of the process stays free to answer
-probes and cancellations. A request leaves early, at the next step, when it is cancelled or its time
-is up.
+probes and cancellations. A request leaves early when it is cancelled or its time is up: at once
+while it waits, at the next step while it runs.
 """
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from queue import SimpleQueue
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
@@ -88,9 +88,10 @@ class Worker:
     def __init__(self, load: Callable[[], Pipeline], *, capacity: int) -> None:
         self._load = load
         self._capacity = capacity
-        self._tickets: dict[str, _Ticket] = {}  # touched by the event loop's thread only
-        self._queue: SimpleQueue[_Ticket | None] = SimpleQueue()
-        self._stopping = threading.Event()
+        self._changed = threading.Condition()  # guards the next three
+        self._waiting: deque[_Ticket] = deque()
+        self._running: _Ticket | None = None
+        self._stopping = False
         self.status = ModelStatus(state="loading")
         self._thread = threading.Thread(target=self._run, name="foley-worker", daemon=True)
         self._thread.start()
@@ -104,52 +105,101 @@ class Worker:
         """
         if self.status.state != "ready":
             raise NotReadyError("the model is not ready")
-        self._tickets = {k: t for k, t in self._tickets.items() if not t.made.done()}
-        if len(self._tickets) >= self._capacity:
-            raise BusyError(f"{self._capacity} requests are being worked on; try again later")
+        self._end_unwanted()
         ticket = _Ticket(job)
-        self._tickets[job.id] = ticket
-        self._queue.put(ticket)
-        metrics.QUEUE_DEPTH.set(self._queue.qsize())
+        with self._changed:
+            if len(self._in_house()) >= self._capacity:
+                raise BusyError(f"{self._capacity} requests are being worked on; try again later")
+            self._waiting.append(ticket)
+            metrics.QUEUE_DEPTH.set(len(self._waiting))
+            self._changed.notify()
+        # Whoever cancels the outcome itself frees the place too.
+        ticket.made.add_done_callback(lambda _: self._leave_queue(ticket))
         return ticket.made
 
     def cancel(self, job_id: str) -> bool:
         """Drop a job, waiting or running; False when there is none of that id."""
-        ticket = self._tickets.get(job_id)
-        if ticket is None or ticket.made.done():
-            return False
-        ticket.cancelled.set()
-        return True
+        with self._changed:
+            tickets = [ticket for ticket in self._in_house() if ticket.job.id == job_id]
+        for ticket in tickets:
+            ticket.cancelled.set()
+        self._end_unwanted()
+        return bool(tickets)
 
     def stop(self, timeout_seconds: float) -> None:
         """Drop all jobs and end the thread, waiting for it at most so long."""
-        self._stopping.set()
-        for ticket in self._tickets.values():
-            ticket.cancelled.set()
-        self._queue.put(None)
+        with self._changed:
+            self._stopping = True
+            for ticket in self._in_house():
+                ticket.cancelled.set()
+            self._changed.notify()
+        self._end_unwanted()
         self._thread.join(timeout_seconds)
+
+    def _in_house(self) -> list[_Ticket]:
+        return [*self._waiting, *([self._running] if self._running else [])]
+
+    def _end_unwanted(self) -> None:
+        """Give up at once the waiting jobs that were cancelled or whose time is up."""
+        with self._changed:
+            waiting = list(self._waiting)
+        for ticket in waiting:
+            try:
+                ticket.check()
+            except FoleyError as error:
+                if self._leave_queue(ticket) and ticket.made.set_running_or_notify_cancel():
+                    ticket.made.set_exception(error)
+
+    def _leave_queue(self, ticket: _Ticket) -> bool:
+        """Whether the ticket was waiting until now."""
+        with self._changed:
+            if ticket not in self._waiting:
+                return False
+            self._waiting.remove(ticket)
+            metrics.QUEUE_DEPTH.set(len(self._waiting))
+            return True
 
     def _run(self) -> None:
         pipeline = self._start()
         if pipeline is None:
             return
-        while (ticket := self._queue.get()) is not None and not self._stopping.is_set():
-            metrics.QUEUE_DEPTH.set(self._queue.qsize())
-            if not ticket.made.set_running_or_notify_cancel():
-                continue
-            metrics.RUNNING.set(1)
-            try:
-                ticket.made.set_result(self._generate(pipeline, ticket))
-            except Exception as error:  # noqa: BLE001 - the thread's boundary; whoever waits decides
-                ticket.made.set_exception(error)
-            finally:
-                metrics.RUNNING.set(0)
+        while (ticket := self._next()) is not None:
+            if ticket.made.set_running_or_notify_cancel():
+                self._work(pipeline, ticket)
+
+    def _next(self) -> _Ticket | None:
+        """The job that waits longest, waiting for one; None when the worker stops."""
+        with self._changed:
+            self._running = None
+            self._changed.wait_for(lambda: self._waiting or self._stopping)
+            if self._stopping:
+                return None
+            self._running = self._waiting.popleft()
+            metrics.QUEUE_DEPTH.set(len(self._waiting))
+            return self._running
+
+    def _work(self, pipeline: Pipeline, ticket: _Ticket) -> None:
+        metrics.RUNNING.set(1)
+        made: Made | None = None
+        failure: Exception | None = None
+        try:
+            made = self._generate(pipeline, ticket)
+        except Exception as error:  # noqa: BLE001 - the thread's boundary; whoever waits decides
+            failure = error
+        # The place is free before the outcome is told: who hears it may send the next job.
+        metrics.RUNNING.set(0)
+        with self._changed:
+            self._running = None
+        if made is not None:
+            ticket.made.set_result(made)
+        else:
+            ticket.made.set_exception(failure)
 
     def _start(self) -> Pipeline | None:
         started = time.monotonic()
         try:
             pipeline = self._load()
-            if self._stopping.is_set():
+            if self._stopping:
                 return None
             pipeline.warm_up()
         except Exception as error:
@@ -173,9 +223,12 @@ class Worker:
         waited_seconds = time.monotonic() - ticket.accepted
         ticket.check()
         job = ticket.job
-        generation = pipeline.generate(
-            load_frames(job.path), job.request, lambda _progress: ticket.check()
-        )
+
+        def on_progress(_progress: "Progress") -> None:
+            self._end_unwanted()
+            ticket.check()
+
+        generation = pipeline.generate(load_frames(job.path), job.request, on_progress)
         ticket.check()
         save_waveforms(generation.waveforms, job.path)
         return Made(

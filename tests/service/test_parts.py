@@ -18,6 +18,7 @@ from foley.licences import OWN
 from foley.request import GenerationRequest
 from foley.types import Generation, VideoFrames
 from runners import errors as runner_errors
+from runners import metrics
 from runners.errors import (
     BusyError,
     CancelledRequestError,
@@ -270,6 +271,12 @@ def job(tmp_path: Path) -> Callable[..., Job]:
     return make
 
 
+def depth() -> float:
+    """Jobs that wait, as /metrics tells."""
+    ((sample,),) = (metric.samples for metric in metrics.QUEUE_DEPTH.collect())
+    return sample.value
+
+
 def test_the_worker_leaves_waveforms_and_says_how(
     worker: Worker, stub: StubPipeline, job: Callable[..., Job]
 ) -> None:
@@ -295,6 +302,53 @@ def test_a_cancelled_job_ends_at_its_next_step_and_the_next_one_runs(
     stub.steps.release(3)
     assert waiting.result(10)
     assert not worker.cancel("a")
+    worker.stop(10)
+
+
+def test_a_cancelled_job_frees_its_place_in_the_queue_at_once(
+    worker: Worker, stub: StubPipeline, job: Callable[..., Job]
+) -> None:
+    worker.submit(job("a"))
+    stub.begun.wait(10)
+    for name in "bcde":
+        waiting = worker.submit(job(name))
+        assert depth() == 1
+        with pytest.raises(BusyError):
+            worker.submit(job(f"{name}-too-many"))
+        assert worker.cancel(name)
+        assert isinstance(waiting.exception(0), CancelledRequestError)
+        assert not worker.cancel(name)
+        assert depth() == 0
+    worker.stop(0)
+    stub.steps.release(3)
+
+
+def test_an_outcome_that_is_cancelled_frees_its_place_too(
+    worker: Worker, stub: StubPipeline, job: Callable[..., Job]
+) -> None:
+    worker.submit(job("a"))
+    stub.begun.wait(10)
+    assert worker.submit(job("b")).cancel()
+    assert depth() == 0
+    last = worker.submit(job("c"))
+    stub.steps.release(6)
+    assert last.result(10)
+    worker.stop(10)
+
+
+def test_a_job_that_waited_too_long_frees_its_place(
+    worker: Worker, stub: StubPipeline, job: Callable[..., Job]
+) -> None:
+    worker.submit(job("a"))
+    stub.begun.wait(10)
+    late = [worker.submit(job("b", timeout_seconds=0))]
+    late.append(worker.submit(job("c", timeout_seconds=0)))  # in the place of b
+    stub.steps.release(1)  # the step of a drops c
+    for future in late:
+        assert isinstance(future.exception(10), RequestTimeoutError)
+    assert depth() == 0
+    stub.steps.release(5)
+    assert worker.submit(job("d")).result(10)
     worker.stop(10)
 
 
@@ -333,12 +387,13 @@ def test_a_bug_in_one_job_does_not_end_the_worker(
     worker.stop(10)
 
 
-def test_stopping_drops_what_runs(
+def test_stopping_drops_what_runs_and_what_waits(
     worker: Worker, stub: StubPipeline, job: Callable[..., Job]
 ) -> None:
-    running = worker.submit(job("a"))
+    running, waiting = worker.submit(job("a")), worker.submit(job("b"))
     stub.begun.wait(10)
     worker.stop(0)
+    assert isinstance(waiting.exception(0), CancelledRequestError)
     stub.steps.release(1)
     assert isinstance(running.exception(10), CancelledRequestError)
 

@@ -73,6 +73,7 @@ def test_one_call_too_many_is_told_to_come_again(
 def test_a_caller_who_leaves_frees_the_model(
     server: Server, pool: ThreadPoolExecutor, short_clip: bytes
 ) -> None:
+    before = server.metric('foley_errors_total{code="cancelled"}')
     left: list[Future[httpx.Response]] = [
         pool.submit(post, server, short_clip, 2, **ENDLESS) for _ in range(2)
     ]
@@ -83,7 +84,23 @@ def test_a_caller_who_leaves_frees_the_model(
     assert server.generate(short_clip, num_inference_steps=1).status_code == 200
     assert time.monotonic() - started < 3  # measured: 0.3 s; the calls left would take a minute
     server.wait_until_scratch_is_empty()
-    assert server.metric('foley_errors_total{code="cancelled"}') == 2
+    assert server.metric('foley_errors_total{code="cancelled"}') == before + 2
+
+
+def test_callers_who_leave_the_queue_free_their_places_while_the_model_works(
+    server: Server, pool: ThreadPoolExecutor, short_clip: bytes
+) -> None:
+    running = pool.submit(post, server, short_clip, 7, **ENDLESS)
+    server.wait_for_metric("foley_running", 1)
+    left = [pool.submit(post, server, short_clip, 2, **ENDLESS) for _ in range(MAX_CONCURRENCY - 1)]
+    server.wait_for_metric("foley_queue_depth", MAX_CONCURRENCY - 1)
+    for call in left:
+        assert isinstance(call.exception(), httpx.ReadTimeout)
+    server.wait_for_metric("foley_queue_depth", 0)
+    following = pool.submit(post, server, short_clip, num_inference_steps=1)
+    server.wait_for_metric("foley_queue_depth", 1)
+    assert not running.done(), "left too early to show anything"
+    assert following.result().status_code == 200
 
 
 def test_metrics_hold_ours_and_those_of_bentoml(server: Server, short_clip: bytes) -> None:
