@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from benchmarks.records import ROOT, environment, finish
+from benchmarks.records import ROOT, environment, finish, own_bytes
 from foley.checkpoints import load_official
 from foley.configs import PRESETS
 from foley.tensors import read_weights
@@ -58,11 +58,6 @@ def load_here(path: Path, preset_name: str) -> dict[str, Any]:
         "anonymous_bytes": own_bytes("RssAnon"),
         "checksum": total,
     }
-
-
-def own_bytes(name: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
 
 
 def measure(preset: str, folder: Path) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ import torch
 from av.video.reformatter import VideoReformatter
 from PIL import Image
 
-from benchmarks.records import ROOT, cpu_model, environment, finish, percentile
+from benchmarks.records import ROOT, cpu_model, environment, finish, own_bytes, percentile
 from foley.media.clock import FramePicker
 from foley.media.demux import decode_frames
 from foley.media.scale import fit_and_crop, fitted_size, rgb_view, stretch
@@ -146,12 +146,6 @@ def measure_here(way: str, clip: Path) -> None:
     before = own_bytes("VmRSS")
     WAYS[way](clip)
     print(own_bytes("VmHWM") - before)
-
-
-def own_bytes(name: str) -> int:
-    # Not ru_maxrss: a child starts with its parent's.
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
 
 
 def memory(folder: Path) -> list[dict[str, Any]]:

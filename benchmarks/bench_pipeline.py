@@ -11,11 +11,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.records import ROOT, environment, finish, percentile
+from benchmarks.records import ROOT, environment, finish, own_bytes, percentile
 from foley.pipeline import FoleyPipeline
 from foley.request import GenerationRequest
 from foley.types import VideoFrames
@@ -77,8 +76,10 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
     samples: dict[str, list[float]] = {stage: [] for stage in STAGES}
     rates = []
+    # The transformer's type, in which nearly all of the arithmetic is done.
+    dtype = torch.bfloat16 if pipeline.device.type == "cuda" else torch.float32
     for _ in range(arguments.repeats):
-        rates.append(matrix_rate(pipeline.device, torch.float32))
+        rates.append(matrix_rate(pipeline.device, dtype))
         for stage, seconds in one_run(pipeline, arguments.clip, request).items():
             samples[stage].append(seconds)
     totals = [sum(row) for row in zip(*samples.values(), strict=True)]
@@ -105,9 +106,10 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "total_p95_seconds": percentile(totals, 95),
         "real_time_factor": percentile(totals, 50) / made.duration_seconds,
         "flop": counts,
+        "matrix_dtype": str(dtype),
         "matrix_flop_per_second": rate,
         "floor_seconds": {stage: count / rate for stage, count in counts.items()},
-        "peak_memory_bytes": psutil.Process().memory_info().rss
+        "peak_memory_bytes": own_bytes("VmHWM")
         if pipeline.device.type == "cpu"
         else torch.cuda.max_memory_allocated(),
         "parity": parity,

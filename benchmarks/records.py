@@ -58,6 +58,15 @@ def finish(record: dict[str, Any], *, hardware: str, write: bool) -> None:
     print(json.dumps(record))
 
 
+def own_bytes(name: str) -> int:
+    """A line of this process's memory account: VmRSS, VmHWM (its peak) or RssAnon.
+
+    Not resource's ru_maxrss: a child starts with its parent's.
+    """
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+
+
 def cpu_model() -> str:
     """The processor's name, as the system states it."""
     info = Path("/proc/cpuinfo")

@@ -3,7 +3,7 @@
 import csv
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from foley.cli.options import ModelOptions
+from foley.cli.options import ModelOptions, quiet_imports
 from foley.errors import OutputError, ParameterError, RequestError
 from foley.request import GenerationRequest, Solver
 
@@ -105,31 +105,28 @@ def generate(
     tasks = [*plan(clips, request, output), *read_table(csv_file, request, output)]
     if not tasks:
         raise ParameterError("no clip was named; give a video file, or --csv TABLE")
-    refuse_collisions(tasks)
     console = Console(stderr=True, quiet=quiet, highlight=False, markup=False, soft_wrap=True)
+    num_clips = len(tasks)
+    # All that can be known before the model is loaded, which may take a while.
+    tasks = list(_usable(tasks, console))
+    num_failed = num_clips - len(tasks)
+    refuse_collisions(tasks)
     if skip_existing:
         waiting = [task for task in tasks if not all(path.exists() for path in task.outputs())]
         if len(waiting) < len(tasks):
-            console.print(f"{len(tasks) - len(waiting)} of {len(tasks)} results exist: skipped")
+            console.print(f"{len(tasks) - len(waiting)} of {num_clips} results exist: skipped")
         tasks = waiting
-    # Found out before the model is loaded, which may take a while.
-    missing = [task for task in tasks if not task.clip.is_file()]
-    for task in missing:
-        print(f"foley: there is no file {task.clip}; check the path", file=sys.stderr)
-    tasks = [task for task in tasks if task not in missing]
     if not tasks:
-        return 1 if missing else 0
+        return 1 if num_failed else 0
     _make_folders(tasks)
     pipeline = (model or ModelOptions()).load()
     console.print(pipeline.description, style=None if pipeline.trained else "yellow")
-    num_failed = len(missing)
     for task in tasks:
         try:
             _run(pipeline, task, trim, console)
         except RequestError as error:
             num_failed += 1
             print(f"foley: {task.clip}: {error}", file=sys.stderr)
-    num_clips = len(tasks) + len(missing)
     if num_failed and num_clips > 1:
         print(f"foley: {num_failed} of {num_clips} clips failed", file=sys.stderr)
     return 1 if num_failed else 0
@@ -203,6 +200,26 @@ def _row_task(
 def _default_output(clip: Path, folder: Path | None) -> Path:
     suffix = clip.suffix.lower() if clip.suffix.lower() in VIDEO_SUFFIXES else ".mp4"
     return (folder or clip.parent) / f"{clip.stem}.foley{suffix}"
+
+
+def _usable(tasks: Sequence[Task], console: Console) -> Iterator[Task]:
+    """The tasks whose clip can be opened, each with the suffix that its result will have."""
+    with quiet_imports():
+        from foley.media.mux import CONTAINERS, container_for
+    for task in tasks:
+        wanted = next((c for c in CONTAINERS if task.output.suffix.lower() == f".{c}"), None)
+        if wanted is None and task.clip.is_file():  # sound alone: what decoding will show
+            yield task
+            continue
+        try:
+            given = container_for(task.clip, wanted or CONTAINERS[0])
+        except RequestError as error:
+            print(f"foley: {task.clip}: {error}", file=sys.stderr)
+            continue
+        if given != wanted:
+            task = replace(task, output=task.output.with_suffix(f".{given}"))
+            console.print(f"{task.clip}: {wanted} does not take its picture: {task.output}")
+        yield task
 
 
 def refuse_collisions(tasks: Sequence[Task]) -> None:

@@ -35,7 +35,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """
     query, key = query.to(value.dtype), key.to(value.dtype)
     if value.is_cuda and value.dtype in _HALF:
-        _, flash = _flash_kernel()
+        _, flash = _flash_kernel(value.device.index)
         if flash is not None:
             out = flash(query, key, value)
             return out[0] if isinstance(out, tuple) else out
@@ -43,15 +43,15 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return scaled_dot_product_attention(query, key, value).transpose(1, 2)
 
 
-def attention_kernel() -> str:
-    """The name of the kernel that half-precision attention on the GPU runs on, for people."""
-    return _flash_kernel()[0]
+def attention_kernel(device: torch.device | None = None) -> str:
+    """The name of the kernel that half-precision attention on a GPU runs on, for people."""
+    return _flash_kernel(device.index if device else None)[0]
 
 
 @cache
-def _flash_kernel() -> tuple[str, Callable[..., Any] | None]:
+def _flash_kernel(index: int | None) -> tuple[str, Callable[..., Any] | None]:
     if torch.cuda.is_available():
-        major, _ = torch.cuda.get_device_capability()
+        major, _ = torch.cuda.get_device_capability(index)
         for module, name, serves in _FLASH:
             if not serves(major):
                 continue

@@ -475,14 +475,14 @@ def run(path: Path) -> tuple[bool, str]:
     return not failed and count > 0, line
 
 
-def main() -> int:
-    """Run the folder named on the command line."""
-    if len(sys.argv) != 2 or not Path(sys.argv[1]).is_dir():
+def main(arguments: list[str]) -> int:
+    """Run the folder named on the command line; the exit status."""
+    if len(arguments) != 1 or not Path(arguments[0]).is_dir():
         print("usage: python -m tests.parity.check DIR, a folder of golden files", file=sys.stderr)
         return 2
-    paths = sorted(p for p in Path(sys.argv[1]).iterdir() if p.suffix in (".safetensors", ".json"))
+    paths = sorted(p for p in Path(arguments[0]).iterdir() if p.suffix in (".safetensors", ".json"))
     if not paths:
-        print(f"{sys.argv[1]} holds no golden files", file=sys.stderr)
+        print(f"{arguments[0]} holds no golden files", file=sys.stderr)
         return 2
     results = [run(path) for path in paths]
     for _, line in results:
@@ -493,4 +493,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

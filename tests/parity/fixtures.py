@@ -88,11 +88,10 @@ def _fitting_dit(**widths: int) -> DiTConfig:
     return _filler(ANY_PRESET.dit, **widths)
 
 
-@cache
-def dit(fixture: Fixture) -> FoleyDiT:
-    """The transformer of a `dit_*` file."""
+def dit_config(fixture: Fixture) -> DiTConfig:
+    """The architecture of a `dit_*` file."""
     settings = fixture.config
-    config = DiTConfig(
+    return DiTConfig(
         latent_dim=settings["audio_vae_latent_dim"],
         hidden_dim=settings["hidden_size"],
         num_heads=settings["num_heads"],
@@ -102,7 +101,13 @@ def dit(fixture: Fixture) -> FoleyDiT:
         sync_dim=settings["sync_feat_dim"],
         text_dim=settings["condition_dim"],
     )
-    return load_official("dit", fixture.weights, _preset(dit=config), origin=fixture.path.name)
+
+
+@cache
+def dit(fixture: Fixture) -> FoleyDiT:
+    """The transformer of a `dit_*` file."""
+    preset = _preset(dit=dit_config(fixture))
+    return load_official("dit", fixture.weights, preset, origin=fixture.path.name)
 
 
 @cache

@@ -1,14 +1,12 @@
 """The checking program itself: it must be able to fail."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.parity.check import relative_error, run
+from tests.parity.check import main, relative_error, run
 from tests.parity.fixtures import Fixture
 
 GOLDEN = Path(__file__).parents[1] / "assets" / "golden"
@@ -51,13 +49,10 @@ def test_error_of_other_shapes_and_nan_is_infinite() -> None:
 
 @pytest.mark.parametrize("arguments", [[], ["/nowhere"]])
 def test_wrong_usage_exits_with_two(arguments: list[str]) -> None:
-    command = [sys.executable, "-m", "tests.parity.check", *arguments]
-    assert subprocess.run(command, capture_output=True, check=False).returncode == 2
+    assert main(arguments) == 2
 
 
-def test_unknown_file_fails_the_folder(tmp_path: Path) -> None:
+def test_unknown_file_fails_the_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_file({"x": torch.zeros(1)}, tmp_path / "mystery.safetensors")
-    command = [sys.executable, "-m", "tests.parity.check", str(tmp_path)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert result.returncode == 1
-    assert "0 of 1 files pass" in result.stdout
+    assert main([str(tmp_path)]) == 1
+    assert "0 of 1 files pass" in capsys.readouterr().out

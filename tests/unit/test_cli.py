@@ -175,6 +175,34 @@ def test_no_result_overwrites_a_clip(foley: Foley, tmp_path: Path) -> None:
         assert (tmp_path / name).read_bytes() == CLIP.read_bytes()
 
 
+def write_vp8_clip(path: Path) -> None:
+    with av.open(str(path), "w") as writer:
+        stream = writer.add_stream("libvpx", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for _ in range(20):
+            writer.mux(stream.encode(av.VideoFrame(64, 48, "yuv420p")))
+        writer.mux(stream.encode(None))
+
+
+def test_where_another_container_is_needed_nothing_is_overwritten(
+    foley: Foley, tmp_path: Path
+) -> None:
+    clip = tmp_path / "clip.mkv"
+    write_vp8_clip(clip)
+    before = clip.read_bytes()
+    result = foley("generate", clip, "-o", tmp_path / "clip.mp4", *FAST)
+    assert result.returncode == 2
+    assert "would overwrite the clip" in result.stderr
+    assert clip.read_bytes() == before
+
+    result = foley("generate", clip, "-o", tmp_path / "new.mp4", *FAST)
+    assert result.returncode == 0, result.stderr
+    assert streams(tmp_path / "new.mkv") == {"video": "vp8", "audio": "aac"}
+    assert "mp4 does not take its picture" in result.stderr
+    again = foley("generate", clip, "-o", tmp_path / "new.mp4", "--skip-existing", *FAST)
+    assert "1 of 1 results exist: skipped" in again.stderr
+
+
 def test_a_folder_that_cannot_be_made_is_told_before_the_model_is_loaded(
     foley: Foley, tmp_path: Path
 ) -> None:
@@ -188,8 +216,10 @@ def test_a_folder_that_cannot_be_made_is_told_before_the_model_is_loaded(
 
 @pytest.mark.parametrize("name", ["clip [final].mp4", "clip [/b].mp4"])
 def test_brackets_in_a_name_are_only_brackets(foley: Foley, name: str, tmp_path: Path) -> None:
-    shutil.copy(CLIP, tmp_path / name)
-    result = foley("generate", tmp_path / name, "-o", tmp_path / "out.wav", *FAST)
+    clip = tmp_path / name
+    clip.parent.mkdir(exist_ok=True)
+    shutil.copy(CLIP, clip)
+    result = foley("generate", clip, "-o", tmp_path / "out.wav", *FAST)
     assert result.returncode == 0, result.stderr
     assert name in result.stderr
 
