@@ -20,7 +20,7 @@ import asyncio
 import contextlib
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import bentoml
@@ -49,6 +49,9 @@ from runners.messages import Job, Made, ModelStatus, Outcome
 from runners.orders import Order, read_order
 from runners.patience import Stopwatch, unless_disconnected
 from runners.settings import load_settings
+
+if TYPE_CHECKING:  # it imports av, which building a bento must not need
+    from foley.media.source import MediaLimits
 
 try:
     SETTINGS = load_settings()
@@ -115,7 +118,7 @@ class Generate:
 
 async def document(_request: Request) -> Response:
     """GET /docs.json, in place of BentoML's, which knows nothing of forms, headers and errors."""
-    return JSONResponse(openapi.document())
+    return JSONResponse(openapi.document(SETTINGS))
 
 
 async def models(_request: Request) -> Response:
@@ -234,7 +237,7 @@ class FoleyApi:
         clock.seconds.update(made.timings)
         with clock.stage("mux"):
             sounds = await asyncio.to_thread(
-                answers.write_sounds, order, folder, made, trimmed=trimmed
+                answers.write_sounds, order, folder, made, trimmed=trimmed, limits=media_limits()
             )
         for stage, seconds in clock.seconds.items():
             metrics.STAGE_SECONDS.labels(stage).observe(seconds)
@@ -270,6 +273,17 @@ class FoleyApi:
 FoleyApi.add_asgi_middleware(Front)  # type: ignore[attr-defined]
 
 
+def media_limits() -> "MediaLimits":
+    """What the settings accept of a clip."""
+    from foley.media.source import MediaLimits
+
+    return MediaLimits(
+        max_seconds=SETTINGS.max_clip_seconds,
+        max_pixels=SETTINGS.max_clip_pixels,
+        max_bytes=SETTINGS.max_upload_bytes,
+    )
+
+
 def decode(order: Order, folder: Path, preset_name: str) -> bool:
     """Leave the clip's frames in the folder, at the sizes that the model's encoders see.
 
@@ -277,21 +291,18 @@ def decode(order: Order, folder: Path, preset_name: str) -> bool:
         Whether the clip was trimmed.
     """
     from foley.media.demux import decode_frames
-    from foley.media.source import MediaLimits
+    from foley.media.mux import container_for
 
     preset = PRESETS[preset_name]
-    limits = MediaLimits(
-        max_seconds=SETTINGS.max_clip_seconds,
-        max_pixels=SETTINGS.max_clip_pixels,
-        max_bytes=SETTINGS.max_upload_bytes,
-    )
     frames = decode_frames(
         order.clip,
         visual_size=preset.vision.image_size,
         sync_size=preset.synchformer.image_size,
-        limits=limits,
+        limits=media_limits(),
         trim=order.trim,
     )
+    if order.format != "wav" and order.format != "flac":
+        container_for(order.clip, order.format)  # refused now, not after minutes of sampling
     save_frames(frames, folder)
     return frames.trimmed
 

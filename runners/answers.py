@@ -9,6 +9,7 @@ from typing import Any
 from starlette.responses import FileResponse
 
 from foley.media.mux import Written, write_audio, write_video
+from foley.media.source import MediaLimits
 from runners.exchange import load_waveforms
 from runners.messages import Made, ModelStatus
 from runners.orders import AUDIO_FORMATS, MEDIA_TYPES, ZIP, Order
@@ -55,7 +56,9 @@ class Facts:
         }
 
 
-def write_sounds(order: Order, folder: Path, made: Made, *, trimmed: bool) -> list[Written]:
+def write_sounds(
+    order: Order, folder: Path, made: Made, *, trimmed: bool, limits: MediaLimits
+) -> list[Written]:
     """Write one file for each sound."""
     stop_seconds = made.duration_seconds if trimmed else None
     sounds = []
@@ -70,6 +73,7 @@ def write_sounds(order: Order, folder: Path, made: Made, *, trimmed: bool) -> li
                 destination,
                 sample_rate=made.sample_rate,
                 stop_seconds=stop_seconds,
+                limits=limits,
             )
         sounds.append(written)
     return sounds

@@ -4,6 +4,7 @@ from typing import Any
 
 from foley.errors import FoleyError
 from runners.orders import MEDIA_TYPES, ZIP, GenerationForm
+from runners.settings import Settings
 from runners.status import CODE_OF_HTTP_STATUS, INTERNAL_CODE, status_of
 
 API_VERSION = "1.0.0"
@@ -48,13 +49,19 @@ MODEL = {
 }
 
 
-def document() -> dict[str, Any]:
-    """The whole document, OpenAPI 3.1."""
+def document(settings: Settings) -> dict[str, Any]:
+    """The whole document, OpenAPI 3.1, of a service with these settings."""
     form = GenerationForm.model_json_schema(ref_template="#/components/schemas/{model}")
     clip = {
         "type": "string",
         "format": "binary",
-        "description": "The video, in any common container and codec. Its own sound is dropped.",
+        "description": "The video, in any common container and codec. Its own sound is dropped. "
+        f"At most {settings.max_clip_seconds:g} s (longer ones can be trimmed), "
+        f"{settings.max_clip_pixels} pixels a frame, "
+        f"and {int(settings.max_upload_bytes)} bytes for the whole request.",
+        "x-max-seconds": settings.max_clip_seconds,
+        "x-max-pixels": settings.max_clip_pixels,
+        "x-max-request-bytes": int(settings.max_upload_bytes),
     }
     form["properties"] = {"clip": clip, **form["properties"]}
     form["required"] = ["clip"]
@@ -86,7 +93,8 @@ def _generate() -> dict[str, Any]:
         "operationId": "generate",
         "description": "Answers with one file. With `num_variations` over 1, or `Accept: "
         "application/zip`, that is a zip of all sounds with `manifest.json`, which holds the "
-        "seed of each, durations, timings and notices.",
+        "seed of each, durations, timings and notices; of several sounds, `Accept` names the "
+        "format in the zip.",
         "requestBody": {
             "required": True,
             "content": {

@@ -10,6 +10,7 @@ from foley.request import GenerationRequest
 from runners import openapi
 from runners.orders import MEDIA_TYPES, GenerationForm
 from runners.settings import Settings
+from tests.service.conftest import MAX_UPLOAD_BYTES
 from tests.service.server import ROOT, Server
 
 REQUEST = GenerationRequest.model_json_schema()["properties"]
@@ -37,6 +38,24 @@ def test_the_clip_is_required_and_all_else_is_optional(document: dict[str, Any])
     assert list(form["properties"]) == ["clip", *GenerationForm.model_fields]
     assert all(field["description"] for field in form["properties"].values())
     assert form["additionalProperties"] is False
+
+
+def test_the_clip_is_described_with_the_limits_of_this_service(document: dict[str, Any]) -> None:
+    clip = document["components"]["schemas"]["GenerationForm"]["properties"]["clip"]
+    assert clip["x-max-seconds"] == 6
+    assert clip["x-max-pixels"] == 1280 * 720
+    assert clip["x-max-request-bytes"] == MAX_UPLOAD_BYTES
+    for words in ("6 s", "921600 pixels", f"{MAX_UPLOAD_BYTES} bytes"):
+        assert words in clip["description"]
+
+
+def test_the_page_states_the_default_limits() -> None:
+    (row,) = [line for line in (ROOT / "docs/api.md").read_text().splitlines() if "`clip`" in line]
+    fields = Settings.model_fields
+    seconds, pixels = fields["max_clip_seconds"].default, fields["max_clip_pixels"].default
+    assert f"{seconds:g} s" in row
+    assert f"{fields['max_upload_bytes'].default // 2**20} MiB" in row
+    assert f"{pixels} pixels" in row
 
 
 def test_answers_are_described(document: dict[str, Any]) -> None:
@@ -69,7 +88,7 @@ def test_the_model_is_described_as_it_is_told(document: dict[str, Any], server: 
 
 
 def test_references_resolve() -> None:
-    document = openapi.document()
+    document = openapi.document(Settings())
 
     def visit(node: object) -> None:
         if isinstance(node, dict):

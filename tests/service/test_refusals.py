@@ -8,9 +8,12 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.media.clips import write_clip
 from tests.service.conftest import MAX_UPLOAD_BYTES
 from tests.service.server import Server, draw_clip
 
+# 800 model evaluations: far longer than any test waits.
+ENDLESS = {"num_inference_steps": 200, "solver": "rk4"}
 POST = (
     "POST /v1/generate HTTP/1.1\r\nHost: test\r\nContent-Type: multipart/form-data; boundary=b\r\n"
 )
@@ -100,6 +103,19 @@ def test_clips_that_cannot_be_used(
     check(server.generate(long_clip), 422, "video_too_long", "8.00 s", "6.00 s")
     sound = draw_clip(clips / "sound.mp4", sound_only=True)
     check(server.generate(sound), 422, "video_stream_missing")
+
+
+def test_a_picture_that_no_container_takes_is_refused_before_the_sound_is_made(
+    server: Server, clips: Path
+) -> None:
+    gif = write_clip(clips / "clip.gif", codec="gif", pix_fmt="rgb8").read_bytes()
+    before = server.metric('foley_stage_seconds_count{stage="sample"}')
+    refused = server.generate(gif, **ENDLESS, format="mp4")
+    check(refused, 422, "invalid_output", "mp4 and mkv cannot hold gif pictures", "mov or wav")
+    assert server.metric('foley_stage_seconds_count{stage="sample"}') == before
+    for name in ("mov", "wav"):
+        response = server.generate(gif, format=name, num_inference_steps=1)
+        assert response.status_code == 200, response.text
 
 
 def test_wrong_paths_and_methods(server: Server) -> None:
