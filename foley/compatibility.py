@@ -30,7 +30,7 @@ TORCH_CUDA: tuple[tuple[Version, str], ...] = (
 )
 
 # Least driver for each major version of CUDA: NVIDIA's minor-version compatibility.
-DRIVERS: dict[int, Version] = {12: (525, 60, 13), 13: (580, 65, 6)}
+DRIVERS: dict[int, str] = {12: "525.60.13", 13: "580.65.06"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +58,8 @@ FLASH_CAPABILITY: Version = (8, 0)  # bfloat16 kernels: Ampere and later
 
 # Weights as they lie on the GPU (transformer in bfloat16, the rest in float32) and 4 GB to work in.
 # The weights are counted, the 4 GB are an estimate that no GPU has measured yet.
-GPU_BYTES: dict[str, int] = {"xl": 12_700_000_000, "xxl": 17_100_000_000}
-# What downloading takes: the sums of foley/sources.py.
+GPU_BYTES: dict[str, int] = {"xl": 12_700_000_000, "xxl": 17_200_000_000}
+# What a download takes: the sums of foley/sources.py, with room for the tokenizer.
 DISK_BYTES: dict[str, int] = {"xl": 10_600_000_000, "xxl": 15_100_000_000}
 
 
@@ -74,8 +74,3 @@ def parse(text: str) -> Version:
         if digits != part:
             break
     return tuple(numbers)
-
-
-def torch_cuda(version: Version) -> str:
-    """The CUDA of PyTorch's default build of that version."""
-    return next((cuda for first, cuda in reversed(TORCH_CUDA) if version >= first), "unknown")

@@ -16,14 +16,14 @@ Storage = Literal["bf16", "fp8"]
 STORED = torch.float8_e4m3fn
 LARGEST = torch.finfo(STORED).max
 SCALE = "_scale"  # after the key of the matrix that it belongs to
-_BLOCKS = ("joint_blocks.", "audio_blocks.")
+_LARGE = ("joint_blocks.", "audio_blocks.", "text_projections.", "time_projections.")
 
 
 def pack(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights with the blocks' matrices in eight bits, and their scales."""
+    """The weights with the matrices of all blocks in eight bits, and their scales."""
     packed = {}
     for key, tensor in weights.items():
-        if tensor.ndim < 2 or not key.startswith(_BLOCKS):
+        if tensor.ndim < 2 or not key.startswith(_LARGE):
             packed[key] = tensor.contiguous()
             continue
         rows = tensor.float().flatten(1)

@@ -251,8 +251,10 @@ def start_worker(settings: Settings) -> Worker:
         diffusers.utils.logging.get_logger()
         transformers.utils.logging.get_logger()
         adopt_libraries()
+        from foley.doctor import refuse_unfit
         from foley.pipeline import FoleyPipeline
 
+        refuse_unfit(preset=settings.preset, device=settings.device, weights=settings.weights)
         return FoleyPipeline.from_preset(
             settings.preset, device=settings.device, weights=settings.weights
         )

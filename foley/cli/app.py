@@ -6,6 +6,7 @@ import sys
 from cyclopts import App
 
 from foley.cli.convert import convert
+from foley.cli.doctor import doctor
 from foley.cli.download import download
 from foley.cli.generate import generate
 from foley.cli.info import info
@@ -33,6 +34,7 @@ app = App(
 app.command(generate)
 app.command(download)
 app.command(info)
+app.command(doctor)
 app.command(convert)
 app.command(serve)
 

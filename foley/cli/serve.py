@@ -7,6 +7,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from foley.cli.options import quiet_imports
+from foley.doctor import refuse_unfit
 from foley.errors import ConfigError
 
 DRAIN_SECONDS = 30
@@ -20,13 +22,16 @@ def serve(
     ] = "127.0.0.1",
     port: Annotated[int, Parameter(help="Port of HTTP.")] = 3000,
     preset: Annotated[
-        str | None, Parameter(help="tiny, xl, xxl or auto; FOLEY_PRESET without it.")
+        str | None,
+        Parameter(env_var="FOLEY_PRESET", help="tiny, xl, xxl or auto."),
     ] = None,
     weights: Annotated[
-        Path | None, Parameter(help="Folder of the weights; FOLEY_WEIGHTS without it.")
+        Path | None,
+        Parameter(env_var="FOLEY_WEIGHTS", help="Folder of the weights."),
     ] = None,
     device: Annotated[
-        str | None, Parameter(help="auto, cpu, cuda or cuda:N; FOLEY_DEVICE without it.")
+        str | None,
+        Parameter(env_var="FOLEY_DEVICE", help="auto, cpu, cuda or cuda:N."),
     ] = None,
 ) -> None:
     """Serve over HTTP. Settings come from FOLEY_* in the environment; options go before them."""
@@ -36,6 +41,9 @@ def serve(
     command += ["--working-dir", str(SOURCE_ROOT), "--host", host, "--port", str(port)]
     # A caller who stops reading would otherwise hold back the end of the process for ever.
     command += ["--timeout-graceful-shutdown", str(DRAIN_SECONDS)]
+    # Here it ends in one line; in the service's processes it would end in tracebacks.
+    with quiet_imports():
+        refuse_unfit(preset=preset or "auto", device=device or "auto", weights=weights, port=port)
     sys.stdout.flush()
     # Handed on, not read: what the variables mean is known to runners.settings alone.
     os.execve(sys.executable, command, {**os.environ, **overrides(preset, weights, device)})
