@@ -1,8 +1,8 @@
 """Waveform -> latents by a fixed analysis: log-mel frames at two resolutions, rotated by PCA.
 
 A learned encoder collapsed the latents into few directions; a fixed one cannot. The channels past
-`ACTIVE` hold unit noise: the decoder draws the grain of rain or wind from them, and the velocity that
-the transformer must predict there is zero.
+`ACTIVE` hold unit noise: the decoder draws the grain of rain or wind from them, and the velocity
+that the transformer must predict there is zero.
 """
 
 # B clips, S samples, A latent frames, D features of a frame, C active channels

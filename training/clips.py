@@ -143,22 +143,3 @@ class FixedSize:
     def __call__(self, rng: np.random.Generator) -> tuple[float, int]:
         """The same length and number, whatever `rng`."""
         return self.seconds, self.count
-
-
-@dataclass(frozen=True)
-class MixedLengths:
-    """A schedule in which half the clips last `usual` seconds or so, and the others 2 .. 15 s.
-
-    Batches have about the same number of frames.
-    """
-
-    total_seconds: float
-
-    def __call__(self, rng: np.random.Generator) -> tuple[float, int]:
-        """A length, a multiple of 1 / 25 s, and how many clips of it."""
-        if rng.random() < 0.5:
-            frames = int(rng.integers(75, 201))
-        else:
-            frames = int(round(25 * np.exp(rng.uniform(np.log(1.6), np.log(15.0)))))
-        seconds = frames / FPS
-        return seconds, max(1, round(self.total_seconds / seconds))

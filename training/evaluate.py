@@ -17,13 +17,13 @@ from torch import Tensor
 
 from foley.models.dit import DiTContext
 from foley.models.vae import FoleyVAE, build_vae
-from foley.sampling import guide, integrate, make_sigmas
+from foley.sampling import Evaluation, guide, integrate, make_sigmas
 from training import clips, judge, text
 from training.analysis import LATENT_DIM, Analysis, with_noise
 from training.features import PAD, Encoders, Words
 from training.materials import MATERIALS
 from training.scene import PLAIN, UNSEEN, Style
-from training.settings import TRAINED, record, set_up
+from training.settings import TRAINED, load_state, record, set_up
 from training.train_dit import FlowModel, load_frozen
 
 HELD_OUT_SEED = 909
@@ -60,13 +60,13 @@ def load(state: Path, device: torch.device) -> Trained:
     analysis, encoders, words = load_frozen(state, device, fast=on_gpu)
 
     def weights(name: str) -> dict[str, Tensor]:
-        return torch.load(state / name, map_location=device)
+        return load_state(state / f"{name}.safetensors", device)
 
     flow, vae = FlowModel().to(device).eval(), build_vae(TRAINED.vae).to(device).eval()
     materials = judge.MaterialJudge().to(device).eval()
-    flow.load_state_dict(weights("dit.pt"))
-    vae.load_state_dict(weights("vae.pt"))
-    materials.load_state_dict(weights("judge.pt"))
+    flow.load_state_dict(weights("dit"))
+    vae.load_state_dict(weights("vae"))
+    materials.load_state_dict(weights("judge"))
     return Trained(analysis, encoders, words, flow, vae, materials, device)
 
 
@@ -111,9 +111,10 @@ def generate(
         generator = torch.Generator().manual_seed(seed)
         noise = torch.randn(len(batch), LATENT_DIM, count, generator=generator).to(device)
 
-        def velocity(latents: Tensor, sigma: float) -> Tensor:
-            repeated = latents.repeat(len(contexts), 1, 1)
-            times = dit.time_modulation(torch.full((len(repeated),), sigma, device=device))
+        def velocity(point: Evaluation) -> Tensor:
+            repeated = point.latents.repeat(len(contexts), 1, 1)
+            sigmas = torch.full((len(repeated),), point.sigma, device=device)
+            times = dit.time_modulation(sigmas)
             out = dit(repeated, times, context)
             return guide(*out.chunk(2), how.guidance_scale) if len(contexts) == 2 else out
 
@@ -222,7 +223,10 @@ def loudness(parts: Trained, how: Sampling, count: int) -> dict[str, float]:
                 forces.append(np.log(max(force, 0.02)))
                 for name, sound in sounds.items():
                     levels[name].append(judge.level_db(sound[owner], seconds))
-            depths += [silence(real[clip], sounds["generated"][clip]) for clip in range(len(batch))]
+            depths += [
+                judge.silence_db(real[clip], sounds["generated"][clip])
+                for clip in range(len(batch))
+            ]
     table = {
         f"force_level_correlation_{name}": round(float(np.corrcoef(forces, values)[0, 1]), 4)
         for name, values in levels.items()
@@ -234,19 +238,6 @@ def loudness(parts: Trained, how: Sampling, count: int) -> dict[str, float]:
         "silence_db_median": round(float(np.median(known)), 1),
         "share_of_clips_30_db_silent": round(float(np.mean([d >= 30 for d in known])), 4),
     }
-
-
-def silence(real: Tensor, generated: Tensor) -> float:
-    """How many dB the gaps of a clip lie below its events, gaps being where the truth is silent."""
-    frames = (len(real) // 960, 960)
-    truth = real[: frames[0] * 960].view(frames).square().mean(1)
-    found = generated[: frames[0] * 960].view(frames).square().mean(1)
-    quiet = truth < truth.max() * 10**-5.5
-    quiet &= ~torch.nn.functional.max_pool1d((~quiet)[None, None].float(), 5, 1, 2)[0, 0].bool()
-    loud = truth > truth.max() * 10**-1.5
-    if quiet.sum() < 5 or not loud.any():
-        return float("nan")
-    return float(10 * torch.log10(found[loud].mean() / found[quiet].mean().clamp_min(1e-12)))
 
 
 @torch.no_grad()
@@ -270,8 +261,8 @@ def textures(parts: Trained, how: Sampling, count: int) -> dict[str, float]:
                 inside.append(float(torch.corrcoef(torch.stack((a, b)))[0, 1]))
             offsets.append(float(two.mean().abs() / two.square().mean().sqrt().clamp_min(1e-6)))
             if int(kinds[clip]) != 2:  # engines are meant to hum
-                buzz.append(_peak_db(two))
-                real_buzz.append(_peak_db(one))
+                buzz.append(judge.buzz_db(two))
+                real_buzz.append(judge.buzz_db(one))
     if len(levels) < 3:
         return {"clips": len(levels)}
     return {
@@ -283,20 +274,6 @@ def textures(parts: Trained, how: Sampling, count: int) -> dict[str, float]:
         "buzz_db": round(float(np.mean(buzz)), 2),
         "buzz_db_real": round(float(np.mean(real_buzz)), 2),
     }
-
-
-def _peak_db(waveform: Tensor) -> float:
-    """How far multiples of the latent rate, 50 Hz, stand out of the long-term spectrum."""
-    power = torch.fft.rfft(waveform * torch.hann_window(len(waveform), device=waveform.device))
-    power = power.abs().square()
-    step = 50 * len(waveform) / 48_000
-    lines = (torch.arange(4, 200, device=waveform.device) * step).round().long()
-    beside = (torch.arange(4, 200, device=waveform.device) * step + step / 2).round().long()
-
-    def around(centres: Tensor) -> Tensor:
-        return torch.stack([power[centres + i] for i in range(-2, 3)]).mean(0).add(1e-9).log10()
-
-    return float(10 * (around(lines) - around(beside)).mean())
 
 
 @torch.no_grad()

@@ -163,6 +163,33 @@ def cut_windows(waveforms: Tensor, owner: Tensor, seconds: Tensor) -> Tensor:
     return padded[owner[:, None], index]
 
 
+def silence_db(real: Tensor, generated: Tensor) -> float:
+    """How many dB the gaps of a clip lie below its events, gaps being where the truth is silent."""
+    frames = (len(real) // 960, 960)
+    truth = real[: frames[0] * 960].view(frames).square().mean(1)
+    found = generated[: frames[0] * 960].view(frames).square().mean(1)
+    quiet = truth < truth.max() * 10**-5.5
+    quiet &= ~F.max_pool1d((~quiet)[None, None].float(), 5, 1, 2)[0, 0].bool()
+    loud = truth > truth.max() * 10**-1.5
+    if quiet.sum() < 5 or not loud.any():
+        return float("nan")
+    return float(10 * torch.log10(found[loud].mean() / found[quiet].mean().clamp_min(1e-12)))
+
+
+def buzz_db(waveform: Tensor) -> float:
+    """How far multiples of the latent rate, 50 Hz, stand out of the long-term spectrum."""
+    power = torch.fft.rfft(waveform * torch.hann_window(len(waveform), device=waveform.device))
+    power = power.abs().square()
+    step = 50 * len(waveform) / 48_000
+    lines = (torch.arange(4, 200, device=waveform.device) * step).round().long()
+    beside = (torch.arange(4, 200, device=waveform.device) * step + step / 2).round().long()
+
+    def around(centres: Tensor) -> Tensor:
+        return torch.stack([power[centres + i] for i in range(-2, 3)]).mean(0).add(1e-9).log10()
+
+    return float(10 * (around(lines) - around(beside)).mean())
+
+
 def band_levels(waveforms: Tensor) -> Tensor:
     """Mean and spread over time of log-mel levels, a fixed embedding [B, 2 * 48] of sounds."""
     filters = mel_filters(1024, 48).to(waveforms.device)

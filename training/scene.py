@@ -309,7 +309,7 @@ def _strike(build: _Builder, material: int) -> None:
 def _tap(build: _Builder, material: int) -> None:
     """Something comes down on a surface, or from the side against a wall."""
     rng = build.rng
-    size, half = _size(build)
+    size, _ = _size(build)
     surface = np.array([rng.uniform(-0.5, 0.5), rng.uniform(0.2, 0.7)])
     plate = (0.12 + 0.4 * size, float(rng.uniform(0.04, 0.12)))
     distance, knocks = motion.knock(rng, build.times, build.seconds, rng.uniform(0.3, 0.7))

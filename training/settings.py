@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import nn
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from foley.configs import TINY, DiTConfig
 from foley.models import attention
@@ -89,12 +90,40 @@ def set_up(seed: int) -> torch.device:
         torch.backends.cudnn.allow_tf32 = True
         torch.backends.cudnn.benchmark = True
         # The search for other kernels cannot be compiled.
-        attention._flash_kernel = lambda: ("PyTorch scaled_dot_product_attention", None)
+        attention._flash_kernel = lambda index: ("PyTorch scaled_dot_product_attention", None)
         torch._dynamo.config.suppress_errors = True
         torch._dynamo.config.recompile_limit = 64
         torch.fx.experimental._config.use_duck_shape = False  # equal sizes may differ later
         return torch.device("cuda")
     return torch.device("cpu")
+
+
+def save_state(path: Path, state: dict[str, Tensor], *, half: bool = False) -> None:
+    """Write weights; in half precision where they would not fit a file of 16 MB."""
+    kept = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    if half:
+        kept = {k: v.half() if v.is_floating_point() else v for k, v in kept.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(kept, path)
+
+
+def load_state(path: Path, device: torch.device | str = "cpu") -> dict[str, Tensor]:
+    """The weights of a file."""
+    return load_file(path, device=str(device))
+
+
+def load_compiled(path: Path) -> None:
+    """Take over what an earlier run on the same kind of machine compiled."""
+    if path.is_file():
+        torch.compiler.load_cache_artifacts(path.read_bytes())
+
+
+def save_compiled(path: Path) -> None:
+    """Keep what was compiled: a compilation costs a minute or two of each run."""
+    artifacts = torch.compiler.save_cache_artifacts()
+    if artifacts is not None:
+        path.write_bytes(artifacts[0])
+        print(f"compiled code: {len(artifacts[0]) / 1e6:.1f} MB", flush=True)
 
 
 def hardware() -> str:

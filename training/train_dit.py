@@ -16,15 +16,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from foley.models.dit import DiTContext, FoleyDiT, TimeModulation, build_dit
+from foley.models.dit import FoleyDiT, build_dit
 from foley.models.encoders import build_text_encoder, build_vision_encoder
-from foley.models.layers import JOINT_EPS
 from foley.models.synchformer import build_synchformer
 from training import clips, text
 from training.analysis import ACTIVE, LATENT_DIM, Analysis
 from training.features import PAD, Cache, Encoders, Words
 from training.scene import FPS
-from training.settings import TRAINED, Average, Budget, learning_rate, record, set_up
+from training.settings import (
+    TRAINED,
+    Average,
+    Budget,
+    learning_rate,
+    load_compiled,
+    load_state,
+    record,
+    save_compiled,
+    save_state,
+    set_up,
+)
 
 DATA_SEED = 303
 LENGTHS = (  # frames; half of all batches last 3 to 8 s
@@ -59,6 +69,11 @@ class FlowModel(nn.Module):
         self.text = build_text_encoder(TRAINED.text)
         self.onset = nn.Linear(TRAINED.dit.hidden_dim, 1)
         start_as_identity(self.dit)
+        self.middle = torch.empty(0)  # the audio tokens after the joint blocks, of the last call
+        self.dit.joint_blocks[-1].register_forward_hook(self._keep)
+
+    def _keep(self, block: nn.Module, inputs: object, outputs: tuple[Tensor, Tensor]) -> None:
+        self.middle = outputs[0]
 
 
 def start_as_identity(dit: FoleyDiT) -> None:
@@ -73,36 +88,6 @@ def start_as_identity(dit: FoleyDiT) -> None:
     nn.init.zeros_(dit.velocity_out.weight)
     nn.init.zeros_(dit.velocity_out.bias)
     nn.init.normal_(dit.clip_in.sync_position, std=0.02)
-
-
-def forward(
-    dit: FoleyDiT, latents: Tensor, times: TimeModulation, context: DiTContext
-) -> tuple[Tensor, Tensor]:
-    """Velocity [B, L, A], and the audio tokens [B, A, C] after the joint blocks.
-
-    It is FoleyDiT.forward, which does not give out its middle.
-    """
-    audio = dit.audio_in(latents.transpose(1, 2).to(context.visual.dtype))
-    audio = audio.float() + context.sync_rows[context.row_index]
-    visual = context.visual
-    for i, block in enumerate(dit.joint_blocks):
-        audio, visual = block(
-            audio,
-            visual,
-            times.audio[i],
-            times.visual[i],
-            context.text_keys[i],
-            context.text_values[i],
-            context.rotary,
-            update_visual=i + 1 < len(dit.joint_blocks),
-        )
-    middle = audio
-    conditions = context.sync_rows.float() + times.embedding[context.row_owner]
-    conditions = F.silu(conditions).to(context.sync_rows.dtype)
-    for block in dit.audio_blocks:
-        audio = block(audio, conditions, context.row_index, context.rotary.plain_audio)
-    normed = F.layer_norm(audio, audio.shape[-1:], eps=JOINT_EPS).to(context.visual.dtype)
-    return dit.velocity_out(normed).float().transpose(1, 2), middle
 
 
 def dropped(
@@ -146,10 +131,10 @@ def loss_of(model: FlowModel, entry: dict[str, Tensor], negative: Tensor) -> tup
     visual, sync, ids = dropped(model, entry, negative)
     words = model.text(input_ids=ids, attention_mask=(ids != PAD).long()).last_hidden_state
     context = model.dit.context(visual, sync, words, clean.shape[-1])
-    velocity, middle = forward(model.dit, latents, model.dit.time_modulation(sigma), context)
+    velocity = model.dit(latents, model.dit.time_modulation(sigma), context)
     flow = (velocity[:, :ACTIVE] - (noise[:, :ACTIVE] - clean)).square().mean()
     curve = entry["curve"].float()
-    onset = model.onset(middle.float())[..., 0]
+    onset = model.onset(model.middle.float())[..., 0]
     weight = 1 + 4 * (curve > 0)
     auxiliary = F.binary_cross_entropy_with_logits(onset, curve, weight=weight)
     return flow, auxiliary
@@ -160,8 +145,8 @@ def load_frozen(
 ) -> tuple[Analysis, Encoders, Words]:
     """The parts that earlier runs trained."""
     analysis = Analysis().to(device)
-    analysis.load_state_dict(torch.load(state / "analysis.pt", map_location=device))
-    weights = torch.load(state / "encoders.pt", map_location=device)
+    analysis.load_state_dict(load_state(state / "analysis.safetensors"))
+    weights = load_state(state / "encoders.safetensors", device)
     sync = build_synchformer(TRAINED.synchformer).to(device).eval().requires_grad_(False)
     vision = build_vision_encoder(TRAINED.vision).to(device).eval().requires_grad_(False)
     for prefix, module in (("sync.", sync), ("vision.", vision)):
@@ -179,9 +164,10 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("--rate", type=float, default=1.2e-3)
     parser.add_argument("--latents", type=int, default=50_000, help="latent frames in a batch")
-    parser.add_argument("--fill", type=float, default=45.0, help="seconds of drawing before")
+    parser.add_argument("--fill", type=float, default=25.0, help="seconds of drawing before")
     parser.add_argument("--share", type=float, default=0.3, help="of the time, drawing later")
     parser.add_argument("--workers", type=int, default=12)
+    parser.add_argument("--eager", action="store_true", help="compile no blocks")
     parser.add_argument("--smoke", action="store_true")
     args = parser.parse_args()
     device = set_up(3)
@@ -191,8 +177,9 @@ def main() -> None:
     analysis, encoders, words = load_frozen(args.state, device, fast=on_gpu)
     model = FlowModel().to(device)
     if args.resume:
-        model.load_state_dict(torch.load(args.resume / "dit.pt", map_location=device))
-    if on_gpu:
+        model.load_state_dict(load_state(args.resume / "dit.safetensors"))
+    load_compiled((args.resume or args.state) / "dit.compiled")
+    if on_gpu and not args.eager:
         for block in (*model.dit.joint_blocks, *model.dit.audio_blocks):
             block.forward = torch.compile(block.forward, dynamic=True)
     optimizer = torch.optim.AdamW(
@@ -204,7 +191,9 @@ def main() -> None:
     seed = DATA_SEED + (7 if args.resume else 0)
     schedule = clips.FixedSize(2.0, 2) if args.smoke else FewLengths(96.0)
     stream = clips.stream(seed, schedule, 0 if args.smoke else args.workers)
-    while budget.elapsed < args.fill and not (args.smoke and cache.clips >= 4):
+    cache.add(next(stream))  # compiles the drawing and the encoders
+    filled = budget.elapsed + args.fill
+    while budget.elapsed < filled and not (args.smoke and cache.clips >= 4):
         cache.add(next(stream))
         if on_gpu:
             torch.cuda.synchronize()
@@ -246,8 +235,9 @@ def main() -> None:
     with torch.no_grad():  # noise channels pass unchanged
         model.dit.velocity_out.weight[ACTIVE:] = 0
         model.dit.velocity_out.bias[ACTIVE:] = 0
-    halved = {name: value.half() for name, value in model.state_dict().items()}
-    torch.save(halved, args.out / "dit.pt")
+    save_state(args.out / "dit.safetensors", model.state_dict(), half=True)
+    if on_gpu:
+        save_compiled(args.out / "dit.compiled")
     record(
         args.out / "dit.json",
         what="dit",

@@ -19,7 +19,18 @@ from foley.models.encoders import build_vision_encoder
 from foley.models.synchformer import Synchformer, build_synchformer
 from training import clips, judge, labels
 from training.scene import FPS, LAYERS, UNSEEN
-from training.settings import TRAINED, Average, Budget, learning_rate, record, set_up
+from training.settings import (
+    TRAINED,
+    Average,
+    Budget,
+    learning_rate,
+    load_compiled,
+    load_state,
+    record,
+    save_compiled,
+    save_state,
+    set_up,
+)
 
 DATA_SEED = 202
 HELD_OUT_SEED = 909
@@ -178,7 +189,8 @@ def main() -> None:
         {"sync": sync, "vision": vision, "sync_heads": sync_heads, "vision_heads": vision_heads}
     )
     if args.resume:
-        model.load_state_dict(torch.load(args.resume / "encoders.pt", map_location=device))
+        model.load_state_dict(load_state(args.resume / "encoders.safetensors"))
+        load_compiled(args.resume / "encoders.compiled")
     optimizer = torch.optim.AdamW(
         model.parameters(), args.rate, betas=(0.9, 0.98), weight_decay=0.02, fused=on_gpu
     )
@@ -221,7 +233,9 @@ def main() -> None:
             )
     average.swap()
     model.eval()
-    torch.save(model.state_dict(), args.out / "encoders.pt")
+    save_state(args.out / "encoders.safetensors", model.state_dict())
+    if on_gpu:
+        save_compiled(args.out / "encoders.compiled")
     figures = {}
     for name, style in (("held_out", None), ("unseen_style", UNSEEN)):
         options = {"style": style} if style else {}

@@ -21,13 +21,27 @@ from torch.nn import functional as F
 from foley.models.vae import FoleyVAE, build_vae
 from training import clips, judge
 from training.analysis import ACTIVE, HOP, Analysis, mel_filters, with_noise
-from training.settings import TRAINED, Average, Budget, learning_rate, record, set_up
+from training.scene import LAYERS
+from training.settings import (
+    TRAINED,
+    Average,
+    Budget,
+    learning_rate,
+    load_compiled,
+    load_state,
+    record,
+    save_compiled,
+    save_state,
+    set_up,
+)
 
 DATA_SEED = 101
 HELD_OUT_SEED = 909
 CROP = 64  # latent frames
 EDGE = 6  # of them at either side that no loss sees
-_FFTS = (4096, 2048, 1024, 512, 256, 128, 64)
+_FFTS = (8192, 4096, 2048, 1024, 512, 256, 128, 64)
+
+_QUIET = 2e-5  # magnitudes below are silence: 94 dB under a full-scale sine
 
 
 class Pool:
@@ -91,7 +105,7 @@ def distance(first: list[Tensor], second: list[Tensor], loudness: list[Tensor]) 
     for a, b, level in zip(first, second, loudness, strict=True):
         # Norms, not sums over bins: they compare frames and crops as wholes.
         linear = torch.sqrt((a - b).square().mean((1, 2)) + 1e-12) / level
-        logs = (torch.log(a + 1e-4) - torch.log(b + 1e-4)).square().mean(1)
+        logs = (torch.log(a + _QUIET) - torch.log(b + _QUIET)).square().mean(1)
         total = total + linear + torch.sqrt(logs + 1e-6).mean(1)
     return total / len(first)
 
@@ -102,7 +116,10 @@ def band_energies(spectrum: list[Tensor], filters: dict[int, Tensor]) -> list[Te
     for size, magnitudes in zip(_FFTS, spectrum, strict=True):
         if size in filters:
             energy = filters[size].T @ magnitudes.square()
-            result += [torch.log10(energy + 1e-7), torch.log10(F.avg_pool1d(energy, 8, 4) + 1e-7)]
+            result += [
+                torch.log10(energy + _QUIET**2),
+                torch.log10(F.avg_pool1d(energy, 8, 4) + _QUIET**2),
+            ]
     return result
 
 
@@ -190,6 +207,7 @@ def gate(
     errors: list[float] = []
     forces: list[float] = []
     levels: list[float] = []
+    depths: list[float] = []
     match, ceiling = judge.Match(), judge.Match()
     for batch, sound, other in zip(batches, real, rebuilt, strict=True):
         for clip in range(len(batch)):
@@ -197,6 +215,7 @@ def gate(
             times, force = batch.hits["seconds"][own].tolist(), batch.hits["force"][own].tolist()
             match.add(judge.onsets(other[clip]), judge.merged(times))
             ceiling.add(judge.onsets(sound[clip]), judge.merged(times))
+            depths.append(judge.silence_db(sound[clip], other[clip]))
             for seconds, strength in zip(times, force, strict=True):
                 level = judge.level_db(other[clip], seconds)
                 errors.append(level - judge.level_db(sound[clip], seconds))
@@ -214,10 +233,27 @@ def gate(
         "level_bias_db": float(torch.tensor(errors).mean()),
         "force_level_correlation": float(torch.corrcoef(stacked)[0, 1]),
         "force_level_correlation_real": float(torch.corrcoef(truth)[0, 1]),
+        "silence_db_median": float(torch.tensor(depths).nanmedian()),
+        "buzz_db": buzz(vae, analysis, batches[0].reverb.device),
         "onset_f1": match.f1,
         "onset_f1_real": ceiling.f1,
         "onset_error_ms": match.median_error_ms,
     }
+
+
+@torch.no_grad()
+def buzz(vae: FoleyVAE, analysis: Analysis, device: torch.device) -> float:
+    """How far the latents' rate stands out of rebuilt noises, beyond what it does in the real."""
+    excess: list[float] = []
+    for index in range(60):
+        batch = clips.make_batch(HELD_OUT_SEED, index, 1, 3.0).to(device)
+        kind = int(batch.layers["kind"][0, 0])
+        if len(batch.owner) or kind < 0 or LAYERS[kind] not in ("rain", "wind", "fire", "stream"):
+            continue
+        real = batch.waveform()
+        rebuilt = vae.decode(with_noise(analysis(real))).float()[:, 0]
+        excess.append(judge.buzz_db(rebuilt[0]) - judge.buzz_db(real[0]))
+    return float(torch.tensor(excess).mean()) if excess else float("nan")
 
 
 def held_out_batches(device: torch.device, count: int) -> "list[clips.Batch]":
@@ -249,8 +285,9 @@ def main() -> None:
     analysis, vae = Analysis().to(device), build_vae(config).to(device).train()
     kept = 1.0
     if args.resume:
-        analysis.load_state_dict(torch.load(args.resume / "analysis.pt", map_location=device))
-        vae.load_state_dict(torch.load(args.resume / "vae.pt", map_location=device))
+        analysis.load_state_dict(load_state(args.resume / "analysis.safetensors"))
+        vae.load_state_dict(load_state(args.resume / "vae.safetensors"))
+        load_compiled(args.resume / "vae.compiled")
     workers = 0 if args.smoke else args.workers
     size = clips.FixedSize(4.0, 4 if args.smoke else 32)
     stream = clips.stream(DATA_SEED if not args.resume else DATA_SEED + 7, size, workers)
@@ -261,12 +298,12 @@ def main() -> None:
     held_out = held_out_batches(device, 2 if args.smoke else 24)
     if args.resume:
         model = judge.MaterialJudge().to(device).eval()
-        model.load_state_dict(torch.load(args.resume / "judge.pt", map_location=device))
+        model.load_state_dict(load_state(args.resume / "judge.safetensors"))
         accuracy = material_accuracy(model, held_out, [b.waveform() for b in held_out])
     else:
         model, accuracy = train_judge(device, 3 if args.smoke else 900, held_out)
-    torch.save(model.state_dict(), args.out / "judge.pt")
-    torch.save(analysis.state_dict(), args.out / "analysis.pt")
+    save_state(args.out / "judge.safetensors", model.state_dict())
+    save_state(args.out / "analysis.safetensors", analysis.state_dict())
     print(f"{budget.elapsed:.0f} s: PCA keeps {kept:.4f}; judge on real {accuracy:.3f}", flush=True)
 
     parameters = [*vae.post_quant.parameters(), *vae.decoder.parameters()]
@@ -300,7 +337,9 @@ def main() -> None:
             )
     average.swap()
     vae.eval()
-    torch.save(vae.state_dict(), args.out / "vae.pt")
+    save_state(args.out / "vae.safetensors", vae.state_dict())
+    if device.type == "cuda":
+        save_compiled(args.out / "vae.compiled")
     figures = gate(vae, analysis, model, held_out)
     record(
         args.out / "vae.json",

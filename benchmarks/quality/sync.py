@@ -1,0 +1,103 @@
+"""How well generated sound follows the picture, for a folder of clips with known events.
+
+    python -m benchmarks.quality.sync DIR [--steps 20] [--solver euler] [--guidance-scale 4.5] ...
+
+DIR holds NAME.mp4 and NAME.json: {"events": [{"time": seconds}, ...], "prompt": "..."}. The last
+line is one JSON object with f1, precision, recall and median_error_ms.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+
+from benchmarks.quality.onsets import Match, merged, onsets
+from foley.pipeline import FoleyPipeline
+from foley.request import Solver
+
+
+def labelled_clips(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """The clips of a folder that have a description, in order of name."""
+    pairs = []
+    for clip in sorted(folder.glob("*.mp4")):
+        description = clip.with_suffix(".json")
+        if description.is_file():
+            pairs.append((clip, json.loads(description.read_text())))
+    if not pairs:
+        raise SystemExit(f"{folder} holds no NAME.mp4 with a NAME.json")
+    return pairs
+
+
+def evaluate(
+    pipeline: FoleyPipeline, pairs: list[tuple[Path, dict[str, Any]]], **options: Any
+) -> tuple[Match, list[float]]:
+    """Onsets found against events, and the seconds that each clip took."""
+    total, seconds = Match(), []
+    for clip, description in pairs:
+        start = time.perf_counter()
+        sound = pipeline(clip, prompt=description.get("prompt", ""), **options)
+        seconds.append(time.perf_counter() - start)
+        duration = sound.duration_seconds
+        truth = [event["time"] for event in description["events"] if event["time"] < duration]
+        own = Match()
+        own.add(onsets(sound.waveforms[0, 0]), merged(truth))
+        total.add(onsets(sound.waveforms[0, 0]), merged(truth))
+        print(
+            f"{clip.name:30} f1 {own.f1:.3f}  precision {own.precision:.3f}  "
+            f"recall {own.recall:.3f}  {own.median_error_ms:5.1f} ms  {seconds[-1]:.2f} s",
+            flush=True,
+        )
+    return total, seconds
+
+
+def main() -> None:
+    """Evaluate a folder."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--solver", choices=get_args(Solver), default="euler")
+    parser.add_argument("--guidance-scale", type=float, default=4.5)
+    parser.add_argument("--negative-prompt", default="noisy, harsh")
+    parser.add_argument("--preset", default="tiny")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--weights", type=Path)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    pairs = labelled_clips(args.folder)
+    pipeline = FoleyPipeline.from_preset(args.preset, args.device, args.weights)
+    total, seconds = evaluate(
+        pipeline,
+        pairs,
+        num_inference_steps=args.steps,
+        solver=args.solver,
+        guidance_scale=args.guidance_scale,
+        negative_prompt=args.negative_prompt,
+        seed=args.seed,
+    )
+    print(
+        json.dumps(
+            {
+                "what": "sync",
+                "f1": total.f1,
+                "precision": total.precision,
+                "recall": total.recall,
+                "median_error_ms": total.median_error_ms if total.hits else None,
+                "clips": len(pairs),
+                "events": total.truth,
+                "steps": args.steps,
+                "solver": args.solver,
+                "guidance_scale": args.guidance_scale,
+                "seed": args.seed,
+                "model": pipeline.description,
+                "torch": torch.__version__,
+                "seconds_a_clip": sum(seconds) / len(seconds),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

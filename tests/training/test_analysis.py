@@ -1,0 +1,46 @@
+"""The fixed analysis that stands in for an encoder."""
+
+import torch
+
+from training import clips, judge
+from training.analysis import ACTIVE, HOP, LATENT_DIM, Analysis, with_noise
+from training.train_vae import distance, spectra
+
+
+def test_latents_are_at_fifty_hertz_and_keep_the_variance() -> None:
+    sounds = clips.make_batch(1, 0, 4, 2.0).waveform()
+    analysis = Analysis()
+    assert analysis.fit([sounds]) > 0.97
+    active = analysis(sounds)
+    assert active.shape == (4, ACTIVE, sounds.shape[1] // HOP)
+    # measured over channels: 0.97 to 1.03; the scale is set so that the mean is 1
+    assert 0.8 < float(active.var((0, 2)).mean()) < 1.2
+
+
+def test_free_channels_hold_unit_noise() -> None:
+    latents = with_noise(torch.zeros(2, ACTIVE, 400), torch.Generator().manual_seed(0))
+    assert latents.shape == (2, LATENT_DIM, 400)
+    assert abs(float(latents[:, ACTIVE:].std()) - 1) < 0.02
+
+
+def test_a_click_lands_in_its_own_frame() -> None:
+    analysis = Analysis()
+    sound = torch.zeros(1, 50 * HOP)
+    sound[0, 20 * HOP + HOP // 2] = 1.0
+    energy = analysis.features(sound)[0, -192:].sum(0)
+    assert int(energy.argmax()) == 20
+
+
+def test_distance_of_a_sound_to_itself_is_least() -> None:
+    sound = clips.make_batch(1, 0, 2, 1.0).waveform()
+    level = [s.square().mean((1, 2)).sqrt() + 5e-4 for s in spectra(sound)]
+    own = distance(spectra(sound), spectra(sound), level)
+    other = distance(spectra(sound), spectra(sound.roll(1, 0)), level)
+    assert (own < 0.01).all()
+    assert (other > 10 * own).all()
+
+
+def test_frechet_distance_is_zero_for_equal_sets() -> None:
+    values = torch.randn(200, 8, generator=torch.Generator().manual_seed(1))
+    assert abs(judge.frechet(values, values)) < 1e-6
+    assert judge.frechet(values, values + 1) > 7.5

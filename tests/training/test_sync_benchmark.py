@@ -1,0 +1,62 @@
+"""The synchrony benchmark: what it counts, on sounds whose onsets are known."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from benchmarks.quality.sync import evaluate, labelled_clips
+
+
+def clicks(times: list[float], seconds: float = 3.0) -> torch.Tensor:
+    """A waveform [1, 1, S] with a short decaying tone at each time."""
+    sound = torch.zeros(int(48_000 * seconds))
+    decay = torch.arange(4800) / 48_000
+    tone = 0.5 * torch.exp(-decay / 0.01) * torch.sin(2 * torch.pi * 1500 * decay)
+    for moment in times:
+        start = int(48_000 * moment)
+        sound[start : start + 4800] += tone
+    return sound[None, None]
+
+
+def sounding(times: list[float]):
+    """Stands in for a model that places a sound at each of these times, whatever it is shown."""
+
+    def pipeline(clip: Path, prompt: str, **options: object) -> SimpleNamespace:
+        return SimpleNamespace(waveforms=clicks(times), duration_seconds=3.0)
+
+    return pipeline
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "a.mp4").write_bytes(b"")
+    description = {"events": [{"time": 0.5}, {"time": 1.2}, {"time": 2.0}], "prompt": "taps"}
+    (tmp_path / "a.json").write_text(json.dumps(description))
+    (tmp_path / "unlabelled.mp4").write_bytes(b"")
+    return tmp_path
+
+
+def test_perfect_sound_scores_one(folder: Path) -> None:
+    total, seconds = evaluate(sounding([0.5, 1.2, 2.0]), labelled_clips(folder))  # type: ignore[arg-type]
+    assert (total.f1, total.precision, total.recall) == (1.0, 1.0, 1.0)
+    assert total.median_error_ms < 5  # measured: 1 to 3
+    assert len(seconds) == 1
+
+
+def test_late_sound_scores_nothing(folder: Path) -> None:
+    total, _ = evaluate(sounding([0.7, 1.4, 2.2]), labelled_clips(folder))  # type: ignore[arg-type]
+    assert total.f1 == 0.0
+
+
+def test_a_missing_and_a_needless_sound_are_told_apart(folder: Path) -> None:
+    total, _ = evaluate(sounding([0.5, 1.6]), labelled_clips(folder))  # type: ignore[arg-type]
+    assert total.precision == pytest.approx(1 / 2)
+    assert total.recall == pytest.approx(1 / 3)
+
+
+def test_a_folder_without_descriptions_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="holds no NAME"):
+        labelled_clips(tmp_path)
