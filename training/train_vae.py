@@ -290,7 +290,8 @@ def main() -> None:
         load_compiled(args.resume / "vae.compiled")
     workers = 0 if args.smoke else args.workers
     size = clips.FixedSize(4.0, 4 if args.smoke else 32)
-    stream = clips.stream(DATA_SEED if not args.resume else DATA_SEED + 7, size, workers)
+    seed = DATA_SEED + (7 if args.resume else 0)
+    stream = clips.stream(seed, size, workers)
     if not args.resume:
         first = [next(stream).to(device).waveform() for _ in range(2 if args.smoke else 24)]
         kept = analysis.fit(first)
@@ -344,12 +345,12 @@ def main() -> None:
     record(
         args.out / "vae.json",
         what="vae",
-        data_seed=DATA_SEED,
+        data_seed=seed,
         steps=step,
         batch=args.batch,
         seconds=round(budget.elapsed, 1),
         active_channels=ACTIVE,
-        variance_kept=kept,
+        variance_kept=None if args.resume else kept,
         resumed=bool(args.resume),
         losses=log,
         gate=figures,
