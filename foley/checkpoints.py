@@ -8,6 +8,7 @@ tensor names, and our own directory, which `save_components` writes:
     DIR/{vision,text}/             transformers layout; the tokenizer lies in text/
 """
 
+import functools
 import json
 import logging
 import re
@@ -205,7 +206,7 @@ def load_components(root: Path, preset: Preset | None = None, *, device: str = "
     Args:
         root: the directory.
         preset: needed for official files; must agree with our own layout where given.
-        device: where safetensors are put, straight from the file's map; others stay on the CPU.
+        device: where the weights are put, part by part; safetensors straight from the file's map.
 
     Raises:
         CheckpointError: something is missing or does not fit.
@@ -218,8 +219,11 @@ def load_components(root: Path, preset: Preset | None = None, *, device: str = "
     parts: dict[str, Any] = {}
     paths = {part: find_official_file(part, preset, root) for part in _BUILDERS}
     for part, path in paths.items():
-        weights, _ = read_weights(path, device)
-        parts[part] = load_official(part, weights, preset, origin=path.name)
+        is_used = functools.partial(layouts.is_used, rules=_RULES[part])
+        weights, _ = read_weights(path, device, is_used)
+        module = load_official(part, weights, preset, origin=path.name)
+        # At once, so that the file's map goes before the next one is read.
+        parts[part] = nn.Module.to(module, device)
     return Components(
         preset=preset,
         tokenizer=load_tokenizer(root / "larger_clap_general"),

@@ -39,6 +39,12 @@ class Translation:
     origins: dict[str, str]
 
 
+def is_used(key: str, rules: list[Rule]) -> bool:
+    """Whether a key is worth reading: no rule drops it."""
+    rule = next((rule for rule in rules if re.fullmatch(rule.pattern, key)), None)
+    return rule is None or rule.name is not None
+
+
 def translate(weights: Mapping[str, Tensor], rules: list[Rule]) -> Translation:
     """Rename and rearrange `weights` by the first rule that matches each key.
 

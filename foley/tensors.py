@@ -2,7 +2,7 @@
 
 import json
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,12 +28,15 @@ _UNREADABLE = (
 )
 
 
-def read_weights(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_weights(
+    path: Path, device: str = "cpu", wanted: Callable[[str], bool] = lambda _key: True
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors of a checkpoint, mapped from the file where its format allows, and its metadata.
 
     Args:
         path: safetensors, or what PyTorch writes.
         device: where safetensors are put, each straight from the map.
+        wanted: which keys of safetensors to read.
 
     Raises:
         CheckpointError: the file is missing, damaged, or holds more than tensors.
@@ -43,7 +46,8 @@ def read_weights(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor], di
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt", device=device) as file:
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+                keys = [key for key in file.keys() if wanted(key)]  # noqa: SIM118
+                tensors = {key: file.get_tensor(key) for key in keys}
                 return tensors, file.metadata() or {}
         content = _unpickle(path)
     except _UNREADABLE as error:
