@@ -1,0 +1,61 @@
+"""What is loaded where no folder is named."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from foley import selection
+from foley.configs import XL
+from foley.errors import CheckpointError, ConfigError
+from foley.ledger import Digest, Ledger
+from foley.sources import FILES
+from tests.official import official_preset, write_official_folder
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that `foley download` would fill."""
+    monkeypatch.setattr(selection, "default_folder", lambda: tmp_path / "foley")
+    return tmp_path / "foley"
+
+
+def test_without_weights_a_preset_says_how_to_get_them(home: Path) -> None:
+    with pytest.raises(ConfigError, match=r"xl needs weights, .*run `foley download xl`"):
+        selection.load("xl", None, CPU)
+
+
+def test_half_a_download_is_not_loaded(home: Path) -> None:
+    write_official_folder(home)
+    with pytest.raises(
+        CheckpointError, match=r"lacks 12 of the files of xl .*run `foley download xl` again"
+    ):
+        selection.load("xl", None, CPU)
+
+
+def test_what_was_downloaded_is_loaded_with_its_revision(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_official_folder(home)
+    ledger = Ledger(home)
+    for file in FILES["xl"]:
+        if (home / file.place).is_file():
+            ledger.add(file, Digest(num_bytes=(home / file.place).stat().st_size))
+    # These are smaller than the published ones, whose sizes and hashes are known.
+    monkeypatch.setitem(selection.FILES, "xl", ())
+    monkeypatch.setitem(selection.PRESETS, "xl", official_preset())
+    components = selection.load("xl", None, CPU)
+    assert components.revision == "3abd4e833b95b8db0fc9c687afc52483a48e9a97"
+    assert components.source == str(home)
+
+
+def test_auto_on_the_cpu_is_tiny(home: Path) -> None:
+    assert selection.largest_downloaded(CPU) == "tiny"
+
+
+def test_a_copy_of_the_files_has_no_known_revision(tmp_path: Path) -> None:
+    folder = write_official_folder(tmp_path / "files")
+    assert selection.load_components(folder, official_preset()).revision == ""
+    assert selection.choose_preset("auto", folder) == XL  # a .pth is trusted by its name
