@@ -222,6 +222,7 @@ def load_components(root: Path, preset: Preset | None = None, *, device: str = "
         is_used = functools.partial(layouts.is_used, rules=_RULES[part])
         weights, _ = read_weights(path, device, is_used)
         module = load_official(part, weights, preset, origin=path.name)
+        del weights
         # At once, so that the file's map goes before the next one is read.
         parts[part] = nn.Module.to(module, device)
     return Components(
@@ -246,7 +247,8 @@ def _load_own_layout(root: Path, preset: Preset | None, device: str) -> Componen
         weights, _ = read_weights(path, device)
         module = build_on_meta(part, found)
         load_strict(module, unpack(weights), origin=f"{root.name}/{part}")
-        parts[part] = module
+        del weights
+        parts[part] = nn.Module.to(module, device)
     return Components(
         preset=found,
         tokenizer=load_tokenizer(root / "text"),

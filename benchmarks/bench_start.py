@@ -1,0 +1,174 @@
+"""A whole model from disk to the device: seconds, and peak host memory against the largest file.
+
+    python -m benchmarks.bench_start [--preset xl] [--device cuda] [--folder DIR] [--record]
+
+Writes a full-size folder of random numbers in the official layouts (xl 8.9 GB, xxl 13.3 GB), has
+`foley convert` make ours of it in bf16 and in fp8, and loads each in fresh processes: cold, with
+the files' pages dropped from the page cache first, and warm. On the CPU each part is read whole and
+dropped, as if it had gone to a GPU: that gives host memory and reading, and no GPU's seconds. fp8
+is left out there, since it would be widened on the host.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from benchmarks.bench_load import LIMIT_BYTES, MANIFESTS, own_bytes, write_random
+from benchmarks.records import ROOT, environment, finish
+from foley import checkpoints
+from foley.configs import PRESETS, Preset
+from foley.pipeline import FoleyPipeline
+from foley.selection import EMBEDDED_WEIGHTS
+
+LIMIT_SECONDS = 15  # xxl from safetensors, warm, on an H100 machine's local disk
+LAYOUTS = {"cpu": ("official", "bf16"), "cuda": ("official", "bf16", "fp8")}
+DIT_FILES = {"xl": "hunyuanvideo_foley_xl.pth", "xxl": "hunyuanvideo_foley.pth"}
+
+
+def write_folder(folder: Path, preset: Preset) -> None:
+    """The official files with random numbers; of the encoders, the towers that are used."""
+    write_random(MANIFESTS / f"dit_{preset.name}.json", folder / DIT_FILES[preset.name])
+    write_random(MANIFESTS / "dac_vae.json", folder / "vae_128d_48k.pth")
+    write_random(MANIFESTS / "synchformer_full.json", folder / "synchformer_state_dict.pth")
+    vision, text = folder / "siglip2-base-patch16-512", folder / "larger_clap_general"
+    vision.mkdir()
+    save_file(random_tower("vision", preset, "vision_model."), vision / "model.safetensors")
+    shutil.copytree(EMBEDDED_WEIGHTS / "text", text)
+    torch.save(random_tower("text", preset, "text_model."), text / "pytorch_model.bin")
+
+
+def random_tower(part: str, preset: Preset, prefix: str) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    module = checkpoints.build_on_meta(part, preset)
+    return {
+        prefix + name: torch.empty(tensor.shape).normal_(std=0.02, generator=generator)
+        for name, tensor in module.named_parameters()
+    }
+
+
+def load_here(folder: Path, preset: Preset, device: str) -> dict[str, Any]:
+    """What a fresh process measures."""
+    before = own_bytes("VmRSS")
+    start = time.perf_counter()
+    if device == "cpu":
+        load_and_drop(folder, preset)
+    else:
+        pipeline = FoleyPipeline(
+            checkpoints.load_components(folder, preset, device=device), torch.device(device)
+        )
+        torch.cuda.synchronize()
+        del pipeline
+    return {
+        "seconds": time.perf_counter() - start,
+        "before_bytes": before,
+        "peak_bytes": own_bytes("VmHWM"),
+    }
+
+
+def load_and_drop(folder: Path, preset: Preset) -> None:
+    """Read every weight once, part after part, and keep none."""
+    moved = torch.nn.Module.to
+
+    def read(module: torch.nn.Module, *_: object, **__: object) -> torch.nn.Module:
+        for parameter in module.parameters():
+            parameter.view(torch.uint8).sum().item()
+        return moved(module, "meta")
+
+    torch.nn.Module.to = read  # type: ignore[method-assign, assignment]
+    checkpoints.load_components(folder, preset)
+
+
+def drop_from_page_cache(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def measure(root: Path, preset: Preset, device: str, num_warm: int) -> list[dict[str, Any]]:
+    """A row for each layout."""
+    rows = []
+    again = [sys.executable, "-m", "benchmarks.bench_start", "--preset", preset.name]
+    again += ["--device", device]
+    official = root / "official"
+    official.mkdir()
+    write_folder(official, preset)
+    for layout in LAYOUTS[torch.device(device).type]:
+        folder = root / layout
+        if layout != "official":
+            convert = [sys.executable, "-m", "foley.cli.app", "convert", official, folder]
+            subprocess.run([*map(str, convert), "--storage", layout], cwd=ROOT, check=True)
+        runs = []
+        drop_from_page_cache(folder)
+        for _ in range(1 + num_warm):
+            done = subprocess.run(
+                [*again, "--load", str(folder)], cwd=ROOT, check=True, stdout=subprocess.PIPE
+            )
+            runs.append(json.loads(done.stdout))
+        sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
+        rows.append(
+            {
+                "layout": layout,
+                "bytes": sum(sizes),
+                "largest_file_bytes": max(sizes),
+                "cold_seconds": runs[0]["seconds"],
+                "warm_seconds": [run["seconds"] for run in runs[1:]],
+                "peak_bytes": max(run["peak_bytes"] for run in runs),
+                "before_bytes": runs[0]["before_bytes"],
+            }
+        )
+        rows[-1]["above_file_bytes"] = rows[-1]["peak_bytes"] - max(sizes)
+        if layout != "official":
+            shutil.rmtree(folder)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--preset", choices=("xl", "xxl"), default="xl")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--folder", type=Path, help="where there is room for two models")
+    parser.add_argument("--num-warm", type=int, default=2)
+    parser.add_argument("--hardware", default="cpu", help="short name for the record's file")
+    parser.add_argument("--record", action="store_true")
+    parser.add_argument("--load", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    preset = PRESETS[arguments.preset]
+    if arguments.load:
+        print(json.dumps(load_here(arguments.load, preset, arguments.device)))
+        return
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+        rows = measure(Path(folder), preset, arguments.device, arguments.num_warm)
+    print(f"{'layout':10}{'GB':>7}{'peak GB':>9}{'above GB':>10}{'cold s':>8}{'warm s':>8}")
+    for row in rows:
+        print(
+            f"{row['layout']:10}{row['bytes'] / 1e9:7.2f}{row['peak_bytes'] / 1e9:9.2f}"
+            f"{row['above_file_bytes'] / 1e9:10.2f}{row['cold_seconds']:8.1f}"
+            f"{min(row['warm_seconds']):8.1f}"
+        )
+    record = environment() | {
+        "what": "start",
+        "preset": preset.name,
+        "device": arguments.device,
+        "rows": rows,
+        "limit_above_file_bytes": LIMIT_BYTES,
+        "limit_warm_seconds": LIMIT_SECONDS,
+        "within_memory_limit": all(row["above_file_bytes"] <= LIMIT_BYTES for row in rows),
+    }
+    finish(record, hardware=arguments.hardware, write=arguments.record)
+
+
+if __name__ == "__main__":
+    main()
