@@ -66,7 +66,11 @@ def dit_sizes(shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
 
 def fits(sizes: Mapping[str, int], preset: Preset) -> bool:
     """Whether a transformer of these sizes is the preset's."""
-    return all(getattr(preset.dit, name) == size for name, size in sizes.items())
+    return sizes == {
+        "hidden_dim": preset.dit.hidden_dim,
+        "num_joint_blocks": preset.dit.num_joint_blocks,
+        "num_audio_blocks": preset.dit.num_audio_blocks,
+    }
 
 
 def advice(part: str, shapes: Mapping[str, Sequence[int]]) -> str:

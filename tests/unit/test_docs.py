@@ -29,7 +29,7 @@ def test_every_setting_is_described_with_its_default() -> None:
 
 def test_every_field_and_error_code_is_described() -> None:
     text = (ROOT / "docs" / "api.md").read_text()
-    schemas = document()["components"]["schemas"]
+    schemas = document(Settings())["components"]["schemas"]
     for name in schemas["GenerationForm"]["properties"]:
         assert f"| `{name}` |" in text, name
     codes = schemas["Error"]["properties"]["error"]["properties"]["code"]["enum"]
