@@ -202,20 +202,21 @@ class Worker:
             if self._stopping:
                 return None
             pipeline.warm_up()
+            status = ModelStatus(
+                state="ready",
+                preset=pipeline.preset.name,
+                trained=pipeline.trained,
+                description=pipeline.description,
+                revision=pipeline.revision,
+                licence=pipeline.licence.name,
+                territory=pipeline.licence.territory,
+            )
         except Exception as error:
             code = error.code if isinstance(error, FoleyError) else ServerError.code
             log.exception("model_failed", code=code)
             self.status = ModelStatus(state="failed", error_code=code)
             return None
-        self.status = ModelStatus(
-            state="ready",
-            preset=pipeline.preset.name,
-            trained=pipeline.trained,
-            description=pipeline.description,
-            revision=pipeline.revision,
-            licence=pipeline.licence.name,
-            territory=pipeline.licence.territory,
-        )
+        self.status = status
         log.info("model_ready", preset=pipeline.preset.name, seconds=time.monotonic() - started)
         return pipeline
 

@@ -1,6 +1,7 @@
 """A real server process, and clips to send to it."""
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -10,6 +11,7 @@ import time
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import httpx
@@ -98,6 +100,15 @@ class Server:
         while self.metric(line_start) != value:
             assert time.monotonic() < deadline, f"{line_start} never became {value}"
             time.sleep(0.05)
+
+    def wait_for_log(self, request_id: str) -> dict[str, Any]:
+        """The line of the log about a request, which may come after its answer; fails after 5 s."""
+        deadline = time.monotonic() + 5
+        while not (lines := [x for x in self.log.read_text().splitlines() if request_id in x]):
+            assert time.monotonic() < deadline, f"no line about {request_id}"
+            time.sleep(0.02)
+        event: dict[str, Any] = json.loads(lines[-1])
+        return event
 
     def wait_until_scratch_is_empty(self) -> None:
         """Return when no request has files any more; fail after 5 s."""

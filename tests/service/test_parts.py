@@ -445,3 +445,11 @@ def test_a_failed_load_is_told(error: Exception, code: str, job: Callable[..., J
     assert worker.status.error_code == code
     with pytest.raises(NotReadyError):
         worker.submit(job("a"))
+
+
+def test_a_model_that_cannot_be_described_has_failed() -> None:
+    nameless = StubPipeline()
+    nameless.preset = None  # type: ignore[assignment]
+    worker = Worker(lambda: nameless, capacity=1)
+    worker._thread.join(10)
+    assert worker.status.state == "failed"

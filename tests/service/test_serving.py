@@ -126,11 +126,11 @@ def test_logs_are_json_with_request_ids_and_without_prompts(
     for steps in (1, 0):
         answer = server.generate(short_clip, prompt=secret, num_inference_steps=steps)
     assert answer.status_code == 422
+    event = server.wait_for_log(answer.headers["x-request-id"])
     lines = server.log.read_text().splitlines()
     assert secret not in "\n".join(lines)
     # The first line is the launcher's, from before any process of ours.
-    events = [json.loads(line) for line in lines[1:]]
-    (event,) = [e for e in events if e.get("request_id") == answer.headers["x-request-id"]]
+    assert [json.loads(line) for line in lines[1:]].count(event) == 1
     assert event["event"] == "request"
     assert event["status"] == 422
     assert event["code"] == "invalid_parameter"
