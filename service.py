@@ -17,47 +17,38 @@ BentoML 1.4.39 needs four precautions, marked (1) to (4) below:
 # mypy: disallow-untyped-decorators=False
 
 import asyncio
-import contextlib
-import math
+from collections.abc import AsyncGenerator
+from concurrent.futures import Future
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import aiohttp
 import bentoml
-from bentoml.exceptions import BentoMLConfigException, BentoMLException
+import structlog
+from bentoml.exceptions import BentoMLConfigException
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from foley.configs import PRESETS
-from foley.errors import ConfigError, FoleyError
+from foley.errors import ConfigError, FoleyError, ServerError
 from runners import openapi
-from runners.errors import (
-    BusyError,
-    ModelFailedError,
-    NotReadyError,
-    RequestTimeoutError,
-    RunnerLostError,
-    revive,
-)
-from runners.exchange import Scratch, save_frames
+from runners.desk import Desk
+from runners.errors import CancelledRequestError, NotReadyError, RequestTimeoutError
+from runners.exchange import Scratch
 from runners.front import Front
 from runners.log import configure_logging
-from runners.messages import Job, Made, ModelStatus, Outcome
-from runners.orders import Order, read_order
+from runners.messages import Job, Made, ModelStatus, Report
+from runners.orders import read_order
 from runners.patience import Stopwatch, unless_disconnected
 from runners.settings import load_settings
 
-if TYPE_CHECKING:  # it imports av, which building a bento must not need
-    from foley.media.source import MediaLimits
+log = structlog.get_logger(__name__)
 
 try:
     SETTINGS = load_settings()
 except ConfigError as error:  # BentoML shows its own kind as one line, others as a traceback
     raise BentoMLConfigException(str(error)) from None
-PROBE_SECONDS = 1.0
 COMMON: dict[str, Any] = {
     # Our own limit comes first and says so in our form; BentoML's is the net below it.
     "traffic": {"timeout": SETTINGS.request_timeout_seconds + 30},
@@ -84,13 +75,29 @@ class GpuRunner:
         self.worker = start_worker(SETTINGS)
 
     @bentoml.api
-    async def generate(self, job: Job) -> Outcome:
-        """Make the sounds of one request."""
+    async def generate(self, job: Job) -> AsyncGenerator[str, None]:
+        """Make the sounds of one request; lines of JSON, one `Report` each, the outcome last."""
+        loop = asyncio.get_running_loop()
+        reports: asyncio.Queue[Report] = asyncio.Queue()
+
+        def tell(report: Report) -> None:
+            loop.call_soon_threadsafe(reports.put_nowait, report)
+
         try:
-            made = await asyncio.wrap_future(self.worker.submit(job))
-            return Outcome(made=made)
+            outcome = self.worker.submit(job, lambda update: tell(Report(update=update)))
         except FoleyError as error:
-            return Outcome(error=(error.code, str(error)))
+            yield Report(error=(error.code, str(error))).line()
+            return
+        outcome.add_done_callback(lambda done: tell(_report_of(done)))
+        try:
+            while True:
+                report = await reports.get()
+                yield report.line()
+                if report.update is None:
+                    return
+        finally:
+            if not outcome.done():  # whoever asked has left
+                self.worker.cancel(job.id)
 
     @bentoml.api
     async def cancel(self, job_id: str) -> bool:
@@ -123,7 +130,7 @@ async def document(_request: Request) -> Response:
 
 async def models(_request: Request) -> Response:
     """GET /v1/models: what is served, under which licence."""
-    model = await bentoml.get_current_service().ask_model()
+    model = await bentoml.get_current_service().desk.ask_model()
     return JSONResponse({"models": [model.public()]})
 
 
@@ -150,9 +157,7 @@ class FoleyApi:
     def __init__(self) -> None:
         configure_logging(SETTINGS.log_level)
         self.scratch = Scratch(SETTINGS.scratch_root)
-        self.max_in_house = math.ceil(SETTINGS.max_concurrency / SETTINGS.api_workers)
-        self.num_in_house = 0
-        self.model: ModelStatus | None = None  # known while it is warm
+        self.desk = Desk(SETTINGS, self.gpu)
 
     @bentoml.on_startup
     async def import_media(self) -> None:
@@ -169,142 +174,50 @@ class FoleyApi:
         if not self.media.done():
             raise NotReadyError("the service is starting")
         self.media.result()
-        await self.ask_model()
+        await self.desk.ask_model()
         return True
-
-    async def ask_model(self) -> ModelStatus:
-        """What the runner says of its warm model.
-
-        Raises:
-            NotReadyError: it is loading, or its process does not answer.
-            ModelFailedError: it could not be loaded.
-        """
-        try:
-            status: ModelStatus = await asyncio.wait_for(self.gpu.status(), PROBE_SECONDS)
-        except (TimeoutError, aiohttp.ClientError, BentoMLException) as error:
-            self.model = None
-            raise NotReadyError("the model is loading") from error
-        self.model = status if status.state == "ready" else None
-        if status.state == "failed":
-            raise ModelFailedError(f"the model could not be loaded ({status.error_code})")
-        if status.state != "ready":
-            raise NotReadyError("the model is loading")
-        return status
 
     async def generate(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one POST /v1/generate, and remove all that it left on disk."""
-        if self.num_in_house >= self.max_in_house:
-            raise BusyError(f"{self.max_in_house} requests are being worked on; try again later")
-        self.num_in_house += 1
-        try:
-            with self.scratch.workspace() as folder:
-                response = await self.respond(Request(scope, receive), folder)
-                # A caller who stops reading must not hold place and files for ever.
-                async with asyncio.timeout(SETTINGS.request_timeout_seconds):
-                    await response(scope, receive, send)
-        finally:
-            self.num_in_house -= 1
+        with self.desk.place(), self.scratch.workspace() as folder:
+            response = await self.respond(Request(scope, receive), folder)
+            # A caller who stops reading must not hold place and files for ever.
+            async with asyncio.timeout(SETTINGS.request_timeout_seconds):
+                await response(scope, receive, send)
 
     async def respond(self, request: Request, folder: Path) -> Response:
         """Read the order and fill it, within the time allowed and while the caller stays."""
+        from runners import answers
+
         clock = Stopwatch(SETTINGS.request_timeout_seconds)
+        request_id = request.scope["foley.request_id"]
         try:
             async with asyncio.timeout(clock.left_seconds):
                 with clock.stage("upload"):
                     order = await read_order(request, folder, max_bytes=SETTINGS.max_upload_bytes)
-                filling = self.fill(order, folder, clock, request.scope["foley.request_id"])
-                return await unless_disconnected(request.receive, filling)
+                filling = self.desk.fill(order, folder, clock, request_id, lambda update: None)
+                filled = await unless_disconnected(request.receive, filling)
+                return await asyncio.to_thread(answers.answer, filled)
         except TimeoutError as error:
             raise RequestTimeoutError(
                 f"the request took longer than {clock.limit_seconds:g} s, and was dropped"
             ) from error
 
-    async def fill(self, order: Order, folder: Path, clock: Stopwatch, request_id: str) -> Response:
-        """Clip -> frames -> sounds -> files -> answer."""
-        from runners import answers, metrics
-
-        model = self.model or await self.ask_model()
-        with clock.stage("frames"):
-            trimmed = await asyncio.to_thread(decode, order, folder, model.preset)
-        made = await self.call_runner(
-            Job(
-                id=folder.name,
-                folder=str(folder),
-                request=order.request,
-                timeout_seconds=clock.left_seconds,
-            )
-        )
-        clock.seconds.update(made.timings)
-        with clock.stage("mux"):
-            sounds = await asyncio.to_thread(
-                answers.write_sounds, order, folder, made, trimmed=trimmed, limits=media_limits()
-            )
-        for stage, seconds in clock.seconds.items():
-            metrics.STAGE_SECONDS.labels(stage).observe(seconds)
-        metrics.AUDIO_SECONDS.inc(made.duration_seconds * len(made.seeds))
-        facts = answers.Facts(
-            request_id=request_id,
-            model=model,
-            made=made,
-            timings=clock.with_total(),
-            # Each sound's file may come with the same sentence.
-            notices=list(dict.fromkeys([*made.notices, *(n for s in sounds for n in s.notices)])),
-        )
-        return await asyncio.to_thread(answers.answer, order, sounds, facts)
-
-    async def call_runner(self, job: Job) -> Made:
-        """The runner's work on one job: the one call that a request makes (3)."""
-        try:
-            outcome: Outcome = await self.gpu.generate(job=job)
-        except asyncio.CancelledError:
-            # If this call fails too, the runner drops the job when its time is up.
-            with contextlib.suppress(TimeoutError, aiohttp.ClientError, BentoMLException):
-                await asyncio.wait_for(self.gpu.cancel(job_id=job.id), PROBE_SECONDS)
-            raise
-        except aiohttp.ClientError as error:
-            self.model = None
-            raise RunnerLostError("the model's process was lost; try again later") from error
-        if outcome.error is not None:
-            raise revive(*outcome.error)
-        assert outcome.made is not None
-        return outcome.made
-
 
 FoleyApi.add_asgi_middleware(Front)  # type: ignore[attr-defined]
 
 
-def media_limits() -> "MediaLimits":
-    """What the settings accept of a clip."""
-    from foley.media.source import MediaLimits
-
-    return MediaLimits(
-        max_seconds=SETTINGS.max_clip_seconds,
-        max_pixels=SETTINGS.max_clip_pixels,
-        max_bytes=SETTINGS.max_upload_bytes,
-    )
-
-
-def decode(order: Order, folder: Path, preset_name: str) -> bool:
-    """Leave the clip's frames in the folder, at the sizes that the model's encoders see.
-
-    Returns:
-        Whether the clip was trimmed.
-    """
-    from foley.media.demux import decode_frames
-    from foley.media.mux import container_for
-
-    preset = PRESETS[preset_name]
-    frames = decode_frames(
-        order.clip,
-        visual_size=preset.vision.image_size,
-        sync_size=preset.synchformer.image_size,
-        limits=media_limits(),
-        trim=order.trim,
-    )
-    if order.format != "wav" and order.format != "flac":
-        container_for(order.clip, order.format)  # refused now, not after minutes of sampling
-    save_frames(frames, folder)
-    return frames.trimmed
+def _report_of(done: "Future[Made]") -> Report:
+    """What a job's outcome is told as."""
+    if done.cancelled():
+        return Report(error=(CancelledRequestError.code, "the request was cancelled"))
+    error = done.exception()
+    if error is None:
+        return Report(made=done.result())
+    if isinstance(error, FoleyError):
+        return Report(error=(error.code, str(error)))
+    log.error("job_failed", exc_info=error)
+    return Report(error=(ServerError.code, "something went wrong inside the model's process"))
 
 
 def _import_media() -> None:

@@ -10,6 +10,7 @@ from starlette.responses import FileResponse
 
 from foley.media.mux import Written, write_audio, write_video
 from foley.media.source import MediaLimits
+from runners.desk import Filled
 from runners.exchange import load_waveforms
 from runners.messages import Made, ModelStatus
 from runners.orders import AUDIO_FORMATS, MEDIA_TYPES, ZIP, Order
@@ -79,8 +80,9 @@ def write_sounds(
     return sounds
 
 
-def answer(order: Order, sounds: list[Written], facts: Facts) -> FileResponse:
+def answer(filled: Filled) -> FileResponse:
     """The one file, or a zip of several with a manifest."""
+    order, sounds, facts = filled.order, filled.sounds, filled.facts
     path = sounds[0].path
     media_type = MEDIA_TYPES[
         sounds[0].container

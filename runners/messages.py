@@ -7,6 +7,10 @@ from pydantic import BaseModel, ConfigDict
 
 from foley.request import GenerationRequest
 
+Priority = Literal["interactive", "bulk"]
+# What happens to a request, in order. The runner does those from "queued" to "sound".
+Stage = Literal["upload", "frames", "queued", "conditions", "sampling", "sound", "files"]
+
 
 class Job(BaseModel):
     """One request, as the API hands it to the runner."""
@@ -14,6 +18,7 @@ class Job(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     id: str  # unique among all jobs; the caller's request id need not be
+    priority: Priority = "interactive"
     folder: str  # holds the frames, and receives the waveforms
     request: GenerationRequest
     timeout_seconds: float  # what is left of the caller's time
@@ -22,6 +27,17 @@ class Job(BaseModel):
     def path(self) -> Path:
         """The folder; sent as text, since BentoML takes a Path for an upload."""
         return Path(self.folder)
+
+
+class Update(BaseModel):
+    """How far a job has come."""
+
+    model_config = ConfigDict(frozen=True)
+
+    stage: Stage
+    queue_position: int | None = None  # while queued: how many go before it
+    step: int | None = None  # while sampling: solver steps done
+    num_steps: int | None = None
 
 
 class Made(BaseModel):
@@ -36,13 +52,22 @@ class Made(BaseModel):
     notices: tuple[str, ...]
 
 
-class Outcome(BaseModel):
-    """What came of a job: exactly one of the two. Exceptions lose their class between processes."""
+class Report(BaseModel):
+    """One line of what the runner tells about a job: exactly one of the three.
+
+    Updates come first; the last line is what came of the job. Exceptions lose their class between
+    processes, so an error travels as its code and message.
+    """
 
     model_config = ConfigDict(frozen=True)
 
+    update: Update | None = None
     made: Made | None = None
     error: tuple[str, str] | None = None  # code, message
+
+    def line(self) -> str:
+        """The report as it travels."""
+        return self.model_dump_json(exclude_none=True) + "\n"
 
 
 class ModelStatus(BaseModel):

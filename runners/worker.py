@@ -28,7 +28,7 @@ from runners.errors import (
 )
 from runners.exchange import load_frames, save_waveforms
 from runners.log import adopt_libraries
-from runners.messages import Job, Made, ModelStatus
+from runners.messages import Job, Made, ModelStatus, Stage, Update
 from runners.settings import Settings
 
 if TYPE_CHECKING:
@@ -60,11 +60,16 @@ class Pipeline(Protocol):
     ) -> Generation: ...
 
 
+OnUpdate = Callable[[Update], None]
+STAGES: dict[str, Stage] = {"condition": "conditions", "sample": "sampling", "decode": "sound"}
+
+
 class _Ticket:
     """A job in the house."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, on_update: OnUpdate) -> None:
         self.job = job
+        self.on_update = on_update
         self.accepted = time.monotonic()
         self.cancelled = threading.Event()
         self.made: Future[Made] = Future()
@@ -96,8 +101,12 @@ class Worker:
         self._thread = threading.Thread(target=self._run, name="foley-worker", daemon=True)
         self._thread.start()
 
-    def submit(self, job: Job) -> "Future[Made]":
+    def submit(self, job: Job, on_update: OnUpdate = lambda update: None) -> "Future[Made]":
         """The job's outcome, later.
+
+        Args:
+            job: what to make.
+            on_update: told how far it has come, on the worker's thread.
 
         Raises:
             NotReadyError: the model is not warm.
@@ -106,10 +115,11 @@ class Worker:
         if self.status.state != "ready":
             raise NotReadyError("the model is not ready")
         self._end_unwanted()
-        ticket = _Ticket(job)
+        ticket = _Ticket(job, on_update)
         with self._changed:
             if len(self._in_house()) >= self._capacity:
                 raise BusyError(f"{self._capacity} requests are being worked on; try again later")
+            on_update(Update(stage="queued", queue_position=len(self._in_house())))
             self._waiting.append(ticket)
             metrics.QUEUE_DEPTH.set(len(self._waiting))
             self._changed.notify()
@@ -225,9 +235,12 @@ class Worker:
         ticket.check()
         job = ticket.job
 
-        def on_progress(_progress: "Progress") -> None:
+        def on_progress(progress: "Progress") -> None:
             self._end_unwanted()
             ticket.check()
+            stage = STAGES[progress.stage]
+            steps = {"step": progress.step, "num_steps": progress.num_steps}
+            ticket.on_update(Update(stage=stage, **(steps if stage == "sampling" else {})))
 
         generation = pipeline.generate(load_frames(job.path), job.request, on_progress)
         ticket.check()

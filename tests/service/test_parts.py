@@ -23,6 +23,7 @@ from foley.errors import (
 )
 from foley.licences import OWN
 from foley.media.source import MediaLimits
+from foley.pipeline import Progress
 from foley.request import GenerationRequest
 from foley.types import Generation, VideoFrames
 from runners import errors as runner_errors
@@ -272,7 +273,7 @@ class StubPipeline:
         self.begun.set()
         for step in range(request.num_inference_steps):
             self.steps.acquire(timeout=10)
-            on_progress(step)
+            on_progress(Progress("sample", step, request.num_inference_steps))
         if request.prompt == "bug":
             raise ZeroDivisionError
         waveforms = torch.zeros(request.num_variations, 1, 960)
