@@ -12,24 +12,44 @@ FoleyError
         PromptTooLongError      more tokens than the text encoder takes
         ParameterError          an option out of its bounds
         OutputError             the result cannot be written as asked
+        MediaTypeError          (service) the body is not a multipart form
+        NotAcceptableError      (service) no answer in a format that `Accept` allows
+        UploadTooLargeError     (service) over the limit; raised while reading, before it is stored
+        UnauthorizedError       (service) no key, or a wrong one
+        NotFoundError           (service) no such thing, or not the caller's
+        BusyError               (service) as many requests as allowed are being worked on
+        CancelledRequestError   (service) the caller gave up
     ServerError                 whoever runs this must fix it
         CheckpointError         weights missing, damaged, or of another model
         DownloadError           weights could not be fetched
         ConfigError             settings that contradict themselves
         DeviceError             no such device, or it ran out of memory
         ModelError              the model gave values that are not finite
+        NotReadyError           (service) the model is still loading
+        ModelFailedError        (service) the model could not be loaded
+        RunnerLostError         (service) the process that owns the model died during the request
+        RequestTimeoutError     (service) the request took longer than allowed, and was dropped
+    ConnectionFailedError       (client) the service could not be reached, or broke off
 
 Messages name what was wrong, the value, the limit, and what to do. `code` is stable: programs may
-rely on it.
+rely on it. What a service raises, its clients raise again: `error_of` makes it from the code.
 """
 
 from typing import ClassVar
 
 
 class FoleyError(Exception):
-    """Base of all errors raised on purpose."""
+    """Base of all errors raised on purpose.
+
+    Attributes:
+        code: stable name of what went wrong.
+        retry_after_seconds: when to try again, where the service said so.
+        request_id: of the request that failed, where a service answered it.
+    """
 
     code: ClassVar[str] = "error"
+    retry_after_seconds: float | None = None
+    request_id: str = ""
 
 
 class RequestError(FoleyError):
@@ -98,6 +118,48 @@ class OutputError(RequestError):
     code = "invalid_output"
 
 
+class MediaTypeError(RequestError):
+    """The body is not a multipart form."""
+
+    code = "unsupported_media_type"
+
+
+class NotAcceptableError(RequestError):
+    """No answer can be given in a format that `Accept` allows."""
+
+    code = "not_acceptable"
+
+
+class UploadTooLargeError(RequestError):
+    """The request's body is over the limit."""
+
+    code = "upload_too_large"
+
+
+class UnauthorizedError(RequestError):
+    """No API key came with the request, or a wrong one."""
+
+    code = "unauthorized"
+
+
+class NotFoundError(RequestError):
+    """There is no such thing, or it is not the caller's."""
+
+    code = "not_found"
+
+
+class BusyError(RequestError):
+    """As many requests as allowed are being worked on."""
+
+    code = "busy"
+
+
+class CancelledRequestError(RequestError):
+    """The caller gave up."""
+
+    code = "cancelled"
+
+
 class ServerError(FoleyError):
     """Whoever runs this must fix it."""
 
@@ -132,3 +194,49 @@ class ModelError(ServerError):
     """The model gave values that are not finite."""
 
     code = "model_output_invalid"
+
+
+class NotReadyError(ServerError):
+    """The model is still loading."""
+
+    code = "not_ready"
+
+
+class ModelFailedError(ServerError):
+    """The model could not be loaded."""
+
+    code = "model_failed"
+
+
+class RunnerLostError(ServerError):
+    """The process that owns the model died, or was not to be reached."""
+
+    code = "runner_lost"
+
+
+class RequestTimeoutError(ServerError):
+    """The request took longer than allowed, and was dropped."""
+
+    code = "timeout"
+
+
+class ConnectionFailedError(FoleyError):
+    """The service could not be reached, did not answer in time, or broke off."""
+
+    code = "connection_failed"
+
+
+def error_of(code: str, message: str) -> FoleyError:
+    """The error that a service or another process described by its code.
+
+    Raises:
+        KeyError: no error has this code.
+    """
+    return _BY_CODE[code](message)
+
+
+def _family(kind: type[FoleyError]) -> list[type[FoleyError]]:
+    return [kind, *(member for child in kind.__subclasses__() for member in _family(child))]
+
+
+_BY_CODE = {kind.code: kind for kind in _family(FoleyError)}

@@ -9,10 +9,10 @@ import structlog
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from foley.errors import FoleyError, RequestError
-from runners import errors, metrics
+from foley.errors import FoleyError
+from runners import metrics
 from runners.errors import BusyError, NotReadyError, RunnerLostError
-from runners.status import INTERNAL_CODE, code_of_http_status, status_of
+from runners.status import INTERNAL_CODE, code_of_http_status, public_message, status_of
 
 log = structlog.get_logger(__name__)
 
@@ -98,11 +98,9 @@ class _Exchange:
         BentoML waits for the head of every answer: without one the process could not end before
         BentoML's own timeout.
         """
-        message = str(error)
-        if not isinstance(error, RequestError) and type(error).__module__ != errors.__name__:
-            # The model's troubles may name files: the caller gets the code, the log the rest.
+        message = public_message(error)
+        if message != str(error):
             log.warning("request_failed", code=error.code, exc_info=error)
-            message = "the service cannot do this now; whoever runs it finds the reason in its log"
         again = isinstance(error, BusyError | NotReadyError | RunnerLostError)
         headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if again else {}
         status = status_of(type(error)).http

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from foley.errors import FoleyError
+from foley.errors import ConnectionFailedError, FoleyError
 from runners.orders import MEDIA_TYPES, ZIP, GenerationForm
 from runners.settings import Settings
 from runners.status import CODE_OF_HTTP_STATUS, INTERNAL_CODE, status_of
@@ -140,6 +140,7 @@ def _error_responses() -> dict[str, Any]:
     for kind in _kinds(FoleyError):
         codes.setdefault(status_of(kind).http, set()).add(kind.code)
     codes.pop(499)  # the caller has left
+    codes[500].remove(ConnectionFailedError.code)  # only clients raise it
     return {
         str(status): {
             "description": f"`code` is one of: {', '.join(sorted(codes[status]))}.",
@@ -155,6 +156,7 @@ def _kinds(kind: type[FoleyError]) -> list[type[FoleyError]]:
 
 def _error_schema() -> dict[str, Any]:
     known = {kind.code for kind in _kinds(FoleyError)} | set(CODE_OF_HTTP_STATUS.values())
+    known.remove(ConnectionFailedError.code)  # only clients raise it
     text = {"type": "string"}
     properties = {
         "code": {**text, "description": "Stable.", "enum": sorted(known | {INTERNAL_CODE})},

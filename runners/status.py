@@ -19,9 +19,11 @@ from runners.errors import (
     MediaTypeError,
     ModelFailedError,
     NotAcceptableError,
+    NotFoundError,
     NotReadyError,
     RequestTimeoutError,
     RunnerLostError,
+    UnauthorizedError,
     UploadTooLargeError,
 )
 
@@ -44,6 +46,8 @@ STATUS: dict[type[FoleyError], Status] = {
     UploadTooLargeError: Status(413, "RESOURCE_EXHAUSTED"),
     MediaTypeError: Status(415, "INVALID_ARGUMENT"),
     NotAcceptableError: Status(406, "INVALID_ARGUMENT"),
+    UnauthorizedError: Status(401, "UNAUTHENTICATED"),
+    NotFoundError: Status(404, "NOT_FOUND"),
     BusyError: Status(429, "RESOURCE_EXHAUSTED"),
     CancelledRequestError: Status(499, "CANCELLED"),
     FoleyError: Status(500, "INTERNAL"),
@@ -57,7 +61,8 @@ STATUS: dict[type[FoleyError], Status] = {
 
 # Codes of answers that never were an exception of ours: routing, and the server underneath.
 CODE_OF_HTTP_STATUS = {
-    404: "not_found",
+    401: UnauthorizedError.code,
+    404: NotFoundError.code,
     405: "method_not_allowed",
     413: UploadTooLargeError.code,
     415: MediaTypeError.code,
@@ -66,6 +71,10 @@ CODE_OF_HTTP_STATUS = {
     504: RequestTimeoutError.code,
 }
 INTERNAL_CODE = "internal"
+INTERNAL_MESSAGE = "something went wrong inside the service"
+
+# Their messages are written for callers; those of other server errors may name files.
+_OPEN = (RequestError, NotReadyError, ModelFailedError, RunnerLostError, RequestTimeoutError)
 
 
 def status_of(kind: type[FoleyError]) -> Status:
@@ -76,3 +85,10 @@ def status_of(kind: type[FoleyError]) -> Status:
 def code_of_http_status(status: int) -> str:
     """A stable code for an error answer that carries none."""
     return CODE_OF_HTTP_STATUS.get(status, RequestError.code if status < 500 else INTERNAL_CODE)
+
+
+def public_message(error: FoleyError) -> str:
+    """What the caller is told of an error; whoever runs the service finds the rest in its log."""
+    if isinstance(error, _OPEN):
+        return str(error)
+    return "the service cannot do this now; whoever runs it finds the reason in its log"
