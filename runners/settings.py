@@ -2,11 +2,12 @@
 
 import difflib
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import ByteSize, Field, ValidationError
+from pydantic import ByteSize, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from foley.configs import MAX_CLIP_SECONDS
@@ -17,6 +18,7 @@ PREFIX = "FOLEY_"
 # Read by scripts, by the tests, and by `foley download`.
 KNOWN_ELSEWHERE = ("FOLEY_PYTHON", "FOLEY_REQUIRE_GPU", "FOLEY_ACCEPT_LICENSE")
 MIB = 1024 * 1024
+KEY = re.compile(r"[!-+\--~]+", re.ASCII)  # visible ASCII without the comma
 # Docker gives a container 64 MiB of shared memory by default; the frames of one clip take more.
 MIN_SHARED_MEMORY_BYTES = 1024 * MIB
 
@@ -87,16 +89,68 @@ class Settings(BaseSettings):
     max_clip_pixels: Annotated[
         int, Field(gt=0, description="Most pixels that a frame of a clip may have.")
     ] = 4096 * 2304
+    api_keys: Annotated[
+        SecretStr | None,
+        Field(
+            description="Keys that open the service, separated by commas. Absent, and without a "
+            "file of them: open to everybody who reaches it."
+        ),
+    ] = None
+    api_keys_file: Annotated[
+        Path | None,
+        Field(description="File of further keys, one a line, as secrets are mounted."),
+    ] = None
+    keep_results_seconds: Annotated[
+        float,
+        Field(
+            gt=0,
+            le=86_400,
+            description="Seconds for which the files of a streamed request can be fetched.",
+        ),
+    ] = 600.0
+    keep_results_bytes: Annotated[
+        ByteSize,
+        Field(
+            gt=0,
+            description="Bytes that these files may take in all; over them, the oldest go first.",
+        ),
+    ] = ByteSize(512 * MIB)
     scratch_dir: Annotated[
         Path | None,
         Field(
-            description="Folder for the files of requests in work, emptied as they end. Absent: "
-            "/dev/shm when it holds 1 GiB or more, else the system's temporary folder."
+            description="Folder for the files of requests in work, emptied as they end, and for "
+            "results that are kept. Absent: /dev/shm when it holds 1 GiB or more, else the "
+            "system's temporary folder."
         ),
     ] = None
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Field(description="Least level logged.")
     ] = "info"
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The API keys of both settings.
+
+        Raises:
+            ConfigError: a key that no header can carry, or no file; the message names no key.
+        """
+        given = self.api_keys.get_secret_value().split(",") if self.api_keys else []
+        if self.api_keys_file is not None:
+            try:
+                given += self.api_keys_file.read_text().splitlines()
+            except (OSError, UnicodeError) as error:
+                reason = getattr(error, "strerror", None) or "not text"
+                raise ConfigError(f"{PREFIX}API_KEYS_FILE cannot be read: {reason}") from error
+        keys = tuple(filter(None, (key.strip() for key in given)))
+        for number, key in enumerate(keys, start=1):
+            if not KEY.fullmatch(key):
+                raise ConfigError(
+                    f"API key number {number} has characters that no header carries; "
+                    "use visible ASCII, without commas and spaces"
+                )
+        if not keys and (self.api_keys is not None or self.api_keys_file is not None):
+            raise ConfigError(f"{PREFIX}API_KEYS and {PREFIX}API_KEYS_FILE hold no key")
+        return keys
 
     @property
     def scratch_root(self) -> Path:
@@ -123,6 +177,8 @@ def load_settings() -> Settings:
             (nearest,) = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
             raise ConfigError(f"no setting is called {name}; did you mean {nearest}?")
     try:
-        return Settings()
+        settings = Settings()
+        settings.keys  # noqa: B018 - wrong ones end the start, not the first request
     except ValidationError as error:
         raise ConfigError(f"settings ({PREFIX}*): {describe_validation_error(error)}") from error
+    return settings
