@@ -1,14 +1,13 @@
-"""Files that appear whole or not at all."""
+"""Media files that appear whole or not at all."""
 
 import itertools
-import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import av
 
+from foley import files
 from foley.errors import OutputError
 
 
@@ -20,15 +19,8 @@ def complete_or_absent(destination: Path) -> Iterator[Path]:
         OutputError: the folder is missing or cannot be written, the name is too long, or the
             encoder refused the data.
     """
-    # Its length does not follow the destination's, whose name may be as long as names can be.
-    temporary = destination.parent / f".foley-{secrets.token_hex(8)}.partial"
-    with _writable(destination):
-        try:
-            yield temporary
-            os.replace(temporary, destination)
-        finally:
-            with suppress(OSError):
-                temporary.unlink()
+    with _writable(destination), files.complete_or_absent(destination) as temporary:
+        yield temporary
 
 
 @contextmanager

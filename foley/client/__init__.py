@@ -1,0 +1,28 @@
+"""Clients of a service in Python: the clip is sent there, the sound comes from there.
+
+from foley.client import FoleyClient
+
+with FoleyClient("http://127.0.0.1:3000") as client:
+    made = client.generate("clip.mp4", prompt="footsteps on gravel", destination="results")
+    print(made.saved)
+
+What the service refuses is raised as the same class that `foley` itself raises (`foley.errors`).
+Neither torch nor PyAV is imported.
+"""
+
+from foley.client.answers import RemoteFile, RemoteGeneration, RemoteModel, RemoteUpdate
+from foley.client.blocking import FoleyClient
+from foley.client.calls import Options
+from foley.client.concurrent import AsyncFoleyClient
+from foley.errors import ConnectionFailedError
+
+__all__ = [
+    "AsyncFoleyClient",
+    "ConnectionFailedError",
+    "FoleyClient",
+    "Options",
+    "RemoteFile",
+    "RemoteGeneration",
+    "RemoteModel",
+    "RemoteUpdate",
+]
