@@ -1,20 +1,102 @@
-"""Noise -> latents: the transformer with guidance, along a solver's path."""
+"""Noise -> latents: the transformer with guidance, along a solver's path.
 
-# N variations, B = 2 N with guidance or N without, L latent channels, A latent frames
+Requests of any lengths, schedules and guidance share one forward pass: see `VelocityModel`.
+"""
 
-from collections.abc import Callable
+# N variations, K = 2 N clips with guidance or N without, L latent channels, A latent frames
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from foley.models.dit import DiTContext, FoleyDiT
+from foley.models.dit import DiTContext, FoleyDiT, TimeModulation
 from foley.request import Solver
 from foley.sampling import Evaluation, evaluation_sigmas, guide, integrate
 from foley.types import Conditions
 
 
+class Part(NamedTuple):
+    """One request's part of a model evaluation.
+
+    Attributes:
+        latents: [N, L, A], the variations' states.
+        time: its noise level, one row of `FoleyDiT.time_modulation`.
+        context: of `clip_context`, the same object in every evaluation of the request.
+        guidance_scale: up to 1, the context has no unconditional half.
+    """
+
+    latents: Tensor
+    time: TimeModulation
+    context: DiTContext
+    guidance_scale: float
+
+
+class VelocityModel:
+    """Guided velocities of several requests from one forward pass of the transformer.
+
+    The requests' contexts are put together once and kept as long as the same requests come, in the
+    same order; a request that joins or leaves costs one more concatenation.
+    """
+
+    def __init__(self, dit: FoleyDiT) -> None:
+        self.dit = dit
+        self._members: tuple[DiTContext, ...] = ()
+        self._batch: DiTContext | None = None
+        self._part_of_clip = torch.empty(0)
+
+    @torch.no_grad()
+    def __call__(self, parts: Sequence[Part]) -> list[Tensor]:
+        """The velocity [N, L, A], float32, of each part."""
+        batch = self._batch_of([part.context for part in parts])
+        times = TimeModulation.concatenate([part.time for part in parts])[self._part_of_clip]
+        states = [
+            part.latents.repeat(len(part.context.lengths) // len(part.latents), 1, 1)
+            for part in parts
+        ]
+        if batch.packing is None:
+            velocities = self.dit(torch.cat(states), times, batch).split([len(s) for s in states])
+        else:
+            rows = [state.transpose(1, 2).flatten(0, 1) for state in states]  # [K * A, L] each
+            out = self.dit(torch.cat(rows).t()[None], times, batch)[0].t()
+            velocities = [
+                row.unflatten(0, (len(state), -1)).transpose(1, 2)
+                for row, state in zip(out.split([len(r) for r in rows]), states, strict=True)
+            ]
+        return [_guided(v, part) for v, part in zip(velocities, parts, strict=True)]
+
+    def _batch_of(self, contexts: Sequence[DiTContext]) -> DiTContext:
+        same = len(contexts) == len(self._members) and all(
+            context is member for context, member in zip(contexts, self._members, strict=True)
+        )
+        if self._batch is None or not same:
+            self._batch = DiTContext.concatenate(contexts)
+            self._members = tuple(contexts)
+            counts = torch.tensor([len(context.lengths) for context in contexts])
+            parts = torch.arange(len(contexts)).repeat_interleave(counts)
+            self._part_of_clip = parts.to(self._batch.visual.device)
+        return self._batch
+
+    def forget(self) -> None:
+        """Let go of the last batch's memory."""
+        self._members, self._batch = (), None
+
+
+def _guided(velocity: Tensor, part: Part) -> Tensor:
+    if part.guidance_scale <= 1:
+        return velocity
+    uncond, cond = velocity.chunk(2)
+    return guide(uncond, cond, part.guidance_scale)
+
+
+def velocities(dit: FoleyDiT, parts: Sequence[Part]) -> list[Tensor]:
+    """What `VelocityModel` gives, for parts that come once."""
+    return VelocityModel(dit)(parts)
+
+
 def denoise(
-    dit: FoleyDiT,
+    dit: FoleyDiT | VelocityModel,
     conditions: Conditions,
     noise: Tensor,
     sigmas: Tensor,
@@ -34,21 +116,17 @@ def denoise(
         guidance_scale: up to 1, the conditional half alone is evaluated.
         on_evaluation: called before each model evaluation; what it raises ends the work.
     """
-    guided = guidance_scale > 1
-    context = clip_context(dit, conditions, len(noise), guided=guided)
+    model = dit if isinstance(dit, VelocityModel) else VelocityModel(dit)
+    context = clip_context(model.dit, conditions, len(noise), guided=guidance_scale > 1)
     levels = evaluation_sigmas(sigmas, solver)
-    times = dit.time_modulation(levels.to(noise.device))
-    rows = torch.zeros(len(context.visual), dtype=torch.long, device=noise.device)
+    times = model.dit.time_modulation(levels.to(noise.device))
 
     def velocity(point: Evaluation) -> Tensor:
         if on_evaluation is not None:
             on_evaluation(point)
-        latents = point.latents.repeat(2, 1, 1) if guided else point.latents
-        out = dit(latents, times[rows + point.index], context)
-        if not guided:
-            return out
-        uncond, cond = out.chunk(2)
-        return guide(uncond, cond, guidance_scale)
+        now = times[point.index : point.index + 1]
+        (out,) = model([Part(point.latents, now, context, guidance_scale)])
+        return out
 
     return integrate(velocity, noise, sigmas, solver)
 

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from foley.models.packing import Segments
+
 logger = logging.getLogger(__name__)
 
 # Package, its distribution's name for people, and the compute capabilities that it serves.
@@ -22,18 +24,21 @@ _FLASH = (
 _HALF = (torch.float16, torch.bfloat16)
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+def attend(query: Tensor, key: Tensor, value: Tensor, segments: Segments | None = None) -> Tensor:
     """softmax(query key^T / sqrt(D)) value, without a mask.
 
     Args:
         query: [B, N, H, D].
         key: [B, M, H, D].
         value: [B, M, H, D].
+        segments: where B is 1 and the row holds several clips: each attends to itself alone.
 
     Returns:
         [B, N, H, D], in the dtype of `value`.
     """
     query, key = query.to(value.dtype), key.to(value.dtype)
+    if segments is not None:
+        return _attend_segments(query, key, value, segments)
     if value.is_cuda and value.dtype in _HALF:
         _, flash = _flash_kernel(value.device.index)
         if flash is not None:
@@ -41,6 +46,22 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             return out[0] if isinstance(out, tuple) else out
     query, key, value = (x.transpose(1, 2) for x in (query, key, value))  # [B, H, N, D]
     return scaled_dot_product_attention(query, key, value).transpose(1, 2)
+
+
+def _attend_segments(query: Tensor, key: Tensor, value: Tensor, segments: Segments) -> Tensor:
+    """Clip after clip; neighbours of equal lengths together."""
+    outs, first_query, first_key = [], 0, 0
+    for count, num_queries, num_keys in segments.runs():
+        last_query = first_query + count * num_queries
+        last_key = first_key + count * num_keys
+        out = attend(
+            query[0, first_query:last_query].unflatten(0, (count, num_queries)),
+            key[0, first_key:last_key].unflatten(0, (count, num_keys)),
+            value[0, first_key:last_key].unflatten(0, (count, num_keys)),
+        )
+        outs.append(out.flatten(0, 1))
+        first_query, first_key = last_query, last_key
+    return torch.cat(outs)[None]
 
 
 def attention_kernel(device: torch.device | None = None) -> str:

@@ -2,13 +2,12 @@
 
 # B batch, A audio tokens (latent frames, 50 a second), V visual tokens (8 a second),
 # S sync tokens (8 a segment), T text tokens, C width, H heads, D head size,
-# R distinct sync rows, L joint blocks
+# R distinct sync rows, L joint blocks, K clips of a batch
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -26,6 +25,7 @@ from foley.models.layers import (
     TextProjection,
     TimeProjection,
 )
+from foley.models.packing import Lengths, Packing, offsets
 from foley.models.rope import InterleavedPositions, RotaryTable, stretch_index
 
 TIME_EMBEDDING_DIM = 256
@@ -34,59 +34,115 @@ SYNC_POSITIONS = 8  # sync tokens of one segment
 
 @dataclass(frozen=True)
 class DiTContext:
-    """All that does not change over a clip's steps, for each batch element.
+    """All that does not change over the steps of K clips (the halves of guidance count as two).
+
+    Clips of one length have a row of the batch each: B = K. Packed clips, of any lengths, lie one
+    after another on a single row: B = 1, and A, V and T are those of all of them together.
 
     Attributes:
         visual: projected visual tokens [B, V, C].
-        text_keys: for each joint block [B, T, H, D], normed and rotated.
+        text_keys: for each joint block, normed and rotated [L, B, T, H, D].
         text_values: likewise.
-        sync_rows: the distinct projected sync tokens of the whole batch [R, C].
-        row_owner: int64 [R], the batch element that each row belongs to.
+        sync_rows: the distinct projected sync tokens of all clips [R, C].
+        row_owner: int64 [R], the clip that each row belongs to.
         row_index: int64 [B, A], the row that each audio token shows.
         rotary: tables of these lengths.
+        lengths: of each clip, in order.
+        packing: None where each clip has a row of the batch.
     """
 
     visual: Tensor
-    text_keys: tuple[Tensor, ...]
-    text_values: tuple[Tensor, ...]
+    text_keys: Tensor
+    text_values: Tensor
     sync_rows: Tensor
     row_owner: Tensor
     row_index: Tensor
     rotary: JointRotary
+    lengths: tuple[Lengths, ...]
+    packing: Packing | None = None
 
     @classmethod
-    def concatenate(cls, contexts: Sequence[Self]) -> Self:
-        """One batch of several, in order. All must have the same A, V and T."""
-        owners = itertools.accumulate((len(c.visual) for c in contexts), initial=0)
-        rows = itertools.accumulate((len(c.sync_rows) for c in contexts), initial=0)
+    def concatenate(cls, contexts: Sequence["DiTContext"], *, packed: bool = False) -> "DiTContext":
+        """The clips of several contexts, in order.
+
+        Args:
+            contexts: of any lengths.
+            packed: put all on one row also where a row for each is possible.
+        """
+        packed = packed or any(c.packing is not None for c in contexts)
+        if packed or len({c.lengths[0] for c in contexts}) > 1:
+            contexts = [c.pack() for c in contexts]
+        if len(contexts) == 1:
+            return contexts[0]
+        first = contexts[0]
+        lengths = tuple(itertools.chain.from_iterable(c.lengths for c in contexts))
+        owners = offsets([len(c.lengths) for c in contexts])
+        rows = offsets([len(c.sync_rows) for c in contexts])
+        # A batch grows by rows, packed clips by tokens of their only row.
+        grown = 0 if first.packing is None else 1
+
+        def joined(tensor: Callable[[DiTContext], Tensor], dim: int) -> Tensor:
+            return torch.cat([tensor(c) for c in contexts], dim)
+
+        row_index = [c.row_index + n for c, n in zip(contexts, rows, strict=False)]
+        row_owner = [c.row_owner + n for c, n in zip(contexts, owners, strict=False)]
         return cls(
-            visual=torch.cat([c.visual for c in contexts]),
-            text_keys=tuple(map(torch.cat, zip(*(c.text_keys for c in contexts), strict=True))),
-            text_values=tuple(map(torch.cat, zip(*(c.text_values for c in contexts), strict=True))),
-            sync_rows=torch.cat([c.sync_rows for c in contexts]),
-            row_owner=torch.cat([c.row_owner + n for c, n in zip(contexts, owners, strict=False)]),
-            row_index=torch.cat([c.row_index + n for c, n in zip(contexts, rows, strict=False)]),
-            rotary=contexts[0].rotary,
+            visual=joined(lambda c: c.visual, grown),
+            text_keys=joined(lambda c: c.text_keys, 1 + grown),
+            text_values=joined(lambda c: c.text_values, 1 + grown),
+            sync_rows=joined(lambda c: c.sync_rows, 0),
+            row_owner=torch.cat(row_owner),
+            row_index=torch.cat(row_index, grown),
+            rotary=JointRotary.concatenate([c.rotary for c in contexts]) if grown else first.rotary,
+            lengths=lengths,
+            packing=Packing.of(lengths, first.visual.device) if grown else None,
+        )
+
+    def pack(self) -> "DiTContext":
+        """The same clips on one row."""
+        if self.packing is not None:
+            return self
+        return DiTContext(
+            visual=self.visual.flatten(0, 1)[None],
+            text_keys=self.text_keys.flatten(1, 2)[:, None],
+            text_values=self.text_values.flatten(1, 2)[:, None],
+            sync_rows=self.sync_rows,
+            row_owner=self.row_owner,
+            row_index=self.row_index.flatten()[None],
+            rotary=JointRotary.concatenate([self.rotary] * len(self.lengths)),
+            lengths=self.lengths,
+            packing=Packing.of(self.lengths, self.visual.device),
         )
 
 
 @dataclass(frozen=True)
 class TimeModulation:
-    """What the blocks are told about time: one row for each time, or for each batch element.
+    """What the blocks are told about time: one row for each time, or for each clip of a batch.
 
     Attributes:
-        embedding: [B, C].
-        audio: [L, B, 9C].
-        visual: [L, B, 9C].
+        embedding: [K, C].
+        audio: [L, K, 9C].
+        visual: [L, K, 9C].
     """
 
     embedding: Tensor
     audio: Tensor
     visual: Tensor
 
-    def __getitem__(self, rows: Tensor) -> "TimeModulation":
-        """The rows with these int64 indices, repeated as they are."""
+    def __getitem__(self, rows: Tensor | slice) -> "TimeModulation":
+        """The rows with these int64 indices, repeated as they are, or a view of a range of rows."""
         return TimeModulation(self.embedding[rows], self.audio[:, rows], self.visual[:, rows])
+
+    @classmethod
+    def concatenate(cls, times: Sequence["TimeModulation"]) -> "TimeModulation":
+        """The rows of several, in order."""
+        if len(times) == 1:
+            return times[0]
+        return cls(
+            torch.cat([t.embedding for t in times]),
+            torch.cat([t.audio for t in times], dim=1),
+            torch.cat([t.visual for t in times], dim=1),
+        )
 
 
 def embed_time(timesteps: Tensor, dim: int) -> Tensor:
@@ -258,12 +314,13 @@ class FoleyDiT(ModelMixin, ConfigMixin):
         owners = torch.arange(batch, device=device)
         return DiTContext(
             visual=visual,
-            text_keys=tuple(key for key, _ in keys_values),
-            text_values=tuple(value for _, value in keys_values),
+            text_keys=torch.stack([key for key, _ in keys_values]),
+            text_values=torch.stack([value for _, value in keys_values]),
             sync_rows=sync.flatten(0, 1),
             row_owner=owners.repeat_interleave(num_rows),
             row_index=num_rows * owners[:, None] + index,
             rotary=rotary,
+            lengths=(Lengths(num_audio, num_visual, text.shape[1]),) * batch,
         )
 
     def time_modulation(self, sigmas: Tensor) -> TimeModulation:
@@ -282,9 +339,9 @@ class FoleyDiT(ModelMixin, ConfigMixin):
         """The velocity, d(latents) / d(sigma), float32 [B, latent_dim, A].
 
         Args:
-            latents: [B, latent_dim, A].
-            time: one row for each batch element.
-            context: of the same B and A.
+            latents: [B, latent_dim, A]; of packed clips one after another, [1, latent_dim, A].
+            time: one row for each clip.
+            context: of the same clips.
         """
         audio = self.audio_in(latents.transpose(1, 2).to(context.visual.dtype))  # [B, A, C]
         audio = audio.float() + context.sync_rows[context.row_index]
@@ -298,12 +355,15 @@ class FoleyDiT(ModelMixin, ConfigMixin):
                 context.text_keys[i],
                 context.text_values[i],
                 context.rotary,
+                context.packing,
                 update_visual=i + 1 < len(self.joint_blocks),
             )
         conditions = context.sync_rows.float() + time.embedding[context.row_owner]
         conditions = F.silu(conditions).to(context.sync_rows.dtype)  # [R, C]
         for block in self.audio_blocks:
-            audio = block(audio, conditions, context.row_index, context.rotary.plain_audio)
+            audio = block(
+                audio, conditions, context.row_index, context.rotary.plain_audio, context.packing
+            )
         # The checkpoint's final modulation is left out on purpose: it has no effect
         # (specification, section 2.6).
         normed = F.layer_norm(audio, audio.shape[-1:], eps=JOINT_EPS).to(context.visual.dtype)

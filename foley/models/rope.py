@@ -2,6 +2,7 @@
 
 # B batch, N tokens, A audio tokens, V visual tokens, H heads, D head size
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -26,6 +27,11 @@ class RotaryTable:
         exponents = torch.arange(0, head_dim, 2, device=positions.device).float() / head_dim
         angles = torch.outer(positions.float(), 1.0 / 10000.0**exponents)  # [N, D / 2]
         return cls(angles.cos(), angles.sin())
+
+    @classmethod
+    def concatenate(cls, tables: Sequence["RotaryTable"]) -> Self:
+        """The positions of several tables, in order."""
+        return cls(torch.cat([t.cos for t in tables]), torch.cat([t.sin for t in tables]))
 
 
 def rotate(tokens: Tensor, table: RotaryTable) -> Tensor:

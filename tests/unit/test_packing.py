@@ -1,0 +1,186 @@
+"""Requests of any lengths, schedules and guidance in one forward pass: each as if alone."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from foley.denoise import Part, VelocityModel, clip_context, denoise, velocities
+from foley.models.attention import attend
+from foley.models.dit import DiTContext
+from foley.models.layers import TokenConv
+from foley.models.packing import Borders, Lengths, Packing, Segments
+from foley.request import SOLVERS, Solver
+from foley.sampling import evaluation_sigmas, make_sigmas, trajectory
+from foley.types import Conditions
+from tests.toys import toy_components
+
+DIT = toy_components().dit
+
+
+def draw(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request, as a scheduler knows it."""
+
+    num_latents: int
+    num_visual: int
+    num_segments: int
+    num_text: int
+    num_variations: int
+    num_steps: int
+    solver: Solver
+    guidance_scale: float
+
+    def conditions(self, seed: int) -> Conditions:
+        return Conditions(
+            visual_tokens=draw(self.num_visual, 24, seed=seed),
+            sync_tokens=draw(8 * self.num_segments, 16, seed=seed),
+            text_tokens=draw(2, self.num_text, 16, seed=seed),
+            num_latents=self.num_latents,
+        )
+
+    def noise(self, seed: int) -> torch.Tensor:
+        return draw(self.num_variations, 8, self.num_latents, seed=seed)
+
+
+ASKED = st.builds(
+    Asked,
+    num_latents=st.integers(1, 40),
+    num_visual=st.integers(1, 12),  # also more than there are latents
+    num_segments=st.integers(1, 4),
+    num_text=st.integers(1, 7),
+    num_variations=st.integers(1, 2),
+    num_steps=st.integers(1, 3),
+    solver=st.sampled_from(SOLVERS),
+    guidance_scale=st.sampled_from([1.0, 4.5]),
+)
+
+
+def together(asked: list[Asked]) -> list[torch.Tensor]:
+    """Latents of requests that share every evaluation, until each has come to its end."""
+    model = VelocityModel(DIT)
+    running, latents = {}, {}
+    for i, one in enumerate(asked):
+        sigmas = make_sigmas(one.num_steps)
+        guided = one.guidance_scale > 1
+        context = clip_context(DIT, one.conditions(i), one.num_variations, guided=guided)
+        times = DIT.time_modulation(evaluation_sigmas(sigmas, one.solver))
+        path = trajectory(one.noise(i), sigmas, one.solver)
+        running[i] = (path, next(path), times, context)
+    while running:
+        parts = [
+            Part(
+                point.latents,
+                times[point.index : point.index + 1],
+                context,
+                asked[i].guidance_scale,
+            )
+            for i, (_, point, times, context) in running.items()
+        ]
+        for i, velocity in zip(list(running), model(parts), strict=True):
+            path, _, *others = running[i]
+            try:
+                running[i] = (path, path.send(velocity), *others)
+            except StopIteration as stop:
+                latents[i] = stop.value
+                del running[i]
+    return [latents[i] for i in range(len(asked))]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(ASKED, min_size=2, max_size=4))
+@torch.no_grad()
+def test_a_request_comes_out_as_if_it_were_alone(asked: list[Asked]) -> None:
+    for i, (one, latents) in enumerate(zip(asked, together(asked), strict=True)):
+        alone = denoise(
+            DIT,
+            one.conditions(i),
+            one.noise(i),
+            make_sigmas(one.num_steps),
+            solver=one.solver,
+            guidance_scale=one.guidance_scale,
+        )
+        scale = max(1.0, alone.abs().max().item())
+        # Measured: 7.5e-7 of the largest value, over 836 requests in 300 mixtures.
+        torch.testing.assert_close(latents / scale, alone / scale, rtol=0, atol=1e-5)
+
+
+def part(num_latents: int, num_visual: int, seed: int, guidance_scale: float = 4.5) -> Part:
+    asked = Asked(num_latents, num_visual, 3, 5, 1, 1, "euler", guidance_scale)
+    context = clip_context(DIT, asked.conditions(seed), 1, guided=guidance_scale > 1)
+    return Part(
+        asked.noise(seed), DIT.time_modulation(torch.tensor([0.7])), context, guidance_scale
+    )
+
+
+@torch.no_grad()
+def test_clips_of_one_length_may_be_packed_too() -> None:
+    contexts = [part(37, 6, seed).context for seed in range(2)]
+    rows, packed = (DiTContext.concatenate(contexts, packed=p) for p in (False, True))
+    assert rows.packing is None
+    assert packed.visual.shape[:2] == (1, 4 * 6)
+    latents, times = draw(4, 8, 37), DIT.time_modulation(torch.tensor([1.0, 0.7, 0.4, 0.1]))
+    flat = latents.transpose(0, 1).flatten(1)[None]  # [1, L, 4 * A]
+    out = DIT(flat, times, packed)[0].unflatten(1, (4, 37)).transpose(0, 1)
+    # Measured: 4e-7.
+    torch.testing.assert_close(out, DIT(latents, times, rows), rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_who_joins_and_leaves_changes_nothing_for_the_others() -> None:
+    one, two, three = part(37, 6, 0), part(12, 2, 1, 1.0), part(20, 30, 2)
+    model = VelocityModel(DIT)
+    alone = velocities(DIT, [one])[0]
+    for members in ([one], [one, two], [one, two], [three, one, two], [three, one], [one]):
+        (made,) = (v for v, p in zip(model(members), members, strict=True) if p is one)
+        torch.testing.assert_close(made, alone, rtol=0, atol=1e-5)  # measured: 7e-7
+
+
+@torch.no_grad()
+def test_a_batch_is_put_together_once_while_its_members_stay() -> None:
+    parts = [part(37, 6, 0), part(12, 2, 1)]
+    model = VelocityModel(DIT)
+    seen: list[DiTContext] = []
+    handle = DIT.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[2]))
+    for members in (parts, parts, parts[::-1]):
+        model(members)
+    handle.remove()
+    assert seen[0] is seen[1]
+    assert seen[2] is not seen[0]
+
+
+@pytest.mark.parametrize("lengths", [[5], [3, 3], [1, 4, 4, 2], [1, 1, 1]])
+def test_a_convolution_stops_at_the_borders(lengths: list[int]) -> None:
+    torch.manual_seed(0)
+    conv = TokenConv(6, 10, 3, bias=True).requires_grad_(False)
+    clips = [draw(1, n, 6, seed=n) for n in lengths]
+    packed = conv(torch.cat(clips, dim=1), Borders.of(lengths))
+    alone = torch.cat([conv(clip) for clip in clips], dim=1)
+    torch.testing.assert_close(packed, alone, rtol=0, atol=1e-6)  # measured: 1e-7
+
+
+def test_attention_stays_within_the_segments() -> None:
+    queries, keys = [3, 3, 1, 4], [5, 5, 2, 1]
+    query, key, value = draw(1, 11, 2, 8), draw(1, 13, 2, 8, seed=1), draw(1, 13, 2, 8, seed=2)
+    segments = Segments.of(queries, keys)
+    assert segments.runs() == [(2, 3, 5), (1, 1, 2), (1, 4, 1)]
+    pieces = zip(
+        *(x.split(n, dim=1) for x, n in ((query, queries), (key, keys), (value, keys))), strict=True
+    )
+    alone = torch.cat([attend(*piece) for piece in pieces], dim=1)
+    together = attend(query, key, value, segments)
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-6)  # measured: 1e-7
+
+
+def test_the_joint_sequence_is_ordered_clip_by_clip() -> None:
+    packing = Packing.of([Lengths(2, 1, 3), Lengths(1, 3, 2)])
+    # Visual tokens 0 and 1 to 3, then audio tokens 0 and 1, and 2.
+    assert packing.joint.tolist() == [0, 4, 5, 1, 2, 3, 6]
+    assert packing.joint[packing.visual_place].tolist() == [0, 1, 2, 3]
+    assert packing.joint[packing.audio_place].tolist() == [4, 5, 6]
