@@ -15,8 +15,14 @@ from foley.errors import ConfigError
 from foley.request import describe_validation_error
 
 PREFIX = "FOLEY_"
-# Read by scripts, by the tests, and by `foley download`.
-KNOWN_ELSEWHERE = ("FOLEY_PYTHON", "FOLEY_REQUIRE_GPU", "FOLEY_ACCEPT_LICENSE")
+# Read by scripts, by the tests, by `foley download`, and by the image's entry point.
+KNOWN_ELSEWHERE = (
+    "FOLEY_PYTHON",
+    "FOLEY_REQUIRE_GPU",
+    "FOLEY_ACCEPT_LICENSE",
+    "FOLEY_ROLE",
+    "FOLEY_VOLUME",
+)
 MIB = 1024 * 1024
 KEY = re.compile(r"[!-+\--~]+", re.ASCII)  # visible ASCII without the comma
 # Docker gives a container 64 MiB of shared memory by default; the frames of one clip take more.
@@ -121,6 +127,40 @@ class Settings(BaseSettings):
             description="Folder for the files of requests in work, emptied as they end, and for "
             "results that are kept. Absent: /dev/shm when it holds 1 GiB or more, else the "
             "system's temporary folder."
+        ),
+    ] = None
+    fetch_timeout_seconds: Annotated[
+        float,
+        Field(gt=0, le=3600, description="Seconds that fetching a clip from its address may take."),
+    ] = 60.0
+    max_result_bytes: Annotated[
+        ByteSize,
+        Field(
+            gt=0,
+            description="Largest result that a queue worker returns in the job itself; RunPod "
+            "takes 10 MB from /run and 20 MB from /runsync. Larger ones need a bucket.",
+        ),
+    ] = ByteSize(10_000_000)
+    health_path: Annotated[
+        str,
+        Field(
+            pattern=r"^/[A-Za-z0-9._/-]*$",
+            description="Path that tells a load balancer: 200 ready, 204 loading, 503 broken.",
+        ),
+    ] = "/ping"
+    health_port: Annotated[
+        int | None,
+        Field(ge=1, le=65535, description="Further port that answers that path, and no other."),
+    ] = None
+    health_host: Annotated[
+        str, Field(min_length=1, description="Address on which that port is opened.")
+    ] = "127.0.0.1"
+    container_started: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            description="Unix time at which the container started, from its entry point; the log "
+            "then tells the time until requests can be served.",
         ),
     ] = None
     log_level: Annotated[
