@@ -11,21 +11,21 @@ from foley.cli.download import download
 from foley.cli.generate import generate
 from foley.cli.info import info
 from foley.cli.serve import serve
-from foley.errors import FoleyError, ParameterError, RequestError
+from foley.errors import FoleyError, ParameterError, RequestError, UnauthorizedError
 from foley.version import __version__
 
 EXIT_OK = 0
 EXIT_FAILED = 1  # a clip could not be used, or its result not written
-EXIT_USAGE = 2  # options that make no sense
-EXIT_SERVER = 3  # weights, device or settings
+EXIT_USAGE = 2  # options that make no sense, a wrong key among them
+EXIT_SERVER = 3  # weights, device or settings; a service that cannot be reached
 EXIT_INTERRUPTED = 130
 
 app = App(
     name="foley",
     help="Sound for silent video: the same clip with synchronised 48 kHz sound.",
     help_epilogue=(
-        "Exit codes: 0 done; 1 a clip failed; 2 wrong options; 3 weights, device or settings; "
-        "130 interrupted."
+        "Exit codes: 0 done; 1 a clip failed; 2 wrong options; 3 weights, device, settings or "
+        "service; 130 interrupted."
     ),
     version=__version__,
     help_format="plaintext",
@@ -41,7 +41,7 @@ app.command(serve)
 
 def exit_code(error: FoleyError) -> int:
     """The exit code that tells a script whose fault an error is."""
-    if isinstance(error, ParameterError):
+    if isinstance(error, ParameterError | UnauthorizedError):
         return EXIT_USAGE
     return EXIT_FAILED if isinstance(error, RequestError) else EXIT_SERVER
 

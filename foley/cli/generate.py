@@ -2,47 +2,31 @@
 
 import csv
 import sys
-import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from cyclopts import Parameter
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from foley.cli.makers import (
+    AUDIO_SUFFIXES,
+    LocalMaker,
+    Maker,
+    ServiceMaker,
+    Sounded,
+    Task,
+)
 from foley.cli.options import ModelOptions, quiet_imports
 from foley.errors import OutputError, ParameterError, RequestError
 from foley.request import GenerationRequest, Solver
 
-if TYPE_CHECKING:
-    from foley.pipeline import FoleyPipeline
-    from foley.pipeline import Progress as StageProgress
-    from foley.types import Generation
-
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm")
-AUDIO_SUFFIXES = (".wav", ".flac")
 SUFFIXES = VIDEO_SUFFIXES + AUDIO_SUFFIXES
 
 _DEFAULTS = GenerationRequest()
-
-
-@dataclass(frozen=True)
-class Task:
-    """One clip to sound: where it is, what was asked, where the result goes."""
-
-    clip: Path
-    request: GenerationRequest
-    output: Path
-
-    def outputs(self) -> list[Path]:
-        """The file of each variation; numbered where there are several."""
-        count = self.request.num_variations
-        if count == 1:
-            return [self.output]
-        names = (f"{self.output.stem}-{i}{self.output.suffix}" for i in range(1, count + 1))
-        return [self.output.with_name(name) for name in names]
 
 
 def generate(
@@ -86,6 +70,18 @@ def generate(
     skip_existing: Annotated[
         bool, Parameter(negative=(), help="Leave clips alone whose result exists.")
     ] = False,
+    server: Annotated[
+        str | None,
+        Parameter(help="Address of a service that does the work, such as http://127.0.0.1:3000."),
+    ] = None,
+    api_key: Annotated[
+        str | None,
+        Parameter(
+            env_var="FOLEY_API_KEY",
+            help="Where the service asks for one; others can see a command's options, so rather "
+            "set the variable.",
+        ),
+    ] = None,
     quiet: Annotated[bool, Parameter(alias="-q", negative=(), help="Errors only.")] = False,
     model: ModelOptions | None = None,
 ) -> int:
@@ -102,6 +98,12 @@ def generate(
         seed=seed,
         num_variations=num_variations,
     )
+    if (
+        server is not None
+        and model is not None
+        and (model.preset != "auto" or model.device != "auto")
+    ):
+        raise ParameterError("--server has its own model: leave --preset and --device out")
     tasks = [*plan(clips, request, output), *read_table(csv_file, request, output)]
     if not tasks:
         raise ParameterError("no clip was named; give a video file, or --csv TABLE")
@@ -119,11 +121,15 @@ def generate(
     if not tasks:
         return 1 if num_failed else 0
     _make_folders(tasks)
-    pipeline = (model or ModelOptions()).load()
-    console.print(pipeline.description, style=None if pipeline.trained else "yellow")
+    maker: Maker
+    if server is None:
+        maker = LocalMaker(model or ModelOptions())
+    else:
+        maker = ServiceMaker(server, api_key, patient=len(tasks) > 1)
+    console.print(maker.description, style=None if maker.trained else "yellow")
     for task in tasks:
         try:
-            _run(pipeline, task, trim, console)
+            _run(maker, task, trim, console)
         except RequestError as error:
             num_failed += 1
             print(f"foley: {task.clip}: {error}", file=sys.stderr)
@@ -255,10 +261,7 @@ def _make_folders(tasks: Sequence[Task]) -> None:
             ) from error
 
 
-def _run(pipeline: "FoleyPipeline", task: Task, trim: bool, console: Console) -> None:
-    from foley.media.mux import write_audio, write_video
-
-    start = time.perf_counter()
+def _run(maker: Maker, task: Task, trim: bool, console: Console) -> None:
     with Progress(
         TextColumn("{task.fields[clip]}  {task.description:16}", markup=False),
         BarColumn(),
@@ -268,38 +271,19 @@ def _run(pipeline: "FoleyPipeline", task: Task, trim: bool, console: Console) ->
         transient=True,
         disable=not console.is_terminal,
     ) as bars:
-        bar = bars.add_task("decoding", total=1, clip=task.clip.name)
+        bar = bars.add_task("", total=1, clip=task.clip.name)
 
-        def show(progress: "StageProgress") -> None:
-            bars.update(
-                bar,
-                description=progress.stage,
-                completed=progress.step,
-                total=progress.num_steps,
-            )
+        def show(stage: str, step: int, num_steps: int) -> None:
+            bars.update(bar, description=stage, completed=step, total=num_steps)
 
-        frames = pipeline.decode_video(task.clip, trim=trim)
-        decode_seconds = time.perf_counter() - start
-        made = pipeline.generate(frames, task.request, show)
-        made = replace(made, timings={"decode_video": decode_seconds, **made.timings})
-        mux_start = time.perf_counter()
-        bars.update(bar, description="writing")
-        stop_seconds = made.duration_seconds if frames.trimmed else None
-        written = []
-        for waveform, path in zip(made.waveforms, task.outputs(), strict=True):
-            if path.suffix.lower() in AUDIO_SUFFIXES:
-                written.append(write_audio(waveform, path))
-            else:
-                written.append(write_video(task.clip, waveform, path, stop_seconds=stop_seconds))
-        made.timings["write"] = time.perf_counter() - mux_start
-    notices = dict.fromkeys((*made.notices, *(n for item in written for n in item.notices)))
-    for notice in notices:
+        made = maker.make(task, trim=trim, show=show)
+    for notice in dict.fromkeys(made.notices):
         console.print(f"{task.clip}: {notice}", style="yellow")
-    for item, seed in zip(written, made.seeds, strict=True):
-        console.print(f"{item.path}: {_summary(made, seed)}")
+    for path, seed in zip(made.paths, made.seeds, strict=True):
+        console.print(f"{path}: {_summary(made, seed)}")
 
 
-def _summary(made: "Generation", seed: int) -> str:
+def _summary(made: Sounded, seed: int) -> str:
     stages = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in made.timings.items())
     total = sum(made.timings.values())
     return f"{made.duration_seconds:.2f} s of sound in {total:.2f} s ({stages}), seed {seed}"

@@ -12,7 +12,7 @@ Neither torch nor PyAV is imported.
 
 from foley.client.answers import RemoteFile, RemoteGeneration, RemoteModel, RemoteUpdate
 from foley.client.blocking import FoleyClient
-from foley.client.calls import Options
+from foley.client.calls import Format, Options
 from foley.client.concurrent import AsyncFoleyClient
 from foley.errors import ConnectionFailedError
 
@@ -20,6 +20,7 @@ __all__ = [
     "AsyncFoleyClient",
     "ConnectionFailedError",
     "FoleyClient",
+    "Format",
     "Options",
     "RemoteFile",
     "RemoteGeneration",
