@@ -19,7 +19,6 @@ BentoML 1.4.39 needs four precautions, marked (1) to (4) below:
 import asyncio
 from collections.abc import AsyncGenerator
 from concurrent.futures import Future
-from pathlib import Path
 from typing import Any
 
 import bentoml
@@ -27,20 +26,21 @@ import structlog
 from bentoml.exceptions import BentoMLConfigException
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from foley.errors import ConfigError, FoleyError, ServerError
-from runners import openapi
 from runners.desk import Desk
-from runners.errors import CancelledRequestError, NotReadyError, RequestTimeoutError
-from runners.exchange import Scratch
+from runners.endpoints import Endpoints
+from runners.errors import CancelledRequestError, NotReadyError
+from runners.exchange import Common, Scratch
 from runners.front import Front
+from runners.inflight import InFlight
+from runners.keys import Keys
 from runners.log import configure_logging
 from runners.messages import Job, Made, ModelStatus, Report
-from runners.orders import read_order
-from runners.patience import Stopwatch, unless_disconnected
+from runners.results import Results
 from runners.settings import load_settings
 
 log = structlog.get_logger(__name__)
@@ -49,7 +49,7 @@ try:
     SETTINGS = load_settings()
 except ConfigError as error:  # BentoML shows its own kind as one line, others as a traceback
     raise BentoMLConfigException(str(error)) from None
-COMMON: dict[str, Any] = {
+BOTH: dict[str, Any] = {
     # Our own limit comes first and says so in our form; BentoML's is the net below it.
     "traffic": {"timeout": SETTINGS.request_timeout_seconds + 30},
     "logging": {"access": {"enabled": False}},  # `Front` logs each request
@@ -62,7 +62,7 @@ COMMON: dict[str, Any] = {
     # OpenMP's threads spin while they wait, which starves them where others use the same cores, as
     # decoding does: on two cores beside three busy processes a clip took 11 s instead of 5 s.
     envs=[{"name": "GOMP_SPINCOUNT", "value": "1000"}],
-    **COMMON,
+    **BOTH,
 )
 class GpuRunner:
     """Owns the model."""
@@ -120,23 +120,40 @@ class Generate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        await bentoml.get_current_service().generate(scope, receive, send)
+        await endpoints().generate(scope, receive, send)
 
 
-async def document(_request: Request) -> Response:
-    """GET /docs.json, in place of BentoML's, which knows nothing of forms, headers and errors."""
-    return JSONResponse(openapi.document(SETTINGS))
+def endpoints() -> Endpoints:
+    """What answers in this process; it is made after the routes."""
+    made: Endpoints = bentoml.get_current_service().endpoints
+    return made
 
 
-async def models(_request: Request) -> Response:
-    """GET /v1/models: what is served, under which licence."""
-    model = await bentoml.get_current_service().desk.ask_model()
-    return JSONResponse({"models": [model.public()]})
+async def result(request: Request) -> Response:
+    """GET /v1/results/{request_id}/{file}."""
+    return await endpoints().result(request)
+
+
+async def cancel(request: Request) -> Response:
+    """POST /v1/requests/{request_id}/cancel."""
+    return await endpoints().cancel(request)
+
+
+async def models(request: Request) -> Response:
+    """GET /v1/models."""
+    return await endpoints().models(request)
+
+
+async def document(request: Request) -> Response:
+    """GET /docs.json."""
+    return await endpoints().document(request)
 
 
 ROUTES = Starlette(
     routes=[
         Route("/v1/generate", Generate(), methods=["POST"]),
+        Route("/v1/results/{request_id}/{file}", result),
+        Route("/v1/requests/{request_id}/cancel", cancel, methods=["POST"]),
         Route("/v1/models", models),
         Route("/docs.json", document),
     ]
@@ -146,7 +163,7 @@ ROUTES = Starlette(
 @bentoml.service(
     workers=SETTINGS.api_workers,
     runner_probe={"enabled": False},  # (2): `__is_ready__` probes instead
-    **COMMON,
+    **BOTH,
 )
 @bentoml.asgi_app(ROUTES)
 class FoleyApi:
@@ -157,17 +174,28 @@ class FoleyApi:
     def __init__(self) -> None:
         configure_logging(SETTINGS.log_level)
         self.scratch = Scratch(SETTINGS.scratch_root)
+        self.common = Common(SETTINGS.scratch_root)
+        self.in_flight = InFlight(self.common.requests)
+        self.results = Results(
+            self.common.results,
+            keep_seconds=SETTINGS.keep_results_seconds,
+            keep_bytes=SETTINGS.keep_results_bytes,
+        )
         self.desk = Desk(SETTINGS, self.gpu)
+        self.endpoints = Endpoints(SETTINGS, self.desk, self.scratch, self.in_flight, self.results)
 
     @bentoml.on_startup
-    async def import_media(self) -> None:
+    async def start(self) -> None:
         """Import the media code beside answering probes: it takes seconds."""
         self.media = asyncio.create_task(asyncio.to_thread(_import_media))
+        self.sweeping = asyncio.create_task(self.results.sweep_always())
 
     @bentoml.on_shutdown
     def close(self) -> None:
         """Leave nothing behind."""
+        self.sweeping.cancel()
         self.scratch.close()
+        self.common.close()
 
     async def __is_ready__(self) -> bool:
         """Whether requests can be served; raises what says why not, and never waits for loading."""
@@ -177,34 +205,8 @@ class FoleyApi:
         await self.desk.ask_model()
         return True
 
-    async def generate(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one POST /v1/generate, and remove all that it left on disk."""
-        with self.desk.place(), self.scratch.workspace() as folder:
-            response = await self.respond(Request(scope, receive), folder)
-            # A caller who stops reading must not hold place and files for ever.
-            async with asyncio.timeout(SETTINGS.request_timeout_seconds):
-                await response(scope, receive, send)
 
-    async def respond(self, request: Request, folder: Path) -> Response:
-        """Read the order and fill it, within the time allowed and while the caller stays."""
-        from runners import answers
-
-        clock = Stopwatch(SETTINGS.request_timeout_seconds)
-        request_id = request.scope["foley.request_id"]
-        try:
-            async with asyncio.timeout(clock.left_seconds):
-                with clock.stage("upload"):
-                    order = await read_order(request, folder, max_bytes=SETTINGS.max_upload_bytes)
-                filling = self.desk.fill(order, folder, clock, request_id, lambda update: None)
-                filled = await unless_disconnected(request.receive, filling)
-                return await asyncio.to_thread(answers.answer, filled)
-        except TimeoutError as error:
-            raise RequestTimeoutError(
-                f"the request took longer than {clock.limit_seconds:g} s, and was dropped"
-            ) from error
-
-
-FoleyApi.add_asgi_middleware(Front)  # type: ignore[attr-defined]
+FoleyApi.add_asgi_middleware(Front, keys=Keys(SETTINGS.keys))  # type: ignore[attr-defined]
 
 
 def _report_of(done: "Future[Made]") -> Report:

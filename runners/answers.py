@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from starlette.responses import FileResponse
+from torch import Tensor
 
 from foley.media.mux import Written, write_audio, write_video
 from foley.media.source import MediaLimits
@@ -40,8 +41,8 @@ class Facts:
             "X-Foley-Notices": json.dumps(self.notices),
         }
 
-    def manifest(self, sounds: list[Written]) -> dict[str, Any]:
-        """The facts as the JSON file of a zip."""
+    def summary(self) -> dict[str, Any]:
+        """The facts as JSON."""
         return {
             "request_id": self.request_id,
             "model": self.model.preset,
@@ -50,34 +51,68 @@ class Facts:
             "sample_rate_hz": self.made.sample_rate,
             "timings_seconds": rounded(self.timings),
             "notices": self.notices,
-            "variations": [
-                {"file": sound.path.name, "seed": seed}
-                for sound, seed in zip(sounds, self.made.seeds, strict=True)
-            ],
         }
+
+    def manifest(self, sounds: list[Written]) -> dict[str, Any]:
+        """The facts as the JSON file of a zip."""
+        variations = [
+            {"file": sound.path.name, "seed": seed}
+            for sound, seed in zip(sounds, self.made.seeds, strict=True)
+        ]
+        return {**self.summary(), "variations": variations}
 
 
 def write_sounds(
     order: Order, folder: Path, made: Made, *, trimmed: bool, limits: MediaLimits
-) -> list[Written]:
-    """Write one file for each sound."""
+) -> list[tuple[Written, ...]]:
+    """Write the files of each sound, in the order of the formats asked for."""
     stop_seconds = made.duration_seconds if trimmed else None
-    sounds = []
-    for index, waveform in enumerate(load_waveforms(folder), start=1):
-        destination = folder / f"foley-{index}.{order.format}"
-        if order.format in AUDIO_FORMATS:
-            written = write_audio(waveform, destination, sample_rate=made.sample_rate)
-        else:
-            written = write_video(
-                order.clip,
-                waveform,
-                destination,
-                sample_rate=made.sample_rate,
-                stop_seconds=stop_seconds,
-                limits=limits,
-            )
-        sounds.append(written)
-    return sounds
+
+    def write(waveform: Tensor, destination: Path) -> Written:
+        if destination.suffix[1:] in AUDIO_FORMATS:
+            return write_audio(waveform, destination, sample_rate=made.sample_rate)
+        return write_video(
+            order.clip,
+            waveform,
+            destination,
+            sample_rate=made.sample_rate,
+            stop_seconds=stop_seconds,
+            limits=limits,
+        )
+
+    return [
+        tuple(write(waveform, folder / f"foley-{index}.{name}") for name in order.formats)
+        for index, waveform in enumerate(load_waveforms(folder), start=1)
+    ]
+
+
+def result(filled: Filled, url: str, kept_seconds: float) -> dict[str, Any]:
+    """What the last event tells: the facts, and where the files are.
+
+    Args:
+        filled: the order.
+        url: of the folder that the files are in.
+        kept_seconds: for how long they are.
+    """
+    seeds = filled.facts.made.seeds
+    files = [
+        {
+            "variation": variation,
+            "seed": seed,
+            "format": written.container,
+            "media_type": MEDIA_TYPES[written.container],
+            "bytes": written.path.stat().st_size,
+            "url": f"{url}/{written.path.name}",
+        }
+        for variation, (seed, copies) in enumerate(zip(seeds, filled.variations, strict=True), 1)
+        for written in copies
+    ]
+    return {
+        **filled.facts.summary(),
+        "kept_seconds": kept_seconds,
+        "seeds": list(seeds),
+        "files": files,
+    }
 
 
 def answer(filled: Filled) -> FileResponse:

@@ -56,8 +56,13 @@ class Filled:
     """What came of an order."""
 
     order: Order
-    sounds: "list[Written]"  # one file for each variation
+    variations: "list[tuple[Written, ...]]"  # of each, its files in the order's formats
     facts: "Facts"
+
+    @property
+    def sounds(self) -> "list[Written]":
+        """One file for each variation, in the format asked for."""
+        return [copies[0] for copies in self.variations]
 
 
 class Desk:
@@ -124,6 +129,7 @@ class Desk:
             trimmed = await asyncio.to_thread(decode, order, folder, model.preset, limits)
         job = Job(
             id=folder.name,
+            priority=order.priority,
             folder=str(folder),
             request=order.request,
             timeout_seconds=clock.left_seconds,
@@ -132,7 +138,7 @@ class Desk:
         clock.seconds.update(made.timings)
         on_update(Update(stage="files"))
         with clock.stage("mux"):
-            sounds = await asyncio.to_thread(
+            variations = await asyncio.to_thread(
                 answers.write_sounds, order, folder, made, trimmed=trimmed, limits=limits
             )
         for stage, seconds in clock.seconds.items():
@@ -144,9 +150,16 @@ class Desk:
             made=made,
             timings=clock.with_total(),
             # Each sound's file may come with the same sentence.
-            notices=list(dict.fromkeys([*made.notices, *(n for s in sounds for n in s.notices)])),
+            notices=list(
+                dict.fromkeys(
+                    [
+                        *made.notices,
+                        *(n for copies in variations for w in copies for n in w.notices),
+                    ]
+                )
+            ),
         )
-        return Filled(order=order, sounds=sounds, facts=facts)
+        return Filled(order=order, variations=variations, facts=facts)
 
     def media_limits(self) -> "MediaLimits":
         """What the settings accept of a clip."""

@@ -8,6 +8,10 @@ that through a file in shared memory, so paths are sent, not arrays.
         foley-<random>/         one for each API process
             <random>/           one for each request; gone when the request ends, however it ends
                 clip  frames.safetensors  waveforms.safetensors  output files
+        foley-common-<server>.lock   held, shared, by each API process of one server
+        foley-common-<server>/  what these processes have in common; the last one removes it
+            requests/           one file for each request that is being worked on
+            results/            one folder for each result that is kept
 
 The kernel drops a lock with its process, whatever killed it, so the folders whose lock can be taken
 are leftovers; they are removed when the next process starts.
@@ -17,9 +21,11 @@ are leftovers; they are removed when the next process starts.
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,6 +71,45 @@ class Scratch:
         shutil.rmtree(self.folder, ignore_errors=True)
         self._lock.unlink(missing_ok=True)
         os.close(self._descriptor)
+
+
+class Common:
+    """The folder that all API processes of one server have in common."""
+
+    def __init__(self, root: Path) -> None:
+        root.mkdir(parents=True, exist_ok=True)
+        self.folder = root / f"{NAME}common-{_server_name()}"
+        self._lock = self.folder.with_name(self.folder.name + LOCK)
+        while not self._join():
+            pass  # the last process of an earlier server was just removing it
+        self.requests = self.folder / "requests"
+        self.results = self.folder / "results"
+        for folder in (self.requests, self.results):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def _join(self) -> bool:
+        """Whether the lock that was taken is the one that others will find."""
+        self._descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o600)
+        fcntl.flock(self._descriptor, fcntl.LOCK_SH)
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(self._descriptor), self._lock.stat()):
+                return True
+        os.close(self._descriptor)
+        return False
+
+    def close(self) -> None:
+        """Give up the lock; whoever held it last removes the folder."""
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self._lock.unlink(missing_ok=True)
+        os.close(self._descriptor)
+
+
+def _server_name() -> str:
+    """The same in all processes of one server: they have one parent."""
+    name = f"{socket.gethostname()}/{os.getppid()}"  # containers may share the folder, not pids
+    return hashlib.sha256(name.encode()).hexdigest()[:16]
 
 
 def remove_leftovers(root: Path) -> list[Path]:

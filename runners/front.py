@@ -1,5 +1,6 @@
 """The outermost boundary of HTTP: request ids, errors as JSON, one log line for each request."""
 
+import math
 import re
 import time
 import uuid
@@ -11,13 +12,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from foley.errors import FoleyError
 from runners import metrics
-from runners.errors import BusyError, NotReadyError, RunnerLostError
+from runners.errors import BusyError, NotReadyError, RunnerLostError, UnauthorizedError
+from runners.keys import Keys
 from runners.status import INTERNAL_CODE, code_of_http_status, public_message, status_of
 
 log = structlog.get_logger(__name__)
 
-REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+REQUEST_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}", re.ASCII)  # `..` would leave its path
 RETRY_AFTER_SECONDS = 5
+# Open without a key: probes, the description, and the page, which asks for a key and sends it with
+# what it asks of the rest.
+OPEN_PATHS = ("/livez", "/healthz", "/readyz", "/ping", "/docs.json", "/ui")
 # They come every few seconds, and would hide the requests in log and counts.
 PROBES = ("/livez", "/healthz", "/readyz", "/metrics")
 
@@ -28,10 +33,17 @@ class Front:
     Errors raised inside are told by the status table. Error answers that others worded (routing,
     the server underneath) are dropped and told again in our form. Anything unforeseen is
     `internal`; its traceback goes to the log only.
+
+    What is inside finds in the scope "foley.request_id" and "foley.owner": whose the request is.
+
+    Args:
+        app: what is inside.
+        keys: that let a request in, before its body is read.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, keys: Keys) -> None:
         self.app = app
+        self._keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
@@ -43,6 +55,7 @@ class Front:
         structlog.contextvars.bind_contextvars(request_id=exchange.request_id)
         started = time.monotonic()
         try:
+            scope["foley.owner"] = self._owner(scope)
             await self.app(scope, receive, exchange.send)
             if exchange.foreign is not None:
                 await exchange.refuse_foreign(scope, receive)
@@ -62,10 +75,15 @@ class Front:
                     method=scope["method"],
                     path=scope["path"],
                     status=exchange.status,
-                    code=exchange.code,
+                    code=scope.get("foley.code", exchange.code),
                     seconds=round(time.monotonic() - started, 3),
                 )
             structlog.contextvars.unbind_contextvars("request_id")
+
+    def _owner(self, scope: Scope) -> str:
+        path = scope["path"]
+        is_open = path in OPEN_PATHS or path.startswith("/ui/") or scope["method"] == "OPTIONS"
+        return "" if is_open else self._keys.owner_of(_headers(scope))
 
 
 class _Exchange:
@@ -101,8 +119,12 @@ class _Exchange:
         message = public_message(error)
         if message != str(error):
             log.warning("request_failed", code=error.code, exc_info=error)
-        again = isinstance(error, BusyError | NotReadyError | RunnerLostError)
-        headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if again else {}
+        headers = {}
+        if isinstance(error, UnauthorizedError):
+            headers["WWW-Authenticate"] = "Bearer"
+        if isinstance(error, BusyError | NotReadyError | RunnerLostError):
+            seconds = error.retry_after_seconds or RETRY_AFTER_SECONDS
+            headers["Retry-After"] = str(math.ceil(seconds))
         status = status_of(type(error)).http
         await self.answer(scope, receive, status, error.code, message, headers)
 
@@ -113,7 +135,7 @@ class _Exchange:
         kept = {
             name.decode(): value.decode("latin-1")
             for name, value in self.foreign.get("headers", ())
-            if name.lower() in (b"allow", b"retry-after")
+            if name.lower() in (b"allow", b"retry-after", b"content-range")
         }
         try:
             message = HTTPStatus(status).phrase.lower()
@@ -145,5 +167,9 @@ class _Exchange:
 
 def _request_id(scope: Scope) -> str:
     """The caller's own id when it is a plain one, else a new one."""
-    given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
+    given = _headers(scope).get("x-request-id", "")
     return given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def _headers(scope: Scope) -> dict[str, str]:
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}

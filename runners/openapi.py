@@ -1,8 +1,10 @@
 """The OpenAPI document. Fields come from the form's model, errors from the status table."""
 
-from typing import Any
+from typing import Any, get_args
 
 from foley.errors import ConnectionFailedError, FoleyError
+from runners.events import MEDIA_TYPE
+from runners.messages import Stage
 from runners.orders import MEDIA_TYPES, ZIP, GenerationForm
 from runners.settings import Settings
 from runners.status import CODE_OF_HTTP_STATUS, INTERNAL_CODE, status_of
@@ -30,6 +32,72 @@ PROBES = {
 }
 
 
+TEXT = {"type": "string"}
+NUMBER = {"type": "number"}
+COUNT = {"type": "integer"}
+RESULT_FILE = {
+    "type": "object",
+    "properties": {
+        "variation": {**COUNT, "description": "Counted from 1."},
+        "seed": COUNT,
+        "format": {**TEXT, "enum": list(MEDIA_TYPES)},
+        "media_type": TEXT,
+        "bytes": COUNT,
+        "url": {**TEXT, "description": "Where it is fetched; ranges are served."},
+    },
+}
+EVENTS = {
+    "accepted": {
+        "type": "object",
+        "description": "The first event.",
+        "properties": {"request_id": TEXT},
+    },
+    "progress": {
+        "type": "object",
+        "properties": {
+            "stage": {**TEXT, "enum": list(get_args(Stage))},
+            "queue_position": {**COUNT, "description": "While queued: how many go before it."},
+            "step": {**COUNT, "description": "While sampling: solver steps done."},
+            "num_steps": COUNT,
+            "seconds_left": {
+                **NUMBER,
+                "description": "While sampling, from the second step on: by the rate so far.",
+            },
+        },
+        "required": ["stage"],
+    },
+    "result": {
+        "type": "object",
+        "description": "The last event of a request that succeeds.",
+        "properties": {
+            "request_id": TEXT,
+            "model": TEXT,
+            "trained": {"type": "boolean"},
+            "duration_seconds": NUMBER,
+            "sample_rate_hz": COUNT,
+            "timings_seconds": {"type": "object", "additionalProperties": NUMBER},
+            "notices": {"type": "array", "items": TEXT},
+            "kept_seconds": {**NUMBER, "description": "For how long the files can be fetched."},
+            "seeds": {"type": "array", "items": COUNT},
+            "files": {
+                "type": "array",
+                "description": "Of each variation: the format asked for, wav and flac.",
+                "items": {"$ref": "#/components/schemas/ResultFile"},
+            },
+        },
+    },
+    "error": {
+        "$ref": "#/components/schemas/Error",
+        "description": "The last event of a request that fails.",
+    },
+}
+REQUEST_ID = {
+    "name": "request_id",
+    "in": "path",
+    "required": True,
+    "description": "The request's X-Request-Id.",
+    "schema": {**TEXT, "pattern": "^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$"},
+}
 MODEL = {
     "type": "object",
     "properties": {
@@ -77,24 +145,38 @@ def document(settings: Settings) -> dict[str, Any]:
         "servers": [{"url": "."}],
         "paths": {
             "/v1/generate": {"post": _generate()},
+            "/v1/results/{request_id}/{file}": {"get": _result()},
+            "/v1/requests/{request_id}/cancel": {"post": _cancel()},
             "/v1/models": {"get": _models()},
             **{path: {"get": _probe(*facts)} for path, facts in PROBES.items()},
         },
         "components": {
-            "schemas": {"GenerationForm": form, "Model": MODEL, "Error": _error_schema()},
+            "schemas": {
+                "GenerationForm": form,
+                "Model": MODEL,
+                "ResultFile": RESULT_FILE,
+                **{f"Event_{name}": schema for name, schema in EVENTS.items()},
+                "Error": _error_schema(),
+            },
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "header": {"type": "apiKey", "in": "header", "name": "X-Api-Key"},
+            },
         },
+        "security": [{"bearer": []}, {"header": []}] if settings.keys else [],
     }
 
 
 def _generate() -> dict[str, Any]:
-    formats = dict.fromkeys([*MEDIA_TYPES.values(), ZIP], FILE)
+    events = {"schema": {**TEXT, "description": _describe_events()}}
+    formats = {**dict.fromkeys([*MEDIA_TYPES.values(), ZIP], FILE), MEDIA_TYPE: events}
     return {
         "summary": "Make sound for a clip",
         "operationId": "generate",
         "description": "Answers with one file. With `num_variations` over 1, or `Accept: "
         "application/zip`, that is a zip of all sounds with `manifest.json`, which holds the "
         "seed of each, durations, timings and notices; of several sounds, `Accept` names the "
-        "format in the zip.",
+        "format in the zip. With `Accept: text/event-stream`: server-sent events.",
         "requestBody": {
             "required": True,
             "content": {
@@ -115,10 +197,58 @@ def _generate() -> dict[str, Any]:
     }
 
 
+def _describe_events() -> str:
+    named = ", ".join(f"`{name}` (Event_{name})" for name in EVENTS)
+    return f"Server-sent events, the data of each a JSON object: {named}."
+
+
+def _result() -> dict[str, Any]:
+    name = {"name": "file", "in": "path", "required": True, "schema": TEXT}
+    media = dict.fromkeys(MEDIA_TYPES.values(), FILE)
+    return {
+        "summary": "A file of a result that was told of by events",
+        "operationId": "result",
+        "parameters": [REQUEST_ID, name],
+        "responses": {
+            "200": {"description": "The file.", "content": media},
+            "206": {"description": "The range asked for.", "content": media},
+            "400": _error("The range cannot be read."),
+            "404": _error("There is none, it is no longer kept, or another key made it."),
+            "416": _error("The range lies outside the file."),
+            **_unauthorized(),
+        },
+    }
+
+
+def _cancel() -> dict[str, Any]:
+    cancelled = {"type": "object", "properties": {"cancelled": {"const": True}}}
+    return {
+        "summary": "Stop a request that is being worked on",
+        "operationId": "cancel",
+        "parameters": [REQUEST_ID],
+        "responses": {
+            "200": {
+                "description": "It stops within a second; it is answered `cancelled`.",
+                "content": {"application/json": {"schema": cancelled}},
+            },
+            "404": _error("No such request is being worked on, or another key made it."),
+            **_unauthorized(),
+        },
+    }
+
+
+def _unauthorized() -> dict[str, Any]:
+    return {"401": _error("No API key, or a wrong one, where the service asks for one.")}
+
+
+def _error(description: str) -> dict[str, Any]:
+    schema = {"$ref": "#/components/schemas/Error"}
+    return {"description": description, "content": {"application/json": {"schema": schema}}}
+
+
 def _models() -> dict[str, Any]:
     item = {"$ref": "#/components/schemas/Model"}
     schema = {"type": "object", "properties": {"models": {"type": "array", "items": item}}}
-    error = {"schema": {"$ref": "#/components/schemas/Error"}}
     return {
         "summary": "The model that is served, and the licence of its weights",
         "operationId": "models",
@@ -127,10 +257,8 @@ def _models() -> dict[str, Any]:
                 "description": "One model, warm.",
                 "content": {"application/json": {"schema": schema}},
             },
-            "503": {
-                "description": "It is loading, or could not be loaded.",
-                "content": {"application/json": error},
-            },
+            "503": _error("It is loading, or could not be loaded."),
+            **_unauthorized(),
         },
     }
 
@@ -139,13 +267,10 @@ def _error_responses() -> dict[str, Any]:
     codes: dict[int, set[str]] = {500: {INTERNAL_CODE}}
     for kind in _kinds(FoleyError):
         codes.setdefault(status_of(kind).http, set()).add(kind.code)
-    codes.pop(499)  # the caller has left
+    codes.pop(404)  # the path is there
     codes[500].remove(ConnectionFailedError.code)  # only clients raise it
     return {
-        str(status): {
-            "description": f"`code` is one of: {', '.join(sorted(codes[status]))}.",
-            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
-        }
+        str(status): _error(f"`code` is one of: {', '.join(sorted(codes[status]))}.")
         for status in sorted(codes)
     }
 
@@ -157,11 +282,10 @@ def _kinds(kind: type[FoleyError]) -> list[type[FoleyError]]:
 def _error_schema() -> dict[str, Any]:
     known = {kind.code for kind in _kinds(FoleyError)} | set(CODE_OF_HTTP_STATUS.values())
     known.remove(ConnectionFailedError.code)  # only clients raise it
-    text = {"type": "string"}
     properties = {
-        "code": {**text, "description": "Stable.", "enum": sorted(known | {INTERNAL_CODE})},
-        "message": {**text, "description": "What was wrong, with the value and the limit."},
-        "request_id": {**text, "description": "The answer's X-Request-Id."},
+        "code": {**TEXT, "description": "Stable.", "enum": sorted(known | {INTERNAL_CODE})},
+        "message": {**TEXT, "description": "What was wrong, with the value and the limit."},
+        "request_id": {**TEXT, "description": "The answer's X-Request-Id."},
     }
     error = {"type": "object", "properties": properties, "required": list(properties)}
     return {"type": "object", "properties": {"error": error}, "required": ["error"]}

@@ -16,12 +16,14 @@ from starlette.types import Message, Receive
 
 from foley.errors import ParameterError, RequestError
 from foley.request import GenerationRequest, describe_validation_error
+from runners import events
 from runners.errors import (
     CancelledRequestError,
     MediaTypeError,
     NotAcceptableError,
     UploadTooLargeError,
 )
+from runners.messages import Priority
 
 Format = Literal["mp4", "mov", "mkv", "webm", "wav", "flac"]
 MEDIA_TYPES = {
@@ -70,6 +72,13 @@ class GenerationForm(GenerationRequest):
             "Absent: what the `Accept` header asks for, else mp4."
         ),
     ] = None
+    priority: Annotated[
+        Priority,
+        Field(
+            description="bulk lets interactive requests go first, but is never passed over for "
+            "good: for work that nobody waits for."
+        ),
+    ] = "interactive"
 
     @field_validator("num_inference_steps", "seed", "num_variations", mode="before")
     @classmethod
@@ -102,6 +111,14 @@ class Order:
     trim: bool
     format: Format
     zipped: bool  # several sounds, or the caller asked for a zip
+    also: tuple[Format, ...] = ()  # formats in which each sound is written too
+    priority: Priority = "interactive"
+    streamed: bool = False  # answered with events
+
+    @property
+    def formats(self) -> tuple[Format, ...]:
+        """All formats in which each sound is written, the one asked for first."""
+        return tuple(dict.fromkeys((self.format, *self.also)))
 
 
 async def read_order(request: Request, folder: Path, *, max_bytes: int) -> Order:
@@ -134,8 +151,20 @@ async def read_order(request: Request, folder: Path, *, max_bytes: int) -> Order
         raise CancelledRequestError("the caller left while sending") from error
     except ValidationError as error:
         raise ParameterError(describe_validation_error(error)) from error
-    weights = accept_weights(", ".join(request.headers.getlist("accept")))
+    accept = ", ".join(request.headers.getlist("accept"))
+    weights = accept_weights(accept)
     accepted = acceptable(weights)
+    if wants_events(accept):
+        return Order(
+            clip=path,
+            request=options.generation_request(),
+            trim=options.trim,
+            format=options.format or ACCEPTED[(accepted or ["video/mp4"])[0]],
+            zipped=False,
+            also=AUDIO_FORMATS,
+            priority=options.priority,
+            streamed=True,
+        )
     if options.format is None and not accepted:
         raise NotAcceptableError(f"Accept allows none of {', '.join(ACCEPTED)}, which we make")
     if options.format is None and options.num_variations > 1 and weights.get(ZIP) == 0:
@@ -146,6 +175,7 @@ async def read_order(request: Request, folder: Path, *, max_bytes: int) -> Order
         trim=options.trim,
         format=options.format or ACCEPTED[accepted[0]],
         zipped=options.num_variations > 1 or accepted[:1] == [ZIP],
+        priority=options.priority,
     )
 
 
@@ -173,6 +203,24 @@ def accept_weights(accept: str) -> dict[str, float]:
 
     Of the ranges that a type falls under, the most specific one counts. An empty header is none.
     """
+    given = _ranges(accept) or {"*/*": 1.0}
+    weights: dict[str, float] = {}
+    for media_type in ACCEPTED:
+        for media_range in ("*/*", media_type.split("/")[0] + "/*", media_type):
+            if media_range in given:
+                weights[media_type] = given[media_range]
+    return weights
+
+
+def wants_events(accept: str) -> bool:
+    """Whether an `Accept` header names the stream of events, and wants no file more."""
+    given = _ranges(accept)
+    weight = given.get(events.MEDIA_TYPE, 0.0)
+    return weight > 0 and all(given.get(media_type, 0.0) <= weight for media_type in ACCEPTED)
+
+
+def _ranges(accept: str) -> dict[str, float]:
+    """How much each media range of an `Accept` header is wanted."""
     given: dict[str, float] = {}
     for entry in filter(None, (entry.strip().lower() for entry in accept.split(","))):
         media_range, *parameters = (part.strip() for part in entry.split(";"))
@@ -180,13 +228,7 @@ def accept_weights(accept: str) -> dict[str, float]:
         weight = float(stated[0]) if stated and WEIGHT.fullmatch(stated[0]) else float(not stated)
         media_range = OTHER_NAMES.get(media_range, media_range)
         given[media_range] = max(weight, given.get(media_range, 0.0))
-    given = given or {"*/*": 1.0}
-    weights: dict[str, float] = {}
-    for media_type in ACCEPTED:
-        for media_range in ("*/*", media_type.split("/")[0] + "/*", media_type):
-            if media_range in given:
-                weights[media_type] = given[media_range]
-    return weights
+    return given
 
 
 def acceptable(weights: dict[str, float]) -> list[str]:

@@ -38,20 +38,27 @@ class Stopwatch:
         return {**self.seconds, "total": time.monotonic() - self._started}
 
 
-async def unless_disconnected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, which is cancelled when the caller leaves.
+async def unless_given_up(work: Coroutine[Any, Any, T], *leavings: Coroutine[Any, Any, str]) -> T:
+    """The result of `work`, which is cancelled as soon as one of `leavings` returns a reason.
 
     Raises:
-        CancelledRequestError: the caller left first.
+        CancelledRequestError: with that reason.
     """
     working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(receive())  # the body is read: only a disconnect can come
+    leaving = [asyncio.ensure_future(one) for one in leavings]
     try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([working, *leaving], return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
-            raise CancelledRequestError("the caller left")
+            raise CancelledRequestError(next(one.result() for one in leaving if one.done()))
         return working.result()
     finally:
-        for task in (working, leaving):
+        for task in (working, *leaving):
             task.cancel()
-        await asyncio.gather(working, leaving, return_exceptions=True)
+        await asyncio.gather(working, *leaving, return_exceptions=True)
+
+
+async def disconnected(receive: Receive) -> str:
+    """Returns, with the reason, when the caller is gone; once the body of its request is read."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    return "the caller left"

@@ -66,6 +66,7 @@ CODE_OF_HTTP_STATUS = {
     405: "method_not_allowed",
     413: UploadTooLargeError.code,
     415: MediaTypeError.code,
+    416: "range_not_satisfiable",
     429: BusyError.code,
     503: NotReadyError.code,
     504: RequestTimeoutError.code,

@@ -11,11 +11,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from foley.errors import DeviceError, VideoEmptyError
 from runners.errors import BusyError
 from runners.front import Front
+from runners.keys import Keys
 
 
 def ask(app: ASGIApp, **headers: str) -> httpx.Response:
     async def run() -> httpx.Response:
-        transport = httpx.ASGITransport(app=Front(app))
+        transport = httpx.ASGITransport(app=Front(app, Keys([])))
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             return await client.get("/", headers=headers)
 

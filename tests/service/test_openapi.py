@@ -60,10 +60,11 @@ def test_the_page_states_the_default_limits() -> None:
 
 def test_answers_are_described(document: dict[str, Any]) -> None:
     responses = document["paths"]["/v1/generate"]["post"]["responses"]
-    assert set(responses["200"]["content"]) == {*MEDIA_TYPES.values(), "application/zip"}
+    files = {*MEDIA_TYPES.values(), "application/zip"}
+    assert set(responses["200"]["content"]) == {*files, "text/event-stream"}
     assert "X-Foley-Seed" in responses["200"]["headers"]
     assert set(responses) == {
-        "200", "400", "406", "413", "415", "422", "429", "500", "503", "504",
+        "200", "400", "401", "406", "413", "415", "422", "429", "499", "500", "503", "504",
     }  # fmt: skip
     assert "upload_too_large" in responses["413"]["description"]
     assert {"/livez", "/readyz", "/metrics"} < set(document["paths"])
