@@ -15,6 +15,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.records import ROOT, environment, finish, own_bytes, percentile
+from foley.denoise import VelocityModel
 from foley.pipeline import FoleyPipeline
 from foley.request import GenerationRequest
 from foley.types import VideoFrames
@@ -49,15 +50,21 @@ def operations(
 ) -> dict[str, float]:
     """Floating-point operations of each stage, two for a multiply-add."""
     counts: dict[str, float] = {}
-    with FlopCounterMode(display=False) as counter:
-        conditions = pipeline.condition(frames, request.prompt, request.negative_prompt)
-    counts["condition"] = counter.get_total_flops()
-    with FlopCounterMode(display=False) as counter:
-        latents = pipeline.sample(conditions, request, (0,), lambda progress: None)
-    counts["sample"] = counter.get_total_flops()
-    with FlopCounterMode(display=False) as counter:
-        pipeline.decode(latents)
-    counts["decode"] = counter.get_total_flops()
+    session = pipeline.start(frames, request)
+    velocities = VelocityModel(pipeline.dit)
+    with torch.inference_mode():
+        with FlopCounterMode(display=False) as counter:
+            while session.stage == "conditions":
+                session.encode()
+        counts["condition"] = counter.get_total_flops()
+        with FlopCounterMode(display=False) as counter:
+            while session.stage == "sampling":
+                session.advance(*velocities([session.part]))
+        counts["sample"] = counter.get_total_flops()
+        with FlopCounterMode(display=False) as counter:
+            while session.stage == "sound":
+                session.decode()
+        counts["decode"] = counter.get_total_flops()
     return counts
 
 

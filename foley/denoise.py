@@ -13,8 +13,12 @@ from torch import Tensor
 
 from foley.models.dit import DiTContext, FoleyDiT, TimeModulation
 from foley.request import Solver
-from foley.sampling import Evaluation, evaluation_sigmas, guide, integrate
+from foley.sampling import Evaluation, evaluation_sigmas, guide, trajectory
 from foley.types import Conditions
+
+# Time modulations are computed for so many evaluations at once: a rk4 schedule of 200 steps would
+# take 0.8 GB with xxl (18 blocks x 800 rows x 2 streams x 9 x 1536 values of 2 bytes).
+TIMES_AT_ONCE = 64
 
 
 class Part(NamedTuple):
@@ -95,6 +99,63 @@ def velocities(dit: FoleyDiT, parts: Sequence[Part]) -> list[Tensor]:
     return VelocityModel(dit)(parts)
 
 
+class Denoising:
+    """One request on its way from noise to latents; whoever drives it evaluates the model.
+
+        while path.point is not None:
+            path.advance(velocity of path.part)
+
+    Args:
+        dit: on the device where everything happens.
+        conditions: of the clip.
+        noise: [N, L, A], standard normal.
+        sigmas: falling from 1 to 0.
+        solver: euler, heun, midpoint or rk4.
+        guidance_scale: up to 1, the conditional half alone is evaluated.
+
+    Attributes:
+        point: where the velocity is wanted next; None at the end.
+        latents: [N, L, A], the clean ones; None before the end.
+    """
+
+    def __init__(
+        self,
+        dit: FoleyDiT,
+        conditions: Conditions,
+        noise: Tensor,
+        sigmas: Tensor,
+        *,
+        solver: Solver = "euler",
+        guidance_scale: float = 1.0,
+    ) -> None:
+        self._dit = dit
+        self._guidance_scale = guidance_scale
+        self._context = clip_context(dit, conditions, len(noise), guided=guidance_scale > 1)
+        self._levels = evaluation_sigmas(sigmas, solver).to(noise.device)
+        self._times: TimeModulation | None = None
+        self._path = trajectory(noise, sigmas, solver)
+        self.latents: Tensor | None = None
+        self.point: Evaluation | None = next(self._path)
+
+    @property
+    def part(self) -> Part:
+        """What the next evaluation takes of this request."""
+        assert self.point is not None
+        row = self.point.index % TIMES_AT_ONCE
+        if row == 0 or self._times is None:
+            first = self.point.index - row
+            self._times = self._dit.time_modulation(self._levels[first : first + TIMES_AT_ONCE])
+        now = self._times[row : row + 1]
+        return Part(self.point.latents, now, self._context, self._guidance_scale)
+
+    def advance(self, velocity: Tensor) -> None:
+        """Go on with the velocity [N, L, A] of `part`."""
+        try:
+            self.point = self._path.send(velocity)
+        except StopIteration as stop:
+            self.point, self.latents = None, stop.value
+
+
 def denoise(
     dit: FoleyDiT | VelocityModel,
     conditions: Conditions,
@@ -105,7 +166,7 @@ def denoise(
     guidance_scale: float = 1.0,
     on_evaluation: Callable[[Evaluation], None] | None = None,
 ) -> Tensor:
-    """Latents [N, L, A] of a clip's variations.
+    """Latents [N, L, A] of a clip's variations: `Denoising`, driven alone.
 
     Args:
         dit: on the device where everything happens.
@@ -117,18 +178,15 @@ def denoise(
         on_evaluation: called before each model evaluation; what it raises ends the work.
     """
     model = dit if isinstance(dit, VelocityModel) else VelocityModel(dit)
-    context = clip_context(model.dit, conditions, len(noise), guided=guidance_scale > 1)
-    levels = evaluation_sigmas(sigmas, solver)
-    times = model.dit.time_modulation(levels.to(noise.device))
-
-    def velocity(point: Evaluation) -> Tensor:
+    path = Denoising(
+        model.dit, conditions, noise, sigmas, solver=solver, guidance_scale=guidance_scale
+    )
+    while path.point is not None:
         if on_evaluation is not None:
-            on_evaluation(point)
-        now = times[point.index : point.index + 1]
-        (out,) = model([Part(point.latents, now, context, guidance_scale)])
-        return out
-
-    return integrate(velocity, noise, sigmas, solver)
+            on_evaluation(path.point)
+        path.advance(*model([path.part]))
+    assert path.latents is not None
+    return path.latents
 
 
 def clip_context(

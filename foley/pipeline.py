@@ -1,11 +1,11 @@
 """FoleyPipeline: a clip and a prompt in, waveforms out. Condition, sample, decode, or all three."""
 
-# V visual tokens, S sync tokens, T text tokens, N variations, A latent frames
+# N variations, A latent frames
 
 import logging
+import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, TypeVar
@@ -15,16 +15,15 @@ from torch import Tensor, nn
 
 from foley.checkpoints import Components
 from foley.conditioning import encode_sync, encode_text, encode_visual
-from foley.configs import MAX_TEXT_TOKENS, SYNC_FPS
-from foley.denoise import denoise
-from foley.errors import DeviceError, ModelError
+from foley.configs import MAX_TEXT_TOKENS
+from foley.denoise import VelocityModel
 from foley.licences import licence_of
 from foley.media.clock import num_latents
 from foley.media.demux import decode_frames
 from foley.media.source import MediaLimits
 from foley.request import GenerationRequest, Solver
-from foley.sampling import choose_seeds, draw_noise, make_sigmas
 from foley.selection import choose_device, load
+from foley.session import Session
 from foley.types import Conditions, Generation, VideoFrames
 
 logger = logging.getLogger(__name__)
@@ -60,6 +59,7 @@ class FoleyPipeline:
         source: where the weights came from, for people.
         revision: of their repository; empty where it is not known.
         licence: under which they are.
+        dit: the transformer, on the device.
     """
 
     def __init__(self, components: Components, device: torch.device) -> None:
@@ -70,9 +70,10 @@ class FoleyPipeline:
         self.revision = components.revision
         self.licence = licence_of(components.preset.name)
         self._tokenizer = components.tokenizer
+        self._tokenizing = threading.Lock()  # a tokenizer's padding is a setting of its own
         # The transformer runs in bfloat16 on a GPU, as published; all else runs in float32.
         half = torch.bfloat16 if device.type == "cuda" else torch.float32
-        self._dit = _place(components.dit, device, half)
+        self.dit = _place(components.dit, device, half)
         self._vae = _place(components.vae, device, torch.float32)
         self._synchformer = _place(components.synchformer, device, torch.float32)
         self._vision = _place(components.vision, device, torch.float32)
@@ -185,36 +186,52 @@ class FoleyPipeline:
     ) -> Generation:
         """The sounds for decoded frames; see `__call__`."""
         report = on_progress or (lambda progress: None)
-        timings: dict[str, float] = {}
+        session = self.start(frames, request)
+        velocities = VelocityModel(self.dit)
+        num_steps = request.num_inference_steps
         try:
-            with self._timed("condition", timings):
-                report(Progress("condition", 0, 1))
-                conditions = self.condition(frames, request.prompt, request.negative_prompt)
-                report(Progress("condition", 1, 1))
-            seeds = choose_seeds(request.seed, request.num_variations)
-            with self._timed("sample", timings):
-                latents = self.sample(conditions, request, seeds, report)
-            with self._timed("decode", timings):
-                report(Progress("decode", 0, 1))
-                waveforms = self.decode(latents).cpu()
-                report(Progress("decode", 1, 1))
+            report(Progress("condition", 0, 1))
+            while session.stage == "conditions":
+                session.encode()
+            report(Progress("condition", 1, 1))
+            while session.stage == "sampling":
+                report(Progress("sample", session.step, num_steps))
+                session.advance(*velocities([session.part]))
+            report(Progress("sample", num_steps, num_steps))
+            report(Progress("decode", 0, 1))
+            while session.stage == "sound":
+                session.decode()
+            report(Progress("decode", 1, 1))
         except torch.OutOfMemoryError as error:
             torch.cuda.empty_cache()
-            raise DeviceError(
-                f"{self.device} ran out of memory for {request.num_variations} variations of "
-                f"{len(frames.sync) / SYNC_FPS:.2f} s; ask for fewer variations or a shorter clip"
-            ) from error
-        if not waveforms.isfinite().all():
-            raise ModelError(
-                f"the model gave values that are not finite; its weights ({self.source}) are "
-                "damaged or of another model: fetch or convert them again"
+            raise session.out_of_memory() from error
+        return session.result()
+
+    def start(self, frames: VideoFrames, request: GenerationRequest) -> Session:
+        """A generation that the caller drives piece by piece, under `torch.inference_mode`."""
+        return Session(self, frames, request)
+
+    def encode(
+        self, frames: VideoFrames, prompt: str, negative_prompt: str
+    ) -> Generator[None, None, Conditions]:
+        """`condition` in pieces: yields between them."""
+        with self._tokenizing:
+            text_tokens, num_tokens = encode_text(
+                self._text, self._tokenizer, negative_prompt, prompt
             )
-        return Generation(
-            waveforms=waveforms,
-            sample_rate=self.preset.vae.sample_rate,
-            seeds=seeds,
-            timings=timings,
-            notices=(*frames.notices, *conditions.notices, *self._notices()),
+        notices: tuple[str, ...] = ()
+        if num_tokens > MAX_TEXT_TOKENS:
+            notices = (f"prompts are cut after {MAX_TEXT_TOKENS} tokens, one has {num_tokens}",)
+        yield
+        visual_tokens = yield from encode_visual(self._vision, frames.visual)
+        yield
+        sync_tokens = yield from encode_sync(self._synchformer, frames.sync)
+        return Conditions(
+            visual_tokens=visual_tokens,
+            sync_tokens=sync_tokens,
+            text_tokens=text_tokens,
+            num_latents=num_latents(len(frames.sync)),
+            notices=notices,
         )
 
     @torch.inference_mode()
@@ -224,40 +241,12 @@ class FoleyPipeline:
         Raises:
             PromptTooLongError: a prompt has more tokens than the text encoder takes.
         """
-        text_tokens, num_tokens = encode_text(self._text, self._tokenizer, negative_prompt, prompt)
-        notices: tuple[str, ...] = ()
-        if num_tokens > MAX_TEXT_TOKENS:
-            notices = (f"prompts are cut after {MAX_TEXT_TOKENS} tokens, one has {num_tokens}",)
-        return Conditions(
-            visual_tokens=encode_visual(self._vision, frames.visual.to(self.device)),
-            sync_tokens=encode_sync(self._synchformer, frames.sync.to(self.device)),
-            text_tokens=text_tokens,
-            num_latents=num_latents(len(frames.sync)),
-            notices=notices,
-        )
-
-    @torch.inference_mode()
-    def sample(
-        self,
-        conditions: Conditions,
-        request: GenerationRequest,
-        seeds: tuple[int, ...],
-        report: OnProgress,
-    ) -> Tensor:
-        """Latents [N, latent_dim, A], one for each seed."""
-        num_steps = request.num_inference_steps
-        noise = draw_noise(seeds, self.preset.dit.latent_dim, conditions.num_latents)
-        latents = denoise(
-            self._dit,
-            conditions,
-            noise.to(self.device),
-            make_sigmas(num_steps),
-            solver=request.solver,
-            guidance_scale=request.guidance_scale,
-            on_evaluation=lambda point: report(Progress("sample", point.step, num_steps)),
-        )
-        report(Progress("sample", num_steps, num_steps))
-        return latents
+        encoding = self.encode(frames, prompt, negative_prompt)
+        try:
+            while True:
+                next(encoding)
+        except StopIteration as stop:
+            return stop.value
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
@@ -275,17 +264,11 @@ class FoleyPipeline:
         )
         self.generate(frames, GenerationRequest(num_inference_steps=1, seed=0))
 
-    def _notices(self) -> Iterator[str]:
-        if not self.trained:
-            yield f"model {self.preset.name} is untrained: the sound is noise of the right length"
-
-    @contextmanager
-    def _timed(self, stage: str, timings: dict[str, float]) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        timings[stage] = time.perf_counter() - start
+    def notices(self) -> tuple[str, ...]:
+        """What callers are told about the model."""
+        if self.trained:
+            return ()
+        return (f"model {self.preset.name} is untrained: the sound is noise of the right length",)
 
 
 def _place(module: Module, device: torch.device, dtype: torch.dtype) -> Module:

@@ -1,0 +1,169 @@
+"""One generation that moves on piece by piece: whoever drives it decides what runs in between.
+
+    conditions ──encode *──► sampling ──part, advance *──► sound ──decode *──► done
+
+`FoleyPipeline.generate` drives one alone; a server drives many side by side. Both give the same
+sound, since what a piece computes depends on nothing but its own session.
+"""
+
+# N variations, L latent channels, A latent frames
+
+import time
+from collections.abc import Generator
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from foley.configs import SYNC_FPS, Preset
+from foley.denoise import Denoising, Part
+from foley.errors import DeviceError, ModelError
+from foley.models.dit import FoleyDiT
+from foley.request import GenerationRequest
+from foley.sampling import choose_seeds, draw_noise, make_sigmas
+from foley.types import Conditions, Generation, VideoFrames
+
+Stage = Literal["conditions", "sampling", "sound", "done"]
+
+
+class Model(Protocol):
+    """The parts of a loaded model that a session uses."""
+
+    preset: Preset
+    device: torch.device
+    source: str
+
+    @property
+    def dit(self) -> FoleyDiT:
+        """The transformer."""
+
+    def encode(
+        self, frames: VideoFrames, prompt: str, negative_prompt: str
+    ) -> Generator[None, None, Conditions]:
+        """The conditions of a clip; yields between the pieces of the work."""
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Waveforms float32 [N, 1, 960 * A] of latents [N, L, A]."""
+
+    def notices(self) -> tuple[str, ...]:
+        """What callers are told about the model."""
+
+
+class Session:
+    """The state of one generation.
+
+    Each method computes one piece. What they raise ends the session: a RequestError for prompts
+    that cannot be used, a ModelError for values that are not finite, torch's OutOfMemoryError.
+
+    Attributes:
+        stage: which of the methods comes next.
+        seeds: of the variations.
+        timings: seconds from the beginning to the end of each stage that has ended, by name.
+    """
+
+    def __init__(self, model: Model, frames: VideoFrames, request: GenerationRequest) -> None:
+        self.request = request
+        self.stage: Stage = "conditions"
+        self.seeds = choose_seeds(request.seed, request.num_variations)
+        self.timings: dict[str, float] = {}
+        self._model = model
+        self._num_sync = len(frames.sync)
+        self._encoding: Generator[None, None, Conditions] | None = model.encode(
+            frames, request.prompt, request.negative_prompt
+        )
+        self._path: Denoising | None = None
+        self._latents: Tensor | None = None
+        self._waveforms: list[Tensor] = []
+        self._notices = frames.notices
+        self._began: float | None = None
+
+    @property
+    def step(self) -> int:
+        """Solver steps that are done."""
+        if self._path is None:
+            return 0 if self.stage == "conditions" else self.request.num_inference_steps
+        assert self._path.point is not None
+        return self._path.point.step
+
+    def encode(self) -> None:
+        """Encode a piece of what the transformer is told; after the last, draw the noise."""
+        assert self._encoding is not None
+        if self._began is None:
+            self._began = time.perf_counter()
+        try:
+            next(self._encoding)
+        except StopIteration as stop:
+            self._encoding = None  # the frames go with it
+            self._start_sampling(stop.value)
+
+    @property
+    def part(self) -> Part:
+        """What the next model evaluation takes of this session."""
+        assert self._path is not None
+        return self._path.part
+
+    def advance(self, velocity: Tensor) -> None:
+        """Go on with the velocity [N, L, A] of `part`."""
+        assert self._path is not None
+        self._path.advance(velocity)
+        if self._path.latents is not None:
+            self._latents, self._path = self._path.latents, None
+            self._end_stage("sample", "sound")
+
+    def decode(self) -> None:
+        """Decode one variation."""
+        assert self._latents is not None
+        index = len(self._waveforms)
+        self._waveforms.append(self._model.decode(self._latents[index : index + 1]).cpu())
+        if len(self._waveforms) == len(self.seeds):
+            self._latents = None
+            self._check_finite()
+            self._end_stage("decode", "done")
+
+    def result(self) -> Generation:
+        """What came of it."""
+        assert self.stage == "done"
+        return Generation(
+            waveforms=torch.cat(self._waveforms),
+            sample_rate=self._model.preset.vae.sample_rate,
+            seeds=self.seeds,
+            timings=self.timings,
+            notices=(*self._notices, *self._model.notices()),
+        )
+
+    def out_of_memory(self) -> DeviceError:
+        """What the caller is told when the device cannot hold this generation."""
+        return DeviceError(
+            f"{self._model.device} ran out of memory for {self.request.num_variations} variations "
+            f"of {self._num_sync / SYNC_FPS:.2f} s; ask for fewer variations or a shorter clip"
+        )
+
+    def _start_sampling(self, conditions: Conditions) -> None:
+        self._notices = (*self._notices, *conditions.notices)
+        model, request = self._model, self.request
+        noise = draw_noise(self.seeds, model.preset.dit.latent_dim, conditions.num_latents)
+        self._path = Denoising(
+            model.dit,
+            conditions,
+            noise.to(model.device),
+            make_sigmas(request.num_inference_steps),
+            solver=request.solver,
+            guidance_scale=request.guidance_scale,
+        )
+        self._end_stage("condition", "sampling")
+
+    def _end_stage(self, name: str, following: Stage) -> None:
+        if self._model.device.type == "cuda":
+            torch.cuda.synchronize(self._model.device)
+        assert self._began is not None
+        now = time.perf_counter()
+        self.timings[name], self._began = now - self._began, now
+        self.stage = following
+
+    def _check_finite(self) -> None:
+        if not all(waveform.isfinite().all() for waveform in self._waveforms):
+            raise ModelError(
+                "the model gave values that are not finite; its weights "
+                f"({self._model.source}) are damaged or of another model: fetch or convert them "
+                "again"
+            )
