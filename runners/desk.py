@@ -21,7 +21,6 @@ from runners.errors import (
     ModelFailedError,
     NotReadyError,
     RunnerLostError,
-    revive,
 )
 from runners.exchange import save_frames
 from runners.messages import Job, Made, ModelStatus, Report, Update
@@ -179,7 +178,7 @@ class Desk:
                     if report.update is not None:
                         on_update(report.update)
                     elif report.error is not None:
-                        raise revive(*report.error)
+                        raise report.failure()
                     else:
                         assert report.made is not None
                         return report.made

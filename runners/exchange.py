@@ -155,6 +155,15 @@ def load_frames(folder: Path) -> "VideoFrames":
         )
 
 
+def count_frames(folder: Path) -> tuple[int, int]:
+    """How many frames at 8 and at 25 fps `save_frames` wrote."""
+    from safetensors import safe_open
+
+    with safe_open(folder / FRAMES, framework="pt") as file:
+        visual, sync = (file.get_slice(name).get_shape()[0] for name in ("visual", "sync"))
+    return visual, sync
+
+
 def save_waveforms(waveforms: "Tensor", folder: Path) -> None:
     """Write the sounds of a clip, [N, 1, samples], for the API."""
     from safetensors.torch import save_file

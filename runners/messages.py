@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from foley.errors import FoleyError, error_of
 from foley.request import GenerationRequest
 
 Priority = Literal["interactive", "bulk"]
@@ -64,6 +65,19 @@ class Report(BaseModel):
     update: Update | None = None
     made: Made | None = None
     error: tuple[str, str] | None = None  # code, message
+    retry_after_seconds: float | None = None  # of an error, when to come again
+
+    @classmethod
+    def of(cls, error: FoleyError) -> "Report":
+        """What an error is told as."""
+        return cls(error=(error.code, str(error)), retry_after_seconds=error.retry_after_seconds)
+
+    def failure(self) -> FoleyError:
+        """The error that is told."""
+        assert self.error is not None
+        error = error_of(*self.error)
+        error.retry_after_seconds = self.retry_after_seconds
+        return error
 
     def line(self) -> str:
         """The report as it travels."""
