@@ -1,5 +1,6 @@
 """`foley generate`: clips in, clips with sound out."""
 
+import contextlib
 import csv
 import sys
 from collections.abc import Iterator, Sequence
@@ -126,13 +127,14 @@ def generate(
         maker = LocalMaker(model or ModelOptions())
     else:
         maker = ServiceMaker(server, api_key, patient=len(tasks) > 1)
-    console.print(maker.description, style=None if maker.trained else "yellow")
-    for task in tasks:
-        try:
-            _run(maker, task, trim, console)
-        except RequestError as error:
-            num_failed += 1
-            print(f"foley: {task.clip}: {error}", file=sys.stderr)
+    with contextlib.closing(maker):
+        console.print(maker.description, style=None if maker.trained else "yellow")
+        for task in tasks:
+            try:
+                _run(maker, task, trim, console)
+            except RequestError as error:
+                num_failed += 1
+                print(f"foley: {task.clip}: {error}", file=sys.stderr)
     if num_failed and num_clips > 1:
         print(f"foley: {num_failed} of {num_clips} clips failed", file=sys.stderr)
     return 1 if num_failed else 0

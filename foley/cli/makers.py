@@ -1,5 +1,6 @@
 """Who makes the sounds for `foley generate`: a model in this process, or a service."""
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -70,6 +71,9 @@ class Maker(Protocol):
     def make(self, task: Task, *, trim: bool, show: Show) -> Sounded:
         """Make the files of a task."""
 
+    def close(self) -> None:
+        """Give up what it holds."""
+
 
 class LocalMaker:
     """A model in this process."""
@@ -108,6 +112,9 @@ class LocalMaker:
             notices=(*made.notices, *(notice for item in written for notice in item.notices)),
         )
 
+    def close(self) -> None:
+        """Nothing is held beside memory."""
+
 
 class ServiceMaker:
     """A service.
@@ -121,8 +128,10 @@ class ServiceMaker:
     def __init__(self, base_url: str, api_key: str | None, *, patient: bool) -> None:
         from foley.client import FoleyClient
 
-        self._client = FoleyClient(base_url, api_key=api_key)
-        (model, *_) = self._client.models()
+        with contextlib.ExitStack() as stack:
+            self._client = stack.enter_context(FoleyClient(base_url, api_key=api_key))
+            (model, *_) = self._client.models()
+            self.close = stack.pop_all().close
         self._patient = patient
         self.trained = model.trained
         self.description = f"{base_url}: preset {model.preset}"

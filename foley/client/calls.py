@@ -7,11 +7,11 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypedDict, TypeVar
+from typing import Annotated, Any, Literal, TypedDict, TypeVar
 from urllib.parse import quote
 
 import httpx
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from foley.client.answers import RemoteFile, RemoteGeneration, RemoteModel, RemoteUpdate
 from foley.client.events import Event, EventParser
@@ -57,7 +57,7 @@ Answer = TypeVar("Answer", bound=BaseModel)
 
 
 class _Models(BaseModel):
-    models: list[RemoteModel]
+    models: Annotated[list[RemoteModel], Field(min_length=1)]
 
 
 class Options(TypedDict, total=False):
