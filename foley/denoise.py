@@ -6,7 +6,7 @@ Requests of any lengths, schedules and guidance share one forward pass: see `Vel
 # N variations, K = 2 N clips with guidance or N without, L latent channels, A latent frames
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -37,20 +37,31 @@ class Part(NamedTuple):
     guidance_scale: float
 
 
+class Step(Protocol):
+    """A forward pass of packed clips: latents [sum of A, L] -> velocities, float32, likewise."""
+
+    def __call__(self, latents: Tensor, time: TimeModulation, context: DiTContext) -> Tensor: ...  # noqa: D102
+
+
 class VelocityModel:
     """Guided velocities of several requests from one forward pass of the transformer.
 
     The requests' contexts are put together once and kept as long as the same requests come, in the
     same order; a request that joins or leaves costs one more concatenation.
+
+    Args:
+        dit: the transformer.
+        step: what to use in place of its own forward, if anything.
     """
 
-    def __init__(self, dit: FoleyDiT) -> None:
+    def __init__(self, dit: FoleyDiT, step: Step | None = None) -> None:
         self.dit = dit
+        self._step = step
         self._members: tuple[DiTContext, ...] = ()
         self._batch: DiTContext | None = None
         self._part_of_clip = torch.empty(0)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def __call__(self, parts: Sequence[Part]) -> list[Tensor]:
         """The velocity [N, L, A], float32, of each part."""
         batch = self._batch_of([part.context for part in parts])
@@ -63,7 +74,11 @@ class VelocityModel:
             velocities = self.dit(torch.cat(states), times, batch).split([len(s) for s in states])
         else:
             rows = [state.transpose(1, 2).flatten(0, 1) for state in states]  # [K * A, L] each
-            out = self.dit(torch.cat(rows).t()[None], times, batch)[0].t()
+            packed = torch.cat(rows)
+            if self._step is not None:
+                out = self._step(packed, times, batch)
+            else:
+                out = self.dit(packed.t()[None], times, batch)[0].t()
             velocities = [
                 row.unflatten(0, (len(state), -1)).transpose(1, 2)
                 for row, state in zip(out.split([len(r) for r in rows]), states, strict=True)
@@ -75,7 +90,8 @@ class VelocityModel:
             context is member for context, member in zip(contexts, self._members, strict=True)
         )
         if self._batch is None or not same:
-            self._batch = DiTContext.concatenate(contexts)
+            packed = self._step is not None
+            self._batch = DiTContext.concatenate(contexts, packed=packed)
             self._members = tuple(contexts)
             counts = torch.tensor([len(context.lengths) for context in contexts])
             parts = torch.arange(len(contexts)).repeat_interleave(counts)

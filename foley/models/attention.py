@@ -6,7 +6,7 @@ import importlib
 import logging
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,18 +40,24 @@ def attend(query: Tensor, key: Tensor, value: Tensor, segments: Segments | None 
     if segments is not None:
         return _attend_segments(query, key, value, segments)
     if value.is_cuda and value.dtype in _HALF:
-        _, flash = _flash_kernel(value.device.index)
-        if flash is not None:
-            out = flash(query, key, value)
-            return out[0] if isinstance(out, tuple) else out
+        kernel = _flash_kernel(value.device.index)
+        if kernel.dense is not None:
+            return _output(kernel.dense(query, key, value))
     query, key, value = (x.transpose(1, 2) for x in (query, key, value))  # [B, H, N, D]
     return scaled_dot_product_attention(query, key, value).transpose(1, 2)
 
 
 def _attend_segments(query: Tensor, key: Tensor, value: Tensor, segments: Segments) -> Tensor:
     """Clip after clip; neighbours of equal lengths together."""
+    runs = segments.runs()
+    if len(runs) > 1 and value.is_cuda and value.dtype in _HALF:
+        kernel = _flash_kernel(value.device.index)
+        if kernel.segmented is not None:
+            begins = segments.query_offsets, segments.key_offsets
+            longest = segments.longest_query, segments.longest_key
+            return _output(kernel.segmented(query[0], key[0], value[0], *begins, *longest))[None]
     outs, first_query, first_key = [], 0, 0
-    for count, num_queries, num_keys in segments.runs():
+    for count, num_queries, num_keys in runs:
         last_query = first_query + count * num_queries
         last_key = first_key + count * num_keys
         out = attend(
@@ -66,18 +72,34 @@ def _attend_segments(query: Tensor, key: Tensor, value: Tensor, segments: Segmen
 
 def attention_kernel(device: torch.device | None = None) -> str:
     """The name of the kernel that half-precision attention on a GPU runs on, for people."""
-    return _flash_kernel(device.index if device else None)[0]
+    return _flash_kernel(device.index if device else None).name
+
+
+class _Kernel(NamedTuple):
+    name: str
+    dense: Callable[..., Any] | None  # of query, key, value [B, N, H, D]
+    segmented: Callable[..., Any] | None  # of [N, H, D] each, both offsets, both longest lengths
 
 
 @cache
-def _flash_kernel(index: int | None) -> tuple[str, Callable[..., Any] | None]:
+def _flash_kernel(index: int | None) -> _Kernel:
     if torch.cuda.is_available():
         major, _ = torch.cuda.get_device_capability(index)
         for module, name, serves in _FLASH:
             if not serves(major):
                 continue
             try:
-                return name, importlib.import_module(module).flash_attn_func
-            except ImportError as error:  # absent, or built for another torch
+                flash = importlib.import_module(module)
+                return _Kernel(name, flash.flash_attn_func, flash.flash_attn_varlen_func)
+            except (ImportError, AttributeError) as error:  # absent, or built for another torch
                 logger.info("%s is not usable: %s", name, error)
-    return "PyTorch scaled_dot_product_attention", None
+    try:
+        own = importlib.import_module("torch.nn.attention.varlen").varlen_attn
+    except ImportError:  # before PyTorch 2.10: clips of different lengths, run by run
+        own = None
+    return _Kernel("PyTorch scaled_dot_product_attention", None, own)
+
+
+def _output(out: Any) -> Tensor:
+    """Some versions give the softmax's normaliser too."""
+    return out[0] if isinstance(out, tuple) else out

@@ -1,0 +1,136 @@
+"""A step as a CUDA graph: one launch in place of a thousand.
+
+A graph has its inputs at fixed places in memory. So there is one for each combination of lengths,
+with places of its own; a request's context is copied there once, its latents at every evaluation.
+"""
+
+import dataclasses
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from foley.models.dit import TimeModulation
+from foley.models.fused import FusedContext
+
+# Above so many audio tokens the chip is busy for longer than the host needs to launch.
+_MOST_TOKENS = 6000
+_MOST_GRAPHS = 8
+
+T = TypeVar("T")
+Step = Callable[[Tensor, TimeModulation, FusedContext], Tensor]
+Replay = Callable[[], None]
+Capture = Callable[[Callable[[], Tensor]], tuple[Replay, Tensor]]
+
+
+class StepGraphs:
+    """Runs a step, from a graph where its lengths came before.
+
+    The first evaluation of a context runs as it is, which also lets kernels be compiled and
+    loaded; the second is captured. A batch whose members change at each step never pays for that.
+
+    Args:
+        step: of tensors on a GPU, without anything that waits for it.
+        capture: makes a graph of a function without arguments; returns how to replay it, and
+            where its result lies.
+    """
+
+    def __init__(self, step: Step, capture: Capture) -> None:
+        self._step = step
+        self._capture = capture
+        self._graphs: OrderedDict[tuple[Any, ...], _Graph] = OrderedDict()
+        self._last: FusedContext | None = None
+
+    def __call__(self, latents: Tensor, time: TimeModulation, context: FusedContext) -> Tensor:
+        """What the step gives."""
+        if len(latents) > _MOST_TOKENS:
+            return self._step(latents, time, context)
+        key = _shapes((latents, time, context))
+        graph = self._graphs.get(key)
+        if graph is None:
+            if context is not self._last:
+                self._last = context
+                return self._step(latents, time, context)
+            graph = _Graph(self._step, self._capture, latents, time, context)
+            self._graphs[key] = graph
+            if len(self._graphs) > _MOST_GRAPHS:
+                self._graphs.popitem(last=False)
+        self._graphs.move_to_end(key)
+        return graph(latents, time, context)
+
+    def forget(self) -> None:
+        """Let go of all graphs and their memory."""
+        self._graphs.clear()
+        self._last = None
+
+
+class _Graph:
+    def __init__(
+        self,
+        step: Step,
+        capture: Capture,
+        latents: Tensor,
+        time: TimeModulation,
+        context: FusedContext,
+    ) -> None:
+        self._changing = _copied((latents, time))
+        self._places = _copied(context)
+        self._context = context
+        self._replay, self._result = capture(lambda: step(*self._changing, self._places))
+
+    def __call__(self, latents: Tensor, time: TimeModulation, context: FusedContext) -> Tensor:
+        if context is not self._context:
+            _fill(self._places, context)
+            self._context = context
+        _fill(self._changing, (latents, time))
+        self._replay()
+        return self._result.clone()
+
+
+def capture_cuda(run: Callable[[], Tensor]) -> tuple[Replay, Tensor]:
+    """A CUDA graph of `run`."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        result = run()
+    return graph.replay, result
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """All tensors in nested dataclasses and tuples, in order."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from _tensors(item)
+    elif dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            yield from _tensors(getattr(value, field.name))
+
+
+def _copied(value: T) -> T:
+    """The same nest around copies of its tensors."""
+    if isinstance(value, Tensor):
+        return value.clone()  # type: ignore[return-value]
+    if isinstance(value, tuple):
+        return tuple(map(_copied, value))  # type: ignore[return-value]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: _copied(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return type(value)(**fields)
+    return value
+
+
+def _fill(places: Any, value: Any) -> None:
+    torch._foreach_copy_(list(_tensors(places)), list(_tensors(value)))
+
+
+def _shapes(value: Any) -> tuple[Any, ...]:
+    """What a graph is tied to: shapes, and the lengths of the segments."""
+    if isinstance(value, Tensor):
+        return tuple(value.shape)
+    if isinstance(value, tuple):
+        return tuple(map(_shapes, value))
+    if dataclasses.is_dataclass(value):
+        return tuple(_shapes(getattr(value, field.name)) for field in dataclasses.fields(value))
+    return (value,)
