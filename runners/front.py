@@ -4,6 +4,7 @@ import math
 import re
 import time
 import uuid
+from collections.abc import Mapping
 from http import HTTPStatus
 
 import structlog
@@ -50,7 +51,7 @@ class Front:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        exchange = _Exchange(_request_id(scope), send)
+        exchange = _Exchange(request_id_of(_headers(scope)), send)
         scope["foley.request_id"] = exchange.request_id
         structlog.contextvars.bind_contextvars(request_id=exchange.request_id)
         started = time.monotonic()
@@ -122,9 +123,8 @@ class _Exchange:
         headers = {}
         if isinstance(error, UnauthorizedError):
             headers["WWW-Authenticate"] = "Bearer"
-        if isinstance(error, BusyError | NotReadyError | RunnerLostError):
-            seconds = error.retry_after_seconds or RETRY_AFTER_SECONDS
-            headers["Retry-After"] = str(math.ceil(seconds))
+        if (seconds := retry_after(error)) is not None:
+            headers["Retry-After"] = str(seconds)
         status = status_of(type(error)).http
         await self.answer(scope, receive, status, error.code, message, headers)
 
@@ -165,10 +165,17 @@ class _Exchange:
         await response(scope, receive, self._send)
 
 
-def _request_id(scope: Scope) -> str:
+def request_id_of(headers: Mapping[str, str]) -> str:
     """The caller's own id when it is a plain one, else a new one."""
-    given = _headers(scope).get("x-request-id", "")
+    given = headers.get("x-request-id", "")
     return given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def retry_after(error: FoleyError) -> int | None:
+    """Seconds after which the same request may succeed; None where waiting does not help."""
+    if not isinstance(error, BusyError | NotReadyError | RunnerLostError):
+        return None
+    return math.ceil(error.retry_after_seconds or RETRY_AFTER_SECONDS)
 
 
 def _headers(scope: Scope) -> dict[str, str]:

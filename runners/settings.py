@@ -95,6 +95,14 @@ class Settings(BaseSettings):
     max_clip_pixels: Annotated[
         int, Field(gt=0, description="Most pixels that a frame of a clip may have.")
     ] = 4096 * 2304
+    grpc_port: Annotated[
+        int,
+        Field(ge=0, le=65535, description="Port of gRPC; 0 switches it off."),
+    ] = 50051
+    grpc_host: Annotated[
+        str | None,
+        Field(min_length=1, description="Address of gRPC. Absent: the one that HTTP listens on."),
+    ] = None
     api_keys: Annotated[
         SecretStr | None,
         Field(

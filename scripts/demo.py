@@ -97,6 +97,7 @@ def service() -> Iterator[httpx.Client]:
             **os.environ,
             "FOLEY_PRESET": "tiny",
             "FOLEY_DEVICE": "cpu",
+            "FOLEY_GRPC_PORT": "0",
             "BENTOML_HOME": home,  # counts of another server live in the usual one
             "BENTOML_DO_NOT_TRACK": "True",
         }

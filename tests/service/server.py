@@ -43,6 +43,7 @@ class Server:
             **inherited,
             "FOLEY_PRESET": "tiny",
             "FOLEY_DEVICE": "cpu",
+            "FOLEY_GRPC_PORT": "0",
             "FOLEY_SCRATCH_DIR": str(self.scratch),
             # Threads that share their cores with other tests wait for each other most of the time.
             "OMP_NUM_THREADS": "1",
