@@ -36,6 +36,7 @@ from runners.endpoints import Endpoints
 from runners.errors import CancelledRequestError, NotReadyError
 from runners.exchange import Common, Scratch
 from runners.front import Front
+from runners.health import Health
 from runners.inflight import InFlight
 from runners.keys import Keys
 from runners.log import configure_logging
@@ -144,6 +145,12 @@ async def models(request: Request) -> Response:
     return await endpoints().models(request)
 
 
+async def health(_request: Request) -> Response:
+    """GET /ping: for load balancers."""
+    made: Health = bentoml.get_current_service().health
+    return await made.answer()
+
+
 async def document(request: Request) -> Response:
     """GET /docs.json."""
     return await endpoints().document(request)
@@ -155,6 +162,7 @@ ROUTES = Starlette(
         Route("/v1/results/{request_id}/{file}", result),
         Route("/v1/requests/{request_id}/cancel", cancel, methods=["POST"]),
         Route("/v1/models", models),
+        Route(SETTINGS.health_path, health),
         Route("/docs.json", document),
     ]
 )
@@ -183,16 +191,19 @@ class FoleyApi:
         )
         self.desk = Desk(SETTINGS, self.gpu)
         self.endpoints = Endpoints(SETTINGS, self.desk, self.scratch, self.in_flight, self.results)
+        self.health = Health(self.__is_ready__, SETTINGS)
 
     @bentoml.on_startup
     async def start(self) -> None:
         """Import the media code beside answering probes: it takes seconds."""
         self.media = asyncio.create_task(asyncio.to_thread(_import_media))
         self.sweeping = asyncio.create_task(self.results.sweep_always())
+        await self.health.start()
 
     @bentoml.on_shutdown
-    def close(self) -> None:
+    async def close(self) -> None:
         """Leave nothing behind."""
+        await self.health.stop()
         self.sweeping.cancel()
         self.scratch.close()
         self.common.close()
@@ -206,7 +217,9 @@ class FoleyApi:
         return True
 
 
-FoleyApi.add_asgi_middleware(Front, keys=Keys(SETTINGS.keys))  # type: ignore[attr-defined]
+FoleyApi.add_asgi_middleware(  # type: ignore[attr-defined]
+    Front, keys=Keys(SETTINGS.keys), health_path=SETTINGS.health_path
+)
 
 
 def _report_of(done: "Future[Made]") -> Report:

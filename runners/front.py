@@ -23,7 +23,7 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}", re.ASCII)  # `..` 
 RETRY_AFTER_SECONDS = 5
 # Open without a key: probes, the description, and the page, which asks for a key and sends it with
 # what it asks of the rest.
-OPEN_PATHS = ("/livez", "/healthz", "/readyz", "/ping", "/docs.json", "/ui")
+OPEN_PATHS = ("/livez", "/healthz", "/readyz", "/docs.json", "/ui")
 # They come every few seconds, and would hide the requests in log and counts.
 PROBES = ("/livez", "/healthz", "/readyz", "/metrics")
 
@@ -40,11 +40,14 @@ class Front:
     Args:
         app: what is inside.
         keys: that let a request in, before its body is read.
+        health_path: that the load balancer asks, without a key.
     """
 
-    def __init__(self, app: ASGIApp, keys: Keys) -> None:
+    def __init__(self, app: ASGIApp, keys: Keys, health_path: str = "/ping") -> None:
         self.app = app
         self._keys = keys
+        self._open_paths = (*OPEN_PATHS, health_path)
+        self._quiet_paths = (*PROBES, health_path)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
@@ -70,7 +73,7 @@ class Front:
             message = "something went wrong inside the service"
             await exchange.answer(scope, receive, 500, INTERNAL_CODE, message)
         finally:
-            if scope["path"] not in PROBES:
+            if scope["path"] not in self._quiet_paths:
                 log.info(
                     "request",
                     method=scope["method"],
@@ -83,7 +86,8 @@ class Front:
 
     def _owner(self, scope: Scope) -> str:
         path = scope["path"]
-        is_open = path in OPEN_PATHS or path.startswith("/ui/") or scope["method"] == "OPTIONS"
+        is_open = path in self._open_paths or path.startswith("/ui/")
+        is_open = is_open or scope["method"] == "OPTIONS"
         return "" if is_open else self._keys.owner_of(_headers(scope))
 
 

@@ -47,7 +47,7 @@ class Health:
         if port is None:
             return
         application = web.Application()
-        application.router.add_get(self._settings.health_path, self._answer)
+        application.router.add_get(self._settings.health_path, self._answer_apart)
         # Signals belong to the server around this one.
         self._listener = web.AppRunner(application, handle_signals=False, access_log=None)
         await self._listener.setup()
@@ -81,11 +81,11 @@ class Health:
             return 503
         return 200
 
-    async def ping(self) -> Response:
+    async def answer(self) -> Response:
         """The answer on the API's own port; it has no body."""
         return Response(status_code=await self.status())
 
-    async def _answer(self, _request: web.Request) -> web.Response:
+    async def _answer_apart(self, _request: web.Request) -> web.Response:
         return web.Response(status=await self.status())
 
     async def _announce(self) -> None:

@@ -30,6 +30,10 @@ PROBES = {
     ),
     "/metrics": ("Counts and durations in Prometheus' text format.", {"200": "They are."}),
 }
+HEALTH = (
+    "The same as `/readyz` for load balancers, without a body.",
+    {"200": "Ready.", "204": "Loading.", "503": "The model could not be loaded."},
+)
 
 
 TEXT = {"type": "string"}
@@ -149,6 +153,7 @@ def document(settings: Settings) -> dict[str, Any]:
             "/v1/requests/{request_id}/cancel": {"post": _cancel()},
             "/v1/models": {"get": _models()},
             **{path: {"get": _probe(*facts)} for path, facts in PROBES.items()},
+            settings.health_path: {"get": _probe(*HEALTH)},
         },
         "components": {
             "schemas": {
