@@ -141,6 +141,13 @@ class Settings(BaseSettings):
         float,
         Field(gt=0, le=3600, description="Seconds that fetching a clip from its address may take."),
     ] = 60.0
+    bucket: Annotated[
+        str | None,
+        Field(
+            description="Bucket into which a queue worker puts results; its address and keys are "
+            "in BUCKET_ENDPOINT_URL, BUCKET_ACCESS_KEY_ID and BUCKET_SECRET_ACCESS_KEY."
+        ),
+    ] = None
     max_result_bytes: Annotated[
         ByteSize,
         Field(
