@@ -15,7 +15,6 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.records import ROOT, environment, finish, own_bytes, percentile
-from foley.denoise import VelocityModel
 from foley.pipeline import FoleyPipeline
 from foley.request import GenerationRequest
 from foley.types import VideoFrames
@@ -51,7 +50,7 @@ def operations(
     """Floating-point operations of each stage, two for a multiply-add."""
     counts: dict[str, float] = {}
     session = pipeline.start(frames, request)
-    velocities = VelocityModel(pipeline.dit)
+    velocities = pipeline.velocity_model()
     with torch.inference_mode():
         with FlopCounterMode(display=False) as counter:
             while session.stage == "conditions":

@@ -187,7 +187,7 @@ class FoleyPipeline:
         """The sounds for decoded frames; see `__call__`."""
         report = on_progress or (lambda progress: None)
         session = self.start(frames, request)
-        velocities = VelocityModel(self.dit)
+        velocities = self.velocity_model()
         num_steps = request.num_inference_steps
         try:
             report(Progress("condition", 0, 1))
@@ -210,6 +210,10 @@ class FoleyPipeline:
     def start(self, frames: VideoFrames, request: GenerationRequest) -> Session:
         """A generation that the caller drives piece by piece, under `torch.inference_mode`."""
         return Session(self, frames, request)
+
+    def velocity_model(self) -> VelocityModel:
+        """What evaluates the transformer, for one thread at a time."""
+        return VelocityModel(self.dit)
 
     def encode(
         self, frames: VideoFrames, prompt: str, negative_prompt: str

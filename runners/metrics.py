@@ -13,10 +13,37 @@ STAGE_SECONDS = Histogram(
 )
 ERRORS = Counter("foley_errors", "Requests answered with an error, by its code", ["code"])
 AUDIO_SECONDS = Counter("foley_audio_seconds", "Seconds of sound made")
-# The runner alone writes these two, and a new runner starts anew: the latest value is the true one.
+WAIT_SECONDS = Histogram(
+    "foley_wait_seconds",
+    "Seconds that a request waited before the model began with it",
+    ["priority"],
+    buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300),
+)
+BATCH_SIZE = Histogram(
+    "foley_batch_size", "Requests in a model evaluation", buckets=(1, 2, 3, 4, 6, 8, 12, 16, 32, 64)
+)
+BATCH_TOKENS = Histogram(
+    "foley_batch_tokens",
+    "Latent frames in a model evaluation, of all variations and halves of guidance",
+    buckets=(100, 200, 400, 800, 1600, 3200, 6400, 12_800, 25_600, 51_200),
+)
+STEP_SECONDS = Histogram(
+    "foley_step_seconds",
+    "Seconds of a model evaluation",
+    buckets=(0.003, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 3, 10),
+)
+# The runner alone writes these, and a new runner starts anew: the latest value is the true one.
 QUEUE_DEPTH = Gauge(
-    "foley_queue_depth", "Requests waiting for the model", multiprocess_mode="mostrecent"
+    "foley_queue_depth",
+    "Requests that the model has not begun with",
+    multiprocess_mode="mostrecent",
 )
 RUNNING = Gauge(
     "foley_running", "Requests that the model is working on", multiprocess_mode="mostrecent"
+)
+GPU_MEMORY = Gauge(
+    "foley_gpu_memory_bytes",
+    "Memory that tensors take on a GPU",
+    ["device"],
+    multiprocess_mode="mostrecent",
 )

@@ -1,101 +1,128 @@
-"""Owns the device: loads the model, warms it up, then runs one request after another.
+"""Owns the devices: loads the model on each, warms up, then works on requests side by side.
 
-One thread does all that touches the model, so the event loop of the process stays free to answer
-probes and cancellations. A request leaves early when it is cancelled or its time is up: at once
-while it waits, at the next step while it runs.
+    submit ──► Scheduler ──► a thread for each engine: scheduler.next, engine.run, complete
+
+The event loop of the process stays free to answer probes and cancellations. A request leaves early
+when it is cancelled or its time is up: at once between two pieces of its work, and after the piece
+that is being computed.
 """
 
+import math
+import os
 import threading
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import structlog
 
-from foley.configs import Preset
 from foley.errors import FoleyError, ServerError
-from foley.licences import Licence
-from foley.request import GenerationRequest
-from foley.types import Generation, VideoFrames
 from runners import metrics
-from runners.errors import (
-    BusyError,
-    CancelledRequestError,
-    NotReadyError,
-    RequestTimeoutError,
-)
-from runners.exchange import load_frames, save_waveforms
+from runners.errors import CancelledRequestError, NotReadyError, RequestTimeoutError
+from runners.exchange import count_frames, load_frames, save_waveforms
 from runners.log import adopt_libraries
 from runners.messages import Job, Made, ModelStatus, Stage, Update
+from runners.scheduler import Action, Entry, Kind, Scheduler
 from runners.settings import Settings
 
+# The engine imports the models' libraries, which takes seconds and must come after
+# `adopt_libraries`: so it is imported on the thread that loads.
 if TYPE_CHECKING:
-    from foley.pipeline import Progress
+    from foley.pipeline import FoleyPipeline
+    from foley.session import Session
+    from runners.engine import Engine
 
 log = structlog.get_logger(__name__)
 
-
-class Pipeline(Protocol):
-    """The part of `foley.pipeline.FoleyPipeline` that a worker uses."""
-
-    @property
-    def preset(self) -> Preset: ...  # noqa: D102
-    @property
-    def trained(self) -> bool: ...  # noqa: D102
-    @property
-    def description(self) -> str: ...  # noqa: D102
-    @property
-    def revision(self) -> str: ...  # noqa: D102
-    @property
-    def licence(self) -> Licence: ...  # noqa: D102
-
-    def warm_up(self) -> None: ...  # noqa: D102
-    def generate(  # noqa: D102
-        self,
-        frames: VideoFrames,
-        request: GenerationRequest,
-        on_progress: "Callable[[Progress], None] | None" = None,
-    ) -> Generation: ...
-
-
 OnUpdate = Callable[[Update], None]
-STAGES: dict[str, Stage] = {"condition": "conditions", "sample": "sampling", "decode": "sound"}
+Load = Callable[[], "Sequence[FoleyPipeline]"]
+STAGES: dict[Kind, Stage] = {"encode": "conditions", "evaluate": "sampling", "decode": "sound"}
 
 
 class _Ticket:
     """A job in the house."""
 
-    def __init__(self, job: Job, on_update: OnUpdate) -> None:
+    def __init__(self, job: Job, entry: Entry, on_update: OnUpdate) -> None:
         self.job = job
-        self.on_update = on_update
-        self.accepted = time.monotonic()
-        self.cancelled = threading.Event()
-        self.made: Future[Made] = Future()
+        self.entry = entry
+        self.outcome: Future[Made] = Future()
+        self.session: Session | None = None
+        self.failure: Exception | None = None  # why it leaves early
+        self.made: Made | None = None
+        self._on_update = on_update
+        self._waited_seconds = 0.0
+        self._told: Update | None = None
 
-    def check(self) -> None:
-        """Raise if nobody waits for this job any more."""
-        if self.cancelled.is_set():
-            raise CancelledRequestError("the request was cancelled")
-        if time.monotonic() - self.accepted > self.job.timeout_seconds:
-            raise RequestTimeoutError("the request took longer than allowed, and was dropped")
+    def begin(self, pipeline: "FoleyPipeline") -> None:
+        """Make the session, on the thread that works on it."""
+        self._waited_seconds = time.monotonic() - self.entry.arrived
+        metrics.WAIT_SECONDS.labels(self.job.priority).observe(self._waited_seconds)
+        self.session = pipeline.start(load_frames(self.job.path), self.job.request)
+
+    def tell(self, update: Update) -> None:
+        """Report how far it has come, where that is news."""
+        if update != self._told:
+            self._told = update
+            self._on_update(update)
+
+    def tell_stage(self, stage: Stage) -> None:
+        """Report that a stage goes on."""
+        assert self.session is not None
+        if stage == "sampling":
+            num_steps = self.job.request.num_inference_steps
+            self.tell(Update(stage=stage, step=self.session.step, num_steps=num_steps))
+        else:
+            self.tell(Update(stage=stage))
+
+    def keep_result(self) -> None:
+        """Leave the waveforms for the API."""
+        assert self.session is not None
+        generation = self.session.result()
+        save_waveforms(generation.waveforms, self.job.path)
+        self.made = Made(
+            seeds=generation.seeds,
+            sample_rate=generation.sample_rate,
+            duration_seconds=generation.duration_seconds,
+            timings={"queue": self._waited_seconds, **generation.timings},
+            notices=generation.notices,
+        )
+
+    def conclude(self) -> None:
+        """Tell what came of it."""
+        if not self.outcome.set_running_or_notify_cancel():
+            return  # whoever waited has cancelled it
+        if self.failure is not None:
+            self.outcome.set_exception(self.failure)
+        else:
+            assert self.made is not None
+            self.outcome.set_result(self.made)
 
 
 class Worker:
-    """Runs jobs one after another on one device.
+    """Works on jobs side by side, on all engines.
 
     Args:
-        load: makes the pipeline; called once, on the worker's own thread.
-        capacity: jobs in the house at once, the running one included.
+        load: makes a pipeline for each device; called once, on a thread of the worker's own.
+        capacity: jobs in the house at once.
+        die: ends the process, when a thread fails for a reason that is no request's: whoever
+            started the process starts it again.
     """
 
-    def __init__(self, load: Callable[[], Pipeline], *, capacity: int) -> None:
+    def __init__(
+        self,
+        load: Load,
+        *,
+        capacity: int,
+        die: Callable[[], None] = lambda: os._exit(1),
+    ) -> None:
         self._load = load
         self._capacity = capacity
-        self._changed = threading.Condition()  # guards the next three
-        self._waiting: deque[_Ticket] = deque()
-        self._running: _Ticket | None = None
+        self._die = die
+        self._changed = threading.Condition()  # guards all that follows
+        self._scheduler: Scheduler | None = None
+        self._tickets: dict[Entry, _Ticket] = {}
+        self._num_busy: list[int] = []  # engines at work, on each device
         self._stopping = False
         self.status = ModelStatus(state="loading")
         self._thread = threading.Thread(target=self._run, name="foley-worker", daemon=True)
@@ -106,112 +133,111 @@ class Worker:
 
         Args:
             job: what to make.
-            on_update: told how far it has come, on the worker's thread.
+            on_update: told how far it has come, on a thread of the worker's.
 
         Raises:
-            NotReadyError: the model is not warm.
+            NotReadyError: the model is not warm, or the worker stops.
             BusyError: `capacity` jobs are in the house.
         """
-        if self.status.state != "ready":
+        scheduler = self._scheduler
+        if scheduler is None or self.status.state != "ready" or self._stopping:
             raise NotReadyError("the model is not ready")
-        self._end_unwanted()
-        ticket = _Ticket(job, on_update)
+        from runners.engine import size_of
+
+        size = size_of(job.request, *count_frames(job.path))
+        self._drop_late()
         with self._changed:
-            if len(self._in_house()) >= self._capacity:
-                raise BusyError(f"{self._capacity} requests are being worked on; try again later")
-            on_update(Update(stage="queued", queue_position=len(self._in_house())))
-            self._waiting.append(ticket)
-            metrics.QUEUE_DEPTH.set(len(self._waiting))
-            self._changed.notify()
+            now = time.monotonic()
+            entry = scheduler.submit(
+                job.id, size, priority=job.priority, now=now, deadline=now + job.timeout_seconds
+            )
+            ticket = self._tickets[entry] = _Ticket(job, entry, on_update)
+            self._tell_positions()
+            self._changed.notify_all()
         # Whoever cancels the outcome itself frees the place too.
-        ticket.made.add_done_callback(lambda _: self._leave_queue(ticket))
-        return ticket.made
+        ticket.outcome.add_done_callback(lambda _: self._drop(ticket, _cancelled()))
+        return ticket.outcome
 
     def cancel(self, job_id: str) -> bool:
         """Drop a job, waiting or running; False when there is none of that id."""
         with self._changed:
-            tickets = [ticket for ticket in self._in_house() if ticket.job.id == job_id]
+            tickets = [t for t in self._tickets.values() if t.job.id == job_id and not t.failure]
         for ticket in tickets:
-            ticket.cancelled.set()
-        self._end_unwanted()
+            self._drop(ticket, _cancelled())
         return bool(tickets)
 
     def stop(self, timeout_seconds: float) -> None:
-        """Drop all jobs and end the thread, waiting for it at most so long."""
+        """Drop all jobs and end the threads, waiting for them at most so long."""
         with self._changed:
             self._stopping = True
-            for ticket in self._in_house():
-                ticket.cancelled.set()
-            self._changed.notify()
-        self._end_unwanted()
+            tickets = list(self._tickets.values())
+            self._changed.notify_all()
+        for ticket in tickets:
+            self._drop(ticket, _cancelled())
         self._thread.join(timeout_seconds)
 
-    def _in_house(self) -> list[_Ticket]:
-        return [*self._waiting, *([self._running] if self._running else [])]
-
-    def _end_unwanted(self) -> None:
-        """Give up at once the waiting jobs that were cancelled or whose time is up."""
+    def _drop(self, ticket: _Ticket, reason: FoleyError) -> None:
+        """Give a job up: at once, or when the piece that is being computed is done."""
         with self._changed:
-            waiting = list(self._waiting)
-        for ticket in waiting:
-            try:
-                ticket.check()
-            except FoleyError as error:
-                if self._leave_queue(ticket) and ticket.made.set_running_or_notify_cancel():
-                    ticket.made.set_exception(error)
+            if ticket.entry not in self._tickets:
+                return
+            assert self._scheduler is not None
+            ticket.failure = ticket.failure or reason
+            if not self._scheduler.drop(ticket.entry):
+                return
+            self._forget(ticket)
+            self._tell_positions()
+            self._changed.notify_all()  # its place and its memory are free
+        ticket.conclude()
 
-    def _leave_queue(self, ticket: _Ticket) -> bool:
-        """Whether the ticket was waiting until now."""
+    def _drop_late(self) -> None:
         with self._changed:
-            if ticket not in self._waiting:
-                return False
-            self._waiting.remove(ticket)
-            metrics.QUEUE_DEPTH.set(len(self._waiting))
-            return True
+            assert self._scheduler is not None
+            late = [self._tickets[entry] for entry in self._scheduler.late(time.monotonic())]
+        for ticket in late:
+            self._drop(
+                ticket, RequestTimeoutError("the request took longer than allowed, and was dropped")
+            )
+
+    def _forget(self, ticket: _Ticket) -> None:
+        del self._tickets[ticket.entry]
+        ticket.session = None
+
+    def _tell_positions(self) -> None:
+        """Tell the jobs that wait how many go before them; and count."""
+        assert self._scheduler is not None
+        waiting = self._scheduler.waiting
+        num_running = len(self._tickets) - len(waiting)
+        metrics.QUEUE_DEPTH.set(len(waiting))
+        metrics.RUNNING.set(num_running)
+        for position, entry in enumerate(waiting, start=num_running):
+            self._tickets[entry].tell(Update(stage="queued", queue_position=position))
 
     def _run(self) -> None:
-        pipeline = self._start()
-        if pipeline is None:
-            return
-        while (ticket := self._next()) is not None:
-            if ticket.made.set_running_or_notify_cancel():
-                self._work(pipeline, ticket)
+        engines = self._start()
+        threads = [
+            threading.Thread(target=self._serve, args=engine, name="foley-engine", daemon=True)
+            for engine in engines
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
 
-    def _next(self) -> _Ticket | None:
-        """The job that waits longest, waiting for one; None when the worker stops."""
-        with self._changed:
-            self._running = None
-            self._changed.wait_for(lambda: self._waiting or self._stopping)
-            if self._stopping:
-                return None
-            self._running = self._waiting.popleft()
-            metrics.QUEUE_DEPTH.set(len(self._waiting))
-            return self._running
-
-    def _work(self, pipeline: Pipeline, ticket: _Ticket) -> None:
-        metrics.RUNNING.set(1)
-        made: Made | None = None
-        failure: Exception | None = None
-        try:
-            made = self._generate(pipeline, ticket)
-        except Exception as error:  # noqa: BLE001 - the thread's boundary; whoever waits decides
-            failure = error
-        # The place is free before the outcome is told: who hears it may send the next job.
-        metrics.RUNNING.set(0)
-        with self._changed:
-            self._running = None
-        if made is not None:
-            ticket.made.set_result(made)
-        else:
-            ticket.made.set_exception(failure)
-
-    def _start(self) -> Pipeline | None:
+    def _start(self) -> "list[tuple[Engine, int]]":
+        """The engines with the index of their device; none when the model cannot be had."""
         started = time.monotonic()
         try:
-            pipeline = self._load()
+            pipelines = self._load()
+            from runners.engine import Engine, measure
+
             if self._stopping:
-                return None
-            pipeline.warm_up()
+                return []
+            measured = [measure(pipeline) for pipeline in pipelines]
+            scheduler = Scheduler(
+                [budget for budget, _ in measured], measured[0][1], capacity=self._capacity
+            )
+            pipeline = pipelines[0]
             status = ModelStatus(
                 state="ready",
                 preset=pipeline.preset.name,
@@ -225,39 +251,114 @@ class Worker:
             code = error.code if isinstance(error, FoleyError) else ServerError.code
             log.exception("model_failed", code=code)
             self.status = ModelStatus(state="failed", error_code=code)
-            return None
-        self.status = status
+            return []
+        self._num_busy = [0] * len(pipelines)
+        self._scheduler, self.status = scheduler, status
         log.info("model_ready", preset=pipeline.preset.name, seconds=time.monotonic() - started)
-        return pipeline
+        return [
+            (Engine(pipeline), device)
+            for device, (pipeline, (budget, _)) in enumerate(zip(pipelines, measured, strict=True))
+            for _ in range(budget.lanes)
+        ]
 
-    def _generate(self, pipeline: Pipeline, ticket: _Ticket) -> Made:
-        waited_seconds = time.monotonic() - ticket.accepted
-        ticket.check()
-        job = ticket.job
+    def _serve(self, engine: "Engine", device: int) -> None:
+        """Do what the scheduler says until the worker stops."""
+        try:
+            with engine.device():
+                while (action := self._next(engine, device)) is not None:
+                    self._execute(engine, action)
+        except Exception:
+            log.exception("engine_failed", device=str(engine.pipeline.device))
+            self._die()
 
-        def on_progress(progress: "Progress") -> None:
-            self._end_unwanted()
-            ticket.check()
-            stage = STAGES[progress.stage]
-            steps = {"step": progress.step, "num_steps": progress.num_steps}
-            ticket.on_update(Update(stage=stage, **(steps if stage == "sampling" else {})))
+    def _next(self, engine: "Engine", device: int) -> Action | None:
+        """The engine's next action, waiting for one; None when the worker stops."""
+        assert self._scheduler is not None
+        while True:
+            self._drop_late()
+            with self._changed:
+                if self._stopping:
+                    return None
+                if (action := self._scheduler.next(device)) is not None:
+                    self._num_busy[device] += 1
+                    if any(self._tickets[entry].session is None for entry in action.entries):
+                        self._tell_positions()
+                    if not all(entry.in_hand for entry in self._tickets):
+                        self._changed.notify_all()  # perhaps there is work for another engine
+                    return action
+                engine.rest()
+                wait_seconds = self._scheduler.next_deadline() - time.monotonic()
+                self._changed.wait(None if math.isinf(wait_seconds) else max(0.0, wait_seconds))
 
-        generation = pipeline.generate(load_frames(job.path), job.request, on_progress)
-        ticket.check()
-        save_waveforms(generation.waveforms, job.path)
-        return Made(
-            seeds=generation.seeds,
-            sample_rate=generation.sample_rate,
-            duration_seconds=generation.duration_seconds,
-            timings={"queue": waited_seconds, **generation.timings},
-            notices=generation.notices,
-        )
+    def _execute(self, engine: "Engine", action: Action) -> None:
+        tickets = [self._tickets[entry] for entry in action.entries]
+        num_busy = self._num_busy[action.device]
+        started = time.monotonic()
+        failures = {ticket: self._begin(ticket, engine, action.kind) for ticket in tickets}
+        able = [ticket for ticket in tickets if failures[ticket] is None]
+        if able:
+            sessions = [ticket.session for ticket in able if ticket.session is not None]
+            results = engine.run(action.kind, sessions, num_busy)
+            failures.update(zip(able, results, strict=True))
+        for ticket in able:
+            failures[ticket] = failures[ticket] or self._go_on(ticket)
+        if any(failures.values()):
+            engine.check()
+        if action.kind == "evaluate":
+            metrics.BATCH_TOKENS.observe(action.tokens)
+        with self._changed:
+            self._num_busy[action.device] -= 1
+            gone = self._complete(action, failures, time.monotonic() - started)
+        for ticket in gone:
+            ticket.conclude()
+
+    def _begin(self, ticket: _Ticket, engine: "Engine", kind: Kind) -> Exception | None:
+        """What keeps a job from its next piece."""
+        try:
+            if ticket.session is None:
+                ticket.begin(engine.pipeline)
+            ticket.tell_stage(STAGES[kind])
+        except Exception as error:  # noqa: BLE001 - the job's own failure: whoever waits decides
+            return error
+        return None
+
+    def _go_on(self, ticket: _Ticket) -> Exception | None:
+        """Report what was done, and keep the result where that was all."""
+        assert ticket.session is not None
+        try:
+            if ticket.session.stage == "done":
+                ticket.keep_result()
+            elif ticket.session.step or ticket.session.stage == "sampling":
+                ticket.tell_stage("sampling")
+        except Exception as error:  # noqa: BLE001 - as in `_begin`
+            return error
+        return None
+
+    def _complete(
+        self, action: Action, failures: dict[_Ticket, Exception | None], seconds: float
+    ) -> list[_Ticket]:
+        """Note that an action was executed; its jobs that have left."""
+        assert self._scheduler is not None
+        for ticket, failure in failures.items():
+            ticket.failure = ticket.failure or failure
+            if ticket.failure is not None:
+                self._scheduler.drop(ticket.entry)
+        gone = [self._tickets[entry] for entry in self._scheduler.complete(action, seconds)]
+        for ticket in gone:
+            self._forget(ticket)
+        if gone:
+            self._tell_positions()
+        return gone
+
+
+def _cancelled() -> FoleyError:
+    return CancelledRequestError("the request was cancelled")
 
 
 def start_worker(settings: Settings) -> Worker:
-    """A worker that loads the model which the settings name."""
+    """A worker that loads the model which the settings name, on every device they name."""
 
-    def load() -> Pipeline:
+    def load() -> "list[FoleyPipeline]":
         import diffusers.utils.logging
         import transformers.utils.logging
 
@@ -267,10 +368,12 @@ def start_worker(settings: Settings) -> Worker:
         adopt_libraries()
         from foley.doctor import refuse_unfit
         from foley.pipeline import FoleyPipeline
+        from runners.engine import devices_of
 
         refuse_unfit(preset=settings.preset, device=settings.device, weights=settings.weights)
-        return FoleyPipeline.from_preset(
-            settings.preset, device=settings.device, weights=settings.weights
-        )
+        return [
+            FoleyPipeline.from_preset(settings.preset, device=str(device), weights=settings.weights)
+            for device in devices_of(settings.device)
+        ]
 
     return Worker(load, capacity=settings.max_concurrency)

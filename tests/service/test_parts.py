@@ -1,10 +1,8 @@
-"""The parts that need no server: settings, statuses, files between processes, the worker."""
+"""The parts that need no server: settings, statuses, files between processes."""
 
 import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,43 +10,24 @@ import torch
 from pydantic import ValidationError
 
 from foley import errors as foley_errors
-from foley.configs import TINY, Preset
-from foley.errors import (
-    CheckpointError,
-    ConfigError,
-    FoleyError,
-    NoFramesError,
-    ServerError,
-    VideoTooLargeError,
-)
-from foley.licences import OWN
+from foley.errors import ConfigError, FoleyError, NoFramesError, VideoTooLargeError
 from foley.media.source import MediaLimits
-from foley.pipeline import Progress
 from foley.request import GenerationRequest
-from foley.types import Generation, VideoFrames
+from foley.types import VideoFrames
 from runners import errors as runner_errors
-from runners import metrics
 from runners.answers import write_sounds
-from runners.errors import (
-    BusyError,
-    CancelledRequestError,
-    NotReadyError,
-    RequestTimeoutError,
-    revive,
-)
+from runners.errors import revive
 from runners.exchange import (
     Scratch,
     load_frames,
-    load_waveforms,
     remove_leftovers,
     save_frames,
     save_waveforms,
 )
-from runners.messages import Job, Made
+from runners.messages import Made
 from runners.orders import GenerationForm, Order, accept_weights, acceptable
 from runners.settings import load_settings
 from runners.status import status_of
-from runners.worker import Worker
 from tests.media.clips import write_clip
 from tests.service.server import ROOT
 
@@ -245,212 +224,3 @@ def test_sounds_are_written_within_the_limits_of_the_settings(tmp_path: Path) ->
     sounds_of(clip, tmp_path, torch.zeros(1, 1, 48_000), max_pixels=6400)
     with pytest.raises(VideoTooLargeError):
         sounds_of(clip, tmp_path, torch.zeros(1, 1, 48_000), max_pixels=6399)
-
-
-class StubPipeline:
-    """Stands where the model would: takes a step whenever the test lets it."""
-
-    preset: Preset = TINY
-    trained = False
-    description = "a stub"
-    revision = ""
-    licence = OWN
-
-    def __init__(self) -> None:
-        self.steps = threading.Semaphore(0)
-        self.begun = threading.Event()
-
-    def warm_up(self) -> None:
-        pass
-
-    def generate(
-        self,
-        frames: VideoFrames,
-        request: GenerationRequest,
-        on_progress: Callable[[object], None] | None = None,
-    ) -> Generation:
-        assert on_progress is not None
-        self.begun.set()
-        for step in range(request.num_inference_steps):
-            self.steps.acquire(timeout=10)
-            on_progress(Progress("sample", step, request.num_inference_steps))
-        if request.prompt == "bug":
-            raise ZeroDivisionError
-        waveforms = torch.zeros(request.num_variations, 1, 960)
-        return Generation(waveforms=waveforms, sample_rate=48_000, seeds=(request.seed or 0,))
-
-
-@pytest.fixture
-def stub() -> StubPipeline:
-    return StubPipeline()
-
-
-@pytest.fixture
-def worker(stub: StubPipeline) -> Worker:
-    worker = Worker(lambda: stub, capacity=2)
-    while worker.status.state == "loading":
-        pass
-    return worker
-
-
-@pytest.fixture
-def job(tmp_path: Path) -> Callable[..., Job]:
-    def make(name: str, *, timeout_seconds: float = 60, **options: object) -> Job:
-        folder = tmp_path / name
-        folder.mkdir()
-        save_frames(frames(), folder)
-        request = GenerationRequest.parse(num_inference_steps=3, **options)
-        return Job(id=name, folder=str(folder), request=request, timeout_seconds=timeout_seconds)
-
-    return make
-
-
-def depth() -> float:
-    """Jobs that wait, as /metrics tells."""
-    ((sample,),) = (metric.samples for metric in metrics.QUEUE_DEPTH.collect())
-    return sample.value
-
-
-def test_the_worker_leaves_waveforms_and_says_how(
-    worker: Worker, stub: StubPipeline, job: Callable[..., Job]
-) -> None:
-    stub.steps.release(3)
-    asked = job("a", seed=4, num_variations=2)
-    made = worker.submit(asked).result(10)
-    assert made.seeds == (4,)
-    assert made.duration_seconds == 0.02
-    assert list(made.timings) == ["queue"]
-    assert load_waveforms(asked.path).shape == (2, 1, 960)
-    worker.stop(10)
-
-
-def test_a_cancelled_job_ends_at_its_next_step_and_the_next_one_runs(
-    worker: Worker, stub: StubPipeline, job: Callable[..., Job]
-) -> None:
-    running, waiting = worker.submit(job("a")), worker.submit(job("b"))
-    stub.begun.wait(10)
-    assert worker.cancel("a")
-    stub.steps.release(1)
-    with pytest.raises(CancelledRequestError):
-        running.result(10)
-    stub.steps.release(3)
-    assert waiting.result(10)
-    assert not worker.cancel("a")
-    worker.stop(10)
-
-
-def test_a_cancelled_job_frees_its_place_in_the_queue_at_once(
-    worker: Worker, stub: StubPipeline, job: Callable[..., Job]
-) -> None:
-    worker.submit(job("a"))
-    stub.begun.wait(10)
-    for name in "bcde":
-        waiting = worker.submit(job(name))
-        assert depth() == 1
-        with pytest.raises(BusyError):
-            worker.submit(job(f"{name}-too-many"))
-        assert worker.cancel(name)
-        assert isinstance(waiting.exception(0), CancelledRequestError)
-        assert not worker.cancel(name)
-        assert depth() == 0
-    worker.stop(0)
-    stub.steps.release(3)
-
-
-def test_an_outcome_that_is_cancelled_frees_its_place_too(
-    worker: Worker, stub: StubPipeline, job: Callable[..., Job]
-) -> None:
-    worker.submit(job("a"))
-    stub.begun.wait(10)
-    assert worker.submit(job("b")).cancel()
-    assert depth() == 0
-    last = worker.submit(job("c"))
-    stub.steps.release(6)
-    assert last.result(10)
-    worker.stop(10)
-
-
-def test_a_job_that_waited_too_long_frees_its_place(
-    worker: Worker, stub: StubPipeline, job: Callable[..., Job]
-) -> None:
-    worker.submit(job("a"))
-    stub.begun.wait(10)
-    late = [worker.submit(job("b", timeout_seconds=0))]
-    late.append(worker.submit(job("c", timeout_seconds=0)))  # in the place of b
-    stub.steps.release(1)  # the step of a drops c
-    for future in late:
-        assert isinstance(future.exception(10), RequestTimeoutError)
-    assert depth() == 0
-    stub.steps.release(5)
-    assert worker.submit(job("d")).result(10)
-    worker.stop(10)
-
-
-def test_a_late_job_ends_at_its_next_step(
-    worker: Worker, stub: StubPipeline, job: Callable[..., Job]
-) -> None:
-    running = worker.submit(job("a", timeout_seconds=0.05))
-    stub.begun.wait(10)
-    threading.Event().wait(0.1)
-    stub.steps.release(1)
-    with pytest.raises(RequestTimeoutError):
-        running.result(10)
-    worker.stop(10)
-
-
-def test_more_jobs_than_the_capacity_are_refused(
-    worker: Worker, stub: StubPipeline, job: Callable[..., Job]
-) -> None:
-    running = [worker.submit(job(name)) for name in "ab"]
-    with pytest.raises(BusyError):
-        worker.submit(job("c"))
-    stub.steps.release(6)
-    assert all(future.result(10) for future in running)
-    stub.steps.release(3)
-    assert worker.submit(job("d")).result(10)
-    worker.stop(10)
-
-
-def test_a_bug_in_one_job_does_not_end_the_worker(
-    worker: Worker, stub: StubPipeline, job: Callable[..., Job]
-) -> None:
-    stub.steps.release(6)
-    with pytest.raises(ZeroDivisionError):
-        worker.submit(job("a", prompt="bug")).result(10)
-    assert worker.submit(job("b")).result(10)
-    worker.stop(10)
-
-
-def test_stopping_drops_what_runs_and_what_waits(
-    worker: Worker, stub: StubPipeline, job: Callable[..., Job]
-) -> None:
-    running, waiting = worker.submit(job("a")), worker.submit(job("b"))
-    stub.begun.wait(10)
-    worker.stop(0)
-    assert isinstance(waiting.exception(0), CancelledRequestError)
-    stub.steps.release(1)
-    assert isinstance(running.exception(10), CancelledRequestError)
-
-
-@pytest.mark.parametrize(
-    ("error", "code"),
-    [(CheckpointError("no file"), "checkpoint_invalid"), (KeyError("bug"), ServerError.code)],
-)
-def test_a_failed_load_is_told(error: Exception, code: str, job: Callable[..., Job]) -> None:
-    def load() -> StubPipeline:
-        raise error
-
-    worker = Worker(load, capacity=1)
-    worker._thread.join(10)
-    assert worker.status.state == "failed"
-    assert worker.status.error_code == code
-    with pytest.raises(NotReadyError):
-        worker.submit(job("a"))
-
-
-def test_a_model_that_cannot_be_described_has_failed() -> None:
-    nameless = StubPipeline()
-    nameless.preset = None  # type: ignore[assignment]
-    worker = Worker(lambda: nameless, capacity=1)
-    worker._thread.join(10)
-    assert worker.status.state == "failed"
