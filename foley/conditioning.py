@@ -23,26 +23,29 @@ _POSITION_OFFSET = 2  # RoBERTa keeps its first two positions for padding
 Encoding = Generator[None, None, Tensor]
 
 
-def normalise_frames(frames: Tensor) -> Tensor:
-    """uint8 [n, H, W, 3] -> float32 [n, 3, H, W] in [-1, 1].
+def normalise_frames(frames: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """uint8 [n, H, W, 3] -> [n, 3, H, W] in [-1, 1], computed in float32 on the frames' device.
 
     Source: specification, sections 6 and 7.
     """
-    return frames.permute(0, 3, 1, 2).float().div(255).sub(0.5).div(0.5)
+    return frames.permute(0, 3, 1, 2).float().div(255).sub(0.5).div(0.5).to(dtype)
 
 
-def encode_visual(encoder: SiglipVisionModel, frames: Tensor) -> Encoding:
-    """Visual tokens [V, D] of uint8 frames [V, H, W, 3]: the pooled output, not normalised."""
+def encode_visual(encoder: SiglipVisionModel, frames: Tensor, device: torch.device) -> Encoding:
+    """Visual tokens [V, D] of uint8 frames [V, H, W, 3]: the pooled output, not normalised.
+
+    `device` is where the encoder runs; its weights may be elsewhere between its calls.
+    """
     features: list[Tensor] = []
     for chunk in frames.split(_FRAMES_AT_ONCE):
         if features:
             yield
-        pixels = normalise_frames(chunk.to(encoder.device)).to(encoder.dtype)
+        pixels = normalise_frames(chunk.to(device), encoder.dtype)
         features.append(encoder(pixel_values=pixels).pooler_output)
     return torch.cat(features)
 
 
-def encode_sync(encoder: Synchformer, frames: Tensor) -> Encoding:
+def encode_sync(encoder: Synchformer, frames: Tensor, device: torch.device) -> Encoding:
     """Sync tokens [S, D] of uint8 frames [n, H, W, 3], n at least 16.
 
     Segments overlap, so do the frames of two pieces.
@@ -53,8 +56,8 @@ def encode_sync(encoder: Synchformer, frames: Tensor) -> Encoding:
             yield
         start = first * SYNC_SEGMENT_STRIDE
         stop = start + (_SEGMENTS_AT_ONCE - 1) * SYNC_SEGMENT_STRIDE + SYNC_SEGMENT_FRAMES
-        chunk = frames[start:stop].to(encoder.device)
-        tokens.append(encoder(normalise_frames(chunk).to(encoder.dtype)))
+        chunk = frames[start:stop].to(device)
+        tokens.append(encoder(normalise_frames(chunk, encoder.dtype)))
     return torch.cat(tokens)
 
 
@@ -69,7 +72,11 @@ def _num_segments(num_frames: int) -> int:
 
 
 def encode_text(
-    encoder: ClapTextModel, tokenizer: PreTrainedTokenizerBase, negative_prompt: str, prompt: str
+    encoder: ClapTextModel,
+    tokenizer: PreTrainedTokenizerBase,
+    negative_prompt: str,
+    prompt: str,
+    device: torch.device,
 ) -> tuple[Tensor, int]:
     """Text tokens [2, T, D], T at most 77, and how many the longer prompt has before that cut.
 
@@ -92,7 +99,7 @@ def encode_text(
         )
         raise PromptTooLongError(f"{which} has {count} tokens, the limit is {limit}; shorten it")
     output = encoder(
-        input_ids=batch.input_ids.to(encoder.device),
-        attention_mask=batch.attention_mask.to(encoder.device),
+        input_ids=batch.input_ids.to(device),
+        attention_mask=batch.attention_mask.to(device),
     )
     return output.last_hidden_state[:, :MAX_TEXT_TOKENS], batch.input_ids.shape[1]

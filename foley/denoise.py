@@ -41,6 +41,8 @@ class Step(Protocol):
     """A forward pass of packed clips: latents [sum of A, L] -> velocities, float32, likewise."""
 
     def __call__(self, latents: Tensor, time: TimeModulation, context: DiTContext) -> Tensor: ...  # noqa: D102
+    def forget(self) -> None: ...  # noqa: D102 - the last batch
+    def release(self) -> None: ...  # noqa: D102 - all that can be made again
 
 
 class VelocityModel:
@@ -63,7 +65,19 @@ class VelocityModel:
 
     @torch.inference_mode()
     def __call__(self, parts: Sequence[Part]) -> list[Tensor]:
-        """The velocity [N, L, A], float32, of each part."""
+        """The velocity [N, L, A], float32, of each part.
+
+        When the device runs out of memory, all that is kept here is let go first.
+        """
+        try:
+            return self._evaluate(parts)
+        except torch.OutOfMemoryError:
+            self.forget()
+            if self._step is not None:
+                self._step.release()
+            raise
+
+    def _evaluate(self, parts: Sequence[Part]) -> list[Tensor]:
         batch = self._batch_of([part.context for part in parts])
         times = TimeModulation.concatenate([part.time for part in parts])[self._part_of_clip]
         states = [
@@ -101,6 +115,8 @@ class VelocityModel:
     def forget(self) -> None:
         """Let go of the last batch's memory."""
         self._members, self._batch = (), None
+        if self._step is not None:
+            self._step.forget()
 
 
 def _guided(velocity: Tensor, part: Part) -> Tensor:

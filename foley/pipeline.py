@@ -8,19 +8,22 @@ import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from foley.acceleration import Memory, check_options, loading_device, place
 from foley.checkpoints import Components
 from foley.conditioning import encode_sync, encode_text, encode_visual
-from foley.configs import MAX_TEXT_TOKENS
+from foley.configs import MAX_TEXT_TOKENS, SYNC_FPS, VISUAL_FPS, Preset
 from foley.denoise import VelocityModel
+from foley.errors import DeviceError
 from foley.licences import licence_of
 from foley.media.clock import num_latents
 from foley.media.demux import decode_frames
 from foley.media.source import MediaLimits
+from foley.models.fused import Precision
 from foley.request import GenerationRequest, Solver
 from foley.selection import choose_device, load
 from foley.session import Session
@@ -28,7 +31,9 @@ from foley.types import Conditions, Generation, VideoFrames
 
 logger = logging.getLogger(__name__)
 
-Module = TypeVar("Module", bound=nn.Module)
+# Clips to warm up with, and their guidance. What is compiled serves all lengths and numbers but 1:
+# hence the clips with and without a last piece of one frame and of one segment, and no guidance.
+_WARM_UPS = ((1.0, 4.5), (2.13, 4.5), (1.0, 1.0), (8.0, 4.5))
 
 
 @dataclass(frozen=True)
@@ -60,9 +65,18 @@ class FoleyPipeline:
         revision: of their repository; empty where it is not known.
         licence: under which they are.
         dit: the transformer, on the device.
+        memory: full, balanced or low.
+        precision: bf16 or fp8, of the transformer's products on a GPU.
     """
 
-    def __init__(self, components: Components, device: torch.device) -> None:
+    def __init__(
+        self,
+        components: Components,
+        device: torch.device,
+        *,
+        precision: Precision = "bf16",
+        memory: Memory = "auto",
+    ) -> None:
         self.preset = components.preset
         self.device = device
         self.trained = components.trained
@@ -71,18 +85,25 @@ class FoleyPipeline:
         self.licence = licence_of(components.preset.name)
         self._tokenizer = components.tokenizer
         self._tokenizing = threading.Lock()  # a tokenizer's padding is a setting of its own
-        # The transformer runs in bfloat16 on a GPU, as published; all else runs in float32.
-        half = torch.bfloat16 if device.type == "cuda" else torch.float32
-        self.dit = _place(components.dit, device, half)
-        self._vae = _place(components.vae, device, torch.float32)
-        self._synchformer = _place(components.synchformer, device, torch.float32)
-        self._vision = _place(components.vision, device, torch.float32)
-        self._text = _place(components.text, device, torch.float32)
+        try:
+            placed = place(components, device, precision=precision, memory=memory)
+        except torch.OutOfMemoryError as error:
+            raise _too_small(device, self.preset) from error
+        self.dit, self.memory, self.precision = placed.dit, placed.memory, placed.precision
+        self._step = placed.step
+        self._vae, self._text = placed.vae, placed.text
+        self._synchformer, self._vision = placed.synchformer, placed.vision
         logger.info("loaded %s", self.description)
 
     @classmethod
     def from_preset(
-        cls, name: str = "auto", device: str = "auto", weights: str | Path | None = None
+        cls,
+        name: str = "auto",
+        device: str = "auto",
+        weights: str | Path | None = None,
+        *,
+        precision: Precision = "bf16",
+        memory: Memory = "auto",
     ) -> Self:
         """The pipeline of a preset.
 
@@ -92,15 +113,27 @@ class FoleyPipeline:
             device: auto, cpu, cuda or cuda:N.
             weights: directory of official files or of `foley convert`'s layout; without it, the
                 one that `foley download` fills.
+            precision: of the transformer's products on a GPU, bf16 or fp8; the CPU has float32.
+            memory: full, all weights stay on the GPU; balanced, only the transformer; low, a part
+                of it; auto, the first of these that fits.
 
         Raises:
-            ConfigError: unknown preset, or weights needed and not there.
+            ConfigError: unknown preset, weights needed and not there, or options that do not fit.
             CheckpointError: the weights are missing or do not fit.
-            DeviceError: no such device.
+            DeviceError: no such device, or its memory is too small.
         """
         chosen = choose_device(device)
+        check_options(chosen, precision, memory)
         root = Path(weights) if weights is not None else None
-        return cls(load(name, root, chosen), chosen)
+        try:
+            components = load(name, root, loading_device(chosen, memory))
+        except torch.OutOfMemoryError as error:
+            torch.cuda.empty_cache()
+            raise DeviceError(
+                f"{chosen} has too little free memory to load preset {name}; stop what else uses "
+                "it, or use memory balanced or low"
+            ) from error
+        return cls(components, chosen, precision=precision, memory=memory)
 
     @property
     def description(self) -> str:
@@ -213,7 +246,7 @@ class FoleyPipeline:
 
     def velocity_model(self) -> VelocityModel:
         """What evaluates the transformer, for one thread at a time."""
-        return VelocityModel(self.dit)
+        return VelocityModel(self.dit, self._step)
 
     def encode(
         self, frames: VideoFrames, prompt: str, negative_prompt: str
@@ -221,15 +254,15 @@ class FoleyPipeline:
         """`condition` in pieces: yields between them."""
         with self._tokenizing:
             text_tokens, num_tokens = encode_text(
-                self._text, self._tokenizer, negative_prompt, prompt
+                self._text, self._tokenizer, negative_prompt, prompt, self.device
             )
         notices: tuple[str, ...] = ()
         if num_tokens > MAX_TEXT_TOKENS:
             notices = (f"prompts are cut after {MAX_TEXT_TOKENS} tokens, one has {num_tokens}",)
         yield
-        visual_tokens = yield from encode_visual(self._vision, frames.visual)
+        visual_tokens = yield from encode_visual(self._vision, frames.visual, self.device)
         yield
-        sync_tokens = yield from encode_sync(self._synchformer, frames.sync)
+        sync_tokens = yield from encode_sync(self._synchformer, frames.sync, self.device)
         return Conditions(
             visual_tokens=visual_tokens,
             sync_tokens=sync_tokens,
@@ -255,18 +288,25 @@ class FoleyPipeline:
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
         """Waveforms float32 [N, 1, 960 * A] of latents [N, latent_dim, A]."""
-        return self._vae(latents.to(self._vae.dtype)).float()
+        return self._vae(latents).float()
 
     def warm_up(self) -> None:
-        """One short generation, so that the first request finds everything allocated."""
-        vision, sync = self.preset.vision.image_size, self.preset.synchformer.image_size
-        frames = VideoFrames(
-            visual=torch.zeros(8, vision, vision, 3, dtype=torch.uint8),
-            sync=torch.zeros(25, sync, sync, 3, dtype=torch.uint8),
-            num_picked=25,
-            source_seconds=1.0,
-        )
-        self.generate(frames, GenerationRequest(num_inference_steps=1, seed=0))
+        """Short generations, so that the first request finds everything allocated and compiled."""
+        for seconds, guidance_scale in _WARM_UPS if self.device.type == "cuda" else _WARM_UPS[:1]:
+            vision, sync = self.preset.vision.image_size, self.preset.synchformer.image_size
+            num_visual, num_sync = int(seconds * VISUAL_FPS), int(seconds * SYNC_FPS)
+            frames = VideoFrames(
+                visual=torch.zeros(num_visual, vision, vision, 3, dtype=torch.uint8),
+                sync=torch.zeros(num_sync, sync, sync, 3, dtype=torch.uint8),
+                num_picked=num_sync,
+                source_seconds=seconds,
+            )
+            request = GenerationRequest(
+                num_inference_steps=1 if self.device.type == "cpu" else 3,
+                guidance_scale=guidance_scale,
+                seed=0,
+            )
+            self.generate(frames, request)
 
     def notices(self) -> tuple[str, ...]:
         """What callers are told about the model."""
@@ -275,8 +315,9 @@ class FoleyPipeline:
         return (f"model {self.preset.name} is untrained: the sound is noise of the right length",)
 
 
-def _place(module: Module, device: torch.device, dtype: torch.dtype) -> Module:
-    # Not module.to(): diffusers' own warns of modules kept in float32 even where there are none.
-    # First the device, then the type: what is stored in few bits travels in few, and is converted
-    # there, one tensor after another.
-    return nn.Module.to(nn.Module.to(module, device=device), dtype=dtype)
+def _too_small(device: torch.device, preset: Preset) -> DeviceError:
+    torch.cuda.empty_cache()
+    return DeviceError(
+        f"{device} has too little free memory for preset {preset.name}; stop what else uses it, or "
+        "use memory balanced or low, or a smaller preset"
+    )

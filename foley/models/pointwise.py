@@ -138,6 +138,13 @@ def quantise(x: Tensor) -> tuple[Tensor, Tensor]:
     return (x / scale).to(torch.float8_e4m3fn), scale
 
 
+def snake(x: Tensor, alpha: Tensor) -> Tensor:
+    """x + sin(alpha x)^2 / alpha in alpha's dtype, x's dtype kept: x [B, C, S], alpha [1, C, 1]."""
+    wide = x.to(alpha.dtype)
+    sine = torch.sin(alpha * wide)
+    return torch.addcmul(wide, sine * sine, 1.0 / (alpha + 1e-9)).to(x.dtype)
+
+
 class Pointwise(NamedTuple):
     """The functions of this module, plain or compiled."""
 
@@ -159,6 +166,11 @@ PLAIN = Pointwise()
 def compiled() -> Pointwise:
     """The same functions, compiled; the number of tokens may change from call to call."""
     return Pointwise(*map(_compiled, PLAIN))
+
+
+def compiled_snake() -> Callable[[Tensor, Tensor], Tensor]:
+    """`snake`, compiled for all lengths and numbers of channels."""
+    return torch.compile(snake, fullgraph=True, dynamic=True)
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:

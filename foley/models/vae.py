@@ -3,6 +3,7 @@
 # B batch, A latent frames, L latent channels, C channels, S samples
 
 import math
+from collections.abc import Callable
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foley.configs import VAEConfig
+from foley.models.pointwise import snake
 
 _DILATIONS = (1, 3, 9)
 _LOGVAR_RANGE = (-30.0, 20.0)
@@ -22,11 +24,11 @@ class Snake(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.alpha = nn.Parameter(torch.ones(1, dim, 1))
+        self.function: Callable[[Tensor, Tensor], Tensor] = snake  # or the same, compiled
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, S] -> [B, C, S]."""
-        sine = torch.sin(self.alpha * x)
-        return torch.addcmul(x, sine * sine, 1.0 / (self.alpha + 1e-9))
+        return self.function(x, self.alpha)
 
 
 class ResidualUnit(nn.Module):
@@ -152,8 +154,8 @@ class FoleyVAE(ModelMixin, ConfigMixin):
         self.decoder = Decoder(latent_dim, decoder_dim, config.decoder_rates)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """The waveform [B, 1, hop * A] in [-1, 1] of latents [B, L, A]."""
-        return self.decoder(self.post_quant(latents))
+        """The waveform [B, 1, hop * A] in [-1, 1] of latents [B, L, A], in the weights' dtype."""
+        return self.decoder(self.post_quant(latents.to(self.post_quant.weight.dtype)))
 
     def encode(self, waveform: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance [B, L, A] of the latents of a waveform [B, 1, S].
