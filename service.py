@@ -42,6 +42,8 @@ from runners.keys import Keys
 from runners.log import configure_logging
 from runners.messages import Job, Made, ModelStatus, Report
 from runners.results import Results
+from runners.rpc.server import RpcServer
+from runners.rpc.servicer import FoleyServicer
 from runners.settings import load_settings
 
 log = structlog.get_logger(__name__)
@@ -192,6 +194,7 @@ class FoleyApi:
         self.desk = Desk(SETTINGS, self.gpu)
         self.endpoints = Endpoints(SETTINGS, self.desk, self.scratch, self.in_flight, self.results)
         self.health = Health(self.__is_ready__, SETTINGS)
+        self.rpc: RpcServer | None = None
 
     @bentoml.on_startup
     async def start(self) -> None:
@@ -199,11 +202,18 @@ class FoleyApi:
         self.media = asyncio.create_task(asyncio.to_thread(_import_media))
         self.sweeping = asyncio.create_task(self.results.sweep_always())
         await self.health.start()
+        if SETTINGS.grpc_port:
+            servicer = FoleyServicer(
+                SETTINGS, self.desk, self.scratch, self.in_flight, Keys(SETTINGS.keys)
+            )
+            self.rpc = RpcServer(servicer, SETTINGS, ready=self.__is_ready__)
 
     @bentoml.on_shutdown
     async def close(self) -> None:
         """Leave nothing behind."""
         await self.health.stop()
+        if self.rpc is not None:
+            await self.rpc.stop()
         self.sweeping.cancel()
         self.scratch.close()
         self.common.close()
@@ -213,6 +223,8 @@ class FoleyApi:
         if not self.media.done():
             raise NotReadyError("the service is starting")
         self.media.result()
+        if self.rpc is not None:
+            self.rpc.check()
         await self.desk.ask_model()
         return True
 

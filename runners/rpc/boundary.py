@@ -21,9 +21,10 @@ from runners.status import INTERNAL_CODE, INTERNAL_MESSAGE, public_message, stat
 
 log = structlog.get_logger(__name__)
 
-# Trailing metadata may take 8 KiB. The message is in it twice, and a letter beyond ASCII takes up to
-# nine bytes there.
+# Trailing metadata may take 8 KiB. The message is in it twice, and a letter beyond ASCII takes up
+# to nine bytes there.
 MAX_MESSAGE = 800
+TRANSIT_SECONDS = 0.2  # a caller whose deadline passes hangs up before ours has passed
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ async def boundary(
         await context.send_initial_metadata((("x-request-id", request_id),))
         yield Call(request_id, keys.owner_of(metadata))
     except asyncio.CancelledError:
-        late = context.time_remaining() == 0  # None where no deadline was set
+        left_seconds = context.time_remaining()  # None where no deadline was set
+        late = left_seconds is not None and left_seconds < TRANSIT_SECONDS
         kind = RequestTimeoutError if late else CancelledRequestError
         code, status = kind.code, _status_of(kind)
         raise

@@ -1,19 +1,23 @@
 """The gRPC server of one API process, beside its HTTP server and in the same event loop."""
 
 import asyncio
-import contextlib
 import ipaddress
+import os
+import socket
 from collections.abc import Awaitable, Callable
 
+import click
 import grpc
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from runners.errors import NotReadyError
 from runners.rpc import SERVICE
-from runners.rpc.foley_pb2 import DESCRIPTOR
 from runners.rpc.foley_pb2_grpc import add_FoleyServiceServicer_to_server
 from runners.rpc.servicer import FoleyServicer
+from runners.settings import Settings
+from runners.signals import on_end_asked
 
 log = structlog.get_logger(__name__)
 
@@ -23,28 +27,24 @@ MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 
 
 class RpcServer:
-    """Serves `FoleyService`, health and reflection.
+    """Serves `FoleyService`, health and reflection; needs a running event loop.
 
     Args:
         servicer: answers the calls.
-        address: host and port.
-        shared: whether other processes of this service listen there too.
+        settings: host and port.
         ready: raises while requests cannot be served.
     """
 
     def __init__(
-        self,
-        servicer: FoleyServicer,
-        address: tuple[str, int],
-        *,
-        shared: bool,
-        ready: Callable[[], Awaitable[object]],
+        self, servicer: FoleyServicer, settings: Settings, *, ready: Callable[[], Awaitable[object]]
     ) -> None:
-        self._host, self._port = address
+        self._host = settings.grpc_host or _http_host()
+        self._port = settings.grpc_port
         self._ready = ready
+        self._listening = False
         self._server = grpc.aio.server(
             options=[
-                ("grpc.so_reuseport", int(shared)),
+                ("grpc.so_reuseport", int(settings.api_workers > 1)),
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
             ]
         )
@@ -52,16 +52,33 @@ class RpcServer:
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        assert DESCRIPTOR.services_by_name[SERVICE.rpartition(".")[2]].full_name == SERVICE
         reflection.enable_server_reflection(names, self._server)
-        self.listening = False
         self._running = asyncio.create_task(self._run())
+        self._stopping: asyncio.Task[None] | None = None
+        # HTTP's connections are drained before anybody is told of the end.
+        on_end_asked(self.begin_stop)
+
+    def check(self) -> None:
+        """Raise what says why nothing can be served here."""
+        if not self._listening:
+            raise NotReadyError(
+                f"port {self._port} of gRPC is taken; set FOLEY_GRPC_PORT to another, or to 0"
+            )
+
+    def begin_stop(self) -> None:
+        """Take no new calls from now on."""
+        if self._stopping is None:
+            self._stopping = asyncio.create_task(self._stop())
 
     async def stop(self) -> None:
-        """Take no new calls, and let those in flight end, within bounds."""
+        """Let the calls in flight end, within bounds."""
+        self.begin_stop()
+        assert self._stopping is not None
+        await self._stopping
+
+    async def _stop(self) -> None:
         self._running.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._running
+        await asyncio.gather(self._running, return_exceptions=True)
         await self._health.enter_graceful_shutdown()
         await self._server.stop(DRAIN_SECONDS)
 
@@ -84,10 +101,10 @@ class RpcServer:
         """Take the port; where an earlier service has not yet left it, as soon as it does."""
         host = f"[{self._host}]" if _is_v6(self._host) else self._host
         told = False
-        while not self.listening:
+        while not self._listening:
             try:
                 self._server.add_insecure_port(f"{host}:{self._port}")
-                self.listening = True
+                self._listening = True
             except RuntimeError as error:
                 if not told:
                     log.error("grpc_port_taken", port=self._port, reason=str(error))
@@ -101,6 +118,17 @@ class RpcServer:
         status = known.SERVING if serving else known.NOT_SERVING
         for name in ("", SERVICE):
             await self._health.set(name, status)
+
+
+def _http_host() -> str:
+    """The address that this process serves HTTP on: BentoML gives its workers the socket only."""
+    context = click.get_current_context(silent=True)
+    descriptor = context.params.get("fd") if context else None
+    if descriptor is None:
+        return "127.0.0.1"
+    with socket.socket(fileno=os.dup(descriptor)) as listener:
+        host: str = listener.getsockname()[0]
+    return host
 
 
 def _is_v6(host: str) -> bool:

@@ -30,9 +30,11 @@ class Server:
     grace_seconds: int = 30
 
     def __post_init__(self) -> None:
-        with socket.socket() as reserved:
-            reserved.bind(("127.0.0.1", 0))
-            self.port = reserved.getsockname()[1]
+        with socket.socket() as http, socket.socket() as grpc:
+            for reserved in (http, grpc):
+                reserved.bind(("127.0.0.1", 0))
+            self.port, grpc_port = http.getsockname()[1], grpc.getsockname()[1]
+        self.grpc_address = f"127.0.0.1:{grpc_port}"
         self.scratch = self.folder / "scratch"
         self.log = self.folder / "server.log"
         self.client = httpx.Client(
@@ -43,7 +45,7 @@ class Server:
             **inherited,
             "FOLEY_PRESET": "tiny",
             "FOLEY_DEVICE": "cpu",
-            "FOLEY_GRPC_PORT": "0",
+            "FOLEY_GRPC_PORT": str(grpc_port),
             "FOLEY_SCRATCH_DIR": str(self.scratch),
             # Threads that share their cores with other tests wait for each other most of the time.
             "OMP_NUM_THREADS": "1",

@@ -1,0 +1,15 @@
+"""The generated code in the repository is that of the interface's description."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_stubs_are_what_the_description_gives(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, str(ROOT / "scripts" / "stubs.py"), str(tmp_path)], check=True)
+    generated = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    kept = {path.name: path.read_text() for path in (ROOT / "runners" / "rpc").glob("*_pb2*")}
+    assert len(kept) == 3
+    assert generated == kept, "run `python scripts/stubs.py`"
