@@ -34,7 +34,8 @@ from foley.errors import ConfigError, FoleyError, ServerError
 from runners.desk import Desk
 from runners.endpoints import Endpoints
 from runners.errors import CancelledRequestError, NotReadyError
-from runners.exchange import Common, Scratch
+from runners.exchange import MAX_FRAMES_BYTES, Common, Scratch
+from runners.forking import Limits
 from runners.front import Front
 from runners.health import Health
 from runners.inflight import InFlight
@@ -44,7 +45,8 @@ from runners.messages import Job, Made, ModelStatus, Report
 from runners.results import Results
 from runners.rpc.server import RpcServer
 from runners.rpc.servicer import FoleyServicer
-from runners.settings import load_settings
+from runners.sandbox import Sandbox
+from runners.settings import child_environment, load_settings
 
 log = structlog.get_logger(__name__)
 
@@ -89,7 +91,7 @@ class GpuRunner:
         try:
             outcome = self.worker.submit(job, lambda update: tell(Report(update=update)))
         except FoleyError as error:
-            yield Report(error=(error.code, str(error))).line()
+            yield Report.of(error).line()
             return
         outcome.add_done_callback(lambda done: tell(_report_of(done)))
         try:
@@ -191,15 +193,24 @@ class FoleyApi:
             keep_seconds=SETTINGS.keep_results_seconds,
             keep_bytes=SETTINGS.keep_results_bytes,
         )
-        self.desk = Desk(SETTINGS, self.gpu)
+        self.sandbox = Sandbox(
+            Limits(
+                memory_bytes=SETTINGS.decode_memory_bytes,
+                cpu_seconds=SETTINGS.decode_cpu_seconds,
+                # Of the files that are made, a clip's copy may be the largest, or its frames.
+                file_bytes=SETTINGS.max_upload_bytes + MAX_FRAMES_BYTES,
+            ),
+            child_environment(),
+        )
+        self.desk = Desk(SETTINGS, self.gpu, self.sandbox)
         self.endpoints = Endpoints(SETTINGS, self.desk, self.scratch, self.in_flight, self.results)
         self.health = Health(self.__is_ready__, SETTINGS)
         self.rpc: RpcServer | None = None
 
     @bentoml.on_startup
     async def start(self) -> None:
-        """Import the media code beside answering probes: it takes seconds."""
-        self.media = asyncio.create_task(asyncio.to_thread(_import_media))
+        """Prepare the reading of media beside answering probes: it takes seconds."""
+        self.media = asyncio.create_task(self.sandbox.start())
         self.sweeping = asyncio.create_task(self.results.sweep_always())
         await self.health.start()
         if SETTINGS.grpc_port:
@@ -215,6 +226,7 @@ class FoleyApi:
         if self.rpc is not None:
             await self.rpc.stop()
         self.sweeping.cancel()
+        self.sandbox.close()
         self.scratch.close()
         self.common.close()
 
@@ -237,15 +249,11 @@ FoleyApi.add_asgi_middleware(  # type: ignore[attr-defined]
 def _report_of(done: "Future[Made]") -> Report:
     """What a job's outcome is told as."""
     if done.cancelled():
-        return Report(error=(CancelledRequestError.code, "the request was cancelled"))
+        return Report.of(CancelledRequestError("the request was cancelled"))
     error = done.exception()
     if error is None:
         return Report(made=done.result())
     if isinstance(error, FoleyError):
-        return Report(error=(error.code, str(error)))
+        return Report.of(error)
     log.error("job_failed", exc_info=error)
-    return Report(error=(ServerError.code, "something went wrong inside the model's process"))
-
-
-def _import_media() -> None:
-    from runners import answers  # noqa: F401 - imports torch and av
+    return Report.of(ServerError("something went wrong inside the model's process"))

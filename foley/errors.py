@@ -9,6 +9,7 @@ FoleyError
             NoFramesError           a picture stream without a picture in range
             VideoTooLongError       over the duration limit, and no trimming was asked for
             VideoTooLargeError      too many pixels a frame, or too many bytes
+            VideoTooCostlyError     (service) decoding it took more time or memory than allowed
         PromptTooLongError      more tokens than the text encoder takes
         ParameterError          an option out of its bounds
         OutputError             the result cannot be written as asked
@@ -98,6 +99,12 @@ class VideoTooLargeError(VideoError):
     """The clip has too many pixels a frame, or too many bytes."""
 
     code = "video_too_large"
+
+
+class VideoTooCostlyError(VideoError):
+    """Decoding the clip took more time or memory than allowed."""
+
+    code = "video_too_costly"
 
 
 class PromptTooLongError(RequestError):

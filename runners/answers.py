@@ -1,4 +1,4 @@
-"""Waveforms -> the files that the caller asked for -> one HTTP answer with the facts about them."""
+"""The files of an order and the facts about them -> one HTTP answer, or the data of an event."""
 
 import json
 import zipfile
@@ -7,16 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from starlette.responses import FileResponse
-from torch import Tensor
 
-from foley.media.mux import Written, write_audio, write_video
-from foley.media.source import MediaLimits
-from runners.desk import Filled
-from runners.exchange import load_waveforms
 from runners.messages import Made, ModelStatus
-from runners.orders import AUDIO_FORMATS, MEDIA_TYPES, ZIP, Order
+from runners.orders import MEDIA_TYPES, ZIP, Order
 
 MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoundFile:
+    """A file with one sound, beside the clip's picture or alone."""
+
+    path: Path
+    container: str  # mkv where the one asked for cannot hold the picture
+    notices: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +57,7 @@ class Facts:
             "notices": self.notices,
         }
 
-    def manifest(self, sounds: list[Written]) -> dict[str, Any]:
+    def manifest(self, sounds: list[SoundFile]) -> dict[str, Any]:
         """The facts as the JSON file of a zip."""
         variations = [
             {"file": sound.path.name, "seed": seed}
@@ -62,28 +66,18 @@ class Facts:
         return {**self.summary(), "variations": variations}
 
 
-def write_sounds(
-    order: Order, folder: Path, made: Made, *, trimmed: bool, limits: MediaLimits
-) -> list[tuple[Written, ...]]:
-    """Write the files of each sound, in the order of the formats asked for."""
-    stop_seconds = made.duration_seconds if trimmed else None
+@dataclass(frozen=True, kw_only=True)
+class Filled:
+    """What came of an order."""
 
-    def write(waveform: Tensor, destination: Path) -> Written:
-        if destination.suffix[1:] in AUDIO_FORMATS:
-            return write_audio(waveform, destination, sample_rate=made.sample_rate)
-        return write_video(
-            order.clip,
-            waveform,
-            destination,
-            sample_rate=made.sample_rate,
-            stop_seconds=stop_seconds,
-            limits=limits,
-        )
+    order: Order
+    variations: list[tuple[SoundFile, ...]]  # of each, its files in the order's formats
+    facts: Facts
 
-    return [
-        tuple(write(waveform, folder / f"foley-{index}.{name}") for name in order.formats)
-        for index, waveform in enumerate(load_waveforms(folder), start=1)
-    ]
+    @property
+    def sounds(self) -> list[SoundFile]:
+        """One file for each variation, in the format asked for."""
+        return [copies[0] for copies in self.variations]
 
 
 def result(filled: Filled, url: str, kept_seconds: float) -> dict[str, Any]:
@@ -99,13 +93,13 @@ def result(filled: Filled, url: str, kept_seconds: float) -> dict[str, Any]:
         {
             "variation": variation,
             "seed": seed,
-            "format": written.container,
-            "media_type": MEDIA_TYPES[written.container],
-            "bytes": written.path.stat().st_size,
-            "url": f"{url}/{written.path.name}",
+            "format": file.container,
+            "media_type": MEDIA_TYPES[file.container],
+            "bytes": file.path.stat().st_size,
+            "url": f"{url}/{file.path.name}",
         }
         for variation, (seed, copies) in enumerate(zip(seeds, filled.variations, strict=True), 1)
-        for written in copies
+        for file in copies
     ]
     return {
         **filled.facts.summary(),
@@ -119,9 +113,7 @@ def answer(filled: Filled) -> FileResponse:
     """The one file, or a zip of several with a manifest."""
     order, sounds, facts = filled.order, filled.sounds, filled.facts
     path = sounds[0].path
-    media_type = MEDIA_TYPES[
-        sounds[0].container
-    ]  # mkv where the one asked for cannot hold the codec
+    media_type = MEDIA_TYPES[sounds[0].container]
     if order.zipped:
         path, media_type = path.with_name("foley.zip"), ZIP
         with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:  # media does not shrink

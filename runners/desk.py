@@ -7,31 +7,25 @@ import asyncio
 import contextlib
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Any, Protocol
 
 import aiohttp
 from bentoml.exceptions import BentoMLException
 
-from foley.configs import PRESETS
 from runners import metrics
+from runners.answers import Facts, Filled, SoundFile
 from runners.errors import (
     BusyError,
     ModelFailedError,
     NotReadyError,
     RunnerLostError,
 )
-from runners.exchange import save_frames
 from runners.messages import Job, Made, ModelStatus, Report, Update
 from runners.orders import Order
 from runners.patience import Stopwatch
+from runners.sandbox import Sandbox
 from runners.settings import Settings
-
-if TYPE_CHECKING:  # they import torch and av, which building a bento must not need
-    from foley.media.mux import Written
-    from foley.media.source import MediaLimits
-    from runners.answers import Facts
 
 PROBE_SECONDS = 1.0
 OnUpdate = Callable[[Update], None]
@@ -50,20 +44,6 @@ class Runner(Protocol):
         """What is loaded."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Filled:
-    """What came of an order."""
-
-    order: Order
-    variations: "list[tuple[Written, ...]]"  # of each, its files in the order's formats
-    facts: "Facts"
-
-    @property
-    def sounds(self) -> "list[Written]":
-        """One file for each variation, in the format asked for."""
-        return [copies[0] for copies in self.variations]
-
-
 class Desk:
     """Fills orders, as many at once as the settings allow this process.
 
@@ -71,9 +51,10 @@ class Desk:
         num_in_house: requests being worked on.
     """
 
-    def __init__(self, settings: Settings, runner: Runner) -> None:
+    def __init__(self, settings: Settings, runner: Runner, sandbox: Sandbox) -> None:
         self._settings = settings
         self._runner = runner
+        self._sandbox = sandbox
         self._max_in_house = math.ceil(settings.max_concurrency / settings.api_workers)
         self._model: ModelStatus | None = None  # known while it is warm
         self.num_in_house = 0
@@ -119,13 +100,18 @@ class Desk:
 
         Cancelling drops the job in the runner too.
         """
-        from runners import answers
-
         model = self._model or await self.ask_model()
-        limits = self.media_limits()
+        limits = self._media_limits()
         on_update(Update(stage="frames"))
         with clock.stage("frames"):
-            trimmed = await asyncio.to_thread(decode, order, folder, model.preset, limits)
+            read = await self._sandbox.run(
+                "decode",
+                folder,
+                preset=model.preset,
+                container=order.format,
+                trim=order.trim,
+                limits=limits,
+            )
         job = Job(
             id=folder.name,
             priority=order.priority,
@@ -137,38 +123,37 @@ class Desk:
         clock.seconds.update(made.timings)
         on_update(Update(stage="files"))
         with clock.stage("mux"):
-            variations = await asyncio.to_thread(
-                answers.write_sounds, order, folder, made, trimmed=trimmed, limits=limits
+            written = await self._sandbox.run(
+                "write",
+                folder,
+                formats=order.formats,
+                sample_rate=made.sample_rate,
+                stop_seconds=made.duration_seconds if read["trimmed"] else None,
+                limits=limits,
             )
+        variations = [tuple(_file(folder, **file) for file in copies) for copies in written]
         for stage, seconds in clock.seconds.items():
             metrics.STAGE_SECONDS.labels(stage).observe(seconds)
         metrics.AUDIO_SECONDS.inc(made.duration_seconds * len(made.seeds))
-        facts = answers.Facts(
+        # Each sound's file may come with the same sentence.
+        said = [notice for copies in variations for file in copies for notice in file.notices]
+        facts = Facts(
             request_id=request_id,
             model=model,
             made=made,
             timings=clock.with_total(),
-            # Each sound's file may come with the same sentence.
-            notices=list(
-                dict.fromkeys(
-                    [
-                        *made.notices,
-                        *(n for copies in variations for w in copies for n in w.notices),
-                    ]
-                )
-            ),
+            notices=list(dict.fromkeys([*made.notices, *said])),
         )
         return Filled(order=order, variations=variations, facts=facts)
 
-    def media_limits(self) -> "MediaLimits":
-        """What the settings accept of a clip."""
-        from foley.media.source import MediaLimits
-
-        return MediaLimits(
-            max_seconds=self._settings.max_clip_seconds,
-            max_pixels=self._settings.max_clip_pixels,
-            max_bytes=self._settings.max_upload_bytes,
-        )
+    def _media_limits(self) -> dict[str, Any]:
+        """What the settings accept of a clip: `foley.media.source.MediaLimits` as JSON."""
+        return {
+            "max_seconds": self._settings.max_clip_seconds,
+            "max_pixels": self._settings.max_clip_pixels,
+            "max_bytes": self._settings.max_upload_bytes,
+            "codecs": self._settings.video_codecs.split(","),
+        }
 
     async def _call_runner(self, job: Job, on_update: OnUpdate) -> Made:
         """The runner's work on one job: the one call that a request makes (3)."""
@@ -194,6 +179,10 @@ class Desk:
         raise RunnerLostError("the model's process ended in the midst of the work; try again later")
 
 
+def _file(folder: Path, *, name: str, container: str, notices: list[str]) -> SoundFile:
+    return SoundFile(path=folder / name, container=container, notices=tuple(notices))
+
+
 async def read_reports(chunks: AsyncIterator[str]) -> AsyncGenerator[Report, None]:
     """The reports in a stream that BentoML cuts at arbitrary places."""
     rest = ""
@@ -201,26 +190,3 @@ async def read_reports(chunks: AsyncIterator[str]) -> AsyncGenerator[Report, Non
         *lines, rest = (rest + chunk).split("\n")
         for line in lines:
             yield Report.model_validate_json(line)
-
-
-def decode(order: Order, folder: Path, preset_name: str, limits: "MediaLimits") -> bool:
-    """Leave the clip's frames in the folder, at the sizes that the model's encoders see.
-
-    Returns:
-        Whether the clip was trimmed.
-    """
-    from foley.media.demux import decode_frames
-    from foley.media.mux import container_for
-
-    preset = PRESETS[preset_name]
-    frames = decode_frames(
-        order.clip,
-        visual_size=preset.vision.image_size,
-        sync_size=preset.synchformer.image_size,
-        limits=limits,
-        trim=order.trim,
-    )
-    if order.format != "wav" and order.format != "flac":
-        container_for(order.clip, order.format)  # refused now, not after minutes of sampling
-    save_frames(frames, folder)
-    return frames.trimmed

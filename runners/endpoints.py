@@ -9,7 +9,7 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from foley.errors import FoleyError
-from runners import metrics, openapi
+from runners import answers, metrics, openapi
 from runners.desk import Desk
 from runners.errors import NotFoundError, RequestTimeoutError
 from runners.events import EventStream, Pace
@@ -110,8 +110,6 @@ class Endpoints:
         self, request: Request, order: Order, folder: Path, clock: Stopwatch, flight: Flight
     ) -> Response:
         """Fill the order within the time allowed, and while the caller stays."""
-        from runners import answers
-
         request_id = request.scope["foley.request_id"]
         filling = self._desk.fill(order, folder, clock, request_id, lambda update: None)
         try:
@@ -152,8 +150,6 @@ class Endpoints:
         events: EventStream,
     ) -> None:
         """Tell everything about one order; the last event says what came of it."""
-        from runners import answers
-
         scope, pace = request.scope, Pace()
         owner, request_id = scope["foley.owner"], scope["foley.request_id"]
 
@@ -164,7 +160,7 @@ class Endpoints:
             filled = await self._desk.fill(order, folder, clock, request_id, on_update)
             url = f"{request.scope.get('root_path', '')}/v1/results/{request_id}"
             result = answers.result(filled, url, self._results.keep_seconds)
-            files = [written.path for copies in filled.variations for written in copies]
+            files = [file.path for copies in filled.variations for file in copies]
             await asyncio.to_thread(self._results.keep, owner, request_id, files)
             events.tell("result", result)
 

@@ -38,8 +38,10 @@ if TYPE_CHECKING:  # torch takes seconds to import, and building a bento must no
 
 NAME = "foley-"
 LOCK = ".lock"
+CLIP = "clip"
 FRAMES = "frames.safetensors"
 WAVEFORMS = "waveforms.safetensors"
+MAX_FRAMES_BYTES = 512 * 1024 * 1024  # 15 s at 512 and 224 pixels a side take 150 MB
 
 
 class Scratch:

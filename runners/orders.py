@@ -23,6 +23,7 @@ from runners.errors import (
     NotAcceptableError,
     UploadTooLargeError,
 )
+from runners.exchange import CLIP
 from runners.messages import Priority
 
 Format = Literal["mp4", "mov", "mkv", "webm", "wav", "flac"]
@@ -143,7 +144,7 @@ async def read_order(request: Request, folder: Path, *, max_bytes: int) -> Order
         ) as form:
             fields, clip = _sort(form)
             options = GenerationForm.model_validate(_given(fields))
-            path = folder / "clip"
+            path = folder / CLIP
             await anyio.to_thread.run_sync(_store, clip, path)
     except HTTPException as error:
         raise RequestError(f"the form cannot be read: {error.detail}") from error

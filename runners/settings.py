@@ -95,6 +95,33 @@ class Settings(BaseSettings):
     max_clip_pixels: Annotated[
         int, Field(gt=0, description="Most pixels that a frame of a clip may have.")
     ] = 4096 * 2304
+    video_codecs: Annotated[
+        str,
+        Field(
+            pattern=r"^([a-z0-9_]+,)*[a-z0-9_]+$",
+            description="Picture codecs that are decoded, by FFmpeg's names, separated by commas; "
+            "clips in others are refused.",
+        ),
+    ] = (
+        "h264,hevc,av1,vp8,vp9,mpeg1video,mpeg2video,mpeg4,h263,msmpeg4v3,flv1,wmv2,wmv3,vc1,"
+        "theora,mjpeg,prores,dnxhd,ffv1,png,qtrle,gif,rawvideo"
+    )
+    decode_memory_bytes: Annotated[
+        ByteSize,
+        Field(
+            ge=64 * MIB,
+            description="Memory that reading one clip may take; a clip that takes more is refused.",
+        ),
+    ] = ByteSize(2048 * MIB)
+    decode_cpu_seconds: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=86_400,
+            description="Processor seconds, of all cores, that reading one clip may take; "
+            "a clip that takes more is refused.",
+        ),
+    ] = 120
     grpc_port: Annotated[
         int,
         Field(ge=0, le=65535, description="Port of gRPC; 0 switches it off."),
@@ -218,6 +245,19 @@ class Settings(BaseSettings):
             if stats.f_frsize * stats.f_blocks >= MIN_SHARED_MEMORY_BYTES:
                 return shared
         return Path(tempfile.gettempdir())
+
+
+def child_environment() -> dict[str, str]:
+    """The environment of processes that read clips from outside: no secret is in it."""
+    kept = ("PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "OMP_NUM_THREADS")
+    return {
+        **{name: os.environ[name] for name in kept if name in os.environ},
+        "CUDA_VISIBLE_DEVICES": "",
+        # Forking is safe while there is one thread, and NumPy's library would start some.
+        "OPENBLAS_NUM_THREADS": "1",
+        # A thread's arena of the C library takes 64 MiB of address space, which is limited.
+        "MALLOC_ARENA_MAX": "2",
+    }
 
 
 def load_settings() -> Settings:

@@ -37,7 +37,6 @@ _LOSSLESS_CODEC = {
     ("wav", "f32"): "pcm_f32le",
     ("flac", "s24"): "flac",
 }
-_NO_LIMITS = MediaLimits(max_pixels=2**62)  # nothing is decoded: packets cost what they weigh
 _OPUS_RATE = 48_000  # Hz, the rate that Opus counts in
 # Tags that describe the source's file and not its content.
 _FILE_TAGS = frozenset({"major_brand", "minor_version", "compatible_brands", "encoder", "duration"})
@@ -60,7 +59,9 @@ class Written:
     notices: tuple[str, ...] = ()
 
 
-def container_for(source: Path, wanted: Container) -> Container:
+def container_for(
+    source: Path, wanted: Container, *, limits: MediaLimits | None = None
+) -> Container:
     """The container that `write_video` will give: the wanted one, or mkv where that fits instead.
 
     Cheap, since no frame is decoded: ask before making the sound.
@@ -69,7 +70,7 @@ def container_for(source: Path, wanted: Container) -> Container:
         VideoError: the source cannot be read, as `decode_frames`.
         OutputError: neither takes the clip's picture.
     """
-    with open_video(source, _NO_LIMITS) as (_, picture):
+    with open_video(source, _packets_only(limits)) as (_, picture):
         return _container_for(picture, wanted)
 
 
@@ -110,7 +111,7 @@ def write_video(
     """
     samples = as_stereo(checked(waveform, sample_rate))
     wanted = container or _container_of(destination)
-    with open_video(source, _NO_LIMITS) as (reader, picture):
+    with open_video(source, _packets_only(limits)) as (reader, picture):
         codec = picture.codec_context.codec.canonical_name
         chosen = _container_for(picture, wanted)
         # The caller allowed one name to be replaced, and no other: the source may have that one.
@@ -189,6 +190,11 @@ def write_audio(
         for packet in encode_packets(sound, values, sample_rate):
             writer.mux(packet)
     return Written(path=destination, container=name, codec=codec)
+
+
+def _packets_only(limits: MediaLimits | None) -> MediaLimits:
+    """The limits where nothing is decoded: packets cost what they weigh."""
+    return MediaLimits(max_pixels=2**62, codecs=limits.codecs if limits else None)
 
 
 def _container_of(destination: Path) -> Container:

@@ -1,11 +1,13 @@
 """Opens a clip from outside: checks size, structure, picture stream and pixels, in that order."""
 
+import functools
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import av
+from av.codec.codec import UnknownCodecError
 from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
@@ -38,11 +40,14 @@ class MediaLimits:
         max_pixels: of one frame. The default takes DCI 4K and 4096x2304 in either orientation;
             8K would cost a decoder about 50 MB for every frame that it keeps.
         max_bytes: of the file, None for any.
+        codecs: of the picture, by FFmpeg's names, None for any. Decoders of others are not even
+            asked what they make of a clip.
     """
 
     max_seconds: float = MAX_CLIP_SECONDS
     max_pixels: int = 4096 * 2304
     max_bytes: int | None = None
+    codecs: frozenset[str] | None = None
 
 
 @contextmanager
@@ -56,21 +61,30 @@ def open_video(source: Path, limits: MediaLimits) -> Iterator[tuple[InputContain
         NoVideoStreamError: sound alone; a cover picture does not count.
     """
     _check_bytes(source, limits)
-    with readable(source), opened(source) as container:
+    with readable(source), opened(source, limits.codecs) as container:
         stream = _picture_stream(container, source)
+        _check_codec(stream, limits)
         check_pixels(stream.codec_context.width, stream.codec_context.height, limits)
         yield container, stream
 
 
-def opened(source: Path) -> InputContainer:
+def opened(source: Path, codecs: frozenset[str] | None = None) -> InputContainer:
     """The container, of a known format and without a way to other files.
+
+    Args:
+        source: the file.
+        codecs: FFmpeg's names of those that may be decoded, None for any.
 
     Raises:
         av.FFmpegError: see `readable`.
     """
+    options = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
+    if codecs is not None:
+        names = [decoder for decoder, codec in decoders().items() if codec in codecs]
+        options["codec_whitelist"] = ",".join(names)
     return av.open(
         str(source.resolve()),  # absolute, so that no name reads as a protocol
-        options={"format_whitelist": _FORMATS, "protocol_whitelist": "file"},
+        options=options,
         metadata_errors="replace",
         timeout=READ_TIMEOUT_SECONDS,  # of opening, and of reading each packet
     )
@@ -102,6 +116,26 @@ def check_pixels(width: int, height: int, limits: MediaLimits) -> None:
         raise VideoTooLargeError(
             f"frames have {width} x {height} = {width * height} pixels, "
             f"the limit is {limits.max_pixels}; scale the clip down"
+        )
+
+
+@functools.cache
+def decoders() -> dict[str, str]:
+    """The codec of each decoder, by their names: av1 has several, the native one and libdav1d."""
+    found = {}
+    for name in av.codecs_available:
+        with suppress(UnknownCodecError):  # an encoder's name
+            codec = av.Codec(name, "r")
+            found[codec.name] = codec.canonical_name
+    return found
+
+
+def _check_codec(stream: VideoStream, limits: MediaLimits) -> None:
+    codec = stream.codec_context.codec.canonical_name
+    if limits.codecs is not None and codec not in limits.codecs:
+        raise VideoDecodeError(
+            f"the picture is coded as {codec}, which is not accepted here; "
+            f"send one of {', '.join(sorted(limits.codecs))}"
         )
 
 

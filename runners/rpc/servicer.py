@@ -3,11 +3,11 @@
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import grpc
 
-from runners.desk import Desk, Filled
+from runners.answers import Filled, SoundFile
+from runners.desk import Desk
 from runners.errors import NotFoundError, RequestTimeoutError
 from runners.events import Pace
 from runners.exchange import Scratch
@@ -34,9 +34,6 @@ from runners.rpc.foley_pb2 import (
 from runners.rpc.foley_pb2_grpc import FoleyServiceServicer
 from runners.rpc.upload import read_order
 from runners.settings import Settings
-
-if TYPE_CHECKING:
-    from foley.media.mux import Written
 
 CHUNK_BYTES = 256 * 1024
 
@@ -168,7 +165,7 @@ async def _send(filled: Filled, context: grpc.aio.ServicerContext) -> None:
                 await context.write(GenerateResponse(chunk=chunk))
 
 
-def _described(variation: int, seed: int, sound: "Written") -> File:
+def _described(variation: int, seed: int, sound: SoundFile) -> File:
     return File(
         variation=variation,
         seed=seed,

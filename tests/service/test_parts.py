@@ -10,25 +10,19 @@ import torch
 from pydantic import ValidationError
 
 from foley import errors as foley_errors
-from foley.errors import ConfigError, FoleyError, NoFramesError, VideoTooLargeError
-from foley.media.source import MediaLimits
-from foley.request import GenerationRequest
+from foley.errors import ConfigError, FoleyError, NoFramesError
 from foley.types import VideoFrames
 from runners import errors as runner_errors
-from runners.answers import write_sounds
 from runners.errors import revive
 from runners.exchange import (
     Scratch,
     load_frames,
     remove_leftovers,
     save_frames,
-    save_waveforms,
 )
-from runners.messages import Made
-from runners.orders import GenerationForm, Order, accept_weights, acceptable
+from runners.orders import GenerationForm, accept_weights, acceptable
 from runners.settings import load_settings
 from runners.status import status_of
-from tests.media.clips import write_clip
 from tests.service.server import ROOT
 
 ERRORS = [
@@ -202,25 +196,3 @@ def test_leftovers_of_a_killed_process_are_removed_and_those_of_a_living_one_are
         process.wait(10)
     assert remove_leftovers(tmp_path) == [clip.parent]
     assert list(tmp_path.iterdir()) == []
-
-
-def sounds_of(clip: Path, folder: Path, waveforms: torch.Tensor, **limits: int) -> None:
-    request = GenerationRequest()
-    order = Order(clip=clip, request=request, trim=False, format="mp4", zipped=False)
-    made = Made(seeds=(1,), sample_rate=48_000, duration_seconds=1.0, timings={}, notices=())
-    save_waveforms(waveforms, folder)
-    write_sounds(order, folder, made, trimmed=False, limits=MediaLimits(**limits))
-
-
-def test_what_is_not_finite_in_a_sound_is_not_the_callers_fault(tmp_path: Path) -> None:
-    clip = write_clip(tmp_path / "clip.mp4")
-    with pytest.raises(FoleyError) as caught:
-        sounds_of(clip, tmp_path, torch.full((1, 1, 48_000), float("nan")))
-    assert status_of(caught.type).http == 500
-
-
-def test_sounds_are_written_within_the_limits_of_the_settings(tmp_path: Path) -> None:
-    clip = write_clip(tmp_path / "clip.h264", container="h264")  # decoded for its timestamps
-    sounds_of(clip, tmp_path, torch.zeros(1, 1, 48_000), max_pixels=6400)
-    with pytest.raises(VideoTooLargeError):
-        sounds_of(clip, tmp_path, torch.zeros(1, 1, 48_000), max_pixels=6399)
