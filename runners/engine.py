@@ -274,11 +274,11 @@ def _time_evaluations(pipeline: FoleyPipeline) -> dict[int, float]:
 def _time_evaluation(
     pipeline: FoleyPipeline, clip_seconds: float, num_clips: int
 ) -> tuple[int, float]:
-    """Tokens and seconds of an evaluation, the best of three."""
+    """Tokens and seconds of an evaluation, the best of several."""
     velocities = pipeline.velocity_model()
     parts = [_blank_state(pipeline, clip_seconds, 1).part for _ in range(num_clips)]
     best = float("inf")
-    for _ in range(4):  # the first one warms up
+    for _ in range(6):  # the first one warms up
         started = time.perf_counter()
         velocities(parts)
         if pipeline.device.type == "cuda":

@@ -28,6 +28,7 @@ class Server:
     folder: Path
     settings: dict[str, str] = field(default_factory=dict)
     grace_seconds: int = 30
+    target: str = "service:FoleyApi"
 
     def __post_init__(self) -> None:
         with socket.socket() as http, socket.socket() as grpc:
@@ -53,7 +54,7 @@ class Server:
             "BENTOML_DO_NOT_TRACK": "True",
             **self.settings,
         }
-        command = [sys.executable, "-m", "bentoml", "serve", "service:FoleyApi"]
+        command = [sys.executable, "-m", "bentoml", "serve", self.target]
         command += ["--host", "127.0.0.1", "--port", str(self.port)]
         command += ["--timeout-graceful-shutdown", str(self.grace_seconds)]
         with self.log.open("wb") as log:
