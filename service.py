@@ -27,7 +27,7 @@ from bentoml.exceptions import BentoMLConfigException
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 from starlette.types import Receive, Scope, Send
 
 from foley.errors import ConfigError, FoleyError, ServerError
@@ -42,6 +42,7 @@ from runners.inflight import InFlight
 from runners.keys import Keys
 from runners.log import configure_logging
 from runners.messages import Job, Made, ModelStatus, Report
+from runners.page.host import PageHost
 from runners.results import Results
 from runners.rpc.server import RpcServer
 from runners.rpc.servicer import FoleyServicer
@@ -128,6 +129,14 @@ class Generate:
         await endpoints().generate(scope, receive, send)
 
 
+class PageDoor:
+    """/ui, an ASGI application: the page's process answers, and streams."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        await bentoml.get_current_service().page(scope, receive, send)
+
+
 def endpoints() -> Endpoints:
     """What answers in this process; it is made after the routes."""
     made: Endpoints = bentoml.get_current_service().endpoints
@@ -168,6 +177,7 @@ ROUTES = Starlette(
         Route("/v1/models", models),
         Route(SETTINGS.health_path, health),
         Route("/docs.json", document),
+        Mount("/ui", PageDoor()),
     ]
 )
 
@@ -205,6 +215,7 @@ class FoleyApi:
         self.desk = Desk(SETTINGS, self.gpu, self.sandbox)
         self.endpoints = Endpoints(SETTINGS, self.desk, self.scratch, self.in_flight, self.results)
         self.health = Health(self.__is_ready__, SETTINGS)
+        self.page = PageHost(self.common.folder, prefix="/ui")
         self.rpc: RpcServer | None = None
 
     @bentoml.on_startup
@@ -213,6 +224,7 @@ class FoleyApi:
         self.media = asyncio.create_task(self.sandbox.start())
         self.sweeping = asyncio.create_task(self.results.sweep_always())
         await self.health.start()
+        self.page.heed_signals()
         if SETTINGS.grpc_port:
             servicer = FoleyServicer(
                 SETTINGS, self.desk, self.scratch, self.in_flight, Keys(SETTINGS.keys)
@@ -222,6 +234,7 @@ class FoleyApi:
     @bentoml.on_shutdown
     async def close(self) -> None:
         """Leave nothing behind."""
+        self.page.close()
         await self.health.stop()
         if self.rpc is not None:
             await self.rpc.stop()

@@ -42,6 +42,8 @@ def main(
 ) -> None:
     """Serve the page of a Foley service."""
     configure_logging("info")
+    # Uvicorn raises the signal again when it has ended; this way what follows is still done.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     if below_service:
         threading.Thread(target=_end_with_input, daemon=True).start()
     with tempfile.TemporaryDirectory(prefix="foley-page-") as folder:

@@ -69,7 +69,7 @@ class LatePage:
                 await asyncio.sleep(ASK_AGAIN_SECONDS)
 
     def _build(self, facts: dict[str, float]) -> FastAPI:
-        import gradio as gr
+        import gradio as gr  # takes seconds
 
         from runners.page.layout import EXAMPLES_FOLDER, Limits, Page
         from runners.page.theme import theme
@@ -91,7 +91,8 @@ class LatePage:
             root_path=self._prefix or None,
             theme=theme(),
             css=(ASSETS / "page.css").read_text(),
-            head=f"<script>{(ASSETS / 'page.js').read_text()}</script>",
+            head=(ASSETS / "head.html").read_text()
+            + f"<script>{(ASSETS / 'page.js').read_text()}</script>",
             allowed_paths=[str(EXAMPLES_FOLDER)],
             max_file_size=limits.max_bytes,
             footer_links=[],

@@ -74,7 +74,9 @@ class Page:
     def build(self) -> gr.Blocks:
         """All of it."""
         # Uploads of visitors who left are looked for every ten minutes, and go after two hours.
-        with gr.Blocks(title="Foley", analytics_enabled=False, delete_cache=(600, 7200)) as blocks:
+        with gr.Blocks(
+            title="Foley", analytics_enabled=False, fill_width=True, delete_cache=(600, 7200)
+        ) as blocks:
             gr.HTML(
                 '<header class="foley-head"><h1>Foley</h1><p>Sound for silent video</p></header>'
             )
@@ -92,7 +94,7 @@ class Page:
                 )
                 self._error("api_key")
             with gr.Row(elem_classes="foley-columns"):
-                with gr.Column(scale=5, min_width=320):
+                with gr.Column(scale=6, min_width=320):
                     self._inputs()
                 with gr.Column(scale=7, min_width=320):
                     self._outputs()
@@ -154,7 +156,9 @@ class Page:
         )
         self._error("seed")
         self.output = gr.Radio(list(OUTPUTS), value=next(iter(OUTPUTS)), label="Result")
-        with gr.Accordion("More settings", open=False, elem_id="more") as self.more:
+        # Not an accordion: while one is closed, what a link sets in it is lost.
+        gr.Button("More settings", size="md", elem_id="more-button")
+        with gr.Column(elem_id="more"):
             self.negative_prompt = gr.Textbox(
                 label="Negative prompt",
                 info="What should not be heard.",
@@ -237,7 +241,7 @@ class Page:
         }  # fmt: skip
         outputs = [
             self.result, self.history, self.progress, self.start, self.stop, self.again_row,
-            self.more, self.key_box, *self.errors.values(),
+            self.key_box, *self.errors.values(),
         ]  # fmt: skip
         gr.on(
             [self.start.click, self.prompt.submit],
@@ -382,11 +386,9 @@ class Page:
         }
 
     def _refusal(self, place: str, text: str) -> dict[Any, Any]:
-        hidden = ("negative_prompt", "num_inference_steps", "guidance_scale", "solver")
         return {
             **self._idle(),
             self.errors[place]: sentences.error_html(text),
-            **({self.more: gr.Accordion(open=True)} if place in hidden else {}),
             **({self.key_box: gr.Column(visible=True)} if place == "api_key" else {}),
         }
 

@@ -65,7 +65,15 @@
     video.currentTime = Number(seek.value);
     showPlace(video);
   });
+  function showMore(open) {
+    document.body.classList.toggle("foley-more", open);
+    document.querySelector("#more-button")?.setAttribute("aria-expanded", open);
+  }
+
   document.addEventListener("click", (event) => {
+    if (within(event.target, "#more-button")) {
+      showMore(!document.body.classList.contains("foley-more"));
+    }
     const button = within(event.target, "[data-copy], [data-copy-link]");
     if (!button) return;
     const beside = button.parentElement;
@@ -78,9 +86,21 @@
     document.addEventListener(name, (event) => showPlace(event.target), true);
   }
   document.addEventListener("play", (event) => follow(event.target), true);
+  // The framework writes names above groups and the clip, and does not say whose they are.
+  function nameParts() {
+    document.querySelector("#clip video:not([aria-label])")?.setAttribute("aria-label", "Clip");
+    const more = document.querySelector("#more-button:not([aria-expanded])");
+    if (more) showMore(["negative_prompt", "num_inference_steps", "guidance_scale", "solver", "trim"]
+      .some((name) => new URLSearchParams(location.search).has(name)));
+    for (const group of document.querySelectorAll("fieldset:not([aria-label]):not(:has(legend))")) {
+      const name = group.querySelector("[data-testid=block-info]")?.textContent.trim();
+      if (name) group.setAttribute("aria-label", name);
+    }
+  }
   // A new result may come below what a small screen shows.
   let shown = null;
   new MutationObserver(() => {
+    nameParts();
     const player = document.querySelector("#result [data-player]");
     if (!player || player === shown) return;
     shown = player;

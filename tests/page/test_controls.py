@@ -1,0 +1,272 @@
+"""What goes in: errors beside their cause, cancelling, keys, and who uses keyboard or phone."""
+
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from playwright.sync_api import expect
+
+from tests.page.conftest import Tab
+from tests.service.server import ROOT, Server
+
+MIN_CONTRAST = 4.5  # WCAG 2.2, AA, for text of ordinary size
+# Every visible piece of text whose contrast to what is behind it is too low. What is disabled is
+# exempt; colours are put over each other as far down as they let something through.
+POOR_CONTRAST = """(least) => {
+    const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+    const parse = (text) => {
+        canvas.clearRect(0, 0, 1, 1);
+        canvas.fillStyle = text;
+        canvas.fillRect(0, 0, 1, 1);
+        const [r, g, b, a] = canvas.getImageData(0, 0, 1, 1).data;
+        return [r, g, b, a / 255];
+    };
+    const over = ([r, g, b, a], [R, G, B]) =>
+        [r * a + R * (1 - a), g * a + G * (1 - a), b * a + B * (1 - a), 1];
+    const behind = (node) => {
+        if (!node) return parse(getComputedStyle(document.documentElement).colorScheme === "dark"
+            ? "black" : "white");
+        const colour = parse(getComputedStyle(node).backgroundColor);
+        return colour[3] === 1 ? colour : over(colour, behind(node.parentElement));
+    };
+    const luminance = (colour) => colour.slice(0, 3)
+        .map((c) => c / 255)
+        .map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
+        .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+    const poor = [];
+    let seen = 0;
+    const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+    while (walker.nextNode()) {
+        const text = walker.currentNode.textContent.trim();
+        const node = walker.currentNode.parentElement;
+        if (!text || !node.checkVisibility({ opacityProperty: true, visibilityProperty: true })
+            || node.closest("script, style, option, video, [disabled], .foley-sr")) continue;
+        if (!node.getClientRects().length) continue;
+        seen += 1;
+        const ground = behind(node);
+        const ink = over(parse(getComputedStyle(node).color), ground);
+        const [low, high] = [luminance(ink), luminance(ground)].sort((a, b) => a - b);
+        const contrast = (high + 0.05) / (low + 0.05);
+        if (contrast < least) poor.push([contrast.toFixed(2), text.slice(0, 40)]);
+    }
+    return [seen, poor];
+}"""
+# Names of all that can be operated, and what has none.
+NAMELESS = """() => {
+    const operable = document.querySelectorAll(
+        "button, a[href], input:not([type=hidden]), select, textarea, video, summary");
+    const visible = [...operable].filter((node) => node.checkVisibility());
+    const nameless = visible.filter((node) => !(
+        node.getAttribute("aria-label") || node.getAttribute("aria-labelledby")
+        || [...(node.labels ?? [])].some((label) => label.textContent.trim())
+        || (!node.matches("input, select, textarea, video") && node.textContent.trim())));
+    return [visible.length, nameless.map((node) => node.outerHTML.slice(0, 160))];
+}"""
+FOCUSED = "document.activeElement?.textContent.trim().slice(0, 40) || ''"
+
+
+def test_a_bad_clip_is_told_beside_the_clip(tab: Tab, clips: Path) -> None:
+    tab.make()
+    assert "no clip yet" in tab.error("clip")
+    tab.upload(clips / "broken.mp4")
+    expect(tab.page.locator("#error-clip").get_by_role("alert")).to_be_hidden()
+    tab.make()
+    assert "video" in tab.error("clip")
+    assert "/" not in tab.error("clip"), "a path"
+    expect(tab.page.get_by_role("button", name="Make the sound")).to_be_enabled()
+
+
+def test_a_clip_that_is_too_long_is_refused_or_cut(tab: Tab, clips: Path) -> None:
+    tab.upload(clips / "long.mp4")
+    tab.set_steps(1)
+    tab.make()
+    assert "6" in tab.error("clip")
+    tab.page.get_by_label("Use its beginning").check()
+    tab.make()
+    tab.wait_for_result()
+    assert "6.00 s" in tab.page.locator(".foley-facts").inner_text()
+
+
+@pytest.mark.parametrize("seed", ["seven", "-1", str(2**63)])
+def test_a_seed_that_is_none_is_told_beside_the_seed(tab: Tab, clips: Path, seed: str) -> None:
+    tab.upload(clips / "short.mp4")
+    tab.fix_seed(seed)
+    tab.make()
+    assert tab.error("seed")
+
+
+def test_a_link_that_does_not_fit_says_so(open_tab: Callable[..., Tab]) -> None:
+    tab = open_tab("?num_inference_steps=many")
+    assert "num_inference_steps" in tab.error("start")
+    tab.page.context.close()
+
+
+def test_cancelling_works_within_a_second_and_the_page_goes_on(
+    tab: Tab, clips: Path, server: Server
+) -> None:
+    tab.upload(clips / "short.mp4")
+    tab.set_steps(200)
+    tab.page.get_by_label("rk4").check()
+    tab.make()
+    progress = tab.page.locator("#progress")
+    expect(progress).to_contain_text(" of 200", timeout=20_000)
+    expect(progress).to_contain_text("left")
+    tab.page.get_by_label("Prompt").first.fill("meanwhile")  # the page stays usable
+    started = time.monotonic()
+    tab.page.get_by_role("button", name="Cancel").click()
+    assert "Cancelled" in tab.error("start")
+    assert time.monotonic() - started < 1
+    expect(tab.page.get_by_label("Prompt").first).to_have_value("meanwhile")
+    server.wait_for_metric("foley_running", 0)
+    tab.page.get_by_label("euler").check()
+    tab.set_steps(1)
+    tab.make()
+    tab.wait_for_result()
+
+
+def test_the_keyboard_alone_suffices(tab: Tab) -> None:
+    page = tab.page
+
+    def tab_to(name: str) -> None:
+        for _ in range(60):
+            page.keyboard.press("Tab")
+            if page.evaluate(FOCUSED).startswith(name):
+                return
+        pytest.fail(f"{name} was not reached")
+
+    tab_to("Big Buck Bunny")
+    page.keyboard.press("Enter")
+    page.locator("#clip").get_by_role("button", name="Clear").wait_for()
+    page.keyboard.press("Tab")
+    tab_to("More settings")
+    page.keyboard.press("Enter")
+    tab.page.get_by_label("Negative prompt").wait_for()
+    for _ in range(10):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.getAttribute('aria-label') || ''").startswith(
+            "number input for Steps"
+        ):
+            break
+    page.keyboard.press("Control+a")
+    page.keyboard.type("2")
+    tab_to("Make the sound")
+    page.keyboard.press("Enter")
+    tab.wait_for_result()
+    for _ in range(60):  # on to the result: the radio buttons of what to listen to
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.matches('[data-track]')"):
+            break
+    page.keyboard.press("ArrowLeft")
+    expect(page.get_by_role("radio", name="Original")).to_be_checked()
+    page.keyboard.press("Tab")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    place = "document.querySelector('[data-player] video').currentTime"
+    page.wait_for_function(f"{place} > 0")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_contrast_and_names_hold(made: Tab, scheme: str) -> None:
+    page = made.page
+    page.emulate_media(color_scheme=scheme)
+    page.wait_for_function(
+        "dark => document.body.classList.contains('dark') === dark", arg=scheme == "dark"
+    )
+    page.wait_for_timeout(300)  # colours change over 150 ms
+    num_texts, poor = page.evaluate(POOR_CONTRAST, MIN_CONTRAST)
+    assert num_texts > 40
+    assert poor == []
+    num_operable, nameless = page.evaluate(NAMELESS)
+    assert num_operable > 25
+    assert nameless == []
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_nothing_hangs_over_the_edge(made: Tab, width: int) -> None:
+    made.page.set_viewport_size({"width": width, "height": 844})
+    assert made.page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_the_model_and_the_terms_of_its_weights_are_told(tab: Tab) -> None:
+    told = tab.page.locator("#model").inner_text()
+    assert "tiny, the small demonstration model" in told
+    assert "Apache-2.0 \u00b7 worldwide" in told
+    assert not tab.page.get_by_role("textbox", name="Key").count()  # nobody asks for one
+
+
+@pytest.fixture(scope="module")
+def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A service that asks for keys."""
+    server = Server(tmp_path_factory.mktemp("keyed"), {"FOLEY_API_KEYS": "right-key"})
+    try:
+        server.wait_until_ready()
+        yield server
+    finally:
+        server.stop()
+
+
+def test_keys_on_the_page_alone(open_tab: Callable[..., Tab], keyed: Server, clips: Path) -> None:
+    """The page as a process of its own, as on port 7860."""
+    port = free_port()
+    command = [sys.executable, "-m", "runners.page", "--port", str(port)]
+    command += ["--server", f"http://127.0.0.1:{keyed.port}"]
+    with subprocess.Popen(command, cwd=ROOT) as process:
+        try:
+            wait_for(f"http://127.0.0.1:{port}/")
+            tab = open_tab(url=f"http://127.0.0.1:{port}/")
+            key = tab.page.get_by_role("textbox", name="Key")
+            expect(key).to_be_visible()
+            tab.upload(clips / "short.mp4")
+            tab.set_steps(1)
+            tab.make()
+            assert "only with a key" in tab.error("api_key")
+            key.fill("wrong-key")
+            tab.make()
+            expect(tab.page.locator("#error-api_key")).to_contain_text("does not know this key")
+            key.fill("right-key")
+            tab.make()
+            tab.wait_for_result()
+            expect(tab.page.locator("#model")).to_contain_text("tiny")
+            expect(tab.page.locator("#error-api_key").get_by_role("alert")).to_be_hidden()
+            tab.page.get_by_text("Repeat this exactly").click()
+            assert "$FOLEY_API_KEY" in tab.page.get_by_label("curl", exact=True).inner_text()
+            assert "right-key" not in tab.page.content()
+        finally:
+            process.terminate()
+    assert process.returncode == 0
+    assert "right-key" not in keyed.log.read_text()
+
+
+def test_an_open_tab_does_not_hold_up_the_end(open_tab: Callable[..., Tab], keyed: Server) -> None:
+    open_tab(url=f"http://127.0.0.1:{keyed.port}/ui/")  # free to look at without a key
+    family = keyed.family()
+    started = time.monotonic()
+    assert keyed.stop() == 0
+    assert time.monotonic() - started < 15  # the grace for open streams is 30 s
+    _, alive = psutil.wait_procs(family, 5)
+    assert alive == [], "the page's process is left"
+
+
+def free_port() -> int:
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        port: int = reserved.getsockname()[1]
+        return port
+
+
+def wait_for(url: str) -> None:
+    """Return when something answers."""
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            httpx.get(url, trust_env=False)
+            return
+        except httpx.TransportError:
+            assert time.monotonic() < deadline, f"nothing answers at {url}"
+            time.sleep(0.1)
