@@ -57,6 +57,8 @@ class Desk:
         self._sandbox = sandbox
         self._max_in_house = math.ceil(settings.max_concurrency / settings.api_workers)
         self._model: ModelStatus | None = None  # known while it is warm
+        # As the runner measured when it made the latest sound.
+        self._next_place_seconds: float | None = None
         self.num_in_house = 0
 
     async def ask_model(self) -> ModelStatus:
@@ -86,7 +88,9 @@ class Desk:
             BusyError: none is free.
         """
         if self.num_in_house >= self._max_in_house:
-            raise BusyError(f"{self._max_in_house} requests are being worked on; try again later")
+            busy = BusyError(f"{self._max_in_house} requests are being worked on; try again later")
+            busy.retry_after_seconds = self._next_place_seconds
+            raise busy
         self.num_in_house += 1
         try:
             yield
@@ -120,6 +124,7 @@ class Desk:
             timeout_seconds=clock.left_seconds,
         )
         made = await self._call_runner(job, on_update)
+        self._next_place_seconds = made.next_place_seconds
         clock.seconds.update(made.timings)
         on_update(Update(stage="files"))
         with clock.stage("mux"):

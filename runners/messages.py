@@ -51,6 +51,7 @@ class Made(BaseModel):
     duration_seconds: float
     timings: dict[str, float]  # seconds in each stage, in order
     notices: tuple[str, ...]
+    next_place_seconds: float | None = None  # after how long the next request is done, as measured
 
 
 class Report(BaseModel):

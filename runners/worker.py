@@ -75,7 +75,7 @@ class _Ticket:
         else:
             self.tell(Update(stage=stage))
 
-    def keep_result(self) -> None:
+    def keep_result(self, next_place_seconds: float) -> None:
         """Leave the waveforms for the API."""
         assert self.session is not None
         generation = self.session.result()
@@ -86,6 +86,7 @@ class _Ticket:
             duration_seconds=generation.duration_seconds,
             timings={"queue": self._waited_seconds, **generation.timings},
             notices=generation.notices,
+            next_place_seconds=next_place_seconds,
         )
 
     def conclude(self) -> None:
@@ -327,7 +328,10 @@ class Worker:
         assert ticket.session is not None
         try:
             if ticket.session.stage == "done":
-                ticket.keep_result()
+                with self._changed:
+                    assert self._scheduler is not None
+                    seconds = self._scheduler.seconds_to_a_place()
+                ticket.keep_result(seconds)
             elif ticket.session.step or ticket.session.stage == "sampling":
                 ticket.tell_stage("sampling")
         except Exception as error:  # noqa: BLE001 - as in `_begin`
