@@ -9,6 +9,7 @@ is cancelled there ends its task here, which ends its request at the service's n
 import asyncio
 import base64
 import binascii
+import contextlib
 import os
 import socket
 import subprocess
@@ -21,11 +22,19 @@ from typing import Annotated, Any, Literal
 
 import runpod.serverless
 import structlog
+from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[import-untyped]
 from pydantic import Field, ValidationError, model_validator
+from runpod.serverless.modules.rp_logger import RunPodLogger
 from runpod.serverless.utils import rp_upload
 
-from foley.client import AsyncFoleyClient, RemoteGeneration, RemoteUpdate
-from foley.errors import ConnectionFailedError, FoleyError, OutputError, ParameterError
+from foley.client import AsyncFoleyClient, RemoteFile, RemoteGeneration, RemoteUpdate
+from foley.errors import (
+    ConnectionFailedError,
+    FoleyError,
+    OutputError,
+    ParameterError,
+    ServerError,
+)
 from foley.request import describe_validation_error
 from runners.errors import UploadTooLargeError
 from runners.exchange import Scratch
@@ -40,6 +49,7 @@ POLL_SECONDS = 0.25
 PROGRESS_SECONDS = 1.0  # the SDK opens a connection for each update
 STOP_SECONDS = 40.0
 BASE64_RATIO = 4 / 3
+ADDRESS_SECONDS = 7 * 24 * 3600  # the most that S3 signs for
 
 Job = dict[str, Any]
 
@@ -147,20 +157,6 @@ class Worker:
         """Leave no files."""
         self._scratch.close()
 
-    async def ready(self) -> None:
-        """Return when the service can fill jobs: the fitness check, and how each job begins.
-
-        Raises:
-            ModelFailedError: it never will be.
-        """
-        while True:
-            try:
-                if await self._client.ready():
-                    return
-            except ConnectionFailedError:  # it does not listen yet; `Service` watches its process
-                pass
-            await asyncio.sleep(POLL_SECONDS)
-
     def check_bucket(self) -> None:
         """Nothing, where the bucket that is named has its address and keys.
 
@@ -198,7 +194,7 @@ class Worker:
         with self._scratch.workspace() as folder:
             clip = folder / "clip"
             await self._obtain(given, clip)
-            await self.ready()
+            await wait_until_ready(self._client)  # a runner that was lost comes back
             progress = _Progress(lambda update: self._tell(job, update))
             made = await self._client.generate(
                 clip,
@@ -256,16 +252,29 @@ class Worker:
             else:
                 name = f"foley-{file.variation}.{file.format}"
                 path = await self._client.download(file, folder / name)
-                described["url"] = await asyncio.to_thread(
-                    rp_upload.upload_file_to_bucket,
-                    name,
-                    str(path),
-                    bucket_name=self._settings.bucket,
-                    prefix=job["id"],
-                    extra_args={"ContentType": file.media_type},
-                )
+                place = f"{job['id']}/{name}"
+                described["url"] = await asyncio.to_thread(self._upload, path, place, file)
             files.append(described)
         return files
+
+    def _upload(self, path: Path, place: str, file: RemoteFile) -> str:
+        """The address, signed for a week, at which a file lies in the bucket.
+
+        Raises:
+            ServerError: the bucket did not take it.
+        """
+        bucket, _ = rp_upload.get_boto_client()
+        where = {"Bucket": self._settings.bucket, "Key": place}
+        try:
+            with path.open("rb") as content:
+                bucket.put_object(**where, Body=content, ContentType=file.media_type)
+            address: str = bucket.generate_presigned_url(
+                "get_object", Params=where, ExpiresIn=ADDRESS_SECONDS
+            )
+        except (BotoCoreError, ClientError) as error:
+            log.exception("upload_failed", place=place)
+            raise ServerError("the result was made, but its bucket did not take it") from error
+        return address
 
 
 class _Progress:
@@ -284,18 +293,43 @@ class _Progress:
         self._tell(update.model_dump(exclude_none=True))
 
 
+async def wait_until_ready(client: AsyncFoleyClient) -> None:
+    """Return when the service can fill jobs.
+
+    Raises:
+        ModelFailedError: it never will be.
+    """
+    while True:
+        # While it does not listen yet, `Service` watches its process.
+        with contextlib.suppress(ConnectionFailedError):
+            if await client.ready():
+                return
+        await asyncio.sleep(POLL_SECONDS)
+
+
 def main() -> None:
     """Serve jobs until the platform ends this worker."""
     settings = load_settings()
     configure_logging(settings.log_level)
+    RunPodLogger().set_level("INFO")  # below that the SDK prints whole jobs, clips and prompts
     service = Service()
-    client = AsyncFoleyClient(service.url, api_key=next(iter(settings.keys), None))
-    fetcher = Fetcher(
-        max_bytes=settings.max_upload_bytes, timeout_seconds=settings.fetch_timeout_seconds
+    key = next(iter(settings.keys), None)
+    worker = Worker(
+        settings,
+        AsyncFoleyClient(service.url, api_key=key),
+        Fetcher(
+            max_bytes=settings.max_upload_bytes, timeout_seconds=settings.fetch_timeout_seconds
+        ),
+        runpod.serverless.progress_update,
     )
-    worker = Worker(settings, client, fetcher, runpod.serverless.progress_update)
+
+    async def service_is_ready() -> None:
+        # The SDK runs its checks in an event loop of their own, and connections belong to one loop.
+        async with AsyncFoleyClient(service.url, api_key=key) as client:
+            await wait_until_ready(client)
+
     runpod.serverless.register_fitness_check(worker.check_bucket)
-    runpod.serverless.register_fitness_check(worker.ready)
+    runpod.serverless.register_fitness_check(service_is_ready)
     try:
         runpod.serverless.start(
             {"handler": worker.handle, "concurrency_modifier": worker.concurrency}
