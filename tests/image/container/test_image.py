@@ -1,0 +1,326 @@
+"""What the image does when it runs: both variants, all roles."""
+
+import json
+import re
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+
+from runners.rpc.foley_pb2 import GenerateOptions, GenerateRequest
+from runners.rpc.foley_pb2_grpc import FoleyServiceStub
+from tests.image.container.containers import USER, Container, Containers, free_port
+from tests.image.queue_server import JobQueue
+from tests.image.sounds import seconds_of
+from tests.service.server import ROOT
+
+PAGE_PORT, SSH_PORT = 7860, 2222
+START_SECONDS = 120
+MAX_SLIM_BYTES = 1_000_000_000
+MAX_SECOND_START_SECONDS = 10
+CLIP = (ROOT / "examples" / "bigbuckbunny.mp4").read_bytes()
+EXAMPLE = json.loads((ROOT / "test_input.json").read_text())["input"]
+
+
+@pytest.fixture(scope="module")
+def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("ssh") / "key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path], check=True)
+    return path
+
+
+@pytest.fixture(scope="module")
+def grpc_port() -> int:
+    return free_port()
+
+
+@pytest.fixture(scope="module")
+def seen() -> list[int]:
+    """Filled by `pod`: what /ping said while it started."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def pod(containers: Containers, key: Path, grpc_port: int, seen: list[int]) -> Iterator[Container]:
+    """The full image in the role pod."""
+    for port in (PAGE_PORT, SSH_PORT):
+        with socket.socket() as probe:
+            assert probe.connect_ex(("127.0.0.1", port)) != 0, f"port {port} is taken"
+    public_key = key.with_suffix(".pub").read_text().strip()
+    pod = containers.run(
+        "full", FOLEY_ROLE="pod", FOLEY_GRPC_PORT=str(grpc_port), PUBLIC_KEY=public_key
+    )
+    try:
+        seen += pod.wait_until("/ping", 200, START_SECONDS)
+        yield pod
+    finally:
+        containers.close()
+
+
+def ssh(key: Path, *command: str, **options: str) -> subprocess.CompletedProcess[str]:
+    """A command over SSH as the image's user."""
+    base = {
+        "StrictHostKeyChecking": "no",
+        "UserKnownHostsFile": "/dev/null",
+        "IdentitiesOnly": "yes",
+        "BatchMode": "yes",
+        **options,
+    }
+    flags = [part for name, value in base.items() for part in ("-o", f"{name}={value}")]
+    arguments = ["ssh", "-F", "none", "-i", str(key), "-p", str(SSH_PORT), *flags]
+    return subprocess.run(
+        [*arguments, "foley@127.0.0.1", *command], capture_output=True, text=True, timeout=30
+    )
+
+
+def test_ping_tells_loading_then_ready(pod: Container, seen: list[int]) -> None:
+    assert [status for status in seen if status] == [204, 200]
+
+
+def test_the_start_is_logged_by_stage(pod: Container) -> None:
+    assert {"volume", "doctor", "weights", "sshd"} == set(pod.stages())
+    (ready,) = pod.events("service_ready")
+    assert 0 < ready["seconds_since_start"]["container"] < START_SECONDS
+    print("full: ready after", ready["seconds_since_start"], "stages", pod.stages())
+
+
+def test_a_clip_gets_its_sound_over_http(pod: Container) -> None:
+    response = pod.generate(CLIP, num_inference_steps=4, seed=7, format="wav")
+    assert response.status_code == 200, response.text
+    assert seconds_of(response.content) == pytest.approx(5.24, abs=0.1)
+    again = pod.generate(CLIP, num_inference_steps=4, seed=7, format="wav")
+    assert again.content == response.content
+    video = pod.generate(CLIP, num_inference_steps=1)
+    assert video.headers["content-type"] == "video/mp4"
+    assert pod.client.get("/docs.json").json()["info"]["version"] == "0.1.0"
+
+
+def test_a_clip_gets_its_sound_over_grpc(pod: Container, grpc_port: int) -> None:
+    options = GenerateOptions(num_inference_steps=4, seed=7, format="wav")
+    requests = [GenerateRequest(options=options), GenerateRequest(chunk=CLIP)]
+    with grpc.insecure_channel(f"127.0.0.1:{grpc_port}") as channel:
+        grpc.channel_ready_future(channel).result(20)
+        events = list(FoleyServiceStub(channel).Generate(iter(requests), timeout=120))
+    (result,) = [event.result for event in events if event.HasField("result")]
+    wavs = [i for i, file in enumerate(result.files) if file.format == "wav"]
+    content = b"".join(
+        event.chunk.data
+        for event in events
+        if event.HasField("chunk") and event.chunk.file_index == wavs[0]
+    )
+    assert content == pod.generate(CLIP, num_inference_steps=4, seed=7, format="wav").content
+
+
+def test_the_page_is_on_its_port(pod: Container) -> None:
+    pod.wait_until("/config", 200, 60, PAGE_PORT)  # gradio's; a starting page answers before
+    page = httpx.get(f"http://127.0.0.1:{PAGE_PORT}/", trust_env=False)
+    assert page.status_code == 200
+    assert "gradio" in page.text
+    assert "foley" in page.text.lower()
+
+
+def test_everything_runs_as_an_ordinary_user(pod: Container) -> None:
+    processes = pod.processes()
+    assert len(processes) > 3
+    assert {tuple(process.uids()) for process in processes} == {(USER, USER, USER)}
+
+
+def test_a_shell_opens_to_the_key_alone(pod: Container, key: Path, tmp_path: Path) -> None:
+    opened = ssh(key, "id", "-u")
+    assert (opened.returncode, opened.stdout.strip()) == (0, str(USER)), opened.stderr
+    other = tmp_path / "other"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", other], check=True)
+    assert "Permission denied (publickey)." in ssh(other, "id").stderr
+    by_password = ssh(other, "id", PreferredAuthentications="password,keyboard-interactive")
+    assert "Permission denied (publickey)." in by_password.stderr
+
+
+def test_the_root_is_read_only_and_nothing_of_the_build_is_left(pod: Container, key: Path) -> None:
+    assert "Read-only file system" in ssh(key, "touch", "/app/x").stderr
+    for tool in ("gcc", "cc", "make", "git", "pip", "pip3", "uv", "curl"):
+        found = ssh(key, "command", "-v", tool)
+        assert found.returncode != 0, found.stdout
+    assert ssh(key, "ls", "/var/lib/apt/lists").stdout == ""
+    assert ssh(key, "ls", "/root/.cache", "/wheels/x", "/home/bentoml").stdout == ""
+
+
+def test_the_list_of_contents_is_what_is_installed(pod: Container, key: Path) -> None:
+    document = json.loads(ssh(key, "cat", "/app/sbom.cdx.json").stdout)
+    assert (document["bomFormat"], document["specVersion"]) == ("CycloneDX", "1.5")
+    listed = {
+        (canonical(c["name"]), c["version"])
+        for c in document["components"]
+        if c["purl"].startswith("pkg:pypi/")
+    }
+    names = ssh(key, "ls", "/app/.venv/lib/python3.11/site-packages").stdout.split()
+    folders = [name.removesuffix(".dist-info") for name in names if name.endswith(".dist-info")]
+    installed = {(canonical(f.split("-")[0]), f.split("-")[1]) for f in folders}
+    assert installed == listed
+    system = [c["name"] for c in document["components"] if c["purl"].startswith("pkg:deb/")]
+    assert {"openssh-server", "python3", "libc6"} <= set(system)
+
+
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_a_killed_runner_is_replaced(pod: Container) -> None:
+    (runner,) = [p for p in pod.processes() if "GpuRunner" in p.cmdline()]
+    runner.kill()
+    pod.wait_until("/ping", 204, 20)
+    pod.wait_until("/ping", 200, 60)
+    assert pod.generate(CLIP, num_inference_steps=1).status_code == 200
+
+
+def test_sigterm_drains_and_a_restart_finds_all_as_it_was(
+    pod: Container, containers: Containers
+) -> None:
+    with ThreadPoolExecutor() as pool:
+        call = pool.submit(pod.generate, CLIP, num_inference_steps=100)
+        deadline = time.monotonic() + 30
+        while "foley_running 1.0" not in pod.client.get("/metrics").text:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert pod.terminate() == 0, pod.text()
+        assert call.result().status_code == 200
+    before = sorted(path.name for path in pod.volume.rglob("*"))
+    again = containers.run("full", volume=pod.volume, port=pod.port, FOLEY_ROLE="load-balancer")
+    again.wait_until("/ping", 200, START_SECONDS)
+    assert sorted(path.name for path in pod.volume.rglob("*")) == before
+    assert again.terminate() == 0
+
+
+def test_a_load_balancers_ports_and_path_are_honoured(containers: Containers) -> None:
+    health = free_port()
+    container = containers.run(
+        "full",
+        FOLEY_ROLE="load-balancer",
+        PORT_HEALTH=str(health),
+        HEALTH_CHECK_PATH="/health",
+        FOLEY_API_KEYS="a-key",
+    )
+    try:
+        assert container.wait_until("/health", 200, START_SECONDS, health)[-2:] == [204, 200]
+        assert container.status("/health") == 200
+        assert container.status("/v1/models") == 401
+        assert container.status("/", PAGE_PORT) == 0  # the page is for pods
+        assert container.terminate() == 0
+    finally:
+        containers.close()
+
+
+def test_a_queue_worker_fills_a_job(containers: Containers) -> None:
+    queue = JobQueue()
+    container = containers.run(
+        "full", FOLEY_ROLE="queue", OMP_NUM_THREADS="2", **queue.environment()
+    )
+    try:
+        queue.send("job", EXAMPLE)
+        result = queue.result("job", START_SECONDS)
+        assert result["output"]["files"][0]["base64"], result
+        assert container.terminate() == 0, container.text()
+    finally:
+        containers.close()
+        queue.close()
+
+
+def test_a_volume_that_cannot_be_written_ends_in_one_line(
+    containers: Containers, tmp_path: Path
+) -> None:
+    volume = tmp_path / "volume"
+    volume.mkdir(mode=0o755)  # root's
+    container = containers.run("full", volume=volume)
+    assert container.process.wait(30) == 3
+    (line,) = container.text().splitlines()
+    assert f"user {USER} may not write to the volume /data" in line
+    assert f"chown {USER} /data" in line
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"FOLEY_ROLE": "server"}, "must be pod, load-balancer or queue"),
+        ({"FOLEY_PRESET": "xl"}, "was not accepted"),
+        ({"FOLEY_DEVICE": "cuda"}, "this machine does not fit"),
+        ({"FOLEY_PRESENT": "tiny"}, "did you mean FOLEY_PRESET?"),
+    ],
+)
+def test_what_cannot_start_ends_and_says_why(
+    containers: Containers, settings: dict[str, str], words: str
+) -> None:
+    container = containers.run("full", **{"FOLEY_ROLE": "load-balancer", **settings})
+    assert container.process.wait(60) != 0
+    assert words in container.text()
+    assert "Traceback" not in container.text()
+
+
+def inspect(variant: str) -> dict[str, Any]:
+    listing = subprocess.run(
+        ["buildah", "inspect", "--type", "image", f"localhost/foley:{variant}"],
+        check=True,
+        capture_output=True,
+    ).stdout
+    document: dict[str, Any] = json.loads(listing)
+    return document
+
+
+@pytest.mark.parametrize("variant", ["full", "slim"])
+def test_the_images_are_labelled_and_hold_no_secrets(variant: str) -> None:
+    config = inspect(variant)["Docker"]["config"]
+    prefix = "org.opencontainers.image."
+    labels = {k.removeprefix(prefix): v for k, v in config["Labels"].items() if prefix in k}
+    assert labels["version"] == "0.1.0"
+    assert labels["licenses"] == "Apache-2.0"
+    assert re.fullmatch("[0-9a-f]{40}", labels["revision"])
+    assert config["User"] == f"{USER}:{USER}"
+    named = re.compile("TOKEN|SECRET|PASSWORD|_KEY|CREDENTIAL", re.IGNORECASE)
+    assert not [entry for entry in config["Env"] if named.search(entry.split("=")[0])]
+
+
+def image_bytes(variant: str) -> int:
+    listing = subprocess.run(
+        ["buildah", "images", "--json", f"localhost/foley:{variant}"],
+        check=True,
+        capture_output=True,
+    ).stdout
+    number, unit = str(json.loads(listing)[0]["size"]).split()
+    return int(float(number) * {"MB": 1e6, "GB": 1e9}[unit])
+
+
+def test_slim_installs_once_and_goes_on_after_a_kill(containers: Containers) -> None:
+    assert image_bytes("slim") < MAX_SLIM_BYTES
+    print("slim:", image_bytes("slim"), "bytes; full:", image_bytes("full"), "bytes")
+    first = containers.run("slim", FOLEY_ROLE="load-balancer")
+    cache = first.volume / "python" / "cache"
+    deadline = time.monotonic() + 120
+    while not (cache.is_dir() and sum(1 for _ in cache.rglob("*.dist-info")) > 5):
+        assert first.process.poll() is None, first.text()
+        assert time.monotonic() < deadline, first.text()
+        time.sleep(0.1)
+    for process in first.processes():
+        process.kill()
+    first.process.wait(30)
+    fetched = {path.name for path in cache.rglob("*.dist-info")}
+
+    second = containers.run("slim", volume=first.volume, FOLEY_ROLE="load-balancer")
+    second.wait_until("/ping", 200, 300)
+    assert fetched <= {path.name for path in cache.rglob("*.dist-info")}
+    assert second.generate(CLIP, num_inference_steps=1).status_code == 200
+    assert second.terminate() == 0
+    assert "installing the locked packages" in second.text()
+
+    third = containers.run("slim", volume=first.volume, FOLEY_ROLE="load-balancer")
+    third.wait_until("/ping", 200, START_SECONDS)
+    assert third.terminate() == 0
+    assert "installing" not in third.text()
+    print("slim: second start", second.stages(), "third start", third.stages())
+    assert third.stages()["install"] < MAX_SECOND_START_SECONDS
+    (ready,) = third.events("service_ready")
+    print("slim: third start ready after", ready["seconds_since_start"])
