@@ -1,0 +1,282 @@
+"""What is written down for builders and platforms holds together, by their own schemas."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from runners.settings import KNOWN_ELSEWHERE, PREFIX, Settings
+from tests.service.server import ROOT
+
+BIN = Path(sys.executable).parent
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+SCRIPTS = [
+    ROOT / name
+    for name in (
+        ".ci/run",
+        "containerize/entrypoint",
+        "containerize/flash-attention",
+        "scripts/check",
+        "scripts/image",
+        "scripts/lock",
+        "scripts/lock-image",
+        "scripts/setup",
+        "scripts/test-image",
+    )
+]
+LOCKS = {name: ROOT / "requirements" / f"image-{name}.txt" for name in ("cuda", "cpu", "uv")}
+SETTINGS = {PREFIX + name.upper() for name in Settings.model_fields} | set(KNOWN_ELSEWHERE)
+
+
+def run(*command: str | Path) -> None:
+    done = subprocess.run(
+        [str(part) for part in command], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_scripts_are_clean() -> None:
+    run(BIN / "shellcheck", *SCRIPTS)
+
+
+def test_workflows_fit_their_schema_and_are_safe() -> None:
+    assert WORKFLOWS
+    run(BIN / "check-jsonschema", "--builtin-schema", "vendor.github-workflows", *WORKFLOWS)
+    run(BIN / "zizmor", "--offline", "--no-progress", "--persona", "pedantic", *WORKFLOWS)
+
+
+def test_actions_are_pinned_by_commit() -> None:
+    for path in WORKFLOWS:
+        for action in re.findall(r"uses: (\S+)", path.read_text()):
+            assert re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", action), action
+
+
+def test_compose_fits_its_schema() -> None:
+    run(
+        BIN / "check-jsonschema",
+        "--builtin-schema",
+        "vendor.compose-spec",
+        ROOT / "docker-compose.yml",
+    )
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    (device,) = services["foley"]["deploy"]["resources"]["reservations"]["devices"]
+    assert device["capabilities"] == ["gpu"]
+    for service in services.values():
+        assert service["read_only"] is True
+        assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+        assert {name for name in service["environment"] if name.startswith(PREFIX)} <= SETTINGS
+
+
+@pytest.fixture(scope="module")
+def objects() -> dict[str, dict[str, Any]]:
+    """The Kubernetes objects by their kind."""
+    documents = yaml.safe_load_all((ROOT / "deploy" / "kubernetes.yaml").read_text())
+    return {document["kind"]: document for document in documents}
+
+
+def test_the_deployment_is_restricted_probed_and_has_a_gpu(objects: dict[str, Any]) -> None:
+    pod = objects["Deployment"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    resources = container["resources"]
+    assert resources["limits"]["nvidia.com/gpu"] == resources["requests"]["nvidia.com/gpu"]
+    paths = {
+        probe: container[f"{probe}Probe"]["httpGet"]["path"]
+        for probe in ("startup", "readiness", "liveness")
+    }
+    assert paths == {"startup": "/readyz", "readiness": "/readyz", "liveness": "/livez"}
+    assert {e["name"] for e in container["env"] if e["name"].startswith(PREFIX)} <= SETTINGS
+    mounts = {mount["name"] for mount in container["volumeMounts"]}
+    assert mounts == {volume["name"] for volume in pod["volumes"]}
+    dockerfile = (ROOT / "containerize" / "Dockerfile").read_text()
+    user = f"{pod['securityContext']['runAsUser']}:{pod['securityContext']['runAsGroup']}"
+    assert f"USER {user}\n" in dockerfile
+    # Longer than the service takes to drain.
+    assert pod["terminationGracePeriodSeconds"] > 30
+
+
+def test_objects_name_each_other(objects: dict[str, Any]) -> None:
+    labels = objects["Deployment"]["spec"]["template"]["metadata"]["labels"]
+    assert objects["Deployment"]["spec"]["selector"]["matchLabels"] == labels
+    assert objects["Service"]["spec"]["selector"] == labels
+    assert objects["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"] == labels
+    ports = {port["name"] for port in container_of(objects)["ports"]}
+    assert {port["targetPort"] for port in objects["Service"]["spec"]["ports"]} <= ports
+    scaler = objects["HorizontalPodAutoscaler"]["spec"]
+    assert scaler["scaleTargetRef"]["name"] == objects["Deployment"]["metadata"]["name"]
+    (metric,) = scaler["metrics"]
+    name = metric["pods"]["metric"]["name"]
+    assert f'"{name}"' in (ROOT / "runners" / "metrics.py").read_text()
+    for kind, document in objects.items():
+        if kind != "Namespace":
+            assert document["metadata"]["namespace"] == objects["Namespace"]["metadata"]["name"]
+
+
+def container_of(objects: dict[str, Any]) -> dict[str, Any]:
+    container: dict[str, Any] = objects["Deployment"]["spec"]["template"]["spec"]["containers"][0]
+    return container
+
+
+HUB_SCHEMA = {
+    "type": "object",
+    "required": ["title", "description", "type", "category", "config"],
+    "properties": {
+        "title": {"type": "string", "minLength": 1},
+        "description": {"type": "string", "minLength": 1},
+        "type": {"const": "serverless"},
+        "category": {"const": "audio"},
+        "iconUrl": {"type": "string"},
+        "config": {
+            "type": "object",
+            "required": ["runsOn", "containerDiskInGb"],
+            "properties": {
+                "runsOn": {"enum": ["GPU", "CPU"]},
+                "containerDiskInGb": {"type": "integer", "minimum": 1},
+                "gpuCount": {"type": "integer", "minimum": 1},
+                "gpuIds": {"type": "string"},
+                "allowedCudaVersions": {
+                    "type": "array",
+                    "items": {"type": "string", "pattern": r"^\d+\.\d+$"},
+                },
+                "presets": {
+                    "type": "array",
+                    "items": {
+                        "type": "object",
+                        "required": ["name", "defaults"],
+                        "properties": {
+                            "name": {"type": "string"},
+                            "defaults": {"additionalProperties": {"type": "string"}},
+                        },
+                        "additionalProperties": False,
+                    },
+                },
+                "env": {
+                    "type": "array",
+                    "items": {
+                        "type": "object",
+                        "required": ["key"],
+                        "oneOf": [{"required": ["value"]}, {"required": ["input"]}],
+                        "properties": {
+                            "key": {"type": "string"},
+                            "value": {"type": "string"},
+                            "input": {
+                                "type": "object",
+                                "required": ["name", "type"],
+                                "properties": {
+                                    "type": {"enum": ["string", "number", "boolean"]},
+                                },
+                            },
+                        },
+                        "additionalProperties": False,
+                    },
+                },
+            },
+            "additionalProperties": False,
+        },
+    },
+    "additionalProperties": False,
+}
+TESTS_SCHEMA = {
+    "type": "object",
+    "required": ["tests", "config"],
+    "properties": {
+        "tests": {
+            "type": "array",
+            "minItems": 1,
+            "items": {
+                "type": "object",
+                "required": ["name", "input", "timeout"],
+                "properties": {
+                    "name": {"type": "string"},
+                    "input": {"type": "object"},
+                    "timeout": {"type": "integer", "minimum": 1000},
+                },
+                "additionalProperties": False,
+            },
+        },
+        "config": {
+            "type": "object",
+            "required": ["gpuTypeId", "gpuCount", "allowedCudaVersions"],
+            "properties": {
+                "gpuTypeId": {"type": "string"},
+                "gpuCount": {"type": "integer"},
+                "env": {
+                    "type": "array",
+                    "items": {
+                        "type": "object",
+                        "required": ["key", "value"],
+                        "additionalProperties": {"type": "string"},
+                    },
+                },
+                "allowedCudaVersions": {"type": "array", "items": {"type": "string"}},
+            },
+            "additionalProperties": False,
+        },
+    },
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize(("name", "schema"), [("hub", HUB_SCHEMA), ("tests", TESTS_SCHEMA)])
+def test_the_hubs_files_have_its_form(name: str, schema: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "schema.json"
+    path.write_text(json.dumps(schema))
+    run(BIN / "check-jsonschema", "--schemafile", path, ROOT / ".runpod" / f"{name}.json")
+    config = json.loads((ROOT / ".runpod" / f"{name}.json").read_text())["config"]
+    named = {entry["key"] for entry in config["env"]}
+    named |= {key for preset in config.get("presets", []) for key in preset["defaults"]}
+    assert named <= SETTINGS
+    assert ("FOLEY_ROLE", "queue") in {(e["key"], e.get("value")) for e in config["env"]}
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_every_package_of_a_lock_has_a_hash(name: str) -> None:
+    lines = LOCKS[name].read_text().splitlines()
+    for line, after in zip(lines, [*lines[1:], ""], strict=True):
+        if re.match(r"[\w.-]+==", line):
+            assert line.endswith("\\"), line
+            assert after.strip().startswith("--hash=sha256:"), line
+
+
+def versions(path: Path) -> dict[str, str]:
+    return dict(re.findall(r"^([\w.-]+)==([^\s;]+)", path.read_text(), re.MULTILINE))
+
+
+def test_the_image_has_the_versions_that_the_tests_run_with() -> None:
+    tested = versions(ROOT / "requirements" / "dev.txt")
+    for name in ("cuda", "cpu"):
+        for package, version in versions(LOCKS[name]).items():
+            if package in tested and (package, name) not in {
+                # Their newest versions need Python 3.12: dev.txt has one for each Python.
+                ("contourpy", "cpu"),
+                ("networkx", "cpu"),
+            }:
+                assert version == tested[package], package
+    cuda = versions(LOCKS["cuda"])
+    assert cuda["torch"] == "2.8.0"
+    assert cuda["nvidia-cuda-runtime-cu12"].startswith("12.8.")
+    # The runner, its service, the page and the queue's handler.
+    assert {"bentoml", "grpcio", "gradio", "runpod", "structlog"} <= cuda.keys()
+
+
+def test_the_flash_attention_wheel_is_the_one_that_the_doctor_names() -> None:
+    from foley.compatibility import FLASH_WHEEL
+
+    script = (ROOT / "containerize" / "flash-attention").read_text()
+    assert FLASH_WHEEL.name((3, 12)).replace("+", "%2B") in script
+    assert re.search(r"^sha256=[0-9a-f]{64}$", script, re.MULTILINE)
+
+
+def test_the_bento_holds_what_the_image_runs(tmp_path: Path) -> None:
+    listed = yaml.safe_load((ROOT / "bentofile.yaml").read_text())
+    assert listed["docker"]["base_image"] in (ROOT / "containerize" / "Dockerfile").read_text()
+    for name in listed["include"]:
+        assert list(ROOT.glob(name.rstrip("/"))), name
+    assert listed["python"]["lock_packages"] is False
