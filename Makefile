@@ -1,7 +1,7 @@
 # `make demo` and `make test` need Python 3.11 or 3.12 with pip and venv, and nothing else.
 PYTHON := .venv/bin/python
 
-.PHONY: setup demo test soak serve lint format bench lock clean
+.PHONY: setup demo test soak serve lint format bench lock image test-image clean
 
 setup:
 	@scripts/setup
@@ -30,6 +30,12 @@ bench: setup  ## prints tables; add --record by hand to keep one
 
 lock:  ## needs uv
 	@scripts/lock
+
+image: setup  ## foley:full and foley:slim; needs Docker
+	@scripts/image
+
+test-image: setup  ## the real definition on a stand-in base; needs root on Debian, no Docker
+	@scripts/test-image
 
 clean:
 	@rm -rf .venv demo build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

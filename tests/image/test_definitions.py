@@ -280,3 +280,33 @@ def test_the_bento_holds_what_the_image_runs(tmp_path: Path) -> None:
     for name in listed["include"]:
         assert list(ROOT.glob(name.rstrip("/"))), name
     assert listed["python"]["lock_packages"] is False
+
+
+@pytest.mark.parametrize("name", ["build", "deploy"])
+def test_commands_of_the_documents_name_what_exists(name: str) -> None:
+    text = (ROOT / "docs" / f"{name}.md").read_text()
+    targets = re.findall(r"^(\S+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines()]
+    assert lines
+    for line in lines:
+        command = line.partition("#")[0]
+        for target in re.findall(r"make (\S+)", command):
+            assert target in targets, line
+        for path in re.findall(r"-f (\S+\.yaml)", command):
+            assert (ROOT / path).is_file(), line
+        for kind, object_name in re.findall(r"(deployment)/(\S+)", command):
+            assert (kind, object_name) == ("deployment", "foley"), line
+    for path in re.findall(
+        r"`((?:containerize|scripts|requirements|deploy|\.github|\.runpod)/[\w./-]+)`", text
+    ):
+        assert (ROOT / path).exists(), path
+
+
+def test_the_entry_point_reads_what_the_document_tells() -> None:
+    entry_point = (ROOT / "containerize" / "entrypoint").read_text()
+    text = (ROOT / "docs" / "deploy.md").read_text()
+    read = set(re.findall(r"\$\{?((?:FOLEY|PORT|PUBLIC|HEALTH|BENTOML|HF)\w*)", entry_point))
+    own = {"FOLEY_HEALTH_PATH", "FOLEY_HEALTH_PORT", "FOLEY_HEALTH_HOST", "BENTOML_HOME"}
+    for name in read - own - {"FOLEY_CONTAINER_STARTED", "HF_HUB_CACHE"}:
+        assert f"`{name}" in text, name

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -89,8 +90,8 @@ class HandlerProcess:
         }
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "handler.py"],
-                cwd=ROOT,
+                [sys.executable, ROOT / "handler.py"],
+                cwd=folder,  # the SDK leaves a file there
                 env=environment,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -305,6 +306,7 @@ def test_a_bucket_without_keys_fails_the_fitness_check(tmp_path: Path) -> None:
 
 
 def test_the_example_input_works(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "test_input.json", tmp_path)
     worker = HandlerProcess(tmp_path, None)  # without a queue the SDK runs test_input.json
     try:
         assert worker.process.wait(90) == 0, worker.log.read_text()
