@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import annotated_types
 import gradio as gr
+import structlog
 
 from foley.client import AsyncFoleyClient, Options
 from foley.errors import (
@@ -25,6 +26,8 @@ from runners.page.player import EMPTY, take_html
 from runners.page.repeat import Recipe
 from runners.page.takes import Take
 from runners.page.visits import Visits
+
+log = structlog.get_logger(__name__)
 
 EXAMPLES_FOLDER = Path(__file__).resolve().parents[2] / "examples"
 EXAMPLES = {"bigbuckbunny.mp4": "Big Buck Bunny, 5 s", "bikes.mp4": "Bikes, 10 s"}
@@ -42,6 +45,7 @@ REFUSE, TRIM = "Refuse it", "Use its beginning"
 NUM_VARIATIONS = (1, 2, 3, 4)
 MODEL_SECONDS = 2.0  # between two questions while the model loads
 NO_CLIP = "There is no clip yet. Upload one, record one, or take an example."
+BUG = "Something went wrong inside the page. Your entries stay here: try again."
 DEFAULTS = GenerationRequest()
 
 
@@ -355,6 +359,9 @@ class Page:
         except FoleyError as error:
             text = sentences.error_sentence(error, key_given=bool(api_key))
             yield self._refusal(sentences.place_of(error), text)
+        except Exception:  # the outermost boundary: the page must go on
+            log.exception("page_failed")
+            yield self._refusal("start", BUG)
 
     def _options(self, given: dict[Any, Any]) -> Options:
         """Fields of the request.

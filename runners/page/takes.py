@@ -5,6 +5,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import av
+
 from foley.client import AsyncFoleyClient, RemoteGeneration
 from runners.page import pictures
 from runners.page.repeat import Recipe
@@ -70,7 +72,7 @@ async def gather_take(
 
     Raises:
         FoleyError: a file cannot be fetched.
-        av.FFmpegError: one cannot be read.
+        av.FFmpegError: the clip's picture, or a sound, cannot be read.
     """
     folder.mkdir()
     original = folder / f"original{clip.suffix}"
@@ -99,7 +101,10 @@ async def gather_take(
 
 def _draw_clip(original: Path, made: RemoteGeneration, folder: Path) -> Track:
     pictures.draw_film_strip(original, made.duration_seconds, folder / "strip.jpg")
-    outline, spectrogram = _draw(original, made.duration_seconds)
+    try:
+        outline, spectrogram = _draw(original, made.duration_seconds)
+    except av.FFmpegError:  # the service needs the clip's picture alone
+        outline, spectrogram = "", None
     return Track(label="Original", media=original, outline=outline, spectrogram=spectrogram)
 
 
