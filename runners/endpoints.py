@@ -14,6 +14,7 @@ from runners.desk import Desk
 from runners.errors import NotFoundError, RequestTimeoutError
 from runners.events import EventStream, Pace
 from runners.exchange import Scratch
+from runners.front import retry_after
 from runners.inflight import Flight, InFlight
 from runners.messages import Update
 from runners.orders import AUDIO_FORMATS, MEDIA_TYPES, Order, read_order
@@ -195,7 +196,13 @@ def _tell_error(scope: Scope, events: EventStream, error: Exception) -> None:
         log.warning("request_failed", code=code, exc_info=error)
     metrics.ERRORS.labels(code).inc()
     scope["foley.code"] = code  # for the log
-    told = {"code": code, "message": message, "request_id": scope["foley.request_id"]}
+    told: dict[str, str | int] = {
+        "code": code,
+        "message": message,
+        "request_id": scope["foley.request_id"],
+    }
+    if isinstance(error, FoleyError) and (seconds := retry_after(error)) is not None:
+        told["retry_after_seconds"] = seconds
     events.tell("error", {"error": told})
 
 

@@ -13,14 +13,11 @@ import contextlib
 import fcntl
 import importlib.util
 import os
-import signal
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
-from types import FrameType
 
 import httpx
 import structlog
@@ -28,6 +25,7 @@ from starlette.responses import HTMLResponse
 from starlette.types import Receive, Scope, Send
 
 from foley.errors import NotFoundError, NotReadyError
+from runners.signals import on_end_asked
 
 log = structlog.get_logger(__name__)
 
@@ -68,18 +66,7 @@ class PageHost:
         A tab holds one open for as long as it is; the server waits for open ones before it tells
         anybody that it ends.
         """
-        if threading.current_thread() is not threading.main_thread():
-            return
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            before = signal.getsignal(number)
-
-            def heed(number: int, frame: FrameType | None, before: object = before) -> None:
-                loop.call_soon_threadsafe(self._stopping.set)
-                if callable(before):
-                    before(number, frame)
-
-            signal.signal(number, heed)
+        on_end_asked(self._stopping.set)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request.

@@ -23,6 +23,7 @@ log = structlog.get_logger(__name__)
 
 LOOK_SECONDS = 1.0  # how often readiness is looked at, and a port that was taken
 DRAIN_SECONDS = 25.0  # how long calls in flight may take to end
+LAST_WORD_SECONDS = 0.2  # how long the last state may take to reach those who watch
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 
 
@@ -49,7 +50,7 @@ class RpcServer:
             ]
         )
         add_FoleyServiceServicer_to_server(servicer, self._server)
-        self._health = health.aio.HealthServicer()
+        self._health = _Health()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
@@ -79,7 +80,7 @@ class RpcServer:
     async def _stop(self) -> None:
         self._running.cancel()
         await asyncio.gather(self._running, return_exceptions=True)
-        await self._health.enter_graceful_shutdown()
+        await self._health.end()
         await self._server.stop(DRAIN_SECONDS)
 
     async def _run(self) -> None:
@@ -118,6 +119,33 @@ class RpcServer:
         status = known.SERVING if serving else known.NOT_SERVING
         for name in ("", SERVICE):
             await self._health.set(name, status)
+
+
+class _Health(health.aio.HealthServicer):
+    """The library's, whose watchers would hold the server until it stops draining."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ended = asyncio.Event()
+
+    async def Watch(  # noqa: N802
+        self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext
+    ) -> None:
+        """Tell every change, up to the end."""
+        watching = asyncio.create_task(super().Watch(request, context))
+        ending = asyncio.create_task(self._ended.wait())
+        try:
+            await asyncio.wait({watching, ending}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({watching}, timeout=LAST_WORD_SECONDS)
+        finally:
+            watching.cancel()
+            ending.cancel()
+            await asyncio.gather(watching, ending, return_exceptions=True)
+
+    async def end(self) -> None:
+        """Tell that nothing is served any more, and let the watchers go."""
+        await self.enter_graceful_shutdown()
+        self._ended.set()
 
 
 def _http_host() -> str:

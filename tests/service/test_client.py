@@ -10,16 +10,22 @@ from pathlib import Path
 
 import av
 import pytest
+from starlette.types import Message
 
 from foley.cli.app import main
 from foley.client import AsyncFoleyClient, FoleyClient, RemoteUpdate
+from foley.client.calls import error_in
+from foley.client.events import EventParser
 from foley.errors import (
+    BusyError,
     CancelledRequestError,
     ConnectionFailedError,
     NotFoundError,
     ParameterError,
     VideoDecodeError,
 )
+from runners.endpoints import _tell_error
+from runners.events import EventStream
 from tests.service.server import Server
 
 ENDLESS = {"num_inference_steps": 200, "solver": "rk4"}
@@ -76,6 +82,27 @@ def test_errors_have_their_classes(client: FoleyClient, short_clip: bytes) -> No
     gone = made.files[0].model_copy(update={"url": "/v1/results/another/foley-1.mp4"})
     with pytest.raises(NotFoundError):
         client.read(gone)
+
+
+def test_an_event_tells_when_to_come_again() -> None:
+    refusal = BusyError("full")
+    refusal.retry_after_seconds = 2.5
+    sent: list[bytes] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message.get("body", b""))
+
+    async def tell() -> None:
+        events = EventStream()
+        _tell_error({"foley.request_id": "a"}, events, refusal)
+        events.end()
+        await events.send_to(send)
+
+    asyncio.run(tell())
+    (event,) = EventParser().feed(b"".join(sent))
+    error = error_in(event.data, 500)
+    assert type(error) is BusyError
+    assert (str(error), error.retry_after_seconds, error.request_id) == ("full", 3, "a")
 
 
 def test_short_calls(client: FoleyClient) -> None:
