@@ -48,6 +48,7 @@ from runners.rpc.server import RpcServer
 from runners.rpc.servicer import FoleyServicer
 from runners.sandbox import Sandbox
 from runners.settings import child_environment, load_settings
+from runners.tracing import JobTrace, configure_tracing, end_tracing
 
 log = structlog.get_logger(__name__)
 
@@ -78,6 +79,7 @@ class GpuRunner:
         from runners.worker import start_worker
 
         configure_logging(SETTINGS.log_level)
+        configure_tracing("GpuRunner")
         self.worker = start_worker(SETTINGS)
 
     @bentoml.api
@@ -85,8 +87,11 @@ class GpuRunner:
         """Make the sounds of one request; lines of JSON, one `Report` each, the outcome last."""
         loop = asyncio.get_running_loop()
         reports: asyncio.Queue[Report] = asyncio.Queue()
+        trace = JobTrace(job)
 
         def tell(report: Report) -> None:
+            if report.update is not None:
+                trace.update(report.update)
             loop.call_soon_threadsafe(reports.put_nowait, report)
 
         try:
@@ -104,6 +109,7 @@ class GpuRunner:
         finally:
             if not outcome.done():  # whoever asked has left
                 self.worker.cancel(job.id)
+            trace.end(outcome)
 
     @bentoml.api
     async def cancel(self, job_id: str) -> bool:
@@ -119,6 +125,7 @@ class GpuRunner:
     def stop(self) -> None:
         """Drop what is left when the connections are drained."""
         self.worker.stop(timeout_seconds=5)
+        end_tracing()
 
 
 class Generate:
@@ -164,6 +171,11 @@ async def health(_request: Request) -> Response:
     return await made.answer()
 
 
+async def metrics(request: Request) -> Response:
+    """GET /metrics, in place of BentoML's."""
+    return await endpoints().metrics(request)
+
+
 async def document(request: Request) -> Response:
     """GET /docs.json."""
     return await endpoints().document(request)
@@ -176,6 +188,7 @@ ROUTES = Starlette(
         Route("/v1/requests/{request_id}/cancel", cancel, methods=["POST"]),
         Route("/v1/models", models),
         Route(SETTINGS.health_path, health),
+        Route("/metrics", metrics),
         Route("/docs.json", document),
         Mount("/ui", PageDoor()),
     ]
@@ -185,6 +198,7 @@ ROUTES = Starlette(
 @bentoml.service(
     workers=SETTINGS.api_workers,
     runner_probe={"enabled": False},  # (2): `__is_ready__` probes instead
+    metrics={"enabled": False},  # one label is the path; `runners.metrics` counts by route
     **BOTH,
 )
 @bentoml.asgi_app(ROUTES)
@@ -195,6 +209,7 @@ class FoleyApi:
 
     def __init__(self) -> None:
         configure_logging(SETTINGS.log_level)
+        configure_tracing("FoleyApi")
         self.scratch = Scratch(SETTINGS.scratch_root)
         self.common = Common(SETTINGS.scratch_root)
         self.in_flight = InFlight(self.common.requests)
@@ -242,6 +257,7 @@ class FoleyApi:
         self.sandbox.close()
         self.scratch.close()
         self.common.close()
+        await asyncio.to_thread(end_tracing)
 
     async def __is_ready__(self) -> bool:
         """Whether requests can be served; raises what says why not, and never waits for loading."""

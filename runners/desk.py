@@ -6,14 +6,17 @@ order ──decode──► frames in the job's folder ──runner──► wav
 import asyncio
 import contextlib
 import math
+import time
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
 import aiohttp
 from bentoml.exceptions import BentoMLException
+from opentelemetry.trace import SpanKind
 
-from runners import metrics
+from runners import metrics, tracing
 from runners.answers import Facts, Filled, SoundFile
 from runners.errors import (
     BusyError,
@@ -28,6 +31,7 @@ from runners.sandbox import Sandbox
 from runners.settings import Settings
 
 PROBE_SECONDS = 1.0
+RECENT = 16
 OnUpdate = Callable[[Update], None]
 
 
@@ -59,6 +63,7 @@ class Desk:
         self._model: ModelStatus | None = None  # known while it is warm
         # As the runner measured when it made the latest sound.
         self._next_place_seconds: float | None = None
+        self._recent_seconds: deque[float] = deque(maxlen=RECENT)  # of orders that were filled
         self.num_in_house = 0
 
     async def ask_model(self) -> ModelStatus:
@@ -104,6 +109,7 @@ class Desk:
 
         Cancelling drops the job in the runner too.
         """
+        started = time.monotonic()
         model = self._model or await self.ask_model()
         limits = self._media_limits()
         on_update(Update(stage="frames"))
@@ -123,7 +129,9 @@ class Desk:
             request=order.request,
             timeout_seconds=clock.left_seconds,
         )
-        made = await self._call_runner(job, on_update)
+        with tracing.span("generate", SpanKind.CLIENT):
+            carried = job.model_copy(update={"trace": tracing.carrier()})
+            made = await self._call_runner(carried, on_update)
         self._next_place_seconds = made.next_place_seconds
         clock.seconds.update(made.timings)
         on_update(Update(stage="files"))
@@ -149,6 +157,7 @@ class Desk:
             timings=clock.with_total(),
             notices=list(dict.fromkeys([*made.notices, *said])),
         )
+        self._recent_seconds.append(time.monotonic() - started)
         return Filled(order=order, variations=variations, facts=facts)
 
     def _media_limits(self) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 
 import structlog
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.types import Receive, Scope, Send
@@ -91,6 +92,11 @@ class Endpoints:
         """GET /v1/models: what is served, under which licence."""
         model = await self._desk.ask_model()
         return JSONResponse({"models": [model.public()]})
+
+    async def metrics(self, _request: Request) -> Response:
+        """GET /metrics."""
+        text = await asyncio.to_thread(metrics.exposition)
+        return Response(text, media_type=CONTENT_TYPE_LATEST)
 
     async def document(self, _request: Request) -> Response:
         """GET /docs.json, in place of BentoML's, which knows nothing of forms and errors."""

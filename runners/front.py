@@ -12,10 +12,16 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from foley.errors import FoleyError
-from runners import metrics
+from runners import metrics, tracing
 from runners.errors import BusyError, NotReadyError, RunnerLostError, UnauthorizedError
 from runners.keys import Keys
-from runners.status import INTERNAL_CODE, code_of_http_status, public_message, status_of
+from runners.status import (
+    INTERNAL_CODE,
+    INTERNAL_MESSAGE,
+    code_of_http_status,
+    public_message,
+    status_of,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -26,6 +32,15 @@ RETRY_AFTER_SECONDS = 5
 OPEN_PATHS = ("/livez", "/healthz", "/readyz", "/docs.json", "/ui")
 # They come every few seconds, and would hide the requests in log and counts.
 PROBES = ("/livez", "/healthz", "/readyz", "/metrics")
+# What counts and traces call a path: few names, whatever paths are tried.
+ROUTES = {
+    "/v1/generate": "/v1/generate",
+    "/v1/results": "/v1/results/{request_id}/{file}",
+    "/v1/requests": "/v1/requests/{request_id}/cancel",
+    "/v1/models": "/v1/models",
+    "/docs.json": "/docs.json",
+    "/ui": "/ui",
+}
 
 
 class Front:
@@ -54,10 +69,36 @@ class Front:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        # A visit to the page is dozens of files, and a connection for as long as its tab is open.
+        if scope["path"] in self._quiet_paths or scope["path"].startswith("/ui/"):
+            await self._serve(scope, receive, _Exchange(request_id_of(_headers(scope)), send))
+            return
+        route, started = _route(scope["path"]), time.monotonic()
         exchange = _Exchange(request_id_of(_headers(scope)), send)
+        with tracing.request_span(f"{scope['method']} {route}", _headers(scope)) as span:
+            structlog.contextvars.bind_contextvars(
+                request_id=exchange.request_id, **tracing.log_fields(span)
+            )
+            try:
+                await self._serve(scope, receive, exchange)
+            finally:
+                seconds = time.monotonic() - started
+                code = scope.get("foley.code", exchange.code)
+                metrics.REQUESTS.labels(route, exchange.status).inc()
+                metrics.REQUEST_SECONDS.labels(route).observe(seconds)
+                tracing.describe_request(span, scope["method"], route, exchange.status, code)
+                log.info(
+                    "request",
+                    method=scope["method"],
+                    path=scope["path"],
+                    status=exchange.status,
+                    code=code,
+                    seconds=round(seconds, 3),
+                )
+                structlog.contextvars.clear_contextvars()
+
+    async def _serve(self, scope: Scope, receive: Receive, exchange: "_Exchange") -> None:
         scope["foley.request_id"] = exchange.request_id
-        structlog.contextvars.bind_contextvars(request_id=exchange.request_id)
-        started = time.monotonic()
         try:
             scope["foley.owner"] = self._owner(scope)
             await self.app(scope, receive, exchange.send)
@@ -70,25 +111,19 @@ class Front:
                 await exchange.refuse(scope, receive, error)
                 return
             log.exception("request_failed")
-            message = "something went wrong inside the service"
-            await exchange.answer(scope, receive, 500, INTERNAL_CODE, message)
-        finally:
-            if scope["path"] not in self._quiet_paths:
-                log.info(
-                    "request",
-                    method=scope["method"],
-                    path=scope["path"],
-                    status=exchange.status,
-                    code=scope.get("foley.code", exchange.code),
-                    seconds=round(time.monotonic() - started, 3),
-                )
-            structlog.contextvars.unbind_contextvars("request_id")
+            await exchange.answer(scope, receive, 500, INTERNAL_CODE, INTERNAL_MESSAGE)
 
     def _owner(self, scope: Scope) -> str:
         path = scope["path"]
         is_open = path in self._open_paths or path.startswith("/ui/")
         is_open = is_open or scope["method"] == "OPTIONS"
         return "" if is_open else self._keys.owner_of(_headers(scope))
+
+
+def _route(path: str) -> str:
+    first = path.split("/", 3)[1:3]
+    name = "/" + "/".join(first if first[0] == "v1" else first[:1])
+    return ROUTES.get(name, "other")
 
 
 class _Exchange:

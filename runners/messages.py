@@ -23,6 +23,7 @@ class Job(BaseModel):
     folder: str  # holds the frames, and receives the waveforms
     request: GenerationRequest
     timeout_seconds: float  # what is left of the caller's time
+    trace: dict[str, str] = {}  # the span that it is part of; see runners.tracing
 
     @property
     def path(self) -> Path:

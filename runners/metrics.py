@@ -1,14 +1,32 @@
-"""What the service counts, beside what BentoML counts; /metrics shows both, of all processes.
+"""What the service counts, beside what BentoML counts of the runner; /metrics shows all processes.
+
+BentoML's counts of the API are switched off: they have a label with the path as it was sent, so
+that every kept result, and everybody who tries paths, would add lines for good.
 
 BentoML starts each process with PROMETHEUS_MULTIPROC_DIR set, where their counts come together.
 """
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import (
+    REGISTRY,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+    multiprocess,
+)
 
 STAGE_SECONDS = Histogram(
     "foley_stage_seconds",
     "Seconds that a request spent in a stage",
     ["stage"],
+    buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300),
+)
+REQUESTS = Counter("foley_requests", "HTTP requests answered", ["route", "status"])
+REQUEST_SECONDS = Histogram(
+    "foley_request_seconds",
+    "Seconds from an HTTP request to the end of its answer",
+    ["route"],
     buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300),
 )
 ERRORS = Counter("foley_errors", "Requests answered with an error, by its code", ["code"])
@@ -47,3 +65,13 @@ GPU_MEMORY = Gauge(
     ["device"],
     multiprocess_mode="mostrecent",
 )
+
+
+def exposition() -> bytes:
+    """What all processes of the server have counted, in Prometheus' text format."""
+    registry = CollectorRegistry()
+    try:
+        multiprocess.MultiProcessCollector(registry)
+    except ValueError:  # this process is alone
+        registry = REGISTRY
+    return generate_latest(registry)

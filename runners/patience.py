@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from starlette.types import Receive
 
+from runners import tracing
 from runners.errors import CancelledRequestError
 
 T = TypeVar("T")
@@ -30,7 +31,8 @@ class Stopwatch:
     def stage(self, name: str) -> Iterator[None]:
         """Time what is inside."""
         started = time.monotonic()
-        yield
+        with tracing.span(name):
+            yield
         self.seconds[name] = time.monotonic() - started
 
     def with_total(self) -> dict[str, float]:

@@ -24,6 +24,7 @@ KNOWN_ELSEWHERE = (
     "FOLEY_VOLUME",
 )
 MIB = 1024 * 1024
+MAX_THREADS = 4  # as many as a decoder gets
 KEY = re.compile(r"[!-+\--~]+", re.ASCII)  # visible ASCII without the comma
 # Docker gives a container 64 MiB of shared memory by default; the frames of one clip take more.
 MIN_SHARED_MEMORY_BYTES = 1024 * MIB
@@ -247,15 +248,24 @@ class Settings(BaseSettings):
         return Path(tempfile.gettempdir())
 
 
+def traces_wanted() -> bool:
+    """Whether OpenTelemetry's own settings name a collector; its SDK reads the rest of them."""
+    named = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    disabled = os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
+    return not disabled and any(os.environ.get(name) for name in named)
+
+
 def child_environment() -> dict[str, str]:
     """The environment of processes that read clips from outside: no secret is in it."""
     kept = ("PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "OMP_NUM_THREADS")
     return {
+        # Scaling a frame gains little from more, and each takes address space, which is limited.
+        "OMP_NUM_THREADS": str(min(MAX_THREADS, os.cpu_count() or 1)),
         **{name: os.environ[name] for name in kept if name in os.environ},
         "CUDA_VISIBLE_DEVICES": "",
         # Forking is safe while there is one thread, and NumPy's library would start some.
         "OPENBLAS_NUM_THREADS": "1",
-        # A thread's arena of the C library takes 64 MiB of address space, which is limited.
+        # A thread's arena of the C library takes 64 MiB of address space.
         "MALLOC_ARENA_MAX": "2",
     }
 

@@ -8,10 +8,11 @@ import pytest
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from foley.errors import DeviceError, VideoEmptyError
+from foley.errors import ConnectionFailedError, DeviceError, FoleyError, VideoEmptyError
 from runners.errors import BusyError
 from runners.front import Front
 from runners.keys import Keys
+from runners.status import status_of
 
 
 def ask(app: ASGIApp, **headers: str) -> httpx.Response:
@@ -86,3 +87,51 @@ def test_only_plain_request_ids_are_kept(given: str, kept: bool) -> None:
 def test_the_form_of_an_error_is_one() -> None:
     body = json.loads(ask(raising(BusyError("later")), **{"X-Request-Id": "me"}).content)
     assert body == {"error": {"code": "busy", "message": "later", "request_id": "me"}}
+
+
+def _family(kind: type[FoleyError]) -> list[type[FoleyError]]:
+    return [kind, *(member for child in kind.__subclasses__() for member in _family(child))]
+
+
+KINDS = [kind for kind in _family(FoleyError) if kind is not ConnectionFailedError]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.code)
+def test_no_error_tells_of_the_inside(
+    kind: type[FoleyError], capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = kind("words of the error")
+    error.__cause__ = OSError("/secret/path: token")
+    response = ask(raising(error), Authorization="Bearer token")
+    assert response.status_code == status_of(kind).http
+    (body,) = response.json().values()
+    assert body["code"] == kind.code
+    for inside in ("secret", "token", "Traceback", "OSError", ".py"):
+        assert inside not in response.text + str(response.headers)
+    hidden = kind.code in {
+        "error", "server_error", "checkpoint_invalid", "download_failed", "config_invalid",
+        "device_unavailable", "model_output_invalid",
+    }  # fmt: skip
+    assert ("words of the error" in response.text) is not hidden
+    assert ("/secret/path" in capsys.readouterr().out) is hidden
+
+
+def test_a_wrong_key_is_told_how_to_send_one_and_nothing_inside_runs() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        raise AssertionError("was let in")
+
+    async def run(path: str, headers: dict[str, str]) -> httpx.Response:
+        transport = httpx.ASGITransport(app=Front(app, Keys(["good"])))
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            return await client.get(path, headers=headers)
+
+    for path in ("/v1/generate", "/metrics", "/", "/uix", "/livez/x"):
+        response = asyncio.run(run(path, {"Authorization": "Bearer bad"}))
+        assert response.status_code == 401, path
+        assert response.headers["www-authenticate"] == "Bearer"
+
+
+def test_retry_after_is_what_the_error_knows() -> None:
+    error = BusyError("later")
+    error.retry_after_seconds = 11.2
+    assert ask(raising(error)).headers["retry-after"] == "12"

@@ -12,7 +12,7 @@ import pytest
 
 from tests.service.server import Server
 from tests.service.test_generate import seconds_of_sound
-from tests.service.test_refusals import check
+from tests.service.test_refusals import POST, answer_to, check
 
 KEEP_SECONDS = 6
 KEEP_BYTES = 3_000_000
@@ -216,6 +216,22 @@ def test_cancelling_takes_effect_within_a_second_whichever_worker_is_asked(
         check(gone, 404, "not_found")
 
 
+def test_an_upload_that_goes_on_can_be_cancelled(shared: Server) -> None:
+    head = f"{POST}Authorization: Bearer first\r\nX-Request-Id: upload-1\r\n"
+    head += "Content-Length: 99\r\n\r\n"
+    with ThreadPoolExecutor() as pool:
+        call = pool.submit(answer_to, shared, head.encode() + b"--b\r\n")
+        deadline = time.monotonic() + 5
+        while fresh(shared, "POST", "/v1/requests/upload-1/cancel").status_code == 404:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        started = time.monotonic()
+        answer = call.result()
+        assert time.monotonic() - started < 1
+    assert answer.startswith(b"HTTP/1.1 499 ")
+    assert b'"cancelled"' in answer
+
+
 def test_a_request_for_a_file_can_be_cancelled_too_but_not_by_another_key(
     shared: Server, short_clip: bytes
 ) -> None:
@@ -245,8 +261,6 @@ def test_a_caller_who_leaves_a_stream_stops_the_runner(shared: Server, short_cli
 
 def test_no_key_is_refused_before_the_body_is_read(shared: Server) -> None:
     # Only the head is sent: an answer can come only without the body.
-    from tests.service.test_refusals import POST, answer_to
-
     answer = answer_to(shared, f"{POST}Content-Length: 1000\r\n\r\n".encode())
     assert answer.startswith(b"HTTP/1.1 401 ")
     assert b"www-authenticate: bearer" in answer.lower()

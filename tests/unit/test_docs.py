@@ -4,7 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
+from prometheus_client import Counter, Gauge, Histogram
 
+from runners import metrics
 from runners.openapi import document
 from runners.settings import KNOWN_ELSEWHERE, PREFIX, Settings
 
@@ -35,6 +37,34 @@ def test_every_field_and_error_code_is_described() -> None:
     codes = schemas["Error"]["properties"]["error"]["properties"]["code"]["enum"]
     for code in codes:
         assert f"`{code}`" in text, code
+
+
+def test_every_metric_is_described() -> None:
+    text = (ROOT / "docs" / "configuration.md").read_text()
+    ours = [m for m in vars(metrics).values() if isinstance(m, Counter | Gauge | Histogram)]
+    assert len(ours) > 5
+    for metric in ours:
+        (described,) = metric.describe()
+        name = described.name + ("_total" if isinstance(metric, Counter) else "")
+        assert f"`{name}`" in text, name
+
+
+def test_messages_of_the_troubleshooting_page_are_those_of_the_code() -> None:
+    text = (ROOT / "docs" / "troubleshooting.md").read_text().partition("## Otherwise")[0]
+    folders = (ROOT / "foley", ROOT / "runners")
+    files = [ROOT / "service.py", *(path for folder in folders for path in folder.rglob("*.py"))]
+    code = "\n".join(path.read_text() for path in files)
+    code = re.sub(r'"\s*\n\s*f?"', "", code)  # texts that go on in the next line
+    code = code.replace("{PREFIX}", "FOLEY_")
+    codes = document(Settings())["components"]["schemas"]["Error"]["properties"]["error"]
+    known = codes["properties"]["code"]["enum"]
+    cells = re.findall(r"^\| (`[^|]+) \|", text, re.MULTILINE)
+    assert len(cells) > 20
+    for said in (said for cell in cells for said in re.findall(r"`([^`]+)`", cell)):
+        if " " not in said:
+            assert said in known, said
+        for piece in re.split(r"\.\.\.|FOLEY_\*| N ", said):
+            assert piece.strip(" :;?()") in code, piece
 
 
 @pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)

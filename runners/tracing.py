@@ -1,0 +1,163 @@
+"""OpenTelemetry traces, from the request to each of its steps, where a collector is configured.
+
+The standard names configure them: OTEL_EXPORTER_OTLP_ENDPOINT and whatever else the SDK reads. A
+span of the API is handed to the runner with the job. BentoML's own tracing stays as it is: off.
+Prompts are in no span.
+
+    POST /v1/generate                          FoleyApi
+        upload | frames | files
+        generate
+            queued | conditions | sound        GpuRunner
+            sampling
+                step, step, ...
+"""
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
+
+from opentelemetry import context, propagate, trace
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer
+
+from foley.errors import FoleyError
+from runners.errors import CancelledRequestError
+from runners.messages import Job, Made, Update
+from runners.settings import traces_wanted
+
+END_SECONDS = 2.0
+_NO_TRACES: Tracer = trace.NoOpTracer()
+
+
+class _Process:
+    """What this process traces with."""
+
+    tracer = _NO_TRACES
+    provider: TracerProvider | None = None
+    exporter: OTLPSpanExporter | None = None
+
+
+def configure_tracing(process: str) -> None:
+    """Send the spans of this process to the collector, where one is configured.
+
+    Args:
+        process: the service's name for it.
+    """
+    if not traces_wanted():
+        return
+    named = Resource.create({"service.name": "foley", "foley.process": process})
+    provider = TracerProvider(resource=named.merge(OTELResourceDetector().detect()))
+    _Process.exporter = OTLPSpanExporter()
+    provider.add_span_processor(BatchSpanProcessor(_Process.exporter))
+    _Process.provider, _Process.tracer = provider, provider.get_tracer("foley")
+
+
+def end_tracing() -> None:
+    """Send what was not yet sent, as far as the collector takes it soon."""
+    if _Process.provider is not None and _Process.exporter is not None:
+        giving_up = threading.Timer(END_SECONDS, _Process.exporter.shutdown)  # ends its retries
+        giving_up.start()
+        _Process.provider.shutdown()
+        giving_up.cancel()
+        _Process.provider, _Process.tracer = None, _NO_TRACES
+
+
+@contextlib.contextmanager
+def request_span(name: str, headers: Mapping[str, str]) -> Iterator[Span]:
+    """A request, as part of the caller's trace where its headers name one."""
+    # In a context of its own: BentoML's middleware has begun a span that nobody collects.
+    caller = propagate.extract(headers, context.Context())
+    with _Process.tracer.start_as_current_span(
+        name, caller, kind=SpanKind.SERVER, record_exception=False, set_status_on_exception=False
+    ) as span:
+        yield span
+
+
+def describe_request(span: Span, method: str, route: str, status: int, code: str) -> None:
+    """Note what came of a request; `code` is that of an error, or empty."""
+    span.set_attributes(
+        {
+            "http.request.method": method,
+            "http.route": route,
+            "http.response.status_code": status,
+        }
+    )
+    if code:
+        span.set_attribute("error.type", code)
+    if status >= 500:
+        span.set_status(StatusCode.ERROR)
+
+
+def log_fields(span: Span) -> dict[str, str]:
+    """What the log calls the trace that a span is part of."""
+    found = span.get_span_context()
+    return {"trace_id": trace.format_trace_id(found.trace_id)} if found.is_valid else {}
+
+
+@contextlib.contextmanager
+def span(name: str, kind: SpanKind = SpanKind.INTERNAL) -> Iterator[None]:
+    """A part of the request that is being worked on."""
+    with _Process.tracer.start_as_current_span(name, kind=kind, record_exception=False) as started:
+        try:
+            yield
+        except BaseException as error:
+            _fail(started, error)
+            raise
+
+
+def carrier() -> dict[str, str]:
+    """The current span, as it is handed to another process; empty where none is traced."""
+    carried: dict[str, str] = {}
+    if _Process.provider is not None:
+        propagate.inject(carried)
+    return carried
+
+
+class JobTrace:
+    """The stages and steps of a job, from what the runner tells about it."""
+
+    def __init__(self, job: Job) -> None:
+        self._parent = propagate.extract(job.trace, context.Context())
+        self._stage = ""
+        self._span: Span = trace.INVALID_SPAN
+        self._step: int | None = None
+        self._since = 0
+
+    def update(self, update: Update) -> None:
+        """Note how far the job has come."""
+        now = time.time_ns()
+        if update.stage != self._stage:
+            self._span.end(now)
+            self._span = _Process.tracer.start_span(update.stage, self._parent, start_time=now)
+            self._stage, self._step = update.stage, None
+        if update.step is not None and update.step != self._step:
+            if self._step is not None:
+                self._add_step(update.step, now)
+            self._step, self._since = update.step, now
+
+    def end(self, outcome: Future[Made]) -> None:
+        """Note that nothing follows."""
+        gone = outcome.cancelled() or not outcome.done()
+        error = CancelledRequestError() if gone else outcome.exception()
+        if error is not None:
+            _fail(self._span, error)
+        self._span.end()
+
+    def _add_step(self, step: int, now: int) -> None:
+        _Process.tracer.start_span(
+            "step",
+            trace.set_span_in_context(self._span, self._parent),
+            attributes={"foley.step": step},
+            start_time=self._since,
+        ).end(now)
+
+
+def _fail(failed: Span, error: BaseException) -> None:
+    kind = error.code if isinstance(error, FoleyError) else type(error).__name__
+    failed.set_attribute("error.type", kind)
+    failed.set_status(StatusCode.ERROR)
