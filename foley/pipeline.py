@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor
@@ -21,13 +21,14 @@ from foley.denoise import VelocityModel
 from foley.errors import DeviceError
 from foley.licences import licence_of
 from foley.media.clock import num_latents
-from foley.media.demux import decode_frames
-from foley.media.source import MediaLimits
 from foley.models.fused import Precision
 from foley.request import GenerationRequest, Solver
 from foley.selection import choose_device, load
 from foley.session import Session
 from foley.types import Conditions, Generation, VideoFrames
+
+if TYPE_CHECKING:
+    from foley.media.source import MediaLimits
 
 logger = logging.getLogger(__name__)
 
@@ -202,9 +203,13 @@ class FoleyPipeline:
         )
 
     def decode_video(
-        self, path: Path, *, trim: bool = False, limits: MediaLimits | None = None
+        self, path: Path, *, trim: bool = False, limits: "MediaLimits | None" = None
     ) -> VideoFrames:
         """The frames of a clip at the sizes of this preset's encoders."""
+        # Here, so that a machine without FFmpeg's libraries can sound frames that it is given.
+        from foley.media.demux import decode_frames
+        from foley.media.source import MediaLimits
+
         return decode_frames(
             path,
             visual_size=self.preset.vision.image_size,

@@ -1,0 +1,96 @@
+"""What the parts of the GPU benchmark share: the device, the clock, and how results are told."""
+
+import argparse
+import gc
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from benchmarks.records import percentile
+from foley.configs import Preset
+
+
+@dataclass
+class Bench:
+    """What all parts share."""
+
+    args: argparse.Namespace
+    device: torch.device
+    preset: Preset
+    record: dict[str, Any]
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.device.type == "cuda"
+
+    @property
+    def half(self) -> torch.dtype:
+        return torch.bfloat16 if self.on_gpu else torch.float32
+
+    def wait(self) -> None:
+        if self.on_gpu:
+            torch.cuda.synchronize(self.device)
+
+    def timed(self, run: Callable[[], object], repeats: int, warm_up: int = 2) -> list[float]:
+        """Seconds of each of several runs, the device waited for after each."""
+        for _ in range(warm_up):
+            run()
+        self.wait()
+        samples = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            run()
+            self.wait()
+            samples.append(time.perf_counter() - start)
+        return samples
+
+    def kernel_seconds(self, run: Callable[[], object], repeats: int = 20) -> float:
+        """Median seconds of a short run on the device, without what the host needs to launch it."""
+        if not self.on_gpu:
+            return percentile(self.timed(run, 3, 1), 50)
+        for _ in range(3):
+            run()
+        pairs = [
+            (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True))
+            for _ in range(repeats)
+        ]
+        # A long kernel first, behind which the launches queue up.
+        torch.cuda._sleep(20_000_000)
+        for begin, end in pairs:
+            begin.record()
+            run()
+            end.record()
+        self.wait()
+        return percentile([begin.elapsed_time(end) / 1000 for begin, end in pairs], 50)
+
+    def reset_peak(self) -> None:
+        gc.collect()
+        if self.on_gpu:
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(self.device)
+
+    def peak(self) -> int:
+        return torch.cuda.max_memory_allocated(self.device) if self.on_gpu else 0
+
+    def peak_reserved(self) -> int:
+        return torch.cuda.max_memory_reserved(self.device) if self.on_gpu else 0
+
+    def ceiling(self, precision: str = "bf16") -> float | None:
+        return self.record.get("ceilings", {}).get(f"matrix_{precision}")
+
+
+def show(name: str, made: dict[str, Any]) -> None:
+    text = f"{name:38}{1000 * made['step_seconds']:9.2f} ms"
+    text += f"{made['flop_per_second'] / 1e12:8.0f} TFLOP/s"
+    if "efficiency" in made:
+        text += (
+            f"{100 * made['efficiency']:5.0f} % of the ceiling"
+            f" ({100 * made['computed_efficiency']:.0f} % computed),"
+            f" floor {1000 * made['floor_seconds']:.2f} ms"
+        )
+    if "efficiency_of_equal" in made:
+        text += f", {100 * made['efficiency_of_equal']:.0f} % of equal lengths"
+    print(f"{text}, peak {made['peak_bytes'] / 1e9:.2f} GB", flush=True)

@@ -1,0 +1,101 @@
+"""Kernels that may be faster than what the product uses, each beside its plain twin: for timing.
+
+Nothing imports this but `bench_gpu`. What wins there by enough moves to `foley.models`.
+"""
+
+# N tokens, C width, F MLP width
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from foley.models import pointwise
+
+
+def gated_convolutions_plain(x: Tensor, weight: Tensor, first: Tensor, last: Tensor) -> Tensor:
+    """SiLU(gate(x)) * up(x) [N, F], as the product computes it: neighbours, one product, gating.
+
+    Args:
+        x: [N, C].
+        weight: [2 * F, 3 * C], the gate's rows before those of up.
+        first: bool [N, 1], whether a token is its clip's first.
+        last: likewise.
+    """
+    return pointwise.gated(pointwise.neighbours(x, first, last) @ weight.t())
+
+
+def gated_convolutions(
+    x: Tensor,
+    weight: Tensor,
+    first: Tensor,
+    last: Tensor,
+    *,
+    block: tuple[int, int, int] = (128, 128, 64),
+    num_warps: int = 8,
+    num_stages: int = 3,
+) -> Tensor:
+    """The same in one kernel: shifted rows are read where they lie, and only the result is written.
+
+    C must be a multiple of the last block size, F of the middle one.
+    """
+    num_tokens, dim = x.shape
+    hidden = weight.shape[0] // 2
+    out = x.new_empty(num_tokens, hidden)
+    block_n, block_f, block_c = block
+    grid = (triton.cdiv(num_tokens, block_n) * (hidden // block_f),)
+    _gated_convolutions[grid](
+        x,
+        weight,
+        first.view(torch.uint8),
+        last.view(torch.uint8),
+        out,
+        num_tokens,
+        dim,
+        hidden,
+        BLOCK_N=block_n,
+        BLOCK_F=block_f,
+        BLOCK_C=block_c,
+        num_warps=num_warps,
+        num_stages=num_stages,
+    )
+    return out
+
+
+@triton.jit
+def _gated_convolutions(
+    x,
+    weight,
+    first,
+    last,
+    out,
+    num_tokens,
+    dim: tl.constexpr,
+    hidden: tl.constexpr,
+    BLOCK_N: tl.constexpr,  # noqa: N803
+    BLOCK_F: tl.constexpr,  # noqa: N803
+    BLOCK_C: tl.constexpr,  # noqa: N803
+):
+    # Neighbouring programs share the rows of the weight, which is the larger operand.
+    blocks_n = tl.cdiv(num_tokens, BLOCK_N)
+    program = tl.program_id(0)
+    rows = (program % blocks_n) * BLOCK_N + tl.arange(0, BLOCK_N)
+    columns = (program // blocks_n) * BLOCK_F + tl.arange(0, BLOCK_F)
+    inner = tl.arange(0, BLOCK_C)
+    inside = rows < num_tokens
+    has_before = inside & (tl.load(first + rows, mask=inside, other=1) == 0)
+    has_after = inside & (tl.load(last + rows, mask=inside, other=1) == 0)
+    gate = tl.zeros((BLOCK_N, BLOCK_F), dtype=tl.float32)
+    up = tl.zeros((BLOCK_N, BLOCK_F), dtype=tl.float32)
+    gate_rows = weight + columns[None, :] * (3 * dim) + inner[:, None]
+    up_rows = gate_rows + hidden * 3 * dim
+    for start in range(0, 3 * dim, BLOCK_C):
+        tap = start // dim
+        there = inside & ((tap != 0) | has_before) & ((tap != 2) | has_after)
+        tokens = x + (rows + tap - 1)[:, None] * dim + (start - tap * dim + inner)[None, :]
+        a = tl.load(tokens, mask=there[:, None], other=0.0)
+        gate = tl.dot(a, tl.load(gate_rows + start), gate)
+        up = tl.dot(a, tl.load(up_rows + start), up)
+    made = gate * tl.sigmoid(gate) * up
+    places = out + rows[:, None] * hidden + columns[None, :]
+    tl.store(places, made.to(out.dtype.element_ty), mask=inside[:, None])

@@ -1,0 +1,222 @@
+"""The kernels of one audio block, each in several ways, with their rates beside the ceilings."""
+
+# N tokens, C width, F MLP width
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from benchmarks.gpu.bench import Bench
+from foley.configs import LATENT_RATE
+from foley.models import pointwise
+from foley.models.attention import attend
+from foley.models.packing import Borders, Segments
+
+
+class Case(NamedTuple):
+    """Something to time: its operations, or the bytes that it must move."""
+
+    name: str
+    run: Callable[[], object]
+    flop: float = 0.0
+    num_bytes: float = 0.0
+
+
+def kernels(bench: Bench) -> dict[str, Any]:
+    """Convolutions, attention, and what lies between, at the token counts of the steps."""
+    found: dict[str, Any] = {}
+    for clips in bench.args.clips:
+        lengths = [round(bench.args.seconds * LATENT_RATE)] * (2 * clips)
+        print(f"{sum(lengths)} tokens")
+        found[str(sum(lengths))] = {
+            case.name: _measured(bench, case)
+            for group in (_products, _between, _attention, _candidates)
+            for case in _cases(bench, group, lengths)
+        }
+        bench.reset_peak()
+    return found
+
+
+def _cases(bench: Bench, group: Callable[..., list[Case]], lengths: list[int]) -> list[Case]:
+    try:
+        return group(bench, lengths)
+    except Exception as error:  # noqa: BLE001 - one kernel must not lose the others
+        return [Case(group.__name__, _raiser(error))]
+
+
+def _raiser(error: Exception) -> Callable[[], object]:
+    def run() -> object:
+        raise error
+
+    return run
+
+
+def _measured(bench: Bench, case: Case) -> dict[str, Any]:
+    try:
+        with torch.inference_mode():
+            seconds = bench.kernel_seconds(case.run)
+    except Exception as error:  # noqa: BLE001 - one kernel must not lose the others
+        message = (str(error) or repr(error)).splitlines()[0]
+        print(f"  {case.name:38} failed: {message[:90]}")
+        return {"failed": message}
+    made: dict[str, Any] = {"seconds": seconds}
+    text = f"  {case.name:38}{1e6 * seconds:9.1f} us"
+    if case.flop:
+        made["flop_per_second"] = rate = case.flop / seconds
+        text += f"{rate / 1e12:8.0f} TFLOP/s"
+        if ceiling := bench.ceiling():
+            text += f"{100 * rate / ceiling:5.0f} %"
+    if case.num_bytes:
+        made["bytes_per_second"] = case.num_bytes / seconds
+        text += f"{case.num_bytes / seconds / 1e12:8.2f} TB/s"
+    print(text, flush=True)
+    return made
+
+
+def _drawing(bench: Bench) -> Callable[..., Tensor]:
+    def draw(*shape: int, fan_in: int = 1) -> Tensor:
+        return (fan_in**-0.5 * torch.randn(*shape, device=bench.device)).to(bench.half)
+
+    return draw
+
+
+def _products(bench: Bench, lengths: list[int]) -> list[Case]:
+    config, draw, n = bench.preset.dit, _drawing(bench), sum(lengths)
+    c, f = config.hidden_dim, config.conv_mlp_dim
+    num_rows = 100 * len(lengths)
+    x, x3, h, h3 = draw(n, c), draw(n, 3 * c), draw(n, f), draw(n, 3 * f)
+    rows = draw(num_rows, c)
+    conv_in = draw(len(lengths), c, lengths[0])
+    conv = draw(f, c, 3, fan_in=3 * c)
+    wide, square = draw(3 * c, 2 * f, fan_in=3 * c), draw(c, 3 * c, fan_in=c)
+    taps, columns = draw(f, 3 * c, fan_in=f), draw(3 * f, c, fan_in=3 * f)
+    out_columns, modulation = draw(3 * c, c, fan_in=3 * c), draw(c, 6 * c, fan_in=c)
+    half = 6 * n * c * f
+    return [
+        Case("conv1d C -> F", lambda: F.conv1d(conv_in, conv, padding=1), half),
+        Case("gate and up [N,3C] x [3C,2F]", lambda: x3 @ wide, 2 * half),
+        Case("down, taps [N,F] x [F,3C]", lambda: h @ taps, half),
+        Case("down, columns [N,3F] x [3F,C]", lambda: h3 @ columns, half),
+        Case("out, taps [N,C] x [C,3C]", lambda: x @ square, 6 * n * c * c),
+        Case("out, columns [N,3C] x [3C,C]", lambda: x3 @ out_columns, 6 * n * c * c),
+        Case("modulation [R,C] x [C,6C]", lambda: rows @ modulation, 12 * num_rows * c * c),
+    ]
+
+
+def _between(bench: Bench, lengths: list[int]) -> list[Case]:
+    config, draw, n = bench.preset.dit, _drawing(bench), sum(lengths)
+    c, f, d = config.hidden_dim, config.conv_mlp_dim, config.head_dim
+    borders = Borders.of(lengths, bench.device)
+    ends = borders.first, borders.last
+    x, taps, both, qkv = draw(n, c), draw(n, 3 * c), draw(n, 2 * f), draw(n, 3 * c)
+    stream = torch.randn(n, c, device=bench.device)
+    rows = draw(100 * len(lengths), 6 * c)
+    owner = torch.randint(0, len(rows), (n,), device=bench.device)
+    m = rows.chunk(6, dim=1)
+    table, weight = torch.randn(n, d // 2, device=bench.device), draw(d)
+    cases = []
+    kinds = {"": pointwise.compiled(), ", plain": pointwise.PLAIN} if bench.on_gpu else {}
+    for suffix, ops in (kinds or {"": pointwise.PLAIN}).items():
+        cases += [
+            Case(f"neighbours{suffix}", _bound(ops.neighbours, x, *ends), 0, 8 * n * c),
+            Case(f"gated{suffix}", _bound(ops.gated, both), 0, 6 * n * f),
+            Case(
+                f"add taps and modulate{suffix}",
+                _bound(
+                    ops.add_taps_and_modulate,
+                    *(stream, taps, None, m[5], m[0], m[1], owner, *ends, 1e-5),
+                ),
+                0,
+                16 * n * c,
+            ),
+            Case(
+                f"norm and rotate{suffix}",
+                _bound(ops.norm_and_rotate, qkv[:, :c], None, weight, None, table, table, 1e-6),
+                0,
+                4 * n * c,
+            ),
+            Case(f"quantise{suffix}", _bound(ops.quantise, x), 0, 3 * n * c),
+        ]
+    return cases
+
+
+def _bound(function: Callable[..., object], *arguments: Any) -> Callable[[], object]:
+    return lambda: function(*arguments)
+
+
+def _attention(bench: Bench, lengths: list[int]) -> list[Case]:
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    config, draw, n = bench.preset.dit, _drawing(bench), sum(lengths)
+    q, k, v = (draw(1, n, config.num_heads, config.head_dim) for _ in range(3))
+    batched = [part.view(len(lengths), lengths[0], *part.shape[2:]) for part in (q, k, v)]
+    halves = [lengths[0] // 2, lengths[0] - lengths[0] // 2, *lengths[1:]]
+    equal = Segments.of(lengths, lengths, bench.device)
+    unequal = Segments.of(halves, halves, bench.device)
+
+    def flop(sizes: list[int]) -> float:
+        return 4.0 * config.hidden_dim * sum(size**2 for size in sizes)
+
+    cases = [
+        Case("attention, equal lengths", lambda: attend(q, k, v, equal), flop(lengths)),
+        Case("attention, other lengths", lambda: attend(q, k, v, unequal), flop(halves)),
+    ]
+    if bench.on_gpu:
+
+        def forced(backend: SDPBackend) -> Callable[[], object]:
+            def run() -> Tensor:
+                with sdpa_kernel(backend):
+                    return attend(*batched)
+
+            return run
+
+        cases += [
+            Case("attention, cuDNN", forced(SDPBackend.CUDNN_ATTENTION), flop(lengths)),
+            Case("attention, flash", forced(SDPBackend.FLASH_ATTENTION), flop(lengths)),
+        ]
+    return cases
+
+
+def _candidates(bench: Bench, lengths: list[int]) -> list[Case]:
+    if not bench.on_gpu:
+        return []
+    from benchmarks.gpu.candidates import gated_convolutions, gated_convolutions_plain
+
+    config, draw, n = bench.preset.dit, _drawing(bench), sum(lengths)
+    c, f = config.hidden_dim, config.conv_mlp_dim
+    x, weight = draw(n, c), draw(2 * f, 3 * c, fan_in=3 * c)
+    borders = Borders.of(lengths, bench.device)
+    ends = borders.first, borders.last
+    ops = pointwise.compiled()
+    expected = gated_convolutions_plain(x, weight, *ends).float()
+    made = gated_convolutions(x, weight, *ends).float()
+    error = ((made - expected).norm() / expected.norm()).item()
+    print(f"  candidate's error {error:.1e}")
+    if not error < 0.01:
+        raise RuntimeError(f"the candidate is wrong by {error}")
+    flop = 12.0 * n * c * f
+
+    def now() -> Tensor:
+        return ops.gated(ops.neighbours(x, *ends) @ weight.t())
+
+    cases = [Case("gate, up and gating, as it is", now, flop)]
+    for block, warps, stages in (
+        ((128, 128, 64), 8, 3),
+        ((128, 128, 64), 8, 4),
+        ((64, 128, 64), 4, 4),
+        ((128, 64, 64), 4, 4),
+        ((64, 64, 64), 4, 5),
+    ):
+        options = {"block": block, "num_warps": warps, "num_stages": stages}
+        run = _with_options(gated_convolutions, options, x, weight, *ends)
+        cases.append(Case(f"gate, up and gating, Triton {block} {warps} {stages}", run, flop))
+    return cases
+
+
+def _with_options(
+    function: Callable[..., object], options: dict[str, Any], *arguments: Any
+) -> Callable[[], object]:
+    return lambda: function(*arguments, **options)

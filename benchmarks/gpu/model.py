@@ -1,0 +1,136 @@
+"""Full-size models of random numbers, made where they run, their inputs, and their arithmetic."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.gpu.bench import Bench
+from foley.checkpoints import Components, build_on_meta, load_tokenizer
+from foley.configs import LATENT_RATE, SYNC_FPS, VISUAL_FPS, DiTConfig, Preset
+from foley.denoise import Denoising, Part
+from foley.models.dit import FoleyDiT
+from foley.models.encoders import restore_buffers
+from foley.sampling import draw_noise, make_sigmas
+from foley.selection import EMBEDDED_WEIGHTS
+from foley.types import Conditions, VideoFrames
+
+SEED = 0
+NUM_TEXT = 16
+
+
+def random_module(part: str, preset: Preset, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """A part of seeded random numbers, made where it will run, at the scale of a fresh model's."""
+    module = build_on_meta(part, preset)
+    module = nn.Module.to_empty(nn.Module.to(module, dtype=dtype), device=device)
+    if part in ("vision", "text"):
+        restore_buffers(module)
+        nn.Module.to(module, device)
+    generator = torch.Generator(device).manual_seed(SEED)
+    for name, weight in module.named_parameters():
+        if (weight.ndim == 1 and name.endswith("weight")) or name.endswith("alpha"):  # of a norm
+            weight.data.normal_(1.0, 0.1, generator=generator)
+        elif weight.ndim == 1:
+            weight.data.normal_(0.0, 0.02, generator=generator)
+        else:
+            fan_in = weight[0].numel()
+            weight.data.normal_(0.0, (3 * fan_in) ** -0.5, generator=generator)
+    return module.requires_grad_(False).eval()
+
+
+def random_components(bench: Bench, home: torch.device) -> Components:
+    """A whole model, made on the bench's device and then taken to `home`."""
+    dtypes = {"vae": torch.float32}
+    parts: dict[str, Any] = {}
+    for part in ("dit", "vae", "synchformer", "vision", "text"):
+        dtype = dtypes.get(part, bench.half)
+        module = random_module(part, bench.preset, bench.device, dtype)
+        parts[part] = nn.Module.to(module, home)
+    return Components(
+        preset=bench.preset,
+        tokenizer=load_tokenizer(EMBEDDED_WEIGHTS / "text"),
+        trained=False,
+        source=f"random numbers, seed {SEED}",
+        **parts,
+    )
+
+
+def random_frames(preset: Preset, seconds: float) -> VideoFrames:
+    """Noise for frames, in host memory."""
+    generator = torch.Generator().manual_seed(SEED)
+
+    def noise(count: int, size: int) -> Tensor:
+        shape = (count, size, size, 3)
+        return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+
+    num_sync = round(seconds * SYNC_FPS)
+    return VideoFrames(
+        visual=noise(round(seconds * VISUAL_FPS), preset.vision.image_size),
+        sync=noise(num_sync, preset.synchformer.image_size),
+        num_picked=num_sync,
+        source_seconds=seconds,
+    )
+
+
+def num_segments(seconds: float) -> int:
+    return max(1, (round(seconds * SYNC_FPS) - 16) // 8 + 1)
+
+
+def random_part(
+    bench: Bench, dit: FoleyDiT, seconds: float, seed: int, guidance: float = 4.5
+) -> Part:
+    """One request's part of an evaluation, somewhere on its way."""
+    config, generator = bench.preset.dit, torch.Generator().manual_seed(seed)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator).to(bench.device)
+
+    frames = round(seconds * LATENT_RATE)
+    conditions = Conditions(
+        visual_tokens=draw(max(1, round(seconds * VISUAL_FPS)), config.visual_dim),
+        sync_tokens=draw(8 * num_segments(seconds), config.sync_dim),
+        text_tokens=draw(2, NUM_TEXT, config.text_dim),
+        num_latents=frames,
+    )
+    noise = draw_noise((seed,), config.latent_dim, frames).to(bench.device)
+    with torch.inference_mode():
+        path = Denoising(dit, conditions, noise, make_sigmas(3), guidance_scale=guidance)
+        path.part  # noqa: B018 - computes the modulations
+        assert path.point is not None
+        return path.part
+
+
+def step_flop(config: DiTConfig, seconds: float) -> float:
+    """Operations of one guided evaluation of one clip. Source: specification, section 14."""
+    c, f = config.hidden_dim, config.conv_mlp_dim
+    a, v = round(seconds * LATENT_RATE), max(1, round(seconds * VISUAL_FPS))
+    s, t = 8 * num_segments(seconds), NUM_TEXT
+    joint = 14 * c**2 * (a + v) + 2 * c**2 * t + 18 * c**2 + 2 * c * (a + v) ** 2
+    joint += 2 * c * (a + v) * t
+    single = a * (12 * c**2 + 9 * c * f) + 2 * c * a**2
+    pre = 256 * c + c**2 + s * (768 * c + 3 * c * f) + t * (768 * c + c**2)
+    pre += v * (1536 * c + c**2) + 128 * a * c
+    final = a * (2 * c**2 + 128 * c)
+    blocks = config.num_joint_blocks * joint + config.num_audio_blocks * single
+    return 2.0 * 2 * (blocks + pre + final)
+
+
+def computed_flop(config: DiTConfig, seconds: float) -> float:
+    """The same without what is constant over the steps, dead, or alike for tokens of one row."""
+    c, f = config.hidden_dim, config.conv_mlp_dim
+    a, v = round(seconds * LATENT_RATE), max(1, round(seconds * VISUAL_FPS))
+    s, t = 8 * num_segments(seconds), NUM_TEXT
+    full = 14 * c**2 * (a + v) + 2 * c * (a + v) ** 2 + 2 * c * (a + v) * t
+    last = 14 * c**2 * a + 2 * c**2 * v + 2 * c * a * (a + v) + 2 * c * a * t
+    joint = 2 * ((config.num_joint_blocks - 1) * full + last)
+    rows = min(s, a) + 8  # of both halves of guidance
+    single = 2 * (a * (6 * c**2 + 9 * c * f) + 2 * c * a**2) + 6 * c**2 * rows
+    return 2.0 * (joint + config.num_audio_blocks * single + 2 * 2 * 128 * a * c)
+
+
+def mixed_lengths(seconds: float, count: int) -> list[float]:
+    """Lengths around `seconds`, half to nearly twice as long, with the same sum."""
+    shares = [0.5, 1.6, 0.8, 1.1, 0.65, 1.35, 0.9, 1.1]
+    lengths = [round(seconds * shares[i % len(shares)] * 25) / 25 for i in range(count)]
+    lengths[-1] = round((seconds * count - sum(lengths[:-1])) * 25) / 25
+    return lengths

@@ -1,0 +1,498 @@
+"""The parts of the GPU benchmark, but for single kernels."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.gpu.bench import Bench, show
+from benchmarks.gpu.model import (
+    computed_flop,
+    mixed_lengths,
+    random_components,
+    random_frames,
+    random_module,
+    random_part,
+    step_flop,
+)
+from benchmarks.records import percentile
+from foley.acceleration import FusedStep, halve_sound_decoder, to_dtype
+from foley.configs import LATENT_RATE
+from foley.denoise import Part, VelocityModel
+from foley.models import pointwise
+from foley.models.dit import DiTContext, FoleyDiT
+from foley.models.fused import FusedContext, FusedDiT
+from foley.models.graphs import capture_cuda
+from foley.models.vae import Snake
+from foley.pipeline import FoleyPipeline
+from foley.request import GenerationRequest
+from foley.types import VideoFrames
+
+
+def ceilings(bench: Bench) -> dict[str, float]:
+    """Rates of the library's largest products and of a copy, on random data."""
+    size = 8192 if bench.on_gpu else 512
+    a, b = (torch.randn(size, size, device=bench.device).to(bench.half) for _ in range(2))
+    flop = 2 * size**3
+    found = {"matrix_bf16": flop / bench.kernel_seconds(lambda: a @ b, 30)}
+    count = 2**31 if bench.on_gpu else 2**22
+    source = torch.randint(0, 255, (count,), dtype=torch.uint8, device=bench.device)
+    target = torch.empty_like(source)
+    found["copy"] = 2 * count / bench.kernel_seconds(lambda: target.copy_(source), 20)
+    x, x_scale = pointwise.quantise(a)
+    y, y_scale = pointwise.quantise(b)
+
+    def scaled() -> Tensor:
+        return torch._scaled_mm(
+            x,
+            y.t(),
+            scale_a=x_scale,
+            scale_b=y_scale.t(),
+            out_dtype=torch.bfloat16,
+            use_fast_accum=True,
+        )
+
+    try:
+        found["matrix_fp8"] = flop / bench.kernel_seconds(scaled, 30)
+    except RuntimeError as error:
+        print(f"fp8 product: {str(error).splitlines()[0]}")
+    return found
+
+
+def start(bench: Bench) -> dict[str, Any]:
+    """From random weights on the device to ready, in a process that has done nothing before."""
+    began = time.perf_counter()
+    components = random_components(bench, bench.device)
+    bench.wait()
+    made = time.perf_counter()
+    pipeline = FoleyPipeline(components, bench.device, memory="full" if bench.on_gpu else "auto")
+    bench.wait()
+    placed = time.perf_counter()
+    pipeline.warm_up()
+    bench.wait()
+    ready = time.perf_counter()
+    frames = random_frames(bench.preset, bench.args.seconds)
+    request = GenerationRequest(seed=1, num_inference_steps=bench.args.steps)
+    totals = []
+    for _ in range(4):
+        begun = time.perf_counter()
+        pipeline.generate(frames, request)
+        totals.append(time.perf_counter() - begun)
+    return {
+        "make_seconds": made - began,
+        "place_seconds": placed - made,
+        "warm_up_seconds": ready - placed,
+        "place_to_ready_seconds": ready - made,
+        "generate_seconds": totals,
+        "first_over_later": totals[0] / percentile(totals[1:], 50),
+    }
+
+
+def starts(bench: Bench) -> dict[str, Any]:
+    """`start` in two processes: with an empty compile cache, and with the one that it filled."""
+    cache = Path(bench.args.cache or f"/tmp/foley-compiled-{os.getpid()}")
+    found = {}
+    for name in ("cold", "warm"):
+        command = [sys.executable, "-m", "benchmarks.bench_gpu", "--parts", "start", "--json-only"]
+        for option in ("preset", "device", "seconds", "steps"):
+            command += [f"--{option}", str(getattr(bench.args, option))]
+        places = {"TORCHINDUCTOR_CACHE_DIR": str(cache), "TRITON_CACHE_DIR": str(cache / "triton")}
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, env={**os.environ, **places}
+        )
+        lines = done.stdout.strip().splitlines()
+        if done.returncode or not lines:
+            raise RuntimeError(f"{name} start failed: {done.stderr[-1500:]}")
+        made = json.loads(lines[-1])
+        found[name] = made.get("start") or made
+    return found
+
+
+def parity(bench: Bench) -> dict[str, Any]:
+    """Relative L2 errors: golden files at toy width, and float32 at full size."""
+    from tests.parity import fixtures
+
+    golden = Path(__file__).parents[2] / "tests" / "assets" / "golden"
+    errors: dict[str, Any] = {}
+
+    def relative(actual: Tensor, expected: Tensor) -> float:
+        return ((actual.float().cpu() - expected).norm() / expected.norm()).item()
+
+    file = fixtures.load(golden / "dit_tiny.safetensors")
+    source = fixtures.dit(file)
+
+    def build(dtype: torch.dtype) -> FoleyDiT:
+        dit = FoleyDiT(**dict(source.config))
+        dit.load_state_dict(source.state_dict())
+        return to_dtype(nn.Module.to(dit, bench.device), dtype).requires_grad_(False).eval()
+
+    inputs = {
+        k: file[f"in.{k}"].to(bench.device) for k in ("x", "t", "clip_feat", "sync_feat", "cond")
+    }
+
+    def velocity(dit: FoleyDiT, fused: FusedDiT | None) -> Tensor:
+        x = inputs["x"]
+        context = dit.context(inputs["clip_feat"], inputs["sync_feat"], inputs["cond"], x.shape[-1])
+        times = dit.time_modulation(inputs["t"] / 1000)
+        if fused is None:
+            return dit(x, times, context)
+        out = fused(x.transpose(1, 2).flatten(0, 1), times, FusedContext.of(context))
+        return out.unflatten(0, (len(x), -1)).transpose(1, 2)
+
+    expected = file["out.x"]
+    for name, dtype, precision in (
+        ("modules_float32", torch.float32, None),
+        ("modules_bf16", torch.bfloat16, None),
+        ("fused_bf16", torch.bfloat16, "bf16"),
+        ("fused_fp8", torch.bfloat16, "fp8"),
+    ):
+        try:
+            dit = build(dtype)
+            ops = pointwise.compiled() if bench.on_gpu else pointwise.PLAIN
+            fused = FusedDiT(dit, precision, ops) if precision else None
+            errors[f"golden_{name}"] = relative(velocity(dit, fused), expected)
+        except RuntimeError as error:
+            errors[f"golden_{name}"] = f"failed: {str(error).splitlines()[0]}"
+
+    file = fixtures.load(golden / "dac_tiny.safetensors")
+    vae = fixtures.vae(file)
+    copy = type(vae)(**dict(vae.config))
+    copy.load_state_dict(vae.state_dict())
+    copy = halve_sound_decoder(nn.Module.to(copy, bench.device)).requires_grad_(False)
+    errors["golden_sound_fp16"] = relative(
+        copy(file["dec.in.z"].to(bench.device)), file["dec.out.audio"]
+    )
+
+    dit = random_module("dit", bench.preset, bench.device, bench.half)
+    part = random_part(bench, dit, bench.args.seconds, 1)
+    other = random_part(bench, dit, 0.6 * bench.args.seconds, 2)
+
+    def at_full_size(model: VelocityModel, members: Sequence[Part]) -> Tensor:
+        return model(members)[0].float().cpu()
+
+    modules = at_full_size(VelocityModel(dit), [part])
+    ops = pointwise.compiled() if bench.on_gpu else pointwise.PLAIN
+    step = FusedStep(dit, "bf16", ops, capture_cuda if bench.on_gpu else _run_again)
+    model = VelocityModel(dit, step)
+    alone, again, replayed = (at_full_size(model, [part]) for _ in range(3))
+    model([other, part])
+    packed = model([other, part])[1].float().cpu()
+    errors["run_to_run_equal"] = bool(torch.equal(alone, again) and torch.equal(again, replayed))
+    errors["full_packed_against_alone"] = relative(packed, alone)
+    del model, step
+    bench.reset_peak()
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    exact_dit = to_dtype(dit, torch.float32)
+    exact_part = random_part(bench, exact_dit, bench.args.seconds, 1)
+    exact = at_full_size(VelocityModel(exact_dit), [exact_part])
+    torch.backends.cudnn.allow_tf32 = True
+    errors["full_modules_bf16"] = relative(modules, exact)
+    errors["full_fused_bf16"] = relative(alone, exact)
+    dit = to_dtype(exact_dit, bench.half)  # bf16 values all along
+    try:
+        eight = VelocityModel(dit, FusedStep(dit, "fp8", ops, _run_again))
+        errors["full_fused_fp8"] = relative(at_full_size(eight, [part]), exact)
+    except RuntimeError as error:
+        errors["full_fused_fp8"] = f"failed: {str(error).splitlines()[0]}"
+    return errors
+
+
+def _run_again(run: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+    """Instead of a CUDA graph, where there is none."""
+    result = run()
+
+    def replay() -> None:
+        result.copy_(run())
+
+    return replay, result
+
+
+def steps(bench: Bench) -> dict[str, Any]:
+    """One evaluation of several clips together, for each precision, and of mixed lengths."""
+    found: dict[str, Any] = {}
+    seconds = bench.args.seconds
+    for precision in bench.args.precision:
+        dit = random_module("dit", bench.preset, bench.device, bench.half)
+        step = _step(bench, dit, precision)
+        model = VelocityModel(dit, step)
+        for count in bench.args.clips:
+            parts = [random_part(bench, dit, seconds, seed) for seed in range(count)]
+            found[f"{precision}_{count}"] = _time_step(
+                bench, model, parts, [seconds] * count, precision
+            )
+            show(f"{precision}, {count} clips of {seconds:g} s", found[f"{precision}_{count}"])
+        for length, count in ((15.0, 1), (15.0, 4)) if bench.on_gpu else ():
+            parts = [random_part(bench, dit, length, seed) for seed in range(count)]
+            name = f"{precision}_{count}_of_{length:g}s"
+            found[name] = _time_step(bench, model, parts, [length] * count, precision)
+            show(name, found[name])
+        for count in [n for n in bench.args.clips if n > 1]:
+            lengths = mixed_lengths(seconds, count)
+            parts = [random_part(bench, dit, n, seed) for seed, n in enumerate(lengths)]
+            mixed = _time_step(bench, model, parts, lengths, precision)
+            equal = found[f"{precision}_{count}"]
+            mixed["efficiency_of_equal"] = mixed["flop_per_second"] / equal["flop_per_second"]
+            mixed["lengths_seconds"] = lengths
+            found[f"{precision}_{count}_mixed"] = mixed
+            show(f"{precision}, {count} clips mixed", mixed)
+        if precision == "bf16" and bench.on_gpu:
+            found["without_graph"] = _without_graph(bench, dit, seconds)
+            show("1 clip without a graph", found["without_graph"])
+        del model, step, dit
+        bench.reset_peak()
+    if bench.on_gpu:
+        dit = random_module("dit", bench.preset, bench.device, bench.half)
+        parts = [random_part(bench, dit, seconds, 0)]
+        found["modules_1"] = _time_step(bench, VelocityModel(dit), parts, [seconds], "bf16")
+        show("1 clip, modules' forward", found["modules_1"])
+    return found
+
+
+def _step(bench: Bench, dit: FoleyDiT, precision: Any) -> FusedStep:
+    if bench.on_gpu:
+        return FusedStep(dit, precision, pointwise.compiled(), capture_cuda)
+    return FusedStep(dit, precision, pointwise.PLAIN, _run_again)
+
+
+def _without_graph(bench: Bench, dit: FoleyDiT, seconds: float) -> dict[str, Any]:
+    ops = pointwise.compiled() if bench.on_gpu else pointwise.PLAIN
+    fused = FusedDiT(dit, "bf16", ops)  # the weights are re-laid once more, to the same
+
+    class Direct:
+        def __call__(self, latents: Tensor, time: Any, context: DiTContext) -> Tensor:
+            return fused(latents, time, FusedContext.of(context))
+
+        def forget(self) -> None: ...
+        def release(self) -> None: ...
+
+    model = VelocityModel(dit, Direct())
+    return _time_step(bench, model, [random_part(bench, dit, seconds, 0)], [seconds], "bf16")
+
+
+def _time_step(
+    bench: Bench, model: VelocityModel, parts: list[Part], lengths: list[float], precision: str
+) -> dict[str, Any]:
+    bench.reset_peak()
+    repeats = 30 if bench.on_gpu else 2
+    samples = bench.timed(lambda: model(parts), repeats, warm_up=4)
+    median = percentile(samples, 50)
+    flop = sum(step_flop(bench.preset.dit, n) for n in lengths)
+    computed = sum(computed_flop(bench.preset.dit, n) for n in lengths)
+    ceiling = bench.ceiling(precision)
+    made = {
+        "step_seconds": median,
+        "samples": samples,
+        "flop": flop,
+        "computed_flop": computed,
+        "flop_per_second": flop / median,
+        "computed_flop_per_second": computed / median,
+        "peak_bytes": bench.peak(),
+    }
+    if ceiling:
+        made["floor_seconds"] = flop / ceiling
+        made["efficiency"] = flop / median / ceiling
+        made["computed_efficiency"] = computed / median / ceiling
+    return made
+
+
+def stages(bench: Bench) -> dict[str, Any]:
+    """A generation from frames in host memory to a waveform in host memory, by its stages."""
+    found: dict[str, Any] = {}
+    args = bench.args
+    for precision in args.precision if bench.on_gpu else ["bf16"]:
+        components = random_components(bench, bench.device)
+        pipeline = FoleyPipeline(
+            components,
+            bench.device,
+            precision=precision,
+            memory="full" if bench.on_gpu else "auto",
+        )
+        pipeline.warm_up()
+        frames = random_frames(bench.preset, args.seconds)
+        request = GenerationRequest(seed=1, num_inference_steps=args.steps)
+        bench.reset_peak()
+        rows: dict[str, list[float]] = {"condition": [], "sample": [], "decode": [], "total": []}
+        for _ in range(6 if bench.on_gpu else 2):
+            begun = time.perf_counter()
+            made = pipeline.generate(frames, request)
+            rows["total"].append(time.perf_counter() - begun)
+            for name, seconds in made.timings.items():
+                rows[name].append(seconds)
+        again = pipeline.generate(frames, request)
+        found[precision] = {
+            "first": {name: values[0] for name, values in rows.items()},
+            "median": {name: percentile(values[1:], 50) for name, values in rows.items()},
+            "samples": rows,
+            "peak_bytes": bench.peak(),
+            "repeats_bit_for_bit": bool(torch.equal(made.waveforms, again.waveforms)),
+        }
+        if precision == "bf16":
+            found["conditions"] = _condition_parts(bench, pipeline, frames)
+        medians = found[precision]["median"]
+        print(
+            f"{precision}: "
+            + ", ".join(f"{name} {1000 * value:.1f} ms" for name, value in medians.items())
+        )
+        del pipeline, components
+        bench.reset_peak()
+    return found
+
+
+def _condition_parts(bench: Bench, pipeline: FoleyPipeline, frames: VideoFrames) -> dict[str, Any]:
+    """Each encoder alone, and the frames' way to the device."""
+    from foley.conditioning import encode_sync, encode_text, encode_visual
+
+    def drained(encoding: Any) -> None:
+        for _ in encoding:
+            pass
+
+    def run(function: Callable[[], object]) -> dict[str, Any]:
+        with torch.inference_mode():
+            samples = bench.timed(function, 10 if bench.on_gpu else 1)
+        return {"median": percentile(samples, 50), "samples": samples}
+
+    device = bench.device
+    text = pipeline._text, pipeline._tokenizer, "noisy, harsh", "a dog barks twice"
+    near = frames.visual.to(device), frames.sync.to(device)
+    found = {
+        "copy": run(lambda: (frames.visual.to(device), frames.sync.to(device))),
+        "visual": run(lambda: drained(encode_visual(pipeline._vision, near[0], device))),
+        "sync": run(lambda: drained(encode_sync(pipeline._synchformer, near[1], device))),
+        "text": run(lambda: encode_text(*text, device)),
+    }
+    print(", ".join(f"{name} {1000 * value['median']:.1f} ms" for name, value in found.items()))
+    return found
+
+
+def sound(bench: Bench) -> dict[str, Any]:
+    """The sound decoder in several ways."""
+    vae: Any = random_module("vae", bench.preset, bench.device, torch.float32)
+    latents = torch.randn(
+        1, bench.preset.vae.latent_dim, round(bench.args.seconds * LATENT_RATE), device=bench.device
+    )
+    found: dict[str, Any] = {}
+
+    def measure(name: str) -> None:
+        with torch.inference_mode():
+            samples = bench.timed(lambda: vae(latents), 10 if bench.on_gpu else 1)
+        found[name] = {"median": percentile(samples, 50), "samples": samples}
+        print(f"{name}: {1000 * found[name]['median']:.2f} ms")
+
+    measure("float32")
+    exact = vae(latents).float()
+    halve_sound_decoder(vae)
+    measure("fp16")
+    found["fp16"]["error"] = ((vae(latents).float() - exact).norm() / exact.norm()).item()
+    if bench.on_gpu:
+        fast = pointwise.compiled_snake()
+        for module in vae.modules():
+            if isinstance(module, Snake):
+                module.function = fast
+        measure("fp16_compiled_snake")
+        torch.backends.cudnn.benchmark = True
+        measure("fp16_compiled_snake_cudnn_benchmark")
+        torch.backends.cudnn.benchmark = False
+        with torch.inference_mode():
+            replay, _ = capture_cuda(lambda: vae(latents))
+        samples = bench.timed(replay, 10)
+        found["fp16_graph"] = {"median": percentile(samples, 50), "samples": samples}
+        print(f"fp16_graph: {1000 * found['fp16_graph']['median']:.2f} ms")
+    return found
+
+
+def memory(bench: Bench) -> dict[str, Any]:
+    """Peak memory and time of three requests in each memory mode."""
+    found: dict[str, Any] = {}
+    for mode in bench.args.memory if bench.on_gpu else ["auto"]:
+        bench.reset_peak()
+        home = bench.device if mode == "full" else torch.device("cpu")
+        components = random_components(bench, home)
+        bench.reset_peak()
+        pipeline = FoleyPipeline(components, bench.device, memory=mode)
+        placing = bench.peak()
+        frames = random_frames(bench.preset, bench.args.seconds)
+        request = GenerationRequest(seed=1, num_inference_steps=bench.args.steps)
+        bench.reset_peak()
+        pipeline.warm_up()
+        requests = []
+        for _ in range(3):
+            bench.reset_peak()
+            begun = time.perf_counter()
+            made = pipeline.generate(frames, request)
+            requests.append(
+                {
+                    "seconds": time.perf_counter() - begun,
+                    "peak_bytes": bench.peak(),
+                    "peak_reserved_bytes": bench.peak_reserved(),
+                    **made.timings,
+                }
+            )
+        found[mode] = {"placing_peak_bytes": placing, "requests": requests}
+        print(
+            f"{mode}: placing {placing / 1e9:.2f} GB; "
+            + ", ".join(f"{r['peak_bytes'] / 1e9:.2f} GB in {r['seconds']:.2f} s" for r in requests)
+        )
+        del pipeline, components
+    return found
+
+
+def exhausted(bench: Bench) -> dict[str, Any]:
+    """Out of memory ends in a DeviceError, and the pipeline goes on."""
+    from foley.errors import DeviceError
+
+    if not bench.on_gpu:
+        return {"skipped": "no GPU"}
+    pipeline = FoleyPipeline(random_components(bench, bench.device), bench.device, memory="full")
+    frames = random_frames(bench.preset, 2)
+    request = GenerationRequest(seed=1, num_inference_steps=2)
+    before = pipeline.generate(frames, request).waveforms
+    torch.cuda.empty_cache()
+    free = torch.cuda.mem_get_info(bench.device)[0]
+    hoard = torch.empty(free - 100_000_000, dtype=torch.uint8, device=bench.device)
+    message = ""
+    try:
+        pipeline.generate(random_frames(bench.preset, 15), request)
+    except DeviceError as error:
+        message = str(error)
+    del hoard
+    torch.cuda.empty_cache()
+    after = pipeline.generate(frames, request).waveforms
+    error = ((after - before).norm() / before.norm()).item()
+    return {"message": message, "same_afterwards": bool(torch.equal(before, after)), "error": error}
+
+
+def profile(bench: Bench) -> dict[str, Any]:
+    """Which kernels a step's time goes to."""
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as record
+
+    dit = random_module("dit", bench.preset, bench.device, bench.half)
+    model = VelocityModel(dit, _step(bench, dit, "bf16"))
+    activities = [ProfilerActivity.CUDA if bench.on_gpu else ProfilerActivity.CPU]
+    found: dict[str, Any] = {}
+    for count in (bench.args.clips[0], bench.args.clips[-1]):
+        parts = [random_part(bench, dit, bench.args.seconds, seed) for seed in range(count)]
+        bench.timed(lambda parts=parts: model(parts), 1, warm_up=4)
+        with record(activities=activities) as recorded:
+            model(parts)
+            bench.wait()
+        rows = []
+        for event in recorded.key_averages():
+            micros = event.self_device_time_total if bench.on_gpu else event.self_cpu_time_total
+            rows.append({"name": event.key, "count": event.count, "seconds": micros / 1e6})
+        rows.sort(key=lambda row: -row["seconds"])
+        total = sum(row["seconds"] for row in rows)
+        found[str(count)] = {"total_seconds": total, "kernels": rows[:40]}
+        print(f"{count} clips: {1000 * total:.2f} ms in {sum(r['count'] for r in rows)} kernels")
+        for row in rows[:25]:
+            share = 100 * row["seconds"] / total if total else 0
+            text = f"  {1000 * row['seconds']:8.3f} ms {share:5.1f} % {row['count']:5}"
+            print(f"{text}  {row['name'][:90]}")
+    return found
