@@ -113,8 +113,7 @@ class Engine:
 
     def device(self) -> AbstractContextManager[object]:
         """In which `run` is called."""
-        device = self.pipeline.device
-        return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+        return _current(self.pipeline.device)
 
     def check(self) -> None:
         """Raise if the device can no longer be used: a fault in a kernel stays until the end."""
@@ -177,7 +176,7 @@ def measure(pipeline: FoleyPipeline) -> tuple[Budget, dict[Kind, float]]:
     if lanes > 1:
         torch.set_num_threads(all_threads // lanes)
     try:
-        with torch.inference_mode():
+        with _current(pipeline.device), torch.inference_mode():
             pipeline.warm_up()
             rates = _time_pieces(pipeline)
             seconds = _time_evaluations(pipeline)
@@ -203,6 +202,11 @@ def measure(pipeline: FoleyPipeline) -> tuple[Budget, dict[Kind, float]]:
 def cpu_lanes() -> int:
     """Engines that share the CPU."""
     return min(CPU_LANES, torch.get_num_threads())
+
+
+def _current(device: torch.device) -> AbstractContextManager[object]:
+    """In which kernels that are launched by hand go to that device."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _levels(num_steps: int, request: GenerationRequest) -> torch.Tensor:

@@ -70,6 +70,14 @@ def start(capacity: int = 2, pipeline: FoleyPipeline | None = None, num_devices:
     return worker
 
 
+def end(worker: Worker, gate: Gate) -> None:
+    """Stop it, and leave no thread that computes: it would not survive the end of the process."""
+    worker.stop(0)
+    gate.open()
+    worker._thread.join(20)
+    assert not worker._thread.is_alive()
+
+
 @pytest.fixture(autouse=True)
 def budget(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three of the smallest requests in an evaluation."""
@@ -81,9 +89,7 @@ def budget(monkeypatch: pytest.MonkeyPatch) -> None:
 def worker(gate: Gate) -> Iterator[Worker]:
     worker = start()
     yield worker
-    gate.open()
-    worker.stop(10)
-    assert not worker._thread.is_alive()
+    end(worker, gate)
 
 
 @pytest.fixture
@@ -181,8 +187,7 @@ def test_those_who_wait_are_told_how_many_go_before_them(
     deadline = time.monotonic() + 10
     while updates["c"][-1].queue_position != 1:
         assert time.monotonic() < deadline
-    worker.stop(0)
-    gate.open()
+    end(worker, gate)
 
 
 def test_a_cancelled_job_ends_at_its_next_step_and_the_others_go_on(
@@ -235,8 +240,7 @@ def test_a_job_that_waits_leaves_at_once_when_it_is_cancelled(
         assert isinstance(waiting.exception(0), CancelledRequestError)
         assert not worker.cancel(name)
         assert value(metrics.QUEUE_DEPTH) == 0
-    worker.stop(0)
-    gate.open()
+    end(worker, gate)
 
 
 def test_an_outcome_that_is_cancelled_frees_its_place_too(
@@ -338,8 +342,7 @@ def test_every_device_takes_from_the_one_queue(gate: Gate, job: Callable[..., Jo
     while value(metrics.RUNNING) != 2 or len(gate.batches) != 2:
         assert time.monotonic() < deadline
     assert {seeds for batch in gate.batches for seeds in batch} == {ord("a"), ord("b")}
-    worker.stop(0)
-    gate.open()
+    end(worker, gate)
     assert all(isinstance(f.exception(10), CancelledRequestError) for f in running)
 
 
@@ -369,8 +372,7 @@ def test_engines_that_share_a_cpu_share_its_threads(
         while len(gate.batches) != 2:
             assert time.monotonic() < deadline
         assert {count for seed, count in seen if seed == ord("b")} == {1}
-        worker.stop(0)
-        gate.open()
+        end(worker, gate)
     finally:
         torch.set_num_threads(threads)
 
