@@ -56,6 +56,20 @@ class Settings(BaseSettings):
             "`tiny` needs none, it has its own."
         ),
     ] = None
+    precision: Annotated[
+        Literal["bf16", "fp8"],
+        Field(
+            description="Of the transformer's products on a GPU: fp8 is faster and less exact. "
+            "The CPU computes in float32."
+        ),
+    ] = "bf16"
+    memory: Annotated[
+        Literal["auto", "full", "balanced", "low"],
+        Field(
+            description="Weights on a GPU: `full` keeps all there, `balanced` the transformer, "
+            "`low` a part of it; the rest lies in pinned host memory. `auto`: the first that fits."
+        ),
+    ] = "auto"
     api_workers: Annotated[
         int, Field(ge=1, le=64, description="Processes that read, decode and write media.")
     ] = 1

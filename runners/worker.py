@@ -376,7 +376,13 @@ def start_worker(settings: Settings) -> Worker:
 
         refuse_unfit(preset=settings.preset, device=settings.device, weights=settings.weights)
         return [
-            FoleyPipeline.from_preset(settings.preset, device=str(device), weights=settings.weights)
+            FoleyPipeline.from_preset(
+                settings.preset,
+                device=str(device),
+                weights=settings.weights,
+                precision=settings.precision,
+                memory=settings.memory,
+            )
             for device in devices_of(settings.device)
         ]
 

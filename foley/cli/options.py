@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -44,10 +44,27 @@ class ModelOptions:
         ),
     ] = None
     device: Annotated[str, Parameter(help="auto, cpu, cuda or cuda:N.")] = "auto"
+    precision: Annotated[
+        Literal["bf16", "fp8"],
+        Parameter(help="On a GPU: fp8 is faster and less exact. The CPU computes in float32."),
+    ] = "bf16"
+    memory: Annotated[
+        Literal["auto", "full", "balanced", "low"],
+        Parameter(
+            help="Weights on a GPU: all, the transformer, or a part of it; auto is the first that "
+            "fits."
+        ),
+    ] = "auto"
 
     def load(self) -> "FoleyPipeline":
         """The pipeline that these options name."""
         with quiet_imports():
             from foley.pipeline import FoleyPipeline
 
-        return FoleyPipeline.from_preset(self.preset, device=self.device, weights=self.weights)
+        return FoleyPipeline.from_preset(
+            self.preset,
+            device=self.device,
+            weights=self.weights,
+            precision=self.precision,
+            memory=self.memory,
+        )
