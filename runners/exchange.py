@@ -26,10 +26,13 @@ import json
 import os
 import shutil
 import socket
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from foley.errors import ConfigError
 
 if TYPE_CHECKING:  # torch takes seconds to import, and building a bento must not need it
     from torch import Tensor
@@ -76,7 +79,11 @@ class Scratch:
 
 
 class Common:
-    """The folder that all API processes of one server have in common."""
+    """The folder that all API processes of one server have in common.
+
+    Raises:
+        ConfigError: something that is not ours has its name.
+    """
 
     def __init__(self, root: Path) -> None:
         root.mkdir(parents=True, exist_ok=True)
@@ -84,14 +91,19 @@ class Common:
         self._lock = self.folder.with_name(self.folder.name + LOCK)
         while not self._join():
             pass  # the last process of an earlier server was just removing it
+        self.folder.mkdir(mode=0o700, exist_ok=True)
+        about = self.folder.lstat()
+        if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.getuid():
+            # Its name can be known beforehand, and /dev/shm is everybody's.
+            raise ConfigError(f"{self.folder} is somebody else's; set FOLEY_SCRATCH_DIR")
         self.requests = self.folder / "requests"
         self.results = self.folder / "results"
         for folder in (self.requests, self.results):
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(exist_ok=True)
 
     def _join(self) -> bool:
         """Whether the lock that was taken is the one that others will find."""
-        self._descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o600)
+        self._descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         fcntl.flock(self._descriptor, fcntl.LOCK_SH)
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(self._descriptor), self._lock.stat()):

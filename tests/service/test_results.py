@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from foley.errors import NotFoundError, OutputError
+from foley.errors import ConfigError, NotFoundError, OutputError
 from runners.events import Pace
 from runners.exchange import Common, Scratch, remove_leftovers
 from runners.inflight import InFlight
@@ -160,6 +160,18 @@ def test_the_last_process_removes_what_all_have_in_common(tmp_path: Path) -> Non
     assert made(two.results, 1).is_file()
     two.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_somebody_else_put_there_is_not_used(tmp_path: Path) -> None:
+    common = Common(tmp_path / "root")
+    assert common.folder.stat().st_mode & 0o077 == 0
+    common.close()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    common.folder.symlink_to(elsewhere)
+    with pytest.raises(ConfigError, match="FOLEY_SCRATCH_DIR"):
+        Common(tmp_path / "root")
+    assert list(elsewhere.iterdir()) == []
 
 
 def test_the_pace_of_the_steps_tells_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
