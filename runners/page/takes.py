@@ -83,12 +83,10 @@ async def gather_take(
         for file in made.files
     ]
     tracks = [await drawing]
-    for index, seed in enumerate(made.seeds, start=1):
+    for index in range(1, len(made.seeds) + 1):
         files = tuple(path for file, path in fetched if file.variation == index)
         label = f"Variation {index}" if len(made.seeds) > 1 else "New sound"
-        tracks.append(
-            await asyncio.to_thread(_draw_sound, files, f"{label} \u00b7 seed {seed}", made)
-        )
+        tracks.append(await asyncio.to_thread(_draw_sound, files, label, made))
     return Take(
         number=number,
         duration_seconds=made.duration_seconds,

@@ -1,11 +1,14 @@
 """A real service, a real Chromium, and one result that several tests look at."""
 
 import os
+import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Request, expect, sync_playwright
 
@@ -64,22 +67,65 @@ def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(
             executable_path=found.stdout.strip(),
-            args=["--no-sandbox"] if os.geteuid() == 0 else [],
+            args=[
+                "--use-fake-device-for-media-stream",  # a camera that draws
+                "--use-fake-ui-for-media-stream",  # and a visitor who allows it
+                *(["--no-sandbox"] if os.geteuid() == 0 else []),
+            ],
         )
         yield chromium
         chromium.close()
 
 
+@dataclass
+class Start:
+    """What was seen while the page started, on its first visit."""
+
+    first_html: str = ""
+    num_pages_before: int = -1
+    livez_seconds: list[float] = field(default_factory=list)
+
+
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def start() -> Start:
+    """Filled by `server`."""
+    return Start()
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory, start: Start) -> Iterator[Server]:
     server = Server(
         tmp_path_factory.mktemp("page"), {"FOLEY_MAX_CLIP_SECONDS": str(MAX_CLIP_SECONDS)}
     )
     try:
         server.wait_until_ready()
+        start.num_pages_before = num_pages(server)
+        start.first_html = page_html(server)
+        while "gradio_config" not in page_html(server):
+            asked = time.monotonic()
+            assert server.probe("/livez") == 200
+            start.livez_seconds.append(time.monotonic() - asked)
+            assert sum(start.livez_seconds) < 60
         yield server
+        # A tab holds a stream open; ending the service must not wait for it.
+        with server.client.stream("GET", "/ui/gradio_api/heartbeat/tab") as heartbeat:
+            next(heartbeat.iter_bytes())
+            family, stopping = server.family(), time.monotonic()
+            server.process.send_signal(signal.SIGTERM)
+            assert server.process.wait(20) == 0, server.log.read_text()
+        assert time.monotonic() - stopping < 15  # the grace for open streams is 30 s
+        assert psutil.wait_procs(family, 5)[1] == [], "the page's process is left"
     finally:
         assert server.stop() == 0, server.log.read_text()
+
+
+def num_pages(server: Server) -> int:
+    """How many processes of the page there are."""
+    return sum("runners.page" in process.cmdline() for process in server.family())
+
+
+def page_html(server: Server) -> str:
+    return server.client.get("/ui/", headers={"Accept": "text/html"}).text
 
 
 @pytest.fixture(scope="session")
