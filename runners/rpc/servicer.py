@@ -74,8 +74,14 @@ class FoleyServicer(FoleyServiceServicer):
                         f"the request took longer than {limit_seconds:g} s, and was dropped"
                     ) from error
                 # A caller who stops reading must not hold place and files for ever.
-                async with asyncio.timeout(self._settings.request_timeout_seconds):
-                    await _send(filled, context)
+                reading_seconds = self._settings.request_timeout_seconds
+                try:
+                    async with asyncio.timeout(reading_seconds):
+                        await _send(filled, context)
+                except TimeoutError as error:
+                    raise RequestTimeoutError(
+                        f"the files were not read within {reading_seconds:g} s"
+                    ) from error
 
     async def GetModel(  # noqa: N802
         self, request: GetModelRequest, context: grpc.aio.ServicerContext
