@@ -50,6 +50,11 @@ class FullDesk:
         return Filled(order=order, variations=[(sound,)], facts=facts)
 
 
+async def read_all(call: grpc.aio.StreamStreamCall) -> None:
+    while await call.read():
+        pass
+
+
 def test_a_caller_who_stops_reading_holds_neither_place_nor_files(tmp_path: Path) -> None:
     async def run() -> None:
         settings = Settings(
@@ -69,8 +74,7 @@ def test_a_caller_who_stops_reading_holds_neither_place_nor_files(tmp_path: Path
                 assert time.monotonic() - started < TIMEOUT_SECONDS + 1
                 await asyncio.sleep(0.05)
             with pytest.raises(grpc.RpcError):
-                while await call.read():
-                    pass
+                await read_all(call)
             assert await call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
             # The connection serves others.
             other = FoleyServiceStub(channel).Generate(iter(parts))
