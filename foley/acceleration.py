@@ -26,7 +26,7 @@ from foley.checkpoints import Components
 from foley.errors import ConfigError
 from foley.models.dit import DiTContext, FoleyDiT, TimeModulation
 from foley.models.fused import FusedContext, FusedDiT, Precision
-from foley.models.graphs import Capture, StepGraphs, capture_cuda
+from foley.models.graphs import Capture, CudaCapture, StepGraphs
 from foley.models.pointwise import Pointwise, compiled, compiled_snake
 from foley.models.streaming import Streamed, split_by_bytes
 from foley.models.synchformer import Synchformer
@@ -182,7 +182,7 @@ def place(
         stream_blocks(parts.dit, device, _RESIDENT_BLOCK_BYTES)
     else:
         to_dtype(to_device(parts.dit, device), torch.bfloat16)
-        step = FusedStep(parts.dit, precision, compiled(), capture_cuda)
+        step = FusedStep(parts.dit, precision, compiled(), CudaCapture())
     if memory == "full":
         compile_layers(parts.synchformer)
         compile_layers(parts.vision)

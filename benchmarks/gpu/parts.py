@@ -29,7 +29,7 @@ from foley.denoise import Part, VelocityModel
 from foley.models import pointwise
 from foley.models.dit import DiTContext, FoleyDiT
 from foley.models.fused import FusedContext, FusedDiT
-from foley.models.graphs import capture_cuda
+from foley.models.graphs import CudaCapture
 from foley.models.vae import Snake
 from foley.pipeline import FoleyPipeline
 from foley.request import GenerationRequest
@@ -179,7 +179,7 @@ def parity(bench: Bench) -> dict[str, Any]:
 
     modules = at_full_size(VelocityModel(dit), [part])
     ops = pointwise.compiled() if bench.on_gpu else pointwise.PLAIN
-    step = FusedStep(dit, "bf16", ops, capture_cuda if bench.on_gpu else _run_again)
+    step = FusedStep(dit, "bf16", ops, CudaCapture() if bench.on_gpu else _run_again)
     model = VelocityModel(dit, step)
     alone, again, replayed = (at_full_size(model, [part]) for _ in range(3))
     model([other, part])
@@ -257,7 +257,7 @@ def steps(bench: Bench) -> dict[str, Any]:
 
 def _step(bench: Bench, dit: FoleyDiT, precision: Any) -> FusedStep:
     if bench.on_gpu:
-        return FusedStep(dit, precision, pointwise.compiled(), capture_cuda)
+        return FusedStep(dit, precision, pointwise.compiled(), CudaCapture())
     return FusedStep(dit, precision, pointwise.PLAIN, _run_again)
 
 
@@ -400,7 +400,7 @@ def sound(bench: Bench) -> dict[str, Any]:
         measure("fp16_compiled_snake_cudnn_benchmark")
         torch.backends.cudnn.benchmark = False
         with torch.inference_mode():
-            replay, _ = capture_cuda(lambda: vae(latents))
+            replay, _ = CudaCapture()(lambda: vae(latents))
         samples = bench.timed(replay, 10)
         found["fp16_graph"] = {"median": percentile(samples, 50), "samples": samples}
         print(f"fp16_graph: {1000 * found['fp16_graph']['median']:.2f} ms")

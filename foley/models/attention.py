@@ -39,7 +39,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, segments: Segments | None 
     query, key = query.to(value.dtype), key.to(value.dtype)
     if segments is not None:
         return _attend_segments(query, key, value, segments)
-    if value.is_cuda and value.dtype in _HALF:
+    # Compiled layers (the encoders') take PyTorch's: the choice cannot be traced.
+    if value.is_cuda and value.dtype in _HALF and not torch.compiler.is_compiling():
         kernel = _flash_kernel(value.device.index)
         if kernel.dense is not None:
             return _output(kernel.dense(query, key, value))

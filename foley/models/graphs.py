@@ -89,12 +89,25 @@ class _Graph:
         return self._result.clone()
 
 
-def capture_cuda(run: Callable[[], Tensor]) -> tuple[Replay, Tensor]:
-    """A CUDA graph of `run`."""
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        result = run()
-    return graph.replay, result
+class CudaCapture:
+    """Makes CUDA graphs that share the memory of their intermediate values.
+
+    They may, because one is replayed after another, and results are copied out before the next.
+    """
+
+    def __init__(self) -> None:
+        self._pool: Any = None
+
+    def __call__(self, run: Callable[[], Tensor]) -> tuple[Replay, Tensor]:
+        """A graph of `run`, and where its result lies."""
+        run()  # compiles and loads what is still missing for these places; capturing cannot
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
+        graph = torch.cuda.CUDAGraph()
+        # Other threads may go on using the GPU.
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            result = run()
+        return graph.replay, result
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

@@ -165,6 +165,9 @@ PLAIN = Pointwise()
 
 def compiled() -> Pointwise:
     """The same functions, compiled; the number of tokens may change from call to call."""
+    # Each has a few variants for each model (strides, streams, biases), and a process may hold
+    # several models; past PyTorch's limit of 8 a call would fail.
+    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
     return Pointwise(*map(_compiled, PLAIN))
 
 

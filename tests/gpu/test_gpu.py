@@ -13,7 +13,7 @@ from foley.models import pointwise
 from foley.models.attention import attend
 from foley.models.dit import DiTContext
 from foley.models.fused import FusedContext, FusedDiT, Precision
-from foley.models.graphs import capture_cuda
+from foley.models.graphs import CudaCapture
 from foley.models.packing import Borders, Segments
 from foley.pipeline import FoleyPipeline
 from foley.request import GenerationRequest
@@ -187,7 +187,7 @@ def test_the_candidate_kernel_is_its_plain_twin() -> None:
 @torch.inference_mode()
 def test_nothing_in_a_step_waits_for_the_gpu() -> None:
     placed = place(toy_components(), CUDA, memory="full")
-    step = FusedStep(placed.dit, "bf16", pointwise.compiled(), capture_cuda)
+    step = FusedStep(placed.dit, "bf16", pointwise.compiled(), CudaCapture())
     model, one = VelocityModel(placed.dit, step), part(placed, 0, 100)
     for _ in range(3):
         model([one])

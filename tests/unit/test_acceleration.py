@@ -6,7 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from foley.acceleration import Memory, check_options, choose_memory, halve_sound_decoder, to_dtype
+from foley.acceleration import (
+    Memory,
+    check_options,
+    choose_memory,
+    compile_layers,
+    compile_sound_decoder,
+    halve_sound_decoder,
+    to_dtype,
+)
 from foley.errors import ConfigError
 from foley.models.dit import DiTContext
 from foley.models.fused import FusedContext, FusedDiT, Precision
@@ -68,6 +76,27 @@ def test_halves_of_the_parts_stay_within_a_percent_and_a_half() -> None:
     hidden = text(input_ids=file["in.input_ids"], attention_mask=file["in.attention_mask"])
     expected = file["out.last_hidden_state"]
     assert relative_l2(hidden.last_hidden_state, expected) < 0.015  # measured: 0.42 %
+
+
+@pytest.mark.soak
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # PyTorch's own, on compiling
+@torch.inference_mode()
+def test_compiled_layers_of_the_encoders_are_the_plain_ones() -> None:
+    parts, fast = toy_components(), toy_components()
+    compile_layers(fast.vision)
+    compile_layers(fast.synchformer)
+    compile_sound_decoder(fast.vae)
+    torch.manual_seed(0)
+    for count in (4, 3, 1):
+        pixels = torch.randn(count, 3, 32, 32)
+        wanted = parts.vision(pixel_values=pixels).pooler_output
+        made = fast.vision(pixel_values=pixels).pooler_output
+        torch.testing.assert_close(made, wanted, rtol=0, atol=1e-5)
+        video = torch.randn(8 * count + 8, 3, 32, 32)
+        made, wanted = fast.synchformer(video), parts.synchformer(video)
+        torch.testing.assert_close(made, wanted, rtol=0, atol=1e-5)
+        latents = torch.randn(1, 8, 10 * count)
+        torch.testing.assert_close(fast.vae(latents), parts.vae(latents), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ def test_eight_bits_stay_close_and_replace_the_weights() -> None:
 
 @pytest.mark.soak
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # PyTorch's own, on compiling
-@torch.no_grad()
+@torch.inference_mode()
 def test_compiled_functions_are_the_plain_ones_and_serve_all_lengths() -> None:
     dit = toy_components().dit
     step = FusedDiT(dit, pointwise=compiled())

@@ -1,10 +1,14 @@
 """Weights that are present only for their turn are there for every use."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
 
+from foley.acceleration import stream_blocks
 from foley.denoise import Part, VelocityModel, clip_context
+from foley.models.dit import FoleyDiT
 from foley.models.streaming import Streamed, split_by_bytes
 from foley.types import Conditions
 from tests.toys import toy_components
@@ -33,10 +37,8 @@ def poison_what_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Streamed, "_take", take_home)
 
 
-@pytest.mark.usefixtures("poison_what_is_absent")
-@torch.inference_mode()
-def test_every_step_finds_every_block() -> None:
-    dit = toy_components().dit
+def velocity_of(dit: FoleyDiT) -> Callable[[int], torch.Tensor]:
+    """The velocity of a seeded clip, its context and modulations included."""
 
     def velocity(seed: int) -> torch.Tensor:
         generator = torch.Generator().manual_seed(seed)
@@ -51,6 +53,14 @@ def test_every_step_finds_every_block() -> None:
         latents = torch.randn(1, 8, 37, generator=generator)
         return VelocityModel(dit)([Part(latents, time, context, 4.5)])[0]
 
+    return velocity
+
+
+@pytest.mark.usefixtures("poison_what_is_absent")
+@torch.inference_mode()
+def test_every_step_finds_every_block() -> None:
+    dit = toy_components().dit
+    velocity = velocity_of(dit)
     expected = [velocity(seed) for seed in range(3)]
     blocks = [*dit.joint_blocks, *dit.audio_blocks]
     streamed = Streamed(blocks, CPU)
@@ -58,6 +68,21 @@ def test_every_step_finds_every_block() -> None:
     for seed in range(3):
         assert torch.equal(velocity(seed), expected[seed])
         assert streamed._present == [True, False, False, False]  # the next step's first
+
+
+@pytest.mark.usefixtures("poison_what_is_absent")
+@torch.inference_mode()
+def test_blocks_beyond_a_budget_are_streamed() -> None:
+    dit = toy_components().dit
+    velocity = velocity_of(dit)
+    expected = velocity(0)
+    blocks = [*dit.joint_blocks, *dit.audio_blocks]
+    sizes = [sum(4 * p.numel() for p in block.parameters()) for block in blocks]
+    stream_blocks(dit, CPU, sum(sizes) // 2)
+    absent = [next(block.parameters()).isnan().all().item() for block in blocks]
+    assert 0 < sum(absent) < len(blocks)
+    assert torch.equal(velocity(0), expected)
+    assert torch.equal(velocity(0), expected)
 
 
 @pytest.mark.usefixtures("poison_what_is_absent")
