@@ -15,7 +15,6 @@ import importlib.util
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -32,6 +31,7 @@ log = structlog.get_logger(__name__)
 SOURCE_ROOT = Path(__file__).resolve().parents[2]
 STARTING = Path(__file__).parent / "assets" / "starting.html"
 STOP_SECONDS = 3.0
+MAX_SOCKET_BYTES = 107  # Linux takes no longer path of a socket
 # They are about one connection, or said again for the next one.
 HOP_BY_HOP = {b"connection", b"keep-alive", b"transfer-encoding", b"upgrade", b"te", b"date"}
 
@@ -47,8 +47,7 @@ class PageHost:
     def __init__(self, common: Path, prefix: str) -> None:
         self._prefix = prefix
         self._lock = common / "page.lock"  # held by the page's process for as long as it lives
-        # Not in the folder: the path of a socket has at most 107 characters.
-        self._socket = Path(tempfile.gettempdir()) / f"{common.name}.sock"
+        self._socket = common / "page.sock"
         self._process: subprocess.Popen[bytes] | None = None
         self._stopping = asyncio.Event()
         self._client = httpx.AsyncClient(
@@ -93,12 +92,13 @@ class PageHost:
             self._process.wait(STOP_SECONDS)
         self._process.kill()
         self._process.wait()
-        self._socket.unlink(missing_ok=True)
 
     def _start(self, scope: Scope) -> None:
         """Start the page's process, unless there is one."""
         if importlib.util.find_spec("gradio") is None:
             raise NotFoundError("the page is not installed here; it needs the extra 'page'")
+        if len(os.fsencode(self._socket)) > MAX_SOCKET_BYTES:
+            raise NotFoundError("the page has no room for its socket; shorten FOLEY_SCRATCH_DIR")
         descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
