@@ -15,12 +15,14 @@ computes. What is computed indeed is beside it.
 """
 
 import argparse
+import importlib.metadata
 import json
 import sys
 import time
 import traceback
 from collections.abc import Callable
 from contextlib import nullcontext
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -71,11 +73,20 @@ def summary(bench: Bench) -> None:
 
 
 def versions() -> dict[str, Any]:
-    """Of whatever is there."""
+    """Of the machine and of what is installed, where it can be told."""
+    found: dict[str, Any] = {"torch": torch.__version__, "cuda": torch.version.cuda}
+    if torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name()
+    for package in ("diffusers", "triton", "flash_attn", "safetensors"):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = None
     try:
-        return environment()
-    except OSError as error:  # no git, no nvidia-smi
-        return {"date": time.strftime("%Y-%m-%dT%H:%M:%S"), "commit": "unknown", "note": str(error)}
+        return found | environment()
+    except OSError as error:  # no git, or no nvidia-smi
+        date = datetime.now(UTC).isoformat(timespec="seconds")
+        return found | {"date": date, "commit": "unknown", "note": str(error)}
 
 
 def main() -> None:

@@ -1,7 +1,8 @@
 """The blocks of the flow-matching transformer.
 
-The residual streams are float32; the matrix products run in the weights' dtype. A modulation comes
-out of a linear layer, so its dtype is that of the products: `modulate` returns to it.
+The audio stream is float32, the visual one in the weights' dtype, as the matrix products are. A
+modulation comes out of a linear layer, so its dtype is that of the products: `modulate` returns to
+it.
 """
 
 # B batch, N tokens, A audio tokens, V visual tokens, T text tokens, C width, F MLP width,
