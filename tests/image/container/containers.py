@@ -80,6 +80,14 @@ class Container:
         lines = [json.loads(x) for x in self.text().splitlines() if x.startswith("{")]
         return [line for line in lines if line.get("event") == name]
 
+    def wait_for_event(self, name: str, seconds: float = 10) -> list[dict[str, Any]]:
+        """The same, once there is one."""
+        deadline = time.monotonic() + seconds
+        while not (found := self.events(name)):
+            assert time.monotonic() < deadline, self.text()
+            time.sleep(0.1)
+        return found
+
     def stages(self) -> dict[str, float]:
         """Seconds of each stage of its last start."""
         return {event["stage"]: event["seconds"] for event in self.events("start_stage")}
