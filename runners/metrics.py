@@ -22,10 +22,10 @@ STAGE_SECONDS = Histogram(
     ["stage"],
     buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300),
 )
-REQUESTS = Counter("foley_requests", "HTTP requests answered", ["route", "status"])
+REQUESTS = Counter("foley_requests", "Requests answered, over HTTP or gRPC", ["route", "status"])
 REQUEST_SECONDS = Histogram(
     "foley_request_seconds",
-    "Seconds from an HTTP request to the end of its answer",
+    "Seconds from a request to the end of its answer",
     ["route"],
     buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300),
 )

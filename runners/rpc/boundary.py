@@ -83,6 +83,9 @@ async def boundary(
             code=code,
             seconds=round(time.monotonic() - started, 3),
         )
+        route = f"/{SERVICE}/{method}"
+        metrics.REQUESTS.labels(route, status.name).inc()
+        metrics.REQUEST_SECONDS.labels(route).observe(time.monotonic() - started)
 
 
 def _status_of(kind: type[FoleyError]) -> grpc.StatusCode:

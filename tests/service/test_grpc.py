@@ -196,6 +196,8 @@ def test_several_variations_come_one_after_another(
 
 def test_the_callers_id_is_kept(rpc: Server, stub: FoleyServiceStub, short_clip: bytes) -> None:
     metadata = (*KEY, ("x-request-id", "mine-3"))
+    counted = f'foley_requests_total{{route="/{SERVICE}/Generate",status="OK"}}'
+    before = rpc.metric(counted)
     secret = "a walrus in a lighthouse"
     call = stub.Generate(
         messages(short_clip, num_inference_steps=1, prompt=secret), metadata=metadata
@@ -207,6 +209,7 @@ def test_the_callers_id_is_kept(rpc: Server, stub: FoleyServiceStub, short_clip:
     assert event["method"] == "gRPC"
     assert event["path"] == f"/{SERVICE}/Generate"
     assert event["status"] == "OK"
+    rpc.wait_for_metric(counted, before + 1)
     assert secret not in rpc.log.read_text()
 
 
