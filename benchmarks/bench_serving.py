@@ -42,6 +42,14 @@ SHORT_SECONDS = 3  # and shorter clips are called short
 STEPS = (10, 20, 30)
 PICTURE = (320, 240)
 PATIENCE_SECONDS = 600
+COLUMNS = (
+    "requests_per_second",
+    "p50_seconds",
+    "p95_seconds",
+    "short_p50_seconds",
+    "server_cpu_seconds",
+    "others_cpu_seconds",
+)
 # Of each server, before its load: (seconds of clip, steps).
 WARM_UP = ((1, 5), (10, 5), (3, 5), (6, 5))
 
@@ -217,23 +225,30 @@ def waveform(media: bytes) -> np.ndarray:
     return np.concatenate(blocks) / 2**31  # 24 bits come in the upper part of 32
 
 
-class OthersTime:
-    """Seconds of the processors that processes other than these took: where they are many, the
-    machine was not quiet, and what was measured says little.
+class Meter:
+    """Seconds of the processors that the server took, and that others took.
+
+    Where others took much, the machine was not quiet, and seconds say less than the server's own.
     """
 
     def __init__(self, server: Server) -> None:
         self._server = server
         self._began = self._now()
 
-    def seconds(self) -> float:
-        return round(self._now() - self._began, 1)
+    def read(self) -> dict[str, float]:
+        machine, bench, server = (
+            now - then for now, then in zip(self._now(), self._began, strict=True)
+        )
+        return {
+            "server_cpu_seconds": round(server, 1),
+            "others_cpu_seconds": round(machine - bench - server, 1),
+        }
 
-    def _now(self) -> float:
+    def _now(self) -> tuple[float, float, float]:
         machine = psutil.cpu_times()
         busy = sum(machine) - machine.idle - machine.iowait - machine.guest - machine.guest_nice
-        family = [psutil.Process(), *self._server.family()]
-        return busy - sum(sum(process.cpu_times()[:4]) for process in family)
+        server = sum(sum(process.cpu_times()[:4]) for process in self._server.family())
+        return busy, sum(psutil.Process().cpu_times()[:2]), server
 
 
 async def difference(load: Load, clips: dict[int, bytes]) -> float:
@@ -282,15 +297,14 @@ async def serve(
         async with PROTOCOLS[arguments.protocol](server) as call:
             load = Load(call, clips)
             await load.send_closed([Wanted(0, s, n, 0) for s, n in WARM_UP], 2)
-            others = OthersTime(server)
+            meter = Meter(server)
             results = {"open": summary(await load.send_openly(open_load))}
-            results["open"]["others_seconds"] = others.seconds()
+            results["open"] |= meter.read()
             if target == STEP:
                 for num_callers in (1, arguments.concurrency) if arguments.closed_requests else ():
-                    others = OthersTime(server)
+                    meter = Meter(server)
                     row = summary(await load.send_closed(closed_load, num_callers))
-                    results[f"callers_{num_callers}"] = row
-                    row["others_seconds"] = others.seconds()
+                    results[f"callers_{num_callers}"] = row | meter.read()
                 results["sound_max_difference"] = await difference(load, clips)
         results["gpu_memory_bytes"] = server.metric("foley_gpu_memory_bytes")
         results["num_evaluations"] = server.metric("foley_step_seconds_count")
@@ -348,13 +362,12 @@ def ratios(record: dict[str, Any], concurrency: int) -> dict[str, float]:
 
 def show(record: dict[str, Any]) -> None:
     """A table for people."""
-    names = ("errors", "req/s", "p50 s", "p95 s", "short p50 s", "others s")
+    names = ("errors", "req/s", "p50 s", "p95 s", "short p50 s", "own cpu s", "others s")
     print(f"{'load':20}" + "".join(f"{name:>12}" for name in names))
     for batching in ("step", "whole"):
         for name, row in record.get(batching, {}).items():
             if isinstance(row, dict):
-                keys = ("requests_per_second", "p50_seconds", "p95_seconds", "short_p50_seconds")
-                values = "".join(f"{row[key]:12.2f}" for key in (*keys, "others_seconds"))
+                values = "".join(f"{row[key]:12.2f}" for key in COLUMNS)
                 print(f"{batching + ' ' + name:20}{len(row['errors']):12}{values}")
     for name, value in record.items():
         if "_over_" in name:
