@@ -271,7 +271,10 @@ def traces_wanted() -> bool:
 
 def child_environment() -> dict[str, str]:
     """The environment of processes that read clips from outside: no secret is in it."""
-    kept = ("PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "OMP_NUM_THREADS")
+    kept = (
+        *("PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "OMP_NUM_THREADS"),
+        "PYTHONPATH",  # leads to this project where it is not installed, as in the image
+    )
     return {
         # Scaling a frame gains little from more, and each takes address space, which is limited.
         "OMP_NUM_THREADS": str(min(MAX_THREADS, os.cpu_count() or 1)),
