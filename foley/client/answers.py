@@ -41,7 +41,7 @@ class RemoteFile(_Answer):
 
     variation: int
     seed: int
-    format: str
+    format: str = Field(pattern=r"^[a-z0-9]{1,8}$")  # part of a file's name here
     media_type: str
     num_bytes: int = Field(validation_alias="bytes")
     url: str

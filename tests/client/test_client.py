@@ -327,6 +327,17 @@ def test_the_key_goes_to_no_other_address(service: Stand, do: Do, url: str) -> N
         do("read", made.files[0], api_key="k-1")
 
 
+@pytest.mark.parametrize("name", ["../../mp4", "mp4/../../x", ""])
+def test_the_service_cannot_choose_where_files_are_written(
+    service: Stand, do: Do, tmp_path: Path, name: str
+) -> None:
+    hostile = {**RESULT, "files": [{**RESULT["files"][0], "format": name}]}  # type: ignore[index]
+    service.replies = [stream(event("result", hostile)), Reply(pieces=(b"one.",))]
+    with pytest.raises(ServerError, match="not that of"):
+        do("generate", b"clip", destination=tmp_path / "in" / "here")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_address_may_have_a_path(service: Stand, do: Do) -> None:
     service.replies = [Reply(pieces=(b"{}",))]
     assert do("ready", base_url=service.url + "/foley/")
