@@ -127,7 +127,7 @@ async def grpc_calls(server: Server) -> AsyncIterator[Call]:
 
             received = bytearray()
             async for message in generate(parts(), timeout=PATIENCE_SECONDS):
-                received += message.chunk
+                received += message.chunk.data
             return bytes(received)
 
         yield call

@@ -46,7 +46,7 @@ class Settings(BaseSettings):
         str,
         Field(
             pattern=r"^(auto|cpu|cuda(:\d+)?)$",
-            description="Where the model runs: auto, cpu, cuda or cuda:N.",
+            description="Where the model runs: cpu, cuda:N, or auto and cuda: on every GPU that can be seen.",
         ),
     ] = "auto"
     weights: Annotated[
