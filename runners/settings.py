@@ -46,7 +46,7 @@ class Settings(BaseSettings):
         str,
         Field(
             pattern=r"^(auto|cpu|cuda(:\d+)?)$",
-            description="Where the model runs: cpu, cuda:N, or auto and cuda: on every GPU that can be seen.",
+            description="Where the model runs: cpu, cuda:N, or auto and cuda: every GPU there is.",
         ),
     ] = "auto"
     weights: Annotated[
