@@ -93,6 +93,14 @@ def describe_request(span: Span, method: str, route: str, status: int, code: str
         span.set_status(StatusCode.ERROR)
 
 
+def describe_call(span: Span, method: str, status: str, code: str) -> None:
+    """Note what came of a gRPC call; `code` is that of an error, or empty."""
+    span.set_attributes({"rpc.system": "grpc", "rpc.method": method, "foley.status": status})
+    if code:
+        span.set_attribute("error.type", code)
+        span.set_status(StatusCode.ERROR)
+
+
 def log_fields(span: Span) -> dict[str, str]:
     """What the log calls the trace that a span is part of."""
     found = span.get_span_context()

@@ -12,7 +12,7 @@ from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 
 from foley.errors import FoleyError
-from runners import metrics
+from runners import metrics, tracing
 from runners.errors import CancelledRequestError, RequestTimeoutError
 from runners.front import request_id_of, retry_after
 from runners.keys import Keys
@@ -50,7 +50,9 @@ async def boundary(
         name: value for name, value in context.invocation_metadata() or () if type(value) is str
     }
     request_id = request_id_of(metadata)
-    structlog.contextvars.bind_contextvars(request_id=request_id)
+    traced = contextlib.ExitStack()
+    span = traced.enter_context(tracing.request_span(f"{SERVICE}/{method}", metadata))
+    structlog.contextvars.bind_contextvars(request_id=request_id, **tracing.log_fields(span))
     started = time.monotonic()
     code, status = "", grpc.StatusCode.OK
     try:
@@ -75,6 +77,8 @@ async def boundary(
     finally:
         if code:
             metrics.ERRORS.labels(code).inc()
+        tracing.describe_call(span, method, status.name, code)
+        traced.close()
         log.info(
             "request",
             method="gRPC",

@@ -5,10 +5,13 @@ import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import grpc
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from runners.rpc.foley_pb2 import GetModelRequest
+from runners.rpc.foley_pb2_grpc import FoleyServiceStub
 from tests.service.server import Server
 
 NUM_STEPS = 3
@@ -136,6 +139,19 @@ def test_a_failure_is_marked_with_its_code(traced: Server, collector: Collector)
     named = {span.name: span for _, span in collector.of(trace_id)}
     assert attributes(named["POST /v1/generate"])["error.type"] == "video_unreadable"
     assert attributes(named["frames"])["error.type"] == "video_unreadable"
+
+
+def test_a_grpc_call_is_part_of_its_callers_trace(traced: Server, collector: Collector) -> None:
+    trace_id = "3" * 32
+    with grpc.insecure_channel(traced.grpc_address) as channel:
+        metadata = (("traceparent", f"00-{trace_id}-{'4' * 16}-01"),)
+        FoleyServiceStub(channel).GetModel(GetModelRequest(), metadata=metadata, timeout=30)
+    collector.wait_for(trace_id, "foley.v1.FoleyService/GetModel")
+    ((process, span),) = collector.of(trace_id)
+    assert process == "FoleyApi"
+    assert span.parent_span_id.hex() == "4" * 16
+    assert attributes(span)["foley.status"] == "OK"
+    assert "Failed to detach" not in traced.log.read_text()  # as spans in the wrong order would be
 
 
 def test_a_collector_that_is_gone_holds_nothing_up(
