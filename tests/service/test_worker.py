@@ -1,8 +1,10 @@
 """The worker, with a real pipeline at toy width and steps that begin when the test lets them."""
 
+import random
 import threading
 import time
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -375,6 +377,39 @@ def test_engines_that_share_a_cpu_share_its_threads(
         end(worker, gate)
     finally:
         torch.set_num_threads(threads)
+
+
+def test_whatever_is_cancelled_or_late_everyone_hears_and_the_house_empties(
+    job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = (Budget(tokens=300, lanes=2), {"encode": 0.01, "evaluate": 1e-4, "decode": 1e-4})
+    monkeypatch.setattr(engine, "measure", lambda pipeline: measured)
+    worker, choice = start(capacity=10, num_devices=2), random.Random(0)
+    outcomes, refused = [], 0
+    for index in range(60):
+        asked = job(
+            f"{index}",
+            num_sync=choice.choice([16, 24, 40]),
+            num_inference_steps=choice.randint(1, 6),
+            guidance_scale=choice.choice([1.0, 4.5]),
+            num_variations=choice.choice([1, 1, 3]),
+            timeout_seconds=choice.choice([0.05, 0.3, 60, 60]),
+            priority=choice.choice(["interactive", "bulk"]),
+        )
+        try:
+            outcomes.append(worker.submit(asked))
+        except BusyError:
+            refused += 1
+        time.sleep(choice.uniform(0, 0.03))
+        if choice.random() < 0.3:
+            worker.cancel(f"{choice.randint(0, index)}")
+    kinds = Counter(type(outcome.exception(20)).__name__ for outcome in outcomes)
+    assert kinds.keys() <= {"NoneType", "CancelledRequestError", "RequestTimeoutError"}
+    assert kinds["NoneType"] > 5
+    assert kinds["CancelledRequestError"] + kinds["RequestTimeoutError"] + refused > 5
+    assert value(metrics.QUEUE_DEPTH) == value(metrics.RUNNING) == 0
+    worker.stop(20)
+    assert not worker._thread.is_alive()
 
 
 @pytest.mark.parametrize(
