@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -97,7 +98,7 @@ def start(bench: Bench) -> dict[str, Any]:
 
 def starts(bench: Bench) -> dict[str, Any]:
     """`start` in two processes: with an empty compile cache, and with the one that it filled."""
-    cache = Path(bench.args.cache or f"/tmp/foley-compiled-{os.getpid()}")
+    cache = Path(bench.args.cache or tempfile.mkdtemp(prefix="foley-compiled-"))
     found = {}
     for name in ("cold", "warm"):
         command = [sys.executable, "-m", "benchmarks.bench_gpu", "--parts", "start", "--json-only"]
