@@ -115,6 +115,11 @@ class Container:
         podman("kill", "--signal", "TERM", self.name, stdout=subprocess.DEVNULL).wait(20)
         return self.process.wait(60)
 
+    def kill(self) -> None:
+        """SIGKILL, as a host that goes down."""
+        podman("kill", self.name, stdout=subprocess.DEVNULL).wait(20)
+        self.process.wait(30)
+
 
 class Containers:
     """Starts containers, and remembers them so that none is left."""
