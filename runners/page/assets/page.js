@@ -97,10 +97,14 @@
       if (name) group.setAttribute("aria-label", name);
     }
   }
-  // A new result may come below what a small screen shows.
+  // Progress and a new result may come below what the screen shows.
   let shown = null;
+  let working = false;
   new MutationObserver(() => {
     nameParts();
+    const progress = document.querySelector("#progress p");
+    if (progress && !working) progress.parentElement.scrollIntoView({ block: "nearest" });
+    working = Boolean(progress);
     const player = document.querySelector("#result [data-player]");
     if (!player || player === shown) return;
     shown = player;
