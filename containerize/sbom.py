@@ -46,11 +46,12 @@ def system_packages() -> Iterator[dict[str, Any]]:
     ).stdout
     for line in listing.splitlines():
         name, version, architecture = line.split("\t")
+        escaped = version.replace("+", "%2B")
         yield {
             "type": "library",
             "name": name,
             "version": version,
-            "purl": f"pkg:deb/{distribution}/{name}@{version.replace('+', '%2B')}?arch={architecture}",
+            "purl": f"pkg:deb/{distribution}/{name}@{escaped}?arch={architecture}",
         }
 
 

@@ -15,6 +15,7 @@ FoleyError
         OutputError             the result cannot be written as asked
         MediaTypeError          (service) the body is not a multipart form
         NotAcceptableError      (service) no answer in a format that `Accept` allows
+        FetchError              (queue worker) the clip's address is refused, or gives no clip
         UploadTooLargeError     (service) over the limit; raised while reading, before it is stored
         UnauthorizedError       (service) no key, or a wrong one
         NotFoundError           (service) no such thing, or not the caller's
@@ -135,6 +136,12 @@ class NotAcceptableError(RequestError):
     """No answer can be given in a format that `Accept` allows."""
 
     code = "not_acceptable"
+
+
+class FetchError(RequestError):
+    """The clip's address was refused, or what it names could not be had."""
+
+    code = "clip_not_fetched"
 
 
 class UploadTooLargeError(RequestError):

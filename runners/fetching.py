@@ -17,7 +17,7 @@ from urllib.parse import urljoin
 import aiohttp
 from yarl import URL
 
-from foley.errors import RequestError
+from foley.errors import FetchError
 from foley.files import complete_or_absent
 from runners.errors import UploadTooLargeError
 
@@ -35,12 +35,6 @@ _FORBIDDEN = tuple(
     ipaddress.ip_network(block) for block in ("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32")
 )
 _NAT64 = tuple(ipaddress.ip_network(block) for block in ("64:ff9b::/96", "64:ff9b:1::/48"))
-
-
-class FetchError(RequestError):
-    """The clip's address was refused, or what it names could not be had."""
-
-    code = "clip_not_fetched"
 
 
 class _ForbiddenAddressError(OSError):

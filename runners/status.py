@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from foley.errors import (
     DeviceError,
+    FetchError,
     FoleyError,
     OutputError,
     ParameterError,
@@ -43,6 +44,7 @@ STATUS: dict[type[FoleyError], Status] = {
     OutputError: Status(422, "INVALID_ARGUMENT"),
     VideoError: Status(422, "INVALID_ARGUMENT"),
     VideoTooLargeError: Status(413, "INVALID_ARGUMENT"),
+    FetchError: Status(422, "INVALID_ARGUMENT"),
     UploadTooLargeError: Status(413, "RESOURCE_EXHAUSTED"),
     MediaTypeError: Status(415, "INVALID_ARGUMENT"),
     NotAcceptableError: Status(406, "INVALID_ARGUMENT"),

@@ -17,9 +17,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from foley.errors import FoleyError
+from foley.errors import FetchError, FoleyError
 from runners.errors import UploadTooLargeError
-from runners.fetching import MAX_REDIRECTS, Fetcher, FetchError, is_public
+from runners.fetching import MAX_REDIRECTS, Fetcher, is_public
 
 NAME = "clips.test"  # reserved for tests; resolved by the `names` fixture alone
 CLIP = bytes(range(256)) * 40
