@@ -141,13 +141,15 @@ class Worker:
             BusyError: `capacity` jobs are in the house.
         """
         scheduler = self._scheduler
-        if scheduler is None or self.status.state != "ready" or self._stopping:
+        if scheduler is None:
             raise NotReadyError("the model is not ready")
         from runners.engine import size_of
 
         size = size_of(job.request, *count_frames(job.path))
         self._drop_late()
         with self._changed:
+            if self._stopping:
+                raise NotReadyError("the model is being stopped")
             now = time.monotonic()
             entry = scheduler.submit(
                 job.id, size, priority=job.priority, now=now, deadline=now + job.timeout_seconds
