@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
+import httpx
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -328,6 +329,14 @@ def endless(stub: FoleyServiceStub, clip: bytes, request_id: str, **named: Any) 
     return stub.Generate(messages(clip, **ENDLESS), metadata=metadata, **named)
 
 
+def post(rpc: Server, clip: bytes, **fields: int) -> httpx.Response:
+    """POST /v1/generate on a connection of its own."""
+    with httpx.Client(base_url=rpc.client.base_url, timeout=60, trust_env=False) as client:
+        return client.post(
+            "/v1/generate", files={"clip": clip}, data=fields, headers={"X-Api-Key": "first"}
+        )
+
+
 def stopped_within(rpc: Server, seconds: float) -> None:
     started = time.monotonic()
     rpc.wait_for_metric("foley_running", 0)
@@ -418,17 +427,21 @@ def test_sigterm_ends_the_calls_in_flight_well_and_takes_no_new_ones(
     ):
         stub = FoleyServiceStub(channel)
         FoleyServiceStub(late_channel).GetModel(GetModelRequest(), metadata=KEY)  # connected
-        call = stub.Generate(messages(short_clip, num_inference_steps=100), metadata=KEY)
+        # HTTP's server tells of the end only when its own requests are done.
+        plain = pool.submit(post, rpc, short_clip, num_inference_steps=150)
+        call = stub.Generate(messages(short_clip, num_inference_steps=150), metadata=KEY)
         until_sampling(call)
         rest = pool.submit(read, call)
         stopping = pool.submit(rpc.stop)
         time.sleep(0.5)
-        assert not rest.done(), "too short a call to show anything"
         error = refused(
             lambda: FoleyServiceStub(late_channel).GetModel(
                 GetModelRequest(), metadata=KEY, timeout=10
             )
         )
         assert error.code() is grpc.StatusCode.UNAVAILABLE
+        assert not rest.done(), "too short a call to show anything"
+        assert not plain.done(), "too short a request to show anything"
         assert rest.result().files
+        assert plain.result().status_code == 200
         assert stopping.result() == 0
