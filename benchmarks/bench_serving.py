@@ -348,11 +348,8 @@ def ratios(record: dict[str, Any], concurrency: int) -> dict[str, float]:
     found = {}
     step, whole = record.get("step"), record.get("whole")
     if step and whole:
-        for name, key in (
-            ("short_p50", "short_p50_seconds"),
-            ("throughput", "requests_per_second"),
-        ):
-            found[f"{name}_step_over_whole"] = step["open"][key] / whole["open"][key]
+        for key in ("short_p50_seconds", "requests_per_second", "server_cpu_seconds"):
+            found[f"{key}_step_over_whole"] = step["open"][key] / whole["open"][key]
     if step and "callers_1" in step:
         one, many = step["callers_1"], step[f"callers_{concurrency}"]
         ratio = many["requests_per_second"] / one["requests_per_second"]
