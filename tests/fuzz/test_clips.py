@@ -63,7 +63,8 @@ async def feed(
     await sandbox.start()
     await asyncio.sleep(0.2)  # until what that left behind is gone
     (forking,) = psutil.Process().children()
-    files, memory_bytes = forking.num_fds(), forking.memory_info().rss
+    files = forking.num_fds(), psutil.Process().num_fds()
+    memory_bytes = forking.memory_info().rss
     outcomes: list[str] = []
     numbers = iter(range(num_clips))
 
@@ -83,7 +84,7 @@ async def feed(
     await asyncio.sleep(0.2)
     assert forking.is_running()
     assert not forking.children()
-    assert forking.num_fds() == files
+    assert (forking.num_fds(), psutil.Process().num_fds()) == files
     assert forking.memory_info().rss - memory_bytes < 20 * 2**20  # measured: under 1 MB
     sandbox.close()
     return outcomes

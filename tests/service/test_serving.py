@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import httpx
+import psutil
 import pytest
 
 from tests.service.conftest import MAX_CONCURRENCY
@@ -173,3 +174,17 @@ def test_logs_are_json_with_request_ids_and_without_prompts(
     assert event["status"] == 422
     assert event["code"] == "invalid_parameter"
     assert event["path"] == "/v1/generate"
+
+
+def test_the_api_reads_no_clip_itself(server: Server, short_clip: bytes) -> None:
+    assert server.generate(short_clip, num_inference_steps=1).status_code == 200
+    workers = [process for process in server.family() if "FoleyApi" in process.cmdline()]
+    readers = [process for process in server.family() if "runners.forking" in process.cmdline()]
+    assert len(workers) == len(readers) == 1
+
+    def libraries(process: psutil.Process) -> str:
+        return " ".join(mapped.path for mapped in process.memory_maps())
+
+    for library in ("libavcodec", "libtorch"):
+        assert library in libraries(readers[0])
+        assert library not in libraries(workers[0])
