@@ -58,7 +58,7 @@ class Tab:
         return self.page.locator(f"#error-{place}").get_by_role("alert").inner_text()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     found = subprocess.run([ROOT / "scripts" / "browser"], capture_output=True, text=True)
     if found.returncode:
@@ -86,13 +86,13 @@ class Start:
     livez_seconds: list[float] = field(default_factory=list)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def start() -> Start:
     """Filled by `server`."""
     return Start()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def server(tmp_path_factory: pytest.TempPathFactory, start: Start) -> Iterator[Server]:
     server = Server(
         tmp_path_factory.mktemp("page"), {"FOLEY_MAX_CLIP_SECONDS": str(MAX_CLIP_SECONDS)}
@@ -128,7 +128,7 @@ def page_html(server: Server) -> str:
     return server.client.get("/ui/", headers={"Accept": "text/html"}).text
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def open_tab(browser: Browser, server: Server) -> Iterator[Callable[..., Tab]]:
     """Opens the page as a visitor who has never been there."""
     contexts: list[BrowserContext] = []
@@ -157,7 +157,7 @@ def tab(open_tab: Callable[..., Tab]) -> Iterator[Tab]:
     tab.page.context.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def made(open_tab: Callable[..., Tab]) -> Tab:
     """A tab with a result: two variations of an example clip, uploaded as a visitor's own."""
     tab = open_tab()
@@ -171,7 +171,7 @@ def made(open_tab: Callable[..., Tab]) -> Tab:
     return tab
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("clips")
     draw_clip(folder / "short.mp4")
