@@ -9,6 +9,7 @@ told beside it.
 
 import argparse
 import statistics
+import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -75,9 +76,12 @@ def main() -> None:
     parser.add_argument("--hardware", default="epyc")
     parser.add_argument("--record", action="store_true")
     options = parser.parse_args()
+    found = subprocess.run(
+        [ROOT / "scripts" / "browser"], capture_output=True, text=True, check=True
+    )
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path=ROOT / "scripts" / "chromium",
+            executable_path=found.stdout.strip(),
             args=["--no-sandbox", "--autoplay-policy=no-user-gesture-required"],
         )
         visits = [visit(browser, options.clip) for _ in range(options.visits)]

@@ -1,6 +1,7 @@
-"""Markers: GPU tests are left out where there is no GPU, unless one is required."""
+"""GPU tests are left out where there is no GPU, unless one is required."""
 
 import os
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -13,3 +14,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "needs_gpu" in item.keywords:
             item.add_marker(left_out)
+
+
+@pytest.fixture(autouse=True)
+def ordinary_priority() -> Iterator[None]:
+    """A real-time process, as root's encoders may make us, starts browsers that stop the machine."""
+    yield
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER

@@ -2,6 +2,7 @@
 
 # H, W height and width, S output side
 
+import os
 import struct
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
@@ -90,6 +91,8 @@ def write_clip(
             writer.mux(tone.encode(frame))
         for stream in [*streams, *([tone] if tone else [])]:
             writer.mux(stream.encode(None))
+    if codec == "libsvtav1":  # root's call of it makes the caller real-time, and all its children
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     if display is not None:
         _set_display(path, display)
     return path

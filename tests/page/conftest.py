@@ -66,7 +66,7 @@ def browser() -> Iterator[Browser]:
         refuse(found.stderr.strip())
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(
-            executable_path=ROOT / "scripts" / "chromium",
+            executable_path=found.stdout.strip(),
             args=[
                 "--use-fake-device-for-media-stream",  # a camera that draws
                 "--use-fake-ui-for-media-stream",  # and a visitor who allows it

@@ -1,7 +1,6 @@
 """What comes out: it plays, it is what the service made, and it can be taken along."""
 
 import io
-import os
 import re
 import shutil
 import subprocess
@@ -13,7 +12,6 @@ from urllib.parse import urlsplit
 
 import av
 import numpy as np
-import psutil
 import pytest
 from playwright.sync_api import Page, expect
 
@@ -74,21 +72,6 @@ def test_the_result_plays_and_is_not_silent(made: Tab) -> None:
     video.evaluate("video => { video.muted = true; video.currentTime = 0; return video.play(); }")
     made.page.wait_for_function("document.querySelector('[data-player] video').currentTime > 0.3")
     video.evaluate("video => video.pause()")
-
-
-def test_no_thread_of_the_browser_can_hold_the_machine(made: Tab) -> None:
-    """Root's Chromium gives sound real-time threads, which held two cores still for ever."""
-    video = made.page.locator("[data-player] video")
-    video.evaluate("video => { video.muted = false; return video.play(); }")
-    threads = [
-        thread.id
-        for process in psutil.Process().children(recursive=True)
-        if "chrom" in process.name()
-        for thread in process.threads()
-    ]
-    video.evaluate("video => video.pause()")
-    assert len(threads) > 10
-    assert {os.sched_getscheduler(thread) for thread in threads} <= {os.SCHED_OTHER, os.SCHED_BATCH}
 
 
 def test_switching_keeps_the_place_and_shows_the_other_sound(made: Tab) -> None:
