@@ -18,6 +18,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def ordinary_priority() -> Iterator[None]:
-    """A real-time process, as root's encoders may make us, starts browsers that stop the machine."""
+    """A real-time process, as root's encoders may leave us, starts browsers that stop machines."""
     yield
     assert os.sched_getscheduler(0) == os.SCHED_OTHER
