@@ -1,5 +1,6 @@
 """Time limits, a lost runner, and the end of the service, each on a server of its own."""
 
+import contextlib
 import socket
 import threading
 import time
@@ -12,7 +13,7 @@ import pytest
 
 from tests.service.server import Server, draw_clip
 from tests.service.test_refusals import check
-from tests.service.test_serving import ENDLESS, post
+from tests.service.test_serving import ENDLESS, post, wait_until_in_house
 
 TIMEOUT_SECONDS = 3
 
@@ -67,14 +68,21 @@ def test_a_killed_runner_is_told_and_replaced(hasty: Server, short_clip: bytes) 
     hasty.wait_until_scratch_is_empty()
 
 
-def test_sigterm_drains_the_call_in_flight(hasty: Server, short_clip: bytes) -> None:
+def test_sigterm_drains_the_calls_in_flight_and_lets_no_other_in(
+    hasty: Server, short_clip: bytes
+) -> None:
     with ThreadPoolExecutor() as pool:
-        call = pool.submit(post, hasty, short_clip, num_inference_steps=60)
-        hasty.wait_for_metric("foley_running", 1)
+        calls = [pool.submit(post, hasty, short_clip, num_inference_steps=15) for _ in range(3)]
+        wait_until_in_house(hasty, 3)
         started = time.monotonic()
-        assert hasty.stop() == 0
+        hasty.process.terminate()
+        while hasty.probe("/livez") == 200:
+            assert time.monotonic() - started < 5
+        with contextlib.suppress(httpx.TransportError):  # refused by the port, or by the service
+            assert post(hasty, short_clip).status_code == 503
+        assert hasty.process.wait(20) == 0
         assert time.monotonic() - started < TIMEOUT_SECONDS + 5
-        assert call.result().status_code == 200
+        assert [call.result().status_code for call in calls] == [200, 200, 200]
     assert list(hasty.scratch.iterdir()) == []
 
 
