@@ -1,0 +1,103 @@
+"""The commands and programs of the documents, run as they stand."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import pytest
+
+from tests.service.server import ROOT, Server
+
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+# Commands that need what a test has not, and where else they are tested.
+ELSEWHERE = {
+    "make": "continuous integration runs demo and test, tests/image the image's",
+    "VARIANTS=": "as make",
+    "ENGINE=": "as make",
+    "docker": "tests/image: needs a daemon",
+    "kubectl": "tests/image: needs a cluster",
+    "git clone": "needs a network",
+    "ssh-keygen": "writes into the home folder",
+    "foley download": "tests/weights: needs a network",
+    "foley convert": "tests/weights: needs official weights",
+    "grpcurl": "test_grpc does the same from Python",
+    "python -m runners.page": "tests/page: serves for ever",
+}
+
+
+def blocks(language: str) -> list[str]:
+    """The blocks of that language, all documents' together."""
+    return [
+        block
+        for path in DOCUMENTS
+        for block in re.findall(rf"^```{language}\n(.*?)^```", path.read_text(), re.M | re.S)
+    ]
+
+
+def commands() -> list[str]:
+    """Every command, its lines put together, without the comment after it."""
+    lines = "".join(blocks("sh")).replace("\\\n", " ").splitlines()
+    found = [re.split(r"(?:^|\s)# ", line)[0].strip() for line in lines]
+    return [command for command in found if command]
+
+
+def run(command: list[str], folder: Path, server: Server) -> str:
+    """Run it where `clip.mp4`, `clips.csv` and the examples lie, against the server."""
+    for name in ("clip.mp4", "clips/one.mp4"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / "examples" / "bigbuckbunny.mp4", folder / name)
+    (folder / "clips.csv").write_text("clip,prompt,seed\nclips/one.mp4,steps,3\n")
+    for name in ("examples", "tests", "foley", "runners"):
+        (folder / name).symlink_to(ROOT / name)
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(folder),
+    }
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=150
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def addressed(text: str, server: Server) -> str:
+    """With the addresses of the server that runs."""
+    text = re.sub(r"(?:127\.0\.0\.1|host):3000", f"127.0.0.1:{server.port}", text)
+    return text.replace("127.0.0.1:50051", server.grpc_address)
+
+
+def has_sound(path: Path) -> bool:
+    with av.open(str(path)) as reader:
+        return bool(reader.streams.audio) and next(reader.decode(audio=0)).samples > 0
+
+
+def test_every_command_is_run_or_named() -> None:
+    assert len(commands()) > 20
+    for known in ELSEWHERE:
+        assert any(command.startswith(known) for command in commands()), f"{known}: not used"
+
+
+@pytest.mark.parametrize(
+    "command", [c for c in commands() if not c.startswith(tuple(ELSEWHERE))], ids=lambda c: c[:40]
+)
+def test_commands_do_what_they_say(command: str, tmp_path: Path, server: Server) -> None:
+    if command.startswith("curl") and not shutil.which("curl"):
+        pytest.skip("no curl here")
+    run(["bash", "-c", addressed(command, server)], tmp_path, server)
+    for output in re.findall(r"-o (\S+)", command):
+        made = tmp_path / output
+        found = list(made.rglob("*.mp4")) if made.is_dir() else [made]
+        assert found
+        assert all(has_sound(path) for path in found)
+
+
+@pytest.mark.parametrize("program", blocks("python"), ids=lambda p: p.split("\n")[0])
+def test_programs_run(program: str, tmp_path: Path, server: Server) -> None:
+    run([sys.executable, "-c", addressed(program, server)], tmp_path, server)
+    made = [path for path in tmp_path.rglob("*.mp4") if path.name not in ("clip.mp4", "one.mp4")]
+    assert all(has_sound(path) for path in made)
