@@ -112,10 +112,11 @@ def load_state(path: Path, device: torch.device | str = "cpu") -> dict[str, Tens
     return load_file(path, device=str(device))
 
 
-def load_compiled(path: Path) -> None:
-    """Take over what an earlier run on the same kind of machine compiled."""
-    if path.is_file():
-        torch.compiler.load_cache_artifacts(path.read_bytes())
+def load_compiled(*folders: Path | None) -> None:
+    """Take over what earlier runs on the same kind of machine compiled and left in folders."""
+    for folder in folders:
+        for path in sorted(folder.glob("*.compiled")) if folder else ():
+            torch.compiler.load_cache_artifacts(path.read_bytes())
 
 
 def save_compiled(path: Path) -> None:

@@ -178,7 +178,7 @@ def main() -> None:
     model = FlowModel().to(device)
     if args.resume:
         model.load_state_dict(load_state(args.resume / "dit.safetensors"))
-    load_compiled((args.resume or args.state) / "dit.compiled")
+    load_compiled(args.state)
     if on_gpu and not args.eager:
         for block in (*model.dit.joint_blocks, *model.dit.audio_blocks):
             block.forward = torch.compile(block.forward, dynamic=True)

@@ -190,7 +190,7 @@ def main() -> None:
     )
     if args.resume:
         model.load_state_dict(load_state(args.resume / "encoders.safetensors"))
-        load_compiled(args.resume / "encoders.compiled")
+        load_compiled(args.resume)
     optimizer = torch.optim.AdamW(
         model.parameters(), args.rate, betas=(0.9, 0.98), weight_decay=0.02, fused=on_gpu
     )

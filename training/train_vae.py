@@ -287,7 +287,7 @@ def main() -> None:
     if args.resume:
         analysis.load_state_dict(load_state(args.resume / "analysis.safetensors"))
         vae.load_state_dict(load_state(args.resume / "vae.safetensors"))
-        load_compiled(args.resume / "vae.compiled")
+        load_compiled(args.resume)
     workers = 0 if args.smoke else args.workers
     size = clips.FixedSize(4.0, 4 if args.smoke else 32)
     seed = DATA_SEED + (7 if args.resume else 0)
