@@ -9,6 +9,8 @@ import numpy as np
 # Speed, in half frame heights a second, of a hit of force 1.
 FULL_SPEED = 4.0
 MIN_GAP_SECONDS = 0.12
+# Below it a contact makes no sound, as it can hardly be seen.
+LEAST_SPEED = 0.3
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def roam(rng: np.random.Generator, times: np.ndarray, stop: float, reach: float)
         places[inside] = place + velocity * (times[inside] - at)[:, None]
         at, place = at + duration, place + velocity * duration
         speed = abs(float(velocity[axis]))
-        if at < stop and speed > 0.1:
+        if at < stop and speed > LEAST_SPEED:
             edge = np.clip(place + 0.1 * np.sign(velocity) * (np.arange(2) == axis), -1, 1)
             touches.append(Touch(at, force_of(speed), float(edge[0]), float(edge[1])))
         velocity[axis] *= -1
@@ -182,7 +184,7 @@ def slide(rng: np.random.Generator, times: np.ndarray, stop: float, floor: float
         stopped = speed / friction
         room = 0.75 - direction * x
         root = speed**2 - 2 * friction * room
-        hits = root > 0.04
+        hits = root > LEAST_SPEED**2
         duration = (speed - np.sqrt(root)) / friction if hits else stopped
         inside = (times >= at) & (times < at + duration)
         since = times[inside] - at

@@ -161,6 +161,7 @@ def main() -> None:
     parser.add_argument("--state", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--resume", type=Path)
+    parser.add_argument("--data-seed", type=int, default=DATA_SEED, help="another where resumed")
     parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("--rate", type=float, default=1.2e-3)
     parser.add_argument("--latents", type=int, default=50_000, help="latent frames in a batch")
@@ -188,9 +189,8 @@ def main() -> None:
     average = Average(model, 0.998)
     negative = words.ids([*(p for p in text.NEGATIVE if p), ""]).to(device)
     cache = Cache(analysis, encoders, words, device, 40.0 if args.smoke else 4000.0)
-    seed = DATA_SEED + (7 if args.resume else 0)
     schedule = clips.FixedSize(2.0, 2) if args.smoke else FewLengths(96.0)
-    stream = clips.stream(seed, schedule, 0 if args.smoke else args.workers)
+    stream = clips.stream(args.data_seed, schedule, 0 if args.smoke else args.workers)
     cache.add(next(stream))  # compiles the drawing and the encoders
     filled = budget.elapsed + args.fill
     while budget.elapsed < filled and not (args.smoke and cache.clips >= 4):
@@ -241,7 +241,7 @@ def main() -> None:
     record(
         args.out / "dit.json",
         what="dit",
-        data_seed=seed,
+        data_seed=args.data_seed,
         steps=step,
         latents_a_batch=total,
         clips=cache.clips,

@@ -9,6 +9,7 @@ The heads are thrown away; what stays are tokens that tell when, where and how h
 
 import argparse
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -36,6 +37,7 @@ DATA_SEED = 202
 HELD_OUT_SEED = 909
 FRAMES = 32  # of a crop: three segments
 SCENE_SECONDS = 4.0
+POOL, USES = 96, 3  # batches kept drawn, 231 MB each, and how often one is used
 
 
 class SyncHeads(nn.Module):
@@ -74,6 +76,29 @@ def segment_tokens(sync: Synchformer, pictures: Tensor) -> tuple[Tensor, Tensor]
     patches = sync.norm(x[:, 1:]).unflatten(1, (sync.num_tubelets, -1))
     tokens = sync.aggregation(patches.flatten(0, 1)).unflatten(0, (len(x), -1))
     return tokens, patches
+
+
+class Pool:
+    """Drawn crops, each used a few times: drawing takes as long as half a step."""
+
+    def __init__(self, stream: Iterator[clips.Batch], size: int, device: torch.device) -> None:
+        self.stream, self.size, self.device = stream, size, device
+        self.kept: list[tuple[clips.Batch, Tensor]] = []
+        self.turn = 0
+
+    def draw(self) -> tuple[clips.Batch, Tensor]:
+        """A batch and its pictures, uint8 [B, n, 3, H, W]."""
+        if self.turn % USES == 0 or not self.kept:
+            scenes = next(self.stream).to(self.device)
+            first = int(torch.randint(int(SCENE_SECONDS * FPS) - FRAMES + 1, (1,)))
+            batch = labels.cropped(scenes, first, FRAMES)
+            drawn = batch, batch.pictures(fast=self.device.type == "cuda")
+            place = self.turn // USES % self.size
+            self.kept[place : place + 1] = [drawn]
+        else:
+            drawn = self.kept[int(torch.randint(len(self.kept), ()))]
+        self.turn += 1
+        return drawn
 
 
 def sync_loss(heads: SyncHeads, tokens: Tensor, patches: Tensor, batch: clips.Batch) -> Tensor:
@@ -164,6 +189,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--resume", type=Path)
+    parser.add_argument("--data-seed", type=int, default=DATA_SEED, help="another where resumed")
     parser.add_argument("--minutes", type=float, default=7.0)
     parser.add_argument("--batch", type=int, default=48)
     parser.add_argument("--rate", type=float, default=1e-3)
@@ -197,17 +223,15 @@ def main() -> None:
     average = Average(model, 0.999)
     tokens_of = torch.compile(segment_tokens) if on_gpu else segment_tokens
     count = 2 if args.smoke else args.batch
-    seed = DATA_SEED + (7 if args.resume else 0)
     size = clips.FixedSize(SCENE_SECONDS, count)
-    stream = clips.stream(seed, size, 0 if args.smoke else args.workers)
+    stream = clips.stream(args.data_seed, size, 0 if args.smoke else args.workers)
+    pool = Pool(stream, POOL, device)
     step, shown, log = 0, time.monotonic(), []
     while (progress := budget.progress(step)) < 1.0:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(progress, args.rate, step, 200)
-        scenes = next(stream).to(device)
-        first = int(torch.randint(int(SCENE_SECONDS * FPS) - FRAMES + 1, (1,)))
-        batch = labels.cropped(scenes, first, FRAMES)
-        pictures = normalised(batch.pictures(fast=on_gpu))
+        batch, pictures = pool.draw()
+        pictures = normalised(pictures)
         picked = torch.randint(FRAMES, (len(batch), 3), device=device)
         images = pictures[torch.arange(len(batch), device=device)[:, None], picked].flatten(0, 1)
         images = F.avg_pool2d(images, 2)
@@ -261,7 +285,7 @@ def main() -> None:
     record(
         args.out / "encoders.json",
         what="encoders",
-        data_seed=seed,
+        data_seed=args.data_seed,
         steps=step,
         batch=args.batch,
         seconds=round(budget.elapsed, 1),

@@ -270,6 +270,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--resume", type=Path)
+    parser.add_argument("--data-seed", type=int, default=DATA_SEED, help="another where resumed")
     parser.add_argument("--minutes", type=float, default=7.0)
     parser.add_argument("--batch", type=int, default=48)
     parser.add_argument("--rate", type=float, default=1e-3)
@@ -290,8 +291,7 @@ def main() -> None:
         load_compiled(args.resume)
     workers = 0 if args.smoke else args.workers
     size = clips.FixedSize(4.0, 4 if args.smoke else 32)
-    seed = DATA_SEED + (7 if args.resume else 0)
-    stream = clips.stream(seed, size, workers)
+    stream = clips.stream(args.data_seed, size, workers)
     if not args.resume:
         first = [next(stream).to(device).waveform() for _ in range(2 if args.smoke else 24)]
         kept = analysis.fit(first)
@@ -345,7 +345,7 @@ def main() -> None:
     record(
         args.out / "vae.json",
         what="vae",
-        data_seed=seed,
+        data_seed=args.data_seed,
         steps=step,
         batch=args.batch,
         seconds=round(budget.elapsed, 1),

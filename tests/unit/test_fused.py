@@ -5,7 +5,7 @@ import torch
 
 from foley.models.dit import DiTContext, FoleyDiT
 from foley.models.fused import FusedContext, FusedDiT
-from foley.models.pointwise import PLAIN, Pointwise, compiled
+from foley.models.pointwise import PLAIN, Pointwise, compiled, neighbours
 from tests.toys import toy_components
 
 LENGTHS = [(37, 6, 2, 5), (12, 20, 1, 3), (1, 1, 1, 1), (37, 6, 2, 5)]  # A, V, segments, T
@@ -103,6 +103,18 @@ def test_compiled_functions_are_the_plain_ones_and_serve_all_lengths() -> None:
         for lengths in (LENGTHS[:2], LENGTHS[:1], [(50, 7, 2, 3)], [(80, 9, 2, 3), (20, 3, 1, 9)]):
             made = fused_velocity(dit, step, lengths)
             torch.testing.assert_close(made, velocity(dit, lengths), rtol=0, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_what_two_tokens_compile_serves_many() -> None:
+    """PyTorch 2.11 lost the guard where N - 1 rows being one row had tied the code to N = 2."""
+    fast = torch.compile(neighbours, backend="aot_eager", fullgraph=True)
+    for count in (2, 160):
+        x, first, last = draw(count, 16), torch.zeros(count, 1).bool(), torch.ones(count, 1).bool()
+        for tensor in (x, first, last):
+            torch._dynamo.maybe_mark_dynamic(tensor, 0)
+        with torch._dynamo.config.patch(error_on_recompile=count > 2):
+            assert torch.equal(fast(x, first, last), neighbours(x, first, last))
 
 
 def test_every_function_between_the_products_is_compiled() -> None:
