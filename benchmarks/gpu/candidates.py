@@ -99,3 +99,80 @@ def _gated_convolutions(
     made = gate * tl.sigmoid(gate) * up
     places = out + rows[:, None] * hidden + columns[None, :]
     tl.store(places, made.to(out.dtype.element_ty), mask=inside[:, None])
+
+
+def norm_and_rotate(
+    x: Tensor,
+    index: Tensor | None,
+    weight: Tensor,
+    stream: Tensor | None,
+    cos: Tensor,
+    sin: Tensor,
+    eps: float,
+    *,
+    rows: int = 1,
+) -> Tensor:
+    """`pointwise.norm_and_rotate` in one kernel; D must be a power of two."""
+    dim = weight.shape[-1]
+    num_tokens = len(cos)
+    heads = x.shape[1] // dim
+    out = x.new_empty(num_tokens, heads, dim)
+    vectors = 16 * rows
+    _norm_and_rotate[(triton.cdiv(num_tokens * heads, vectors),)](
+        x,
+        index,
+        weight,
+        stream,
+        cos,
+        sin,
+        out,
+        num_tokens * heads,
+        x.stride(0),
+        eps,
+        HEADS=heads,
+        DIM=dim,
+        VECTORS=vectors,
+        num_warps=4,
+    )
+    return out
+
+
+@triton.jit
+def _norm_and_rotate(
+    x,
+    index,
+    weight,
+    stream,
+    cos,
+    sin,
+    out,
+    num_vectors,
+    stride,
+    eps,
+    HEADS: tl.constexpr,  # noqa: N803
+    DIM: tl.constexpr,  # noqa: N803
+    VECTORS: tl.constexpr,  # noqa: N803
+):
+    vector = tl.program_id(0) * VECTORS + tl.arange(0, VECTORS)
+    inside = vector < num_vectors
+    token, head = vector // HEADS, vector % HEADS
+    lane, half = tl.arange(0, DIM), tl.arange(0, DIM // 2)
+    source = token.to(tl.int64)
+    if index is not None:
+        source = tl.load(index + token, mask=inside, other=0)
+    places = x + source[:, None] * stride + (head * DIM)[:, None] + lane[None, :]
+    values = tl.load(places, mask=inside[:, None], other=0.0).to(tl.float32)
+    scale = tl.rsqrt(tl.sum(values * values, 1) / DIM + eps)
+    if stream is None:
+        factor = tl.load(weight + lane).to(tl.float32)[None, :]
+    else:
+        which = tl.load(stream + token, mask=inside, other=0)
+        factor = tl.load(weight + which[:, None] * DIM + lane[None, :]).to(tl.float32)
+    normed = values * scale[:, None] * factor
+    even, odd = tl.split(tl.reshape(normed, (VECTORS, DIM // 2, 2)))
+    angle = token[:, None] * (DIM // 2) + half[None, :]
+    c = tl.load(cos + angle, mask=inside[:, None], other=0.0)
+    s = tl.load(sin + angle, mask=inside[:, None], other=0.0)
+    turned = tl.join(even * c - odd * s, odd * c + even * s)
+    made = tl.reshape(turned, (VECTORS, DIM)).to(out.dtype.element_ty)
+    tl.store(out + vector[:, None] * DIM + lane[None, :], made, mask=inside[:, None])
