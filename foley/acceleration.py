@@ -5,8 +5,8 @@ On a GPU:
 
     part            dtype   memory="full"           "balanced"              "low"
     transformer     bf16    resident, fused step    resident, fused step    some blocks streamed
-    encoders        bf16    resident, compiled      streamed                streamed
-    sound decoder   fp16    resident, compiled      streamed                streamed
+    encoders        bf16    resident, fused         streamed                streamed
+    sound decoder   fp16    resident, fused         streamed                streamed
 
 What is streamed lies in pinned host memory and is on the GPU only for its turn
 (`foley.models.streaming`). bf16 has the range of float32, which encoders with large activations
@@ -15,6 +15,7 @@ its waveform is 3.9 % in bf16 and 0.5 % in fp16).
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -25,12 +26,14 @@ from transformers import ClapTextModel, SiglipVisionModel
 from foley.checkpoints import Components
 from foley.errors import ConfigError
 from foley.models.dit import DiTContext, FoleyDiT, TimeModulation
-from foley.models.fused import FusedContext, FusedDiT, Precision
+from foley.models.encoders import fuse_vision_encoder
+from foley.models.fused import FusedContext, FusedDiT
+from foley.models.fused_vae import FusedVAE
 from foley.models.graphs import Capture, CudaCapture, StepGraphs
-from foley.models.pointwise import Pointwise, compiled, compiled_snake
+from foley.models.pointwise import Pointwise, Precision, compiled, kernels
 from foley.models.streaming import Streamed, split_by_bytes
-from foley.models.synchformer import Synchformer
-from foley.models.vae import FoleyVAE, Snake
+from foley.models.synchformer import DividedAttention, Synchformer
+from foley.models.vae import FoleyVAE
 
 logger = logging.getLogger(__name__)
 
@@ -86,12 +89,13 @@ class Placed:
 
     Attributes:
         step: in place of the transformer's own forward, where there is something faster.
+        sound: latents to a waveform, the autoencoder or what is faster.
         memory: full, balanced or low.
         precision: of the transformer's products.
     """
 
     dit: FoleyDiT
-    vae: FoleyVAE
+    sound: Callable[[Tensor], Tensor]
     synchformer: Synchformer
     vision: SiglipVisionModel
     text: ClapTextModel
@@ -165,7 +169,7 @@ def place(
     if device.type != "cuda":
         for module in modules:
             to_dtype(to_device(module, device), torch.float32)
-        return _placed(parts, None, "full", precision)
+        return _placed(parts, None, parts.vae, "full", precision)
 
     if memory == "auto":
         dit, *others = (2 * _num_elements(module) for module in modules)  # all in 16 bits
@@ -182,23 +186,27 @@ def place(
         stream_blocks(parts.dit, device, _RESIDENT_BLOCK_BYTES)
     else:
         to_dtype(to_device(parts.dit, device), torch.bfloat16)
-        step = FusedStep(parts.dit, precision, compiled(), CudaCapture())
+        step = FusedStep(parts.dit, precision, compiled(precision), CudaCapture())
+    sound: Callable[[Tensor], Tensor] = parts.vae
     if memory == "full":
-        compile_layers(parts.synchformer)
-        compile_layers(parts.vision)
-        compile_sound_decoder(parts.vae)
+        fuse_encoders(parts.vision, parts.synchformer)
+        sound = FusedVAE(parts.vae, compiled=True)
     else:
         for module in modules[1:]:
             Streamed([module], device)
-    return _placed(parts, step, memory, precision)
+    return _placed(parts, step, sound, memory, precision)
 
 
 def _placed(
-    parts: Components, step: FusedStep | None, memory: Memory, precision: Precision
+    parts: Components,
+    step: FusedStep | None,
+    sound: Callable[[Tensor], Tensor],
+    memory: Memory,
+    precision: Precision,
 ) -> Placed:
     return Placed(
         dit=parts.dit,
-        vae=parts.vae,
+        sound=sound,
         synchformer=parts.synchformer,
         vision=parts.vision,
         text=parts.text,
@@ -228,12 +236,15 @@ def halve_sound_decoder(vae: FoleyVAE) -> FoleyVAE:
     return vae
 
 
-def compile_sound_decoder(vae: FoleyVAE) -> None:
-    """Snakes in one kernel each; the convolutions are the library's."""
-    fast = compiled_snake()
-    for module in vae.modules():
-        if isinstance(module, Snake):
-            module.function = fast
+def fuse_encoders(vision: SiglipVisionModel, synchformer: Synchformer) -> None:
+    """Both visual encoders in fewer kernels, on a GPU."""
+    fuse_vision_encoder(vision)
+    for module in synchformer.modules():
+        if isinstance(module, DividedAttention) and module.qkv.weight.is_cuda and kernels:
+            width = module.proj.in_features // module.num_heads
+            module.over_time = kernels.attend_over_time if kernels.serves(width) else None
+    compile_layers(vision)
+    compile_layers(synchformer)
 
 
 def compile_layers(module: nn.Module) -> None:

@@ -2,11 +2,17 @@
 
 # V frames at 8 fps, n frames at 25 fps, S sync tokens, T text tokens
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from functools import cache
 
 import torch
 from torch import Tensor
-from transformers import ClapTextModel, PreTrainedTokenizerBase, SiglipVisionModel
+from transformers import (
+    BatchEncoding,
+    ClapTextModel,
+    PreTrainedTokenizerBase,
+    SiglipVisionModel,
+)
 
 from foley.configs import MAX_TEXT_TOKENS, SYNC_SEGMENT_FRAMES, SYNC_SEGMENT_STRIDE
 from foley.errors import PromptTooLongError
@@ -37,10 +43,11 @@ def encode_visual(encoder: SiglipVisionModel, frames: Tensor, device: torch.devi
     `device` is where the encoder runs; its weights may be elsewhere between its calls.
     """
     features: list[Tensor] = []
-    for chunk in frames.split(_FRAMES_AT_ONCE):
+    normalise = _normaliser(device.type)
+    for chunk in _uploaded(frames, device).split(_FRAMES_AT_ONCE):
         if features:
             yield
-        pixels = normalise_frames(chunk.to(device), encoder.dtype)
+        pixels = normalise(chunk, encoder.dtype)
         features.append(encoder(pixel_values=pixels).pooler_output)
     return torch.cat(features)
 
@@ -51,13 +58,13 @@ def encode_sync(encoder: Synchformer, frames: Tensor, device: torch.device) -> E
     Segments overlap, so do the frames of two pieces.
     """
     tokens: list[Tensor] = []
+    normalise, frames = _normaliser(device.type), _uploaded(frames, device)
     for first in range(0, _num_segments(len(frames)), _SEGMENTS_AT_ONCE):
         if tokens:
             yield
         start = first * SYNC_SEGMENT_STRIDE
         stop = start + (_SEGMENTS_AT_ONCE - 1) * SYNC_SEGMENT_STRIDE + SYNC_SEGMENT_FRAMES
-        chunk = frames[start:stop].to(device)
-        tokens.append(encoder(normalise_frames(chunk, encoder.dtype)))
+        tokens.append(encoder(normalise(frames[start:stop], encoder.dtype)))
     return torch.cat(tokens)
 
 
@@ -71,21 +78,39 @@ def _num_segments(num_frames: int) -> int:
     return (num_frames - SYNC_SEGMENT_FRAMES) // SYNC_SEGMENT_STRIDE + 1
 
 
-def encode_text(
-    encoder: ClapTextModel,
-    tokenizer: PreTrainedTokenizerBase,
-    negative_prompt: str,
-    prompt: str,
-    device: torch.device,
-) -> tuple[Tensor, int]:
-    """Text tokens [2, T, D], T at most 77, and how many the longer prompt has before that cut.
+@cache
+def _normaliser(device_type: str) -> Callable[[Tensor, torch.dtype], Tensor]:
+    if device_type == "cuda":  # one kernel, for any number of frames
+        return torch.compile(normalise_frames, dynamic=True)
+    return normalise_frames
 
-    Row 0 is the negative prompt, row 1 the prompt.
 
-    The pair is padded to the longer one, and padding takes part in what follows, as it did when
-    the weights were trained: so the sound for a prompt depends a little on the negative prompt's
-    length.
-    Source: specification, section 8.
+def _uploaded(frames: Tensor, device: torch.device) -> Tensor:
+    """The frames on the device, all at once: bytes are small beside what is computed of them."""
+    return _beside(device, lambda: frames.to(device))
+
+
+def _beside(device: torch.device, run: Callable[[], Tensor]) -> Tensor:
+    """What `run` makes. The host waits for that alone, and not for all that is queued on a GPU."""
+    if device.type != "cuda":
+        return run()
+    stream, current = _side_stream(device), torch.cuda.current_stream(device)
+    with torch.cuda.stream(stream):
+        made = run()
+    current.wait_stream(stream)
+    made.record_stream(current)
+    return made
+
+
+@cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
+
+
+def tokenize(
+    tokenizer: PreTrainedTokenizerBase, encoder: ClapTextModel, negative_prompt: str, prompt: str
+) -> BatchEncoding:
+    """The ids of both prompts [2, T], the negative one first, padded to the longer one.
 
     Raises:
         PromptTooLongError: more tokens than the encoder has positions for.
@@ -98,8 +123,22 @@ def encode_text(
             zip(("negative_prompt", "prompt"), counts, strict=True), key=lambda x: x[1]
         )
         raise PromptTooLongError(f"{which} has {count} tokens, the limit is {limit}; shorten it")
-    output = encoder(
-        input_ids=batch.input_ids.to(device),
-        attention_mask=batch.attention_mask.to(device),
-    )
-    return output.last_hidden_state[:, :MAX_TEXT_TOKENS], batch.input_ids.shape[1]
+    return batch
+
+
+def encode_text(encoder: ClapTextModel, words: BatchEncoding, device: torch.device) -> Tensor:
+    """Text tokens [2, T, D], T at most 77, of what `tokenize` made.
+
+    The pair is padded to the longer one, and padding takes part in what follows, as it did when
+    the weights were trained: so the sound for a prompt depends a little on the negative prompt's
+    length.
+    Source: specification, section 8.
+    """
+
+    def run() -> Tensor:
+        ids, mask = words.input_ids.to(device), words.attention_mask.to(device)
+        output = encoder(input_ids=ids, attention_mask=mask)
+        return output.last_hidden_state[:, :MAX_TEXT_TOKENS]
+
+    # Weights that are streamed to a GPU come in the stream of the work.
+    return _beside(device, run) if encoder.device == device else run()

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from foley.acceleration import Memory, check_options, loading_device, place
 from foley.checkpoints import Components
-from foley.conditioning import encode_sync, encode_text, encode_visual
+from foley.conditioning import encode_sync, encode_text, encode_visual, tokenize
 from foley.configs import MAX_TEXT_TOKENS, SYNC_FPS, VISUAL_FPS, Preset
 from foley.denoise import VelocityModel
 from foley.errors import DeviceError
 from foley.licences import licence_of
 from foley.media.clock import num_latents
-from foley.models.fused import Precision
+from foley.models.pointwise import Precision
 from foley.request import GenerationRequest, Solver
 from foley.selection import choose_device, load
 from foley.session import Session
@@ -92,7 +92,7 @@ class FoleyPipeline:
             raise _too_small(device, self.preset) from error
         self.dit, self.memory, self.precision = placed.dit, placed.memory, placed.precision
         self._step = placed.step
-        self._vae, self._text = placed.vae, placed.text
+        self._sound, self._text = placed.sound, placed.text
         self._synchformer, self._vision = placed.synchformer, placed.vision
         logger.info("loaded %s", self.description)
 
@@ -258,14 +258,14 @@ class FoleyPipeline:
     ) -> Generator[None, None, Conditions]:
         """`condition` in pieces: yields between them."""
         with self._tokenizing:
-            text_tokens, num_tokens = encode_text(
-                self._text, self._tokenizer, negative_prompt, prompt, self.device
-            )
+            words = tokenize(self._tokenizer, self._text, negative_prompt, prompt)
         notices: tuple[str, ...] = ()
-        if num_tokens > MAX_TEXT_TOKENS:
+        if (num_tokens := words.input_ids.shape[1]) > MAX_TEXT_TOKENS:
             notices = (f"prompts are cut after {MAX_TEXT_TOKENS} tokens, one has {num_tokens}",)
-        yield
         visual_tokens = yield from encode_visual(self._vision, frames.visual, self.device)
+        yield
+        # A GPU is still busy with the frames while the host goes through the text's small kernels.
+        text_tokens = encode_text(self._text, words, self.device)
         yield
         sync_tokens = yield from encode_sync(self._synchformer, frames.sync, self.device)
         return Conditions(
@@ -293,7 +293,7 @@ class FoleyPipeline:
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
         """Waveforms float32 [N, 1, 960 * A] of latents [N, latent_dim, A]."""
-        return self._vae(latents).float()
+        return self._sound(latents).float()
 
     def warm_up(self) -> None:
         """Short generations, so that the first request finds everything allocated and compiled."""

@@ -11,7 +11,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from foley.configs import TINY, DiTConfig
-from foley.models import attention
 
 VOCAB_SIZE = 768
 TRAINED = replace(
@@ -89,8 +88,6 @@ def set_up(seed: int) -> torch.device:
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
         torch.backends.cudnn.benchmark = True
-        # The search for other kernels cannot be compiled.
-        attention._flash_kernel = lambda index: ("PyTorch scaled_dot_product_attention", None)
         torch._dynamo.config.suppress_errors = True
         torch._dynamo.config.recompile_limit = 64
         torch.fx.experimental._config.use_duck_shape = False  # equal sizes may differ later

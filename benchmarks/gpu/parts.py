@@ -30,8 +30,9 @@ from foley.denoise import Part, VelocityModel
 from foley.models import pointwise
 from foley.models.dit import DiTContext, FoleyDiT
 from foley.models.fused import FusedContext, FusedDiT
+from foley.models.fused_vae import FusedVAE
 from foley.models.graphs import CudaCapture
-from foley.models.vae import Snake
+from foley.models.pointwise import Pointwise, Precision
 from foley.pipeline import FoleyPipeline
 from foley.request import GenerationRequest
 from foley.types import VideoFrames
@@ -156,8 +157,7 @@ def parity(bench: Bench) -> dict[str, Any]:
     ):
         try:
             dit = build(dtype)
-            ops = pointwise.compiled() if bench.on_gpu else pointwise.PLAIN
-            fused = FusedDiT(dit, precision, ops) if precision else None
+            fused = FusedDiT(dit, precision, _ops(bench, precision)) if precision else None
             errors[f"golden_{name}"] = relative(velocity(dit, fused), expected)
         except RuntimeError as error:
             errors[f"golden_{name}"] = f"failed: {str(error).splitlines()[0]}"
@@ -179,8 +179,7 @@ def parity(bench: Bench) -> dict[str, Any]:
         return model(members)[0].float().cpu()
 
     modules = at_full_size(VelocityModel(dit), [part])
-    ops = pointwise.compiled() if bench.on_gpu else pointwise.PLAIN
-    step = FusedStep(dit, "bf16", ops, CudaCapture() if bench.on_gpu else _run_again)
+    step = _step(bench, dit, "bf16")
     model = VelocityModel(dit, step)
     alone, again, replayed = (at_full_size(model, [part]) for _ in range(3))
     model([other, part])
@@ -198,7 +197,7 @@ def parity(bench: Bench) -> dict[str, Any]:
     errors["full_fused_bf16"] = relative(alone, exact)
     dit = to_dtype(exact_dit, bench.half)  # bf16 values all along
     try:
-        eight = VelocityModel(dit, FusedStep(dit, "fp8", ops, _run_again))
+        eight = VelocityModel(dit, FusedStep(dit, "fp8", _ops(bench, "fp8"), _run_again))
         errors["full_fused_fp8"] = relative(at_full_size(eight, [part]), exact)
     except RuntimeError as error:
         errors["full_fused_fp8"] = f"failed: {str(error).splitlines()[0]}"
@@ -256,15 +255,19 @@ def steps(bench: Bench) -> dict[str, Any]:
     return found
 
 
-def _step(bench: Bench, dit: FoleyDiT, precision: Any) -> FusedStep:
-    if bench.on_gpu:
-        return FusedStep(dit, precision, pointwise.compiled(), CudaCapture())
-    return FusedStep(dit, precision, pointwise.PLAIN, _run_again)
+def _step(bench: Bench, dit: FoleyDiT, precision: Precision) -> FusedStep:
+    capture = CudaCapture() if bench.on_gpu else _run_again
+    return FusedStep(dit, precision, _ops(bench, precision), capture)
+
+
+def _ops(bench: Bench, precision: Precision) -> Pointwise:
+    return pointwise.compiled(precision) if bench.on_gpu else pointwise.plain(precision)
 
 
 def _without_graph(bench: Bench, dit: FoleyDiT, seconds: float) -> dict[str, Any]:
-    ops = pointwise.compiled() if bench.on_gpu else pointwise.PLAIN
-    fused = FusedDiT(dit, "bf16", ops)  # the weights are re-laid once more, to the same
+    fused = FusedDiT(
+        dit, "bf16", _ops(bench, "bf16")
+    )  # the weights are re-laid once more, to the same
 
     class Direct:
         def __call__(self, latents: Tensor, time: Any, context: DiTContext) -> Tensor:
@@ -348,7 +351,7 @@ def stages(bench: Bench) -> dict[str, Any]:
 
 def _condition_parts(bench: Bench, pipeline: FoleyPipeline, frames: VideoFrames) -> dict[str, Any]:
     """Each encoder alone, and the frames' way to the device."""
-    from foley.conditioning import encode_sync, encode_text, encode_visual
+    from foley.conditioning import encode_sync, encode_text, encode_visual, tokenize
 
     def drained(encoding: Any) -> None:
         for _ in encoding:
@@ -360,13 +363,14 @@ def _condition_parts(bench: Bench, pipeline: FoleyPipeline, frames: VideoFrames)
         return {"median": percentile(samples, 50), "samples": samples}
 
     device = bench.device
-    text = pipeline._text, pipeline._tokenizer, "noisy, harsh", "a dog barks twice"
+    prompts = "noisy, harsh", "a dog barks twice"
+    words = tokenize(pipeline._tokenizer, pipeline._text, *prompts)
     near = frames.visual.to(device), frames.sync.to(device)
     found = {
         "copy": run(lambda: (frames.visual.to(device), frames.sync.to(device))),
         "visual": run(lambda: drained(encode_visual(pipeline._vision, near[0], device))),
         "sync": run(lambda: drained(encode_sync(pipeline._synchformer, near[1], device))),
-        "text": run(lambda: encode_text(*text, device)),
+        "text": run(lambda: encode_text(pipeline._text, words, device)),
     }
     print(", ".join(f"{name} {1000 * value['median']:.1f} ms" for name, value in found.items()))
     return found
@@ -379,10 +383,11 @@ def sound(bench: Bench) -> dict[str, Any]:
         1, bench.preset.vae.latent_dim, round(bench.args.seconds * LATENT_RATE), device=bench.device
     )
     found: dict[str, Any] = {}
+    decode = vae
 
     def measure(name: str) -> None:
         with torch.inference_mode():
-            samples = bench.timed(lambda: vae(latents), 10 if bench.on_gpu else 1)
+            samples = bench.timed(lambda: decode(latents), 10 if bench.on_gpu else 1)
         found[name] = {"median": percentile(samples, 50), "samples": samples}
         print(f"{name}: {1000 * found[name]['median']:.2f} ms")
 
@@ -391,20 +396,9 @@ def sound(bench: Bench) -> dict[str, Any]:
     halve_sound_decoder(vae)
     measure("fp16")
     found["fp16"]["error"] = ((vae(latents).float() - exact).norm() / exact.norm()).item()
-    if bench.on_gpu:
-        fast = pointwise.compiled_snake()
-        for module in vae.modules():
-            if isinstance(module, Snake):
-                module.function = fast
-        measure("fp16_compiled_snake")
-        torch.backends.cudnn.benchmark = True
-        measure("fp16_compiled_snake_cudnn_benchmark")
-        torch.backends.cudnn.benchmark = False
-        with torch.inference_mode():
-            replay, _ = CudaCapture()(lambda: vae(latents))
-        samples = bench.timed(replay, 10)
-        found["fp16_graph"] = {"median": percentile(samples, 50), "samples": samples}
-        print(f"fp16_graph: {1000 * found['fp16_graph']['median']:.2f} ms")
+    decode = FusedVAE(vae, compiled=bench.on_gpu)
+    measure("fused")
+    found["fused"]["error"] = ((decode(latents).float() - exact).norm() / exact.norm()).item()
     return found
 
 

@@ -2,6 +2,8 @@
 
 import torch
 import transformers
+from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import (
     ClapTextConfig,
     ClapTextModel,
@@ -9,6 +11,7 @@ from transformers import (
     SiglipVisionConfig,
     SiglipVisionModel,
 )
+from transformers.models.siglip.modeling_siglip import SiglipMLP, SiglipVisionEmbeddings
 
 from foley.configs import TextConfig, VisionConfig
 from foley.errors import CheckpointError
@@ -74,3 +77,53 @@ def restore_buffers(encoder: PreTrainedModel) -> None:
                     f"buffer that is not known here: {name}; install a version from the lock file"
                 )
             module.register_buffer(name, value, persistent=False)
+
+
+def fuse_vision_encoder(encoder: SiglipVisionModel) -> None:
+    """Patches as one matrix product, and each MLP's activation within its first, for a GPU."""
+    for module in encoder.modules():
+        if isinstance(module, SiglipVisionEmbeddings):
+            module.patch_embedding = _PatchProduct(module.patch_embedding)
+        elif isinstance(module, SiglipMLP):
+            module.fc1, module.activation_fn = _LinearGelu(module.fc1), nn.Identity()
+
+
+class _PatchProduct(nn.Module):
+    """A convolution whose stride is its size: the library's takes ten times as long."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.weight, self.bias = conv.weight, conv.bias
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """[B, 3, H, W] -> [B, C, h, w]."""
+        size = self.weight.shape[-1]
+        grid = pixels.unflatten(-1, (-1, size)).unflatten(-3, (-1, size))  # [B, 3, h, y, w, x]
+        patches = grid.permute(0, 2, 4, 1, 3, 5).flatten(3)
+        return F.linear(patches, self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
+
+
+class _LinearGelu(nn.Module):
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.weight, self.bias = linear.weight, linear.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear_gelu(x, self.weight, self.bias)
+
+
+@torch.library.custom_op("foley::linear_gelu", mutates_args=())
+def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """gelu (the tanh approximation) of x [..., in] @ weight [out, in]^T + bias.
+
+    On a GPU one kernel: an operator of its own, as the compiler would take it apart again.
+    """
+    if not x.is_cuda:
+        return F.gelu(F.linear(x, weight, bias), approximate="tanh")
+    made = torch._addmm_activation(bias, x.flatten(0, -2), weight.t(), use_gelu=True)
+    return made.unflatten(0, x.shape[:-1])
+
+
+@linear_gelu.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return x.new_empty(*x.shape[:-1], len(weight))

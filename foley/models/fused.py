@@ -18,10 +18,10 @@ The modules' forward stays the definition: tests compare the two.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from foley.models.attention import attend
 from foley.models.dit import DiTContext, FoleyDiT, TimeModulation
@@ -36,11 +36,12 @@ from foley.models.layers import (
     TokenConv,
 )
 from foley.models.packing import Segments
-from foley.models.pointwise import PLAIN, Pointwise
+from foley.models.pointwise import Pointwise, Precision, Quantised, plain, quantise
 
-Precision = Literal["bf16", "fp8"]
+_Rows = Tensor | Quantised
 
-_STORED = torch.float8_e4m3fn
+# The library has products in 8 bits for some small numbers of rows only.
+_FEWEST_ROWS8 = 128
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ class FusedContext:
 class Matrix:
     """A linear layer's product, with its weights in 16 bits, or in 8 with a scale for each row.
 
-    In 8 bits the tokens are scaled row by row as they come, and sums are kept in float32.
+    In 8 bits the tokens come quantised, or are quantised here, and sums are kept in float32.
     """
 
     def __init__(
@@ -156,32 +157,60 @@ class Matrix:
         weight: Tensor,
         bias: Tensor | None,
         precision: Precision,
-        quantise: Callable[[Tensor], tuple[Tensor, Tensor]],
+        quantise_rows: Callable[[Tensor], Quantised],
     ) -> None:
         self.bias, self.scale = bias, None
         self.weight = weight.t()  # [in, out]
+        self._dtype = weight.dtype
         if precision == "fp8":
-            rows, scale = PLAIN.quantise(weight)
+            rows, scale = quantise(weight)
             self.weight, self.scale = rows.t(), scale.t()
-        self._quantise = quantise
+        self._quantise = quantise_rows
 
-    def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+    def __call__(self, x: Tensor | Quantised, out: Tensor | None = None) -> Tensor:
         """[N, in] -> [N, out], into `out` where given."""
         if self.scale is not None:
-            rows, scale = self._quantise(x)
-            made = torch._scaled_mm(
-                rows,
-                self.weight,
-                scale_a=scale,
-                scale_b=self.scale,
-                bias=self.bias,
-                out_dtype=x.dtype,
-                use_fast_accum=True,
-            )
-            return made if out is None else out.copy_(made)
+            return self._in_eight_bits(x if isinstance(x, tuple) else self._quantise(x), out)
+        assert isinstance(x, Tensor)
         if self.bias is None:
             return torch.mm(x, self.weight, out=out)
         return torch.addmm(self.bias, x, self.weight, out=out)
+
+    def followed_by(self, gelu: Callable[[Tensor], Tensor], x: Tensor | Quantised) -> Tensor:
+        """`gelu` (the tanh approximation) of the product."""
+        if isinstance(x, Tensor) and x.is_cuda and self.scale is None and self.bias is not None:
+            return torch._addmm_activation(self.bias, x, self.weight, use_gelu=True)
+        return gelu(self(x))
+
+    def new_empty(self, num_tokens: int) -> Tensor:
+        """Room for so many products."""
+        like = self.weight if self.bias is None else self.bias
+        return like.new_empty(num_tokens, self.weight.shape[1], dtype=self._dtype)
+
+    def _in_eight_bits(self, x: Quantised, out: Tensor | None) -> Tensor:
+        assert self.scale is not None
+        rows, scale = x
+        count = len(rows)
+        missing = max(0, _FEWEST_ROWS8 - count)
+        if missing:
+            rows, scale = (F.pad(part, (0, 0, 0, missing)) for part in (rows, scale))
+        made = torch._scaled_mm(
+            rows,
+            self.weight,
+            scale_a=scale,
+            scale_b=self.scale,
+            bias=self.bias,
+            out_dtype=self._dtype,
+            use_fast_accum=True,
+            out=None if missing else out,
+        )
+        if not missing:
+            return made
+        return made[:count] if out is None else out.copy_(made[:count])
+
+
+def _num_rows(x: Tensor | Quantised) -> int:
+    return len(x[0] if isinstance(x, tuple) else x)
 
 
 class FusedDiT:
@@ -192,12 +221,16 @@ class FusedDiT:
             place, block by block, so that they keep their names and shapes and need no second copy.
         precision: of the products. fp8 quantises the blocks' matrices and drops what it replaces,
             so that the modules' own forward cannot be used any more.
-        pointwise: the functions between the products.
+        pointwise: the functions between the products, of the same precision; plain when None.
     """
 
     def __init__(
-        self, dit: FoleyDiT, precision: Precision = "bf16", pointwise: Pointwise = PLAIN
+        self,
+        dit: FoleyDiT,
+        precision: Precision = "bf16",
+        pointwise: Pointwise | None = None,
     ) -> None:
+        pointwise = pointwise or plain(precision)
         self.dit = dit
         self._ops = pointwise
 
@@ -254,7 +287,7 @@ class FusedDiT:
             if i + 1 < len(self._audio_blocks):
                 rows = self._audio_blocks[i + 1].modulation(conditions)
                 n = rows.chunk(6, dim=1)
-                audio, audio_in = ops.add_taps_and_modulate(
+                audio, audio_in = ops.end_block(
                     audio, taps, None, m[5], n[0], n[1], *ends, AUDIO_NORM_EPS
                 )
         normed = ops.add_taps_and_norm(audio, taps, m[5], *ends, JOINT_EPS)
@@ -266,14 +299,14 @@ class FusedDiT:
         block: "_JointMatrices",
         context: FusedContext,
         audio: Tensor,
-        audio_in: Tensor,
+        audio_in: _Rows,
         visual: Tensor,
-        visual_in: Tensor,
+        visual_in: _Rows,
         a: tuple[Tensor, ...],
         v: tuple[Tensor, ...],
         audio_next: tuple[Tensor, Tensor, Tensor, float],
         visual_next: tuple[Tensor, Tensor, Tensor, float] | None,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, _Rows, Tensor, _Rows]:
         """Both streams after the block, each with the modulated input of what follows.
 
         The last block (without `visual_next`) leaves out all of the visual stream that nothing
@@ -282,10 +315,10 @@ class FusedDiT:
         ops, num_visual, dim = self._ops, len(visual), visual.shape[1]
         update_visual = visual_next is not None
 
-        def streams(visual_x: Tensor, audio_x: Tensor, part: str) -> Tensor:
+        def streams(visual_x: _Rows, audio_x: _Rows, part: str) -> Tensor:
             """Both streams' product, visual tokens first."""
             visual_matrix, audio_matrix = getattr(block.visual, part), getattr(block.audio, part)
-            both = audio_x.new_empty(num_visual + len(audio_x), audio_matrix.weight.shape[1])
+            both = audio_matrix.new_empty(num_visual + _num_rows(audio_x))
             visual_matrix(visual_x, both[:num_visual])
             audio_matrix(audio_x, both[num_visual:])
             return both
@@ -353,7 +386,7 @@ class FusedDiT:
         block: "_AudioMatrices",
         context: FusedContext,
         audio: Tensor,
-        audio_in: Tensor,
+        audio_in: _Rows,
         m: tuple[Tensor, ...],
     ) -> tuple[Tensor, Tensor]:
         """The stream after the attention, and the taps of the MLP that are still to be added."""
@@ -392,8 +425,8 @@ class _Stream:
         self.cross_q, self.cross_out = linear(stream.cross_q), linear(stream.cross_out)
         self._wide, self._narrow = linear(stream.mlp[0]), linear(stream.mlp[2])
 
-    def mlp(self, x: Tensor, gelu: Callable[[Tensor], Tensor]) -> Tensor:
-        return self._narrow(gelu(self._wide(x)))
+    def mlp(self, x: _Rows, gelu: Callable[[Tensor], Tensor]) -> Tensor:
+        return self._narrow(self._wide.followed_by(gelu, x))
 
 
 class _JointMatrices:

@@ -8,11 +8,21 @@ library (see `foley.models.fused`).
 # N tokens, K clips, C width, F MLP width, H heads, D head size
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+try:
+    from foley.models import kernels as kernels
+except ImportError:  # PyTorch for the CPU has no Triton
+    kernels = None  # type: ignore[assignment]
+
+
+Precision = Literal["bf16", "fp8"]
+# Tokens [N, C] in eight bits, and the scale [N, 1], float32, that gives them back.
+Quantised = tuple[Tensor, Tensor]
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor, owner: Tensor, eps: float) -> Tensor:
@@ -138,8 +148,8 @@ def row_conditions(rows: Tensor, time: Tensor, owner: Tensor) -> Tensor:
     return F.silu(rows.float() + time[owner].float()).to(rows.dtype)
 
 
-def quantise(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Tokens [N, C] in eight bits, and the scale [N, 1], float32, that gives them back."""
+def quantise(x: Tensor) -> Quantised:
+    """Tokens [N, C] in eight bits, each row by its own scale."""
     largest = torch.finfo(torch.float8_e4m3fn).max
     x = x.float()
     scale = x.abs().amax(1, keepdim=True).clamp_min(1e-12) / largest
@@ -153,12 +163,54 @@ def snake(x: Tensor, alpha: Tensor) -> Tensor:
     return torch.addcmul(wide, sine * sine, 1.0 / (alpha + 1e-9)).to(x.dtype)
 
 
+def modulate_8(*arguments: Any) -> Quantised:
+    """`modulate`, quantised."""
+    return quantise(modulate(*arguments))
+
+
+def add_and_modulate_8(*arguments: Any) -> tuple[Tensor, Quantised]:
+    """`add_and_modulate`, what goes on to a product quantised."""
+    x, modulated = add_and_modulate(*arguments)
+    return x, quantise(modulated)
+
+
+def add_taps_and_modulate_8(*arguments: Any) -> tuple[Tensor, Quantised]:
+    """`add_taps_and_modulate`, likewise."""
+    x, modulated = add_taps_and_modulate(*arguments)
+    return x, quantise(modulated)
+
+
+def neighbours_8(x: Tensor, first: Tensor, last: Tensor) -> Quantised:
+    """`neighbours`, quantised."""
+    return quantise(neighbours(x, first, last))
+
+
+def gated_8(both: Tensor) -> Quantised:
+    """`gated`, quantised."""
+    return quantise(gated(both))
+
+
+def gelu_8(x: Tensor) -> Quantised:
+    """`gelu`, quantised."""
+    return quantise(gelu(x))
+
+
+def row_conditions_8(rows: Tensor, time: Tensor, owner: Tensor) -> Quantised:
+    """`row_conditions`, quantised."""
+    return quantise(row_conditions(rows, time, owner))
+
+
 class Pointwise(NamedTuple):
-    """The functions of this module, plain or compiled."""
+    """The functions of this module, plain or compiled.
+
+    `add_taps_and_modulate` leads to a convolution, `end_block` to a product: they differ where
+    what goes on to products is quantised.
+    """
 
     modulate: Callable[..., Any] = modulate
     add_and_modulate: Callable[..., Any] = add_and_modulate
     add_taps_and_modulate: Callable[..., Any] = add_taps_and_modulate
+    end_block: Callable[..., Any] = add_taps_and_modulate
     add_taps_and_norm: Callable[..., Any] = add_taps_and_norm
     neighbours: Callable[..., Any] = neighbours
     norm_and_rotate: Callable[..., Any] = norm_and_rotate
@@ -169,19 +221,38 @@ class Pointwise(NamedTuple):
 
 
 PLAIN = Pointwise()
+# What goes on to products leaves these in eight bits.
+PLAIN8 = Pointwise(
+    modulate=modulate_8,
+    add_and_modulate=add_and_modulate_8,
+    end_block=add_taps_and_modulate_8,
+    neighbours=neighbours_8,
+    gated=gated_8,
+    gelu=gelu_8,
+    row_conditions=row_conditions_8,
+)
 
 
-def compiled() -> Pointwise:
-    """The same functions, compiled; the number of tokens may change from call to call."""
+def plain(precision: Precision) -> Pointwise:
+    """The functions as they stand here."""
+    return PLAIN8 if precision == "fp8" else PLAIN
+
+
+def compiled(precision: Precision = "bf16") -> Pointwise:
+    """The functions, compiled; the number of tokens may change from call to call."""
     # Each has a few variants for each model (strides, streams, biases), and a process may hold
     # several models; past PyTorch's limit of 8 a call would fail.
     torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
-    return Pointwise(*map(_compiled, PLAIN))
+    made = Pointwise(*map(_compiled, plain(precision)))
+    if kernels is None:
+        return made
+    by_compiler = made.norm_and_rotate
 
+    def by_kernel(x: Tensor, index: Tensor | None, weight: Tensor, *others: Any) -> Tensor:
+        fits = x.is_cuda and kernels.serves(weight.shape[-1])
+        return (kernels.norm_and_rotate if fits else by_compiler)(x, index, weight, *others)
 
-def compiled_snake() -> Callable[[Tensor, Tensor], Tensor]:
-    """`snake`, compiled for all lengths and numbers of channels."""
-    return torch.compile(snake, fullgraph=True, dynamic=True)
+    return made._replace(norm_and_rotate=by_kernel)
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -3,6 +3,8 @@
 # n frames, G segments, F tubelets of a segment, P patches of a frame, N = 1 + F * P tokens,
 # C width, H heads, D head size
 
+from collections.abc import Callable
+
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
@@ -26,12 +28,18 @@ class DividedAttention(nn.Module):
         self.num_heads = num_heads
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
+        # Something faster for the patches over time, of the projections [G, N, 3 * C], H and F.
+        self.over_time: Callable[[Tensor, int, int], Tensor] | None = None
 
     def forward(self, x: Tensor, num_tubelets: int, *, over_time: bool) -> Tensor:
         """[G, N, C] -> [G, N, C], class token first."""
         segments = len(x)
-        query, key, value = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(2)
+        projected = self.qkv(x)
+        query, key, value = projected.unflatten(-1, (3, self.num_heads, -1)).unbind(2)
         class_out = attend(query[:, :1], key, value)  # [G, 1, H, D]
+        if over_time and self.over_time is not None:
+            patches = self.over_time(projected, self.num_heads, num_tubelets)
+            return self.proj(torch.cat((class_out.flatten(-2), patches), dim=1))
 
         def grouped(tokens: Tensor) -> Tensor:
             patches = tokens[:, 1:].unflatten(1, (num_tubelets, -1))  # [G, F, P, H, D]

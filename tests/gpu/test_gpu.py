@@ -6,15 +6,27 @@ from pathlib import Path
 import pytest
 import torch
 
-from foley.acceleration import FusedStep, Memory, Placed, place, to_device, to_dtype
+from foley.acceleration import (
+    FusedStep,
+    Memory,
+    Placed,
+    fuse_encoders,
+    halve_sound_decoder,
+    place,
+    to_device,
+    to_dtype,
+)
 from foley.denoise import Part, VelocityModel, clip_context
 from foley.errors import DeviceError
 from foley.models import pointwise
 from foley.models.attention import attend
 from foley.models.dit import DiTContext
-from foley.models.fused import FusedContext, FusedDiT, Precision
+from foley.models.fused import FusedContext, FusedDiT, Matrix
+from foley.models.fused_vae import FusedVAE
 from foley.models.graphs import CudaCapture
 from foley.models.packing import Borders, Segments
+from foley.models.pointwise import Precision
+from foley.models.synchformer import DividedAttention
 from foley.pipeline import FoleyPipeline
 from foley.request import GenerationRequest
 from foley.types import Conditions
@@ -51,7 +63,7 @@ def test_half_precision_stays_close_to_the_golden_velocity(fused: Precision | No
         velocity = dit(x, times, context)
     else:
         packed = FusedContext.of(DiTContext.concatenate([context], packed=True))
-        step = FusedDiT(dit, fused, pointwise.compiled())
+        step = FusedDiT(dit, fused, pointwise.compiled(fused))
         out = step(x.transpose(1, 2).flatten(0, 1), times, packed)
         velocity = out.unflatten(0, (len(x), -1)).transpose(1, 2)
     # The published program has 0.0075; on the CPU these have 0.0072, 0.0069 and 0.033.
@@ -169,6 +181,78 @@ def test_running_out_of_memory_is_told_and_survived() -> None:
         torch.cuda.set_per_process_memory_fraction(1.0)
     again = pipeline.generate(toy_frames(), request).waveforms
     assert relative_l2(again, before) < 0.015
+
+
+@torch.inference_mode()
+def test_heads_are_normed_and_turned_as_by_plain_pytorch() -> None:
+    from foley.models import kernels
+
+    torch.manual_seed(0)
+    for num_tokens, num_heads, dim in ((864, 12, 128), (37, 5, 32), (1, 2, 16)):
+        qkv = torch.randn(50 + num_tokens, 3 * num_heads * dim, device="cuda").bfloat16()
+        x = qkv[:, : num_heads * dim]
+        index = torch.randint(len(x), (num_tokens,), device="cuda")
+        stream = torch.randint(2, (num_tokens,), device="cuda")
+        weight = torch.rand(2, dim, device="cuda").bfloat16()
+        angle = torch.randn(num_tokens, dim // 2, device="cuda")
+        table = angle.cos(), angle.sin()
+        for arguments in (
+            (x, index, weight, stream, *table, 1e-6),
+            (x[:num_tokens], None, weight[1], None, *table, 1e-6),
+        ):
+            expected = pointwise.norm_and_rotate(*arguments)
+            assert relative_l2(kernels.norm_and_rotate(*arguments), expected) < 1e-3
+
+
+@torch.inference_mode()
+def test_patches_attend_over_time_as_by_plain_pytorch() -> None:
+    from foley.models import kernels
+
+    torch.manual_seed(0)
+    for dim, num_heads, num_patches in ((768, 12, 196), (128, 4, 13)):
+        plain = DividedAttention(dim, num_heads).cuda()
+        fast = copy.deepcopy(plain).bfloat16()
+        fast.over_time = kernels.attend_over_time
+        x = torch.randn(3, 1 + 8 * num_patches, dim, device="cuda")
+        expected = plain(x, 8, over_time=True)
+        assert relative_l2(fast(x.bfloat16(), 8, over_time=True), expected) < 0.01
+        fast.compile()
+        assert relative_l2(fast(x.bfloat16(), 8, over_time=True), expected) < 0.01
+
+
+@torch.inference_mode()
+def test_fused_encoders_are_the_encoders() -> None:
+    parts = toy_components()
+    pictures = torch.randn(5, 3, 32, 32, device="cuda")
+    clip = torch.randn(40, 3, 32, 32, device="cuda")
+    vision, sync = to_device(parts.vision, CUDA), to_device(parts.synchformer, CUDA)
+    seen, heard = vision(pixel_values=pictures).pooler_output, sync(clip)
+    for part in (vision, sync):
+        to_dtype(part, torch.bfloat16)
+    fuse_encoders(vision, sync)
+    assert relative_l2(vision(pixel_values=pictures.bfloat16()).pooler_output, seen) < 0.02
+    assert relative_l2(sync(clip.bfloat16()), heard) < 0.02
+
+
+@torch.inference_mode()
+def test_the_fused_sound_decoder_is_the_decoder_for_all_lengths() -> None:
+    vae = to_device(toy_components().vae, CUDA)
+    latents = {length: torch.randn(1, 8, length, device="cuda") for length in (100, 37, 1, 400)}
+    expected = {length: vae(x) for length, x in latents.items()}
+    decode = FusedVAE(halve_sound_decoder(vae), compiled=True)
+    for length, x in latents.items():
+        assert relative_l2(decode(x), expected[length]) < 0.015
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("num_tokens", [1, 8, 16, 34, 100, 129])
+def test_eight_bits_serve_any_number_of_tokens(num_tokens: int) -> None:
+    for width, out in ((1536, 6144), (6144, 1536), (1536, 4608)):
+        weight = torch.randn(out, width, device="cuda").bfloat16() / width**0.5
+        bias = torch.randn(out, device="cuda").bfloat16()
+        x = torch.randn(num_tokens, width, device="cuda").bfloat16()
+        made = Matrix(weight, bias, "fp8", pointwise.quantise)(x)
+        assert relative_l2(made, x.float() @ weight.float().t() + bias.float()) < 0.04
 
 
 def test_the_candidate_kernel_is_its_plain_twin() -> None:

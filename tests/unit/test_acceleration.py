@@ -10,14 +10,15 @@ from foley.acceleration import (
     Memory,
     check_options,
     choose_memory,
-    compile_layers,
-    compile_sound_decoder,
+    fuse_encoders,
     halve_sound_decoder,
     to_dtype,
 )
 from foley.errors import ConfigError
 from foley.models.dit import DiTContext
-from foley.models.fused import FusedContext, FusedDiT, Precision
+from foley.models.fused import FusedContext, FusedDiT
+from foley.models.fused_vae import FusedVAE
+from foley.models.pointwise import Precision
 from foley.pipeline import FoleyPipeline
 from tests.parity import fixtures
 from tests.toys import toy_components
@@ -81,11 +82,11 @@ def test_halves_of_the_parts_stay_within_a_percent_and_a_half() -> None:
 @pytest.mark.soak
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # PyTorch's own, on compiling
 @torch.inference_mode()
-def test_compiled_layers_of_the_encoders_are_the_plain_ones() -> None:
+def test_fused_encoders_are_the_plain_ones() -> None:
     parts, fast = toy_components(), toy_components()
-    compile_layers(fast.vision)
-    compile_layers(fast.synchformer)
-    compile_sound_decoder(fast.vae)
+    names = list(fast.vision.state_dict())
+    fuse_encoders(fast.vision, fast.synchformer)
+    assert list(fast.vision.state_dict()) == names
     torch.manual_seed(0)
     for count in (4, 3, 1):
         pixels = torch.randn(count, 3, 32, 32)
@@ -95,8 +96,21 @@ def test_compiled_layers_of_the_encoders_are_the_plain_ones() -> None:
         video = torch.randn(8 * count + 8, 3, 32, 32)
         made, wanted = fast.synchformer(video), parts.synchformer(video)
         torch.testing.assert_close(made, wanted, rtol=0, atol=1e-5)
-        latents = torch.randn(1, 8, 10 * count)
-        torch.testing.assert_close(fast.vae(latents), parts.vae(latents), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.soak)])
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@torch.inference_mode()
+def test_the_fused_sound_decoder_is_the_decoder(compiled: bool) -> None:
+    plain, relaid = toy_components().vae, toy_components().vae
+    fast = FusedVAE(relaid, compiled=compiled)
+    for num_variations, length in ((1, 37), (1, 50), (2, 1)):
+        latents = torch.randn(num_variations, 8, length)
+        torch.testing.assert_close(fast(latents), plain(latents), rtol=0, atol=1e-5)
+    for (name, weight), other in zip(
+        plain.state_dict().items(), relaid.state_dict().values(), strict=True
+    ):
+        assert torch.equal(weight, other), name
 
 
 @pytest.mark.parametrize(
