@@ -111,9 +111,12 @@ def load_state(path: Path, device: torch.device | str = "cpu") -> dict[str, Tens
 
 def load_compiled(*folders: Path | None) -> None:
     """Take over what earlier runs on the same kind of machine compiled and left in folders."""
-    for folder in folders:
+    for folder in folders if torch.cuda.is_available() else ():
         for path in sorted(folder.glob("*.compiled")) if folder else ():
-            torch.compiler.load_cache_artifacts(path.read_bytes())
+            try:
+                torch.compiler.load_cache_artifacts(path.read_bytes())
+            except Exception as error:  # noqa: BLE001 - of another version: compiled again, then
+                print(f"{path.name} is of no use here: {error}", flush=True)
 
 
 def save_compiled(path: Path) -> None:
