@@ -18,11 +18,11 @@ from foley.configs import MAX_TEXT_TOKENS, SYNC_SEGMENT_FRAMES, SYNC_SEGMENT_STR
 from foley.errors import PromptTooLongError
 from foley.models.synchformer import Synchformer
 
-# An encoding goes piece by piece, which bounds its memory and lets other work come between. Smaller
-# pieces are no slower: 24 segments of tiny on one core take 1.3, 1.5, 1.2 and 1.4 s in ones, twos,
-# fours and eights.
-_FRAMES_AT_ONCE = 16  # 1024 tokens a frame in the full-size vision tower
-_SEGMENTS_AT_ONCE = 4
+# An encoding goes piece by piece, which bounds its memory and lets other work come between. On a
+# CPU smaller pieces are no slower: 24 segments of tiny on one core take 1.3, 1.5, 1.2 and 1.4 s in
+# ones, twos, fours and eights. On a GPU the host needs longer to launch four than it to run them.
+_FRAMES_AT_ONCE = {"cpu": 16, "cuda": 32}  # 1024 tokens a frame in the full-size vision tower
+_SEGMENTS_AT_ONCE = {"cpu": 4, "cuda": 12}
 _POSITION_OFFSET = 2  # RoBERTa keeps its first two positions for padding
 
 # Yields between its pieces, and returns the tokens.
@@ -44,7 +44,7 @@ def encode_visual(encoder: SiglipVisionModel, frames: Tensor, device: torch.devi
     """
     features: list[Tensor] = []
     normalise = _normaliser(device.type)
-    for chunk in _uploaded(frames, device).split(_FRAMES_AT_ONCE):
+    for chunk in _uploaded(frames, device).split(_FRAMES_AT_ONCE[device.type]):
         if features:
             yield
         pixels = normalise(chunk, encoder.dtype)
@@ -59,19 +59,21 @@ def encode_sync(encoder: Synchformer, frames: Tensor, device: torch.device) -> E
     """
     tokens: list[Tensor] = []
     normalise, frames = _normaliser(device.type), _uploaded(frames, device)
-    for first in range(0, _num_segments(len(frames)), _SEGMENTS_AT_ONCE):
+    at_once = _SEGMENTS_AT_ONCE[device.type]
+    for first in range(0, _num_segments(len(frames)), at_once):
         if tokens:
             yield
         start = first * SYNC_SEGMENT_STRIDE
-        stop = start + (_SEGMENTS_AT_ONCE - 1) * SYNC_SEGMENT_STRIDE + SYNC_SEGMENT_FRAMES
-        tokens.append(encoder(normalise(frames[start:stop], encoder.dtype)))
+        stop = start + (at_once - 1) * SYNC_SEGMENT_STRIDE + SYNC_SEGMENT_FRAMES
+        pixels = normalise(frames[start:stop], encoder.dtype)
+        tokens.append(encoder(pixels, segments_at_once=at_once))
     return torch.cat(tokens)
 
 
-def num_pieces(num_visual: int, num_sync: int) -> int:
+def num_pieces(num_visual: int, num_sync: int, device: torch.device) -> int:
     """In how many pieces so many frames at 8 and at 25 fps are encoded; the text is one more."""
-    visual = -(-num_visual // _FRAMES_AT_ONCE)
-    return visual + -(-_num_segments(num_sync) // _SEGMENTS_AT_ONCE) + 1
+    visual = -(-num_visual // _FRAMES_AT_ONCE[device.type])
+    return visual + -(-_num_segments(num_sync) // _SEGMENTS_AT_ONCE[device.type]) + 1
 
 
 def _num_segments(num_frames: int) -> int:

@@ -92,7 +92,7 @@ class FoleyPipeline:
             raise _too_small(device, self.preset) from error
         self.dit, self.memory, self.precision = placed.dit, placed.memory, placed.precision
         self._step = placed.step
-        self._sound, self._text = placed.sound, placed.text
+        self._vae, self._text = placed.vae, placed.text
         self._synchformer, self._vision = placed.synchformer, placed.vision
         logger.info("loaded %s", self.description)
 
@@ -293,7 +293,7 @@ class FoleyPipeline:
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
         """Waveforms float32 [N, 1, 960 * A] of latents [N, latent_dim, A]."""
-        return self._sound(latents).float()
+        return self._vae(latents).float()
 
     def warm_up(self) -> None:
         """Short generations, so that the first request finds everything allocated and compiled."""

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
@@ -23,13 +24,14 @@ from runners.errors import CancelledRequestError, NotReadyError, RequestTimeoutE
 from runners.exchange import count_frames, load_frames, save_waveforms
 from runners.log import adopt_libraries
 from runners.messages import Job, Made, ModelStatus, Stage, Update
-from runners.scheduler import Action, Entry, Kind, Scheduler
+from runners.scheduler import Action, Entry, Kind, Scheduler, Size
 from runners.settings import Settings
 
 # The engine imports the models' libraries, which takes seconds and must come after
 # `adopt_libraries`: so it is imported on the thread that loads.
 if TYPE_CHECKING:
     from foley.pipeline import FoleyPipeline
+    from foley.request import GenerationRequest
     from foley.session import Session
     from runners.engine import Engine
 
@@ -122,6 +124,7 @@ class Worker:
         self._die = die
         self._changed = threading.Condition()  # guards all that follows
         self._scheduler: Scheduler | None = None
+        self._size_of: Callable[[GenerationRequest, int, int], Size] | None = None
         self._tickets: dict[Entry, _Ticket] = {}
         self._num_busy: list[int] = []  # engines at work, on each device
         self._stopping = False
@@ -140,11 +143,9 @@ class Worker:
             NotReadyError: the model is not warm, or the worker stops.
             BusyError: `capacity` jobs are in the house.
         """
-        scheduler = self._scheduler
-        if scheduler is None:
+        scheduler, size_of = self._scheduler, self._size_of
+        if scheduler is None or size_of is None:
             raise NotReadyError("the model is not ready")
-        from runners.engine import size_of
-
         size = size_of(job.request, *count_frames(job.path))
         self._drop_late()
         with self._changed:
@@ -232,7 +233,7 @@ class Worker:
         started = time.monotonic()
         try:
             pipelines = self._load()
-            from runners.engine import Engine, measure
+            from runners.engine import Engine, measure, size_of
 
             if self._stopping:
                 return []
@@ -256,6 +257,7 @@ class Worker:
             self.status = ModelStatus(state="failed", error_code=code)
             return []
         self._num_busy = [0] * len(pipelines)
+        self._size_of = partial(size_of, device=pipeline.device)
         self._scheduler, self.status = scheduler, status
         log.info("model_ready", preset=pipeline.preset.name, seconds=time.monotonic() - started)
         return [

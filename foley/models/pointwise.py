@@ -255,6 +255,11 @@ def compiled(precision: Precision = "bf16") -> Pointwise:
     return made._replace(norm_and_rotate=by_kernel)
 
 
+def compiled_snake() -> Callable[[Tensor, Tensor], Tensor]:
+    """`snake`, compiled for all lengths and numbers of channels."""
+    return torch.compile(snake, fullgraph=True, dynamic=True)
+
+
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     fast = torch.compile(function, fullgraph=True)
 

@@ -22,7 +22,6 @@ from foley.models import pointwise
 from foley.models.attention import attend
 from foley.models.dit import DiTContext
 from foley.models.fused import FusedContext, FusedDiT, Matrix
-from foley.models.fused_vae import FusedVAE
 from foley.models.graphs import CudaCapture
 from foley.models.packing import Borders, Segments
 from foley.models.pointwise import Precision
@@ -235,7 +234,9 @@ def test_fused_encoders_are_the_encoders() -> None:
 
 
 @torch.inference_mode()
-def test_the_fused_sound_decoder_is_the_decoder_for_all_lengths() -> None:
+def test_the_candidate_sound_decoder_is_the_decoder_for_all_lengths() -> None:
+    from benchmarks.gpu.sound import FusedVAE
+
     vae = to_device(toy_components().vae, CUDA)
     latents = {length: torch.randn(1, 8, length, device="cuda") for length in (100, 37, 1, 400)}
     expected = {length: vae(x) for length, x in latents.items()}

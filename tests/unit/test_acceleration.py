@@ -17,7 +17,6 @@ from foley.acceleration import (
 from foley.errors import ConfigError
 from foley.models.dit import DiTContext
 from foley.models.fused import FusedContext, FusedDiT
-from foley.models.fused_vae import FusedVAE
 from foley.models.pointwise import Precision
 from foley.pipeline import FoleyPipeline
 from tests.parity import fixtures
@@ -101,7 +100,9 @@ def test_fused_encoders_are_the_plain_ones() -> None:
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.soak)])
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 @torch.inference_mode()
-def test_the_fused_sound_decoder_is_the_decoder(compiled: bool) -> None:
+def test_the_candidate_sound_decoder_is_the_decoder(compiled: bool) -> None:
+    from benchmarks.gpu.sound import FusedVAE
+
     plain, relaid = toy_components().vae, toy_components().vae
     fast = FusedVAE(relaid, compiled=compiled)
     for num_variations, length in ((1, 37), (1, 50), (2, 1)):

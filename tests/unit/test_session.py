@@ -31,7 +31,7 @@ def test_the_pieces_of_a_session_are_known_beforehand(num_sync: int) -> None:
     request = GenerationRequest(num_inference_steps=2, solver="heun", num_variations=3)
     counts = drive(toy_pipeline().start(frames, request))
     assert counts == {
-        "encode": num_pieces(len(frames.visual), num_sync),
+        "encode": num_pieces(len(frames.visual), num_sync, toy_pipeline().device),
         "step": len(evaluation_sigmas(make_sigmas(2), "heun")),
         "decode": 3,
     }

@@ -1,9 +1,12 @@
-"""The sound decoder for a GPU: the same numbers as `FoleyVAE.decode`, laid out channels last.
+"""A sound decoder that may be faster than the product's: the same numbers, laid out channels last.
 
 The convolutions' kernels want their channels last; asked otherwise they turn every tensor round
 before and after. One row of pixels in that layout is the same convolution, and between two of them
-the compiler makes one kernel of bias, snake and residual sum. The last convolution, to one channel,
-is a matrix product for all taps: the library's own takes longer than all other layers together.
+the compiler makes one kernel of bias, snake and residual sum. Two dilated convolutions of the last
+block have no fast kernel in either layout, so dilated ones run as plain ones over their phases; the
+last convolution, to one channel, is a matrix product for all taps.
+
+Nothing imports this but `bench_gpu`, as `benchmarks.gpu.candidates`.
 """
 
 # B batch, A latent frames, L latent channels, C channels, S samples, K taps
@@ -59,10 +62,15 @@ def _snake(snake: Snake, x: Tensor) -> Tensor:
 
 def _convolve(conv: nn.Conv1d, x: Tensor) -> Tensor:
     """[B, C, 1, S] -> [B, C', 1, S]."""
-    padding, dilation = int(conv.padding[0]), conv.dilation[0]
-    return F.conv2d(
-        x, conv.weight[:, :, None], conv.bias, padding=(0, padding), dilation=(1, dilation)
-    )
+    reach, phases = int(conv.padding[0]), conv.dilation[0]
+    if phases == 1:
+        return F.conv2d(x, conv.weight[:, :, None], conv.bias, padding=(0, reach))
+    # Samples `phases` apart see each other alone: as columns of a picture they need no dilation.
+    num_samples = x.shape[-1]
+    x = F.pad(x, (0, -num_samples % phases))
+    columns = x[:, :, 0].unflatten(-1, (-1, phases))  # [B, C, S / d, d]
+    columns = F.conv2d(columns, conv.weight[..., None], conv.bias, padding=(reach // phases, 0))
+    return columns.flatten(2)[:, :, None, :num_samples]
 
 
 def _upsample(conv: nn.ConvTranspose1d, x: Tensor) -> Tensor:
