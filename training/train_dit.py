@@ -43,7 +43,7 @@ LENGTHS = (  # frames; half of all batches last 3 to 8 s
     *(220, 244, 270, 300, 330, 352, 375),
 )
 DROP_ALL, DROP_PICTURE, DROP_TEXT = 0.1, 0.05, 0.05
-ONSET_WEIGHT = 0.3
+ONSET_WEIGHT, PLACE_WEIGHT = 0.3, 0.3
 
 
 class FewLengths:
@@ -61,13 +61,17 @@ class FewLengths:
 
 
 class FlowModel(nn.Module):
-    """What is trained together: the transformer, the text encoder, and a head for training."""
+    """What is trained together: the transformer, the text encoder, and heads for training.
+
+    The heads read the audio tokens after the joint blocks: onsets there, and how far into the clip
+    a token is. Sync tokens are laid beside their moment by an amount that follows from the latter.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.dit = build_dit(TRAINED.dit)
         self.text = build_text_encoder(TRAINED.text)
-        self.onset = nn.Linear(TRAINED.dit.hidden_dim, 1)
+        self.heads = nn.Linear(TRAINED.dit.hidden_dim, 2)
         start_as_identity(self.dit)
         self.middle = torch.empty(0)  # the audio tokens after the joint blocks, of the last call
         self.dit.joint_blocks[-1].register_forward_hook(self._keep)
@@ -117,8 +121,10 @@ def dropped(
     return visual, sync, torch.where(silent, other[-1], ids)
 
 
-def loss_of(model: FlowModel, entry: dict[str, Tensor], negative: Tensor) -> tuple[Tensor, Tensor]:
-    """Flow-matching loss over the active channels, and the onset head's loss."""
+def loss_of(
+    model: FlowModel, entry: dict[str, Tensor], negative: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Flow-matching loss over the active channels, and the losses of both heads."""
     clean = entry["latents"].float()
     device = clean.device
     noise = torch.randn(len(clean), LATENT_DIM, clean.shape[-1], device=device)
@@ -134,10 +140,12 @@ def loss_of(model: FlowModel, entry: dict[str, Tensor], negative: Tensor) -> tup
     velocity = model.dit(latents, model.dit.time_modulation(sigma), context)
     flow = (velocity[:, :ACTIVE] - (noise[:, :ACTIVE] - clean)).square().mean()
     curve = entry["curve"].float()
-    onset = model.onset(model.middle.float())[..., 0]
-    weight = 1 + 4 * (curve > 0)
+    onset, place = model.heads(model.middle.float()).unbind(-1)
+    # Where there is little noise the latents themselves tell.
+    weight = (1 + 4 * (curve > 0)) * 2 * sigma[:, None]
     auxiliary = F.binary_cross_entropy_with_logits(onset, curve, weight=weight)
-    return flow, auxiliary
+    target = torch.linspace(-1, 1, clean.shape[-1], device=device).expand_as(place)
+    return flow, auxiliary, F.mse_loss(place, target)
 
 
 def load_frozen(
@@ -206,9 +214,9 @@ def main() -> None:
             group["lr"] = learning_rate(progress, args.rate, step, 200)
         _, entry = cache.draw(total)
         with torch.autocast(device.type, torch.bfloat16, enabled=on_gpu):
-            flow, auxiliary = loss_of(model, entry, negative)
+            flow, onset, place = loss_of(model, entry, negative)
         optimizer.zero_grad(set_to_none=True)
-        (flow + ONSET_WEIGHT * auxiliary).backward()
+        (flow + ONSET_WEIGHT * onset + PLACE_WEIGHT * place).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         average.update()
@@ -223,11 +231,10 @@ def main() -> None:
             drawing += budget.elapsed - start
         if time.monotonic() - shown > 15 or args.smoke:
             shown = time.monotonic()
-            log.append(
-                [step, round(budget.elapsed), round(flow.item(), 4), round(auxiliary.item(), 4)]
-            )
+            losses = [round(loss.item(), 4) for loss in (flow, onset, place)]
+            log.append([step, round(budget.elapsed), *losses])
             print(
-                f"step {step} {budget.elapsed:.0f} s flow {flow:.4f} onset {auxiliary:.4f} "
+                f"step {step} {budget.elapsed:.0f} s flow, onset, place {losses} "
                 f"clips {cache.clips}",
                 flush=True,
             )

@@ -247,7 +247,7 @@ class Page:
             self.result, self.history, self.progress, self.start, self.stop, self.again_row,
             self.key_box, *self.errors.values(),
         ]  # fmt: skip
-        gr.on(
+        made = gr.on(
             [self.start.click, self.prompt.submit],
             self.generate,
             inputs,
@@ -256,6 +256,8 @@ class Page:
             concurrency_limit=None,
             **quiet,
         )
+        # Only then: what is pressed before the end of `generate` goes unheard.
+        made.then(self.rest, None, [self.start, self.stop], **at_once)
         self.stop.click(self.cancel, None, self.stop, **at_once)
         self.history.input(self.show, self.history, self.result, **at_once)
         self.keep_seed.click(self.keep, self.history, [self.seed_kind, self.seed], **at_once)
@@ -385,16 +387,13 @@ class Page:
         file = {"format": OUTPUTS[given[self.output]], "trim": given[self.too_long] == TRIM}
         return cast(Options, {**asked.model_dump(), **file})
 
-    def _idle(self) -> dict[Any, Any]:
-        return {
-            self.start: gr.Button(interactive=True),
-            self.stop: gr.Button("Cancel", interactive=False),
-            self.progress: "",
-        }
+    def rest(self) -> tuple[Any, Any]:
+        """The buttons while nothing is under way."""
+        return gr.Button(interactive=True), gr.Button("Cancel", interactive=False)
 
     def _refusal(self, place: str, text: str) -> dict[Any, Any]:
         return {
-            **self._idle(),
+            self.progress: "",
             self.errors[place]: sentences.error_html(text),
             **({self.key_box: gr.Column(visible=True)} if place == "api_key" else {}),
         }
@@ -402,7 +401,7 @@ class Page:
     def _finished(self, session: str, take: Take) -> dict[Any, Any]:
         titles = [take.title for take in self.visits.of(session).takes]
         return {
-            **self._idle(),
+            self.progress: "",
             self.result: take_html(take, self._url_of),
             self.history: gr.Radio(choices=titles, value=titles[-1], visible=True),
             self.again_row: gr.Row(visible=True),

@@ -137,8 +137,11 @@ def test_an_interruption_leaves_nothing(service: Stand, tmp_path: Path) -> None:
     end = threading.Event()
     file = Reply(pieces=(b"p", b"ic."), wait=lambda: end.wait(20))
     service.replies = [MODELS, result_of("mp4"), file]
-    arguments = [sys.executable, "-c", "from foley.cli.app import main; main()", "generate"]
-    arguments += [str(CLIP), "-o", str(tmp_path / "out.mp4"), "--server", service.url]
+    # As at a prompt: what a shell starts in the background is deaf to this signal.
+    program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    program += "from foley.cli.app import main; main()"
+    arguments = [sys.executable, "-c", program, "generate", str(CLIP)]
+    arguments += ["-o", str(tmp_path / "out.mp4"), "--server", service.url]
     with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True) as process:
         while not list(tmp_path.iterdir()):  # until the file is being written
             assert process.poll() is None

@@ -45,10 +45,12 @@ class Tab:
 
     def upload(self, clip: Path) -> None:
         """Choose a file; returns when the page holds it."""
-        if (clear := self.page.locator("#clip").get_by_role("button", name="Clear")).count():
+        # For a moment the one of the upload and the one of the player are both there.
+        clear = self.page.locator("#clip").get_by_role("button", name="Clear").first
+        if clear.count():
             clear.click()
         self.page.locator("#clip input[type=file]").set_input_files(clip)
-        self.page.locator("#clip").get_by_role("button", name="Clear").wait_for()
+        clear.wait_for()
 
     def wait_for_result(self, number: int = 1) -> None:
         self.page.get_by_label(f"Result {number}", exact=True).wait_for(timeout=60_000)

@@ -137,14 +137,14 @@ def test_a_clip_from_the_camera(tab: Tab) -> None:
     camera.get_by_role("button", name="Click to Access Webcam").click()
     record = camera.get_by_role("button", name="start recording")
     record.click()
-    tab.page.wait_for_timeout(1500)
+    tab.page.wait_for_timeout(3000)
     record.click()  # now it says Stop
-    camera.get_by_role("button", name="Clear").wait_for()
+    camera.get_by_role("button", name="Clear").first.wait_for()
     tab.set_steps(1)
     tab.make()
     tab.wait_for_result()
     (seconds,) = re.findall(r"Length\s+([\d.]+) s", tab.page.locator(".foley-facts").inner_text())
-    assert 1 < float(seconds) < 3
+    assert 1 < float(seconds) < 5  # a busy machine records its beginning late
 
 
 def test_the_keyboard_alone_suffices(tab: Tab) -> None:
@@ -159,7 +159,7 @@ def test_the_keyboard_alone_suffices(tab: Tab) -> None:
 
     tab_to("Big Buck Bunny")
     page.keyboard.press("Enter")
-    page.locator("#clip").get_by_role("button", name="Clear").wait_for()
+    page.locator("#clip").get_by_role("button", name="Clear").first.wait_for()
     page.keyboard.press("Tab")
     tab_to("More settings")
     page.keyboard.press("Enter")

@@ -218,7 +218,7 @@ def test_another_visitor_sees_nothing_of_it(made: Tab, tab: Tab, server: Server)
 
 def test_a_closed_tab_leaves_no_files(open_tab: Callable[..., Tab], server: Server) -> None:
     tab = open_tab("?num_inference_steps=1&example=bigbuckbunny.mp4&format=wav")
-    tab.page.locator("#clip").get_by_role("button", name="Clear").wait_for()
+    tab.page.locator("#clip").get_by_role("button", name="Clear").first.wait_for()
     tab.make()
     tab.wait_for_result()
     source = tab.page.locator("[data-player] video").evaluate("video => video.currentSrc")

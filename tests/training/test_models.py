@@ -37,14 +37,14 @@ def test_flow_loss_starts_at_the_variance_and_reaches_every_part(
 ) -> None:
     torch.manual_seed(0)
     model = FlowModel()
-    flow, auxiliary = loss_of(model, entry, torch.randint(3, 600, (6, 5)))
+    flow, onset, place = loss_of(model, entry, torch.randint(3, 600, (6, 5)))
     # The velocity is zero at first, so the loss is the variance of noise minus data.
     assert flow.item() == pytest.approx(2.0, abs=0.2)
-    (flow + auxiliary).backward()
+    (flow + onset + place).backward()
     assert model.dit.velocity_out.weight.grad is not None
     assert float(model.dit.velocity_out.weight.grad[:ACTIVE].abs().sum()) > 0
     assert float(model.dit.velocity_out.weight.grad[ACTIVE:].abs().sum()) == 0
-    assert float(model.onset.weight.grad.abs().sum()) > 0  # type: ignore[union-attr]
+    assert (model.heads.weight.grad.abs().sum(1) > 0).all()  # type: ignore[union-attr]
 
 
 @torch.no_grad()
