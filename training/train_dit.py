@@ -43,7 +43,7 @@ LENGTHS = (  # frames; half of all batches last 3 to 8 s
     *(220, 244, 270, 300, 330, 352, 375),
 )
 DROP_ALL, DROP_PICTURE, DROP_TEXT = 0.1, 0.05, 0.05
-ONSET_WEIGHT, PLACE_WEIGHT = 0.3, 0.3
+ONSET_WEIGHT, PLACE_WEIGHT = 0.5, 0.3
 
 
 class FewLengths:
@@ -61,23 +61,30 @@ class FewLengths:
 
 
 class FlowModel(nn.Module):
-    """What is trained together: the transformer, the text encoder, and heads for training.
+    """What is trained together: the transformer, the text encoder, and two heads for training.
 
-    The heads read the audio tokens after the joint blocks: onsets there, and how far into the clip
-    a token is. Sync tokens are laid beside their moment by an amount that follows from the latter.
+    Sync tokens are laid beside their moment by an amount that follows from the place in the clip.
+    One head tells that place from the audio tokens after the joint blocks, the other the onsets
+    from those in the middle of the audio blocks.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.dit = build_dit(TRAINED.dit)
         self.text = build_text_encoder(TRAINED.text)
-        self.heads = nn.Linear(TRAINED.dit.hidden_dim, 2)
+        self.place = nn.Linear(TRAINED.dit.hidden_dim, 1)
+        self.onset = nn.Linear(TRAINED.dit.hidden_dim, 1)
         start_as_identity(self.dit)
-        self.middle = torch.empty(0)  # the audio tokens after the joint blocks, of the last call
-        self.dit.joint_blocks[-1].register_forward_hook(self._keep)
+        # Audio tokens of the last call.
+        self.after_joint = self.in_the_middle = torch.empty(0)
+        self.dit.joint_blocks[-1].register_forward_hook(self._keep_joint)
+        self.dit.audio_blocks[1].register_forward_hook(self._keep_middle)
 
-    def _keep(self, block: nn.Module, inputs: object, outputs: tuple[Tensor, Tensor]) -> None:
-        self.middle = outputs[0]
+    def _keep_joint(self, block: nn.Module, inputs: object, outputs: tuple[Tensor, Tensor]) -> None:
+        self.after_joint = outputs[0]
+
+    def _keep_middle(self, block: nn.Module, inputs: object, output: Tensor) -> None:
+        self.in_the_middle = output
 
 
 def start_as_identity(dit: FoleyDiT) -> None:
@@ -140,7 +147,8 @@ def loss_of(
     velocity = model.dit(latents, model.dit.time_modulation(sigma), context)
     flow = (velocity[:, :ACTIVE] - (noise[:, :ACTIVE] - clean)).square().mean()
     curve = entry["curve"].float()
-    onset, place = model.heads(model.middle.float()).unbind(-1)
+    onset = model.onset(model.in_the_middle.float())[..., 0]
+    place = model.place(model.after_joint.float())[..., 0]
     # Where there is little noise the latents themselves tell.
     weight = (1 + 4 * (curve > 0)) * 2 * sigma[:, None]
     auxiliary = F.binary_cross_entropy_with_logits(onset, curve, weight=weight)
