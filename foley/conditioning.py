@@ -20,7 +20,7 @@ from foley.models.synchformer import Synchformer
 
 # An encoding goes piece by piece, which bounds its memory and lets other work come between. On a
 # CPU smaller pieces are no slower: 24 segments of tiny on one core take 1.3, 1.5, 1.2 and 1.4 s in
-# ones, twos, fours and eights. On a GPU the host needs longer to launch four than it to run them.
+# ones, twos, fours and eights. On a GPU each piece costs the host the launches of all layers.
 _FRAMES_AT_ONCE = {"cpu": 16, "cuda": 32}  # 1024 tokens a frame in the full-size vision tower
 _SEGMENTS_AT_ONCE = {"cpu": 4, "cuda": 12}
 _POSITION_OFFSET = 2  # RoBERTa keeps its first two positions for padding

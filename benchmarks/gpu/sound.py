@@ -2,9 +2,9 @@
 
 The convolutions' kernels want their channels last; asked otherwise they turn every tensor round
 before and after. One row of pixels in that layout is the same convolution, and between two of them
-the compiler makes one kernel of bias, snake and residual sum. Two dilated convolutions of the last
-block have no fast kernel in either layout, so dilated ones run as plain ones over their phases; the
-last convolution, to one channel, is a matrix product for all taps.
+the compiler makes one kernel of bias, snake and residual sum. Two convolutions have no fast
+kernel in either layout, by their number the dilated ones of the last block; so dilated ones run as
+plain ones over their phases. The last one, to one channel, is a matrix product for all taps.
 
 Nothing imports this but `bench_gpu`, as `benchmarks.gpu.candidates`.
 """

@@ -31,8 +31,8 @@ def norm_and_rotate(
 ) -> Tensor:
     """`foley.models.pointwise.norm_and_rotate`, reading and writing each token once.
 
-    The compiler's kernels read the pairs that turn together with a stride of two, in two passes: a
-    fifth of this one's rate.
+    The compiler's kernels read the pairs that turn together with a stride of two, in two passes, at
+    a quarter of this one's rate or less.
     """
     dim, num_tokens = weight.shape[-1], len(cos)
     heads = x.shape[1] // dim
@@ -103,7 +103,7 @@ def attend_over_time(qkv: Tensor, num_heads: int, num_tubelets: int) -> Tensor:
     """Each patch attends to the same place at all times and to the class token.
 
     What `foley.models.synchformer.DividedAttention` computes over time, for patches alone. General
-    kernels are laid out for long sequences, and spend nine tenths of their work on none.
+    kernels are laid out for long sequences: most of a tile's rows would be empty.
 
     Args:
         qkv: [G, 1 + F * P, 3 * H * D], the class token first; contiguous.

@@ -9,7 +9,6 @@ import torch
 from foley.acceleration import (
     FusedStep,
     Memory,
-    Placed,
     fuse_encoders,
     halve_sound_decoder,
     place,
@@ -20,7 +19,7 @@ from foley.denoise import Part, VelocityModel, clip_context
 from foley.errors import DeviceError
 from foley.models import pointwise
 from foley.models.attention import attend
-from foley.models.dit import DiTContext
+from foley.models.dit import DiTContext, FoleyDiT
 from foley.models.fused import FusedContext, FusedDiT, Matrix
 from foley.models.graphs import CudaCapture
 from foley.models.packing import Borders, Segments
@@ -69,7 +68,7 @@ def test_half_precision_stays_close_to_the_golden_velocity(fused: Precision | No
     assert relative_l2(velocity, golden["out.x"]) < (0.05 if fused == "fp8" else 0.015)
 
 
-def part(placed: Placed, seed: int, num_latents: int, guidance_scale: float = 4.5) -> Part:
+def part(dit: FoleyDiT, seed: int, num_latents: int, guidance_scale: float = 4.5) -> Part:
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape: int) -> torch.Tensor:
@@ -81,24 +80,29 @@ def part(placed: Placed, seed: int, num_latents: int, guidance_scale: float = 4.
         text_tokens=draw(2, 5, 16),
         num_latents=num_latents,
     )
-    context = clip_context(placed.dit, conditions, 1, guided=guidance_scale > 1)
-    time = placed.dit.time_modulation(torch.rand(1, generator=generator).cuda())
+    context = clip_context(dit, conditions, 1, guided=guidance_scale > 1)
+    time = dit.time_modulation(torch.rand(1, generator=generator).cuda())
     return Part(draw(1, 8, num_latents), time, context, guidance_scale)
 
 
 @torch.inference_mode()
 def test_graphs_serve_whoever_comes_and_repeat_bit_for_bit() -> None:
     placed = place(toy_components(), CUDA, memory="full")
-    fast, slow = VelocityModel(placed.dit, placed.step), VelocityModel(placed.dit)
-    one, same, other = part(placed, 0, 100), part(placed, 1, 100), part(placed, 2, 37, 1.0)
-    seen: dict[tuple[int, ...], list[torch.Tensor]] = {}
-    turns = [[one], [one], [one], [same], [one], [other, one], [other, one], [same], [other]]
-    for parts in turns + turns:
-        key = tuple(map(id, parts))
-        made = fast(parts)
-        for velocity, wanted in zip(made, slow(parts), strict=True):
-            assert relative_l2(velocity, wanted) < 0.02  # each is within 0.015 of float32
-        for velocity, before in zip(made, seen.setdefault(key, made), strict=True):
+    fast = VelocityModel(placed.dit, placed.step)
+    exact_dit = to_device(toy_components().dit, CUDA)
+    exact = VelocityModel(exact_dit)
+    drawn = {"one": (0, 100), "same": (1, 100), "other": (2, 37, 1.0)}
+    parts = {name: part(placed.dit, *how) for name, how in drawn.items()}
+    exact_parts = {name: part(exact_dit, *how) for name, how in drawn.items()}
+    seen: dict[tuple[str, ...], list[torch.Tensor]] = {}
+    turns = [["one"]] * 3 + [["same"], ["one"], ["other", "one"], ["other", "one"]]
+    turns += [["same"], ["other"]]
+    for names in turns + turns:
+        made = fast([parts[name] for name in names])
+        wanted = exact([exact_parts[name] for name in names])
+        for velocity, expected in zip(made, wanted, strict=True):
+            assert relative_l2(velocity, expected) < 0.015  # on the CPU: 0.0129
+        for velocity, before in zip(made, seen.setdefault(tuple(names), made), strict=True):
             assert torch.equal(velocity, before)
 
 
@@ -106,7 +110,7 @@ def test_graphs_serve_whoever_comes_and_repeat_bit_for_bit() -> None:
 def test_packed_and_alone_agree() -> None:
     placed = place(toy_components(), CUDA, memory="full")
     model = VelocityModel(placed.dit, placed.step)
-    parts = [part(placed, seed, length) for seed, length in enumerate((100, 37, 250, 100, 1))]
+    parts = [part(placed.dit, seed, length) for seed, length in enumerate((100, 37, 250, 100, 1))]
     together = model(parts)
     for one, velocity in zip(parts, together, strict=True):
         (alone,) = model([one])
@@ -273,7 +277,7 @@ def test_the_candidate_kernel_is_its_plain_twin() -> None:
 def test_nothing_in_a_step_waits_for_the_gpu() -> None:
     placed = place(toy_components(), CUDA, memory="full")
     step = FusedStep(placed.dit, "bf16", pointwise.compiled(), CudaCapture())
-    model, one = VelocityModel(placed.dit, step), part(placed, 0, 100)
+    model, one = VelocityModel(placed.dit, step), part(placed.dit, 0, 100)
     for _ in range(3):
         model([one])
     torch.cuda.set_sync_debug_mode("error")

@@ -144,7 +144,7 @@ def test_a_clip_from_the_camera(tab: Tab) -> None:
     tab.make()
     tab.wait_for_result()
     (seconds,) = re.findall(r"Length\s+([\d.]+) s", tab.page.locator(".foley-facts").inner_text())
-    assert 1 < float(seconds) < 5  # a busy machine records its beginning late
+    assert 2 < float(seconds) < 5  # a busy machine begins to record late
 
 
 def test_the_keyboard_alone_suffices(tab: Tab) -> None:
