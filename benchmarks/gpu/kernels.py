@@ -186,6 +186,20 @@ def _between(bench: Bench, lengths: list[int]) -> list[Case]:
             ),
             Case(f"quantise{suffix}", _bound(ops.quantise, x), 0, 3 * n * c),
         ]
+    if bench.on_gpu and "fp8" in bench.args.precision:
+        by_kernel = pointwise.compiled("fp8")
+        for suffix, beside, gates in (
+            ("", by_kernel.neighbours, by_kernel.gated),
+            (
+                " by the compiler",
+                torch.compile(pointwise.neighbours_8),
+                torch.compile(pointwise.gated_8),
+            ),
+        ):
+            cases += [
+                Case(f"neighbours in fp8{suffix}", _bound(beside, x, *ends), 0, 5 * n * c),
+                Case(f"gated in fp8{suffix}", _bound(gates, both), 0, 5 * n * f),
+            ]
     return cases
 
 

@@ -208,6 +208,26 @@ def test_heads_are_normed_and_turned_as_by_plain_pytorch() -> None:
 
 
 @torch.inference_mode()
+def test_neighbours_and_gates_are_those_of_plain_pytorch() -> None:
+    from foley.models import kernels
+
+    torch.manual_seed(0)
+    for lengths, dim in (([400, 1, 37], 1536), ([1], 1408), ([5, 3], 32)):
+        borders = Borders.of(lengths, CUDA)
+        x = torch.randn(sum(lengths), dim, device="cuda").bfloat16()
+        ends = borders.first, borders.last
+        assert torch.equal(kernels.neighbours(x, *ends), pointwise.neighbours(x, *ends))
+        both = torch.randn(sum(lengths), 2 * dim, device="cuda").bfloat16()
+        for (rows, scale), (expected, its_scale) in (
+            (kernels.neighbours_8(x, *ends), pointwise.neighbours_8(x, *ends)),
+            (kernels.gated_8(both), pointwise.gated_8(both)),
+        ):
+            assert rows.dtype == expected.dtype
+            assert relative_l2(scale, its_scale) < 0.002
+            assert relative_l2(rows.float() * scale, expected.float() * its_scale) < 0.01
+
+
+@torch.inference_mode()
 @pytest.mark.parametrize("over_time", [True, False])
 def test_patches_attend_as_by_plain_pytorch(over_time: bool) -> None:
     from foley.models import kernels
