@@ -434,12 +434,12 @@ def told(value: float | None) -> str:
 def show(record: dict[str, Any]) -> None:
     """A table for people."""
     names = ("errors", "req/s", "p50 s", "p95 s", "short p50 s", "own cpu s", "others s")
-    print(f"{'load':20}" + "".join(f"{name:>12}" for name in names))
+    print(f"{'load':26}" + "".join(f"{name:>12}" for name in names))
     for batching in ("step", "whole"):
         for name, row in record.get(batching, {}).items():
             if isinstance(row, dict) and "errors" in row:
                 values = "".join(f"{told(row[key]):>12}" for key in COLUMNS)
-                print(f"{batching + ' ' + name:20}{len(row['errors']):12}{values}")
+                print(f"{batching + ' ' + name:26}{len(row['errors']):12}{values}")
     for name, value in record.items():
         if "_over_" in name:
             print(f"{name}: {value:.2f}")
