@@ -57,8 +57,7 @@ class Sampling:
 
 def load(state: Path, device: torch.device) -> Trained:
     """The parts that the training scripts wrote."""
-    on_gpu = device.type == "cuda"
-    analysis, encoders, words = load_frozen(state, device, fast=on_gpu)
+    analysis, encoders, words = load_frozen(state, device)
 
     def weights(name: str) -> dict[str, Tensor]:
         return load_state(state / f"{name}.safetensors", device)
@@ -93,7 +92,7 @@ def generate(
     """
     device = parts.device
     on_gpu = device.type == "cuda"
-    visual, sync = parts.encoders(batch.pictures(fast=on_gpu))
+    visual, sync = parts.encoders(batch.pictures())
     if shuffled:
         sync = sync.roll(1, 0)
     count = round(batch.seconds * 50)

@@ -2,6 +2,10 @@
 
 # B clips, n frames, G segments, S = 8 G sync tokens, V visual tokens, A latent frames
 
+import queue
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -15,6 +19,7 @@ from foley.models.synchformer import Synchformer
 from training import labels
 from training.analysis import ACTIVE, Analysis
 from training.clips import Batch
+from training.scene import FPS
 from training.train_encoders import normalised
 
 MAX_TOKENS = 40
@@ -31,9 +36,8 @@ def visual_frames(num_frames: int, device: torch.device) -> Tensor:
 class Encoders:
     """The frozen visual encoders."""
 
-    def __init__(self, sync: Synchformer, vision: nn.Module, *, fast: bool) -> None:
-        self.sync, self.vision, self.fast = sync, vision, fast
-        self._segments = torch.compile(sync.encode_segments) if fast else sync.encode_segments
+    def __init__(self, sync: Synchformer, vision: nn.Module) -> None:
+        self.sync, self.vision = sync, vision
 
     @torch.no_grad()
     def __call__(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
@@ -51,11 +55,8 @@ class Encoders:
             used = (segments - 1) * SYNC_SEGMENT_STRIDE + SYNC_SEGMENT_FRAMES
             patches = [self.sync.embed_patches(normalised(clip[:used]))[None] for clip in pictures]
             windows = torch.cat([labels.by_tubelet(p) for p in patches])  # [B * G, 8, P, C]
-            tokens = []
-            for part in windows.split(_SEGMENTS_AT_ONCE):
-                missing = _SEGMENTS_AT_ONCE - len(part) if self.fast else 0
-                padded = torch.cat((part, part[:1].expand(missing, *part.shape[1:])))
-                tokens.append(self._segments(padded)[: len(part)].float())
+            parts = windows.split(_SEGMENTS_AT_ONCE)
+            tokens = [self.sync.encode_segments(part).float() for part in parts]
             sync = torch.cat(tokens).flatten(0, 1).unflatten(0, (batch, -1))
         return visual, sync
 
@@ -94,14 +95,14 @@ class Shelf:
         self.next = (self.next + size) % self.capacity
         self.count = min(self.capacity, self.count + size)
 
-    def draw(self, count: int) -> dict[str, Tensor]:
-        """Some of the clips, with repeats if there are few."""
-        rows = torch.randint(self.count, (count,), device=self.device)
-        return {name: value[rows] for name, value in self.store.items()}
+    def rows(self, count: int, num_tokens: int) -> Tensor:
+        """Indices [count] of clips whose text is no longer than that, with repeats."""
+        short = (self.store["lengths"][: self.count] <= num_tokens).float() + 1e-6
+        return torch.multinomial(short, count, replacement=True)
 
 
 class Cache:
-    """All lengths. `add` renders and encodes a batch; `draw` gives one for training."""
+    """All lengths. `make` renders and encodes a batch, `put` keeps it."""
 
     def __init__(
         self,
@@ -118,37 +119,96 @@ class Cache:
         self.clips = 0
 
     @torch.no_grad()
-    def add(self, batch: Batch) -> None:
-        """Render, sound and encode a batch."""
+    def make(self, batch: Batch) -> tuple[int, dict[str, Tensor]]:
+        """Render, sound and encode a batch: its number of frames, and what is kept of it."""
         batch = batch.to(self.device)
-        fast = self.device.type == "cuda"
-        visual, sync = self.encoders(batch.pictures(fast=fast))
+        visual, sync = self.encoders(batch.pictures())
         num_frames = batch.frames["light"].shape[1]
-        if num_frames not in self.shelves:
-            capacity = max(8, round(self.seconds_a_length / batch.seconds))
-            self.shelves[num_frames] = Shelf(num_frames, capacity, self.device)
-        shelf = self.shelves[num_frames]
-        count = shelf.num_latents
+        count = num_latents(num_frames)
         latents = self.analysis(batch.waveform())[..., :count]
         assert latents.shape[1] == ACTIVE
         tokens = self.words.ids(batch.prompts, MAX_TOKENS).to(self.device)
-        shelf.put(
-            {
-                "latents": latents.half(),
-                "visual": visual.half(),
-                "sync": sync.half(),
-                "curve": labels.onset_curve(batch, 0.02, count, 0.03)[:, 0].half(),
-                "tokens": tokens,
-                "lengths": (tokens != PAD).sum(1),
-            }
-        )
-        self.seen_seconds += batch.seconds * len(batch)
-        self.clips += len(batch)
+        return num_frames, {
+            "latents": latents.half(),
+            "visual": visual.half(),
+            "sync": sync.half(),
+            "curve": labels.onset_curve(batch, 0.02, count, 0.03)[:, 0].half(),
+            "tokens": tokens,
+            "lengths": (tokens != PAD).sum(1),
+        }
 
-    def draw(self, total_latents: int) -> tuple[Shelf, dict[str, Tensor]]:
-        """A batch of clips of one length, about `total_latents` frames in all."""
+    def put(self, num_frames: int, entry: dict[str, Tensor]) -> None:
+        """Keep a batch."""
+        seconds = num_frames / FPS
+        if num_frames not in self.shelves:
+            capacity = max(8, round(self.seconds_a_length / seconds))
+            self.shelves[num_frames] = Shelf(num_frames, capacity, self.device)
+        self.shelves[num_frames].put(entry)
+        self.seen_seconds += seconds * len(entry["latents"])
+        self.clips += len(entry["latents"])
+
+    def choose(self) -> tuple[int, Shelf]:
+        """One of the lengths, in frames, and its clips; half of the time one of 3 to 8 s."""
         lengths = list(self.shelves)
         usual = [n for n in lengths if 75 <= n <= 200] or lengths
         pool = usual if torch.rand(()) < 0.5 else lengths
-        shelf = self.shelves[pool[int(torch.randint(len(pool), ()))]]
-        return shelf, shelf.draw(max(2, total_latents // shelf.num_latents))
+        chosen = pool[int(torch.randint(len(pool), ()))]
+        return chosen, self.shelves[chosen]
+
+
+class Drawer(threading.Thread):
+    """Makes entries of a cache beside the training, on a stream of its own.
+
+    Args:
+        cache: whose `make` is called; `take` puts what is ready.
+        stream: of batches.
+        share: of the time, once as many batches as `at_once` are drawn.
+        at_once: how many are drawn without a pause.
+    """
+
+    def __init__(self, cache: Cache, stream: Iterator[Batch], share: float, at_once: int) -> None:
+        super().__init__(daemon=True)
+        self._cache, self._stream, self._share, self._at_once = cache, stream, share, at_once
+        self._ready: queue.Queue[tuple[int, dict[str, Tensor], torch.cuda.Event]] = queue.Queue(64)
+        self._cuda = torch.cuda.Stream()
+        self._stopped = threading.Event()
+        self.batches = 0
+        self.failure: BaseException | None = None
+
+    def run(self) -> None:
+        """The thread."""
+        try:
+            with torch.cuda.stream(self._cuda):
+                while not self._stopped.is_set():
+                    batch = next(self._stream)
+                    begun = time.monotonic()
+                    made = self._cache.make(batch)
+                    event = torch.cuda.Event()
+                    event.record()
+                    event.synchronize()
+                    self._ready.put((*made, event))
+                    self.batches += 1
+                    if self.batches > self._at_once:
+                        spent = time.monotonic() - begun
+                        self._stopped.wait(spent * (1 / self._share - 1))
+        except BaseException as failure:  # noqa: BLE001 - told to the training by `take`
+            self.failure = failure
+
+    def take(self) -> None:
+        """Put all that is ready; the training's own stream does it.
+
+        Raises:
+            RuntimeError: drawing failed.
+        """
+        if self.failure is not None:
+            raise RuntimeError("drawing failed") from self.failure
+        while not self._ready.empty():
+            num_frames, entry, event = self._ready.get()
+            event.wait()
+            for value in entry.values():
+                value.record_stream(torch.cuda.current_stream())
+            self._cache.put(num_frames, entry)
+
+    def stop(self) -> None:
+        """Draw no more."""
+        self._stopped.set()

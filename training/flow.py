@@ -71,6 +71,12 @@ class Losses:
         heads = ONSET_WEIGHT * self.onset + PLACE_WEIGHT * self.place
         return self.flow + heads + ALIGNED_WEIGHT * self.aligned
 
+    def detached(self) -> "Losses":
+        """Without their history."""
+        return Losses(
+            *(loss.detach() for loss in (self.flow, self.onset, self.place, self.aligned))
+        )
+
     def numbers(self) -> list[float]:
         """For people: flow, onset, place, aligned."""
         losses = (self.flow, self.onset, self.place, self.aligned)
@@ -130,14 +136,15 @@ def at_their_moment(sync: Tensor, num_latents: int) -> tuple[Tensor, Tensor]:
 
 
 def dropped(
-    model: FlowModel, entry: dict[str, Tensor], negative: Tensor
+    model: FlowModel, entry: dict[str, Tensor], negative: Tensor, num_tokens: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Visual, sync and text ids of a batch, some of them emptied for guidance; bool [B], of which.
 
     Args:
         model: holds the empty features.
         entry: of the cache.
-        negative: int64 [N, T], ids of negative prompts; the last one is the empty prompt.
+        negative: int64 [N, T'], ids of negative prompts; the last one is the empty prompt.
+        num_tokens: T, at least T'. Padding is heard, so it must not always be as long.
     """
     count, device = len(entry["latents"]), entry["latents"].device
     chance = torch.rand(count, device=device)
@@ -149,10 +156,8 @@ def dropped(
             ("sync", model.dit.clip_in.empty_sync),
         )
     )
-    longest = int(entry["lengths"].max())
-    length = max(longest, negative.shape[1]) + int(torch.randint(0, 3, ()))
-    ids = F.pad(entry["tokens"], (0, 40), value=PAD)[:, :length]
-    other = F.pad(negative, (0, length - negative.shape[1]), value=PAD)
+    ids = entry["tokens"][:, :num_tokens]
+    other = F.pad(negative, (0, num_tokens - negative.shape[1]), value=PAD)
     drawn = other[torch.randint(len(other), (count,), device=device)]
     # Half of the emptied ones hear the usual negative prompt, the first.
     drawn = torch.where(torch.rand(count, 1, device=device) < 0.5, other[0], drawn)
@@ -161,8 +166,10 @@ def dropped(
     return visual, sync, torch.where(silent, other[-1], ids), blind
 
 
-def loss_of(model: FlowModel, entry: dict[str, Tensor], negative: Tensor) -> Losses:
-    """The losses of a batch of the cache; `negative` as in `dropped`."""
+def loss_of(
+    model: FlowModel, entry: dict[str, Tensor], negative: Tensor, num_tokens: int
+) -> Losses:
+    """The losses of a batch of the cache; `negative` and `num_tokens` as in `dropped`."""
     clean = entry["latents"].float()
     device, num_latents = clean.device, clean.shape[-1]
     noise = torch.randn(len(clean), LATENT_DIM, num_latents, device=device)
@@ -172,7 +179,7 @@ def loss_of(model: FlowModel, entry: dict[str, Tensor], negative: Tensor) -> Los
     mix = sigma[:, None, None]
     active = (1 - mix) * clean + mix * noise[:, :ACTIVE]
     latents = torch.cat((active, noise[:, ACTIVE:]), dim=1)
-    visual, sync, ids, blind = dropped(model, entry, negative)
+    visual, sync, ids, blind = dropped(model, entry, negative, num_tokens)
     words = model.text(input_ids=ids, attention_mask=(ids != PAD).long()).last_hidden_state
     context = model.dit.context(visual, sync, words, num_latents)
     velocity = model.dit(latents, model.dit.time_modulation(sigma), context)

@@ -176,18 +176,32 @@ def silence_db(real: Tensor, generated: Tensor) -> float:
     return float(10 * torch.log10(found[loud].mean() / found[quiet].mean().clamp_min(1e-12)))
 
 
-def buzz_db(waveform: Tensor) -> float:
-    """How far multiples of the latent rate, 50 Hz, stand out of the long-term spectrum."""
-    power = torch.fft.rfft(waveform * torch.hann_window(len(waveform), device=waveform.device))
-    power = power.abs().square()
-    step = 50 * len(waveform) / 48_000
-    lines = (torch.arange(4, 200, device=waveform.device) * step).round().long()
-    beside = (torch.arange(4, 200, device=waveform.device) * step + step / 2).round().long()
+def lines_db(waveforms: Tensor, floor: float = 1e-9) -> Tensor:
+    """How far multiples of the latent rate, 50 Hz, stand out of long-term spectra, dB [B].
+
+    Above 200 Hz, each line against what lies half-way to the next.
+
+    Args:
+        waveforms: [B, S].
+        floor: power that is added to each bin, so that what is hardly heard counts little.
+    """
+    num_samples, device = waveforms.shape[-1], waveforms.device
+    window = torch.hann_window(num_samples, device=device)
+    power = torch.fft.rfft(waveforms * window).abs().square()  # [B, bins]
+    step = 50 * num_samples / SAMPLE_RATE
+    count = torch.arange(4, 200, device=device)
+    near = torch.arange(-2, 3, device=device)
 
     def around(centres: Tensor) -> Tensor:
-        return torch.stack([power[centres + i] for i in range(-2, 3)]).mean(0).add(1e-9).log10()
+        bins = centres.round().long()[:, None] + near
+        return power[:, bins].mean(-1).add(floor).log10()  # [B, lines]
 
-    return float(10 * (around(lines) - around(beside)).mean())
+    return 10 * (around(count * step) - around(count * step + step / 2)).mean(-1)
+
+
+def buzz_db(waveform: Tensor) -> float:
+    """`lines_db` of one waveform [S]."""
+    return float(lines_db(waveform[None])[0])
 
 
 def band_levels(waveforms: Tensor) -> Tensor:

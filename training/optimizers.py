@@ -1,16 +1,37 @@
 """The optimiser of the transformer: Muon for the matrices inside it, AdamW for all else."""
 
+# G matrices of one shape, R rows, C columns
+
 import torch
 from torch import Tensor, nn
 
 _OUTSIDE = ("audio_in", "velocity_out", "embeddings", "pooler", "place", "onset", "aligned")
+_MOMENTUM, _DECAY = 0.95, 0.01
+_NEWTON_SCHULZ = (3.4445, -4.775, 2.0315)
+_ITERATIONS = 5
+
+
+def orthogonalised(updates: Tensor) -> Tensor:
+    """Matrices [G, R, C] with all singular values near 1, R at most C.
+
+    Source: K. Jordan, Muon, 2024: five Newton-Schulz iterations with those coefficients; singular
+    values end between about 0.7 and 1.2.
+    """
+    a, b, c = _NEWTON_SCHULZ
+    x = updates.bfloat16()
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp_min(1e-7)
+    for _ in range(_ITERATIONS):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x
 
 
 class MuonAndAdamW:
     """Two optimisers as one.
 
-    Muon orthogonalises a whole matrix's step, which fits the weights between hidden layers. It
-    takes matrices alone, so a convolution's weight is seen as one, [out, in * taps].
+    Muon orthogonalises a whole matrix's step, which fits the weights between hidden layers. A
+    convolution's weight is seen as a matrix, [out, in * taps]. PyTorch's own Muon takes one matrix
+    after another: 1,700 launches, 48 ms a step of this model; here all of one shape go together.
 
     Args:
         model: its parameters are changed in place.
@@ -26,27 +47,45 @@ class MuonAndAdamW:
             and not any(part in name for part in _OUTSIDE)
         }
         outside = [p for name, p in model.named_parameters() if name not in inside]
-        self._matrices = list(inside.values())
-        self._views = [nn.Parameter(p.detach().flatten(1)) for p in self._matrices]
-        self._muon = torch.optim.Muon(
-            self._views, rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"
-        )
-        fused = outside[0].is_cuda
+        self._inside = list(inside.values())
+        self._groups: list[tuple[list[nn.Parameter], Tensor]] = []  # matrices and their momenta
         self._adamw = torch.optim.AdamW(
-            outside, rate, betas=(0.9, 0.98), weight_decay=0.01, fused=fused
+            outside, rate, betas=(0.9, 0.98), weight_decay=_DECAY, fused=outside[0].is_cuda
         )
-        self._parameters = [*self._matrices, *outside]
+        self._parameters = [*inside.values(), *outside]
 
+    @torch.no_grad()
     def step(self, rate: float) -> None:
-        """Change the parameters by their gradients, and drop these."""
-        for matrix, view in zip(self._matrices, self._views, strict=True):
-            view.grad = None if matrix.grad is None else matrix.grad.flatten(1)
-        for optimizer in (self._muon, self._adamw):
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            optimizer.step()
-        for parameter in self._parameters:
-            parameter.grad = None
+        """Change the parameters by their gradients."""
+        if not self._groups:
+            self._groups = self._grouped()
+        for group, momentum in self._groups:
+            gradient = torch.stack([p.grad.flatten(1) for p in group if p.grad is not None])
+            momentum.lerp_(gradient, 1 - _MOMENTUM)
+            update = gradient.lerp(momentum, _MOMENTUM)
+            rows, columns = update.shape[1:]
+            upright = rows > columns
+            made = orthogonalised(update.mT if upright else update)
+            made = (made.mT if upright else made).float()
+            # As large as AdamW's steps, whose entries are about 0.2 times the rate.
+            made = made * (-0.2 * rate * max(rows, columns) ** 0.5)
+            steps = [part.view_as(p) for part, p in zip(made.unbind(), group, strict=True)]
+            torch._foreach_mul_(group, 1 - rate * _DECAY)
+            torch._foreach_add_(group, steps)
+        for options in self._adamw.param_groups:
+            options["lr"] = rate
+        self._adamw.step()
+
+    def _grouped(self) -> list[tuple[list[nn.Parameter], Tensor]]:
+        """By shape; what is dead in the last joint block has no gradient, and is left alone."""
+        shapes: dict[torch.Size, list[nn.Parameter]] = {}
+        for parameter in self._inside:
+            if parameter.grad is not None:
+                shapes.setdefault(parameter.flatten(1).shape, []).append(parameter)
+        return [
+            (group, torch.zeros(len(group), *shape, device=group[0].device))
+            for shape, group in shapes.items()
+        ]
 
     def gradients(self) -> list[Tensor]:
         """Those there are."""
@@ -62,16 +101,15 @@ class PlainAdamW:
             self._parameters,
             rate,
             betas=(0.9, 0.98),
-            weight_decay=0.01,
+            weight_decay=_DECAY,
             fused=self._parameters[0].is_cuda,
         )
 
     def step(self, rate: float) -> None:
-        """Change the parameters by their gradients, and drop these."""
+        """Change the parameters by their gradients."""
         for group in self._adamw.param_groups:
             group["lr"] = rate
         self._adamw.step()
-        self._adamw.zero_grad(set_to_none=True)
 
     def gradients(self) -> list[Tensor]:
         """Those there are."""

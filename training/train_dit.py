@@ -14,24 +14,25 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from foley.media.clock import num_latents
 from foley.models.encoders import build_vision_encoder
 from foley.models.synchformer import build_synchformer
-from training import clips, text
+from training import clips, labels, text
 from training.analysis import ACTIVE, Analysis
-from training.features import Cache, Encoders, Words
-from training.flow import FlowModel, loss_of
+from training.fast import RecordedSteps, speed_up
+from training.features import MAX_TOKENS, Cache, Drawer, Encoders, Words, visual_frames
+from training.flow import FlowModel, Losses, loss_of
 from training.optimizers import MuonAndAdamW, PlainAdamW
 from training.scene import FPS
 from training.settings import (
     TRAINED,
+    VOCAB_SIZE,
     Average,
     Budget,
-    load_compiled,
     load_state,
     record,
-    save_compiled,
     save_state,
     set_up,
 )
@@ -43,6 +44,8 @@ LENGTHS = (  # frames; half of all batches last 3 to 8 s
     *(76, 84, 92, 100, 110, 120, 125, 133, 142, 152, 164, 176, 188, 200),
     *(220, 244, 270, 300, 330, 352, 375),
 )
+# Of the text, padding included, in turn for the lengths: a pair of prompts has 5 or more.
+TEXT_TOKENS = (5, 18, 7, 12, 9)
 OPTIMIZERS = {"muon": MuonAndAdamW, "adamw": PlainAdamW}
 WARM_UP = 200  # steps
 _PACE = 8  # steps between two looks at the clock and at the share of drawing
@@ -62,9 +65,7 @@ class FewLengths:
         return seconds, min(60, max(1, round(self.total_seconds / seconds)))
 
 
-def load_frozen(
-    state: Path, device: torch.device, *, fast: bool
-) -> tuple[Analysis, Encoders, Words]:
+def load_frozen(state: Path, device: torch.device) -> tuple[Analysis, Encoders, Words]:
     """The parts that earlier runs trained."""
     analysis = Analysis().to(device)
     analysis.load_state_dict(load_state(state / "analysis.safetensors"))
@@ -74,13 +75,71 @@ def load_frozen(
     for prefix, module in (("sync.", sync), ("vision.", vision)):
         own = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
         module.load_state_dict(own)
-    return analysis, Encoders(sync, vision, fast=fast), Words(state / "tokenizer")
+    return analysis, Encoders(sync, vision), Words(state / "tokenizer")
 
 
 def rate_at(progress: float, step: int, peak: float, decay_from: float) -> float:
     """A warm-up, a plateau, and a straight line to a fiftieth of the peak."""
     left = min(1.0, (1 - progress) / (1 - decay_from))
     return peak * min(1.0, (step + 1) / WARM_UP) * (0.02 + 0.98 * left)
+
+
+class Stepper:
+    """Losses and gradients of batches of one length after another.
+
+    On a GPU drawing goes on beside it and steps are replayed; on a CPU one follows the other.
+
+    Args:
+        model: what is trained.
+        cache: of clips.
+        negative: ids of the negative prompts.
+        total: latent frames of a batch.
+    """
+
+    def __init__(self, model: FlowModel, cache: Cache, negative: Tensor, total: int) -> None:
+        self.model, self.cache, self.negative, self.total = model, cache, negative, total
+        self.recorded = RecordedSteps(model, negative) if cache.device.type == "cuda" else None
+
+    def size(self, num_frames: int) -> int:
+        """Clips of a batch."""
+        return max(2, self.total // num_latents(num_frames))
+
+    def num_tokens(self, num_frames: int) -> int:
+        """Of the text, padding included: differs from length to length."""
+        return TEXT_TOKENS[LENGTHS.index(num_frames) % len(TEXT_TOKENS)]
+
+    def record(self, num_frames: int) -> None:
+        """Prepare a length."""
+        assert self.recorded is not None
+        batch, device = self.size(num_frames), self.cache.device
+        count, num_sync = num_latents(num_frames), 8 * labels.num_segments(num_frames)
+        num_visual = len(visual_frames(num_frames, device))
+        config = TRAINED.dit
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(batch, *shape, device=device).half()
+
+        example = {
+            "latents": normal(ACTIVE, count),
+            "visual": normal(num_visual, config.visual_dim),
+            "sync": normal(num_sync, config.sync_dim),
+            "curve": torch.rand(batch, count, device=device).half(),
+            "tokens": torch.randint(3, VOCAB_SIZE, (batch, MAX_TOKENS), device=device),
+        }
+        self.recorded.record(num_frames, example, self.num_tokens(num_frames))
+
+    def __call__(self) -> Losses:
+        """The losses of a batch; its gradients are in the parameters."""
+        num_frames, shelf = self.cache.choose()
+        if self.recorded is not None:
+            rows = shelf.rows(self.size(num_frames), self.num_tokens(num_frames))
+            return self.recorded(num_frames, rows, shelf.store)
+        rows = shelf.rows(max(2, self.total // shelf.num_latents), TEXT_TOKENS[0])
+        entry = {name: value[rows] for name, value in shelf.store.items()}
+        self.model.zero_grad(set_to_none=True)
+        losses = loss_of(self.model, entry, self.negative, TEXT_TOKENS[0])
+        losses.total.backward()
+        return losses
 
 
 def main() -> None:
@@ -95,10 +154,9 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1.5e-3)
     parser.add_argument("--decay-from", type=float, default=0.5, help="of the time")
     parser.add_argument("--latents", type=int, default=40_000, help="latent frames in a batch")
-    parser.add_argument("--fill", type=float, default=20.0, help="seconds of drawing before")
-    parser.add_argument("--share", type=float, default=0.3, help="of the time, drawing later")
-    parser.add_argument("--workers", type=int, default=12)
-    parser.add_argument("--eager", action="store_true", help="compile no blocks")
+    parser.add_argument("--fill", type=int, default=40, help="batches that are drawn before")
+    parser.add_argument("--share", type=float, default=0.35, help="of the time, drawing later")
+    parser.add_argument("--workers", type=int, default=10)
     parser.add_argument("--smoke", action="store_true")
     args = parser.parse_args()
     team = Team.join()
@@ -106,54 +164,49 @@ def main() -> None:
     on_gpu = device.type == "cuda"
     args.out.mkdir(parents=True, exist_ok=True)
     budget = Budget(args.minutes, max_steps=2 if args.smoke else None)
-    analysis, encoders, words = load_frozen(args.state, device, fast=on_gpu)
-    model = FlowModel().to(device)
-    if args.resume:
-        model.load_state_dict(load_state(args.resume / "dit.safetensors"))
-    torch.manual_seed(3 + args.data_seed + team.rank)
-    load_compiled(args.state)
-    if on_gpu and not args.eager:
-        for block in (*model.dit.joint_blocks, *model.dit.audio_blocks):
-            block.forward = torch.compile(block.forward, dynamic=True)
-    optimizer = OPTIMIZERS[args.optimizer](model, args.rate)
-    average = Average(model, 0.998)
-    negative = words.ids([*(p for p in text.NEGATIVE if p), ""]).to(device)
+    analysis, encoders, words = load_frozen(args.state, device)
     cache = Cache(analysis, encoders, words, device, 40.0 if args.smoke else 4000.0)
     schedule = clips.FixedSize(2.0, 2) if args.smoke else FewLengths(96.0)
     seed = args.data_seed + 1000 * team.rank
     stream = clips.stream(seed, schedule, 0 if args.smoke else args.workers)
-
-    def draw() -> float:
-        """A new batch in the cache; the seconds that it took."""
-        start = budget.elapsed
-        cache.add(next(stream))
-        if on_gpu:
-            torch.cuda.synchronize()
-        return budget.elapsed - start
-
-    draw()  # compiles the drawing and the encoders
-    filled = budget.elapsed + args.fill
-    while budget.elapsed < filled and not (args.smoke and cache.clips >= 4):
-        draw()
+    model = FlowModel().to(device)
+    if args.resume:
+        model.load_state_dict(load_state(args.resume / "dit.safetensors"))
+    torch.manual_seed(3 + seed)
+    negative = words.ids([*(p for p in text.NEGATIVE if p), ""]).to(device)
+    steps = Stepper(model, cache, negative, 400 if args.smoke else args.latents)
+    drawer = None
+    if on_gpu:
+        speed_up(model)
+        for num_frames in LENGTHS:
+            steps.record(num_frames)
+        print(f"{budget.elapsed:.0f} s: steps recorded", flush=True)
+        drawer = Drawer(cache, stream, args.share, args.fill)
+        drawer.start()
+        while drawer.batches < args.fill or len(cache.shelves) < len(LENGTHS) // 2:
+            drawer.take()
+            time.sleep(0.05)
+    else:
+        for _ in range(2):
+            cache.put(*cache.make(next(stream)))
+    optimizer = OPTIMIZERS[args.optimizer](model, args.rate)
+    average = Average(model, 0.998)
     print(f"{budget.elapsed:.0f} s: {cache.clips} clips, {cache.seen_seconds:.0f} s", flush=True)
-    begun, drawing = budget.elapsed, 0.0
     step, shown, log = 0, time.monotonic(), []
-    total = 400 if args.smoke else args.latents
     progress = team.mean(budget.progress(step))
     while progress < 1.0:
-        _, entry = cache.draw(total)
-        with torch.autocast(device.type, torch.bfloat16, enabled=on_gpu):
-            losses = loss_of(model, entry, negative)
-        losses.total.backward()
+        if drawer is not None:
+            drawer.take()
+        losses = steps()
         team.average(optimizer.gradients())
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step(rate_at(progress, step, args.rate, args.decay_from))
         average.update()
         step += 1
         if step % _PACE == 0 or args.smoke:
+            if on_gpu:
+                torch.cuda.synchronize()  # the clock is the GPU's, too
             progress = team.mean(budget.progress(step))
-            if team.mean(drawing) < args.share * team.mean(budget.elapsed - begun):
-                drawing += draw()
         if team.leads and (time.monotonic() - shown > 15 or args.smoke):
             shown = time.monotonic()
             log.append([step, round(budget.elapsed), *losses.numbers()])
@@ -162,6 +215,8 @@ def main() -> None:
                 f"clips {cache.clips}",
                 flush=True,
             )
+    if drawer is not None:
+        drawer.stop()
     seen_clips, seen_seconds = team.mean(cache.clips), team.mean(cache.seen_seconds)
     if team.leads:
         average.swap()
@@ -169,8 +224,6 @@ def main() -> None:
             model.dit.velocity_out.weight[ACTIVE:] = 0
             model.dit.velocity_out.bias[ACTIVE:] = 0
         save_state(args.out / "dit.safetensors", model.state_dict(), half=True)
-        if on_gpu:
-            save_compiled(args.out / "dit.compiled")
         record(
             args.out / "dit.json",
             what="dit",
@@ -180,7 +233,7 @@ def main() -> None:
             rate=args.rate,
             decay_from=args.decay_from,
             steps=step,
-            latents_a_batch=total * team.size,
+            latents_a_batch=steps.total * team.size,
             clips=round(seen_clips * team.size),
             seconds_of_clips=round(seen_seconds * team.size),
             seconds=round(budget.elapsed, 1),

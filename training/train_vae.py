@@ -38,7 +38,9 @@ from training.settings import (
 DATA_SEED = 101
 HELD_OUT_SEED = 909
 CROP = 64  # latent frames
-EDGE = 6  # of them at either side that no loss sees
+EDGE = 6  # of them at either side that no loss sees, but where the sound itself begins or ends
+AT_A_BORDER = 0.25  # share of the steps whose crops lie at the beginning, and again at the end
+BUZZ_WEIGHT = 0.1  # a dB
 _FFTS = (8192, 4096, 2048, 1024, 512, 256, 128, 64)
 
 _QUIET = 2e-5  # magnitudes below are silence: 94 dB under a full-scale sine
@@ -71,19 +73,30 @@ class Pool:
             self.sounds.append(entry[0])
             self.latents.append(entry[1])
 
-    def crops(self, count: int) -> tuple[Tensor, Tensor]:
-        """Waveforms [B, S] and active latents [B, C, A] of random crops."""
+    def crops(self, count: int) -> tuple[Tensor, Tensor, slice]:
+        """Waveforms [B, S], active latents [B, C, A] of crops, and the samples that losses see.
+
+        What lies outside a crop is missing, so its edges cannot be right; at the border of a clip
+        the decoder sees zeros outside in earnest, and must not click.
+        """
+        where, trim = torch.rand(()).item(), EDGE * HOP
+        seen = slice(trim, -trim)
         which = torch.randint(len(self.sounds), (4,)).tolist()
         sounds, latents = [], []
         for index in which:
             sound, latent = self.sounds[index], self.latents[index]
             rows = torch.randint(len(sound), (count // 4,), device=self.device)
-            starts = torch.randint(latent.shape[-1] - CROP + 1, (count // 4,), device=self.device)
+            last = latent.shape[-1] - CROP
+            starts = torch.randint(last + 1, (count // 4,), device=self.device)
+            if where < AT_A_BORDER:
+                starts, seen = torch.zeros_like(starts), slice(0, -trim)
+            elif where > 1 - AT_A_BORDER:
+                starts, seen = torch.full_like(starts, last), slice(trim, None)
             frames = starts[:, None] + torch.arange(CROP, device=self.device)
             samples = starts[:, None] * HOP + torch.arange(CROP * HOP, device=self.device)
             sounds.append(sound[rows[:, None], samples])
             latents.append(latent[rows[:, None], :, frames].transpose(1, 2))
-        return torch.cat(sounds), torch.cat(latents)
+        return torch.cat(sounds), torch.cat(latents), seen
 
 
 def spectra(waveform: Tensor) -> list[Tensor]:
@@ -123,12 +136,25 @@ def band_energies(spectrum: list[Tensor], filters: dict[int, Tensor]) -> list[Te
     return result
 
 
+def buzz_excess(target: Tensor, made: Tensor) -> Tensor:
+    """dB by which multiples of the latents' rate stand out of sounds [B, S], beyond the target's.
+
+    Over whole frames, so that these multiples fall on bins of the spectrum.
+    """
+    num_samples = made.shape[-1] // HOP * HOP
+    found, wanted = (judge.lines_db(w[:, :num_samples], 1e-2) for w in (made, target))
+    return (found - wanted).clamp_min(0)
+
+
 def energy_distance(
-    target: Tensor, one: Tensor, two: Tensor, filters: dict[int, Tensor]
+    target: Tensor, one: Tensor, two: Tensor, filters: dict[int, Tensor], seen: slice
 ) -> tuple[Tensor, Tensor]:
-    """The loss, and for people the plain distance, of target [B, S] and two samples of it."""
-    trim = slice(EDGE * HOP, -EDGE * HOP)
-    x, y, z = (spectra(w[:, trim]) for w in (target, one, two))
+    """The loss, and for people the error of levels in dB, of target [B, S] and two samples of it.
+
+    `seen` are the samples that are compared.
+    """
+    target, one, two = (w[:, seen] for w in (target, one, two))
+    x, y, z = (spectra(w) for w in (target, one, two))
     loudness = [s.square().mean((1, 2)).sqrt() + 5e-4 for s in x]
     near = distance(x, y, loudness) + distance(x, z, loudness)
     apart = distance(y, z, loudness)
@@ -137,7 +163,8 @@ def energy_distance(
     for sample in (y, z):
         for a, b in zip(wanted, band_energies(sample, filters), strict=True):
             levels = levels + (a - b).abs().mean() / len(wanted)
-    return (near - apart).mean() + 2 * levels, levels.detach() * 5
+    buzz = (buzz_excess(target, one) + buzz_excess(target, two)).mean()
+    return (near - apart).mean() + 2 * levels + BUZZ_WEIGHT * buzz, levels.detach() * 5
 
 
 def train_judge(
@@ -316,11 +343,11 @@ def main() -> None:
     while (progress := budget.progress(step)) < 1.0:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(progress, args.rate, step)
-        sound, latents = pool.crops(4 if args.smoke else args.batch)
+        sound, latents, seen = pool.crops(4 if args.smoke else args.batch)
         wobble = 0.08 * torch.rand(len(latents), 1, 1, device=device)
         latents = latents + wobble * torch.randn_like(latents)  # the transformer errs, too
         both = decode(torch.cat((with_noise(latents), with_noise(latents))))[:, 0]
-        loss, plain = energy_distance(sound, *both.chunk(2), filters)
+        loss, plain = energy_distance(sound, *both.chunk(2), filters, seen)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)

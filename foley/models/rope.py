@@ -52,9 +52,9 @@ def stretch_index(source: int, target: int, device: torch.device | None = None) 
     arithmetic gives another index at some ties (24 -> 74, for one).
     Source: specification, section 2.2.
     """
-    ratio = torch.tensor(source / target, dtype=torch.float32)
-    centres = (torch.arange(target, dtype=torch.float32) + 0.5) * ratio
-    return centres.floor().long().clamp_(max=source - 1).to(device)
+    ratio = torch.tensor(source / target, dtype=torch.float32).item()
+    centres = (torch.arange(target, dtype=torch.float32, device=device) + 0.5) * ratio
+    return centres.floor().long().clamp_(max=source - 1)
 
 
 @dataclass(frozen=True)
