@@ -166,6 +166,16 @@ def dropped(
     return visual, sync, torch.where(silent, other[-1], ids), blind
 
 
+def hear(model: FlowModel, ids: Tensor) -> Tensor:
+    """Text tokens [B, T, C] of ids [B, T].
+
+    The mask is what is added to the scores: made from a plain one, it would be made of a constant
+    that crosses to the GPU, and a step that does so cannot be recorded.
+    """
+    mask = torch.zeros(ids.shape, device=ids.device).masked_fill(ids == PAD, -1e9)
+    return model.text(input_ids=ids, attention_mask=mask[:, None, None]).last_hidden_state
+
+
 def loss_of(
     model: FlowModel, entry: dict[str, Tensor], negative: Tensor, num_tokens: int
 ) -> Losses:
@@ -180,7 +190,7 @@ def loss_of(
     active = (1 - mix) * clean + mix * noise[:, :ACTIVE]
     latents = torch.cat((active, noise[:, ACTIVE:]), dim=1)
     visual, sync, ids, blind = dropped(model, entry, negative, num_tokens)
-    words = model.text(input_ids=ids, attention_mask=(ids != PAD).long()).last_hidden_state
+    words = hear(model, ids)
     context = model.dit.context(visual, sync, words, num_latents)
     velocity = model.dit(latents, model.dit.time_modulation(sigma), context)
     flow = (velocity[:, :ACTIVE] - (noise[:, :ACTIVE] - clean)).square().mean()
