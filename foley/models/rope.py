@@ -9,6 +9,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from foley.models.uploads import uploaded
+
 
 @dataclass(frozen=True)
 class RotaryTable:
@@ -54,7 +56,7 @@ def stretch_index(source: int, target: int, device: torch.device | None = None) 
     """
     ratio = torch.tensor(source / target, dtype=torch.float32)
     centres = (torch.arange(target, dtype=torch.float32) + 0.5) * ratio
-    return centres.floor().long().clamp_(max=source - 1).to(device)
+    return uploaded(centres.floor().long().clamp_(max=source - 1), device)
 
 
 @dataclass(frozen=True)
