@@ -379,3 +379,17 @@ def test_nothing_in_a_step_waits_for_the_gpu() -> None:
         model([one])
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@torch.inference_mode()
+def test_nothing_before_the_first_step_waits_for_the_gpu() -> None:
+    pipeline = FoleyPipeline(toy_components(), CUDA, memory="full")
+    pipeline.warm_up()
+    session = pipeline.start(toy_frames(200), GenerationRequest(prompt="tap", seed=1))
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        while session.stage == "conditions":
+            session.encode()
+        pipeline.velocity_model()([session.part])
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
