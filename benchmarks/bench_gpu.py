@@ -1,7 +1,7 @@
 """A full-size model of random numbers on one GPU, against the ceilings of the same machine and run.
 
     python -m benchmarks.bench_gpu --preset xxl --seconds 8 --steps 50 --clips 1 4 16
-        [--precision bf16 fp8] [--memory full balanced low] [--parts NAME ...]
+        [--precision bf16 fp8] [--memory full balanced low] [--parts NAME ...] [--brief]
         [--out FILE] [--hardware NAME --record]
 
 Needs PyTorch, transformers, diffusers, safetensors, pydantic and numpy beside the repository, and
@@ -30,9 +30,9 @@ import torch
 
 from benchmarks.gpu import parts
 from benchmarks.gpu.bench import Bench, show
-from benchmarks.gpu.decoder import sound
+from benchmarks.gpu.decoder import layers, sound
 from benchmarks.gpu.encoders import encoders
-from benchmarks.gpu.kernels import kernels
+from benchmarks.gpu.kernels import kernels, products
 from benchmarks.gpu.model import step_flop
 from benchmarks.records import environment, finish
 from foley.configs import PRESETS
@@ -45,10 +45,13 @@ PARTS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "encoders": encoders,
     "stages": parts.stages,
     "steps": parts.steps,
+    "unfused": parts.unfused,
     "profile": parts.profile,
     "memory": parts.memory,
     "parity": parts.parity,
+    "products": products,
     "kernels": kernels,
+    "layers": layers,
     "exhausted": parts.exhausted,
     "starts": parts.starts,
 }
@@ -62,7 +65,7 @@ def summary(bench: Bench) -> None:
     print(f"\n{'':34}{'measured':>12}")
     for name, value in rows:
         print(f"{name:34}{1000 * value:9.1f} ms")
-    for name, made in record.get("steps", {}).items():
+    for name, made in (record.get("steps", {}) | record.get("unfused", {})).items():
         if isinstance(made, dict) and "step_seconds" in made:
             show(f"step {name}", made)
     ceiling = bench.ceiling()
@@ -102,7 +105,10 @@ def main() -> None:
     parser.add_argument("--precision", nargs="+", default=["bf16"], choices=["bf16", "fp8"])
     parser.add_argument("--memory", nargs="+", default=["full", "balanced", "low"])
     parser.add_argument("--parts", nargs="+", choices=[*PARTS, "start"])
-    parser.add_argument("--cache", help="folder of compiled code, for the part starts")
+    parser.add_argument("--brief", action="store_true", help="steps of equal clips alone")
+    parser.add_argument(
+        "--cache", type=Path, help="for starts: a filled compile cache, then only the warm one"
+    )
     parser.add_argument("--out", type=Path)
     parser.add_argument("--json-only", action="store_true")
     parser.add_argument("--hardware", default="gpu", help="short name for the record's file")

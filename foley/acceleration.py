@@ -6,7 +6,7 @@ On a GPU:
     part            dtype   memory="full"           "balanced"              "low"
     transformer     bf16    resident, fused step    resident, fused step    some blocks streamed
     encoders        bf16    resident, fused         streamed                streamed
-    sound decoder   fp16    resident, compiled      streamed                streamed
+    sound decoder   fp16    resident, fused         streamed                streamed
 
 What is streamed lies in pinned host memory and is on the GPU only for its turn
 (`foley.models.streaming`). bf16 has the range of float32, which encoders with large activations
@@ -15,6 +15,7 @@ its waveform is 3.9 % in bf16 and 0.5 % in fp16).
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -25,13 +26,14 @@ from transformers import ClapTextModel, SiglipVisionModel
 from foley.checkpoints import Components
 from foley.errors import ConfigError
 from foley.models.dit import DiTContext, FoleyDiT, TimeModulation
-from foley.models.encoders import LinearGelu, fuse_vision_encoder
+from foley.models.encoders import LinearGelu, fuse_text_encoder, fuse_vision_encoder
 from foley.models.fused import FusedContext, FusedDiT
 from foley.models.graphs import Capture, CudaCapture, StepGraphs
-from foley.models.pointwise import Pointwise, Precision, compiled, compiled_snake, kernels
+from foley.models.pointwise import Pointwise, Precision, compiled, kernels
+from foley.models.sound import FusedSoundDecoder
 from foley.models.streaming import Streamed, split_by_bytes
 from foley.models.synchformer import Block, DividedAttention, FrameAggregation, Synchformer
-from foley.models.vae import FoleyVAE, Snake
+from foley.models.vae import FoleyVAE
 
 logger = logging.getLogger(__name__)
 
@@ -86,13 +88,14 @@ class Placed:
     """A model's parts on their device, ready to run.
 
     Attributes:
+        decode_sound: `FoleyVAE.decode`, or something faster.
         step: in place of the transformer's own forward, where there is something faster.
         memory: full, balanced or low.
         precision: of the transformer's products.
     """
 
     dit: FoleyDiT
-    vae: FoleyVAE
+    decode_sound: Callable[[Tensor], Tensor]
     synchformer: Synchformer
     vision: SiglipVisionModel
     text: ClapTextModel
@@ -166,7 +169,7 @@ def place(
     if device.type != "cuda":
         for module in modules:
             to_dtype(to_device(module, device), torch.float32)
-        return _placed(parts, None, "full", precision)
+        return _placed(parts, None, None, "full", precision)
 
     if memory == "auto":
         dit, *others = (2 * _num_elements(module) for module in modules)  # all in 16 bits
@@ -177,7 +180,7 @@ def place(
     for encoder in encoders:
         to_dtype(to_device(encoder, home), torch.bfloat16)
     halve_sound_decoder(to_device(parts.vae, home))
-    step = None
+    step, decode_sound = None, None
     if memory == "low":
         to_dtype(to_device(parts.dit, home), torch.bfloat16)
         stream_blocks(parts.dit, device, _RESIDENT_BLOCK_BYTES)
@@ -186,22 +189,24 @@ def place(
         step = FusedStep(parts.dit, precision, compiled(precision), CudaCapture())
     if memory == "full":
         fuse_encoders(parts.vision, parts.synchformer)
-        compile_sound_decoder(parts.vae)
+        fuse_text_encoder(parts.text)
+        decode_sound = FusedSoundDecoder(parts.vae, compiled=True)
     else:
         for module in modules[1:]:
             Streamed([module], device)
-    return _placed(parts, step, memory, precision)
+    return _placed(parts, step, decode_sound, memory, precision)
 
 
 def _placed(
     parts: Components,
     step: FusedStep | None,
+    decode_sound: Callable[[Tensor], Tensor] | None,
     memory: Memory,
     precision: Precision,
 ) -> Placed:
     return Placed(
         dit=parts.dit,
-        vae=parts.vae,
+        decode_sound=decode_sound or parts.vae,
         synchformer=parts.synchformer,
         vision=parts.vision,
         text=parts.text,
@@ -229,14 +234,6 @@ def halve_sound_decoder(vae: FoleyVAE) -> FoleyVAE:
         if isinstance(module, nn.Conv1d | nn.ConvTranspose1d):
             to_dtype(module, torch.float16)
     return vae
-
-
-def compile_sound_decoder(vae: FoleyVAE) -> None:
-    """Snakes in one kernel each; the convolutions are the library's."""
-    fast = compiled_snake()
-    for module in vae.modules():
-        if isinstance(module, Snake):
-            module.function = fast
 
 
 def fuse_encoders(vision: SiglipVisionModel, synchformer: Synchformer) -> None:

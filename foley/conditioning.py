@@ -17,16 +17,20 @@ from transformers import (
 from foley.configs import MAX_TEXT_TOKENS, SYNC_SEGMENT_FRAMES, SYNC_SEGMENT_STRIDE
 from foley.errors import PromptTooLongError
 from foley.models.synchformer import Synchformer
+from foley.models.uploads import uploaded
 
 # An encoding goes piece by piece, which bounds its memory and lets other work come between. On a
 # CPU smaller pieces are no slower: 24 segments of tiny on one core take 1.3, 1.5, 1.2 and 1.4 s in
-# ones, twos, fours and eights. On a GPU each piece costs the host the launches of all layers.
+# ones, twos, fours and eights. On a GPU each piece costs the host the launches of all layers, and
+# a piece of one is compiled apart: pieces are even, so that only the shortest clips have one.
 _FRAMES_AT_ONCE = {"cpu": 16, "cuda": 32}  # 1024 tokens a frame in the full-size vision tower
 _SEGMENTS_AT_ONCE = {"cpu": 4, "cuda": 12}
 _POSITION_OFFSET = 2  # RoBERTa keeps its first two positions for padding
 
 # Yields between its pieces, and returns the tokens.
 Encoding = Generator[None, None, Tensor]
+# Gives what was begun elsewhere.
+Ready = Callable[[], Tensor]
 
 
 def normalise_frames(frames: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -44,7 +48,7 @@ def encode_visual(encoder: SiglipVisionModel, frames: Tensor, device: torch.devi
     """
     features: list[Tensor] = []
     normalise = _normaliser(device.type)
-    for chunk in frames.split(_FRAMES_AT_ONCE[device.type]):
+    for chunk in frames.split(_even(len(frames), _FRAMES_AT_ONCE[device.type])):
         if features:
             yield
         pixels = normalise(_uploaded(chunk, device), encoder.dtype)
@@ -59,14 +63,14 @@ def encode_sync(encoder: Synchformer, frames: Tensor, device: torch.device) -> E
     """
     tokens: list[Tensor] = []
     normalise, frames = _normaliser(device.type), _uploaded(frames, device)
-    at_once = _SEGMENTS_AT_ONCE[device.type]
-    for first in range(0, _num_segments(len(frames)), at_once):
+    start = 0
+    for count in _even(_num_segments(len(frames)), _SEGMENTS_AT_ONCE[device.type]):
         if tokens:
             yield
-        start = first * SYNC_SEGMENT_STRIDE
-        stop = start + (at_once - 1) * SYNC_SEGMENT_STRIDE + SYNC_SEGMENT_FRAMES
-        pixels = normalise(frames[start:stop], encoder.dtype)
-        tokens.append(encoder(pixels, segments_at_once=at_once))
+        last = start + (count - 1) * SYNC_SEGMENT_STRIDE
+        pixels = normalise(frames[start : last + SYNC_SEGMENT_FRAMES], encoder.dtype)
+        tokens.append(encoder(pixels, segments_at_once=count))
+        start = last + SYNC_SEGMENT_STRIDE
     return torch.cat(tokens)
 
 
@@ -74,6 +78,12 @@ def num_pieces(num_visual: int, num_sync: int, device: torch.device) -> int:
     """In how many pieces so many frames at 8 and at 25 fps are encoded; the text is one more."""
     visual = -(-num_visual // _FRAMES_AT_ONCE[device.type])
     return visual + -(-_num_segments(num_sync) // _SEGMENTS_AT_ONCE[device.type]) + 1
+
+
+def _even(total: int, at_most: int) -> list[int]:
+    """`total` in as few parts as may be, which differ by one at most."""
+    num_parts = -(-total // at_most)
+    return [(total + part) // num_parts for part in range(num_parts)]
 
 
 def _num_segments(num_frames: int) -> int:
@@ -96,24 +106,30 @@ def _uploaded(frames: Tensor, device: torch.device) -> Tensor:
     if device.type != "cuda" or frames.is_cuda:
         return frames.to(device)
     staged = torch.empty(frames.shape, dtype=frames.dtype, pin_memory=True).copy_(frames)
-    return _beside(device, lambda: staged.to(device, non_blocking=True))
+    return _beside(device, lambda: staged.to(device, non_blocking=True))()
 
 
-def _beside(device: torch.device, run: Callable[[], Tensor]) -> Tensor:
-    """What `run` makes, beside all that is queued on a GPU."""
-    if device.type != "cuda":
-        return run()
-    stream, current = _side_stream(device), torch.cuda.current_stream(device)
+def _beside(device: torch.device, run: Callable[[], Tensor], priority: int = 0) -> Ready:
+    """Begin what `run` makes, beside all that is queued on a GPU; what follows the call of the
+    result there waits for it.
+    """
+    stream = _side_stream(device, priority)
     with torch.cuda.stream(stream):
         made = run()
-    current.wait_stream(stream)
-    made.record_stream(current)
-    return made
+        done = stream.record_event()
+
+    def ready() -> Tensor:
+        current = torch.cuda.current_stream(device)
+        current.wait_event(done)
+        made.record_stream(current)
+        return made
+
+    return ready
 
 
 @cache
-def _side_stream(device: torch.device) -> torch.cuda.Stream:
-    return torch.cuda.Stream(device)
+def _side_stream(device: torch.device, priority: int) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device, priority=priority)
 
 
 def tokenize(
@@ -135,8 +151,8 @@ def tokenize(
     return batch
 
 
-def encode_text(encoder: ClapTextModel, words: BatchEncoding, device: torch.device) -> Tensor:
-    """Text tokens [2, T, D], T at most 77, of what `tokenize` made.
+def encode_text(encoder: ClapTextModel, words: BatchEncoding, device: torch.device) -> Ready:
+    """Begin the text tokens [2, T, D], T at most 77, of what `tokenize` made.
 
     The pair is padded to the longer one, and padding takes part in what follows, as it did when
     the weights were trained: so the sound for a prompt depends a little on the negative prompt's
@@ -145,9 +161,11 @@ def encode_text(encoder: ClapTextModel, words: BatchEncoding, device: torch.devi
     """
 
     def run() -> Tensor:
-        ids, mask = words.input_ids.to(device), words.attention_mask.to(device)
+        ids, mask = (uploaded(words[name], device) for name in ("input_ids", "attention_mask"))
         output = encoder(input_ids=ids, attention_mask=mask)
         return output.last_hidden_state[:, :MAX_TEXT_TOKENS]
 
-    # Weights that are streamed to a GPU come in the stream of the work.
-    return _beside(device, run) if encoder.device == device else run()
+    if device.type == "cuda" and encoder.device == device:
+        return _beside(device, run, priority=-1)  # its kernels are small, and there is no wait
+    tokens = run()  # weights that are streamed to a GPU come in the stream of the work
+    return lambda: tokens

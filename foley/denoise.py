@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from foley.models.dit import DiTContext, FoleyDiT, TimeModulation
+from foley.models.uploads import uploaded
 from foley.request import Solver
 from foley.sampling import Evaluation, evaluation_sigmas, guide, trajectory
 from foley.types import Conditions
@@ -109,7 +110,7 @@ class VelocityModel:
             self._members = tuple(contexts)
             counts = torch.tensor([len(context.lengths) for context in contexts])
             parts = torch.arange(len(contexts)).repeat_interleave(counts)
-            self._part_of_clip = parts.to(self._batch.visual.device)
+            self._part_of_clip = uploaded(parts, self._batch.visual.device)
         return self._batch
 
     def forget(self) -> None:
@@ -163,7 +164,7 @@ class Denoising:
         self._dit = dit
         self._guidance_scale = guidance_scale
         self._context = clip_context(dit, conditions, len(noise), guided=guidance_scale > 1)
-        self._levels = evaluation_sigmas(sigmas, solver).to(noise.device)
+        self._levels = uploaded(evaluation_sigmas(sigmas, solver), noise.device)
         self._times: TimeModulation | None = None
         self._path = trajectory(noise, sigmas, solver)
         self.latents: Tensor | None = None

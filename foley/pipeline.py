@@ -16,7 +16,7 @@ from torch import Tensor
 from foley.acceleration import Memory, check_options, loading_device, place
 from foley.checkpoints import Components
 from foley.conditioning import encode_sync, encode_text, encode_visual, tokenize
-from foley.configs import MAX_TEXT_TOKENS, SYNC_FPS, VISUAL_FPS, Preset
+from foley.configs import MAX_TEXT_TOKENS, SYNC_FPS, SYNC_SEGMENT_FRAMES, Preset
 from foley.denoise import VelocityModel
 from foley.errors import DeviceError
 from foley.licences import licence_of
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Clips to warm up with, and their guidance. What is compiled serves all lengths and numbers but 1:
-# hence the clips with and without a last piece of one frame and of one segment, and no guidance.
-_WARM_UPS = ((1.0, 4.5), (2.13, 4.5), (1.0, 1.0), (8.0, 4.5))
+# Frames at 8 and at 25 fps of clips to warm up with, and their guidance. What is compiled serves
+# all numbers but 1: hence the clip of one frame and of one segment, and no guidance.
+_WARM_UPS = ((8, 25, 4.5), (8, 25, 1.0), (1, SYNC_SEGMENT_FRAMES, 1.0), (64, 200, 4.5))
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class FoleyPipeline:
             raise _too_small(device, self.preset) from error
         self.dit, self.memory, self.precision = placed.dit, placed.memory, placed.precision
         self._step = placed.step
-        self._vae, self._text = placed.vae, placed.text
+        self._decode_sound, self._text = placed.decode_sound, placed.text
         self._synchformer, self._vision = placed.synchformer, placed.vision
         logger.info("loaded %s", self.description)
 
@@ -265,13 +265,13 @@ class FoleyPipeline:
         visual_tokens = yield from encode_visual(self._vision, frames.visual, self.device)
         yield
         # A GPU is still busy with the frames while the host goes through the text's small kernels.
-        text_tokens = encode_text(self._text, words, self.device)
+        text = encode_text(self._text, words, self.device)
         yield
         sync_tokens = yield from encode_sync(self._synchformer, frames.sync, self.device)
         return Conditions(
             visual_tokens=visual_tokens,
             sync_tokens=sync_tokens,
-            text_tokens=text_tokens,
+            text_tokens=text(),
             num_latents=num_latents(len(frames.sync)),
             notices=notices,
         )
@@ -293,18 +293,18 @@ class FoleyPipeline:
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
         """Waveforms float32 [N, 1, 960 * A] of latents [N, latent_dim, A]."""
-        return self._vae(latents).float()
+        return self._decode_sound(latents).float()
 
     def warm_up(self) -> None:
         """Short generations, so that the first request finds everything allocated and compiled."""
-        for seconds, guidance_scale in _WARM_UPS if self.device.type == "cuda" else _WARM_UPS[:1]:
-            vision, sync = self.preset.vision.image_size, self.preset.synchformer.image_size
-            num_visual, num_sync = int(seconds * VISUAL_FPS), int(seconds * SYNC_FPS)
+        vision, sync = self.preset.vision.image_size, self.preset.synchformer.image_size
+        clips = _WARM_UPS if self.device.type == "cuda" else _WARM_UPS[:1]
+        for num_visual, num_sync, guidance_scale in clips:
             frames = VideoFrames(
                 visual=torch.zeros(num_visual, vision, vision, 3, dtype=torch.uint8),
                 sync=torch.zeros(num_sync, sync, sync, 3, dtype=torch.uint8),
                 num_picked=num_sync,
-                source_seconds=seconds,
+                source_seconds=num_sync / SYNC_FPS,
             )
             request = GenerationRequest(
                 num_inference_steps=1 if self.device.type == "cpu" else 3,

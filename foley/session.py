@@ -19,6 +19,7 @@ from foley.configs import SYNC_FPS, Preset
 from foley.denoise import Denoising, Part
 from foley.errors import DeviceError, ModelError
 from foley.models.dit import FoleyDiT
+from foley.models.uploads import uploaded
 from foley.request import GenerationRequest
 from foley.sampling import choose_seeds, draw_noise, make_sigmas
 from foley.types import Conditions, Generation, VideoFrames
@@ -145,7 +146,7 @@ class Session:
         self._path = Denoising(
             model.dit,
             conditions,
-            noise.to(model.device),
+            uploaded(noise, model.device),
             make_sigmas(request.num_inference_steps),
             solver=request.solver,
             guidance_scale=request.guidance_scale,

@@ -91,6 +91,8 @@ def show(name: str, made: dict[str, Any]) -> None:
             f" ({100 * made['computed_efficiency']:.0f} % computed),"
             f" floor {1000 * made['floor_seconds']:.2f} ms"
         )
+    if "times_bf16" in made:
+        text += f", {made['times_bf16']:.2f} times bf16"
     if "efficiency_of_equal" in made:
         text += f", {100 * made['efficiency_of_equal']:.0f} % of equal lengths"
     print(f"{text}, peak {made['peak_bytes'] / 1e9:.2f} GB", flush=True)

@@ -2,6 +2,7 @@
 
 # C channels, S samples
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -10,21 +11,20 @@ from torch import Tensor
 
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.model import random_module
-from benchmarks.gpu.profiling import profiled
-from benchmarks.gpu.sound import FusedVAE, convolve, upsample, weights_of
-from benchmarks.gpu.sound_kernels import residual_unit_plain, run_residual_unit, serves
 from benchmarks.records import percentile
-from foley.acceleration import compile_sound_decoder, halve_sound_decoder
+from foley.acceleration import halve_sound_decoder
 from foley.configs import LATENT_RATE
-from foley.models.graphs import CudaCapture
+from foley.models.sound import UNIT_CHANNELS, FusedSoundDecoder, convolve, upsample, weights_of
+from foley.models.sound_kernels import residual_unit_plain, run_residual_unit, serves
 from foley.models.vae import FoleyVAE
 
+_UNIT_CHANNELS = 128
 # Of a residual unit's kernel: samples of a program, warps, stages.
 _SIZES = ((128, 4, 3), (128, 8, 3), (256, 8, 3), (128, 8, 4), (64, 4, 4))
 
 
 def sound(bench: Bench) -> dict[str, Any]:
-    """The sound decoder in several ways, the product's first; then its layers."""
+    """The sound decoder as the product runs it, and with its narrow units the other way."""
     vae: Any = random_module("vae", bench.preset, bench.device, torch.float32)
     latents = torch.randn(
         1, bench.preset.vae.latent_dim, round(bench.args.seconds * LATENT_RATE), device=bench.device
@@ -32,54 +32,45 @@ def sound(bench: Bench) -> dict[str, Any]:
     found: dict[str, Any] = {}
 
     def measure(name: str, decode: Callable[[Tensor], Tensor], exact: Tensor | None) -> None:
+        begun = time.perf_counter()
         try:
             with torch.inference_mode():
-                samples = bench.timed(lambda: decode(latents), 10 if bench.on_gpu else 1)
                 made = decode(latents).float()
+                first = time.perf_counter() - begun
+                samples = bench.timed(lambda: decode(latents), 10 if bench.on_gpu else 1)
         except Exception as error:  # noqa: BLE001 - one way must not lose the others
             found[name] = {"failed": (str(error) or repr(error)).splitlines()[0]}
             print(f"{name}: failed: {found[name]['failed'][:150]}")
             return
-        found[name] = {"median": percentile(samples, 50), "samples": samples}
+        found[name] = {"median": percentile(samples, 50), "samples": samples, "first": first}
         if exact is not None:
             found[name]["error"] = ((made - exact).norm() / exact.norm()).item()
         error_text = f", error {found[name]['error']:.1e}" if exact is not None else ""
-        print(f"{name}: {1000 * found[name]['median']:.2f} ms{error_text}", flush=True)
+        text = f"{name}: {1000 * found[name]['median']:.2f} ms{error_text}, first {first:.1f} s"
+        print(text, flush=True)
 
     measure("float32", vae, None)
     exact = vae(latents).float()
     halve_sound_decoder(vae)
     if not bench.on_gpu:
         measure("fp16", vae, exact)
-        measure("channels_last", FusedVAE(vae, compiled=False), exact)
-        return found
-    compile_sound_decoder(vae)
-    measure("product", vae, exact)
-    with torch.inference_mode():
-        found["layers"] = _layers(bench, vae, latents.shape[-1])
-    for narrow in (128, 64):
-        decode = FusedVAE(vae, compiled=True, narrow=narrow)
-        name = f"channels_last_units_{narrow}"
-        measure(name, decode, exact)
-        if "failed" in found[name]:
-            continue
-        with torch.inference_mode():
-            found[f"profile_{narrow}"] = profiled(bench, name, lambda run=decode: run(latents))
-            replay, result = CudaCapture()(lambda run=decode: run(latents))
-
-        def graphed(_: Tensor, replay: Any = replay, result: Tensor = result) -> Tensor:
-            replay()
-            return result
-
-        measure(f"{name}_graph", graphed, exact)
-    if all("failed" in found[f"channels_last_units_{narrow}"] for narrow in (128, 64)):
-        measure("channels_last_taps", FusedVAE(vae, compiled=True, dilated="taps"), exact)
+    measure("product", FusedSoundDecoder(vae, compiled=bench.on_gpu), exact)
+    if bench.on_gpu:
+        other = 0 if UNIT_CHANNELS else _UNIT_CHANNELS
+        decode = FusedSoundDecoder(vae, compiled=True, unit_channels=other)
+        measure(f"units of up to {other} channels as one kernel", decode, exact)
     return found
 
 
-def _layers(bench: Bench, vae: FoleyVAE, num_latents: int) -> dict[str, float]:
+def layers(bench: Bench) -> dict[str, float]:
     """Seconds of each convolution channels last, and of each unit's kernel, by block."""
-    FusedVAE(vae, compiled=False)  # re-lays the weights
+    vae: Any = random_module("vae", bench.preset, bench.device, torch.float32)
+    with torch.inference_mode():
+        return _layers(bench, halve_sound_decoder(vae), round(bench.args.seconds * LATENT_RATE))
+
+
+def _layers(bench: Bench, vae: FoleyVAE, num_latents: int) -> dict[str, float]:
+    FusedSoundDecoder(vae, compiled=False)  # re-lays the weights
     found: dict[str, float] = {}
 
     def measure(name: str, run: Callable[[], object], flop: float, num_bytes: float) -> None:

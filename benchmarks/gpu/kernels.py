@@ -27,13 +27,22 @@ class Case(NamedTuple):
 
 def kernels(bench: Bench) -> dict[str, Any]:
     """Convolutions, attention, and what lies between, at the token counts of the steps."""
+    return _groups(bench, _products, _products8, _between, _attention, _candidates)
+
+
+def products(bench: Bench) -> dict[str, Any]:
+    """The matrix products alone: they decide how fp8 is scaled and summed."""
+    return _groups(bench, _products, _products8)
+
+
+def _groups(bench: Bench, *groups: Callable[..., list[Case]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for clips in bench.args.clips:
         lengths = [round(bench.args.seconds * LATENT_RATE)] * (2 * clips)
         print(f"{sum(lengths)} tokens")
         found[str(sum(lengths))] = {
             case.name: _measured(bench, case)
-            for group in (_products, _products8, _between, _attention, _candidates)
+            for group in groups
             for case in _cases(bench, group, lengths)
         }
         bench.reset_peak()

@@ -98,9 +98,11 @@ def start(bench: Bench) -> dict[str, Any]:
 
 def starts(bench: Bench) -> dict[str, Any]:
     """`start` in two processes: with an empty compile cache, and with the one that it filled."""
-    cache = Path(bench.args.cache or tempfile.mkdtemp(prefix="foley-compiled-"))
+    given: Path | None = bench.args.cache
+    is_filled = given is not None and given.is_dir() and any(given.iterdir())
+    cache = given or Path(tempfile.mkdtemp(prefix="foley-compiled-"))
     found = {}
-    for name in ("cold", "warm"):
+    for name in ("warm",) if is_filled else ("cold", "warm"):
         command = [sys.executable, "-m", "benchmarks.bench_gpu", "--parts", "start", "--json-only"]
         for option in ("preset", "device", "seconds", "steps"):
             command += [f"--{option}", str(getattr(bench.args, option))]
@@ -219,20 +221,22 @@ def steps(bench: Bench) -> dict[str, Any]:
     seconds = bench.args.seconds
     for precision in bench.args.precision:
         dit = random_module("dit", bench.preset, bench.device, bench.half)
-        step = _step(bench, dit, precision)
-        model = VelocityModel(dit, step)
+        model = VelocityModel(dit, _step(bench, dit, precision))
+        more = precision == "bf16" and not bench.args.brief
         for count in bench.args.clips:
             parts = [random_part(bench, dit, seconds, seed) for seed in range(count)]
-            found[f"{precision}_{count}"] = _time_step(
-                bench, model, parts, [seconds] * count, precision
-            )
-            show(f"{precision}, {count} clips of {seconds:g} s", found[f"{precision}_{count}"])
-        for length, count in ((15.0, 1), (15.0, 4)) if bench.on_gpu else ():
+            name = f"{precision}_{count}"
+            found[name] = _time_step(bench, model, parts, [seconds] * count, precision)
+            if precision != "bf16" and f"bf16_{count}" in found:
+                before = found[f"bf16_{count}"]["step_seconds"]
+                found[name]["times_bf16"] = before / found[name]["step_seconds"]
+            show(f"{precision}, {count} clips of {seconds:g} s", found[name])
+        for length, count in ((15.0, 1), (15.0, 4)) if bench.on_gpu and more else ():
             parts = [random_part(bench, dit, length, seed) for seed in range(count)]
             name = f"{precision}_{count}_of_{length:g}s"
             found[name] = _time_step(bench, model, parts, [length] * count, precision)
             show(name, found[name])
-        for count in [n for n in bench.args.clips if n > 1]:
+        for count in [n for n in bench.args.clips if n > 1 and more]:
             lengths = mixed_lengths(seconds, count)
             parts = [random_part(bench, dit, n, seed) for seed, n in enumerate(lengths)]
             mixed = _time_step(bench, model, parts, lengths, precision)
@@ -241,16 +245,20 @@ def steps(bench: Bench) -> dict[str, Any]:
             mixed["lengths_seconds"] = lengths
             found[f"{precision}_{count}_mixed"] = mixed
             show(f"{precision}, {count} clips mixed", mixed)
-        if precision == "bf16" and bench.on_gpu:
-            found["without_graph"] = _without_graph(bench, dit, seconds)
-            show("1 clip without a graph", found["without_graph"])
-        del model, step, dit
+        del model, dit
         bench.reset_peak()
-    if bench.on_gpu:
-        dit = random_module("dit", bench.preset, bench.device, bench.half)
-        parts = [random_part(bench, dit, seconds, 0)]
-        found["modules_1"] = _time_step(bench, VelocityModel(dit), parts, [seconds], "bf16")
-        show("1 clip, modules' forward", found["modules_1"])
+    return found
+
+
+def unfused(bench: Bench) -> dict[str, Any]:
+    """One clip without a graph, and by the modules' own forward."""
+    if not bench.on_gpu:
+        return {"skipped": "no GPU"}
+    seconds = bench.args.seconds
+    dit = random_module("dit", bench.preset, bench.device, bench.half)
+    parts = [random_part(bench, dit, seconds, 0)]
+    found = {"modules_1": _time_step(bench, VelocityModel(dit), parts, [seconds], "bf16")}
+    found["without_graph"] = _without_graph(bench, dit, seconds)
     return found
 
 
@@ -264,9 +272,7 @@ def _ops(bench: Bench, precision: Precision) -> Pointwise:
 
 
 def _without_graph(bench: Bench, dit: FoleyDiT, seconds: float) -> dict[str, Any]:
-    fused = FusedDiT(
-        dit, "bf16", _ops(bench, "bf16")
-    )  # the weights are re-laid once more, to the same
+    fused = FusedDiT(dit, "bf16", _ops(bench, "bf16"))
 
     class Direct:
         def __call__(self, latents: Tensor, time: Any, context: DiTContext) -> Tensor:
@@ -284,8 +290,8 @@ def _time_step(
 ) -> dict[str, Any]:
     bench.reset_peak()
     (first,) = bench.timed(lambda: model(parts), 1, warm_up=3)
-    # A second and a half of them, so that long steps cost no more than short ones.
-    repeats = min(30, max(8, round(1.5 / first))) if bench.on_gpu else 2
+    # A second of them, so that long steps cost no more than short ones.
+    repeats = min(30, max(6, round(1.0 / first))) if bench.on_gpu else 2
     samples = bench.timed(lambda: model(parts), repeats, warm_up=0)
     median = percentile(samples, 50)
     flop = sum(step_flop(bench.preset.dit, n) for n in lengths)
@@ -308,10 +314,13 @@ def _time_step(
 
 
 def stages(bench: Bench) -> dict[str, Any]:
-    """A generation from frames in host memory to a waveform in host memory, by its stages."""
+    """A generation from frames in host memory to a waveform in host memory, by its stages.
+
+    In the first of the precisions.
+    """
     found: dict[str, Any] = {}
     args = bench.args
-    for precision in args.precision if bench.on_gpu else ["bf16"]:
+    for precision in args.precision[:1] if bench.on_gpu else ["bf16"]:
         components = random_components(bench, bench.device)
         pipeline = FoleyPipeline(
             components,
@@ -371,7 +380,7 @@ def _condition_parts(bench: Bench, pipeline: FoleyPipeline, frames: VideoFrames)
         "copy": run(lambda: (frames.visual.to(device), frames.sync.to(device))),
         "visual": run(lambda: drained(encode_visual(pipeline._vision, near[0], device))),
         "sync": run(lambda: drained(encode_sync(pipeline._synchformer, near[1], device))),
-        "text": run(lambda: encode_text(pipeline._text, words, device)),
+        "text": run(lambda: encode_text(pipeline._text, words, device)()),
     }
     print(", ".join(f"{name} {1000 * value['median']:.1f} ms" for name, value in found.items()))
     return found

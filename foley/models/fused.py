@@ -42,6 +42,8 @@ _Rows = Tensor | Quantised
 
 # The library has products in 8 bits for some small numbers of rows only.
 _FEWEST_ROWS8 = 128
+# Sums in eight-bit products: of float32's precision throughout when False.
+_FAST_SUMS = True
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,8 @@ class FusedContext:
 class Matrix:
     """A linear layer's product, with its weights in 16 bits, or in 8 with a scale for each row.
 
-    In 8 bits the tokens come quantised, or are quantised here, and sums are kept in float32.
+    In 8 bits the tokens come quantised, or are quantised here. Each has a scale of its own: one for
+    all would tie a request's sound to the loudest value of those that it shares a pass with.
     """
 
     def __init__(
@@ -201,7 +204,7 @@ class Matrix:
             scale_b=self.scale,
             bias=self.bias,
             out_dtype=self._dtype,
-            use_fast_accum=True,
+            use_fast_accum=_FAST_SUMS,
             out=None if missing else out,
         )
         if not missing:

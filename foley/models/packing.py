@@ -14,6 +14,8 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
+from foley.models.uploads import uploaded
+
 # Kernels are told the longest segment only to size their grid. In steps, so that what is compiled
 # for one mixture of lengths serves nearly all.
 _LONGEST_STEP = 512
@@ -59,7 +61,7 @@ class Segments:
         """Segments of these lengths."""
 
         def begins(lengths: Sequence[int]) -> Tensor:
-            return torch.tensor(offsets(lengths), dtype=torch.int32, device=device)
+            return uploaded(torch.tensor(offsets(lengths), dtype=torch.int32), device)
 
         def longest(lengths: Sequence[int]) -> int:
             return -(-max(lengths) // _LONGEST_STEP) * _LONGEST_STEP
@@ -105,7 +107,7 @@ class Borders:
         spaced[kept] = torch.arange(total)
         first, last = (torch.zeros(total, 1, dtype=torch.bool) for _ in range(2))
         first[begins[:-1]], last[begins[1:] - 1] = True, True
-        return cls(*(x.to(device) for x in (spaced, kept, first, last)))
+        return cls(*(uploaded(x, device) for x in (spaced, kept, first, last)))
 
 
 @dataclass(frozen=True)
@@ -155,11 +157,11 @@ class Packing:
         joint[visual_place] = torch.arange(sum(visual))
         joint[audio_place] = sum(visual) + torch.arange(sum(audio))
         return cls(
-            audio_owner=audio_owner.to(device),
-            visual_owner=visual_owner.to(device),
-            joint=joint.to(device),
-            visual_place=visual_place.to(device),
-            audio_place=audio_place.to(device),
+            audio_owner=uploaded(audio_owner, device),
+            visual_owner=uploaded(visual_owner, device),
+            joint=uploaded(joint, device),
+            visual_place=uploaded(visual_place, device),
+            audio_place=uploaded(audio_place, device),
             borders=Borders.of(audio, device),
             joint_self=Segments.of(both, both, device),
             audio_joint=Segments.of(audio, both, device),

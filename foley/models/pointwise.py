@@ -268,11 +268,6 @@ def _on_gpu(kernel: Callable[..., Any], otherwise: Callable[..., Any]) -> Callab
     return call
 
 
-def compiled_snake() -> Callable[[Tensor, Tensor], Tensor]:
-    """`snake`, compiled for all lengths and numbers of channels."""
-    return torch.compile(snake, fullgraph=True, dynamic=True)
-
-
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     fast = torch.compile(function, fullgraph=True)
 

@@ -3,7 +3,6 @@
 # B batch, A latent frames, L latent channels, C channels, S samples
 
 import math
-from collections.abc import Callable
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -24,11 +23,10 @@ class Snake(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.alpha = nn.Parameter(torch.ones(1, dim, 1))
-        self.function: Callable[[Tensor, Tensor], Tensor] = snake  # or the same, compiled
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, S] -> [B, C, S]."""
-        return self.function(x, self.alpha)
+        return snake(x, self.alpha)
 
 
 class ResidualUnit(nn.Module):

@@ -38,6 +38,9 @@ from tests.parity import fixtures
 from tests.parity.fixtures import Fixture
 
 LIMIT = 1e-5
+# Two of the file's 128 frequencies are not the nearest float32, one of them (0.42) shows: its last
+# bit is 3e-8, times t = 1000. Measured: 3.02e-5, on any processor.
+EMBEDDING_LIMIT = 4e-5
 AUDIO_LIMIT = 1e-4
 EXACT = 0.0
 
@@ -353,7 +356,8 @@ def check_rope_time(file: Fixture) -> Iterator[Comparison]:
             lengths = file[f"sync_index{case}.lens"].tolist()
             yield name, stretch_index(*lengths), file[f"sync_index{name}"], EXACT
     for name in file.names("temb.dim"):
-        yield f"temb.{name}", embed_time(file["temb.t"], int(name)), file[f"temb.dim{name}"], LIMIT
+        made, expected = embed_time(file["temb.t"], int(name)), file[f"temb.dim{name}"]
+        yield f"temb.{name}", made, expected, EMBEDDING_LIMIT
 
 
 def check_preprocess(file: Fixture) -> Iterator[Comparison]:

@@ -1,13 +1,12 @@
-"""A sound decoder that may be faster than the product's: the same numbers, laid out channels last.
+"""The sound decoder for a GPU: the same numbers as `FoleyVAE.decode`, laid out channels last.
 
 The convolutions' kernels want their channels last; asked otherwise they turn every tensor round
 before and after. One row of pixels in that layout is the same convolution, and between two of them
-the compiler makes one kernel of bias, snake and residual sum. Narrow residual units (the last
-blocks, of the most samples) are one kernel each: the library has no fast one for two of their
-dilated convolutions, in either layout. The last convolution, to one channel, is a matrix product
-for all taps.
+the compiler makes one kernel of bias, snake and residual sum. Dilated convolutions have no fast
+kernel in either layout: they run as plain ones over their phases. The last convolution, to one
+channel, is a matrix product for all taps.
 
-Nothing imports this but `bench_gpu`, as `benchmarks.gpu.candidates`.
+The module's forward stays the definition: tests compare the two.
 """
 
 # B batch, A latent frames, L latent channels, C channels, S samples, K taps
@@ -18,52 +17,64 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.gpu.sound_kernels import residual_unit, serves
 from foley.models import pointwise
+from foley.models.sound_kernels import residual_unit, serves
 from foley.models.vae import DecoderBlock, FoleyVAE, ResidualUnit, Snake
 
 # How a dilated convolution is computed: by the library as it is; by the library without dilation,
 # over the phases; or as one product with all taps laid side by side.
 Dilated = Literal["direct", "phases", "taps"]
 
+# Residual units of at most so many channels are one kernel each, on a GPU: 128 is for the last two
+# blocks, which have most of the samples; 0 is off.
+UNIT_CHANNELS = 0
 
-class FusedVAE:
+
+class FusedSoundDecoder:
     """Waveforms of latents, by the weights of a `FoleyVAE`.
 
     Args:
-        vae: on its device, in its dtypes. Its convolutions' weights are re-laid in place, so that
-            they keep their names and shapes and need no second copy.
+        vae: on its device, in its dtypes. Its decoder's weights are re-laid in place, so that they
+            keep their names and shapes and need no second copy.
         compiled: make few kernels of what lies between the convolutions, for all lengths.
-        narrow: residual units of at most so many channels are one kernel each, on a GPU.
+        unit_channels: residual units of at most so many channels are one kernel each, on a GPU.
         dilated: how the dilated convolutions of other units are computed.
     """
 
     def __init__(
-        self, vae: FoleyVAE, *, compiled: bool, narrow: int = 0, dilated: Dilated = "direct"
+        self,
+        vae: FoleyVAE,
+        *,
+        compiled: bool,
+        unit_channels: int = UNIT_CHANNELS,
+        dilated: Dilated = "phases",
     ) -> None:
-        self._vae, self._narrow, self._dilated = vae, narrow, dilated
+        self._vae, self._unit_channels, self._dilated = vae, unit_channels, dilated
         for module in vae.decoder.modules():
             if isinstance(module, nn.Conv1d | nn.ConvTranspose1d):
                 wide = module.weight.detach()[:, :, None]
                 wide = wide.contiguous(memory_format=torch.channels_last)
                 module.weight.data = wide[:, :, 0]
-        self._run = torch.compile(self._decode) if compiled else self._decode
+        self._run = torch.compile(self._decode, fullgraph=True) if compiled else self._decode
 
     def __call__(self, latents: Tensor) -> Tensor:
         """The waveform [B, 1, hop * A] in [-1, 1] of latents [B, L, A], in the weights' dtype."""
-        torch._dynamo.maybe_mark_dynamic(latents, 2)
-        return self._run(latents)
+        # One after another: one fills a GPU, and what is compiled for one need not know of more.
+        made = []
+        for one in latents.to(self._vae.post_quant.weight.dtype).contiguous().split(1):
+            torch._dynamo.maybe_mark_dynamic(one, 2)
+            made.append(self._run(one))
+        return torch.cat(made)
 
     def _decode(self, latents: Tensor) -> Tensor:
         vae = self._vae
-        x = vae.post_quant(latents.to(vae.post_quant.weight.dtype))[:, :, None]  # [B, L, 1, A]
+        x = vae.post_quant(latents)[:, :, None]  # [B, L, 1, A]
         x = convolve(vae.decoder.conv_in, x.contiguous(memory_format=torch.channels_last))
         blocks = [block for block in vae.decoder.blocks if isinstance(block, DecoderBlock)]
         snakes = [*(block.snake for block in blocks), vae.decoder.snake_out]
         y = snaked(snakes[0], x)
         for block, following in zip(blocks, snakes[1:], strict=True):
-            x = upsample(block.upsample, y)
-            y = self._units(block, x, following)
+            y = self._units(block, upsample(block.upsample, y), following)
         return _to_one_channel(vae.decoder.conv_out, y).tanh()
 
     def _units(self, block: DecoderBlock, x: Tensor, following: Snake) -> Tensor:
@@ -71,7 +82,7 @@ class FusedVAE:
         units = [unit for unit in block.units if isinstance(unit, ResidualUnit)]
         snakes = [*(unit.snake1 for unit in units), following]
         y = snaked(snakes[0], x)
-        if serves(x.shape[1]) and x.shape[1] <= self._narrow:
+        if x.is_cuda and serves(x.shape[1]) and x.shape[1] <= self._unit_channels:
             rows, snaked_rows = (part[:, :, 0].transpose(1, 2) for part in (x, y))  # [B, S, C]
             for unit, after in zip(units, snakes[1:], strict=True):
                 rows, snaked_rows = residual_unit(
@@ -108,14 +119,16 @@ def convolve(conv: nn.Conv1d, x: Tensor, dilated: Dilated = "direct") -> Tensor:
     if phases == 1 or dilated == "direct":
         return F.conv2d(x, weight[:, :, None], conv.bias, padding=(0, reach), dilation=(1, phases))
     if dilated == "taps":
-        rows = F.pad(x[:, :, 0].transpose(1, 2), (0, 0, reach, reach))  # [B, S + .., C]
-        taps = [rows[:, phases * k : phases * k + num_samples] for k in range(weight.shape[-1])]
+        padded = F.pad(x[:, :, 0].transpose(1, 2), (0, 0, reach, reach))  # [B, S + .., C]
+        taps = [padded[:, phases * k : phases * k + num_samples] for k in range(weight.shape[-1])]
         side_by_side = torch.cat(taps, dim=-1)  # [B, S, K * C]
         made = F.linear(side_by_side, weight.transpose(1, 2).flatten(1), conv.bias)
         return made.transpose(1, 2)[:, :, None]
     # Samples `phases` apart see each other alone: as columns of a picture they need no dilation.
-    x = F.pad(x, (0, -num_samples % phases))
-    columns = x[:, :, 0].unflatten(-1, (-1, phases))  # [B, C, S / d, d]
+    # At least one sample more: padding that may be none would be compiled once with and once not.
+    rows = num_samples // phases + 1
+    x = F.pad(x, (0, rows * phases - num_samples))
+    columns = x[:, :, 0].unflatten(-1, (rows, phases))  # [B, C, S / d, d]
     columns = F.conv2d(columns, weight[..., None], conv.bias, padding=(reach // phases, 0))
     return columns.flatten(2)[:, :, None, :num_samples]
 
