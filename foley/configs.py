@@ -14,6 +14,10 @@ SYNC_SEGMENT_FRAMES = 16
 SYNC_SEGMENT_STRIDE = 8
 MAX_CLIP_SECONDS = 15.0
 MAX_TEXT_TOKENS = 77  # both prompts are cut here after encoding, as the weights were trained
+# Solver steps where a request names none: as published, and for the small model the least from
+# which on quality does not rise (benchmarks/quality/README.md).
+OFFICIAL_STEPS = 50
+TINY_STEPS = 50
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +142,11 @@ class Preset:
         for what, (wanted, given) in pairs.items():
             if wanted != given:
                 raise ConfigError(f"{self.name}: the DiT takes {what} width {wanted}, got {given}")
+
+    @property
+    def default_steps(self) -> int:
+        """Solver steps of a request that names none; of the weights, not of the architecture."""
+        return TINY_STEPS if self.name == "tiny" else OFFICIAL_STEPS
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for writing to JSON."""

@@ -57,6 +57,7 @@ class Session:
 
     Attributes:
         stage: which of the methods comes next.
+        num_steps: solver steps from noise to sound.
         seeds: of the variations.
         timings: seconds from the beginning to the end of each stage that has ended, by name.
     """
@@ -64,6 +65,7 @@ class Session:
     def __init__(self, model: Model, frames: VideoFrames, request: GenerationRequest) -> None:
         self.request = request
         self.stage: Stage = "conditions"
+        self.num_steps = request.num_steps(model.preset)
         self.seeds = choose_seeds(request.seed, request.num_variations)
         self.timings: dict[str, float] = {}
         self._model = model
@@ -81,7 +83,7 @@ class Session:
     def step(self) -> int:
         """Solver steps that are done."""
         if self._path is None:
-            return 0 if self.stage == "conditions" else self.request.num_inference_steps
+            return 0 if self.stage == "conditions" else self.num_steps
         assert self._path.point is not None
         return self._path.point.step
 
@@ -146,7 +148,7 @@ class Session:
             model.dit,
             conditions,
             noise.to(model.device),
-            make_sigmas(request.num_inference_steps),
+            make_sigmas(self.num_steps),
             solver=request.solver,
             guidance_scale=request.guidance_scale,
         )
