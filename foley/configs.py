@@ -252,16 +252,16 @@ TINY = Preset(
     name="tiny",
     dit=DiTConfig(
         latent_dim=128,
-        hidden_dim=192,
-        num_heads=3,
+        hidden_dim=160,
+        num_heads=5,
         num_joint_blocks=2,
-        num_audio_blocks=3,
+        num_audio_blocks=4,
         visual_dim=96,
         sync_dim=128,
         text_dim=128,
     ),
     vae=VAEConfig(
-        encoder_dim=8,
+        encoder_dim=4,  # never run: training/analysis.py makes the latents
         encoder_rates=(2, 3, 4, 5, 8),
         latent_dim=128,
         decoder_dim=256,
@@ -282,7 +282,7 @@ TINY = Preset(
         hidden_dim=96, num_layers=2, num_heads=2, mlp_dim=384, image_size=112, patch_size=16
     ),
     text=TextConfig(
-        vocab_size=260,
+        vocab_size=768,
         hidden_dim=128,
         num_layers=2,
         num_heads=2,
