@@ -148,6 +148,11 @@ class Preset:
         """Solver steps of a request that names none; of the weights, not of the architecture."""
         return TINY_STEPS if self.name == "tiny" else OFFICIAL_STEPS
 
+    @property
+    def exact_clock(self) -> bool:
+        """Whether the weights saw frames exactly when they are due; see `media.clock`."""
+        return self.name == "tiny"
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for writing to JSON."""
         return asdict(self)

@@ -216,6 +216,7 @@ class FoleyPipeline:
             sync_size=self.preset.synchformer.image_size,
             limits=limits or MediaLimits(),
             trim=trim,
+            exact_clock=self.preset.exact_clock,
         )
 
     @torch.inference_mode()

@@ -47,6 +47,7 @@ def decode(
         sync_size=model.synchformer.image_size,
         limits=media_limits,
         trim=trim,
+        exact_clock=model.exact_clock,
     )
     if container not in SOUND_ALONE:
         # Refused now, not after minutes of sampling.

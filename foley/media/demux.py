@@ -92,6 +92,7 @@ def decode_frames(
     sync_size: int,
     limits: MediaLimits | None = None,
     trim: bool = False,
+    exact_clock: bool = False,
     num_threads: int | None = None,
 ) -> VideoFrames:
     """The clip's frames at 8 and at 25 fps, scaled as they are picked.
@@ -106,6 +107,7 @@ def decode_frames(
         sync_size: side of the square cropped from 25 fps frames, in pixels.
         limits: what is accepted; the defaults when None.
         trim: leave out what lies after `limits.max_seconds` instead of refusing the clip.
+        exact_clock: see `FramePicker`.
         num_threads: of the decoder; up to four when None.
 
     Raises:
@@ -121,7 +123,8 @@ def decode_frames(
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = num_threads or _default_threads()
         stated_seconds = _stated_seconds(container, stream)
-        scaler = _Scaler(visual_size, sync_size, limits)
+        pickers = [FramePicker(fps, exact=exact_clock) for fps in (VISUAL_FPS, SYNC_FPS)]
+        scaler = _Scaler(visual_size, sync_size, limits, *pickers)
         times = FrameTimes(stream.time_base or Fraction(1, SYNC_FPS), _rate(stream))
         trimmed = False
         for frame in decoded(container.demux(stream), limits):
@@ -151,12 +154,19 @@ def decode_frames(
 class _Scaler:
     """Scales a frame for each encoder whose clock picks it, from one conversion to RGB."""
 
-    def __init__(self, visual_size: int, sync_size: int, limits: MediaLimits) -> None:
+    def __init__(
+        self,
+        visual_size: int,
+        sync_size: int,
+        limits: MediaLimits,
+        visual_picker: FramePicker,
+        sync_picker: FramePicker,
+    ) -> None:
         seconds = min(limits.max_seconds, MAX_CLIP_SECONDS) + 1
         self.visual = FrameStack(visual_size, int(seconds * VISUAL_FPS))
         self.sync = FrameStack(sync_size, int(seconds * SYNC_FPS))
         self._visual_size, self._sync_size = visual_size, sync_size
-        self._visual_picker, self._sync_picker = FramePicker(VISUAL_FPS), FramePicker(SYNC_FPS)
+        self._visual_picker, self._sync_picker = visual_picker, sync_picker
         self._limits = limits
         self._reformatter = VideoReformatter()
         self._orientation: Orientation | None = None
