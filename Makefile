@@ -7,7 +7,7 @@ setup:
 	@scripts/setup
 
 demo: setup  ## a real clip in, the same clip with sound out, over HTTP
-	@$(PYTHON) scripts/demo.py
+	@$(PYTHON) -m scripts.demo
 
 test: setup lint  ## all tests but the long ones
 	@$(PYTHON) -m pytest

@@ -1,12 +1,13 @@
 """A whole generation, stage by stage, against the arithmetic floor of the same machine and run.
 
-    python -m benchmarks.bench_pipeline [CLIP] [--preset tiny] [--steps 50] [--repeats N] [--record]
+    python -m benchmarks.bench_pipeline [CLIP] [--preset tiny] [--steps N] [--repeats N] [--record]
 
 The floor is the stage's floating-point operations, counted while it runs, over the rate of a large
 matrix product measured beside it. The quality number is the parity error against the golden files.
 """
 
 import argparse
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.records import ROOT, environment, finish, own_bytes, percentile
+from foley.media.mux import write_video
 from foley.pipeline import FoleyPipeline
 from foley.request import GenerationRequest
 from foley.types import VideoFrames
@@ -22,7 +24,7 @@ from tests.parity.check import run as check_golden_file
 
 CLIP = ROOT / "examples" / "bigbuckbunny.mp4"
 GOLDEN = ROOT / "tests" / "assets" / "golden" / "sampler_euler_cfg.safetensors"
-STAGES = ("decode_video", "condition", "sample", "decode")
+STAGES = ("decode_video", "condition", "sample", "decode", "write")
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype, size: int = 2048) -> float:
@@ -37,11 +39,17 @@ def matrix_rate(device: torch.device, dtype: torch.dtype, size: int = 2048) -> f
 
 
 def one_run(pipeline: FoleyPipeline, clip: Path, request: GenerationRequest) -> dict[str, float]:
-    """Seconds of each stage of one generation."""
+    """Seconds of each stage, from the clip's file to the file with its new sound."""
     start = time.perf_counter()
     frames = pipeline.decode_video(clip, trim=True)
     seconds = {"decode_video": time.perf_counter() - start}
-    return seconds | pipeline.generate(frames, request).timings
+    made = pipeline.generate(frames, request)
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        stop_seconds = made.duration_seconds if frames.trimmed else None
+        out = Path(folder) / "out.mp4"
+        write_video(clip, made.waveforms[0], out, stop_seconds=stop_seconds)
+    return seconds | made.timings | {"write": time.perf_counter() - start}
 
 
 def operations(
@@ -88,6 +96,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         rates.append(matrix_rate(pipeline.device, dtype))
         for stage, seconds in one_run(pipeline, arguments.clip, request).items():
             samples[stage].append(seconds)
+    peak_bytes = (
+        own_bytes("VmHWM") if pipeline.device.type == "cpu" else torch.cuda.max_memory_allocated()
+    )
     totals = [sum(row) for row in zip(*samples.values(), strict=True)]
     rate = max(rates)
     counts = operations(pipeline, frames, request)
@@ -99,7 +110,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "weights": pipeline.source,
         "device": str(pipeline.device),
         "num_threads": torch.get_num_threads(),
-        "num_inference_steps": arguments.steps,
+        "num_inference_steps": request.num_steps(pipeline.preset),
         "audio_seconds": made.duration_seconds,
         "warmup": 1,
         "num_samples": arguments.repeats,
@@ -115,9 +126,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "matrix_dtype": str(dtype),
         "matrix_flop_per_second": rate,
         "floor_seconds": {stage: count / rate for stage, count in counts.items()},
-        "peak_memory_bytes": own_bytes("VmHWM")
-        if pipeline.device.type == "cpu"
-        else torch.cuda.max_memory_allocated(),
+        "peak_memory_bytes": peak_bytes,
         "parity": parity,
         "parity_ok": passed,
     }
@@ -137,7 +146,10 @@ def show(record: dict[str, Any]) -> None:
         print(f"{stage:14}{p50:9.3f}{p95:9.3f}{ratio}")
     total = record["total_p50_seconds"]
     print(f"{'total':14}{total:9.3f}  real-time factor {record['real_time_factor']:.2f}")
-    print(f"load {record['load_seconds']:.2f} s, first {record['cold_generate_seconds']:.2f} s")
+    print(
+        f"load {record['load_seconds']:.2f} s, first {record['cold_generate_seconds']:.2f} s, "
+        f"peak memory {record['peak_memory_bytes'] / 1e6:.0f} MB"
+    )
     print(record["parity"])
 
 
@@ -146,7 +158,7 @@ def main() -> None:
     parser.add_argument("clip", nargs="?", type=Path, default=CLIP)
     parser.add_argument("--preset", default="tiny")
     parser.add_argument("--weights", type=Path)
-    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--steps", type=int, help="without it, the preset's own")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--hardware", default="cpu", help="short name for the record's file")
     parser.add_argument("--record", action="store_true")

@@ -152,7 +152,7 @@ class FoleyPipeline:
         prompt: str = "",
         negative_prompt: str = "noisy, harsh",
         guidance_scale: float = 4.5,
-        num_inference_steps: int = 50,
+        num_inference_steps: int | None = None,
         solver: Solver = "euler",
         seed: int | None = None,
         num_variations: int = 1,
@@ -167,7 +167,7 @@ class FoleyPipeline:
             prompt: what should be heard.
             negative_prompt: what should not.
             guidance_scale: 1 switches guidance off.
-            num_inference_steps: solver steps.
+            num_inference_steps: solver steps; None takes the preset's default.
             solver: euler, heun, midpoint or rk4.
             seed: of the first variation; random when None.
             num_variations: sounds to make.
@@ -216,6 +216,8 @@ class FoleyPipeline:
             sync_size=self.preset.synchformer.image_size,
             limits=limits or MediaLimits(),
             trim=trim,
+            exact_clock=self.preset.exact_clock,
+            whole_segments=self.preset.whole_segments,
         )
 
     @torch.inference_mode()
@@ -226,7 +228,7 @@ class FoleyPipeline:
         report = on_progress or (lambda progress: None)
         session = self.start(frames, request)
         velocities = self.velocity_model()
-        num_steps = request.num_inference_steps
+        num_steps = session.num_steps
         try:
             report(Progress("condition", 0, 1))
             while session.stage == "conditions":

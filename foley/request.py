@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from foley.configs import OFFICIAL_STEPS, TINY_STEPS, Preset
 from foley.errors import ParameterError
 
 Solver = Literal["euler", "heun", "midpoint", "rk4"]
@@ -37,8 +38,14 @@ class GenerationRequest(BaseModel):
         ),
     ] = 4.5
     num_inference_steps: Annotated[
-        int, Field(ge=1, le=200, description="Solver steps from noise to sound.")
-    ] = 50
+        int | None,
+        Field(
+            ge=1,
+            le=200,
+            description="Solver steps from noise to sound. Absent: as many as the model's "
+            f"weights want, {TINY_STEPS} for tiny and {OFFICIAL_STEPS} for the official ones.",
+        ),
+    ] = None
     solver: Annotated[
         Solver,
         Field(
@@ -58,6 +65,10 @@ class GenerationRequest(BaseModel):
     num_variations: Annotated[
         int, Field(ge=1, le=8, description="How many different sounds to make for the clip.")
     ] = 1
+
+    def num_steps(self, preset: Preset) -> int:
+        """Solver steps that a preset takes for it."""
+        return self.num_inference_steps or preset.default_steps
 
     @classmethod
     def parse(cls, **options: Any) -> "GenerationRequest":

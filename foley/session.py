@@ -15,7 +15,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from foley.configs import SYNC_FPS, Preset
+from foley.configs import SYNC_FPS, SYNC_SEGMENT_FRAMES, Preset
 from foley.denoise import Denoising, Part
 from foley.errors import DeviceError, ModelError
 from foley.models.dit import FoleyDiT
@@ -58,6 +58,7 @@ class Session:
 
     Attributes:
         stage: which of the methods comes next.
+        num_steps: solver steps from noise to sound.
         seeds: of the variations.
         timings: seconds from the beginning to the end of each stage that has ended, by name.
     """
@@ -65,10 +66,12 @@ class Session:
     def __init__(self, model: Model, frames: VideoFrames, request: GenerationRequest) -> None:
         self.request = request
         self.stage: Stage = "conditions"
+        self.num_steps = request.num_steps(model.preset)
         self.seeds = choose_seeds(request.seed, request.num_variations)
         self.timings: dict[str, float] = {}
         self._model = model
         self._num_sync = len(frames.sync)
+        self._num_samples = _num_samples(model.preset, frames)
         self._encoding: Generator[None, None, Conditions] | None = model.encode(
             frames, request.prompt, request.negative_prompt
         )
@@ -82,7 +85,7 @@ class Session:
     def step(self) -> int:
         """Solver steps that are done."""
         if self._path is None:
-            return 0 if self.stage == "conditions" else self.request.num_inference_steps
+            return 0 if self.stage == "conditions" else self.num_steps
         assert self._path.point is not None
         return self._path.point.step
 
@@ -115,7 +118,8 @@ class Session:
         """Decode one variation."""
         assert self._latents is not None
         index = len(self._waveforms)
-        self._waveforms.append(self._model.decode(self._latents[index : index + 1]).cpu())
+        waveform = self._model.decode(self._latents[index : index + 1])
+        self._waveforms.append(waveform[..., : self._num_samples].cpu())
         if len(self._waveforms) == len(self.seeds):
             self._latents = None
             self._check_finite()
@@ -147,7 +151,7 @@ class Session:
             model.dit,
             conditions,
             uploaded(noise, model.device),
-            make_sigmas(request.num_inference_steps),
+            make_sigmas(self.num_steps),
             solver=request.solver,
             guidance_scale=request.guidance_scale,
         )
@@ -168,3 +172,11 @@ class Session:
                 f"({self._model.source}) are damaged or of another model: fetch or convert them "
                 "again"
             )
+
+
+def _num_samples(preset: Preset, frames: VideoFrames) -> int | None:
+    """Where the sound is cut, if the clip was filled up to whole segments."""
+    if not preset.whole_segments:
+        return None
+    shown = max(frames.num_picked, SYNC_SEGMENT_FRAMES)
+    return shown * preset.vae.sample_rate // SYNC_FPS

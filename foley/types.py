@@ -16,7 +16,7 @@ class VideoFrames:
         visual: uint8 [V, H, W, 3], RGB, picked at 8 fps.
         sync: uint8 [n25, H, W, 3], RGB, picked at 25 fps.
         num_picked: frames that the 25 fps clock picked. It is less than n25 where the last frame
-            was repeated to fill the shortest clip that the sync encoder takes.
+            was repeated to fill the shortest clip that the sync encoder takes, or whole segments.
         source_seconds: what the container or the last frame says the clip lasts.
         trimmed: whether frames past the limit were left out.
         notices: sentences for the caller about what was done to the clip.

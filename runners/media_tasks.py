@@ -47,6 +47,8 @@ def decode(
         sync_size=model.synchformer.image_size,
         limits=media_limits,
         trim=trim,
+        exact_clock=model.exact_clock,
+        whole_segments=model.whole_segments,
     )
     if container not in SOUND_ALONE:
         # Refused now, not after minutes of sampling.

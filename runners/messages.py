@@ -95,11 +95,12 @@ class ModelStatus(BaseModel):
     error_code: str = ""  # why it failed
     preset: str = ""
     trained: bool = False
+    num_inference_steps: int = 0  # where a request names none
     description: str = ""
     revision: str = ""  # of the weights' repository; empty where it is not known
     licence: str = ""
     territory: str = ""  # where the licence applies
 
-    def public(self) -> dict[str, str | bool]:
+    def public(self) -> dict[str, str | bool | int]:
         """What callers are told of a warm model; the description may name a folder."""
         return self.model_dump(exclude={"error_code", "description"})

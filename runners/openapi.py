@@ -111,6 +111,10 @@ MODEL = {
             "type": "boolean",
             "description": "False where its weights are random numbers, and its sound is noise.",
         },
+        "num_inference_steps": {
+            "type": "integer",
+            "description": "Solver steps of a request that names none.",
+        },
         "revision": {
             "type": "string",
             "description": "Of the weights' repository; empty where it is not known.",

@@ -72,8 +72,8 @@ class _Ticket:
         """Report that a stage goes on."""
         assert self.session is not None
         if stage == "sampling":
-            num_steps = self.job.request.num_inference_steps
-            self.tell(Update(stage=stage, step=self.session.step, num_steps=num_steps))
+            done, of_so_many = self.session.step, self.session.num_steps
+            self.tell(Update(stage=stage, step=done, num_steps=of_so_many))
         else:
             self.tell(Update(stage=stage))
 
@@ -246,6 +246,7 @@ class Worker:
                 state="ready",
                 preset=pipeline.preset.name,
                 trained=pipeline.trained,
+                num_inference_steps=pipeline.preset.default_steps,
                 description=pipeline.description,
                 revision=pipeline.revision,
                 licence=pipeline.licence.name,
@@ -257,7 +258,7 @@ class Worker:
             self.status = ModelStatus(state="failed", error_code=code)
             return []
         self._num_busy = [0] * len(pipelines)
-        self._size_of = partial(size_of, device=pipeline.device)
+        self._size_of = partial(size_of, preset=pipeline.preset, device=pipeline.device)
         self._scheduler, self.status = scheduler, status
         log.info("model_ready", preset=pipeline.preset.name, seconds=time.monotonic() - started)
         return [

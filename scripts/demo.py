@@ -1,4 +1,7 @@
-"""Starts the service, sends it a clip, writes demo/out.mp4 and demo/out.wav, and stops it again."""
+"""Starts the service, sends it a clip, writes out.mp4, out.wav and out.png to demo/, and stops it.
+
+python -m scripts.demo
+"""
 
 import contextlib
 import json
@@ -16,6 +19,7 @@ import httpx
 
 ROOT = Path(__file__).resolve().parent.parent
 CLIP = ROOT / "examples" / "bigbuckbunny.mp4"
+PROMPT = "a meadow, birds, soft steps"
 OUT = ROOT / "demo"
 LOG = OUT / "server.log"
 START_SECONDS = 120.0
@@ -28,7 +32,7 @@ class DemoError(Exception):
 
 
 def main() -> int:
-    """Exit status: 0 when both files were made."""
+    """Exit status: 0 when all files were made."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the service is stopped too
     try:
         OUT.mkdir(exist_ok=True)
@@ -50,11 +54,12 @@ def run() -> None:
     with service() as client:
         ready_seconds = time.monotonic() - started
         print(f"service   ready after {ready_seconds:.1f} s, on {client.base_url}")
-        seed = generate(client, "mp4", {"prompt": "a meadow, birds, soft steps"})
-        generate(client, "wav", {"prompt": "a meadow, birds, soft steps", "seed": seed})
+        seed = generate(client, "mp4", {"prompt": PROMPT})
+        generate(client, "wav", {"prompt": PROMPT, "seed": seed})
         stopping = time.monotonic()
-    now = time.monotonic()
-    print(f"service   stopped in {now - stopping:.1f} s; {now - started:.1f} s in all")
+    print(f"service   stopped in {time.monotonic() - stopping:.1f} s")
+    draw()
+    print(f"          {time.monotonic() - started:.1f} s in all")
 
 
 def generate(client: httpx.Client, format_: str, fields: dict[str, str]) -> str:
@@ -82,6 +87,25 @@ def generate(client: httpx.Client, format_: str, fields: dict[str, str]) -> str:
     for notice in json.loads(headers["x-foley-notices"]):
         print(f"          note: {notice}")
     return headers["x-foley-seed"]
+
+
+def draw() -> None:
+    """Draw frames, waveform and spectrogram of what was made, over one time line."""
+    # They take seconds to import: not before the service has answered.
+    import torch
+
+    from benchmarks.quality import drawing
+    from benchmarks.quality.onsets import onsets
+    from runners.page.pictures import read_sound
+
+    read = read_sound(OUT / "out.wav")
+    assert read is not None
+    samples, rate = read
+    found = onsets(torch.from_numpy(samples))
+    sound = drawing.Sound(name="generated", samples=samples, rate=rate, found=found)
+    path = OUT / "out.png"
+    drawing.draw(CLIP, [sound], path, title=f'{CLIP.name}, "{PROMPT}"')
+    print(f"drawn     {show(path)}: frames, waveform and spectrogram, {len(found)} onsets marked")
 
 
 @contextlib.contextmanager

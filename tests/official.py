@@ -14,7 +14,7 @@ from torch import Tensor
 
 from foley.configs import TINY, Preset
 from foley.models.encoders import build_text_encoder, build_vision_encoder
-from foley.selection import EMBEDDED_WEIGHTS
+from tests.toys import TOKENIZER
 
 MANIFESTS = Path(__file__).parent / "assets" / "manifests"
 
@@ -124,5 +124,5 @@ def _write_text(weights: dict[str, Tensor], folder: Path) -> None:
         "logit_scale_a": torch.zeros(1),
     }
     torch.save(both, folder / "pytorch_model.bin", _use_new_zipfile_serialization=False)
-    for path in (EMBEDDED_WEIGHTS / "text").glob("tokenizer*"):
+    for path in TOKENIZER.glob("tokenizer*"):
         shutil.copy(path, folder)

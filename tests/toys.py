@@ -2,14 +2,17 @@
 
 import dataclasses
 from functools import cache
+from pathlib import Path
 
 import torch
 
 from foley.checkpoints import Components, load_tokenizer, random_components
 from foley.configs import TINY, Preset
 from foley.pipeline import FoleyPipeline
-from foley.selection import EMBEDDED_WEIGHTS
 from foley.types import VideoFrames
+
+# One token a byte, so that a test knows how many a prompt has.
+TOKENIZER = Path(__file__).parent / "assets" / "tokenizer"
 
 
 def toy_preset() -> Preset:
@@ -40,7 +43,7 @@ def toy_preset() -> Preset:
 
 def toy_components(seed: int = 0) -> Components:
     """Random weights; fresh modules at each call."""
-    return random_components(toy_preset(), load_tokenizer(EMBEDDED_WEIGHTS / "text"), seed)
+    return random_components(toy_preset(), load_tokenizer(TOKENIZER), seed)
 
 
 @cache

@@ -1,33 +1,17 @@
-"""Sizes of the preset that is trained here, and what every script shares."""
+"""Which preset is trained here, and what every script shares."""
 
 import json
 import os
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from foley.configs import TINY, DiTConfig
+from foley.configs import TINY
 
-VOCAB_SIZE = 768
-TRAINED = replace(
-    TINY,
-    dit=DiTConfig(
-        latent_dim=128,
-        hidden_dim=160,
-        num_heads=5,
-        num_joint_blocks=2,
-        num_audio_blocks=4,
-        visual_dim=TINY.vision.hidden_dim,
-        sync_dim=TINY.synchformer.hidden_dim,
-        text_dim=TINY.text.hidden_dim,
-    ),
-    vae=replace(TINY.vae, encoder_dim=4, decoder_dim=256),
-    text=replace(TINY.text, vocab_size=VOCAB_SIZE),
-)
+TRAINED = TINY
 
 
 class Budget:

@@ -14,17 +14,17 @@ import av
 import numpy as np
 import torch
 
+from benchmarks.quality.drawn import HELD_OUT_SEED
 from training import clips
 from training.scene import FPS, PLAIN, UNSEEN
 
-HELD_OUT_SEED = 909
 _SCENES_AT_ONCE = 1
 
 
-def write_clip(path: Path, pictures: torch.Tensor) -> None:
-    """An H.264 file at 25 fps of uint8 pictures [n, 3, H, W]."""
+def write_clip(path: Path, pictures: torch.Tensor, crf: int) -> None:
+    """An H.264 file at 25 fps of uint8 pictures [n, 3, H, W]; a higher `crf` is smaller."""
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=FPS, options={"crf": "18"})
+        stream = container.add_stream("libx264", rate=FPS, options={"crf": str(crf)})
         stream.width, stream.height, stream.pix_fmt = (
             pictures.shape[3],
             pictures.shape[2],
@@ -52,7 +52,10 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=8)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=4.0)
-    parser.add_argument("--unseen-style", action="store_true")
+    parser.add_argument(
+        "--unseen-style", action="store_true", help="pencil on paper, evaluation alone"
+    )
+    parser.add_argument("--crf", type=int, default=18, help="of H.264; more is smaller and coarser")
     parser.add_argument("--with-sound", action="store_true")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
@@ -61,8 +64,8 @@ def main() -> None:
         batch = clips.make_batch(
             HELD_OUT_SEED, index, _SCENES_AT_ONCE, args.seconds, style, quiet=True
         )
-        name = f"clip{index:04d}"
-        write_clip(args.folder / f"{name}.mp4", batch.pictures()[0])
+        name = f"{'unseen' if args.unseen_style else 'clip'}{index:04d}"
+        write_clip(args.folder / f"{name}.mp4", batch.pictures()[0], args.crf)
         if args.with_sound:
             write_sound(args.folder / f"{name}.wav", batch.waveform()[0])
         events = [{"time": round(seconds, 4)} for seconds in batch.hits["seconds"].tolist()]

@@ -53,11 +53,14 @@ def evaluate(
     return total, seconds
 
 
-def main() -> None:
-    """Evaluate a folder."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--steps", type=int, default=20)
+def add_options(parser: argparse.ArgumentParser, *, steps: int | None) -> None:
+    """The model and how it generates.
+
+    Args:
+        parser: of the command.
+        steps: where the command names none; None is the preset's own.
+    """
+    parser.add_argument("--steps", type=int, default=steps)
     parser.add_argument("--solver", choices=get_args(Solver), default="euler")
     parser.add_argument("--guidance-scale", type=float, default=4.5)
     parser.add_argument("--negative-prompt", default="noisy, harsh")
@@ -65,18 +68,33 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--seed", type=int, default=0)
+
+
+def load(args: argparse.Namespace) -> FoleyPipeline:
+    """The model of the options."""
+    return FoleyPipeline.from_preset(args.preset, args.device, args.weights)
+
+
+def options_of(args: argparse.Namespace) -> dict[str, Any]:
+    """How it generates, as a pipeline takes it."""
+    return {
+        "num_inference_steps": args.steps,
+        "solver": args.solver,
+        "guidance_scale": args.guidance_scale,
+        "negative_prompt": args.negative_prompt,
+        "seed": args.seed,
+    }
+
+
+def main() -> None:
+    """Evaluate a folder."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    add_options(parser, steps=20)
     args = parser.parse_args()
     pairs = labelled_clips(args.folder)
-    pipeline = FoleyPipeline.from_preset(args.preset, args.device, args.weights)
-    total, seconds = evaluate(
-        pipeline,
-        pairs,
-        num_inference_steps=args.steps,
-        solver=args.solver,
-        guidance_scale=args.guidance_scale,
-        negative_prompt=args.negative_prompt,
-        seed=args.seed,
-    )
+    pipeline = load(args)
+    total, seconds = evaluate(pipeline, pairs, **options_of(args))
     print(
         json.dumps(
             {

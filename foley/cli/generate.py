@@ -21,6 +21,7 @@ from foley.cli.makers import (
     Task,
 )
 from foley.cli.options import ModelOptions, quiet_imports
+from foley.configs import OFFICIAL_STEPS, TINY_STEPS
 from foley.errors import OutputError, ParameterError, RequestError
 from foley.request import GenerationRequest, Solver
 
@@ -56,8 +57,13 @@ def generate(
         float, Parameter(help="How strongly the sound follows prompt and picture; 1 to 20.")
     ] = _DEFAULTS.guidance_scale,
     num_inference_steps: Annotated[
-        int, Parameter(alias="--steps", help="Solver steps; 1 to 200.")
-    ] = _DEFAULTS.num_inference_steps,
+        int | None,
+        Parameter(
+            alias="--steps",
+            help=f"Solver steps; 1 to 200. Without it, {TINY_STEPS} with tiny and {OFFICIAL_STEPS} "
+            "with official weights.",
+        ),
+    ] = None,
     solver: Annotated[Solver, Parameter(help="ODE solver.")] = _DEFAULTS.solver,
     seed: Annotated[
         int | None, Parameter(help="Repeats a result; random without it, and always shown.")

@@ -97,6 +97,7 @@ class RemoteModel(_Answer):
     Attributes:
         preset: name of the model.
         trained: False where its weights are random numbers, and its sound is noise.
+        num_inference_steps: solver steps of a request that names none; 0 where it does not tell.
         revision: of the weights' repository; empty where it is not known.
         licence: of the weights.
         territory: where that licence applies.
@@ -104,6 +105,7 @@ class RemoteModel(_Answer):
 
     preset: str
     trained: bool
+    num_inference_steps: int = 0
     revision: str = ""
     licence: str = ""
     territory: str = ""

@@ -66,7 +66,7 @@ class Options(TypedDict, total=False):
     prompt: str
     negative_prompt: str
     guidance_scale: float
-    num_inference_steps: int
+    num_inference_steps: int | None
     solver: Solver
     seed: int | None
     num_variations: int

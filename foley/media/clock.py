@@ -28,24 +28,38 @@ def num_latents(num_sync_frames: int) -> int:
     return int(num_sync_frames / SYNC_FPS * LATENT_RATE)
 
 
+# Less than any clock's tick: a frame at its target is not late.
+_ROUNDING_SECONDS = 1e-6
+
+
 class FramePicker:
     """Says how many times each frame is picked at a constant rate.
 
     Source: specification, section 9. The target is a running float64 sum: computing it as
     index / fps, or exactly, picks other frames than the weights' published scores were made with.
+
+    Args:
+        fps: the constant rate.
+        exact: each target at index / fps instead. Where the source has the same rate, rounding of
+            the sum leaves out the frame at 0.72 s, and all later ones come 40 ms early.
     """
 
-    def __init__(self, fps: int) -> None:
-        self._step_seconds = 1 / fps
+    def __init__(self, fps: int, *, exact: bool = False) -> None:
+        self._fps = fps
+        self._exact = exact
+        self._picked = 0
         self._target_seconds = 0.0
 
     def count(self, seconds: float) -> int:
         """How many times the frame shown at `seconds` is picked; call in order of time."""
-        picks = 0
+        before = self._picked
         while seconds >= self._target_seconds:
-            self._target_seconds += self._step_seconds
-            picks += 1
-        return picks
+            self._picked += 1
+            if self._exact:
+                self._target_seconds = self._picked / self._fps - _ROUNDING_SECONDS
+            else:
+                self._target_seconds += 1 / self._fps
+        return self._picked - before
 
 
 class FrameTimes:

@@ -14,7 +14,13 @@ from av.container import InputContainer
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
-from foley.configs import MAX_CLIP_SECONDS, SYNC_FPS, SYNC_SEGMENT_FRAMES, VISUAL_FPS
+from foley.configs import (
+    MAX_CLIP_SECONDS,
+    SYNC_FPS,
+    SYNC_SEGMENT_FRAMES,
+    SYNC_SEGMENT_STRIDE,
+    VISUAL_FPS,
+)
 from foley.errors import NoFramesError, VideoDecodeError, VideoTooLargeError, VideoTooLongError
 from foley.media.clock import FramePicker, FrameTimes, seconds_of
 from foley.media.scale import (
@@ -92,6 +98,8 @@ def decode_frames(
     sync_size: int,
     limits: MediaLimits | None = None,
     trim: bool = False,
+    exact_clock: bool = False,
+    whole_segments: bool = False,
     num_threads: int | None = None,
 ) -> VideoFrames:
     """The clip's frames at 8 and at 25 fps, scaled as they are picked.
@@ -106,6 +114,8 @@ def decode_frames(
         sync_size: side of the square cropped from 25 fps frames, in pixels.
         limits: what is accepted; the defaults when None.
         trim: leave out what lies after `limits.max_seconds` instead of refusing the clip.
+        exact_clock: see `FramePicker`.
+        whole_segments: fill every clip with its last frame, until no frame is outside a segment.
         num_threads: of the decoder; up to four when None.
 
     Raises:
@@ -121,7 +131,8 @@ def decode_frames(
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = num_threads or _default_threads()
         stated_seconds = _stated_seconds(container, stream)
-        scaler = _Scaler(visual_size, sync_size, limits)
+        pickers = [FramePicker(fps, exact=exact_clock) for fps in (VISUAL_FPS, SYNC_FPS)]
+        scaler = _Scaler(visual_size, sync_size, limits, *pickers)
         times = FrameTimes(stream.time_base or Fraction(1, SYNC_FPS), _rate(stream))
         trimmed = False
         for frame in decoded(container.demux(stream), limits):
@@ -145,18 +156,25 @@ def decode_frames(
                 f"video lasts {source_seconds:.2f} s, the limit is {limits.max_seconds:.2f} s; "
                 "cut it, or ask for trimming"
             )
-    return _finished(scaler, source_seconds, limits, trimmed)
+    return _finished(scaler, source_seconds, limits, trimmed, whole_segments)
 
 
 class _Scaler:
     """Scales a frame for each encoder whose clock picks it, from one conversion to RGB."""
 
-    def __init__(self, visual_size: int, sync_size: int, limits: MediaLimits) -> None:
+    def __init__(
+        self,
+        visual_size: int,
+        sync_size: int,
+        limits: MediaLimits,
+        visual_picker: FramePicker,
+        sync_picker: FramePicker,
+    ) -> None:
         seconds = min(limits.max_seconds, MAX_CLIP_SECONDS) + 1
         self.visual = FrameStack(visual_size, int(seconds * VISUAL_FPS))
         self.sync = FrameStack(sync_size, int(seconds * SYNC_FPS))
         self._visual_size, self._sync_size = visual_size, sync_size
-        self._visual_picker, self._sync_picker = FramePicker(VISUAL_FPS), FramePicker(SYNC_FPS)
+        self._visual_picker, self._sync_picker = visual_picker, sync_picker
         self._limits = limits
         self._reformatter = VideoReformatter()
         self._orientation: Orientation | None = None
@@ -225,7 +243,11 @@ def decoded(packets: Iterable[Packet[VideoStream]], limits: MediaLimits) -> Iter
 
 
 def _finished(
-    scaler: _Scaler, source_seconds: float, limits: MediaLimits, trimmed: bool
+    scaler: _Scaler,
+    source_seconds: float,
+    limits: MediaLimits,
+    trimmed: bool,
+    whole_segments: bool,
 ) -> VideoFrames:
     notices = []
     if trimmed:
@@ -234,8 +256,13 @@ def _finished(
             "was left out."
         )
     num_picked = len(scaler.sync)
+    wanted = max(num_picked, SYNC_SEGMENT_FRAMES)
+    if whole_segments:
+        wanted += -wanted % SYNC_SEGMENT_STRIDE
+        num_visual = VISUAL_FPS * (wanted - 1) // SYNC_FPS + 1
+        scaler.visual.repeat_last(max(0, num_visual - len(scaler.visual)))
+    scaler.sync.repeat_last(wanted - num_picked)
     if num_picked < SYNC_SEGMENT_FRAMES:
-        scaler.sync.repeat_last(SYNC_SEGMENT_FRAMES - num_picked)
         notices.append(
             f"The clip has {num_picked} frames at {SYNC_FPS} fps, the shortest that can be sounded "
             f"has {SYNC_SEGMENT_FRAMES} ({SYNC_SEGMENT_FRAMES / SYNC_FPS:.2f} s); "

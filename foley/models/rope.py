@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 
-
 @dataclass(frozen=True)
 class RotaryTable:
     """Cosines and sines of the angles at given positions, float32 [N, D / 2] each."""

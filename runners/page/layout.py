@@ -13,6 +13,7 @@ import gradio as gr
 import structlog
 
 from foley.client import AsyncFoleyClient, Options
+from foley.configs import OFFICIAL_STEPS
 from foley.errors import (
     ConnectionFailedError,
     FoleyError,
@@ -174,11 +175,13 @@ class Page:
                 least,
                 most,
                 step=1,
-                value=DEFAULTS.num_inference_steps,
+                value=OFFICIAL_STEPS,
                 label="Steps",
                 info="More steps take longer and are more exact.",
             )
             self._error("num_inference_steps")
+            # What the slider was set to by the model; None once a link has set it.
+            self.usual_steps = gr.State(OFFICIAL_STEPS)
             least, most = bounds("guidance_scale")
             self.guidance = gr.Slider(
                 least,
@@ -220,12 +223,15 @@ class Page:
         quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         at_once = {**quiet, "queue": False}
         model: dict[str, Any] = {
-            "inputs": [self.api_key],
-            "outputs": [self.model, self.key_box, self.errors["api_key"], self.model_timer],
-        }
-        blocks.load(self.prefill, None, self._prefilled(), **at_once)
+            "inputs": [self.api_key, self.steps, self.usual_steps],
+            "outputs": [
+                self.model, self.key_box, self.errors["api_key"], self.model_timer,
+                self.steps, self.usual_steps,
+            ],
+        }  # fmt: skip
+        filled = blocks.load(self.prefill, None, self._prefilled(), **at_once)
         self.model_timer.tick(self.ask_model, **model, **quiet)
-        blocks.load(self.ask_model, **model, **quiet)
+        filled.then(self.ask_model, **model, **quiet)  # what the link sets goes before
         self.api_key.change(self.ask_model, **model, **quiet, trigger_mode="always_last")
         for name, button in self.buttons_of_examples.items():
             path = str(EXAMPLES_FOLDER / name)
@@ -263,8 +269,16 @@ class Page:
         self.keep_seed.click(self.keep, self.history, [self.seed_kind, self.seed], **at_once)
         blocks.unload(self.leave)
 
-    async def ask_model(self, api_key: str) -> tuple[Any, ...]:
-        """Model, whether the key is asked for, what is wrong with it, whether to ask again."""
+    async def ask_model(self, api_key: str, steps: int, usual_steps: int | None) -> tuple[Any, ...]:
+        """Model, whether the key is asked for, what is wrong with it, whether to ask again, steps.
+
+        Args:
+            api_key: of the visitor.
+            steps: where the slider stands.
+            usual_steps: where it was set before; where it still stands there, it goes to those of
+                the model.
+        """
+        unset = (gr.skip(), gr.skip())
         try:
             async with AsyncFoleyClient(self.visits.server_url, api_key=api_key or None) as client:
                 (model,) = await client.models()
@@ -278,22 +292,26 @@ class Page:
                 gr.Column(visible=True),
                 sentences.error_html(sentence),
                 gr.Timer(active=False),
+                *unset,
             )
         except NotReadyError:
             text = sentences.waiting_html(
                 "The model is loading. You can prepare everything meanwhile."
             )
-            return text, gr.skip(), "", gr.Timer(active=True)
+            return text, gr.skip(), "", gr.Timer(active=True), *unset
         except FoleyError as error:
             text = sentences.waiting_html(sentences.error_sentence(error, key_given=bool(api_key)))
-            return text, gr.skip(), "", gr.Timer(active=isinstance(error, ConnectionFailedError))
-        return sentences.model_html(model), gr.skip(), "", gr.Timer(active=False)
+            again = gr.Timer(active=isinstance(error, ConnectionFailedError))
+            return text, gr.skip(), "", again, *unset
+        if steps == usual_steps and model.num_inference_steps:
+            unset = (model.num_inference_steps, model.num_inference_steps)
+        return sentences.model_html(model), gr.skip(), "", gr.Timer(active=False), *unset
 
     def _prefilled(self) -> list[Any]:
         return [
             self.clip, self.example, self.prompt, self.negative_prompt, self.steps, self.guidance,
             self.solver, self.seed_kind, self.seed, self.num_variations, self.output,
-            self.too_long, self.errors["start"],
+            self.too_long, self.errors["start"], self.usual_steps,
         ]  # fmt: skip
 
     def prefill(self, request: gr.Request) -> dict[Any, Any]:
@@ -315,6 +333,8 @@ class Page:
             "num_variations": self.num_variations,
         }
         found |= {controls[name]: getattr(asked, name) for name in options if name != "seed"}
+        if asked.num_inference_steps is not None:
+            found[self.usual_steps] = None
         if asked.seed is not None:
             found[self.seed_kind] = FIXED
             found[self.seed] = gr.Textbox(value=str(asked.seed), visible=True)

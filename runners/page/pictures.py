@@ -19,6 +19,7 @@ NUM_ROWS = 128
 WINDOW = 2048  # samples: 43 ms at 48 kHz
 LOWEST_HZ, HIGHEST_HZ = 40.0, 20_000.0
 FLOOR_DB = -90.0
+COLOURS = "magma"
 NUM_FRAMES = 12
 FRAME_HEIGHT = 96  # pixels; twice what is shown, for dense screens
 
@@ -51,12 +52,18 @@ def waveform_path(samples: Samples, num_samples: int) -> str:
         samples: [S]
         num_samples: how many the whole width stands for; what is missing is silence.
     """
-    columns = np.array_split(_fitted(samples, num_samples), NUM_COLUMNS)
-    upper = [1 - min(1.0, float(column.max(initial=0.0))) for column in columns]
-    lower = [1 - max(-1.0, float(column.min(initial=0.0))) for column in columns]
-    points = [f"{x} {y - 0.006:.3f}" for x, y in enumerate(upper)]
-    points += [f"{x} {y + 0.006:.3f}" for x, y in reversed(list(enumerate(lower)))]
+    lower, upper = outline(samples, num_samples)
+    points = [f"{x} {1 - y - 0.006:.3f}" for x, y in enumerate(upper)]
+    points += [f"{x} {1 - y + 0.006:.3f}" for x, y in reversed(list(enumerate(lower)))]
     return "M" + "L".join(points) + "Z"
+
+
+def outline(samples: Samples, num_samples: int) -> tuple[Samples, Samples]:
+    """Least and greatest values [W] over the width, at most full scale; see `waveform_path`."""
+    columns = np.array_split(_fitted(samples, num_samples), NUM_COLUMNS)
+    lower = [max(-1.0, float(column.min(initial=0.0))) for column in columns]
+    upper = [min(1.0, float(column.max(initial=0.0))) for column in columns]
+    return np.array(lower, np.float32), np.array(upper, np.float32)
 
 
 def draw_spectrogram(samples: Samples, num_samples: int, rate: int, path: Path) -> None:
@@ -68,6 +75,14 @@ def draw_spectrogram(samples: Samples, num_samples: int, rate: int, path: Path) 
         rate: Hz
         path: of the PNG.
     """
+    loudness_db = spectrogram_db(samples, num_samples, rate)
+    matplotlib.image.imsave(
+        path, loudness_db, cmap=COLOURS, vmin=FLOOR_DB, vmax=0, origin="lower", format="png"
+    )
+
+
+def spectrogram_db(samples: Samples, num_samples: int, rate: int) -> Samples:
+    """Levels [F, W] in dB of full scale, the lowest frequency first; see `draw_spectrogram`."""
     padded = np.pad(_fitted(samples, num_samples), WINDOW // 2)
     starts = np.linspace(0, len(padded) - WINDOW, NUM_COLUMNS).astype(int)
     windows = padded[starts[:, None] + np.arange(WINDOW)] * np.hanning(WINDOW)  # [W, WINDOW]
@@ -76,10 +91,8 @@ def draw_spectrogram(samples: Samples, num_samples: int, rate: int, path: Path) 
     below = edges[:-1].astype(int)
     above = np.maximum(below + 1, np.ceil(edges[1:]).astype(int))
     rows = [amplitude[:, i:j].max(axis=1) for i, j in zip(below, above, strict=True)]  # F of [W]
-    loudness_db = 20 * np.log10(np.maximum(np.stack(rows), 1e-9))  # [F, W]
-    matplotlib.image.imsave(
-        path, loudness_db, cmap="magma", vmin=FLOOR_DB, vmax=0, origin="lower", format="png"
-    )
+    levels: Samples = 20 * np.log10(np.maximum(np.stack(rows), 1e-9))  # [F, W]
+    return levels
 
 
 def draw_film_strip(clip: Path, duration_seconds: float, path: Path) -> None:
@@ -89,8 +102,7 @@ def draw_film_strip(clip: Path, duration_seconds: float, path: Path) -> None:
         av.FFmpegError: the clip cannot be read.
     """
     wanted = [(index + 0.5) * duration_seconds / NUM_FRAMES for index in range(NUM_FRAMES)]
-    with av.open(str(clip)) as container:
-        frames = _frames_at(container, wanted)
+    frames = frames_at(clip, wanted)
     width = max(frame.width for frame in frames)
     strip = Image.new("RGB", (width * NUM_FRAMES, FRAME_HEIGHT))
     for index, frame in enumerate(frames):
@@ -98,8 +110,19 @@ def draw_film_strip(clip: Path, duration_seconds: float, path: Path) -> None:
     strip.save(path, quality=82)
 
 
+def frames_at(clip: Path, wanted_seconds: list[float]) -> list[Image.Image]:
+    """The frame shown at each of the times, which rise; the last one where the picture ends.
+
+    They are FRAME_HEIGHT pixels high.
+
+    Raises:
+        av.FFmpegError: the clip cannot be read.
+    """
+    with av.open(str(clip)) as container:
+        return _frames_at(container, wanted_seconds)
+
+
 def _frames_at(container: InputContainer, wanted_seconds: list[float]) -> list[Image.Image]:
-    """The frame shown at each of the times, which rise; the last one where the picture ends."""
     stream = container.streams.video[0]
     stream.thread_type = "AUTO"
     found: list[Image.Image] = []

@@ -126,18 +126,20 @@ class GetModelRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetModelResponse(_message.Message):
-    __slots__ = ("preset", "trained", "revision", "licence", "territory")
+    __slots__ = ("preset", "trained", "revision", "licence", "territory", "num_inference_steps")
     PRESET_FIELD_NUMBER: _ClassVar[int]
     TRAINED_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     LICENCE_FIELD_NUMBER: _ClassVar[int]
     TERRITORY_FIELD_NUMBER: _ClassVar[int]
+    NUM_INFERENCE_STEPS_FIELD_NUMBER: _ClassVar[int]
     preset: str
     trained: bool
     revision: str
     licence: str
     territory: str
-    def __init__(self, preset: _Optional[str] = ..., trained: _Optional[bool] = ..., revision: _Optional[str] = ..., licence: _Optional[str] = ..., territory: _Optional[str] = ...) -> None: ...
+    num_inference_steps: int
+    def __init__(self, preset: _Optional[str] = ..., trained: _Optional[bool] = ..., revision: _Optional[str] = ..., licence: _Optional[str] = ..., territory: _Optional[str] = ..., num_inference_steps: _Optional[int] = ...) -> None: ...
 
 class CancelRequest(_message.Message):
     __slots__ = ("request_id",)

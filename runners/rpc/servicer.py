@@ -95,6 +95,7 @@ class FoleyServicer(FoleyServiceServicer):
                 revision=model.revision,
                 licence=model.licence,
                 territory=model.territory,
+                num_inference_steps=model.num_inference_steps,
             )
 
     async def Cancel(  # noqa: N802

@@ -9,8 +9,8 @@ from foley.media.clock import FramePicker, FrameTimes, num_latents, seconds_of
 GOLDEN = json.loads((Path(__file__).parents[1] / "assets/golden/frames.json").read_text())
 
 
-def picked(times_seconds: list[float], fps: int) -> list[int]:
-    picker = FramePicker(fps)
+def picked(times_seconds: list[float], fps: int, *, exact: bool = False) -> list[int]:
+    picker = FramePicker(fps, exact=exact)
     return [
         index
         for index, seconds in enumerate(times_seconds)
@@ -32,6 +32,21 @@ def test_picks_equal_the_reference(name: str) -> None:
 def test_latents_are_two_a_frame_but_for_the_known_lengths() -> None:
     exceptions = {n: num_latents(n) for n in range(401) if num_latents(n) != 2 * n}
     assert exceptions == {int(n): latents for n, latents in GOLDEN["latent_len_not_2n"].items()}
+
+
+@pytest.mark.parametrize("time_base", [Fraction(1, 12800), Fraction(1, 1000), Fraction(1, 25)])
+def test_an_exact_clock_picks_every_frame_of_its_own_rate(time_base: Fraction) -> None:
+    times = [seconds_of(round(index / 25 / time_base), time_base) for index in range(375)]
+    assert picked(times, 25, exact=True) == list(range(375))
+    assert picked(times, 25) != list(range(375))  # as the reference: it loses one
+    due = [next(i for i, t in enumerate(times) if t >= k / 8 - 1e-9) for k in range(119)]
+    assert picked(times, 8, exact=True)[:119] == due
+
+
+def test_an_exact_clock_shows_the_first_frame_at_or_after_each_target() -> None:
+    times = [index / 30 for index in range(300)]
+    due = [next(i for i, t in enumerate(times) if t >= k / 25 - 1e-9) for k in range(248)]
+    assert picked(times, 25, exact=True)[:248] == due
 
 
 def test_a_late_first_frame_fills_every_target_before_it() -> None:

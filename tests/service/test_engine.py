@@ -41,7 +41,8 @@ def serve(
         if coming and (choice.random() < 0.3 or not scheduler.entries):
             index, (frames, request) = coming.pop(0)
             sessions[str(index)] = pipeline.start(frames, request)
-            size = size_of(request, len(frames.visual), len(frames.sync), pipeline.device)
+            counts = len(frames.visual), len(frames.sync)
+            size = size_of(request, *counts, pipeline.preset, pipeline.device)
             scheduler.submit(
                 str(index), size, priority="interactive", now=0.0, deadline=float("inf")
             )
@@ -226,7 +227,8 @@ def test_the_size_of_a_request_is_what_it_will_take(
     )
     frames = toy_frames(29)
     session = toy_pipeline().start(frames, request)
-    size = size_of(request, len(frames.visual), len(frames.sync), toy_pipeline().device)
+    counts = len(frames.visual), len(frames.sync)
+    size = size_of(request, *counts, toy_pipeline().preset, toy_pipeline().device)
     machine = Engine(toy_pipeline())
     for _ in range(size.num_pieces):
         assert session.stage == "conditions"

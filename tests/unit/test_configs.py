@@ -29,8 +29,8 @@ def test_conv_mlp_width_follows_the_published_rule() -> None:
 
 
 def test_heads_must_divide_the_width() -> None:
-    with pytest.raises(ConfigError, match="got 100 and 3"):
-        DiTConfig(**(vars(TINY.dit) | {"hidden_dim": 100}))
+    with pytest.raises(ConfigError, match="got 102 and 5"):
+        DiTConfig(**(vars(TINY.dit) | {"hidden_dim": 102}))
 
 
 def test_parts_must_fit_together() -> None:

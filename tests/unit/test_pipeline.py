@@ -3,6 +3,7 @@ import dataclasses
 import pytest
 import torch
 
+from foley.configs import TINY, TINY_STEPS, XL, XXL
 from foley.errors import (
     CheckpointError,
     ConfigError,
@@ -15,7 +16,7 @@ from foley.media.clock import num_latents
 from foley.pipeline import FoleyPipeline, Progress
 from foley.request import SOLVERS, GenerationRequest, Solver
 from foley.selection import choose_device
-from tests.toys import toy_components, toy_frames, toy_pipeline
+from tests.toys import toy_components, toy_frames, toy_pipeline, toy_preset
 
 STEPS = 3
 
@@ -155,6 +156,18 @@ def test_presets_that_cannot_be_had_are_refused() -> None:
 
 def test_requests_default_to_the_published_settings() -> None:
     request = GenerationRequest()
-    assert request.num_inference_steps == 50
+    assert request.num_steps(XXL) == request.num_steps(XL) == 50
     assert request.guidance_scale == 4.5
     assert request.negative_prompt == "noisy, harsh"
+
+
+def test_steps_that_a_request_does_not_name_are_those_of_the_preset() -> None:
+    assert GenerationRequest().num_steps(TINY) == TINY_STEPS
+    assert GenerationRequest(num_inference_steps=3).num_steps(TINY) == 3
+    components = dataclasses.replace(
+        toy_components(), preset=dataclasses.replace(toy_preset(), name="tiny")
+    )
+    seen: list[Progress] = []
+    pipeline = FoleyPipeline(components, torch.device("cpu"))
+    pipeline(toy_frames(), on_progress=seen.append)
+    assert {p.num_steps for p in seen if p.stage == "sample"} == {TINY_STEPS}

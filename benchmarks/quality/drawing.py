@@ -1,0 +1,113 @@
+"""One picture of a clip and its sounds over one time line: frames, waveforms, spectrograms."""
+
+# S samples
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from runners.page import pictures
+
+WIDTH_INCHES, STRIP_INCHES, WAVE_INCHES, SPECTROGRAM_INCHES = 12.0, 1.0, 0.8, 1.6
+DOTS_PER_INCH = 110
+TRUE, FOUND = "#1a9850", "#e66101"
+TICKS_HZ = (100, 1000, 10_000)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sound:
+    """A sound to draw.
+
+    Attributes:
+        name: as the picture calls it.
+        samples: float32 [S].
+        rate: Hz.
+        found: seconds at which something was found to start to sound.
+    """
+
+    name: str
+    samples: NDArray[np.float32]
+    rate: int
+    found: Sequence[float]
+
+
+def draw(
+    clip: Path,
+    sounds: Sequence[Sound],
+    path: Path,
+    *,
+    title: str = "",
+    events: Sequence[float] | None = None,
+) -> None:
+    """Write a PNG: a strip of frames, and each sound's waveform and spectrogram below it.
+
+    Args:
+        clip: whose frames are shown, each in the middle of its share of the time.
+        sounds: at least one; the first tells how long the time line is.
+        path: of the PNG.
+        title: above everything.
+        events: seconds at which the picture is known to sound; None where nobody knows.
+    """
+    seconds = len(sounds[0].samples) / sounds[0].rate
+    heights = [STRIP_INCHES, *(h for _ in sounds for h in (WAVE_INCHES, SPECTROGRAM_INCHES))]
+    figure = Figure(
+        figsize=(WIDTH_INCHES, sum(heights) + 0.25 * len(heights) + 0.5),
+        dpi=DOTS_PER_INCH,
+        layout="constrained",
+    )
+    grid = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights, squeeze=False)
+    strip, *rows = grid[:, 0]
+    _draw_strip(strip, clip, seconds)
+    for sound, wave, spectrum in zip(sounds, rows[::2], rows[1::2], strict=True):
+        _draw_sound(wave, spectrum, sound, round(seconds * sound.rate))
+    for axes in (strip, *rows):
+        for at in events or ():
+            axes.axvline(at, color=TRUE, linewidth=1.2, linestyle="--", alpha=0.9)
+    for sound, wave in zip(sounds, rows[::2], strict=True):
+        wave.plot(sound.found, [0.9] * len(sound.found), "v", color=FOUND, markersize=6)
+    for at in sounds[0].found:
+        strip.axvline(at, color=FOUND, linewidth=1.2, alpha=0.9)
+    known = "" if events is None else "green dashed: events known; "
+    strip.set_title(f"{title}\n{known}orange: onsets found".strip(), loc="left", fontsize=9)
+    rows[-1].set_xlabel("seconds")
+    rows[-1].set_xlim(0, seconds)
+    figure.savefig(path)
+
+
+def _draw_strip(axes: Axes, clip: Path, seconds: float) -> None:
+    (first,) = pictures.frames_at(clip, [0.0])
+    width_inches = STRIP_INCHES * first.width / first.height
+    count = max(2, round(WIDTH_INCHES / width_inches))
+    share = seconds / count
+    frames = pictures.frames_at(clip, [(index + 0.5) * share for index in range(count)])
+    for index, frame in enumerate(frames):
+        axes.imshow(frame, extent=(index * share, (index + 1) * share, 0, 1), aspect="auto")
+    axes.set_ylim(0, 1)
+    axes.set_yticks([])
+
+
+def _draw_sound(wave: Axes, spectrum: Axes, sound: Sound, num_samples: int) -> None:
+    seconds = num_samples / sound.rate
+    lower, upper = pictures.outline(sound.samples, num_samples)
+    middle = (np.arange(len(lower)) + 0.5) * seconds / len(lower)
+    wave.fill_between(middle, lower, upper, linewidth=0.4, color="#2c3e50")
+    wave.set_ylim(-1, 1)
+    wave.set_yticks([])
+    wave.set_ylabel(sound.name, fontsize=9)
+    spectrum.imshow(
+        pictures.spectrogram_db(sound.samples, num_samples, sound.rate),
+        extent=(0, seconds, 0, 1),
+        origin="lower",
+        aspect="auto",
+        cmap=pictures.COLOURS,
+        vmin=pictures.FLOOR_DB,
+        vmax=0,
+    )
+    octaves = np.log(np.array(TICKS_HZ) / pictures.LOWEST_HZ)
+    places = octaves / np.log(pictures.HIGHEST_HZ / pictures.LOWEST_HZ)
+    spectrum.set_yticks(places, [f"{hz / 1000:g} kHz" for hz in TICKS_HZ], fontsize=7)

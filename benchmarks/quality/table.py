@@ -1,0 +1,212 @@
+"""Quality against steps, for each solver: what later work on speed must not worsen.
+
+    python -m benchmarks.quality.table [--device cuda] [--clips 32] [--record --hardware NAME]
+    python -m benchmarks.quality.table --render RECORD [--write]
+
+The first form measures the served model on held-out clips of 5 s and ends with one JSON line; the
+second renders a record as the table of README.md, with --write into it.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.quality.drawn import HELD_OUT_SEED, DrawnClip, drawn_clips
+from benchmarks.quality.onsets import Match, onsets
+from benchmarks.records import environment, finish
+from foley.configs import PRESETS
+from foley.denoise import Denoising
+from foley.pipeline import FoleyPipeline
+from foley.request import SOLVERS, GenerationRequest, Solver
+from foley.sampling import draw_noise, make_sigmas
+from foley.types import Conditions
+from training.judge import band_levels, frechet, silence_db
+
+README = Path(__file__).with_name("README.md")
+MARKS = ("<!-- table -->\n", "<!-- end of table -->\n")
+STEPS = (4, 8, 10, 16, 25, 50)
+EVALUATIONS = {"euler": 1, "heun": 2, "midpoint": 2, "rk4": 4}  # of the model, in a step
+SECONDS = 5.0
+NEGATIVE = GenerationRequest().negative_prompt
+NUM_LEVELS = 48  # of a sound's embedding, the mean level of each band; their spreads follow
+
+
+@torch.inference_mode()
+def generate(
+    pipeline: FoleyPipeline, told: Conditions, solver: Solver, steps: int, scale: float, seed: int
+) -> Tensor:
+    """A sound [S] of conditions: those of a clip are encoded once for all rows."""
+    noise = draw_noise([seed], pipeline.preset.dit.latent_dim, told.num_latents)
+    path = Denoising(
+        pipeline.dit,
+        told,
+        noise.to(pipeline.device),
+        make_sigmas(steps),
+        solver=solver,
+        guidance_scale=scale,
+    )
+    velocities = pipeline.velocity_model()
+    while path.latents is None:
+        path.advance(*velocities([path.part]))
+    return pipeline.decode(path.latents)[0, 0].cpu()
+
+
+def row(
+    pipeline: FoleyPipeline,
+    clips: list[DrawnClip],
+    told: list[Conditions],
+    solver: Solver,
+    steps: int,
+    scale: float,
+) -> dict[str, Any]:
+    """Figures of one solver and number of steps."""
+    match, levels, depths = Match(), [], []
+    start = time.perf_counter()
+    sounds = [
+        generate(pipeline, conditions, solver, steps, scale, seed)
+        for seed, conditions in enumerate(told)
+    ]
+    seconds = time.perf_counter() - start
+    for clip, sound in zip(clips, sounds, strict=True):
+        match.add(onsets(sound), clip.events)
+        levels.append(band_levels(sound[None]))
+        depths.append(silence_db(clip.sound[: len(sound)], sound[: len(clip.sound)]))
+    real = torch.cat([band_levels(clip.sound[None]) for clip in clips])
+    found = torch.cat(levels)
+    known = [depth for depth in depths if not np.isnan(depth)]
+    return {
+        "solver": solver,
+        "steps": steps,
+        "evaluations": steps * EVALUATIONS[solver],
+        "f1": match.f1,
+        "precision": match.precision,
+        "recall": match.recall,
+        "median_error_ms": match.median_error_ms if match.hits else None,
+        "silence_db_median": float(np.median(known)) if known else None,
+        "log_mel_distance": float((real - found)[:, :NUM_LEVELS].abs().mean()),
+        "frechet": frechet(real, found),
+        "seconds_a_clip": seconds / len(clips),  # of sampling and decoding
+    }
+
+
+def truth(clips: list[DrawnClip]) -> dict[str, float]:
+    """The same of the exact sounds: as good as it gets."""
+    match = Match()
+    for clip in clips:
+        match.add(onsets(clip.sound), clip.events)
+    real = torch.cat([band_levels(clip.sound[None]) for clip in clips])
+    half = len(real) // 2
+    return {
+        "f1": match.f1,
+        "median_error_ms": match.median_error_ms,
+        "frechet_two_halves": frechet(real[:half], real[half:]),
+    }
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """The record."""
+    pipeline = FoleyPipeline.from_preset(args.preset, args.device, args.weights)
+    clips = list(drawn_clips(pipeline.preset, args.clips, SECONDS, quiet=True))
+    told = [pipeline.condition(clip.frames, clip.prompt, NEGATIVE) for clip in clips]
+    rows = []
+    for solver in args.solvers:
+        for steps in args.steps:
+            rows.append(row(pipeline, clips, told, solver, steps, args.guidance_scale))
+            print({k: round(v, 4) if isinstance(v, float) else v for k, v in rows[-1].items()})
+    return environment() | {
+        "what": "quality",
+        "preset": pipeline.preset.name,
+        "weights": pipeline.source,
+        "device": str(pipeline.device),
+        "precision": pipeline.precision,
+        "data_seed": HELD_OUT_SEED,
+        "clips": len(clips),
+        "clip_seconds": SECONDS,
+        "events": sum(len(clip.events) for clip in clips),
+        "guidance_scale": args.guidance_scale,
+        "truth": truth(clips),
+        "rows": rows,
+    }
+
+
+def rendered(record: dict[str, Any], link: str) -> str:
+    """The table as Markdown.
+
+    Args:
+        record: what `measure` gave.
+        link: where the record lies, seen from the README.
+    """
+    best = record["truth"]
+    default = PRESETS[record["preset"]].default_steps
+    where = record["gpu"] or record["cpu"]
+    lines = [
+        f"[Record]({link}), commit {record['commit']}, {where}: {record['clips']} held-out clips "
+        f"of {record['clip_seconds']:g} s with {record['events']} events, guidance "
+        f"{record['guidance_scale']:g}. The exact sounds: F1 {best['f1']:.3f}, "
+        f"{best['median_error_ms']:.1f} ms, Frechet distance of two halves of them "
+        f"{best['frechet_two_halves']:.1f}. In bold: the default of `{record['preset']}`.",
+        "",
+        "| solver | steps | evaluations | F1 | error, ms | silence, dB | log-mel | Frechet |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for line in record["rows"]:
+        cells = [
+            line["solver"],
+            str(line["steps"]),
+            str(line["evaluations"]),
+            _number(line["f1"], 3),
+            _number(line["median_error_ms"], 1),
+            _number(line["silence_db_median"], 1),
+            _number(line["log_mel_distance"], 3),
+            _number(line["frechet"], 2),
+        ]
+        if line["solver"] == "euler" and line["steps"] == default:
+            cells = [f"**{cell}**" for cell in cells]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def write_into_readme(table: str) -> None:
+    """Replace what stands between the marks."""
+    before, _, rest = README.read_text().partition(MARKS[0])
+    _, _, after = rest.partition(MARKS[1])
+    README.write_text(before + MARKS[0] + table + MARKS[1] + after)
+
+
+def main() -> None:
+    """Measure, or render."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--render", type=Path, metavar="RECORD")
+    parser.add_argument("--write", action="store_true", help="into README.md")
+    parser.add_argument("--preset", default="tiny")
+    parser.add_argument("--weights", type=Path)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--clips", type=int, default=32)
+    parser.add_argument("--steps", type=int, nargs="+", default=STEPS)
+    parser.add_argument("--solvers", nargs="+", choices=SOLVERS, default=SOLVERS)
+    parser.add_argument("--guidance-scale", type=float, default=4.5)
+    parser.add_argument("--hardware", default="cpu", help="short name for the record's file")
+    parser.add_argument("--record", action="store_true")
+    args = parser.parse_args()
+    if args.render is None:
+        finish(measure(args), hardware=args.hardware, write=args.record)
+        return
+    link = f"../records/{args.render.name}"
+    table = rendered(json.loads(args.render.read_text()), link)
+    print(table)
+    if args.write:
+        write_into_readme(table)
+
+
+if __name__ == "__main__":
+    main()
