@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from foley.configs import SYNC_SEGMENT_STRIDE
 from foley.models.dit import DiTContext
 from foley.models.vae import FoleyVAE, build_vae
 from foley.sampling import Evaluation, guide, integrate, make_sigmas
 from training import clips, judge, text
-from training.analysis import LATENT_DIM, Analysis, with_noise
+from training.analysis import LATENT_DIM, SAMPLE_RATE, Analysis, with_noise
 from training.features import PAD, Encoders, Words
 from training.flow import FlowModel
 from training.materials import MATERIALS
@@ -92,10 +93,13 @@ def generate(
     """
     device = parts.device
     on_gpu = device.type == "cuda"
-    visual, sync = parts.encoders(batch.pictures())
+    pictures = batch.pictures()
+    missing = -pictures.shape[1] % SYNC_SEGMENT_STRIDE  # whole segments, as in serving
+    pictures = torch.cat((pictures, pictures[:, -1:].expand(-1, missing, -1, -1, -1)), dim=1)
+    visual, sync = parts.encoders(pictures)
     if shuffled:
         sync = sync.roll(1, 0)
-    count = round(batch.seconds * 50)
+    count = 2 * pictures.shape[1]
     said = prompts or batch.prompts
     ids = parts.words.ids([*said, NEGATIVE]).to(device)
     dit = parts.flow.dit
@@ -119,7 +123,7 @@ def generate(
             return guide(*out.chunk(2), how.guidance_scale) if len(contexts) == 2 else out
 
         latents = integrate(velocity, noise, make_sigmas(how.steps), how.solver)  # type: ignore[arg-type]
-    return parts.vae.decode(latents).float()[:, 0]
+    return parts.vae.decode(latents).float()[:, 0, : round(batch.seconds * SAMPLE_RATE)]
 
 
 def held_out(

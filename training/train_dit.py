@@ -39,11 +39,7 @@ from training.settings import (
 from training.team import Team
 
 DATA_SEED = 303
-LENGTHS = (  # frames; half of all batches last 3 to 8 s
-    *(40, 45, 50, 56, 62, 68),
-    *(76, 84, 92, 100, 110, 120, 125, 133, 142, 152, 164, 176, 188, 200),
-    *(220, 244, 270, 300, 330, 352, 375),
-)
+LENGTHS = tuple(range(40, 377, 8))  # frames; half of all batches last 3 to 8 s
 # Of the text, padding included, in turn for the lengths: a pair of prompts has 5 or more.
 TEXT_TOKENS = (5, 18, 7, 12, 9)
 OPTIMIZERS = {"muon": MuonAndAdamW, "adamw": PlainAdamW}

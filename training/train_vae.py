@@ -37,10 +37,10 @@ from training.settings import (
 
 DATA_SEED = 101
 HELD_OUT_SEED = 909
-CROP = 64  # latent frames
-EDGE = 6  # of them at either side that no loss sees, but where the sound itself begins or ends
+EDGE = 6  # latent frames at either side of a crop that no loss sees, but at a border of the clip
 AT_A_BORDER = 0.25  # share of the steps whose crops lie at the beginning, and again at the end
 BUZZ_WEIGHT = 0.1  # a dB
+_OUTSIDE = 2048  # samples of silence beyond a border: windows begin at zero and would not see it
 _FFTS = (8192, 4096, 2048, 1024, 512, 256, 128, 64)
 
 _QUIET = 2e-5  # magnitudes below are silence: 94 dB under a full-scale sine
@@ -73,8 +73,8 @@ class Pool:
             self.sounds.append(entry[0])
             self.latents.append(entry[1])
 
-    def crops(self, count: int) -> tuple[Tensor, Tensor, slice]:
-        """Waveforms [B, S], active latents [B, C, A] of crops, and the samples that losses see.
+    def crops(self, count: int, size: int) -> tuple[Tensor, Tensor, slice]:
+        """Waveforms [B, S], active latents [B, C, size] of crops, and the samples that losses see.
 
         What lies outside a crop is missing, so its edges cannot be right; at the border of a clip
         the decoder sees zeros outside in earnest, and must not click.
@@ -86,14 +86,14 @@ class Pool:
         for index in which:
             sound, latent = self.sounds[index], self.latents[index]
             rows = torch.randint(len(sound), (count // 4,), device=self.device)
-            last = latent.shape[-1] - CROP
+            last = latent.shape[-1] - size
             starts = torch.randint(last + 1, (count // 4,), device=self.device)
             if where < AT_A_BORDER:
                 starts, seen = torch.zeros_like(starts), slice(0, -trim)
             elif where > 1 - AT_A_BORDER:
                 starts, seen = torch.full_like(starts, last), slice(trim, None)
-            frames = starts[:, None] + torch.arange(CROP, device=self.device)
-            samples = starts[:, None] * HOP + torch.arange(CROP * HOP, device=self.device)
+            frames = starts[:, None] + torch.arange(size, device=self.device)
+            samples = starts[:, None] * HOP + torch.arange(size * HOP, device=self.device)
             sounds.append(sound[rows[:, None], samples])
             latents.append(latent[rows[:, None], :, frames].transpose(1, 2))
         return torch.cat(sounds), torch.cat(latents), seen
@@ -153,8 +153,9 @@ def energy_distance(
 
     `seen` are the samples that are compared.
     """
+    outside = (_OUTSIDE * (seen.start == 0), _OUTSIDE * (seen.stop is None))
     target, one, two = (w[:, seen] for w in (target, one, two))
-    x, y, z = (spectra(w) for w in (target, one, two))
+    x, y, z = (spectra(F.pad(w, outside)) for w in (target, one, two))
     loudness = [s.square().mean((1, 2)).sqrt() + 5e-4 for s in x]
     near = distance(x, y, loudness) + distance(x, z, loudness)
     apart = distance(y, z, loudness)
@@ -300,6 +301,8 @@ def main() -> None:
     parser.add_argument("--data-seed", type=int, default=DATA_SEED, help="another where resumed")
     parser.add_argument("--minutes", type=float, default=7.0)
     parser.add_argument("--batch", type=int, default=48)
+    parser.add_argument("--crop", type=int, default=64, help="latent frames")
+    parser.add_argument("--pool", type=int, default=24, help="batches of 32 clips to crop from")
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--smoke", action="store_true", help="seconds on a CPU, no real training")
@@ -322,7 +325,7 @@ def main() -> None:
     if not args.resume:
         first = [next(stream).to(device).waveform() for _ in range(2 if args.smoke else 24)]
         kept = analysis.fit(first)
-    pool = Pool(stream, analysis, device, 2 if args.smoke else 24)
+    pool = Pool(stream, analysis, device, 2 if args.smoke else args.pool)
     held_out = held_out_batches(device, 2 if args.smoke else 24)
     if args.resume:
         model = judge.MaterialJudge().to(device).eval()
@@ -337,13 +340,13 @@ def main() -> None:
     parameters = [*vae.post_quant.parameters(), *vae.decoder.parameters()]
     optimizer = torch.optim.AdamW(parameters, args.rate, betas=(0.8, 0.99), weight_decay=0.0)
     average = Average(vae, 0.999)
-    decode = vae.decode if args.smoke else torch.compile(vae.decode)
+    decode = torch.compile(vae.decode) if device.type == "cuda" else vae.decode
     filters = {size: mel_filters(size, bands).to(device) for size, bands in ((2048, 64), (512, 32))}
     step, shown, log = 0, time.monotonic(), []
     while (progress := budget.progress(step)) < 1.0:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(progress, args.rate, step)
-        sound, latents, seen = pool.crops(4 if args.smoke else args.batch)
+        sound, latents, seen = pool.crops(4 if args.smoke else args.batch, args.crop)
         wobble = 0.08 * torch.rand(len(latents), 1, 1, device=device)
         latents = latents + wobble * torch.randn_like(latents)  # the transformer errs, too
         both = decode(torch.cat((with_noise(latents), with_noise(latents))))[:, 0]
