@@ -24,6 +24,8 @@ from foley.request import GenerationRequest
 from foley.sampling import choose_seeds, draw_noise, make_sigmas
 from foley.types import Conditions, Generation, VideoFrames
 
+_FADE_SAMPLES = 96
+
 Stage = Literal["conditions", "sampling", "sound", "done"]
 
 
@@ -119,7 +121,9 @@ class Session:
         assert self._latents is not None
         index = len(self._waveforms)
         waveform = self._model.decode(self._latents[index : index + 1])
-        self._waveforms.append(waveform[..., : self._num_samples].cpu())
+        if self._num_samples is not None:
+            waveform = faded(waveform[..., : self._num_samples])
+        self._waveforms.append(waveform.cpu())
         if len(self._waveforms) == len(self.seeds):
             self._latents = None
             self._check_finite()
@@ -180,3 +184,17 @@ def _num_samples(preset: Preset, frames: VideoFrames) -> int | None:
         return None
     shown = max(frames.num_picked, SYNC_SEGMENT_FRAMES)
     return shown * preset.vae.sample_rate // SYNC_FPS
+
+
+def faded(waveform: Tensor) -> Tensor:
+    """A waveform [..., S] that rises from zero in 2 ms and ends so.
+
+    It is cut where the clip ends, maybe in the middle of a sound; and the small decoder clicks for
+    two samples at a border, where zeros outside take the place of terms that cancel.
+    """
+    count = min(_FADE_SAMPLES, waveform.shape[-1] // 2)
+    ramp = torch.linspace(0, torch.pi, count, device=waveform.device)
+    gain = torch.ones(waveform.shape[-1], device=waveform.device)
+    gain[:count] = (1 - ramp.cos()) / 2
+    gain[-count:] = gain[:count].flip(0)
+    return waveform * gain

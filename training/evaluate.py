@@ -19,6 +19,7 @@ from foley.configs import SYNC_SEGMENT_STRIDE
 from foley.models.dit import DiTContext
 from foley.models.vae import FoleyVAE, build_vae
 from foley.sampling import Evaluation, guide, integrate, make_sigmas
+from foley.session import faded
 from training import clips, judge, text
 from training.analysis import LATENT_DIM, SAMPLE_RATE, Analysis, with_noise
 from training.features import PAD, Encoders, Words
@@ -123,7 +124,8 @@ def generate(
             return guide(*out.chunk(2), how.guidance_scale) if len(contexts) == 2 else out
 
         latents = integrate(velocity, noise, make_sigmas(how.steps), how.solver)  # type: ignore[arg-type]
-    return parts.vae.decode(latents).float()[:, 0, : round(batch.seconds * SAMPLE_RATE)]
+    sounds = parts.vae.decode(latents).float()[:, 0, : round(batch.seconds * SAMPLE_RATE)]
+    return faded(sounds)
 
 
 def held_out(

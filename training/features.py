@@ -122,7 +122,7 @@ class Cache:
     def make(self, batch: Batch) -> tuple[int, dict[str, Tensor]]:
         """Render, sound and encode a batch: its number of frames, and what is kept of it."""
         batch = batch.to(self.device)
-        visual, sync = self.encoders(batch.pictures())
+        visual, sync = self.encoders(batch.pictures(fast=self.device.type == "cuda"))
         num_frames = batch.frames["light"].shape[1]
         count = num_latents(num_frames)
         latents = self.analysis(batch.waveform())[..., :count]
@@ -210,5 +210,9 @@ class Drawer(threading.Thread):
             self._cache.put(num_frames, entry)
 
     def stop(self) -> None:
-        """Draw no more."""
+        """Draw no more. A process must not end while its thread uses the GPU."""
         self._stopped.set()
+        while self.is_alive():
+            while not self._ready.empty():
+                self._ready.get()
+            self.join(0.1)

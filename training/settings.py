@@ -3,6 +3,7 @@
 import json
 import os
 import time
+import zlib
 from pathlib import Path
 
 import torch
@@ -98,7 +99,7 @@ def load_compiled(*folders: Path | None) -> None:
     for folder in folders if torch.cuda.is_available() else ():
         for path in sorted(folder.glob("*.compiled")) if folder else ():
             try:
-                torch.compiler.load_cache_artifacts(path.read_bytes())
+                torch.compiler.load_cache_artifacts(zlib.decompress(path.read_bytes()))
             except Exception as error:  # noqa: BLE001 - of another version: compiled again, then
                 print(f"{path.name} is of no use here: {error}", flush=True)
 
@@ -107,8 +108,9 @@ def save_compiled(path: Path) -> None:
     """Keep what was compiled: a compilation costs a minute or two of each run."""
     artifacts = torch.compiler.save_cache_artifacts()
     if artifacts is not None:
-        path.write_bytes(artifacts[0])
-        print(f"compiled code: {len(artifacts[0]) / 1e6:.1f} MB", flush=True)
+        packed = zlib.compress(artifacts[0])
+        path.write_bytes(packed)
+        print(f"compiled code: {len(packed) / 1e6:.1f} MB", flush=True)
 
 
 def hardware() -> str:

@@ -28,11 +28,12 @@ from training.optimizers import MuonAndAdamW, PlainAdamW
 from training.scene import FPS
 from training.settings import (
     TRAINED,
-    VOCAB_SIZE,
     Average,
     Budget,
+    load_compiled,
     load_state,
     record,
+    save_compiled,
     save_state,
     set_up,
 )
@@ -120,7 +121,7 @@ class Stepper:
             "visual": normal(num_visual, config.visual_dim),
             "sync": normal(num_sync, config.sync_dim),
             "curve": torch.rand(batch, count, device=device).half(),
-            "tokens": torch.randint(3, VOCAB_SIZE, (batch, MAX_TOKENS), device=device),
+            "tokens": torch.randint(3, TRAINED.text.vocab_size, (batch, MAX_TOKENS), device=device),
         }
         self.recorded.record(num_frames, example, self.num_tokens(num_frames))
 
@@ -174,6 +175,7 @@ def main() -> None:
     drawer = None
     if on_gpu:
         speed_up(model)
+        load_compiled(args.state)  # the drawing
         for num_frames in LENGTHS:
             steps.record(num_frames)
         print(f"{budget.elapsed:.0f} s: steps recorded", flush=True)
@@ -220,6 +222,8 @@ def main() -> None:
             model.dit.velocity_out.weight[ACTIVE:] = 0
             model.dit.velocity_out.bias[ACTIVE:] = 0
         save_state(args.out / "dit.safetensors", model.state_dict(), half=True)
+        if on_gpu:
+            save_compiled(args.out / "drawing.compiled")
         record(
             args.out / "dit.json",
             what="dit",

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.quality.onsets import merged
-from foley.configs import Preset
+from foley.configs import SYNC_SEGMENT_STRIDE, Preset
 from foley.types import VideoFrames
 from training import clips
 from training.features import visual_frames
@@ -67,6 +67,10 @@ def drawn_clips(
 
 def frames_of(pictures: Tensor, preset: Preset) -> VideoFrames:
     """What decoding a clip of these pictures, uint8 [n, 3, H, W] at 25 fps, gives a preset."""
+    num_picked = len(pictures)
+    if preset.whole_segments:
+        missing = -num_picked % SYNC_SEGMENT_STRIDE
+        pictures = torch.cat((pictures, pictures[-1:].expand(missing, -1, -1, -1)))
     shown = {
         "sync": (pictures, preset.synchformer.image_size),
         "visual": (
@@ -82,4 +86,4 @@ def frames_of(pictures: Tensor, preset: Preset) -> VideoFrames:
         .contiguous()
         for name, (part, size) in shown.items()
     }
-    return VideoFrames(**sized, num_picked=len(pictures), source_seconds=len(pictures) / FPS)
+    return VideoFrames(**sized, num_picked=num_picked, source_seconds=num_picked / FPS)
