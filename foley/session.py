@@ -45,9 +45,6 @@ class Model(Protocol):
     def decode(self, latents: Tensor) -> Tensor:
         """Waveforms float32 [N, 1, 960 * A] of latents [N, L, A]."""
 
-    def notices(self) -> tuple[str, ...]:
-        """What callers are told about the model."""
-
 
 class Session:
     """The state of one generation.
@@ -130,7 +127,7 @@ class Session:
             sample_rate=self._model.preset.vae.sample_rate,
             seeds=self.seeds,
             timings=self.timings,
-            notices=(*self._notices, *self._model.notices()),
+            notices=self._notices,
         )
 
     def out_of_memory(self) -> DeviceError:

@@ -41,7 +41,6 @@ def assemble(state: Path) -> Components:
     return Components(
         preset=TRAINED,
         tokenizer=load_tokenizer(state / "tokenizer"),
-        trained=True,
         source="trained on procedural clips, see training/README.md",
         **{name: module for name, (module, _) in parts.items()},
     )

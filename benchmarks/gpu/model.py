@@ -49,7 +49,6 @@ def random_components(bench: Bench, home: torch.device) -> Components:
     return Components(
         preset=bench.preset,
         tokenizer=load_tokenizer(EMBEDDED_WEIGHTS / "text"),
-        trained=False,
         source=f"random numbers, seed {SEED}",
         **parts,
     )
