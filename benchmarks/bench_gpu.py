@@ -1,7 +1,7 @@
 """A full-size model of random numbers on one GPU, against the ceilings of the same machine and run.
 
     python -m benchmarks.bench_gpu --preset xxl --seconds 8 --steps 50 --clips 1 4 16
-        [--precision bf16 fp8] [--memory full balanced low] [--parts NAME ...] [--profile]
+        [--precision bf16 fp8] [--memory full balanced low] [--parts NAME ...]
         [--out FILE] [--hardware NAME --record]
 
 Needs PyTorch, transformers, diffusers, safetensors, pydantic and numpy beside the repository, and
@@ -30,6 +30,8 @@ import torch
 
 from benchmarks.gpu import parts
 from benchmarks.gpu.bench import Bench, show
+from benchmarks.gpu.decoder import sound
+from benchmarks.gpu.encoders import encoders
 from benchmarks.gpu.kernels import kernels
 from benchmarks.gpu.model import step_flop
 from benchmarks.records import environment, finish
@@ -39,13 +41,14 @@ from foley.models.attention import attention_kernel
 # Cheap and decisive ones first: a lease may end.
 PARTS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "ceilings": parts.ceilings,
-    "kernels": kernels,
-    "parity": parts.parity,
-    "steps": parts.steps,
+    "sound": sound,
+    "encoders": encoders,
     "stages": parts.stages,
-    "sound": parts.sound,
+    "steps": parts.steps,
     "profile": parts.profile,
     "memory": parts.memory,
+    "parity": parts.parity,
+    "kernels": kernels,
     "exhausted": parts.exhausted,
     "starts": parts.starts,
 }
@@ -99,7 +102,6 @@ def main() -> None:
     parser.add_argument("--precision", nargs="+", default=["bf16"], choices=["bf16", "fp8"])
     parser.add_argument("--memory", nargs="+", default=["full", "balanced", "low"])
     parser.add_argument("--parts", nargs="+", choices=[*PARTS, "start"])
-    parser.add_argument("--profile", action="store_true", help="also the part profile")
     parser.add_argument("--cache", help="folder of compiled code, for the part starts")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--json-only", action="store_true")
@@ -120,7 +122,7 @@ def main() -> None:
         "failed": [],
     }
     bench = Bench(args, device, PRESETS[args.preset], record)
-    names = args.parts or [name for name in PARTS if name != "profile" or args.profile]
+    names = args.parts or list(PARTS)
     on_device = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
     with on_device:
         for name in names:

@@ -4,19 +4,27 @@ who each wait for their answer.
     python -m benchmarks.bench_serving [--requests 64] [--rate 1.5] [--protocol grpc] [--record]
     python -m benchmarks.bench_serving --whole-requests     whole-request batching alone
 
+On a GPU, after `python -m benchmarks.random_model DIR --preset xxl`:
+
+    python -m benchmarks.bench_serving --preset xxl --device cuda --weights DIR --step-only
+        --closed-seconds 8 --closed-steps 50 --picture 1280x720 320x240 --api-workers 4
+
 The same arrivals are served with step-level and with whole-request batching (`whole_requests.py`),
 one after the other on servers of their own; then one caller and sixteen callers work through the
-same list of requests. The quality number is the largest difference between a request's sound alone
-and among others.
+same list of requests, or with --closed-seconds through equal ones. The quality number is the
+largest difference between a request's sound alone and among others. On a GPU, its busy share is the
+driver's: of short periods, the part in which any kernel ran.
 """
 
 import argparse
 import asyncio
 import contextlib
+import dataclasses
 import io
 import itertools
 import os
 import random
+import shutil
 import socket
 import tempfile
 import time
@@ -29,8 +37,8 @@ import av
 import grpc
 import httpx
 import numpy as np
-import psutil
 
+from benchmarks.meters import Meter
 from benchmarks.records import environment, finish, percentile
 from runners.rpc.foley_pb2 import GenerateOptions, GenerateRequest
 from runners.rpc.foley_pb2_grpc import FoleyServiceStub
@@ -40,8 +48,9 @@ STEP, WHOLE = "service:FoleyApi", "benchmarks.whole_requests:FoleyApi"
 LENGTHS_SECONDS = tuple(range(1, 11))
 SHORT_SECONDS = 3  # and shorter clips are called short
 STEPS = (10, 20, 30)
-PICTURE = (320, 240)
 PATIENCE_SECONDS = 600
+READY_SECONDS = 400  # a GPU's kernels are compiled at the first start
+GPU_THREADS = 4  # for each clip that is decoded, as the service has it where nothing is set
 COLUMNS = (
     "requests_per_second",
     "p50_seconds",
@@ -84,6 +93,7 @@ class Served:
     sound: bytes = b""
 
 
+Clips = dict[int, bytes]  # by seconds
 Call = Callable[[bytes, dict[str, str]], Awaitable[bytes]]
 
 
@@ -136,20 +146,28 @@ async def grpc_calls(server: Server) -> AsyncIterator[Call]:
 PROTOCOLS = {"http": http_calls, "grpc": grpc_calls}
 
 
-def draw_load(num_requests: int, rate: float, seed: int) -> list[Wanted]:
+def draw_load(num_requests: int, rate: float, seed: int, steps: Sequence[int]) -> list[Wanted]:
     """Requests of random lengths and steps, arriving at random: a Poisson process."""
     draw = random.Random(seed)
     times = itertools.accumulate(draw.expovariate(rate) for _ in range(num_requests))
     return [
-        Wanted(at, draw.choice(LENGTHS_SECONDS), draw.choice(STEPS), seed)
+        Wanted(at, draw.choice(LENGTHS_SECONDS), draw.choice(steps), seed)
         for seed, at in enumerate(times)
     ]
+
+
+def closed_load(arguments: argparse.Namespace) -> list[Wanted]:
+    """What the callers work through."""
+    if not arguments.closed_seconds:
+        return draw_load(arguments.closed_requests, 1, arguments.seed + 1, arguments.steps)
+    size = arguments.closed_seconds, arguments.closed_steps
+    return [Wanted(0, *size, seed) for seed in range(arguments.closed_requests)]
 
 
 class Load:
     """Sends requests to one server, and keeps what came of them."""
 
-    def __init__(self, call: Call, clips: dict[int, bytes]) -> None:
+    def __init__(self, call: Call, clips: Clips) -> None:
         self._call = call
         self._clips = clips
         self._began = time.perf_counter()
@@ -201,11 +219,11 @@ def summary(served: Sequence[Served]) -> dict[str, Any]:
         "seconds": ended,
         "requests_per_second": len(good) / ended,
         "sound_seconds_per_second": sum(one.wanted.seconds for one in good) / ended,
-        "p50_seconds": percentile(latencies, 50),
-        "p95_seconds": percentile(latencies, 95),
+        "p50_seconds": share_below(latencies, 50),
+        "p95_seconds": share_below(latencies, 95),
         "num_short": len(short),
-        "short_p50_seconds": percentile(short, 50),
-        "short_p95_seconds": percentile(short, 95),
+        "short_p50_seconds": share_below(short, 50),
+        "short_p95_seconds": share_below(short, 95),
         "samples": [
             [
                 round(one.sent, 3),
@@ -218,6 +236,11 @@ def summary(served: Sequence[Served]) -> dict[str, Any]:
     }
 
 
+def share_below(samples: Sequence[float], percent: float) -> float | None:
+    """The percentile, where there are samples."""
+    return percentile(samples, percent) if samples else None
+
+
 def waveform(media: bytes) -> np.ndarray:
     """The sound of a file in [-1, 1]."""
     with av.open(io.BytesIO(media)) as reader:
@@ -225,37 +248,16 @@ def waveform(media: bytes) -> np.ndarray:
     return np.concatenate(blocks) / 2**31  # 24 bits come in the upper part of 32
 
 
-class Meter:
-    """Seconds of the processors that the server took, and that others took.
+async def difference(load: Load, clips: Clips) -> float | None:
+    """The largest difference between the sound of a request alone and among others.
 
-    Where others took much, the machine was not quiet, and seconds say less than the server's own.
+    None where a request failed.
     """
-
-    def __init__(self, server: Server) -> None:
-        self._server = server
-        self._began = self._now()
-
-    def read(self) -> dict[str, float]:
-        machine, bench, server = (
-            now - then for now, then in zip(self._now(), self._began, strict=True)
-        )
-        return {
-            "server_cpu_seconds": round(server, 1),
-            "others_cpu_seconds": round(machine - bench - server, 1),
-        }
-
-    def _now(self) -> tuple[float, float, float]:
-        machine = psutil.cpu_times()
-        busy = sum(machine) - machine.idle - machine.iowait - machine.guest - machine.guest_nice
-        server = sum(sum(process.cpu_times()[:4]) for process in self._server.family())
-        return busy, sum(psutil.Process().cpu_times()[:2]), server
-
-
-async def difference(load: Load, clips: dict[int, bytes]) -> float:
-    """The largest difference between the sound of a request alone and among others."""
     wanted = [Wanted(0, seconds, 6, seconds, "wav") for seconds in sorted(clips)]
     alone = await load.send_closed(wanted, 1, keep=True)
     among = await load.send_closed(wanted, len(wanted), keep=True)
+    if any(one.error for one in (*alone, *among)):
+        return None
     among.sort(key=lambda one: one.wanted.seconds)
     pairs = zip(alone, among, strict=True)
     return max(float(np.abs(waveform(a.sound) - waveform(b.sound)).max()) for a, b in pairs)
@@ -274,38 +276,63 @@ def started(arguments: argparse.Namespace, target: str, folder: Path) -> Iterato
         "FOLEY_REQUEST_TIMEOUT_SECONDS": str(PATIENCE_SECONDS),
         "FOLEY_API_WORKERS": str(arguments.api_workers),
         "FOLEY_GRPC_PORT": str(grpc_port) if arguments.protocol == "grpc" else "0",
-        "OMP_NUM_THREADS": str(os.cpu_count()),
+        "FOLEY_SCRATCH_DIR": "",  # the service's own choice: shared memory where there is enough
+        "OMP_NUM_THREADS": str(GPU_THREADS if on_gpu(arguments) else os.cpu_count()),
     }
+    if on_gpu(arguments):
+        settings["FOLEY_PRECISION"] = arguments.precision
     if arguments.weights:
-        settings["FOLEY_WEIGHTS"] = str(arguments.weights)
+        settings["FOLEY_WEIGHTS"] = str(arguments.weights.absolute())
     folder.mkdir()
-    server = Server(folder, settings, target=target)
+    server = Server(folder, settings, ready_seconds=READY_SECONDS, target=target)
     try:
         server.wait_until_ready()
         yield server
     finally:
+        if arguments.log:
+            shutil.copyfile(server.log, arguments.log)
         server.stop()
 
 
+def on_gpu(arguments: argparse.Namespace) -> bool:
+    return bool(arguments.device != "cpu")
+
+
 async def serve(
-    arguments: argparse.Namespace, target: str, clips: dict[int, bytes], folder: Path
+    arguments: argparse.Namespace, target: str, clips: dict[str, Clips], folder: Path
 ) -> dict[str, Any]:
     """The open load, and with step-level batching the closed ones, on a server of their own."""
-    open_load = draw_load(arguments.requests, arguments.rate, arguments.seed)
-    closed_load = draw_load(arguments.closed_requests, 1, arguments.seed + 1)
+    open_load = draw_load(arguments.requests, arguments.rate, arguments.seed, arguments.steps)
+    one_after_another = closed_load(arguments)
+    started_at = time.perf_counter()
     with started(arguments, target, folder) as server:
+        results: dict[str, Any] = {"ready_seconds": time.perf_counter() - started_at}
         async with PROTOCOLS[arguments.protocol](server) as call:
-            load = Load(call, clips)
+            loads = {picture: Load(call, clips[picture]) for picture in clips}
+            load = loads[arguments.picture[0]]
             await load.send_closed([Wanted(0, s, n, 0) for s, n in WARM_UP], 2)
-            meter = Meter(server)
-            results = {"open": summary(await load.send_openly(open_load))}
-            results["open"] |= meter.read()
+
+            async def measured(sending: Awaitable[list[Served]]) -> dict[str, Any]:
+                meter = Meter(server, on_gpu(arguments))
+                row = summary(await sending)
+                return row | meter.read(row["num_requests"])
+
+            if open_load:
+                results["open"] = await measured(load.send_openly(open_load))
+            if target == STEP and one_after_another:
+                await warm_up_together(load, one_after_another, arguments.concurrency)
+                for picture, callers in loads.items():
+                    for num_callers in (1, arguments.concurrency):
+                        part = one_after_another
+                        if num_callers == 1 and arguments.closed_seconds:
+                            part = part[: arguments.alone_requests]  # they are all alike
+                        name = closed_name(arguments, picture, num_callers)
+                        results[name] = await measured(callers.send_closed(part, num_callers))
+                        tell(name, results[name])
             if target == STEP:
-                for num_callers in (1, arguments.concurrency) if arguments.closed_requests else ():
-                    meter = Meter(server)
-                    row = summary(await load.send_closed(closed_load, num_callers))
-                    results[f"callers_{num_callers}"] = row | meter.read()
-                results["sound_max_difference"] = await difference(load, clips)
+                results["sound_max_difference"] = await difference(
+                    load, clips[arguments.picture[0]]
+                )
         results["gpu_memory_bytes"] = server.metric("foley_gpu_memory_bytes")
         results["num_evaluations"] = server.metric("foley_step_seconds_count")
         results["evaluation_seconds"] = server.metric("foley_step_seconds_sum")
@@ -316,23 +343,48 @@ async def serve(
     return results
 
 
+async def warm_up_together(load: Load, wanted: Sequence[Wanted], num_callers: int) -> None:
+    """One caller and then all, of few steps: a GPU keeps what it prepared for such a batch."""
+    few = [dataclasses.replace(one, steps=WARM_UP[0][1]) for one in wanted[:num_callers]]
+    await load.send_closed(few[:2], 1)
+    await load.send_closed(few, num_callers)
+
+
+def closed_name(arguments: argparse.Namespace, picture: str, num_callers: int) -> str:
+    """The first picture's loads have no addition."""
+    addition = "" if picture == arguments.picture[0] else f"_{picture}"
+    return f"callers_{num_callers}{addition}"
+
+
+def tell(name: str, row: dict[str, Any]) -> None:
+    """On the way, so that a run that is cut short has said something."""
+    print(
+        f"{name}: {row['requests_per_second']:.3f} requests a second, p50 "
+        f"{told(row['p50_seconds'])} s, p95 {told(row['p95_seconds'])} s, GPU busy "
+        f"{told(row.get('gpu_busy_share'))}, errors {row['errors'][:3]}, seconds by stage: "
+        + ", ".join(f"{stage} {s:.3f}" for stage, s in row["mean_stage_seconds"].items()),
+        flush=True,
+    )
+
+
 async def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """The record."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        clips = {
-            seconds: draw_clip(folder / f"{seconds}.mp4", num_frames=25 * seconds, size=PICTURE)
-            for seconds in LENGTHS_SECONDS
-        }
+        clips = {picture: draw_clips(arguments, folder, picture) for picture in arguments.picture}
         record = environment() | {
             "what": "serving",
             "preset": arguments.preset,
             "device": arguments.device,
+            "precision": arguments.precision if on_gpu(arguments) else "float32",
             "protocol": arguments.protocol,
             "api_workers": arguments.api_workers,
             "rate_per_second": arguments.rate,
             "lengths_seconds": LENGTHS_SECONDS,
-            "steps": STEPS,
+            "steps": arguments.steps,
+            "closed_seconds": arguments.closed_seconds,
+            "closed_steps": arguments.closed_steps if arguments.closed_seconds else None,
+            "pictures": arguments.picture,
             "short_seconds": SHORT_SECONDS,
             "warmup": len(WARM_UP),
         }
@@ -340,32 +392,54 @@ async def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             record["whole"] = await serve(arguments, WHOLE, clips, folder / "whole")
         if not arguments.whole_requests:
             record["step"] = await serve(arguments, STEP, clips, folder / "step")
-    return record | ratios(record, arguments.concurrency)
+    return record | ratios(record, arguments)
 
 
-def ratios(record: dict[str, Any], concurrency: int) -> dict[str, float]:
+def draw_clips(arguments: argparse.Namespace, folder: Path, picture: str) -> Clips:
+    """A clip of each length that the picture's loads ask for."""
+    lengths: Sequence[int] = LENGTHS_SECONDS
+    if arguments.closed_seconds:
+        first = picture == arguments.picture[0]
+        lengths = sorted({arguments.closed_seconds, *(LENGTHS_SECONDS if first else ())})
+    width, height = map(int, picture.split("x"))
+    return {
+        seconds: draw_clip(
+            folder / f"{picture}-{seconds}.mp4", num_frames=25 * seconds, size=(width, height)
+        )
+        for seconds in lengths
+    }
+
+
+def ratios(record: dict[str, Any], arguments: argparse.Namespace) -> dict[str, float]:
     """What the records are compared by."""
     found = {}
     step, whole = record.get("step"), record.get("whole")
-    if step and whole:
+    if step and whole and "open" in step:
         for key in ("short_p50_seconds", "requests_per_second", "server_cpu_seconds"):
             found[f"{key}_step_over_whole"] = step["open"][key] / whole["open"][key]
-    if step and "callers_1" in step:
-        one, many = step["callers_1"], step[f"callers_{concurrency}"]
-        ratio = many["requests_per_second"] / one["requests_per_second"]
-        found[f"throughput_{concurrency}_over_1"] = ratio
+    for picture in arguments.picture if step and "callers_1" in step else ():
+        one = step[closed_name(arguments, picture, 1)]
+        name = closed_name(arguments, picture, arguments.concurrency)
+        if not one["requests_per_second"]:
+            continue  # all failed
+        ratio = step[name]["requests_per_second"] / one["requests_per_second"]
+        found[name.replace("callers", "throughput") + "_over_1"] = ratio
     return found
+
+
+def told(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
 
 
 def show(record: dict[str, Any]) -> None:
     """A table for people."""
     names = ("errors", "req/s", "p50 s", "p95 s", "short p50 s", "own cpu s", "others s")
-    print(f"{'load':20}" + "".join(f"{name:>12}" for name in names))
+    print(f"{'load':26}" + "".join(f"{name:>12}" for name in names))
     for batching in ("step", "whole"):
         for name, row in record.get(batching, {}).items():
-            if isinstance(row, dict):
-                values = "".join(f"{row[key]:12.2f}" for key in COLUMNS)
-                print(f"{batching + ' ' + name:20}{len(row['errors']):12}{values}")
+            if isinstance(row, dict) and "errors" in row:
+                values = "".join(f"{told(row[key]):>12}" for key in COLUMNS)
+                print(f"{batching + ' ' + name:26}{len(row['errors']):12}{values}")
     for name, value in record.items():
         if "_over_" in name:
             print(f"{name}: {value:.2f}")
@@ -381,10 +455,23 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1.5, help="arrivals a second")
     parser.add_argument("--closed-requests", type=int, default=32, help="of the closed loads")
     parser.add_argument("--concurrency", type=int, default=16, help="callers, against one")
+    parser.add_argument(
+        "--closed-seconds", type=int, choices=LENGTHS_SECONDS, help="all of one length and steps"
+    )
+    parser.add_argument("--closed-steps", type=int, default=50, help="with --closed-seconds")
+    parser.add_argument(
+        "--alone-requests", type=int, default=10, help="of one caller, with --closed-seconds"
+    )
+    parser.add_argument("--steps", type=int, nargs="+", default=STEPS, help="to draw from")
+    parser.add_argument(
+        "--picture", nargs="+", default=["320x240"], help="sizes of the clips; the first for all"
+    )
+    parser.add_argument("--precision", choices=("bf16", "fp8"), default="bf16", help="on a GPU")
     parser.add_argument("--api-workers", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--whole-requests", action="store_true", help="that batching alone")
     parser.add_argument("--step-only", action="store_true", help="step-level batching alone")
+    parser.add_argument("--log", type=Path, help="where the server's log is kept")
     parser.add_argument("--hardware", default="cpu", help="short name for the record's file")
     parser.add_argument("--record", action="store_true")
     arguments = parser.parse_args()

@@ -44,10 +44,10 @@ def encode_visual(encoder: SiglipVisionModel, frames: Tensor, device: torch.devi
     """
     features: list[Tensor] = []
     normalise = _normaliser(device.type)
-    for chunk in _uploaded(frames, device).split(_FRAMES_AT_ONCE[device.type]):
+    for chunk in frames.split(_FRAMES_AT_ONCE[device.type]):
         if features:
             yield
-        pixels = normalise(chunk, encoder.dtype)
+        pixels = normalise(_uploaded(chunk, device), encoder.dtype)
         features.append(encoder(pixel_values=pixels).pooler_output)
     return torch.cat(features)
 
@@ -88,12 +88,19 @@ def _normaliser(device_type: str) -> Callable[[Tensor, torch.dtype], Tensor]:
 
 
 def _uploaded(frames: Tensor, device: torch.device) -> Tensor:
-    """The frames on the device, all at once: bytes are small beside what is computed of them."""
-    return _beside(device, lambda: frames.to(device))
+    """The frames on the device.
+
+    By way of pinned memory: all cores copy there, and neither the host nor what is queued on a GPU
+    waits for the rest of the way.
+    """
+    if device.type != "cuda" or frames.is_cuda:
+        return frames.to(device)
+    staged = torch.empty(frames.shape, dtype=frames.dtype, pin_memory=True).copy_(frames)
+    return _beside(device, lambda: staged.to(device, non_blocking=True))
 
 
 def _beside(device: torch.device, run: Callable[[], Tensor]) -> Tensor:
-    """What `run` makes. The host waits for that alone, and not for all that is queued on a GPU."""
+    """What `run` makes, beside all that is queued on a GPU."""
     if device.type != "cuda":
         return run()
     stream, current = _side_stream(device), torch.cuda.current_stream(device)

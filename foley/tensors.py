@@ -14,6 +14,9 @@ from torch import Tensor
 from foley.errors import CheckpointError
 
 _MAX_HEADER_BYTES = 100 * 1024 * 1024  # the format's own limit
+# What is copied to a device out of one map of a file: while the map lasts, the pages that were read
+# through it count as this process's memory.
+_MAPPED_BYTES = 1 << 30
 
 # What torch's restricted unpickler is seen to raise on bytes that are no pickle, among others.
 _UNREADABLE = (
@@ -45,10 +48,7 @@ def read_weights(
         raise CheckpointError(f"{path} does not exist; download the weights or name their folder")
     try:
         if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt", device=device) as file:
-                keys = [key for key in file.keys() if wanted(key)]  # noqa: SIM118
-                tensors = {key: file.get_tensor(key) for key in keys}
-                return tensors, file.metadata() or {}
+            return _read_safetensors(path, device, wanted)
         content = _unpickle(path)
     except _UNREADABLE as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -61,6 +61,24 @@ def read_weights(
     if not isinstance(content, Mapping) or not all(isinstance(v, Tensor) for v in content.values()):
         raise CheckpointError(f"{path} is not a dictionary of tensors; it is of another model")
     return dict(content), metadata
+
+
+def _read_safetensors(
+    path: Path, device: str, wanted: Callable[[str], bool]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    tensors: dict[str, Tensor] = {}
+    while True:
+        num_bytes = 0
+        with safe_open(path, framework="pt", device=device) as file:
+            for key in file.keys():  # noqa: SIM118
+                if key in tensors or not wanted(key):
+                    continue
+                if num_bytes >= _MAPPED_BYTES and device != "cpu":
+                    break  # through a new map; on the CPU, tensors are views of the one there is
+                tensors[key] = file.get_tensor(key)
+                num_bytes += tensors[key].nbytes
+            else:
+                return tensors, file.metadata() or {}
 
 
 def _unpickle(path: Path) -> Any:

@@ -33,7 +33,7 @@ def kernels(bench: Bench) -> dict[str, Any]:
         print(f"{sum(lengths)} tokens")
         found[str(sum(lengths))] = {
             case.name: _measured(bench, case)
-            for group in (_products, _between, _attention, _candidates)
+            for group in (_products, _products8, _between, _attention, _candidates)
             for case in _cases(bench, group, lengths)
         }
         bench.reset_peak()
@@ -106,6 +106,52 @@ def _products(bench: Bench, lengths: list[int]) -> list[Case]:
     ]
 
 
+def _products8(bench: Bench, lengths: list[int]) -> list[Case]:
+    """Products in eight bits: with a scale for each row, as it is, and with one for each matrix."""
+    if not bench.on_gpu or "fp8" not in bench.args.precision:
+        return []
+    config, draw, n = bench.preset.dit, _drawing(bench), sum(lengths)
+    c, f = config.hidden_dim, config.conv_mlp_dim
+    cases = []
+    for name, inner, outer in (
+        ("gate and up", 3 * c, 2 * f),
+        ("down, taps", f, 3 * c),
+        ("down, columns", 3 * f, c),
+        ("qkv", c, 3 * c),
+    ):
+        x, weight = draw(n, inner), draw(outer, inner, fan_in=inner)
+        expected, flop = x.float() @ weight.float().t(), 2.0 * n * inner * outer
+        for kind, (rows, row_scale), (columns, column_scale) in (
+            ("rows", pointwise.quantise(x), pointwise.quantise(weight)),
+            ("matrices", _quantised_whole(x), _quantised_whole(weight)),
+        ):
+            for fast in (True, False):
+                run = _scaled(rows, columns, row_scale, column_scale, fast)
+                error = ((run().float() - expected).norm() / expected.norm()).item()
+                sums = "fast" if fast else "exact"
+                title = f"fp8 {name}, {kind}, {sums} sums, {100 * error:.1f} %"
+                cases.append(Case(title, run, flop))
+    return cases
+
+
+def _quantised_whole(x: Tensor) -> tuple[Tensor, Tensor]:
+    scale = x.float().abs().amax().view(1, 1) / torch.finfo(torch.float8_e4m3fn).max
+    return (x.float() / scale).to(torch.float8_e4m3fn), scale
+
+
+def _scaled(
+    rows: Tensor, columns: Tensor, row_scale: Tensor, column_scale: Tensor, fast: bool
+) -> Callable[[], Tensor]:
+    return lambda: torch._scaled_mm(
+        rows,
+        columns.t(),
+        scale_a=row_scale,
+        scale_b=column_scale.t(),
+        out_dtype=torch.bfloat16,
+        use_fast_accum=fast,
+    )
+
+
 def _between(bench: Bench, lengths: list[int]) -> list[Case]:
     config, draw, n = bench.preset.dit, _drawing(bench), sum(lengths)
     c, f, d = config.hidden_dim, config.conv_mlp_dim, config.head_dim
@@ -140,6 +186,20 @@ def _between(bench: Bench, lengths: list[int]) -> list[Case]:
             ),
             Case(f"quantise{suffix}", _bound(ops.quantise, x), 0, 3 * n * c),
         ]
+    if bench.on_gpu and "fp8" in bench.args.precision:
+        by_kernel = pointwise.compiled("fp8")
+        for suffix, beside, gates in (
+            ("", by_kernel.neighbours, by_kernel.gated),
+            (
+                " by the compiler",
+                torch.compile(pointwise.neighbours_8),
+                torch.compile(pointwise.gated_8),
+            ),
+        ):
+            cases += [
+                Case(f"neighbours in fp8{suffix}", _bound(beside, x, *ends), 0, 5 * n * c),
+                Case(f"gated in fp8{suffix}", _bound(gates, both), 0, 5 * n * f),
+            ]
     return cases
 
 

@@ -1,5 +1,6 @@
 """Full-size models of random numbers, made where they run, their inputs, and their arithmetic."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from foley.selection import EMBEDDED_WEIGHTS
 from foley.types import Conditions, VideoFrames
 
 SEED = 0
+PARTS = ("dit", "vae", "synchformer", "vision", "text")
 NUM_TEXT = 16
 
 
@@ -40,14 +42,20 @@ def random_module(part: str, preset: Preset, device: torch.device, dtype: torch.
 
 def random_components(bench: Bench, home: torch.device) -> Components:
     """A whole model, made on the bench's device and then taken to `home`."""
-    dtypes = {"vae": torch.float32}
+    dtypes = dict.fromkeys(PARTS, bench.half) | {"vae": torch.float32}
+    return random_model(bench.preset, bench.device, dtypes, home)
+
+
+def random_model(
+    preset: Preset, device: torch.device, dtypes: Mapping[str, torch.dtype], home: torch.device
+) -> Components:
+    """A whole model of seeded random numbers, made on a device, each part then taken to `home`."""
     parts: dict[str, Any] = {}
-    for part in ("dit", "vae", "synchformer", "vision", "text"):
-        dtype = dtypes.get(part, bench.half)
-        module = random_module(part, bench.preset, bench.device, dtype)
+    for part in PARTS:
+        module = random_module(part, preset, device, dtypes[part])
         parts[part] = nn.Module.to(module, home)
     return Components(
-        preset=bench.preset,
+        preset=preset,
         tokenizer=load_tokenizer(EMBEDDED_WEIGHTS / "text"),
         source=f"random numbers, seed {SEED}",
         **parts,

@@ -23,10 +23,9 @@ from benchmarks.gpu.model import (
     random_part,
     step_flop,
 )
-from benchmarks.gpu.sound import FusedVAE
+from benchmarks.gpu.profiling import profiled
 from benchmarks.records import percentile
-from foley.acceleration import FusedStep, compile_sound_decoder, halve_sound_decoder, to_dtype
-from foley.configs import LATENT_RATE
+from foley.acceleration import FusedStep, halve_sound_decoder, to_dtype
 from foley.denoise import Part, VelocityModel
 from foley.models import pointwise
 from foley.models.dit import DiTContext, FoleyDiT
@@ -284,8 +283,10 @@ def _time_step(
     bench: Bench, model: VelocityModel, parts: list[Part], lengths: list[float], precision: str
 ) -> dict[str, Any]:
     bench.reset_peak()
-    repeats = 30 if bench.on_gpu else 2
-    samples = bench.timed(lambda: model(parts), repeats, warm_up=4)
+    (first,) = bench.timed(lambda: model(parts), 1, warm_up=3)
+    # A second and a half of them, so that long steps cost no more than short ones.
+    repeats = min(30, max(8, round(1.5 / first))) if bench.on_gpu else 2
+    samples = bench.timed(lambda: model(parts), repeats, warm_up=0)
     median = percentile(samples, 50)
     flop = sum(step_flop(bench.preset.dit, n) for n in lengths)
     computed = sum(computed_flop(bench.preset.dit, n) for n in lengths)
@@ -376,37 +377,6 @@ def _condition_parts(bench: Bench, pipeline: FoleyPipeline, frames: VideoFrames)
     return found
 
 
-def sound(bench: Bench) -> dict[str, Any]:
-    """The sound decoder in several ways."""
-    vae: Any = random_module("vae", bench.preset, bench.device, torch.float32)
-    latents = torch.randn(
-        1, bench.preset.vae.latent_dim, round(bench.args.seconds * LATENT_RATE), device=bench.device
-    )
-    found: dict[str, Any] = {}
-    decode = vae
-
-    def measure(name: str) -> None:
-        with torch.inference_mode():
-            samples = bench.timed(lambda: decode(latents), 10 if bench.on_gpu else 1)
-        found[name] = {"median": percentile(samples, 50), "samples": samples}
-        print(f"{name}: {1000 * found[name]['median']:.2f} ms")
-
-    measure("float32")
-    exact = vae(latents).float()
-    halve_sound_decoder(vae)
-    measure("fp16")
-    found["fp16"]["error"] = ((vae(latents).float() - exact).norm() / exact.norm()).item()
-    if bench.on_gpu:
-        compile_sound_decoder(vae)
-        measure("fp16_compiled_snake")
-    decode = FusedVAE(vae, compiled=bench.on_gpu)
-    measure("channels_last")
-    found["channels_last"]["error"] = (
-        (decode(latents).float() - exact).norm() / exact.norm()
-    ).item()
-    return found
-
-
 def memory(bench: Bench) -> dict[str, Any]:
     """Peak memory and time of three requests in each memory mode."""
     found: dict[str, Any] = {}
@@ -469,30 +439,24 @@ def exhausted(bench: Bench) -> dict[str, Any]:
 
 
 def profile(bench: Bench) -> dict[str, Any]:
-    """Which kernels a step's time goes to."""
-    from torch.profiler import ProfilerActivity
-    from torch.profiler import profile as record
-
-    dit = random_module("dit", bench.preset, bench.device, bench.half)
-    model = VelocityModel(dit, _step(bench, dit, "bf16"))
-    activities = [ProfilerActivity.CUDA if bench.on_gpu else ProfilerActivity.CPU]
+    """Which kernels a step's time goes to: of the fewest clips, and of the most."""
     found: dict[str, Any] = {}
-    for count in (bench.args.clips[0], bench.args.clips[-1]):
-        parts = [random_part(bench, dit, bench.args.seconds, seed) for seed in range(count)]
-        bench.timed(lambda parts=parts: model(parts), 1, warm_up=4)
-        with record(activities=activities) as recorded:
-            model(parts)
-            bench.wait()
-        rows = []
-        for event in recorded.key_averages():
-            micros = event.self_device_time_total if bench.on_gpu else event.self_cpu_time_total
-            rows.append({"name": event.key, "count": event.count, "seconds": micros / 1e6})
-        rows.sort(key=lambda row: -row["seconds"])
-        total = sum(row["seconds"] for row in rows)
-        found[str(count)] = {"total_seconds": total, "kernels": rows[:40]}
-        print(f"{count} clips: {1000 * total:.2f} ms in {sum(r['count'] for r in rows)} kernels")
-        for row in rows[:25]:
-            share = 100 * row["seconds"] / total if total else 0
-            text = f"  {1000 * row['seconds']:8.3f} ms {share:5.1f} % {row['count']:5}"
-            print(f"{text}  {row['name'][:90]}")
+    for precision in bench.args.precision:
+        dit = random_module("dit", bench.preset, bench.device, bench.half)
+        model = VelocityModel(dit, _step(bench, dit, precision))
+        for count in sorted({bench.args.clips[0], bench.args.clips[-1]}):
+            parts = [random_part(bench, dit, bench.args.seconds, seed) for seed in range(count)]
+            found[f"{precision}_{count}"] = profiled(
+                bench,
+                f"{precision}, {count} clips",
+                _bound(model, parts),
+                warm_up=4,
+                rows_shown=25,
+            )
+        del model, dit
+        bench.reset_peak()
     return found
+
+
+def _bound(model: VelocityModel, parts: list[Part]) -> Callable[[], object]:
+    return lambda: model(parts)

@@ -2,21 +2,29 @@
 
 The convolutions' kernels want their channels last; asked otherwise they turn every tensor round
 before and after. One row of pixels in that layout is the same convolution, and between two of them
-the compiler makes one kernel of bias, snake and residual sum. Two convolutions have no fast
-kernel in either layout, by their number the dilated ones of the last block; so dilated ones run as
-plain ones over their phases. The last one, to one channel, is a matrix product for all taps.
+the compiler makes one kernel of bias, snake and residual sum. Narrow residual units (the last
+blocks, of the most samples) are one kernel each: the library has no fast one for two of their
+dilated convolutions, in either layout. The last convolution, to one channel, is a matrix product
+for all taps.
 
 Nothing imports this but `bench_gpu`, as `benchmarks.gpu.candidates`.
 """
 
 # B batch, A latent frames, L latent channels, C channels, S samples, K taps
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.gpu.sound_kernels import residual_unit, serves
 from foley.models import pointwise
 from foley.models.vae import DecoderBlock, FoleyVAE, ResidualUnit, Snake
+
+# How a dilated convolution is computed: by the library as it is; by the library without dilation,
+# over the phases; or as one product with all taps laid side by side.
+Dilated = Literal["direct", "phases", "taps"]
 
 
 class FusedVAE:
@@ -26,10 +34,14 @@ class FusedVAE:
         vae: on its device, in its dtypes. Its convolutions' weights are re-laid in place, so that
             they keep their names and shapes and need no second copy.
         compiled: make few kernels of what lies between the convolutions, for all lengths.
+        narrow: residual units of at most so many channels are one kernel each, on a GPU.
+        dilated: how the dilated convolutions of other units are computed.
     """
 
-    def __init__(self, vae: FoleyVAE, *, compiled: bool) -> None:
-        self._vae = vae
+    def __init__(
+        self, vae: FoleyVAE, *, compiled: bool, narrow: int = 0, dilated: Dilated = "direct"
+    ) -> None:
+        self._vae, self._narrow, self._dilated = vae, narrow, dilated
         for module in vae.decoder.modules():
             if isinstance(module, nn.Conv1d | nn.ConvTranspose1d):
                 wide = module.weight.detach()[:, :, None]
@@ -45,35 +57,70 @@ class FusedVAE:
     def _decode(self, latents: Tensor) -> Tensor:
         vae = self._vae
         x = vae.post_quant(latents.to(vae.post_quant.weight.dtype))[:, :, None]  # [B, L, 1, A]
-        x = _convolve(vae.decoder.conv_in, x.contiguous(memory_format=torch.channels_last))
-        for block in vae.decoder.blocks:
-            assert isinstance(block, DecoderBlock)
-            x = _upsample(block.upsample, _snake(block.snake, x))
-            for unit in block.units:
-                assert isinstance(unit, ResidualUnit)
-                y = _convolve(unit.conv1, _snake(unit.snake1, x))
-                x = x + _convolve(unit.conv2, _snake(unit.snake2, y))
-        return _to_one_channel(vae.decoder.conv_out, _snake(vae.decoder.snake_out, x)).tanh()
+        x = convolve(vae.decoder.conv_in, x.contiguous(memory_format=torch.channels_last))
+        blocks = [block for block in vae.decoder.blocks if isinstance(block, DecoderBlock)]
+        snakes = [*(block.snake for block in blocks), vae.decoder.snake_out]
+        y = snaked(snakes[0], x)
+        for block, following in zip(blocks, snakes[1:], strict=True):
+            x = upsample(block.upsample, y)
+            y = self._units(block, x, following)
+        return _to_one_channel(vae.decoder.conv_out, y).tanh()
+
+    def _units(self, block: DecoderBlock, x: Tensor, following: Snake) -> Tensor:
+        """The snake that follows the units of a block, of their result: nothing else reads it."""
+        units = [unit for unit in block.units if isinstance(unit, ResidualUnit)]
+        snakes = [*(unit.snake1 for unit in units), following]
+        y = snaked(snakes[0], x)
+        if serves(x.shape[1]) and x.shape[1] <= self._narrow:
+            rows, snaked_rows = (part[:, :, 0].transpose(1, 2) for part in (x, y))  # [B, S, C]
+            for unit, after in zip(units, snakes[1:], strict=True):
+                rows, snaked_rows = residual_unit(
+                    rows, snaked_rows, *weights_of(unit, after), keep=unit is not units[-1]
+                )
+            return snaked_rows.transpose(1, 2)[:, :, None]
+        for unit, after in zip(units, snakes[1:], strict=True):
+            z = snaked(unit.snake2, convolve(unit.conv1, y, self._dilated))
+            x = x + convolve(unit.conv2, z)
+            y = snaked(after, x)
+        return y
 
 
-def _snake(snake: Snake, x: Tensor) -> Tensor:
+def weights_of(unit: ResidualUnit, following: Snake) -> tuple[Tensor, ...]:
+    """What `residual_unit` wants to know of a unit, after its tokens."""
+    conv1, conv2 = unit.conv1, unit.conv2
+    assert conv1.bias is not None
+    assert conv2.bias is not None
+    return (
+        *(conv1.weight, conv1.bias, unit.snake2.alpha, conv2.weight, conv2.bias, following.alpha),
+        conv1.dilation[0],  # type: ignore[return-value]
+    )
+
+
+def snaked(snake: Snake, x: Tensor) -> Tensor:
+    """[B, C, 1, S] -> [B, C, 1, S]."""
     return pointwise.snake(x, snake.alpha[..., None])
 
 
-def _convolve(conv: nn.Conv1d, x: Tensor) -> Tensor:
+def convolve(conv: nn.Conv1d, x: Tensor, dilated: Dilated = "direct") -> Tensor:
     """[B, C, 1, S] -> [B, C', 1, S]."""
     reach, phases = int(conv.padding[0]), conv.dilation[0]
-    if phases == 1:
-        return F.conv2d(x, conv.weight[:, :, None], conv.bias, padding=(0, reach))
+    weight, num_samples = conv.weight, x.shape[-1]
+    if phases == 1 or dilated == "direct":
+        return F.conv2d(x, weight[:, :, None], conv.bias, padding=(0, reach), dilation=(1, phases))
+    if dilated == "taps":
+        rows = F.pad(x[:, :, 0].transpose(1, 2), (0, 0, reach, reach))  # [B, S + .., C]
+        taps = [rows[:, phases * k : phases * k + num_samples] for k in range(weight.shape[-1])]
+        side_by_side = torch.cat(taps, dim=-1)  # [B, S, K * C]
+        made = F.linear(side_by_side, weight.transpose(1, 2).flatten(1), conv.bias)
+        return made.transpose(1, 2)[:, :, None]
     # Samples `phases` apart see each other alone: as columns of a picture they need no dilation.
-    num_samples = x.shape[-1]
     x = F.pad(x, (0, -num_samples % phases))
     columns = x[:, :, 0].unflatten(-1, (-1, phases))  # [B, C, S / d, d]
-    columns = F.conv2d(columns, conv.weight[..., None], conv.bias, padding=(reach // phases, 0))
+    columns = F.conv2d(columns, weight[..., None], conv.bias, padding=(reach // phases, 0))
     return columns.flatten(2)[:, :, None, :num_samples]
 
 
-def _upsample(conv: nn.ConvTranspose1d, x: Tensor) -> Tensor:
+def upsample(conv: nn.ConvTranspose1d, x: Tensor) -> Tensor:
     """[B, C, 1, S] -> [B, C / 2, 1, rate * S]."""
     return F.conv_transpose2d(
         x,

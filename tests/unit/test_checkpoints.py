@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
+from foley import tensors
 from foley.checkpoints import load_components, load_strict, save_components
 from foley.configs import TINY, XXL
 from foley.errors import CheckpointError, OutputError
@@ -89,6 +91,30 @@ def test_a_cut_file_is_refused(model: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match=r"dit.* bytes, the index says"):
         load_components(model)
+
+
+def test_a_device_is_filled_through_several_maps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pages of a map count as memory until it goes: a large file must not lie there whole."""
+    path = tmp_path / "weights.safetensors"
+    saved = {f"part{index}": torch.full((100,), float(index)) for index in range(7)}
+    save_file(saved, path, metadata={"of": "seven"})
+    opened = []
+
+    def on_the_cpu(path: Path, framework: str, device: str) -> object:
+        opened.append(device)
+        return safe_open(path, framework=framework, device="cpu")
+
+    monkeypatch.setattr(tensors, "safe_open", on_the_cpu)
+    monkeypatch.setattr(tensors, "_MAPPED_BYTES", 700)  # two tensors of 400 bytes
+    found, metadata = read_weights(path, "cuda:0", lambda key: key != "part3")
+    assert opened == ["cuda:0"] * 3
+    assert metadata == {"of": "seven"}
+    assert found.keys() == saved.keys() - {"part3"}
+    assert all(torch.equal(tensor, saved[key]) for key, tensor in found.items())
+    read_weights(path)
+    assert opened[3:] == ["cpu"]
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])

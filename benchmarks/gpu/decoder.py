@@ -1,0 +1,157 @@
+"""The sound decoder: as the product runs it, as it might, and layer by layer."""
+
+# C channels, S samples
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.gpu.bench import Bench
+from benchmarks.gpu.model import random_module
+from benchmarks.gpu.profiling import profiled
+from benchmarks.gpu.sound import FusedVAE, convolve, upsample, weights_of
+from benchmarks.gpu.sound_kernels import residual_unit_plain, run_residual_unit, serves
+from benchmarks.records import percentile
+from foley.acceleration import compile_sound_decoder, halve_sound_decoder
+from foley.configs import LATENT_RATE
+from foley.models.graphs import CudaCapture
+from foley.models.vae import FoleyVAE
+
+# Of a residual unit's kernel: samples of a program, warps, stages.
+_SIZES = ((128, 4, 3), (128, 8, 3), (256, 8, 3), (128, 8, 4), (64, 4, 4))
+
+
+def sound(bench: Bench) -> dict[str, Any]:
+    """The sound decoder in several ways, the product's first; then its layers."""
+    vae: Any = random_module("vae", bench.preset, bench.device, torch.float32)
+    latents = torch.randn(
+        1, bench.preset.vae.latent_dim, round(bench.args.seconds * LATENT_RATE), device=bench.device
+    )
+    found: dict[str, Any] = {}
+
+    def measure(name: str, decode: Callable[[Tensor], Tensor], exact: Tensor | None) -> None:
+        try:
+            with torch.inference_mode():
+                samples = bench.timed(lambda: decode(latents), 10 if bench.on_gpu else 1)
+                made = decode(latents).float()
+        except Exception as error:  # noqa: BLE001 - one way must not lose the others
+            found[name] = {"failed": (str(error) or repr(error)).splitlines()[0]}
+            print(f"{name}: failed: {found[name]['failed'][:150]}")
+            return
+        found[name] = {"median": percentile(samples, 50), "samples": samples}
+        if exact is not None:
+            found[name]["error"] = ((made - exact).norm() / exact.norm()).item()
+        error_text = f", error {found[name]['error']:.1e}" if exact is not None else ""
+        print(f"{name}: {1000 * found[name]['median']:.2f} ms{error_text}", flush=True)
+
+    measure("float32", vae, None)
+    exact = vae(latents).float()
+    halve_sound_decoder(vae)
+    if not bench.on_gpu:
+        measure("fp16", vae, exact)
+        measure("channels_last", FusedVAE(vae, compiled=False), exact)
+        return found
+    compile_sound_decoder(vae)
+    measure("product", vae, exact)
+    with torch.inference_mode():
+        found["layers"] = _layers(bench, vae, latents.shape[-1])
+    for narrow in (128, 64):
+        decode = FusedVAE(vae, compiled=True, narrow=narrow)
+        name = f"channels_last_units_{narrow}"
+        measure(name, decode, exact)
+        if "failed" in found[name]:
+            continue
+        with torch.inference_mode():
+            found[f"profile_{narrow}"] = profiled(bench, name, lambda run=decode: run(latents))
+            replay, result = CudaCapture()(lambda run=decode: run(latents))
+
+        def graphed(_: Tensor, replay: Any = replay, result: Tensor = result) -> Tensor:
+            replay()
+            return result
+
+        measure(f"{name}_graph", graphed, exact)
+    if all("failed" in found[f"channels_last_units_{narrow}"] for narrow in (128, 64)):
+        measure("channels_last_taps", FusedVAE(vae, compiled=True, dilated="taps"), exact)
+    return found
+
+
+def _layers(bench: Bench, vae: FoleyVAE, num_latents: int) -> dict[str, float]:
+    """Seconds of each convolution channels last, and of each unit's kernel, by block."""
+    FusedVAE(vae, compiled=False)  # re-lays the weights
+    found: dict[str, float] = {}
+
+    def measure(name: str, run: Callable[[], object], flop: float, num_bytes: float) -> None:
+        try:
+            found[name] = seconds = bench.kernel_seconds(run, 5)
+        except Exception as error:  # noqa: BLE001 - one kernel must not lose the others
+            print(f"  {name:44} failed: {(str(error) or repr(error)).splitlines()[0][:100]}")
+            return
+        rates = f"{flop / seconds / 1e12:6.0f} TFLOP/s {num_bytes / seconds / 1e12:6.2f} TB/s"
+        print(f"  {name:44}{1e6 * seconds:9.1f} us {rates}", flush=True)
+
+    num_samples = num_latents
+    blocks: Any = vae.decoder.blocks
+    for index, block in enumerate(blocks):
+        wide, c = block.upsample.weight.shape[:2]
+        rate = block.upsample.stride[0]
+        x = _pixels(bench, wide, num_samples)
+        num_samples *= rate
+        size = 2.0 * c * num_samples
+        run = _bound(upsample, block.upsample, x)
+        where = f"block {index}, {c} x {num_samples}"
+        measure(f"{where}: upsample", run, 4.0 * num_samples * wide * c, size * (1 + 2 / rate))
+        x = _pixels(bench, c, num_samples)
+        for unit in block.units:
+            d = unit.conv1.dilation[0]
+            flop = 14.0 * num_samples * c * c
+            for how in ("direct", "phases", "taps") if d > 1 and c <= 128 else ("direct",):
+                run = _bound(convolve, unit.conv1, x, how)
+                measure(f"{where}: 7 taps, {d} apart, {how}", run, flop, 2 * size)
+        flop = 2.0 * num_samples * c * c
+        measure(f"{where}: 1 tap", _bound(convolve, block.units[0].conv2, x), flop, 2 * size)
+        if serves(c):
+            _measure_units(measure, where, block, x)
+        del x
+        bench.reset_peak()
+    return found
+
+
+def _measure_units(measure: Callable[..., None], where: str, block: Any, pixels: Tensor) -> None:
+    rows = pixels[:, :, 0].transpose(1, 2)  # [1, S, C]
+    size, flop = 2.0 * rows.numel(), 16.0 * rows.numel() * rows.shape[2]
+    for unit in block.units:
+        weights = weights_of(unit, unit.snake1)
+        cut = rows[:, :4000]
+        expected = residual_unit_plain(
+            *(part.float() for part in (cut, cut, *weights[:-1])), weights[-1]
+        )
+        sizes = _SIZES if unit is block.units[1] else _SIZES[:2]
+        for block_size, num_warps, num_stages in sizes:
+            options = {"block": block_size, "num_warps": num_warps, "num_stages": num_stages}
+            name = f"unit {weights[-1]} apart, {block_size} {num_warps} {num_stages}"
+
+            def run(x: Tensor = rows, options: Any = options, weights: Any = weights) -> Any:
+                return run_residual_unit(x, x, *weights, True, **options)
+
+            measure(f"{where}: {name}", run, flop, 4 * size)
+            try:
+                made = run(cut)
+            except Exception:  # noqa: BLE001 - told above
+                continue
+            error = max(
+                ((m.float() - e).norm() / e.norm()).item()
+                for m, e in zip(made, expected, strict=True)
+            )
+            if not error < 0.005:
+                print(f"  {name} is wrong by {error:.1e}")
+
+
+def _pixels(bench: Bench, channels: int, num_samples: int) -> Tensor:
+    x = torch.randn(1, channels, 1, num_samples, device=bench.device).half()
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def _bound(function: Callable[..., object], *arguments: Any) -> Callable[[], object]:
+    return lambda: function(*arguments)

@@ -1,0 +1,191 @@
+"""What the transformer and the text encoder learn together: the model, its heads, its losses."""
+
+# B clips, A latent frames, L latent channels, S sync tokens, C width, T text tokens
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from foley.configs import SYNC_SEGMENT_FRAMES, SYNC_SEGMENT_STRIDE
+from foley.models.dit import SYNC_POSITIONS, FoleyDiT, build_dit
+from foley.models.encoders import build_text_encoder
+from training.analysis import ACTIVE, LATENT_DIM
+from training.features import PAD
+from training.settings import TRAINED
+
+DROP_ALL, DROP_PICTURE, DROP_TEXT = 0.1, 0.05, 0.05
+ONSET_WEIGHT, PLACE_WEIGHT, ALIGNED_WEIGHT = 0.5, 0.3, 0.3
+_NOISY = 0.5  # mean of the normal that half of the noise levels are drawn from: alignment is
+# decided where there is much noise
+_TUBELETS_APART = SYNC_SEGMENT_STRIDE * SYNC_POSITIONS // SYNC_SEGMENT_FRAMES  # of two segments
+_LATENTS_A_TUBELET = 4
+# A sync token lies up to this many latent frames beside its moment, by its place in the clip.
+_LARGEST_SHIFT = 16.0
+_ANGLES = 8
+
+
+class FlowModel(nn.Module):
+    """What is trained together: the transformer, the text encoder, and heads for training.
+
+    Sync tokens are laid beside their moment by an amount that follows from the place in the clip.
+    One head tells that place from the audio tokens after the joint blocks, as the angles by which
+    attention would have to turn; from those in the middle of the audio blocks one tells the onsets,
+    and one the sync token that belongs there.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        dim = TRAINED.dit.hidden_dim
+        self.dit = build_dit(TRAINED.dit)
+        self.text = build_text_encoder(TRAINED.text)
+        self.place = nn.Linear(dim, 1 + 2 * _ANGLES)
+        self.onset = nn.Linear(dim, 1)
+        self.aligned = nn.Linear(dim, TRAINED.dit.sync_dim)
+        start_as_identity(self.dit)
+        # Audio tokens of the last call.
+        self.after_joint = self.in_the_middle = torch.empty(0)
+        self.dit.joint_blocks[-1].register_forward_hook(self._keep_joint)
+        self.dit.audio_blocks[1].register_forward_hook(self._keep_middle)
+
+    def _keep_joint(self, block: nn.Module, inputs: object, outputs: tuple[Tensor, Tensor]) -> None:
+        self.after_joint = outputs[0]
+
+    def _keep_middle(self, block: nn.Module, inputs: object, output: Tensor) -> None:
+        self.in_the_middle = output
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Of a batch: flow matching over the active channels, and those of the heads."""
+
+    flow: Tensor
+    onset: Tensor
+    place: Tensor
+    aligned: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        """What is minimised."""
+        heads = ONSET_WEIGHT * self.onset + PLACE_WEIGHT * self.place
+        return self.flow + heads + ALIGNED_WEIGHT * self.aligned
+
+    def numbers(self) -> list[float]:
+        """For people: flow, onset, place, aligned."""
+        losses = (self.flow, self.onset, self.place, self.aligned)
+        return [round(loss.item(), 4) for loss in losses]
+
+
+def start_as_identity(dit: FoleyDiT) -> None:
+    """Closed gates: at first every block passes its input on, and the velocity is zero."""
+    for projection in dit.time_projections:
+        for stream in (projection.audio, projection.visual):
+            nn.init.zeros_(stream.weight)
+            nn.init.zeros_(stream.bias)
+    for block in dit.audio_blocks:
+        nn.init.zeros_(block.modulation.weight)
+        nn.init.zeros_(block.modulation.bias)
+    nn.init.zeros_(dit.velocity_out.weight)
+    nn.init.zeros_(dit.velocity_out.bias)
+    nn.init.normal_(dit.clip_in.sync_position, std=0.02)
+
+
+def places(num_latents: int, device: torch.device) -> Tensor:
+    """What the place head is to tell of each latent frame, [A, 1 + 2 * angles].
+
+    The place itself, -1 .. 1, and cosines and sines of the turns that undo the shift there, at the
+    fastest of the audio blocks' rotary frequencies.
+    """
+    share = (torch.arange(num_latents, device=device) + 0.5) / num_latents
+    pairs = TRAINED.dit.hidden_dim // TRAINED.dit.num_heads // 2
+    frequencies = 10_000.0 ** (-torch.arange(_ANGLES, device=device) / pairs)
+    angles = _LARGEST_SHIFT * share[:, None] * frequencies
+    return torch.cat((2 * share[:, None] - 1, angles.cos(), angles.sin()), dim=1)
+
+
+def at_their_moment(sync: Tensor, num_latents: int) -> tuple[Tensor, Tensor]:
+    """The sync tokens of each latent frame's own moment, normed, and which frames have any.
+
+    Args:
+        sync: [B, S, C], as the transformer gets them.
+        num_latents: A.
+
+    Returns:
+        [B, A, C], the mean of both views where two segments show the moment; bool [A].
+    """
+    num_segments = sync.shape[1] // SYNC_POSITIONS
+    tubelet = torch.arange(num_latents, device=sync.device) // _LATENTS_A_TUBELET
+    segments = sync.unflatten(1, (num_segments, SYNC_POSITIONS))
+    total, views = torch.zeros_like(sync[:, :1]), torch.zeros_like(tubelet)
+    for earlier in range(SYNC_POSITIONS // _TUBELETS_APART):
+        segment = tubelet // _TUBELETS_APART - earlier
+        position = tubelet - segment * _TUBELETS_APART
+        there = (segment >= 0) & (segment < num_segments)
+        seen = segments[:, segment.clamp(0, num_segments - 1), position]
+        total = total + there[:, None] * seen
+        views = views + there
+    mean = total / views.clamp_min(1)[:, None]
+    return F.layer_norm(mean, mean.shape[-1:]), views > 0
+
+
+def dropped(
+    model: FlowModel, entry: dict[str, Tensor], negative: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Visual, sync and text ids of a batch, some of them emptied for guidance; bool [B], of which.
+
+    Args:
+        model: holds the empty features.
+        entry: of the cache.
+        negative: int64 [N, T], ids of negative prompts; the last one is the empty prompt.
+    """
+    count, device = len(entry["latents"]), entry["latents"].device
+    chance = torch.rand(count, device=device)
+    blind = chance < DROP_ALL + DROP_PICTURE
+    visual, sync = (
+        torch.where(blind[:, None, None], empty, entry[name].float())
+        for name, empty in (
+            ("visual", model.dit.clip_in.empty_visual),
+            ("sync", model.dit.clip_in.empty_sync),
+        )
+    )
+    longest = int(entry["lengths"].max())
+    length = max(longest, negative.shape[1]) + int(torch.randint(0, 3, ()))
+    ids = F.pad(entry["tokens"], (0, 40), value=PAD)[:, :length]
+    other = F.pad(negative, (0, length - negative.shape[1]), value=PAD)
+    drawn = other[torch.randint(len(other), (count,), device=device)]
+    # Half of the emptied ones hear the usual negative prompt, the first.
+    drawn = torch.where(torch.rand(count, 1, device=device) < 0.5, other[0], drawn)
+    ids = torch.where((chance < DROP_ALL)[:, None], drawn, ids)
+    silent = (chance > 1 - DROP_TEXT)[:, None]
+    return visual, sync, torch.where(silent, other[-1], ids), blind
+
+
+def loss_of(model: FlowModel, entry: dict[str, Tensor], negative: Tensor) -> Losses:
+    """The losses of a batch of the cache; `negative` as in `dropped`."""
+    clean = entry["latents"].float()
+    device, num_latents = clean.device, clean.shape[-1]
+    noise = torch.randn(len(clean), LATENT_DIM, num_latents, device=device)
+    spread = torch.sigmoid(_NOISY + torch.randn(len(clean), device=device) * 1.1)
+    even = torch.rand(len(clean), device=device)
+    sigma = torch.where(torch.rand(len(clean), device=device) < 0.5, spread, even)
+    mix = sigma[:, None, None]
+    active = (1 - mix) * clean + mix * noise[:, :ACTIVE]
+    latents = torch.cat((active, noise[:, ACTIVE:]), dim=1)
+    visual, sync, ids, blind = dropped(model, entry, negative)
+    words = model.text(input_ids=ids, attention_mask=(ids != PAD).long()).last_hidden_state
+    context = model.dit.context(visual, sync, words, num_latents)
+    velocity = model.dit(latents, model.dit.time_modulation(sigma), context)
+    flow = (velocity[:, :ACTIVE] - (noise[:, :ACTIVE] - clean)).square().mean()
+    curve = entry["curve"].float()
+    middle = model.in_the_middle.float()
+    # Where there is little noise the latents themselves tell.
+    weight = (1 + 4 * (curve > 0)) * 2 * sigma[:, None]
+    onset = F.binary_cross_entropy_with_logits(model.onset(middle)[..., 0], curve, weight=weight)
+    told = model.place(model.after_joint.float())
+    place = F.mse_loss(told, places(num_latents, device).expand_as(told))
+    wanted, there = at_their_moment(entry["sync"].float(), num_latents)
+    missed = (model.aligned(middle) - wanted).square().mean(-1)
+    seen = (~blind[:, None] & there).float()
+    aligned = (missed * seen).sum() / seen.sum().clamp_min(1)
+    return Losses(flow, onset, place, aligned)
