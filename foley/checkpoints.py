@@ -59,7 +59,6 @@ class Components:
     """A complete model.
 
     Attributes:
-        trained: False where the weights are seeded random numbers.
         source: where the weights came from, for people.
         revision: of the repository that they came from; empty where it is not known.
     """
@@ -71,7 +70,6 @@ class Components:
     vision: SiglipVisionModel
     text: ClapTextModel
     tokenizer: PreTrainedTokenizerBase
-    trained: bool
     source: str
     revision: str = ""
 
@@ -228,7 +226,6 @@ def load_components(root: Path, preset: Preset | None = None, *, device: str = "
     return Components(
         preset=preset,
         tokenizer=load_tokenizer(root / "larger_clap_general"),
-        trained=True,
         source=str(root),
         revision=revision_of(root, paths["dit"]),
         **parts,
@@ -252,7 +249,6 @@ def _load_own_layout(root: Path, preset: Preset | None, device: str) -> Componen
     return Components(
         preset=found,
         tokenizer=load_tokenizer(root / "text"),
-        trained=bool(description["trained"]),
         source=str(root),
         revision=str(description.get("revision", "")),
         **parts,
@@ -354,7 +350,6 @@ def save_components(
         description = {
             "format": FORMAT_VERSION,
             "preset": components.preset.as_dict(),
-            "trained": components.trained,
             "source": source,
             "revision": components.revision,
             "licence": licence_of(components.preset.name).name,
@@ -371,22 +366,3 @@ def save_components(
         raise OutputError(f"cannot write {destination}: {reason}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def random_components(preset: Preset, tokenizer: PreTrainedTokenizerBase, seed: int) -> Components:
-    """A model of seeded random numbers: for tests, timing, and presets that are not trained yet."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        parts: dict[str, Any] = {name: build(preset) for name, build in _BUILDERS.items()}
-        for module in parts.values():
-            module.requires_grad_(False).eval()
-            for parameter in module.parameters():
-                if not parameter.any():  # learned tokens and positions start at zero
-                    parameter.normal_(std=0.02)
-    return Components(
-        preset=preset,
-        tokenizer=tokenizer,
-        trained=False,
-        source=f"random numbers, seed {seed}",
-        **parts,
-    )

@@ -18,6 +18,11 @@ MAX_TEXT_TOKENS = 77  # both prompts are cut here after encoding, as the weights
 # which on quality does not rise (benchmarks/quality/README.md).
 OFFICIAL_STEPS = 50
 TINY_STEPS = 50
+TINY_IS = (
+    "a small demonstration model, trained on drawn clips alone: things that fall, bounce, hit, "
+    "slide, drip, tap, clap, swing or flash, and rain, wind, engines, fire and water; no voices, "
+    "music or animals, and real pictures only as far as they move like drawn ones"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +147,11 @@ class Preset:
         for what, (wanted, given) in pairs.items():
             if wanted != given:
                 raise ConfigError(f"{self.name}: the DiT takes {what} width {wanted}, got {given}")
+
+    @property
+    def about(self) -> str:
+        """What it is and is not, in a line; empty where its publisher tells."""
+        return TINY_IS if self.name == "tiny" else ""
 
     @property
     def default_steps(self) -> int:

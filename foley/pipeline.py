@@ -61,7 +61,6 @@ class FoleyPipeline:
     Attributes:
         preset: the architecture.
         device: where it runs.
-        trained: False where the weights are random numbers.
         source: where the weights came from, for people.
         revision: of their repository; empty where it is not known.
         licence: under which they are.
@@ -80,7 +79,6 @@ class FoleyPipeline:
     ) -> None:
         self.preset = components.preset
         self.device = device
-        self.trained = components.trained
         self.source = components.source
         self.revision = components.revision
         self.licence = licence_of(components.preset.name)
@@ -139,12 +137,7 @@ class FoleyPipeline:
     @property
     def description(self) -> str:
         """One line that says which model this is."""
-        if self.trained:
-            return f"preset {self.preset.name} on {self.device}, weights from {self.source}"
-        return (
-            f"preset {self.preset.name} on {self.device}, untrained: its weights are random "
-            "numbers, so the sound is noise of the right length"
-        )
+        return f"preset {self.preset.name} on {self.device}, weights from {self.source}"
 
     def __call__(
         self,
@@ -314,12 +307,6 @@ class FoleyPipeline:
                 seed=0,
             )
             self.generate(frames, request)
-
-    def notices(self) -> tuple[str, ...]:
-        """What callers are told about the model."""
-        if self.trained:
-            return ()
-        return (f"model {self.preset.name} is untrained: the sound is noise of the right length",)
 
 
 def _too_small(device: torch.device, preset: Preset) -> DeviceError:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from foley.checkpoints import Components, load_components, load_tokenizer, random_components
+from foley.checkpoints import Components, load_components
 from foley.compatibility import GPU_BYTES
 from foley.configs import PRESETS, TINY, Preset
 from foley.errors import CheckpointError, ConfigError, DeviceError
@@ -13,7 +13,6 @@ from foley.recognition import DESCRIPTION_FILE, has_official_files
 from foley.sources import FILES
 
 EMBEDDED_WEIGHTS = Path(__file__).parent / "weights" / "tiny"
-_UNTRAINED_SEED = 0
 
 
 def load(name: str, weights: Path | None, device: torch.device) -> Components:
@@ -111,7 +110,14 @@ def choose_preset(name: str, weights: Path) -> Preset | None:
 
 
 def load_embedded() -> Components:
-    """The model in the package: trained weights where they are, or seeded random numbers."""
-    if (EMBEDDED_WEIGHTS / DESCRIPTION_FILE).is_file():
-        return load_components(EMBEDDED_WEIGHTS, TINY)
-    return random_components(TINY, load_tokenizer(EMBEDDED_WEIGHTS / "text"), _UNTRAINED_SEED)
+    """The model in the package.
+
+    Raises:
+        CheckpointError: it is missing or does not fit.
+    """
+    if not (EMBEDDED_WEIGHTS / DESCRIPTION_FILE).is_file():
+        raise CheckpointError(
+            f"{EMBEDDED_WEIGHTS} holds no {DESCRIPTION_FILE}: foley was installed without its "
+            "small model; install it again"
+        )
+    return load_components(EMBEDDED_WEIGHTS, TINY)

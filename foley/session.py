@@ -48,9 +48,6 @@ class Model(Protocol):
     def decode(self, latents: Tensor) -> Tensor:
         """Waveforms float32 [N, 1, 960 * A] of latents [N, L, A]."""
 
-    def notices(self) -> tuple[str, ...]:
-        """What callers are told about the model."""
-
 
 class Session:
     """The state of one generation.
@@ -73,7 +70,7 @@ class Session:
         self.timings: dict[str, float] = {}
         self._model = model
         self._num_sync = len(frames.sync)
-        self._num_samples = _num_samples(model.preset, frames)
+        self._num_samples = num_samples(model.preset, frames)
         self._encoding: Generator[None, None, Conditions] | None = model.encode(
             frames, request.prompt, request.negative_prompt
         )
@@ -137,7 +134,7 @@ class Session:
             sample_rate=self._model.preset.vae.sample_rate,
             seeds=self.seeds,
             timings=self.timings,
-            notices=(*self._notices, *self._model.notices()),
+            notices=self._notices,
         )
 
     def out_of_memory(self) -> DeviceError:
@@ -178,7 +175,7 @@ class Session:
             )
 
 
-def _num_samples(preset: Preset, frames: VideoFrames) -> int | None:
+def num_samples(preset: Preset, frames: VideoFrames) -> int | None:
     """Where the sound is cut, if the clip was filled up to whole segments."""
     if not preset.whole_segments:
         return None

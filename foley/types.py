@@ -59,7 +59,7 @@ class Generation:
         sample_rate: Hz.
         seeds: the seed of each variation; giving one back repeats its sound.
         timings: seconds spent in each stage, in order.
-        notices: sentences for the caller (clip trimmed, last frame repeated, model untrained).
+        notices: sentences for the caller (clip trimmed, last frame repeated, prompt cut).
     """
 
     waveforms: Tensor

@@ -41,7 +41,7 @@ class Facts:
             "X-Foley-Duration-Seconds": f"{self.made.duration_seconds:.6f}",
             "X-Foley-Timings": json.dumps(rounded(self.timings)),
             "Server-Timing": ", ".join(durations),
-            "X-Foley-Model": self.model.preset + ("" if self.model.trained else "; untrained"),
+            "X-Foley-Model": self.model.preset,
             "X-Foley-Notices": json.dumps(self.notices),
         }
 
@@ -50,7 +50,6 @@ class Facts:
         return {
             "request_id": self.request_id,
             "model": self.model.preset,
-            "trained": self.model.trained,
             "duration_seconds": self.made.duration_seconds,
             "sample_rate_hz": self.made.sample_rate,
             "timings_seconds": rounded(self.timings),

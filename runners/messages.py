@@ -94,13 +94,13 @@ class ModelStatus(BaseModel):
     state: Literal["loading", "ready", "failed"]
     error_code: str = ""  # why it failed
     preset: str = ""
-    trained: bool = False
+    about: str = ""  # what it is and is not; empty where its publisher tells
     num_inference_steps: int = 0  # where a request names none
     description: str = ""
     revision: str = ""  # of the weights' repository; empty where it is not known
     licence: str = ""
     territory: str = ""  # where the licence applies
 
-    def public(self) -> dict[str, str | bool | int]:
+    def public(self) -> dict[str, str | int]:
         """What callers are told of a warm model; the description may name a folder."""
         return self.model_dump(exclude={"error_code", "description"})

@@ -17,7 +17,7 @@ HEADERS = {
     "X-Foley-Duration-Seconds": "Length of each sound in seconds.",
     "X-Foley-Timings": "Seconds spent in each stage, as a JSON object.",
     "Server-Timing": "The same in milliseconds, in the standard form that browsers show.",
-    "X-Foley-Model": "Name of the model's preset, then `; untrained` if its weights are random.",
+    "X-Foley-Model": "Name of the model's preset.",
     "X-Foley-Notices": "Sentences about what was done to the clip, as a JSON list.",
     "X-Request-Id": "Id of the request: the caller's own X-Request-Id, or a new one.",
 }
@@ -76,7 +76,6 @@ EVENTS = {
         "properties": {
             "request_id": TEXT,
             "model": TEXT,
-            "trained": {"type": "boolean"},
             "duration_seconds": NUMBER,
             "sample_rate_hz": COUNT,
             "timings_seconds": {"type": "object", "additionalProperties": NUMBER},
@@ -107,9 +106,9 @@ MODEL = {
     "properties": {
         "state": {"type": "string", "enum": ["ready"]},
         "preset": {"type": "string", "description": "Name of the model."},
-        "trained": {
-            "type": "boolean",
-            "description": "False where its weights are random numbers, and its sound is noise.",
+        "about": {
+            "type": "string",
+            "description": "What it is and is not, in a line; empty where its publisher tells.",
         },
         "num_inference_steps": {
             "type": "integer",

@@ -245,7 +245,7 @@ class Worker:
             status = ModelStatus(
                 state="ready",
                 preset=pipeline.preset.name,
-                trained=pipeline.trained,
+                about=pipeline.preset.about,
                 num_inference_steps=pipeline.preset.default_steps,
                 description=pipeline.description,
                 revision=pipeline.revision,

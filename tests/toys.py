@@ -6,8 +6,12 @@ from pathlib import Path
 
 import torch
 
-from foley.checkpoints import Components, load_tokenizer, random_components
+from foley.checkpoints import Components, load_tokenizer
 from foley.configs import TINY, Preset
+from foley.models.dit import build_dit
+from foley.models.encoders import build_text_encoder, build_vision_encoder
+from foley.models.synchformer import build_synchformer
+from foley.models.vae import build_vae
 from foley.pipeline import FoleyPipeline
 from foley.types import VideoFrames
 
@@ -43,7 +47,27 @@ def toy_preset() -> Preset:
 
 def toy_components(seed: int = 0) -> Components:
     """Random weights; fresh modules at each call."""
-    return random_components(toy_preset(), load_tokenizer(TOKENIZER), seed)
+    preset = toy_preset()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        dit, vae = build_dit(preset.dit), build_vae(preset.vae)
+        synchformer = build_synchformer(preset.synchformer)
+        vision, text = build_vision_encoder(preset.vision), build_text_encoder(preset.text)
+        for module in (dit, vae, synchformer, vision, text):
+            module.requires_grad_(False).eval()
+            for parameter in module.parameters():
+                if not parameter.any():  # learned tokens and positions start at zero
+                    parameter.normal_(std=0.02)
+    return Components(
+        preset=preset,
+        dit=dit,
+        vae=vae,
+        synchformer=synchformer,
+        vision=vision,
+        text=text,
+        tokenizer=load_tokenizer(TOKENIZER),
+        source=f"random numbers, seed {seed}",
+    )
 
 
 @cache

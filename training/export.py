@@ -14,7 +14,8 @@ from foley.models.dit import build_dit
 from foley.models.encoders import build_text_encoder, build_vision_encoder
 from foley.models.synchformer import build_synchformer
 from foley.models.vae import build_vae
-from training.settings import TRAINED, load_state
+from training.settings import TRAINED, load_state, save_state
+from training.unpack import CHECKPOINTS, FILES, HEADS
 
 _LIMIT_BYTES = 16_000_000
 _TOTAL_BYTES = 24_000_000
@@ -41,10 +42,19 @@ def assemble(state: Path) -> Components:
     return Components(
         preset=TRAINED,
         tokenizer=load_tokenizer(state / "tokenizer"),
-        trained=True,
         source="trained on procedural clips, see training/README.md",
         **{name: module for name, (module, _) in parts.items()},
     )
+
+
+def heads(state: Path) -> dict[str, torch.Tensor]:
+    """What training needs of a state and the package does not, named FILE/KEY."""
+    kept = {}
+    for name, members in FILES.items():
+        for key, value in load_state(state / f"{name}.safetensors").items():
+            if not any(key.startswith(prefix) for prefix in members):
+                kept[f"{name}/{key}"] = value
+    return kept
 
 
 def main() -> None:
@@ -52,10 +62,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--state", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--checkpoints", type=Path, default=CHECKPOINTS, help="for the heads")
     args = parser.parse_args()
     if args.out.exists():
         shutil.rmtree(args.out)
     save_components(assemble(args.state), args.out, source="trained by training/, see its README")
+    args.checkpoints.mkdir(parents=True, exist_ok=True)
+    save_state(args.checkpoints / HEADS, heads(args.state), half=True)
+    for name in ("analysis", "judge"):
+        if (args.state / f"{name}.safetensors").resolve().parent != args.checkpoints.resolve():
+            shutil.copy(args.state / f"{name}.safetensors", args.checkpoints)
     sizes = {path: path.stat().st_size for path in args.out.rglob("*") if path.is_file()}
     for path, size in sorted(sizes.items()):
         print(f"{size:>10}  {path.relative_to(args.out)}")

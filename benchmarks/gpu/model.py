@@ -57,7 +57,6 @@ def random_model(
     return Components(
         preset=preset,
         tokenizer=load_tokenizer(EMBEDDED_WEIGHTS / "text"),
-        trained=False,
         source=f"random numbers, seed {SEED}",
         **parts,
     )

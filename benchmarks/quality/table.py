@@ -25,7 +25,8 @@ from foley.denoise import Denoising
 from foley.pipeline import FoleyPipeline
 from foley.request import SOLVERS, GenerationRequest, Solver
 from foley.sampling import draw_noise, make_sigmas
-from foley.types import Conditions
+from foley.session import faded, num_samples
+from foley.types import Conditions, VideoFrames
 from training.judge import band_levels, frechet, silence_db
 
 README = Path(__file__).with_name("README.md")
@@ -39,9 +40,15 @@ NUM_LEVELS = 48  # of a sound's embedding, the mean level of each band; their sp
 
 @torch.inference_mode()
 def generate(
-    pipeline: FoleyPipeline, told: Conditions, solver: Solver, steps: int, scale: float, seed: int
+    pipeline: FoleyPipeline,
+    frames: VideoFrames,
+    told: Conditions,
+    solver: Solver,
+    steps: int,
+    scale: float,
+    seed: int,
 ) -> Tensor:
-    """A sound [S] of conditions: those of a clip are encoded once for all rows."""
+    """A sound [S] of a clip's conditions, which are computed once for all rows; as it is served."""
     noise = draw_noise([seed], pipeline.preset.dit.latent_dim, told.num_latents)
     path = Denoising(
         pipeline.dit,
@@ -54,7 +61,9 @@ def generate(
     velocities = pipeline.velocity_model()
     while path.latents is None:
         path.advance(*velocities([path.part]))
-    return pipeline.decode(path.latents)[0, 0].cpu()
+    sound = pipeline.decode(path.latents)[0, 0].cpu()
+    count = num_samples(pipeline.preset, frames)
+    return sound if count is None else faded(sound[:count])
 
 
 def row(
@@ -69,8 +78,8 @@ def row(
     match, levels, depths = Match(), [], []
     start = time.perf_counter()
     sounds = [
-        generate(pipeline, conditions, solver, steps, scale, seed)
-        for seed, conditions in enumerate(told)
+        generate(pipeline, clip.frames, conditions, solver, steps, scale, seed)
+        for seed, (clip, conditions) in enumerate(zip(clips, told, strict=True))
     ]
     seconds = time.perf_counter() - start
     for clip, sound in zip(clips, sounds, strict=True):

@@ -134,7 +134,7 @@ def generate(
     else:
         maker = ServiceMaker(server, api_key, patient=len(tasks) > 1)
     with contextlib.closing(maker):
-        console.print(maker.description, style=None if maker.trained else "yellow")
+        console.print(maker.description + (f", {maker.about}" if maker.about else ""))
         for task in tasks:
             try:
                 _run(maker, task, trim, console)

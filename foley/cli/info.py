@@ -91,13 +91,15 @@ def _gpu(index: int) -> str:
 
 def _presets(weights: Path) -> dict[str, str]:
     from foley.checkpoints import read_description
-    from foley.configs import PRESETS
+    from foley.configs import PRESETS, TINY
     from foley.ledger import revision_of
     from foley.recognition import DESCRIPTION_FILE, find_file
     from foley.selection import EMBEDDED_WEIGHTS
 
-    embedded = "trained" if (EMBEDDED_WEIGHTS / DESCRIPTION_FILE).is_file() else "untrained"
-    found = {"tiny": f"in the package, {embedded}"}
+    embedded = (EMBEDDED_WEIGHTS / DESCRIPTION_FILE).is_file()
+    found = {
+        "tiny": f"in the package: {TINY.about}" if embedded else "missing; install foley again"
+    }
     for name in ("xl", "xxl"):
         path = find_file("dit", PRESETS[name], weights)
         if path is None:

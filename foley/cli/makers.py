@@ -62,11 +62,11 @@ class Maker(Protocol):
 
     Attributes:
         description: of the model, in a line.
-        trained: False where its weights are random numbers.
+        about: what the model is and is not; empty where its publisher tells.
     """
 
     description: str
-    trained: bool
+    about: str
 
     def make(self, task: Task, *, trim: bool, show: Show) -> Sounded:
         """Make the files of a task."""
@@ -81,7 +81,7 @@ class LocalMaker:
     def __init__(self, options: ModelOptions) -> None:
         self._pipeline = options.load()
         self.description = self._pipeline.description
-        self.trained = self._pipeline.trained
+        self.about = self._pipeline.preset.about
 
     def make(self, task: Task, *, trim: bool, show: Show) -> Sounded:
         """Make the files of a task."""
@@ -133,10 +133,8 @@ class ServiceMaker:
             (model, *_) = self._client.models()
             self.close = stack.pop_all().close
         self._patient = patient
-        self.trained = model.trained
+        self.about = model.about
         self.description = f"{base_url}: preset {model.preset}"
-        if not model.trained:
-            self.description += ", untrained: its weights are random, so its sound is noise"
 
     def make(self, task: Task, *, trim: bool, show: Show) -> Sounded:
         """Make the files of a task."""

@@ -54,7 +54,6 @@ class RemoteGeneration(_Answer):
         request_id: of the request; the service's log has it too.
         kept_seconds: how long the service keeps the files.
         model: name of the preset that made the sound.
-        trained: False where its weights are random numbers, and its sound is noise.
         duration_seconds: length of each sound.
         sample_rate_hz: of the sound.
         timings_seconds: seconds in each stage, in order.
@@ -67,7 +66,6 @@ class RemoteGeneration(_Answer):
     request_id: str
     kept_seconds: float
     model: str
-    trained: bool
     duration_seconds: float
     sample_rate_hz: int
     timings_seconds: dict[str, float]
@@ -96,7 +94,7 @@ class RemoteModel(_Answer):
 
     Attributes:
         preset: name of the model.
-        trained: False where its weights are random numbers, and its sound is noise.
+        about: what it is and is not, in a line; empty where its publisher tells.
         num_inference_steps: solver steps of a request that names none; 0 where it does not tell.
         revision: of the weights' repository; empty where it is not known.
         licence: of the weights.
@@ -104,7 +102,7 @@ class RemoteModel(_Answer):
     """
 
     preset: str
-    trained: bool
+    about: str = ""
     num_inference_steps: int = 0
     revision: str = ""
     licence: str = ""

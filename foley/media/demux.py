@@ -137,7 +137,8 @@ def decode_frames(
         trimmed = False
         for frame in decoded(container.demux(stream), limits):
             seconds = times.seconds(frame.pts, frame.duration)
-            if seconds > limits.max_seconds:
+            # The reference takes a frame at the limit, though it lasts beyond it.
+            if seconds > limits.max_seconds or (exact_clock and seconds == limits.max_seconds):
                 first_seconds, trimmed = seconds, True
                 break
             if seconds >= 0:

@@ -48,6 +48,8 @@ MODEL_SECONDS = 2.0  # between two questions while the model loads
 NO_CLIP = "There is no clip yet. Upload one, record one, or take an example."
 BUG = "Something went wrong inside the page. Your entries stay here: try again."
 DEFAULTS = GenerationRequest()
+# Where the slider still stands where it was set to, it goes to the model's own number of steps.
+SUGGEST = "(steps, usual, own) => own && steps === usual ? [own, own] : [steps, usual]"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,8 +182,9 @@ class Page:
                 info="More steps take longer and are more exact.",
             )
             self._error("num_inference_steps")
-            # What the slider was set to by the model; None once a link has set it.
-            self.usual_steps = gr.State(OFFICIAL_STEPS)
+            # Where the slider was set to last, unless by the visitor or a link; those of the model.
+            self.usual_steps = gr.Number(OFFICIAL_STEPS, visible=False)
+            self.model_steps = gr.Number(visible=False)
             least, most = bounds("guidance_scale")
             self.guidance = gr.Slider(
                 least,
@@ -223,16 +226,22 @@ class Page:
         quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         at_once = {**quiet, "queue": False}
         model: dict[str, Any] = {
-            "inputs": [self.api_key, self.steps, self.usual_steps],
+            "inputs": [self.api_key],
             "outputs": [
                 self.model, self.key_box, self.errors["api_key"], self.model_timer,
-                self.steps, self.usual_steps,
+                self.model_steps,
             ],
         }  # fmt: skip
         filled = blocks.load(self.prefill, None, self._prefilled(), **at_once)
-        self.model_timer.tick(self.ask_model, **model, **quiet)
-        filled.then(self.ask_model, **model, **quiet)  # what the link sets goes before
-        self.api_key.change(self.ask_model, **model, **quiet, trigger_mode="always_last")
+        asked = [
+            self.model_timer.tick(self.ask_model, **model, **quiet),
+            filled.then(self.ask_model, **model, **quiet),  # what the link sets goes before
+            self.api_key.change(self.ask_model, **model, **quiet, trigger_mode="always_last"),
+        ]
+        slider = [self.steps, self.usual_steps]
+        for answered in asked:
+            # In the browser: what a visitor sets meanwhile stays.
+            answered.then(None, [*slider, self.model_steps], slider, js=SUGGEST, **at_once)
         for name, button in self.buttons_of_examples.items():
             path = str(EXAMPLES_FOLDER / name)
             outputs = [self.clip, self.example, self.errors["clip"]]
@@ -269,16 +278,8 @@ class Page:
         self.keep_seed.click(self.keep, self.history, [self.seed_kind, self.seed], **at_once)
         blocks.unload(self.leave)
 
-    async def ask_model(self, api_key: str, steps: int, usual_steps: int | None) -> tuple[Any, ...]:
-        """Model, whether the key is asked for, what is wrong with it, whether to ask again, steps.
-
-        Args:
-            api_key: of the visitor.
-            steps: where the slider stands.
-            usual_steps: where it was set before; where it still stands there, it goes to those of
-                the model.
-        """
-        unset = (gr.skip(), gr.skip())
+    async def ask_model(self, api_key: str) -> tuple[Any, ...]:
+        """Model, whether the key is asked for and what is wrong with it, asking again, steps."""
         try:
             async with AsyncFoleyClient(self.visits.server_url, api_key=api_key or None) as client:
                 (model,) = await client.models()
@@ -292,20 +293,19 @@ class Page:
                 gr.Column(visible=True),
                 sentences.error_html(sentence),
                 gr.Timer(active=False),
-                *unset,
+                gr.skip(),
             )
         except NotReadyError:
             text = sentences.waiting_html(
                 "The model is loading. You can prepare everything meanwhile."
             )
-            return text, gr.skip(), "", gr.Timer(active=True), *unset
+            return text, gr.skip(), "", gr.Timer(active=True), gr.skip()
         except FoleyError as error:
             text = sentences.waiting_html(sentences.error_sentence(error, key_given=bool(api_key)))
             again = gr.Timer(active=isinstance(error, ConnectionFailedError))
-            return text, gr.skip(), "", again, *unset
-        if steps == usual_steps and model.num_inference_steps:
-            unset = (model.num_inference_steps, model.num_inference_steps)
-        return sentences.model_html(model), gr.skip(), "", gr.Timer(active=False), *unset
+            return text, gr.skip(), "", again, gr.skip()
+        text, steps = sentences.model_html(model), model.num_inference_steps or None
+        return text, gr.skip(), "", gr.Timer(active=False), steps
 
     def _prefilled(self) -> list[Any]:
         return [

@@ -98,9 +98,8 @@ def _downloads(index: int, track: Track, url_of: UrlOf, *, hidden: bool) -> str:
 
 def _facts(take: Take) -> str:
     made = take.made
-    model = made.model + ("" if made.trained else " (untrained)")
     facts = {
-        "Model": model,
+        "Model": made.model,
         "Seed": ", ".join(str(seed) for seed in made.seeds),
         "Length": f"{made.duration_seconds:.2f} s at {made.sample_rate_hz / 1000:g} kHz",
         "Made in": f"{made.timings_seconds['total']:.1f} s",

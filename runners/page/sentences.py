@@ -73,13 +73,8 @@ def error_html(text: str) -> str:
 
 def model_html(model: RemoteModel) -> str:
     """Which model answers, what to expect of it, and the terms of its weights."""
-    name = f"<strong>{escape(model.preset)}</strong>"
-    noise = "expect noise of the right length"
-    if model.preset == "tiny":
-        about = f"{name}, the small demonstration model"
-        about += "." if model.trained else f". It is not trained yet: {noise}."
-    else:
-        about = f"{name}." if model.trained else f"{name}. Its weights are random numbers: {noise}."
+    about = f"<strong>{escape(model.preset)}</strong>"
+    about += f", {escape(model.about)}." if model.about else "."
     terms = [f"Weights under {escape(model.licence)}"] if model.licence else []
     if model.territory:
         terms.append(escape(model.territory))

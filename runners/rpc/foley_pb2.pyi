@@ -72,10 +72,9 @@ class Progress(_message.Message):
     def __init__(self, stage: _Optional[str] = ..., queue_position: _Optional[int] = ..., step: _Optional[int] = ..., num_steps: _Optional[int] = ..., seconds_left: _Optional[float] = ...) -> None: ...
 
 class Result(_message.Message):
-    __slots__ = ("request_id", "model", "trained", "duration_seconds", "sample_rate_hz", "timings", "notices", "files")
+    __slots__ = ("request_id", "model", "duration_seconds", "sample_rate_hz", "timings", "notices", "files")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
-    TRAINED_FIELD_NUMBER: _ClassVar[int]
     DURATION_SECONDS_FIELD_NUMBER: _ClassVar[int]
     SAMPLE_RATE_HZ_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
@@ -83,13 +82,12 @@ class Result(_message.Message):
     FILES_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     model: str
-    trained: bool
     duration_seconds: float
     sample_rate_hz: int
     timings: _containers.RepeatedCompositeFieldContainer[Timing]
     notices: _containers.RepeatedScalarFieldContainer[str]
     files: _containers.RepeatedCompositeFieldContainer[File]
-    def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., trained: _Optional[bool] = ..., duration_seconds: _Optional[float] = ..., sample_rate_hz: _Optional[int] = ..., timings: _Optional[_Iterable[_Union[Timing, _Mapping]]] = ..., notices: _Optional[_Iterable[str]] = ..., files: _Optional[_Iterable[_Union[File, _Mapping]]] = ...) -> None: ...
+    def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., duration_seconds: _Optional[float] = ..., sample_rate_hz: _Optional[int] = ..., timings: _Optional[_Iterable[_Union[Timing, _Mapping]]] = ..., notices: _Optional[_Iterable[str]] = ..., files: _Optional[_Iterable[_Union[File, _Mapping]]] = ...) -> None: ...
 
 class Timing(_message.Message):
     __slots__ = ("stage", "seconds")
@@ -126,20 +124,20 @@ class GetModelRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetModelResponse(_message.Message):
-    __slots__ = ("preset", "trained", "revision", "licence", "territory", "num_inference_steps")
+    __slots__ = ("preset", "revision", "licence", "territory", "num_inference_steps", "about")
     PRESET_FIELD_NUMBER: _ClassVar[int]
-    TRAINED_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     LICENCE_FIELD_NUMBER: _ClassVar[int]
     TERRITORY_FIELD_NUMBER: _ClassVar[int]
     NUM_INFERENCE_STEPS_FIELD_NUMBER: _ClassVar[int]
+    ABOUT_FIELD_NUMBER: _ClassVar[int]
     preset: str
-    trained: bool
     revision: str
     licence: str
     territory: str
     num_inference_steps: int
-    def __init__(self, preset: _Optional[str] = ..., trained: _Optional[bool] = ..., revision: _Optional[str] = ..., licence: _Optional[str] = ..., territory: _Optional[str] = ..., num_inference_steps: _Optional[int] = ...) -> None: ...
+    about: str
+    def __init__(self, preset: _Optional[str] = ..., revision: _Optional[str] = ..., licence: _Optional[str] = ..., territory: _Optional[str] = ..., num_inference_steps: _Optional[int] = ..., about: _Optional[str] = ...) -> None: ...
 
 class CancelRequest(_message.Message):
     __slots__ = ("request_id",)

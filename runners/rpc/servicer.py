@@ -91,7 +91,7 @@ class FoleyServicer(FoleyServiceServicer):
             model = await self._desk.ask_model()
             return GetModelResponse(
                 preset=model.preset,
-                trained=model.trained,
+                about=model.about,
                 revision=model.revision,
                 licence=model.licence,
                 territory=model.territory,
@@ -152,7 +152,6 @@ async def _send(filled: Filled, context: grpc.aio.ServicerContext) -> None:
     result = Result(
         request_id=facts.request_id,
         model=facts.model.preset,
-        trained=facts.model.trained,
         duration_seconds=facts.made.duration_seconds,
         sample_rate_hz=facts.made.sample_rate,
         timings=[Timing(stage=stage, seconds=seconds) for stage, seconds in timings.items()],

@@ -38,7 +38,6 @@ RESULT = {
     "request_id": "r-1",
     "kept_seconds": 600,
     "model": "tiny",
-    "trained": False,
     "duration_seconds": 1.0,
     "sample_rate_hz": 48000,
     "timings_seconds": {"frames": 0.1, "total": 0.5},
@@ -345,10 +344,10 @@ def test_an_address_may_have_a_path(service: Stand, do: Do) -> None:
 
 
 def test_short_calls(service: Stand, do: Do) -> None:
-    model = {"state": "ready", "preset": "xxl", "trained": True, "licence": "L", "territory": "T"}
+    model = {"state": "ready", "preset": "xxl", "about": "A", "licence": "L", "territory": "T"}
     service.replies = [Reply(pieces=(json.dumps({"models": [model]}).encode(),))]
     (found,) = do("models")
-    assert (found.preset, found.trained, found.licence, found.territory) == ("xxl", True, "L", "T")
+    assert (found.preset, found.about, found.licence, found.territory) == ("xxl", "A", "L", "T")
     service.replies = [Reply(pieces=(b'{"cancelled": true}',))]
     assert do("cancel", "a/b") is True
     assert service.requests[-1].path == "/v1/requests/a%2Fb/cancel"

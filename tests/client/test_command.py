@@ -18,7 +18,7 @@ from tests.client.test_client import EVENTS, RESULT, event, refused, stream
 
 CLIP = Path(__file__).parents[2] / "examples" / "bigbuckbunny.mp4"
 MODELS = Reply(
-    pieces=(json.dumps({"models": [{"preset": "tiny", "trained": False}]}).encode(),),
+    pieces=(json.dumps({"models": [{"preset": "tiny", "about": "a small model"}]}).encode(),),
 )
 
 
@@ -83,7 +83,7 @@ def test_a_table_of_clips_goes_to_the_service(foley: Foley, service: Stand, tmp_
         "--csv", table, "--server", service.url, "--skip-existing", "--steps", 3, key="k-1"
     )
     assert code == 1, said
-    assert "preset tiny, untrained" in said
+    assert "preset tiny, a small model" in said
     assert "1 of 3 results exist: skipped" in said
     assert "two.wav" not in "".join(path.name for path in tmp_path.iterdir())
     assert "a.mp4: why" in said

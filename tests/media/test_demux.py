@@ -201,3 +201,12 @@ def test_memory_does_not_grow_with_length(tmp_path: Path) -> None:
     )
     short_kib, long_kib = map(int, done.stdout.split())
     assert long_kib - short_kib < 50 * 1024  # the frames that are returned take 6 MB
+
+
+def test_with_an_exact_clock_no_frame_lasts_beyond_the_limit(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", num_frames=60)
+    limits = MediaLimits(max_seconds=2.0)
+    frames = decoded(clip, limits=limits, trim=True, exact_clock=True)
+    assert frames.trimmed
+    assert numbers(frames.sync) == list(range(50))
+    assert numbers(decoded(clip, limits=limits, trim=True).sync)[-1] == 50

@@ -12,6 +12,7 @@ import httpx
 import pytest
 from playwright.sync_api import expect
 
+from foley.configs import TINY, TINY_STEPS
 from tests.page.conftest import Start, Tab, num_pages
 from tests.service.server import ROOT, Server
 
@@ -100,6 +101,17 @@ def test_a_seed_that_is_none_is_told_beside_the_seed(tab: Tab, clips: Path) -> N
         tab.fix_seed(seed)
         tab.make()
         expect(beside).to_contain_text(words)
+
+
+@pytest.mark.parametrize(("query", "steps"), [("", TINY_STEPS), ("?num_inference_steps=7", 7)])
+def test_steps_are_the_model_s_unless_a_link_says_otherwise(
+    open_tab: Callable[..., Tab], query: str, steps: int
+) -> None:
+    tab = open_tab(query)
+    expect(tab.page.locator("#model")).to_contain_text("tiny")
+    field = tab.page.get_by_label("number input for Steps")
+    expect(field).to_have_value(str(steps))
+    tab.page.context.close()
 
 
 def test_a_link_that_does_not_fit_says_so(open_tab: Callable[..., Tab]) -> None:
@@ -213,7 +225,7 @@ def test_nothing_hangs_over_the_edge(made: Tab, width: int) -> None:
 
 def test_the_model_and_the_terms_of_its_weights_are_told(tab: Tab) -> None:
     told = tab.page.locator("#model").inner_text()
-    assert "tiny, the small demonstration model" in told
+    assert f"tiny, {TINY.about}." in told
     assert "Apache-2.0 \u00b7 worldwide" in told
     assert not tab.page.get_by_role("textbox", name="Key").count()  # nobody asks for one
 

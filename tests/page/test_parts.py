@@ -12,6 +12,7 @@ from PIL import Image
 
 from foley import errors
 from foley.client import RemoteModel, RemoteUpdate
+from foley.configs import TINY
 from foley.errors import (
     BusyError,
     ConnectionFailedError,
@@ -84,7 +85,7 @@ def test_every_error_has_a_place_and_a_sentence() -> None:
 
 def test_what_others_wrote_is_text() -> None:
     assert "<script>" not in sentences.error_html("<script>")
-    model = RemoteModel(preset="<script>", trained=True, territory="<script>")
+    model = RemoteModel(preset="<script>", about="<script>", territory="<script>")
     assert "<script>" not in sentences.model_html(model)
 
 
@@ -92,7 +93,6 @@ def test_the_terms_of_official_weights_are_told() -> None:
     told = sentences.model_html(
         RemoteModel(
             preset="xxl",
-            trained=True,
             revision="0123456789abcdef",
             licence="Tencent Hunyuan Community License",
             territory="worldwide except the European Union",
@@ -100,14 +100,12 @@ def test_the_terms_of_official_weights_are_told() -> None:
     )
     for words in ("xxl", "Tencent", "except the European Union", "0123456789ab", "machine-gen"):
         assert words in told
-    assert "noise" not in told
+    assert "small" not in told
 
 
-def test_untrained_and_small_models_are_called_so() -> None:
-    assert "noise" in sentences.model_html(RemoteModel(preset="xl", trained=False))
-    tiny = sentences.model_html(RemoteModel(preset="tiny", trained=True))
-    assert "small demonstration model" in tiny
-    assert "noise" not in tiny
+def test_the_small_model_is_called_so() -> None:
+    tiny = sentences.model_html(RemoteModel(preset="tiny", about=TINY.about))
+    assert f"<strong>tiny</strong>, {TINY.about}." in tiny
 
 
 def test_progress_tells_place_step_and_time() -> None:

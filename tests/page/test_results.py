@@ -67,7 +67,7 @@ def test_the_result_plays_and_is_not_silent(made: Tab) -> None:
     assert video.evaluate("video => video.duration") == pytest.approx(5.28, abs=0.05)
     duration, loudness = video.evaluate(LISTEN)
     assert duration == pytest.approx(SECONDS, abs=0.1)
-    assert loudness > 1e-3  # tiny's, untrained: 0.07
+    assert loudness > 1e-3
     assert video.evaluate("video => video.videoWidth") == 1280
     video.evaluate("video => { video.muted = true; video.currentTime = 0; return video.play(); }")
     made.page.wait_for_function("document.querySelector('[data-player] video').currentTime > 0.3")

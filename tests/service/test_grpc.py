@@ -315,7 +315,7 @@ def test_no_key_is_refused_before_the_clip_is_read(
 def test_the_model_is_that_of_http(rpc: Server, stub: FoleyServiceStub) -> None:
     model = stub.GetModel(GetModelRequest(), metadata=OTHER_KEY)
     (told,) = rpc.client.get("/v1/models").json()["models"]
-    for name in ("preset", "trained", "num_inference_steps", "revision", "licence", "territory"):
+    for name in ("preset", "about", "num_inference_steps", "revision", "licence", "territory"):
         assert getattr(model, name) == told[name]
 
 

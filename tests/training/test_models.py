@@ -1,5 +1,6 @@
 """The trainings at their real sizes: one step each, and what the kept checkpoints can do."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,12 +8,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from foley.checkpoints import load_components
 from foley.models.layers import TokenConv
 from foley.models.rope import RotaryTable, rotate
 from foley.models.synchformer import build_synchformer
-from foley.models.vae import build_vae
 from foley.sampling import integrate, make_sigmas
-from training import clips, judge
+from foley.selection import EMBEDDED_WEIGHTS
+from training import clips, export, judge
 from training.analysis import ACTIVE, Analysis
 from training.fast import conv_as_product, rotate_as_complex
 from training.flow import FlowModel, at_their_moment, loss_of
@@ -20,6 +22,7 @@ from training.optimizers import MuonAndAdamW, PlainAdamW, orthogonalised
 from training.settings import TRAINED, load_state
 from training.train_encoders import segment_tokens
 from training.train_vae import gate
+from training.unpack import HEADS, unpack
 
 CHECKPOINTS = Path(__file__).parents[2] / "training" / "checkpoints"
 
@@ -131,9 +134,9 @@ def test_tokens_in_training_are_those_of_serving() -> None:
 
 
 def test_the_kept_decoder_passes_its_gate() -> None:
-    analysis, vae, model = Analysis(), build_vae(TRAINED.vae).eval(), judge.MaterialJudge().eval()
+    analysis, model = Analysis(), judge.MaterialJudge().eval()
+    vae = load_components(EMBEDDED_WEIGHTS, TRAINED).vae.float()
     analysis.load_state_dict(load_state(CHECKPOINTS / "analysis.safetensors"))
-    vae.load_state_dict(load_state(CHECKPOINTS / "vae.safetensors"))
     model.load_state_dict(load_state(CHECKPOINTS / "judge.safetensors"))
     batches = [
         clips.make_batch(909, 0, 4, 3.0, action=action, quiet=True) for action in ("bounce", "tap")
@@ -142,3 +145,18 @@ def test_the_kept_decoder_passes_its_gate() -> None:
     assert figures["material_accuracy"] >= 0.95  # measured on 144 clips: 1.000
     assert figures["level_error_db_median"] < 3.0  # measured: 1.0
     assert figures["onset_f1"] > 0.9  # measured: 0.98
+
+
+def test_what_is_unpacked_to_resume_is_what_was_exported(tmp_path: Path) -> None:
+    unpack(tmp_path / "state")
+    command = ["export", "--state", str(tmp_path / "state"), "--out", str(tmp_path / "again")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [*command, "--checkpoints", str(tmp_path / "checkpoints")])
+        export.main()
+    for path in EMBEDDED_WEIGHTS.rglob("*.safetensors"):
+        again = tmp_path / "again" / path.relative_to(EMBEDDED_WEIGHTS)
+        assert again.read_bytes() == path.read_bytes()
+    assert (
+        load_state(tmp_path / "checkpoints" / HEADS).keys()
+        == load_state(CHECKPOINTS / HEADS).keys()
+    )

@@ -132,7 +132,6 @@ def test_a_random_model_loads_and_its_start_is_measured(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     write_model(folder, TINY, torch.device("cpu"))
     components = load_components(folder)
-    assert not components.trained
     dtypes = {name: next(m.parameters()).dtype for name, m in components.modules().items()}
     assert dtypes.pop("dit") == torch.bfloat16
     assert set(dtypes.values()) == {torch.float32}

@@ -1,12 +1,14 @@
 """What is loaded where no folder is named."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
 from foley import selection
-from foley.configs import XL
+from foley.checkpoints import read_description
+from foley.configs import TINY, XL
 from foley.errors import CheckpointError, ConfigError
 from foley.ledger import Digest, Ledger
 from foley.sources import FILES
@@ -59,3 +61,21 @@ def test_a_copy_of_the_files_has_no_known_revision(tmp_path: Path) -> None:
     folder = write_official_folder(tmp_path / "files")
     assert selection.load_components(folder, official_preset()).revision == ""
     assert selection.choose_preset("auto", folder) == XL  # a .pth is trusted by its name
+
+
+def test_the_small_model_is_in_the_package_and_small() -> None:
+    preset, description = read_description(selection.EMBEDDED_WEIGHTS)
+    assert preset == TINY
+    sizes = {p: p.stat().st_size for p in selection.EMBEDDED_WEIGHTS.rglob("*") if p.is_file()}
+    assert sum(sizes.values()) <= 24_000_000
+    assert max(sizes.values()) <= 16_000_000
+    assert description["licence"] == "Apache-2.0"
+
+
+def test_a_package_without_its_small_model_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(selection.EMBEDDED_WEIGHTS / "text", tmp_path / "text")
+    monkeypatch.setattr(selection, "EMBEDDED_WEIGHTS", tmp_path)
+    with pytest.raises(CheckpointError, match="installed without its small model"):
+        selection.load("tiny", None, CPU)
