@@ -17,7 +17,7 @@ MAX_TEXT_TOKENS = 77  # both prompts are cut here after encoding, as the weights
 # Solver steps where a request names none: as published, and for the small model the least from
 # which on quality does not rise (benchmarks/quality/README.md).
 OFFICIAL_STEPS = 50
-TINY_STEPS = 50
+TINY_STEPS = 25
 TINY_IS = (
     "a small demonstration model, trained on drawn clips alone: things that fall, bounce, hit, "
     "slide, drip, tap, clap, swing or flash, and rain, wind, engines, fire and water; no voices, "

@@ -19,7 +19,7 @@ import httpx
 
 ROOT = Path(__file__).resolve().parent.parent
 CLIP = ROOT / "examples" / "bigbuckbunny.mp4"
-PROMPT = "a meadow, birds, soft steps"
+PROMPT = "soft taps and wind"
 OUT = ROOT / "demo"
 LOG = OUT / "server.log"
 START_SECONDS = 120.0

@@ -122,7 +122,11 @@ class Cache:
     def make(self, batch: Batch) -> tuple[int, dict[str, Tensor]]:
         """Render, sound and encode a batch: its number of frames, and what is kept of it."""
         batch = batch.to(self.device)
-        visual, sync = self.encoders(batch.pictures(fast=self.device.type == "cuda"))
+        pictures = batch.pictures(fast=self.device.type == "cuda")
+        # A clip that is filled up to whole segments stands still at its end: that is no impact.
+        frozen = int(torch.randint(SYNC_SEGMENT_STRIDE, ()))
+        pictures[:, -frozen or pictures.shape[1] :] = pictures[:, -frozen - 1 : -frozen or None]
+        visual, sync = self.encoders(pictures)
         num_frames = batch.frames["light"].shape[1]
         count = num_latents(num_frames)
         latents = self.analysis(batch.waveform())[..., :count]
