@@ -194,6 +194,9 @@ def place(
     else:
         for module in modules[1:]:
             Streamed([module], device)
+    # Weights may still be on their way or converted, and not all that reads them runs in order
+    # with that: see `foley.conditioning`.
+    torch.cuda.synchronize(device)
     return _placed(parts, step, decode_sound, memory, precision)
 
 

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -77,6 +78,8 @@ class FoleyPipeline:
         precision: Precision = "bf16",
         memory: Memory = "auto",
     ) -> None:
+        if device.type == "cuda" and device.index is None:
+            device = torch.device("cuda", torch.cuda.current_device())
         self.preset = components.preset
         self.device = device
         self.source = components.source
@@ -85,7 +88,8 @@ class FoleyPipeline:
         self._tokenizer = components.tokenizer
         self._tokenizing = threading.Lock()  # a tokenizer's padding is a setting of its own
         try:
-            placed = place(components, device, precision=precision, memory=memory)
+            with self.current():
+                placed = place(components, device, precision=precision, memory=memory)
         except torch.OutOfMemoryError as error:
             raise _too_small(device, self.preset) from error
         self.dit, self.memory, self.precision = placed.dit, placed.memory, placed.precision
@@ -213,11 +217,20 @@ class FoleyPipeline:
             whole_segments=self.preset.whole_segments,
         )
 
-    @torch.inference_mode()
+    def current(self) -> AbstractContextManager[object]:
+        """In which kernels that are launched by hand go to the pipeline's GPU."""
+        return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
+
     def generate(
         self, frames: VideoFrames, request: GenerationRequest, on_progress: OnProgress | None = None
     ) -> Generation:
         """The sounds for decoded frames; see `__call__`."""
+        with self.current(), torch.inference_mode():
+            return self._generate(frames, request, on_progress)
+
+    def _generate(
+        self, frames: VideoFrames, request: GenerationRequest, on_progress: OnProgress | None
+    ) -> Generation:
         report = on_progress or (lambda progress: None)
         session = self.start(frames, request)
         velocities = self.velocity_model()
@@ -241,11 +254,13 @@ class FoleyPipeline:
         return session.result()
 
     def start(self, frames: VideoFrames, request: GenerationRequest) -> Session:
-        """A generation that the caller drives piece by piece, under `torch.inference_mode`."""
+        """A generation that the caller drives piece by piece, in `torch.inference_mode` and
+        `current`.
+        """
         return Session(self, frames, request)
 
     def velocity_model(self) -> VelocityModel:
-        """What evaluates the transformer, for one thread at a time."""
+        """What evaluates the transformer, for one thread at a time, in `current`."""
         return VelocityModel(self.dit, self._step)
 
     def encode(
@@ -271,7 +286,6 @@ class FoleyPipeline:
             notices=notices,
         )
 
-    @torch.inference_mode()
     def condition(self, frames: VideoFrames, prompt: str, negative_prompt: str) -> Conditions:
         """What the transformer is told about a clip.
 
@@ -279,16 +293,17 @@ class FoleyPipeline:
             PromptTooLongError: a prompt has more tokens than the text encoder takes.
         """
         encoding = self.encode(frames, prompt, negative_prompt)
-        try:
-            while True:
-                next(encoding)
-        except StopIteration as stop:
-            return stop.value
+        with self.current(), torch.inference_mode():
+            try:
+                while True:
+                    next(encoding)
+            except StopIteration as stop:
+                return stop.value
 
-    @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
         """Waveforms float32 [N, 1, 960 * A] of latents [N, latent_dim, A]."""
-        return self._decode_sound(latents).float()
+        with self.current(), torch.inference_mode():
+            return self._decode_sound(latents).float()
 
     def warm_up(self) -> None:
         """Short generations, so that the first request finds everything allocated and compiled."""

@@ -9,7 +9,7 @@ has the CPU to itself takes all threads.
 
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 
 import structlog
 import torch
@@ -119,7 +119,7 @@ class Engine:
 
     def device(self) -> AbstractContextManager[object]:
         """In which `run` is called."""
-        return _current(self.pipeline.device)
+        return self.pipeline.current()
 
     def check(self) -> None:
         """Raise if the device can no longer be used: a fault in a kernel stays until the end."""
@@ -182,7 +182,7 @@ def measure(pipeline: FoleyPipeline) -> tuple[Budget, dict[Kind, float]]:
     if lanes > 1:
         torch.set_num_threads(all_threads // lanes)
     try:
-        with _current(pipeline.device), torch.inference_mode():
+        with pipeline.current(), torch.inference_mode():
             pipeline.warm_up()
             rates = _time_pieces(pipeline)
             seconds = _time_evaluations(pipeline)
@@ -208,11 +208,6 @@ def measure(pipeline: FoleyPipeline) -> tuple[Budget, dict[Kind, float]]:
 def cpu_lanes() -> int:
     """Engines that share the CPU."""
     return min(CPU_LANES, torch.get_num_threads())
-
-
-def _current(device: torch.device) -> AbstractContextManager[object]:
-    """In which kernels that are launched by hand go to that device."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _levels(num_steps: int, request: GenerationRequest) -> torch.Tensor:

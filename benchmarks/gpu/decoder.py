@@ -102,7 +102,7 @@ def _layers(bench: Bench, vae: FoleyVAE, num_latents: int) -> dict[str, float]:
                 measure(f"{where}: 7 taps, {d} apart, {how}", run, flop, 2 * size)
         flop = 2.0 * num_samples * c * c
         measure(f"{where}: 1 tap", _bound(convolve, block.units[0].conv2, x), flop, 2 * size)
-        if serves(c):
+        if bench.on_gpu and serves(c):
             _measure_units(measure, where, block, x)
         del x
         bench.reset_peak()

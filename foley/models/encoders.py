@@ -110,11 +110,15 @@ def fuse_text_encoder(encoder: ClapTextModel) -> None:
 
     Attention is spelt out for the compiler: with so few tokens the library's costs more to launch.
     """
+    from torch._inductor import config as inductor
+
     encoder.set_attn_implementation("eager")
     encoder.register_forward_pre_hook(_spell_mask, with_kwargs=True)
     encoder.encoder.register_forward_pre_hook(_mark_tokens, with_kwargs=True)
+    # The compiler's softmax in one pass needs a length that is known; it warns, and does without.
+    options = {"online_softmax": False} if hasattr(inductor, "online_softmax") else None
     for layer in encoder.encoder.layer:
-        layer.compile()
+        layer.compile(options=options)
 
 
 def _spell_mask(encoder: ClapTextModel, inputs: Any, options: dict[str, Any]) -> tuple[Any, Any]:

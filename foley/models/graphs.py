@@ -5,6 +5,9 @@ with places of its own; a request's context is copied there once, its latents at
 """
 
 import dataclasses
+import logging
+import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -15,9 +18,14 @@ from torch import Tensor
 from foley.models.dit import TimeModulation
 from foley.models.fused import FusedContext
 
+logger = logging.getLogger(__name__)
+
 # Above so many audio tokens the chip is busy for longer than the host needs to launch.
 _MOST_TOKENS = 6000
 _MOST_GRAPHS = 8
+
+# PyTorch allows one capture at a time in a process, and a process may have several GPUs.
+_CAPTURING = threading.Lock()
 
 T = TypeVar("T")
 Step = Callable[[Tensor, TimeModulation, FusedContext], Tensor]
@@ -30,6 +38,8 @@ class StepGraphs:
 
     The first evaluation of a context runs as it is, which also lets kernels be compiled and
     loaded; the second is captured. A batch whose members change at each step never pays for that.
+    A graph wants memory of its own, beside what steps use: where there is too little, steps run as
+    they are.
 
     Args:
         step: of tensors on a GPU, without anything that waits for it.
@@ -42,6 +52,7 @@ class StepGraphs:
         self._capture = capture
         self._graphs: OrderedDict[tuple[Any, ...], _Graph] = OrderedDict()
         self._last: FusedContext | None = None
+        self._too_large: FusedContext | None = None
 
     def __call__(self, latents: Tensor, time: TimeModulation, context: FusedContext) -> Tensor:
         """What the step gives."""
@@ -50,20 +61,36 @@ class StepGraphs:
         key = _shapes((latents, time, context))
         graph = self._graphs.get(key)
         if graph is None:
-            if context is not self._last:
+            if context is not self._last or context is self._too_large:
                 self._last = context
                 return self._step(latents, time, context)
-            graph = _Graph(self._step, self._capture, latents, time, context)
+            graph = self._captured(latents, time, context)
+            if graph is None:
+                return self._step(latents, time, context)
             self._graphs[key] = graph
             if len(self._graphs) > _MOST_GRAPHS:
                 self._graphs.popitem(last=False)
         self._graphs.move_to_end(key)
         return graph(latents, time, context)
 
+    def _captured(
+        self, latents: Tensor, time: TimeModulation, context: FusedContext
+    ) -> "_Graph | None":
+        """None where there is too little memory; not tried again for this context."""
+        try:
+            return _Graph(self._step, self._capture, latents, time, context)
+        except torch.OutOfMemoryError:
+            self._too_large = context
+        # Outside the handler, whose traceback holds what did not fit.
+        logger.warning("too little memory for a graph of %d tokens", len(latents))
+        self._graphs.clear()
+        torch.cuda.empty_cache()
+        return None
+
     def forget(self) -> None:
         """Let go of all graphs and their memory."""
         self._graphs.clear()
-        self._last = None
+        self._last, self._too_large = None, None
 
 
 class _Graph:
@@ -97,16 +124,27 @@ class CudaCapture:
 
     def __init__(self) -> None:
         self._pool: Any = None
+        self._stream: torch.cuda.Stream | None = None
+        self._graphs: weakref.WeakSet[torch.cuda.CUDAGraph] = weakref.WeakSet()
 
     def __call__(self, run: Callable[[], Tensor]) -> tuple[Replay, Tensor]:
         """A graph of `run`, and where its result lies."""
-        run()  # compiles and loads what is still missing for these places; capturing cannot
-        if self._pool is None:
+        device = run().device  # compiles and loads what is missing for these; capturing cannot
+        if not self._graphs:  # memory whose last graph is gone is no longer anybody's to share
             self._pool = torch.cuda.graph_pool_handle()
+        if self._stream is None:  # PyTorch's own belongs to the GPU of whoever captured first
+            self._stream = torch.cuda.Stream(device)
         graph = torch.cuda.CUDAGraph()
         # Other threads may go on using the GPU.
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+        with (
+            _CAPTURING,
+            torch.cuda.device(device),
+            torch.cuda.graph(
+                graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
+            ),
+        ):
             result = run()
+        self._graphs.add(graph)
         return graph.replay, result
 
 

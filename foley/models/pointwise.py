@@ -249,7 +249,7 @@ def compiled(precision: Precision = "bf16") -> Pointwise:
     by_compiler = made.norm_and_rotate
 
     def by_kernel(x: Tensor, index: Tensor | None, weight: Tensor, *others: Any) -> Tensor:
-        fits = x.is_cuda and kernels.serves(weight.shape[-1])
+        fits = x.is_cuda and x.stride(1) == 1 and kernels.serves(weight.shape[-1])
         return (kernels.norm_and_rotate if fits else by_compiler)(x, index, weight, *others)
 
     made = made._replace(norm_and_rotate=by_kernel)

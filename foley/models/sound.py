@@ -37,7 +37,8 @@ class FusedSoundDecoder:
         vae: on its device, in its dtypes. Its decoder's weights are re-laid in place, so that they
             keep their names and shapes and need no second copy.
         compiled: make few kernels of what lies between the convolutions, for all lengths.
-        unit_channels: residual units of at most so many channels are one kernel each, on a GPU.
+        unit_channels: residual units of at most so many channels are one operator each, which is
+            one kernel on a GPU.
         dilated: how the dilated convolutions of other units are computed.
     """
 
@@ -82,7 +83,7 @@ class FusedSoundDecoder:
         units = [unit for unit in block.units if isinstance(unit, ResidualUnit)]
         snakes = [*(unit.snake1 for unit in units), following]
         y = snaked(snakes[0], x)
-        if x.is_cuda and serves(x.shape[1]) and x.shape[1] <= self._unit_channels:
+        if x.shape[1] <= self._unit_channels and serves(x.shape[1]):
             rows, snaked_rows = (part[:, :, 0].transpose(1, 2) for part in (x, y))  # [B, S, C]
             for unit, after in zip(units, snakes[1:], strict=True):
                 rows, snaked_rows = residual_unit(

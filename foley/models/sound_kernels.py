@@ -55,7 +55,7 @@ def residual_unit_plain(
 
 def serves(channels: int) -> bool:
     """Whether all channels of some samples fit a program, as a product's operands."""
-    return triton is not None and 16 <= channels <= 256 and channels & (channels - 1) == 0
+    return 16 <= channels <= 256 and channels & (channels - 1) == 0
 
 
 @torch.library.custom_op("foley::residual_unit", mutates_args=())
@@ -72,9 +72,11 @@ def residual_unit(
     keep: bool,
 ) -> tuple[Tensor, Tensor]:
     """`residual_unit_plain`; without `keep` the first result is empty, for nothing reads it."""
-    return run_residual_unit(
-        x, y, weight1, bias1, alpha2, weight2, bias2, next_alpha, dilation, keep
-    )
+    weights = weight1, bias1, alpha2, weight2, bias2, next_alpha
+    if x.is_cuda:
+        return run_residual_unit(x, y, *weights, dilation, keep)
+    made, after = residual_unit_plain(x, y, *weights, dilation)
+    return made if keep else made.new_empty(0), after
 
 
 @residual_unit.register_fake

@@ -1,6 +1,9 @@
 """On a GPU: the same numbers within half precision, and the same sound for a seed."""
 
 import copy
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -35,10 +38,28 @@ from tests.toys import toy_components, toy_frames
 
 pytestmark = [
     pytest.mark.needs_gpu,
-    pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning"),  # PyTorch's own
+    # PyTorch's own.
+    pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:Synchronization debug mode:UserWarning"),
 ]
 GOLDEN = Path(__file__).parents[1] / "assets" / "golden"
 CUDA = torch.device("cuda")
+
+
+@pytest.fixture(autouse=True)
+def _nothing_compiled_before() -> None:
+    """What is compiled belongs to a function: for another test's model it is compiled again."""
+    torch.compiler.reset()
+
+
+@contextmanager
+def no_waiting() -> Iterator[None]:
+    """In which whatever would wait for the GPU raises."""
+    try:
+        torch.cuda.set_sync_debug_mode("error")
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def relative_l2(actual: torch.Tensor, expected: torch.Tensor) -> float:
@@ -109,6 +130,19 @@ def test_graphs_serve_whoever_comes_and_repeat_bit_for_bit() -> None:
 
 
 @torch.inference_mode()
+def test_graphs_come_again_after_all_were_let_go() -> None:
+    placed = place(toy_components(), CUDA, memory="full")
+    assert placed.step is not None
+    model, one = VelocityModel(placed.dit, placed.step), part(placed.dit, 0, 100)
+    made = []
+    for _ in range(3):
+        made += [model([one])[0] for _ in range(4)]
+        placed.step.release()
+        torch.cuda.empty_cache()
+    assert all(torch.equal(made[0], velocity) for velocity in made)
+
+
+@torch.inference_mode()
 def test_packed_and_alone_agree() -> None:
     placed = place(toy_components(), CUDA, memory="full")
     model = VelocityModel(placed.dit, placed.step)
@@ -176,6 +210,7 @@ def test_running_out_of_memory_is_told_and_survived() -> None:
     pipeline = FoleyPipeline(toy_components(), CUDA, memory="full")
     request = GenerationRequest(seed=1, num_inference_steps=3)
     before = pipeline.generate(toy_frames(), request).waveforms
+    gc.collect()  # what earlier tests left could make room in the midst of it
     torch.cuda.empty_cache()
     limit = (torch.cuda.memory_reserved() + 2**20) / torch.cuda.mem_get_info()[1]
     torch.cuda.set_per_process_memory_fraction(limit)
@@ -374,11 +409,8 @@ def test_nothing_in_a_step_waits_for_the_gpu() -> None:
     model, one = VelocityModel(placed.dit, step), part(placed.dit, 0, 100)
     for _ in range(3):
         model([one])
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with no_waiting():
         model([one])
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 @torch.inference_mode()
@@ -386,10 +418,7 @@ def test_nothing_before_the_first_step_waits_for_the_gpu() -> None:
     pipeline = FoleyPipeline(toy_components(), CUDA, memory="full")
     pipeline.warm_up()
     session = pipeline.start(toy_frames(200), GenerationRequest(prompt="tap", seed=1))
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with no_waiting():
         while session.stage == "conditions":
             session.encode()
         pipeline.velocity_model()([session.part])
-    finally:
-        torch.cuda.set_sync_debug_mode("default")

@@ -26,6 +26,8 @@ ELSEWHERE = {
     "foley convert": "tests/weights: needs official weights",
     "grpcurl": "test_grpc does the same from Python",
     "python -m runners.page": "tests/page: serves for ever",
+    "python -m benchmarks.bench_gpu": "tests/unit/test_bench_gpu: needs a GPU",
+    "python -m benchmarks.plot_gpu": "as bench_gpu, whose record it draws",
 }
 
 
