@@ -37,6 +37,18 @@ def test_frames_are_the_reference_s_picks(name: str) -> None:
     assert frames.num_picked == len(frames.sync)
 
 
+@pytest.mark.parametrize(("num_frames", "filled"), [(5, 16), (40, 40), (43, 48)])
+def test_whole_segments_are_filled_with_the_last_frame(
+    tmp_path: Path, num_frames: int, filled: int
+) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", num_frames=num_frames)
+    frames = decoded(clip, exact_clock=True, whole_segments=True)
+    assert numbers(frames.sync) == [min(i, num_frames - 1) for i in range(filled)]
+    assert frames.num_picked == num_frames
+    assert len(frames.visual) == 8 * (filled - 1) // 25 + 1
+    assert bool(frames.notices) == (num_frames < 16)  # told where the clip is too short to sound
+
+
 def test_variable_rate_is_picked_by_timestamps(tmp_path: Path) -> None:
     times = [0, 10, 20, 200, 210, 400, 900, 910, 1000]
     frames = decoded(write_clip(tmp_path / "clip.mkv", times_ms=times))

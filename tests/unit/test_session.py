@@ -1,11 +1,14 @@
+import dataclasses
+
 import pytest
 import torch
 
 from foley.conditioning import num_pieces
+from foley.configs import TINY, XXL
 from foley.denoise import TIMES_AT_ONCE, VelocityModel
 from foley.request import GenerationRequest
 from foley.sampling import evaluation_sigmas, make_sigmas
-from foley.session import Session
+from foley.session import Session, faded, num_samples
 from tests.toys import toy_frames, toy_pipeline
 
 
@@ -61,3 +64,18 @@ def test_schedules_longer_than_what_is_computed_at_once_keep_their_times() -> No
             torch.testing.assert_close(part.time.audio, expected.audio, rtol=0, atol=1e-5)
             session.advance(*velocities([part]))
     assert session.stage == "sound"
+
+
+def test_the_sound_of_a_filled_clip_ends_with_the_clip() -> None:
+    frames = dataclasses.replace(toy_frames(48), num_picked=43)
+    assert num_samples(TINY, frames) == 43 * 1920
+    assert num_samples(XXL, frames) is None  # as published: nothing is filled, nothing cut
+    assert num_samples(TINY, dataclasses.replace(toy_frames(16), num_picked=3)) == 16 * 1920
+
+
+def test_a_cut_sound_begins_and_ends_at_zero_without_a_step() -> None:
+    made = faded(torch.ones(2, 1, 4800))
+    assert made[..., [0, -1]].abs().max() == 0
+    assert made.diff().abs().max() < 0.02  # of a step of 1: spread over 2 ms
+    assert torch.equal(made[..., 96:-96], torch.ones(2, 1, 4800 - 192))
+    assert faded(torch.ones(1, 7)).shape == (1, 7)
