@@ -140,11 +140,17 @@ class Server:
             self.process.wait(5)
 
     def family(self) -> list[psutil.Process]:
-        """The server's processes."""
+        """The server's processes; not those that have ended and wait to be noticed."""
         if self.process.poll() is not None:
             return []
         launcher = psutil.Process(self.process.pid)
-        return [launcher, *launcher.children(recursive=True)]
+        return [p for p in (launcher, *launcher.children(recursive=True)) if _lives(p)]
+
+
+def _lives(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def draw_clip(
