@@ -49,6 +49,8 @@ def finish(record: dict[str, Any], *, hardware: str, write: bool) -> None:
         hardware: a short name for the file, such as epyc or h200.
         write: whether to write the file.
     """
+    # Where the repository lies on some machine is nobody's business.
+    record = json.loads(json.dumps(record).replace(f"{ROOT}/", ""))
     if write:
         RECORDS.mkdir(exist_ok=True)
         day = record["date"][:10]

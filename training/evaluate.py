@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from foley.configs import SYNC_SEGMENT_STRIDE
+from foley.media.clock import num_latents
 from foley.models.dit import DiTContext
 from foley.models.vae import FoleyVAE, build_vae
 from foley.sampling import Evaluation, guide, integrate, make_sigmas
@@ -100,7 +101,7 @@ def generate(
     visual, sync = parts.encoders(pictures)
     if shuffled:
         sync = sync.roll(1, 0)
-    count = 2 * pictures.shape[1]
+    count = num_latents(pictures.shape[1])
     said = prompts or batch.prompts
     ids = parts.words.ids([*said, NEGATIVE]).to(device)
     dit = parts.flow.dit

@@ -45,11 +45,11 @@ LENGTHS = tuple(range(40, 377, 8))  # frames; half of all batches last 3 to 8 s
 TEXT_TOKENS = (5, 18, 7, 12, 9)
 OPTIMIZERS = {"muon": MuonAndAdamW, "adamw": PlainAdamW}
 WARM_UP = 200  # steps
-_PACE = 8  # steps between two looks at the clock and at the share of drawing
+_PACE = 8  # steps between two looks at the clock
 
 
 class FewLengths:
-    """A schedule of batches of these lengths, about `total_seconds` each."""
+    """A schedule of batches of `LENGTHS`, about `total_seconds` each."""
 
     def __init__(self, total_seconds: float) -> None:
         self.total_seconds = total_seconds
