@@ -5,7 +5,9 @@ On a GPU:
 
     part            dtype   memory="full"           "balanced"              "low"
     transformer     bf16    resident, fused step    resident, fused step    some blocks streamed
-    encoders        bf16    resident, fused         streamed                streamed
+    encoders        bf16    resident, fused,        streamed                streamed
+                            from graphs (memory
+                            permitting)
     sound decoder   fp16    resident, fused         streamed                streamed
 
 What is streamed lies in pinned host memory and is on the GPU only for its turn
@@ -21,14 +23,15 @@ from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
-from transformers import ClapTextModel, SiglipVisionModel
+from transformers import SiglipVisionModel
 
 from foley.checkpoints import Components
+from foley.encoding import Encoders
 from foley.errors import ConfigError
 from foley.models.dit import DiTContext, FoleyDiT, TimeModulation
 from foley.models.encoders import LinearGelu, fuse_text_encoder, fuse_vision_encoder
 from foley.models.fused import FusedContext, FusedDiT
-from foley.models.graphs import Capture, CudaCapture, StepGraphs
+from foley.models.graphs import Capture, CudaCapture, StepGraphs, free_bytes
 from foley.models.pointwise import Pointwise, Precision, compiled, kernels
 from foley.models.sound import FusedSoundDecoder
 from foley.models.streaming import Streamed, split_by_bytes
@@ -47,6 +50,10 @@ _ROOMY_BYTES = 24_000_000_000
 # Blocks of the transformer that stay in memory="low": with the rest of it (1.8 GB of xxl), the
 # largest other part (0.8 GB) and the working memory, within 8 GB.
 _RESIDENT_BLOCK_BYTES = 3_000_000_000
+# Free beside all weights, or encoders run without graphs: those keep what lies between the layers
+# of the largest pieces (an estimate for xxl: 1.5 GB), which requests then lack for other work
+# (`_WORKING_BYTES`, and as much again for each dozen clips at once).
+_ENCODER_GRAPHS_FREE_BYTES = 8_000_000_000
 
 
 class FusedStep:
@@ -89,6 +96,7 @@ class Placed:
 
     Attributes:
         decode_sound: `FoleyVAE.decode`, or something faster.
+        encoders: by their modules, or from graphs once they are prepared.
         step: in place of the transformer's own forward, where there is something faster.
         memory: full, balanced or low.
         precision: of the transformer's products.
@@ -96,9 +104,7 @@ class Placed:
 
     dit: FoleyDiT
     decode_sound: Callable[[Tensor], Tensor]
-    synchformer: Synchformer
-    vision: SiglipVisionModel
-    text: ClapTextModel
+    encoders: Encoders
     step: FusedStep | None
     memory: Memory
     precision: Precision
@@ -169,7 +175,14 @@ def place(
     if device.type != "cuda":
         for module in modules:
             to_dtype(to_device(module, device), torch.float32)
-        return _placed(parts, None, None, "full", precision)
+        return Placed(
+            dit=parts.dit,
+            decode_sound=parts.vae,
+            encoders=Encoders(parts.synchformer, parts.vision, parts.text, device),
+            step=None,
+            memory="full",
+            precision=precision,
+        )
 
     if memory == "auto":
         dit, *others = (2 * _num_elements(module) for module in modules)  # all in 16 bits
@@ -180,7 +193,8 @@ def place(
     for encoder in encoders:
         to_dtype(to_device(encoder, home), torch.bfloat16)
     halve_sound_decoder(to_device(parts.vae, home))
-    step, decode_sound = None, None
+    step: FusedStep | None = None
+    decode_sound: Callable[[Tensor], Tensor] = parts.vae
     if memory == "low":
         to_dtype(to_device(parts.dit, home), torch.bfloat16)
         stream_blocks(parts.dit, device, _RESIDENT_BLOCK_BYTES)
@@ -197,22 +211,12 @@ def place(
     # Weights may still be on their way or converted, and not all that reads them runs in order
     # with that: see `foley.conditioning`.
     torch.cuda.synchronize(device)
-    return _placed(parts, step, decode_sound, memory, precision)
-
-
-def _placed(
-    parts: Components,
-    step: FusedStep | None,
-    decode_sound: Callable[[Tensor], Tensor] | None,
-    memory: Memory,
-    precision: Precision,
-) -> Placed:
+    is_roomy = memory == "full" and free_bytes(device) >= _ENCODER_GRAPHS_FREE_BYTES
+    capture = CudaCapture if is_roomy else None
     return Placed(
         dit=parts.dit,
-        decode_sound=decode_sound or parts.vae,
-        synchformer=parts.synchformer,
-        vision=parts.vision,
-        text=parts.text,
+        decode_sound=decode_sound,
+        encoders=Encoders(parts.synchformer, parts.vision, parts.text, device, capture),
         step=step,
         memory=memory,
         precision=precision,

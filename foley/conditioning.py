@@ -7,24 +7,13 @@ from functools import cache
 
 import torch
 from torch import Tensor
-from transformers import (
-    BatchEncoding,
-    ClapTextModel,
-    PreTrainedTokenizerBase,
-    SiglipVisionModel,
-)
+from transformers import BatchEncoding, ClapTextModel, PreTrainedTokenizerBase
 
 from foley.configs import MAX_TEXT_TOKENS, SYNC_SEGMENT_FRAMES, SYNC_SEGMENT_STRIDE
+from foley.encoding import FRAMES, SEGMENTS, Encoders, num_frames
 from foley.errors import PromptTooLongError
-from foley.models.synchformer import Synchformer
 from foley.models.uploads import uploaded
 
-# An encoding goes piece by piece, which bounds its memory and lets other work come between. On a
-# CPU smaller pieces are no slower: 24 segments of tiny on one core take 1.3, 1.5, 1.2 and 1.4 s in
-# ones, twos, fours and eights. On a GPU each piece costs the host the launches of all layers, and
-# a piece of one is compiled apart: pieces are even, so that only the shortest clips have one.
-_FRAMES_AT_ONCE = {"cpu": 16, "cuda": 32}  # 1024 tokens a frame in the full-size vision tower
-_SEGMENTS_AT_ONCE = {"cpu": 4, "cuda": 12}
 _POSITION_OFFSET = 2  # RoBERTa keeps its first two positions for padding
 
 # Yields between its pieces, and returns the tokens.
@@ -33,68 +22,39 @@ Encoding = Generator[None, None, Tensor]
 Ready = Callable[[], Tensor]
 
 
-def normalise_frames(frames: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """uint8 [n, H, W, 3] -> [n, 3, H, W] in [-1, 1], computed in float32 on the frames' device.
-
-    Source: specification, sections 6 and 7.
-    """
-    return frames.permute(0, 3, 1, 2).float().div(255).sub(0.5).div(0.5).to(dtype)
-
-
-def encode_visual(encoder: SiglipVisionModel, frames: Tensor, device: torch.device) -> Encoding:
-    """Visual tokens [V, D] of uint8 frames [V, H, W, 3]: the pooled output, not normalised.
-
-    `device` is where the encoder runs; its weights may be elsewhere between its calls.
-    """
-    features: list[Tensor] = []
-    normalise = _normaliser(device.type)
-    for chunk in frames.split(_even(len(frames), _FRAMES_AT_ONCE[device.type])):
+def encode_visual(encoders: Encoders, frames: Tensor) -> Encoding:
+    """Visual tokens [V, D] of uint8 frames [V, H, W, 3]: the pooled output, not normalised."""
+    device, features = encoders.device, list[Tensor]()
+    for chunk in frames.split(FRAMES[device.type].split(len(frames))):
         if features:
             yield
-        pixels = normalise(_uploaded(chunk, device), encoder.dtype)
-        features.append(encoder(pixel_values=pixels).pooler_output)
+        features.append(encoders.visual(_uploaded(chunk, device)))
     return torch.cat(features)
 
 
-def encode_sync(encoder: Synchformer, frames: Tensor, device: torch.device) -> Encoding:
+def encode_sync(encoders: Encoders, frames: Tensor) -> Encoding:
     """Sync tokens [S, D] of uint8 frames [n, H, W, 3], n at least 16.
 
-    Segments overlap, so do the frames of two pieces.
+    Segments overlap, so do the frames of two pieces. Frames that fill no segment are dropped.
     """
-    tokens: list[Tensor] = []
-    normalise, frames = _normaliser(device.type), _uploaded(frames, device)
-    start = 0
-    for count in _even(_num_segments(len(frames)), _SEGMENTS_AT_ONCE[device.type]):
+    device, tokens = encoders.device, list[Tensor]()
+    frames, start = _uploaded(frames, device), 0
+    for count in SEGMENTS[device.type].split(_num_segments(len(frames))):
         if tokens:
             yield
-        last = start + (count - 1) * SYNC_SEGMENT_STRIDE
-        pixels = normalise(frames[start : last + SYNC_SEGMENT_FRAMES], encoder.dtype)
-        tokens.append(encoder(pixels, segments_at_once=count))
-        start = last + SYNC_SEGMENT_STRIDE
+        tokens.append(encoders.sync(frames[start : start + num_frames(count)]))
+        start += count * SYNC_SEGMENT_STRIDE
     return torch.cat(tokens)
 
 
 def num_pieces(num_visual: int, num_sync: int, device: torch.device) -> int:
     """In how many pieces so many frames at 8 and at 25 fps are encoded; the text is one more."""
-    visual = -(-num_visual // _FRAMES_AT_ONCE[device.type])
-    return visual + -(-_num_segments(num_sync) // _SEGMENTS_AT_ONCE[device.type]) + 1
-
-
-def _even(total: int, at_most: int) -> list[int]:
-    """`total` in as few parts as may be, which differ by one at most."""
-    num_parts = -(-total // at_most)
-    return [(total + part) // num_parts for part in range(num_parts)]
+    visual = FRAMES[device.type].count(num_visual)
+    return visual + SEGMENTS[device.type].count(_num_segments(num_sync)) + 1
 
 
 def _num_segments(num_frames: int) -> int:
     return (num_frames - SYNC_SEGMENT_FRAMES) // SYNC_SEGMENT_STRIDE + 1
-
-
-@cache
-def _normaliser(device_type: str) -> Callable[[Tensor, torch.dtype], Tensor]:
-    if device_type == "cuda":  # one kernel, for any number of frames
-        return torch.compile(normalise_frames, dynamic=True)
-    return normalise_frames
 
 
 def _uploaded(frames: Tensor, device: torch.device) -> Tensor:
@@ -151,7 +111,7 @@ def tokenize(
     return batch
 
 
-def encode_text(encoder: ClapTextModel, words: BatchEncoding, device: torch.device) -> Ready:
+def encode_text(encoders: Encoders, words: BatchEncoding) -> Ready:
     """Begin the text tokens [2, T, D], T at most 77, of what `tokenize` made.
 
     The pair is padded to the longer one, and padding takes part in what follows, as it did when
@@ -159,13 +119,13 @@ def encode_text(encoder: ClapTextModel, words: BatchEncoding, device: torch.devi
     length.
     Source: specification, section 8.
     """
+    device = encoders.device
 
     def run() -> Tensor:
         ids, mask = (uploaded(words[name], device) for name in ("input_ids", "attention_mask"))
-        output = encoder(input_ids=ids, attention_mask=mask)
-        return output.last_hidden_state[:, :MAX_TEXT_TOKENS]
+        return encoders.text(ids, mask)[:, :MAX_TEXT_TOKENS]
 
-    if device.type == "cuda" and encoder.device == device:
+    if device.type == "cuda" and encoders.text_is_there:
         return _beside(device, run, priority=-1)  # its kernels are small, and there is no wait
     tokens = run()  # weights that are streamed to a GPU come in the stream of the work
     return lambda: tokens

@@ -226,11 +226,11 @@ def clip_context(
     dit: FoleyDiT, conditions: Conditions, num_variations: int, *, guided: bool
 ) -> DiTContext:
     """The context of that many items of one clip; the unconditional ones, if any, come first."""
-    negative, positive = conditions.text_tokens.split(1)
+    text, num_latents = conditions.text_tokens, conditions.num_latents
     visual, sync = conditions.visual_tokens[None], conditions.sync_tokens[None]
-    contexts = [dit.context(visual, sync, positive, conditions.num_latents)] * num_variations
-    if guided:
-        lengths = visual.shape[1], sync.shape[1]
-        uncond = dit.empty_context(*lengths, negative, conditions.num_latents)
-        contexts = [uncond] * num_variations + contexts
+    if not guided:
+        contexts = [dit.context(visual, sync, text[1:], num_latents)] * num_variations
+    else:
+        uncond, cond = dit.both_contexts(visual, sync, text, num_latents)
+        contexts = [uncond] * num_variations + [cond] * num_variations
     return DiTContext.concatenate(contexts)

@@ -94,8 +94,7 @@ class FoleyPipeline:
             raise _too_small(device, self.preset) from error
         self.dit, self.memory, self.precision = placed.dit, placed.memory, placed.precision
         self._step = placed.step
-        self._decode_sound, self._text = placed.decode_sound, placed.text
-        self._synchformer, self._vision = placed.synchformer, placed.vision
+        self._decode_sound, self._encoders = placed.decode_sound, placed.encoders
         logger.info("loaded %s", self.description)
 
     @classmethod
@@ -249,9 +248,18 @@ class FoleyPipeline:
                 session.decode()
             report(Progress("decode", 1, 1))
         except torch.OutOfMemoryError as error:
-            torch.cuda.empty_cache()
+            self.make_room()
             raise session.out_of_memory() from error
         return session.result()
+
+    def make_room(self) -> None:
+        """After the device ran out of memory: let go of what makes requests faster alone.
+
+        `warm_up` brings it back.
+        """
+        self._encoders.release()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def start(self, frames: VideoFrames, request: GenerationRequest) -> Session:
         """A generation that the caller drives piece by piece, in `torch.inference_mode` and
@@ -268,16 +276,16 @@ class FoleyPipeline:
     ) -> Generator[None, None, Conditions]:
         """`condition` in pieces: yields between them."""
         with self._tokenizing:
-            words = tokenize(self._tokenizer, self._text, negative_prompt, prompt)
+            words = tokenize(self._tokenizer, self._encoders.text_model, negative_prompt, prompt)
         notices: tuple[str, ...] = ()
         if (num_tokens := words.input_ids.shape[1]) > MAX_TEXT_TOKENS:
             notices = (f"prompts are cut after {MAX_TEXT_TOKENS} tokens, one has {num_tokens}",)
-        visual_tokens = yield from encode_visual(self._vision, frames.visual, self.device)
+        visual_tokens = yield from encode_visual(self._encoders, frames.visual)
         yield
-        # A GPU is still busy with the frames while the host goes through the text's small kernels.
-        text = encode_text(self._text, words, self.device)
+        # A GPU is still busy with the frames, and the text is encoded beside them.
+        text = encode_text(self._encoders, words)
         yield
-        sync_tokens = yield from encode_sync(self._synchformer, frames.sync, self.device)
+        sync_tokens = yield from encode_sync(self._encoders, frames.sync)
         return Conditions(
             visual_tokens=visual_tokens,
             sync_tokens=sync_tokens,
@@ -307,21 +315,26 @@ class FoleyPipeline:
 
     def warm_up(self) -> None:
         """Short generations, so that the first request finds everything allocated and compiled."""
-        vision, sync = self.preset.vision.image_size, self.preset.synchformer.image_size
         clips = _WARM_UPS if self.device.type == "cuda" else _WARM_UPS[:1]
-        for num_visual, num_sync, guidance_scale in clips:
-            frames = VideoFrames(
-                visual=torch.zeros(num_visual, vision, vision, 3, dtype=torch.uint8),
-                sync=torch.zeros(num_sync, sync, sync, 3, dtype=torch.uint8),
-                num_picked=num_sync,
-                source_seconds=num_sync / SYNC_FPS,
-            )
+        for index, (num_visual, num_sync, guidance_scale) in enumerate(clips, start=1):
+            if index == len(clips):  # what encoders may have to do without is compiled by now
+                with self.current(), torch.inference_mode():
+                    self._encoders.prepare()
             request = GenerationRequest(
                 num_inference_steps=1 if self.device.type == "cpu" else 3,
                 guidance_scale=guidance_scale,
                 seed=0,
             )
-            self.generate(frames, request)
+            self.generate(self._blank_frames(num_visual, num_sync), request)
+
+    def _blank_frames(self, num_visual: int, num_sync: int) -> VideoFrames:
+        vision, sync = self.preset.vision.image_size, self.preset.synchformer.image_size
+        return VideoFrames(
+            visual=torch.zeros(num_visual, vision, vision, 3, dtype=torch.uint8),
+            sync=torch.zeros(num_sync, sync, sync, 3, dtype=torch.uint8),
+            num_picked=num_sync,
+            source_seconds=num_sync / SYNC_FPS,
+        )
 
 
 def _too_small(device: torch.device, preset: Preset) -> DeviceError:

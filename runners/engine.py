@@ -154,7 +154,7 @@ class Engine:
         if not isinstance(error, torch.OutOfMemoryError):
             return error
         log.warning("out_of_memory", device=str(self.pipeline.device))
-        torch.cuda.empty_cache()
+        self.pipeline.make_room()
         return session.out_of_memory()
 
     def _wait(self) -> None:

@@ -26,7 +26,7 @@ from foley.models.layers import (
     TimeProjection,
 )
 from foley.models.packing import Lengths, Packing, offsets
-from foley.models.rope import InterleavedPositions, RotaryTable, stretch_index
+from foley.models.rope import InterleavedPositions, RotaryTable, rotate, stretch_index
 
 TIME_EMBEDDING_DIM = 256
 SYNC_POSITIONS = 8  # sync tokens of one segment
@@ -274,7 +274,8 @@ class FoleyDiT(ModelMixin, ConfigMixin):
             text_tokens.to(dtype), visual_tokens.to(dtype), sync_tokens.to(dtype)
         )
         index = stretch_index(sync.shape[1], num_latents, sync.device)
-        return self._context(text, visual, sync, index)
+        rotary = self._rotary(num_latents, visual.shape[1], sync.device)
+        return self._context(self._keys_values(text), visual, sync, index, rotary)
 
     def empty_context(
         self, num_visual: int, num_sync: int, text_tokens: Tensor, num_latents: int
@@ -288,40 +289,81 @@ class FoleyDiT(ModelMixin, ConfigMixin):
             num_latents: A.
         """
         text, visual, sync = self.clip_in(text_tokens.to(self.dtype), None, None)
-        batch = len(text)
         index = stretch_index(num_sync, num_latents, sync.device) % SYNC_POSITIONS
-        visual, sync = visual.expand(batch, num_visual, -1), sync.expand(batch, -1, -1)
-        return self._context(text, visual, sync, index)
+        rotary = self._rotary(num_latents, num_visual, sync.device)
+        visual = visual.expand(len(text), num_visual, -1)
+        sync = sync.expand(len(text), -1, -1)
+        return self._context(self._keys_values(text), visual, sync, index, rotary)
 
-    def _context(self, text: Tensor, visual: Tensor, sync: Tensor, index: Tensor) -> DiTContext:
-        """Of projected tokens; `index` [A] is the sync row that each audio token shows."""
-        device = text.device
-        batch, num_rows = sync.shape[:2]
-        num_audio, num_visual = len(index), visual.shape[1]
+    def both_contexts(
+        self, visual_tokens: Tensor, sync_tokens: Tensor, text_tokens: Tensor, num_latents: int
+    ) -> tuple[DiTContext, DiTContext]:
+        """Of the two halves of guidance: `empty_context` of the first prompt, and `context` of the
+        second. What they share is computed once, with half of the launches.
 
+        Args:
+            visual_tokens: [1, V, visual_dim].
+            sync_tokens: [1, S, sync_dim], S a multiple of 8.
+            text_tokens: [2, T, text_dim], the negative prompt's first.
+            num_latents: A.
+        """
+        dtype = self.dtype
+        text_tokens = text_tokens.to(dtype)
+        text, visual, sync = self.clip_in(
+            text_tokens, visual_tokens.to(dtype), sync_tokens.to(dtype)
+        )
+        _, empty_visual, empty_sync = self.clip_in(text_tokens[:1], None, None)
+        keys, values = self._keys_values(text)
+        negative, positive = zip(keys.split(1, dim=1), values.split(1, dim=1), strict=True)
+        index = stretch_index(sync.shape[1], num_latents, sync.device)
+        rotary = self._rotary(num_latents, visual.shape[1], sync.device)
+        empty_visual = empty_visual.expand(-1, visual.shape[1], -1)
+        return (
+            self._context(negative, empty_visual, empty_sync, index % SYNC_POSITIONS, rotary),
+            self._context(positive, visual, sync, index, rotary),
+        )
+
+    def _keys_values(self, text: Tensor) -> tuple[Tensor, Tensor]:
+        """Rotated keys, and values, of all joint blocks [L, B, T, H, D], of projected text."""
+        keys, values = zip(*(project(text) for project in self.text_projections), strict=True)
+        positions = torch.arange(text.shape[1], device=text.device)
+        table = RotaryTable.at(positions, self.head_dim)
+        return rotate(torch.stack(keys), table), torch.stack(values)
+
+    def _rotary(self, num_audio: int, num_visual: int, device: torch.device) -> JointRotary:
         def plain(length: int) -> RotaryTable:
             return RotaryTable.at(torch.arange(length, device=device), self.head_dim)
 
-        text_table = plain(text.shape[1])
-        keys_values = [projection(text, text_table) for projection in self.text_projections]
         joint = InterleavedPositions.of(num_audio, num_visual, device)
-        rotary = JointRotary(
+        return JointRotary(
             joint_audio=RotaryTable.at(joint.audio, self.head_dim),
             joint_visual=RotaryTable.at(joint.visual, self.head_dim),
             plain_audio=plain(num_audio),
             plain_visual=plain(num_visual),
             visual_source=joint.visual_source if num_visual > num_audio else None,
         )
-        owners = torch.arange(batch, device=device)
+
+    def _context(
+        self,
+        keys_values: tuple[Tensor, Tensor],
+        visual: Tensor,
+        sync: Tensor,
+        index: Tensor,
+        rotary: JointRotary,
+    ) -> DiTContext:
+        """Of projected tokens; `index` [A] is the sync row that each audio token shows."""
+        keys, values = keys_values
+        batch, num_rows = sync.shape[:2]
+        owners = torch.arange(batch, device=sync.device)
         return DiTContext(
             visual=visual,
-            text_keys=torch.stack([key for key, _ in keys_values]),
-            text_values=torch.stack([value for _, value in keys_values]),
+            text_keys=keys,
+            text_values=values,
             sync_rows=sync.flatten(0, 1),
             row_owner=owners.repeat_interleave(num_rows),
             row_index=num_rows * owners[:, None] + index,
             rotary=rotary,
-            lengths=(Lengths(num_audio, num_visual, text.shape[1]),) * batch,
+            lengths=(Lengths(len(index), visual.shape[1], keys.shape[2]),) * batch,
         )
 
     def time_modulation(self, sigmas: Tensor) -> TimeModulation:

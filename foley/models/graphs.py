@@ -6,6 +6,7 @@ with places of its own; a request's context is copied there once, its latents at
 
 import dataclasses
 import logging
+import math
 import threading
 import weakref
 from collections import OrderedDict
@@ -20,8 +21,19 @@ from foley.models.fused import FusedContext
 
 logger = logging.getLogger(__name__)
 
-# Above so many audio tokens the chip is busy for longer than the host needs to launch.
-_MOST_TOKENS = 6000
+# Up to so many audio tokens the host needs longer to launch a step than the GPU to compute it, and
+# a step is captured as soon as its batch comes again.
+_SMALL_TOKENS = 6000
+# Above, capturing costs about two steps: one as it is, one in capturing, and memory that is given
+# back and asked for anew. A replay then saves up to 45 % of a step (16 clips in fp8, where the host
+# needs 190 ms for 107 of the GPU) or next to nothing. Whoever waits until as much is lost as
+# capturing costs, pays twice the best at most: in fp8 that is the fifth evaluation. The members of
+# a full batch change every few steps, and a batch that has lasted for eight evaluations is likely
+# to stay.
+LARGE_EVALUATIONS = 8
+# Free beside all else, or large steps are not captured: such a graph keeps what lies between its
+# layers (an estimate for 16 clips of xxl: 1.5 GB, for 64 four times that).
+_LARGE_FREE_BYTES = 8_000_000_000
 _MOST_GRAPHS = 8
 
 # PyTorch allows one capture at a time in a process, and a process may have several GPUs.
@@ -37,9 +49,9 @@ class StepGraphs:
     """Runs a step, from a graph where its lengths came before.
 
     The first evaluation of a context runs as it is, which also lets kernels be compiled and
-    loaded; the second is captured. A batch whose members change at each step never pays for that.
-    A graph wants memory of its own, beside what steps use: where there is too little, steps run as
-    they are.
+    loaded; the second is captured, or one later where steps are large. A batch whose members change
+    at each step never pays for that. A graph wants memory of its own, beside what steps use: where
+    there is too little, steps run as they are.
 
     Args:
         step: of tensors on a GPU, without anything that waits for it.
@@ -52,17 +64,18 @@ class StepGraphs:
         self._capture = capture
         self._graphs: OrderedDict[tuple[Any, ...], _Graph] = OrderedDict()
         self._last: FusedContext | None = None
+        self._evaluations = 0  # of the last context
         self._too_large: FusedContext | None = None
 
     def __call__(self, latents: Tensor, time: TimeModulation, context: FusedContext) -> Tensor:
         """What the step gives."""
-        if len(latents) > _MOST_TOKENS:
-            return self._step(latents, time, context)
         key = _shapes((latents, time, context))
         graph = self._graphs.get(key)
         if graph is None:
-            if context is not self._last or context is self._too_large:
-                self._last = context
+            if context is not self._last:
+                self._last, self._evaluations = context, 0
+            self._evaluations += 1
+            if context is self._too_large or not self._is_worth_a_graph(latents):
                 return self._step(latents, time, context)
             graph = self._captured(latents, time, context)
             if graph is None:
@@ -72,6 +85,13 @@ class StepGraphs:
                 self._graphs.popitem(last=False)
         self._graphs.move_to_end(key)
         return graph(latents, time, context)
+
+    def _is_worth_a_graph(self, latents: Tensor) -> bool:
+        if len(latents) <= _SMALL_TOKENS:
+            return self._evaluations > 1
+        if self._evaluations < LARGE_EVALUATIONS:
+            return False
+        return free_bytes(latents.device) >= _LARGE_FREE_BYTES
 
     def _captured(
         self, latents: Tensor, time: TimeModulation, context: FusedContext
@@ -90,7 +110,7 @@ class StepGraphs:
     def forget(self) -> None:
         """Let go of all graphs and their memory."""
         self._graphs.clear()
-        self._last, self._too_large = None, None
+        self._last, self._too_large, self._evaluations = None, None, 0
 
 
 class _Graph:
@@ -146,6 +166,14 @@ class CudaCapture:
             result = run()
         self._graphs.add(graph)
         return graph.replay, result
+
+
+def free_bytes(device: torch.device) -> float:
+    """Memory that PyTorch holds without using it, or could still get; without end on the CPU."""
+    if device.type != "cuda":
+        return math.inf
+    held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + held
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

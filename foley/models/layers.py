@@ -203,10 +203,10 @@ class TextProjection(nn.Module):
         self.kv = nn.Linear(dim, 2 * dim)
         self.k_norm = RMSNorm(dim // num_heads, JOINT_EPS)
 
-    def forward(self, text: Tensor, table: RotaryTable) -> tuple[Tensor, Tensor]:
-        """Keys, normed and rotated, and values [B, T, H, D] of projected text [B, T, C]."""
+    def forward(self, text: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys, normed and not yet rotated, and values [B, T, H, D] of projected text [B, T, C]."""
         key, value = split_heads(self.kv(text), 2, self.num_heads)
-        return rotate(self.k_norm(key), table), value
+        return self.k_norm(key), value
 
 
 class JointBlock(nn.Module):

@@ -181,12 +181,14 @@ def check_dit_eps(file: Fixture) -> Iterator[Comparison]:
     num_audio, num_visual = audio.shape[1], visual.shape[1]
     active = F.silu(file["in.vec"])
     rotary = _rotary(num_audio, num_visual, model.head_dim)
+    key, value = model.text_projections[0](text)
     text_table = RotaryTable.at(torch.arange(text.shape[1]), model.head_dim)
     out_audio, out_visual = joint(
         audio,
         visual,
         *model.time_projections[0](active),
-        *model.text_projections[0](text, text_table),
+        rotate(key, text_table),
+        value,
         rotary,
     )
     yield "triple.audio", out_audio, file["out.triple.audio"], LIMIT

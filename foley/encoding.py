@@ -1,0 +1,177 @@
+"""A model's encoders as functions of what comes from a clip, and the sizes that come.
+
+An encoding goes piece by piece, which bounds its memory and lets other work come between. On a GPU
+each encoder has hundreds of kernels a piece, and a slow host needs longer to launch them than the
+GPU to compute: so pieces are filled up to few sizes, each a CUDA graph.
+"""
+
+# n frames, G segments, T text tokens, D width of the tokens
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+from transformers import ClapTextModel, SiglipVisionModel
+
+from foley.configs import SYNC_SEGMENT_FRAMES, SYNC_SEGMENT_STRIDE
+from foley.models.graphs import Capture
+from foley.models.sized_graphs import Input, SizedGraphs
+from foley.models.synchformer import Synchformer
+
+logger = logging.getLogger(__name__)
+
+# Tokens of both prompts that graphs are for; longer ones (up to 512) are rare, and run as they are.
+_TEXT_SIZES = range(16, 80 + 1, 16)
+# RoBERTa's, which its tokenizer pads with.
+_PADDING = 1
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """How a clip is cut.
+
+    Attributes:
+        at_once: frames or segments of the largest piece.
+        step: all pieces but the last are multiples of it; divides `at_once`.
+    """
+
+    at_once: int
+    step: int = 1
+
+    @property
+    def sizes(self) -> range:
+        """Those that pieces are filled up to."""
+        return range(self.step, self.at_once + 1, self.step)
+
+    def count(self, total: int) -> int:
+        """The number of pieces."""
+        return -(-total // self.at_once)
+
+    def split(self, total: int) -> list[int]:
+        """`total` in as few pieces as may be, as even as steps allow; only a total of 1 has one
+        of 1, which is compiled apart.
+        """
+        num_steps, num_pieces = -(-total // self.step), self.count(total)
+        pieces = [self.step * ((num_steps + i) // num_pieces) for i in range(num_pieces)]
+        pieces[-1] += total - sum(pieces)
+        return pieces
+
+
+# On a CPU smaller pieces are no slower: 24 segments of tiny on one core take 1.3, 1.5, 1.2 and
+# 1.4 s in ones, twos, fours and eights. On an H100 24 segments of xxl take 24.0 ms at once and 27.3
+# in two pieces; 32 frames fill it.
+FRAMES = {"cpu": Pieces(16), "cuda": Pieces(32, step=8)}  # 1024 tokens a frame in full-size towers
+SEGMENTS = {"cpu": Pieces(4), "cuda": Pieces(24, step=4)}
+
+
+def num_frames(num_segments: int) -> int:
+    """Frames at 25 fps of so many segments."""
+    return (num_segments - 1) * SYNC_SEGMENT_STRIDE + SYNC_SEGMENT_FRAMES
+
+
+class Encoders:
+    """The three encoders of a model, each by its module or from graphs of it.
+
+    Args:
+        synchformer: the visual branch; its weights may be elsewhere between calls.
+        vision: likewise.
+        text: likewise.
+        device: where they run.
+        capture: makes what captures graphs, apart for each stream; without it there are none.
+
+    Attributes:
+        device: as given.
+        text_model: as given.
+        visual: tokens [n, D] of uint8 frames [n, H, W, 3] on the device, n at most `FRAMES`.
+        sync: tokens [8 * G, D] of uint8 frames [8 * G + 8, H, W, 3], G at most `SEGMENTS`.
+        text: tokens [2, T, D] of int64 ids and mask [2, T], both on the device.
+    """
+
+    def __init__(
+        self,
+        synchformer: Synchformer,
+        vision: SiglipVisionModel,
+        text: ClapTextModel,
+        device: torch.device,
+        capture: Callable[[], Capture] | None = None,
+    ) -> None:
+        self.device, self.text_model, self._capture = device, text, capture
+        self._prepared = False
+        normalise = _normaliser(device.type)
+
+        def visual_tokens(frames: Tensor) -> Tensor:
+            return vision(pixel_values=normalise(frames, vision.dtype)).pooler_output
+
+        def sync_tokens(frames: Tensor) -> Tensor:
+            count = (len(frames) - SYNC_SEGMENT_FRAMES) // SYNC_SEGMENT_STRIDE + 1
+            return synchformer(normalise(frames, synchformer.dtype), segments_at_once=count)
+
+        def text_tokens(ids: Tensor, mask: Tensor) -> Tensor:
+            return text(input_ids=ids, attention_mask=mask).last_hidden_state
+
+        def pictures(size: int) -> list[Input]:
+            return [Input((-1, size, size, 3), torch.uint8, 0)]
+
+        # A frame of 25 fps more is a token more.
+        segments = [num_frames(count) for count in SEGMENTS[device.type].sizes]
+        seen, shown = vision.config.image_size, synchformer.config.image_size
+        words = [Input((2, -1), torch.long, filling) for filling in (_PADDING, 0)]
+        self.visual = SizedGraphs(visual_tokens, pictures(seen), FRAMES[device.type].sizes, device)
+        self.sync = SizedGraphs(sync_tokens, pictures(shown), segments, device)
+        self.text = SizedGraphs(text_tokens, words, _TEXT_SIZES, device)
+
+    @property
+    def text_is_there(self) -> bool:
+        """Whether the text encoder's weights stay on the device, so that it can run beside all
+        else there.
+        """
+        return self.text_model.device == self.device
+
+    def prepare(self) -> None:
+        """Capture the graphs, once, if there are to be any; without memory for all there are none.
+
+        The modules have run before, so that all that is compiled for them is.
+        """
+        if self._capture is None or self._prepared:
+            return
+        self._prepared = True
+        try:
+            # Pieces of frames come one after another and share the memory of what lies between
+            # their layers; the text is encoded beside them.
+            pieces = self._capture()
+            self.visual.prepare(pieces)
+            self.sync.prepare(pieces)
+            self.text.prepare(self._capture())
+        except torch.OutOfMemoryError:
+            pass
+        else:
+            return
+        # Outside the handler, whose traceback holds what did not fit.
+        logger.warning("too little memory for the encoders' graphs; they run without")
+        self.release()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def release(self) -> None:
+        """Let go of the graphs and their memory, until they are prepared again."""
+        self._prepared = False
+        for graphs in (self.visual, self.sync, self.text):
+            graphs.release()
+
+
+def normalise_frames(frames: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """uint8 [n, H, W, 3] -> [n, 3, H, W] in [-1, 1], computed in float32 on the frames' device.
+
+    Source: specification, sections 6 and 7.
+    """
+    return frames.permute(0, 3, 1, 2).float().div(255).sub(0.5).div(0.5).to(dtype)
+
+
+@cache
+def _normaliser(device_type: str) -> Callable[[Tensor, torch.dtype], Tensor]:
+    if device_type == "cuda":  # one kernel, for any number of frames
+        return torch.compile(normalise_frames, dynamic=True)
+    return normalise_frames
