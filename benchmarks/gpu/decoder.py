@@ -1,4 +1,4 @@
-"""The sound decoder: as the product runs it, as it might, and layer by layer."""
+"""The sound decoder: as the product runs it, and layer by layer."""
 
 # C channels, S samples
 
@@ -14,17 +14,12 @@ from benchmarks.gpu.model import random_module
 from benchmarks.records import percentile
 from foley.acceleration import halve_sound_decoder
 from foley.configs import LATENT_RATE
-from foley.models.sound import UNIT_CHANNELS, FusedSoundDecoder, convolve, upsample, weights_of
-from foley.models.sound_kernels import residual_unit_plain, run_residual_unit, serves
+from foley.models.sound import FusedSoundDecoder, convolve, upsample
 from foley.models.vae import FoleyVAE
-
-_UNIT_CHANNELS = 128
-# Of a residual unit's kernel: samples of a program, warps, stages.
-_SIZES = ((128, 4, 3), (128, 8, 3), (256, 8, 3), (128, 8, 4), (64, 4, 4))
 
 
 def sound(bench: Bench) -> dict[str, Any]:
-    """The sound decoder as the product runs it, and with its narrow units the other way."""
+    """The sound decoder as the product runs it, and its error."""
     vae: Any = random_module("vae", bench.preset, bench.device, torch.float32)
     latents = torch.randn(
         1, bench.preset.vae.latent_dim, round(bench.args.seconds * LATENT_RATE), device=bench.device
@@ -55,15 +50,11 @@ def sound(bench: Bench) -> dict[str, Any]:
     if not bench.on_gpu:
         measure("fp16", vae, exact)
     measure("product", FusedSoundDecoder(vae, compiled=bench.on_gpu), exact)
-    if bench.on_gpu:
-        other = 0 if UNIT_CHANNELS else _UNIT_CHANNELS
-        decode = FusedSoundDecoder(vae, compiled=True, unit_channels=other)
-        measure(f"units of up to {other} channels as one kernel", decode, exact)
     return found
 
 
 def layers(bench: Bench) -> dict[str, float]:
-    """Seconds of each convolution channels last, and of each unit's kernel, by block."""
+    """Seconds of each convolution channels last, by block."""
     vae: Any = random_module("vae", bench.preset, bench.device, torch.float32)
     with torch.inference_mode():
         return _layers(bench, halve_sound_decoder(vae), round(bench.args.seconds * LATENT_RATE))
@@ -102,41 +93,9 @@ def _layers(bench: Bench, vae: FoleyVAE, num_latents: int) -> dict[str, float]:
                 measure(f"{where}: 7 taps, {d} apart, {how}", run, flop, 2 * size)
         flop = 2.0 * num_samples * c * c
         measure(f"{where}: 1 tap", _bound(convolve, block.units[0].conv2, x), flop, 2 * size)
-        if bench.on_gpu and serves(c):
-            _measure_units(measure, where, block, x)
         del x
         bench.reset_peak()
     return found
-
-
-def _measure_units(measure: Callable[..., None], where: str, block: Any, pixels: Tensor) -> None:
-    rows = pixels[:, :, 0].transpose(1, 2)  # [1, S, C]
-    size, flop = 2.0 * rows.numel(), 16.0 * rows.numel() * rows.shape[2]
-    for unit in block.units:
-        weights = weights_of(unit, unit.snake1)
-        cut = rows[:, :4000]
-        expected = residual_unit_plain(
-            *(part.float() for part in (cut, cut, *weights[:-1])), weights[-1]
-        )
-        sizes = _SIZES if unit is block.units[1] else _SIZES[:2]
-        for block_size, num_warps, num_stages in sizes:
-            options = {"block": block_size, "num_warps": num_warps, "num_stages": num_stages}
-            name = f"unit {weights[-1]} apart, {block_size} {num_warps} {num_stages}"
-
-            def run(x: Tensor = rows, options: Any = options, weights: Any = weights) -> Any:
-                return run_residual_unit(x, x, *weights, True, **options)
-
-            measure(f"{where}: {name}", run, flop, 4 * size)
-            try:
-                made = run(cut)
-            except Exception:  # noqa: BLE001 - told above
-                continue
-            error = max(
-                ((m.float() - e).norm() / e.norm()).item()
-                for m, e in zip(made, expected, strict=True)
-            )
-            if not error < 0.005:
-                print(f"  {name} is wrong by {error:.1e}")
 
 
 def _pixels(bench: Bench, channels: int, num_samples: int) -> Tensor:

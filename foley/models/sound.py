@@ -18,16 +18,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foley.models import pointwise
-from foley.models.sound_kernels import residual_unit, serves
 from foley.models.vae import DecoderBlock, FoleyVAE, ResidualUnit, Snake
 
 # How a dilated convolution is computed: by the library as it is; by the library without dilation,
 # over the phases; or as one product with all taps laid side by side.
 Dilated = Literal["direct", "phases", "taps"]
-
-# Residual units of at most so many channels are one kernel each, on a GPU: 128 is for the last two
-# blocks, which have most of the samples; 0 is off.
-UNIT_CHANNELS = 0
 
 
 class FusedSoundDecoder:
@@ -37,20 +32,11 @@ class FusedSoundDecoder:
         vae: on its device, in its dtypes. Its decoder's weights are re-laid in place, so that they
             keep their names and shapes and need no second copy.
         compiled: make few kernels of what lies between the convolutions, for all lengths.
-        unit_channels: residual units of at most so many channels are one operator each, which is
-            one kernel on a GPU.
-        dilated: how the dilated convolutions of other units are computed.
+        dilated: how dilated convolutions are computed.
     """
 
-    def __init__(
-        self,
-        vae: FoleyVAE,
-        *,
-        compiled: bool,
-        unit_channels: int = UNIT_CHANNELS,
-        dilated: Dilated = "phases",
-    ) -> None:
-        self._vae, self._unit_channels, self._dilated = vae, unit_channels, dilated
+    def __init__(self, vae: FoleyVAE, *, compiled: bool, dilated: Dilated = "phases") -> None:
+        self._vae, self._dilated = vae, dilated
         for module in vae.decoder.modules():
             if isinstance(module, nn.Conv1d | nn.ConvTranspose1d):
                 wide = module.weight.detach()[:, :, None]
@@ -83,29 +69,11 @@ class FusedSoundDecoder:
         units = [unit for unit in block.units if isinstance(unit, ResidualUnit)]
         snakes = [*(unit.snake1 for unit in units), following]
         y = snaked(snakes[0], x)
-        if x.shape[1] <= self._unit_channels and serves(x.shape[1]):
-            rows, snaked_rows = (part[:, :, 0].transpose(1, 2) for part in (x, y))  # [B, S, C]
-            for unit, after in zip(units, snakes[1:], strict=True):
-                rows, snaked_rows = residual_unit(
-                    rows, snaked_rows, *weights_of(unit, after), keep=unit is not units[-1]
-                )
-            return snaked_rows.transpose(1, 2)[:, :, None]
         for unit, after in zip(units, snakes[1:], strict=True):
             z = snaked(unit.snake2, convolve(unit.conv1, y, self._dilated))
             x = x + convolve(unit.conv2, z)
             y = snaked(after, x)
         return y
-
-
-def weights_of(unit: ResidualUnit, following: Snake) -> tuple[Tensor, ...]:
-    """What `residual_unit` wants to know of a unit, after its tokens."""
-    conv1, conv2 = unit.conv1, unit.conv2
-    assert conv1.bias is not None
-    assert conv2.bias is not None
-    return (
-        *(conv1.weight, conv1.bias, unit.snake2.alpha, conv2.weight, conv2.bias, following.alpha),
-        conv1.dilation[0],  # type: ignore[return-value]
-    )
 
 
 def snaked(snake: Snake, x: Tensor) -> Tensor:

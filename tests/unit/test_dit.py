@@ -80,3 +80,20 @@ def test_widths_of_the_model_are_those_of_its_config() -> None:
     dit = build_dit(config)
     assert dit.audio_blocks[0].mlp.gate.weight.shape == (config.conv_mlp_dim, config.hidden_dim, 3)
     assert len(dit.joint_blocks) == config.num_joint_blocks
+
+
+@torch.no_grad()
+def test_both_halves_together_are_each_half_alone() -> None:
+    dit, words = model(), draw(2, T, 16)
+    empty, cond = dit.both_contexts(draw(1, V, 24), draw(1, S, 16), words, A)
+    wanted = (
+        dit.empty_context(V, S, words[:1], A),
+        dit.context(draw(1, V, 24), draw(1, S, 16), words[1:], A),
+    )
+    latents, times = draw(1, 8, A), dit.time_modulation(torch.tensor([0.5]))
+    for made, alone in zip((empty, cond), wanted, strict=True):
+        assert made.lengths == alone.lengths
+        torch.testing.assert_close(made.text_keys, alone.text_keys, rtol=0, atol=1e-6)
+        torch.testing.assert_close(
+            dit(latents, times, made), dit(latents, times, alone), rtol=0, atol=1e-6
+        )

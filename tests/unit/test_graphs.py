@@ -12,6 +12,7 @@ from torch import Tensor
 
 from foley.acceleration import FusedStep
 from foley.denoise import Part, VelocityModel, clip_context
+from foley.models import graphs
 from foley.models.graphs import Replay
 from foley.models.pointwise import PLAIN
 from foley.types import Conditions
@@ -115,3 +116,39 @@ def test_a_velocity_is_not_overwritten_by_the_next() -> None:
     fast([one._replace(latents=one.latents + 1)])
     assert recorder.replays == 2
     assert torch.equal(first, kept)
+
+
+def test_a_large_step_is_captured_once_its_batch_has_lasted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    free = 80_000_000_000
+    monkeypatch.setattr(graphs, "_SMALL_TOKENS", 50)
+    monkeypatch.setattr(graphs, "free_bytes", lambda device: free)
+    recorder = Recorder()
+    fast, exact = model(recorder), VelocityModel(DIT)
+    large, other, small = part(0), part(1, 40), part(2, 20)
+    assert 2 * 20 <= 50 < 2 * 37
+
+    def ask(asked: Part, times: int) -> None:
+        for _ in range(times):
+            ((made,), (wanted,)) = fast([asked]), exact([asked])
+            torch.testing.assert_close(made, wanted, rtol=0, atol=1e-5)
+
+    ask(large, graphs.LARGE_EVALUATIONS - 1)
+    ask(other, 1)  # begins to count anew
+    ask(large, graphs.LARGE_EVALUATIONS - 1)
+    assert recorder.captures == 0
+    ask(large, 1)
+    assert (recorder.captures, recorder.replays) == (1, 1)
+    ask(small, 2)
+    assert recorder.captures == 2  # those at once
+    ask(large, 1)
+    assert (recorder.captures, recorder.replays) == (2, 3)
+    free = 2_000_000_000
+    ask(other, graphs.LARGE_EVALUATIONS + 2)
+    assert recorder.captures == 2
+    ask(large, 1)
+    assert recorder.replays == 4  # a graph that is there serves on
+    free = 80_000_000_000
+    ask(other, graphs.LARGE_EVALUATIONS)
+    assert recorder.captures == 3
