@@ -34,6 +34,7 @@ from benchmarks.gpu.decoder import layers, sound
 from benchmarks.gpu.encoders import encoders
 from benchmarks.gpu.kernels import kernels, products
 from benchmarks.gpu.model import step_flop
+from benchmarks.gpu.stages import stages
 from benchmarks.records import environment, finish
 from foley.configs import PRESETS
 from foley.models.attention import attention_kernel
@@ -43,7 +44,7 @@ PARTS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "ceilings": parts.ceilings,
     "sound": sound,
     "encoders": encoders,
-    "stages": parts.stages,
+    "stages": stages,
     "steps": parts.steps,
     "unfused": parts.unfused,
     "profile": parts.profile,

@@ -3,7 +3,8 @@
 import argparse
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,6 +81,43 @@ class Bench:
 
     def ceiling(self, precision: str = "bf16") -> float | None:
         return self.record.get("ceilings", {}).get(f"matrix_{precision}")
+
+
+def drained(encoding: Iterator[None]) -> None:
+    """Run an encoding to its end."""
+    for _ in encoding:
+        pass
+
+
+@contextmanager
+def settled(bench: Bench) -> Iterator[dict[str, Any]]:
+    """In which the garbage collector passes over what was there before, as in the runner's process;
+    what it costs nevertheless: how often it ran, the longest time and the sum, in seconds.
+    """
+    bench.wait()
+    gc.collect()
+    gc.freeze()
+    pauses: dict[str, Any] = {"frozen": gc.get_freeze_count(), "count": 0, "longest": 0.0}
+    pauses |= {"total": 0.0, "full": 0}
+    begun = 0.0
+
+    def watch(phase: str, info: dict[str, int]) -> None:
+        nonlocal begun
+        if phase == "start":
+            begun = time.perf_counter()
+            return
+        seconds = time.perf_counter() - begun
+        pauses["count"] += 1
+        pauses["full"] += info["generation"] == 2
+        pauses["longest"] = max(pauses["longest"], seconds)
+        pauses["total"] += seconds
+
+    gc.callbacks.append(watch)
+    try:
+        yield pauses
+    finally:
+        gc.callbacks.remove(watch)
+        gc.unfreeze()
 
 
 def show(name: str, made: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """The encoders: their kernels, the errors of their GPU form, and ways that may be faster."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -7,16 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.gpu.bench import Bench
+from benchmarks.gpu.bench import Bench, drained
 from benchmarks.gpu.model import random_frames, random_module
 from benchmarks.gpu.profiling import profiled
 from benchmarks.records import percentile
-from foley import conditioning
 from foley.acceleration import fuse_encoders, to_dtype
 from foley.checkpoints import load_tokenizer
-from foley.conditioning import encode_sync, encode_text, encode_visual, normalise_frames, tokenize
+from foley.conditioning import encode_sync, encode_text, encode_visual, tokenize
+from foley.encoding import FRAMES, SEGMENTS, Encoders, Pieces, normalise_frames
 from foley.models.encoders import fuse_text_encoder
-from foley.models.graphs import CudaCapture
+from foley.models.graphs import CudaCapture, free_bytes
 from foley.models.synchformer import DividedAttention
 from foley.selection import EMBEDDED_WEIGHTS
 
@@ -57,22 +58,25 @@ def encoders(bench: Bench) -> dict[str, Any]:
 
     words = tokenize(load_tokenizer(EMBEDDED_WEIGHTS / "text"), text, "noisy, harsh", "a dog barks")
 
-    def together() -> None:
+    def together(encoders: Encoders) -> None:
         """As the product orders them."""
-        _drained(encode_visual(vision, frames.visual, device))
-        tokens = encode_text(text, words, device)
-        _drained(encode_sync(sync, frames.sync, device))
+        drained(encode_visual(encoders, frames.visual))
+        tokens = encode_text(encoders, words)
+        drained(encode_sync(encoders, frames.sync))
         tokens()
 
-    runs: dict[str, Callable[[], object]] = {
-        "visual": lambda: _drained(encode_visual(vision, visual_frames, device)),
-        "sync": lambda: _drained(encode_sync(sync, sync_frames, device)),
-        "text": lambda: encode_text(text, words, device)(),
-        "visual_from_host": lambda: _drained(encode_visual(vision, frames.visual, device)),
-        "sync_from_host": lambda: _drained(encode_sync(sync, frames.sync, device)),
-        "together": together,
-    }
-    for name, run in runs.items():
+    def runs(encoders: Encoders) -> dict[str, Callable[[], object]]:
+        return {
+            "visual": lambda: drained(encode_visual(encoders, visual_frames)),
+            "sync": lambda: drained(encode_sync(encoders, sync_frames)),
+            "text": lambda: encode_text(encoders, words)(),
+            "visual_from_host": lambda: drained(encode_visual(encoders, frames.visual)),
+            "sync_from_host": lambda: drained(encode_sync(encoders, frames.sync)),
+            "together": lambda: together(encoders),
+        }
+
+    plain = Encoders(sync, vision, text, device)
+    for name, run in runs(plain).items():
         shown = 22 if name in ("visual", "sync", "text") else 0
         found[name] = profiled(bench, name, run, rows_shown=shown)
     if not bench.on_gpu:
@@ -82,29 +86,35 @@ def encoders(bench: Bench) -> dict[str, Any]:
         with _pieces(num_frames, num_segments):
             pieces = f"{num_frames} frames, {num_segments} segments at a time"
             for name in ("visual", "sync", "together"):
-                _time(bench, found, f"{name}, {pieces}", runs[name])
-    _graphed(bench, found, vision, sync, visual_frames, sync_frames)
+                _time(bench, found, f"{name}, {pieces}", runs(plain)[name])
+    for num_segments in (12, 24):
+        with _pieces(32, num_segments):
+            fast = Encoders(sync, vision, text, device, CudaCapture)
+            begun, free = time.perf_counter(), free_bytes(device)
+            fast.prepare()
+            bench.wait()
+            pool = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+            title = f"from graphs, {num_segments} segments at a time"
+            found[title] = {"prepare": time.perf_counter() - begun, "pool_bytes": pool}
+            print(f"{title}: {found[title]}; {free / 1e9:.1f} GB were free")
+            for name, run in runs(fast).items():
+                _time(bench, found, f"{name}, {title}", run)
+            fast.release()
+            bench.reset_peak()
     found["attention"] = _attention(bench, sync)
     return found
-
-
-def _drained(encoding: Iterator[None]) -> None:
-    for _ in encoding:
-        pass
 
 
 @contextmanager
 def _pieces(num_frames: int, num_segments: int) -> Iterator[None]:
     """Encodings in pieces of other sizes."""
-    sizes = conditioning._FRAMES_AT_ONCE, conditioning._SEGMENTS_AT_ONCE
-    before = [size["cuda"] for size in sizes]
-    for size, value in zip(sizes, (num_frames, num_segments), strict=True):
-        size["cuda"] = value
+    before = FRAMES["cuda"], SEGMENTS["cuda"]
+    FRAMES["cuda"] = Pieces(num_frames, step=before[0].step)
+    SEGMENTS["cuda"] = Pieces(num_segments, step=2 if num_segments % 4 else 4)
     try:
         yield
     finally:
-        for size, value in zip(sizes, before, strict=True):
-            size["cuda"] = value
+        FRAMES["cuda"], SEGMENTS["cuda"] = before
 
 
 def _time(bench: Bench, found: dict[str, Any], name: str, run: Callable[[], object]) -> None:
@@ -116,31 +126,6 @@ def _time(bench: Bench, found: dict[str, Any], name: str, run: Callable[[], obje
         return
     found[name] = {"median": percentile(samples, 50), "samples": samples}
     print(f"{name}: {1000 * found[name]['median']:.2f} ms", flush=True)
-
-
-def _graphed(
-    bench: Bench,
-    found: dict[str, Any],
-    vision: Any,
-    sync: Any,
-    visual_frames: Tensor,
-    sync_frames: Tensor,
-) -> None:
-    """One piece of each encoder as it is, and from a graph: what the launches cost."""
-    pixels = normalise_frames(visual_frames[:32], vision.dtype)
-    clip = normalise_frames(sync_frames[: 11 * 8 + 16], sync.dtype)
-    pieces: dict[str, Callable[[], Tensor]] = {
-        "32 frames": lambda: vision(pixel_values=pixels).pooler_output,
-        "12 segments": lambda: sync(clip, segments_at_once=12),
-    }
-    for name, run in pieces.items():
-        _time(bench, found, name, run)
-        try:
-            replay, _ = CudaCapture()(run)
-        except Exception as error:  # noqa: BLE001 - likewise
-            print(f"{name}: no graph: {(str(error) or repr(error)).splitlines()[0][:150]}")
-            continue
-        _time(bench, found, f"{name}, from a graph", replay)
 
 
 def _attention(bench: Bench, sync: Any) -> dict[str, float]:

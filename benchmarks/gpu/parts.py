@@ -30,11 +30,10 @@ from foley.denoise import Part, VelocityModel
 from foley.models import pointwise
 from foley.models.dit import DiTContext, FoleyDiT
 from foley.models.fused import FusedContext, FusedDiT
-from foley.models.graphs import CudaCapture
+from foley.models.graphs import LARGE_EVALUATIONS, CudaCapture
 from foley.models.pointwise import Pointwise, Precision
 from foley.pipeline import FoleyPipeline
 from foley.request import GenerationRequest
-from foley.types import VideoFrames
 
 
 def ceilings(bench: Bench) -> dict[str, float]:
@@ -289,7 +288,9 @@ def _time_step(
     bench: Bench, model: VelocityModel, parts: list[Part], lengths: list[float], precision: str
 ) -> dict[str, Any]:
     bench.reset_peak()
-    (first,) = bench.timed(lambda: model(parts), 1, warm_up=3)
+    # Long enough for a graph of large steps too.
+    warm_up = LARGE_EVALUATIONS + 1 if bench.on_gpu else 3
+    (first,) = bench.timed(lambda: model(parts), 1, warm_up=warm_up)
     # A second of them, so that long steps cost no more than short ones.
     repeats = min(30, max(6, round(1.0 / first))) if bench.on_gpu else 2
     samples = bench.timed(lambda: model(parts), repeats, warm_up=0)
@@ -311,79 +312,6 @@ def _time_step(
         made["efficiency"] = flop / median / ceiling
         made["computed_efficiency"] = computed / median / ceiling
     return made
-
-
-def stages(bench: Bench) -> dict[str, Any]:
-    """A generation from frames in host memory to a waveform in host memory, by its stages.
-
-    In the first of the precisions.
-    """
-    found: dict[str, Any] = {}
-    args = bench.args
-    for precision in args.precision[:1] if bench.on_gpu else ["bf16"]:
-        components = random_components(bench, bench.device)
-        pipeline = FoleyPipeline(
-            components,
-            bench.device,
-            precision=precision,
-            memory="full" if bench.on_gpu else "auto",
-        )
-        pipeline.warm_up()
-        frames = random_frames(bench.preset, args.seconds)
-        request = GenerationRequest(seed=1, num_inference_steps=args.steps)
-        bench.reset_peak()
-        rows: dict[str, list[float]] = {"condition": [], "sample": [], "decode": [], "total": []}
-        for _ in range(6 if bench.on_gpu else 2):
-            begun = time.perf_counter()
-            made = pipeline.generate(frames, request)
-            rows["total"].append(time.perf_counter() - begun)
-            for name, seconds in made.timings.items():
-                rows[name].append(seconds)
-        again = pipeline.generate(frames, request)
-        found[precision] = {
-            "first": {name: values[0] for name, values in rows.items()},
-            "median": {name: percentile(values[1:], 50) for name, values in rows.items()},
-            "samples": rows,
-            "peak_bytes": bench.peak(),
-            "repeats_bit_for_bit": bool(torch.equal(made.waveforms, again.waveforms)),
-        }
-        if precision == "bf16":
-            found["conditions"] = _condition_parts(bench, pipeline, frames)
-        medians = found[precision]["median"]
-        print(
-            f"{precision}: "
-            + ", ".join(f"{name} {1000 * value:.1f} ms" for name, value in medians.items())
-        )
-        del pipeline, components
-        bench.reset_peak()
-    return found
-
-
-def _condition_parts(bench: Bench, pipeline: FoleyPipeline, frames: VideoFrames) -> dict[str, Any]:
-    """Each encoder alone, and the frames' way to the device."""
-    from foley.conditioning import encode_sync, encode_text, encode_visual, tokenize
-
-    def drained(encoding: Any) -> None:
-        for _ in encoding:
-            pass
-
-    def run(function: Callable[[], object]) -> dict[str, Any]:
-        with torch.inference_mode():
-            samples = bench.timed(function, 10 if bench.on_gpu else 1)
-        return {"median": percentile(samples, 50), "samples": samples}
-
-    device = bench.device
-    prompts = "noisy, harsh", "a dog barks twice"
-    words = tokenize(pipeline._tokenizer, pipeline._text, *prompts)
-    near = frames.visual.to(device), frames.sync.to(device)
-    found = {
-        "copy": run(lambda: (frames.visual.to(device), frames.sync.to(device))),
-        "visual": run(lambda: drained(encode_visual(pipeline._vision, near[0], device))),
-        "sync": run(lambda: drained(encode_sync(pipeline._synchformer, near[1], device))),
-        "text": run(lambda: encode_text(pipeline._text, words, device)()),
-    }
-    print(", ".join(f"{name} {1000 * value['median']:.1f} ms" for name, value in found.items()))
-    return found
 
 
 def memory(bench: Bench) -> dict[str, Any]:
@@ -459,7 +387,7 @@ def profile(bench: Bench) -> dict[str, Any]:
                 bench,
                 f"{precision}, {count} clips",
                 _bound(model, parts),
-                warm_up=4,
+                warm_up=LARGE_EVALUATIONS + 1 if bench.on_gpu else 3,
                 rows_shown=25,
             )
         del model, dit

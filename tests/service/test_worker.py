@@ -1,5 +1,6 @@
 """The worker, with a real pipeline at toy width and steps that begin when the test lets them."""
 
+import gc
 import random
 import threading
 import time
@@ -26,7 +27,7 @@ from runners.errors import (
 from runners.exchange import load_waveforms, save_frames
 from runners.messages import Job, Update
 from runners.scheduler import Budget, Kind
-from runners.worker import Worker
+from runners.worker import Worker, settle
 from tests.toys import toy_components, toy_frames, toy_pipeline
 
 STEPS = 3
@@ -434,6 +435,25 @@ def test_a_model_that_cannot_be_described_has_failed() -> None:
     worker = Worker(lambda: [nameless], capacity=1)
     worker._thread.join(20)
     assert worker.status.state == "failed"
+
+
+def test_a_warm_model_is_settled_before_the_first_job() -> None:
+    frozen, told = gc.get_freeze_count(), []
+
+    def settled() -> None:
+        settle()
+        told.append((worker.status.state, gc.get_freeze_count()))
+
+    worker = Worker(lambda: [toy_pipeline()], capacity=1, settle=settled)
+    try:
+        while worker.status.state == "loading":
+            time.sleep(0.01)
+        ((state, count),) = told
+    finally:
+        gc.unfreeze()
+        worker.stop(20)
+    assert state == "loading"
+    assert count > frozen + 10_000
 
 
 def test_an_engine_that_fails_for_no_requests_reason_ends_the_process(
