@@ -30,7 +30,8 @@ def bars(record: dict[str, Any], precision: str) -> list[tuple[str, float, float
         "sample": steps * step_flop(PRESETS[record["preset"]].dit, seconds),
         "decode": _DECODE_FLOP * seconds,
     }
-    return [(name, median[name], flop[name] / rate) for name in flop]
+    names = {"condition": "conditions", "sample": f"{steps} steps", "decode": "sound"}
+    return [(names[stage], median[stage], flop[stage] / rate) for stage in flop]
 
 
 def draw(record: dict[str, Any], precision: str, out: Path) -> None:
@@ -54,15 +55,16 @@ def draw(record: dict[str, Any], precision: str, out: Path) -> None:
         label="floor: its work over this GPU's measured bf16 product",
     )
     for name, measured, floor in rows:
-        text = f" {1000 * measured:.0f} ms, {measured / floor:.1f} times"
+        text = f"  {1000 * measured:.0f} ms; floor {1000 * floor:.3g}, {measured / floor:.1f} times"
         axes.text(1000 * measured, name, text, va="center", fontsize=8)
     axes.invert_yaxis()
-    axes.set_xlim(right=1.35e3 * max(measured for _, measured, _ in rows))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xlim(right=1.45e3 * max(measured for _, measured, _ in rows))
     axes.set_xlabel(
         f"ms for one clip of {record['audio_seconds']:g} s, {record['preset']}, "
         f"{record['num_inference_steps']} steps, {record.get('gpu') or record['device']}"
     )
-    axes.legend(fontsize=8, loc="lower right")
+    axes.legend(fontsize=8, loc="lower right", frameon=False)
     out.parent.mkdir(parents=True, exist_ok=True)
     plt.rcParams["svg.hashsalt"] = "foley"
     figure.savefig(out, metadata={"Date": None} if out.suffix == ".svg" else None)

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import BatchEncoding, ClapTextModel, PreTrainedTokenizerBase
 
 from foley.configs import MAX_TEXT_TOKENS, SYNC_SEGMENT_FRAMES, SYNC_SEGMENT_STRIDE
-from foley.encoding import FRAMES, SEGMENTS, Encoders, num_frames
+from foley.encoding import FRAMES, SEGMENTS, TEXT_PRIORITY, Encoders, num_frames
 from foley.errors import PromptTooLongError
 from foley.models.uploads import uploaded
 
@@ -126,6 +126,6 @@ def encode_text(encoders: Encoders, words: BatchEncoding) -> Ready:
         return encoders.text(ids, mask)[:, :MAX_TEXT_TOKENS]
 
     if device.type == "cuda" and encoders.text_is_there:
-        return _beside(device, run, priority=-1)  # its kernels are small, and there is no wait
+        return _beside(device, run, TEXT_PRIORITY)
     tokens = run()  # weights that are streamed to a GPU come in the stream of the work
     return lambda: tokens

@@ -25,6 +25,9 @@ logger = logging.getLogger(__name__)
 
 # Tokens of both prompts that graphs are for; longer ones (up to 512) are rare, and run as they are.
 _TEXT_SIZES = range(16, 80 + 1, 16)
+# Of the stream in which the text is encoded beside the frames: its small kernels would wait for
+# their large ones.
+TEXT_PRIORITY = -1
 # RoBERTa's, which its tokenizer pads with.
 _PADDING = 1
 
@@ -80,7 +83,8 @@ class Encoders:
         vision: likewise.
         text: likewise.
         device: where they run.
-        capture: makes what captures graphs, apart for each stream; without it there are none.
+        capture: makes what captures graphs, for a stream of that priority; without it there are
+            none.
 
     Attributes:
         device: as given.
@@ -96,7 +100,7 @@ class Encoders:
         vision: SiglipVisionModel,
         text: ClapTextModel,
         device: torch.device,
-        capture: Callable[[], Capture] | None = None,
+        capture: Callable[[int], Capture] | None = None,
     ) -> None:
         self.device, self.text_model, self._capture = device, text, capture
         self._prepared = False
@@ -141,10 +145,10 @@ class Encoders:
         try:
             # Pieces of frames come one after another and share the memory of what lies between
             # their layers; the text is encoded beside them.
-            pieces = self._capture()
+            pieces = self._capture(0)
             self.visual.prepare(pieces)
             self.sync.prepare(pieces)
-            self.text.prepare(self._capture())
+            self.text.prepare(self._capture(TEXT_PRIORITY))
         except torch.OutOfMemoryError:
             pass
         else:

@@ -140,9 +140,13 @@ class CudaCapture:
     """Makes CUDA graphs that share the memory of their intermediate values.
 
     They may, because one is replayed after another, and results are copied out before the next.
+
+    Args:
+        priority: that kernels get for good, whichever stream replays them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, priority: int = 0) -> None:
+        self._priority = priority
         self._pool: Any = None
         self._stream: torch.cuda.Stream | None = None
         self._graphs: weakref.WeakSet[torch.cuda.CUDAGraph] = weakref.WeakSet()
@@ -153,7 +157,7 @@ class CudaCapture:
         if not self._graphs:  # memory whose last graph is gone is no longer anybody's to share
             self._pool = torch.cuda.graph_pool_handle()
         if self._stream is None:  # PyTorch's own belongs to the GPU of whoever captured first
-            self._stream = torch.cuda.Stream(device)
+            self._stream = torch.cuda.Stream(device, priority=self._priority)
         graph = torch.cuda.CUDAGraph()
         # Other threads may go on using the GPU.
         with (

@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 PARTS = toy_components()
 
 
-def encoders(capture: Callable[[], Capture] | None = None) -> Encoders:
+def encoders(capture: Callable[[int], Capture] | None = None) -> Encoders:
     return Encoders(PARTS.synchformer, PARTS.vision, PARTS.text, CPU, capture)
 
 
@@ -67,7 +67,7 @@ TURNS = [
 
 def test_pieces_that_are_filled_up_give_what_the_modules_give() -> None:
     recorder = Recorder()
-    plain, fast = encoders(), encoders(lambda: recorder)
+    plain, fast = encoders(), encoders(lambda _: recorder)
     fast.prepare()
     num_graphs = recorder.captures
     assert num_graphs == 4 + 6 + 5
@@ -83,7 +83,7 @@ def test_pieces_that_are_filled_up_give_what_the_modules_give() -> None:
 
 
 def test_what_a_graph_gave_is_not_overwritten_by_the_next() -> None:
-    fast = encoders(Recorder)
+    fast = encoders(lambda _: Recorder())
     fast.prepare()
     first = tokens(fast, 40, ("a", "b"))
     kept = [made.clone() for made in first]
@@ -94,7 +94,7 @@ def test_what_a_graph_gave_is_not_overwritten_by_the_next() -> None:
 def test_the_text_shares_no_memory_with_the_frames_beside_which_it_runs() -> None:
     made: list[Recorder] = []
 
-    def capture() -> Recorder:
+    def capture(priority: int) -> Recorder:
         made.append(Recorder())
         return made[-1]
 
@@ -136,7 +136,7 @@ def test_without_memory_for_all_graphs_there_are_none(
             raise torch.OutOfMemoryError
         return recorder(run)
 
-    tight = encoders(lambda: capture)
+    tight = encoders(lambda _: capture)
     tight.prepare()
     assert [record.message for record in caplog.records] == [
         "too little memory for the encoders' graphs; they run without"
@@ -151,7 +151,7 @@ def test_without_memory_for_all_graphs_there_are_none(
 def test_graphs_make_room_and_come_again_with_the_next_warm_up() -> None:
     recorder = Recorder()
     pipeline = FoleyPipeline(toy_components(), CPU)
-    pipeline._encoders = encoders(lambda: recorder)
+    pipeline._encoders = encoders(lambda _: recorder)
     ask = partial(pipeline.condition, toy_frames(), "tap", "")
     for num_graphs in (15, 30):
         pipeline.warm_up()
