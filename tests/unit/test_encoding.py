@@ -9,6 +9,7 @@ from torch import Tensor
 
 from foley.conditioning import encode_sync, encode_text, encode_visual, tokenize
 from foley.encoding import FRAMES, SEGMENTS, Encoders, Pieces, num_frames
+from foley.models.encoders import fuse_text_encoder
 from foley.models.graphs import Capture, Replay
 from foley.models.sized_graphs import Input, SizedGraphs
 from foley.pipeline import FoleyPipeline
@@ -80,6 +81,20 @@ def test_pieces_that_are_filled_up_give_what_the_modules_give() -> None:
     assert recorder.captures == num_graphs  # all were there before
     # Frames of 15, 0.64, 4.1, 8, 0.68 and 0.64 s, their segments, and all prompts but the long one.
     assert recorder.replays == (4 + 1 + 1 + 2 + 1 + 1) + (2 + 1 + 1 + 1 + 1 + 1) + 5
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # PyTorch's own, on compiling
+def test_the_fused_text_encoder_may_be_filled_up_too() -> None:
+    fused, recorder = toy_components().text, Recorder()
+    fuse_text_encoder(fused)
+    fast = Encoders(PARTS.synchformer, PARTS.vision, fused, CPU, lambda _: recorder)
+    with torch.compiler.set_stance("force_eager"):
+        fast.prepare()
+        for prompts in (("", "x" * 60), ("noisy", ""), ("", "")):
+            words = tokenize(PARTS.tokenizer, PARTS.text, *prompts)
+            made, wanted = (encode_text(e, words)() for e in (fast, encoders()))
+            torch.testing.assert_close(made, wanted, rtol=0, atol=1e-5)
+    assert recorder.replays == 3
 
 
 def test_what_a_graph_gave_is_not_overwritten_by_the_next() -> None:

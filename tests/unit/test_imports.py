@@ -22,6 +22,7 @@ FORBIDDEN = {
     "foley/sampling.py": {"foley.models", "foley.media", "foley.pipeline"},
     "foley/checkpoints.py": {"foley.pipeline", "foley.media", "foley.sampling"},
     "foley/conditioning.py": {"foley.pipeline", "foley.media", "foley.sampling"},
+    "foley/encoding.py": {"foley.pipeline", "foley.media", "foley.sampling", "foley.conditioning"},
     "foley/pipeline.py": {"foley.cli"},
     # They work, and say what is wrong, where PyTorch cannot be imported.
     "foley/hub.py": {"torch", "transformers", "diffusers", "foley.checkpoints", "foley.pipeline"},
