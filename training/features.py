@@ -123,9 +123,11 @@ class Cache:
         """Render, sound and encode a batch: its number of frames, and what is kept of it."""
         batch = batch.to(self.device)
         pictures = batch.pictures(fast=self.device.type == "cuda")
-        # A clip that is filled up to whole segments stands still at its end: that is no impact.
+        # A clip that is filled up to whole segments stands still at its end: that is no impact, and
+        # what cannot be seen there must not be heard, or sounds are made up at the end of clips.
         frozen = int(torch.randint(SYNC_SEGMENT_STRIDE, ()))
         pictures[:, -frozen or pictures.shape[1] :] = pictures[:, -frozen - 1 : -frozen or None]
+        batch = labels.until(batch, (pictures.shape[1] - frozen) / FPS)
         visual, sync = self.encoders(pictures)
         num_frames = batch.frames["light"].shape[1]
         count = num_latents(num_frames)

@@ -2,6 +2,8 @@
 
 # B clips, n frames, G segments, F = 8 tubelets of 2 frames, P = 14 x 14 patches, K sprites
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -109,3 +111,10 @@ def cropped(batch: Batch, first_frame: int, num_frames: int) -> Batch:
         batch.prompts,
         num_frames / FPS,
     )
+
+
+def until(batch: Batch, seconds: float) -> Batch:
+    """The same batch without the hits from a time on."""
+    before = batch.hits["seconds"] < seconds
+    hits = {name: value[before] for name, value in batch.hits.items()}
+    return replace(batch, hits=hits, owner=batch.owner[before])
