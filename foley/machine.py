@@ -175,7 +175,8 @@ def _port_error(port: int) -> str:
 
 def _driver() -> str:
     try:
-        found = re.search(r"Module\D*([\d.]+)", DRIVER_FILE.read_text())
+        # "... x86_64 Kernel Module  535.183.01 ..." or "... Open Kernel Module for x86_64  580...".
+        found = re.search(r"Module\b.*?\s(\d+(?:\.\d+)+)", DRIVER_FILE.read_text())
     except OSError:
         return ""
     return found[1] if found else ""

@@ -77,14 +77,20 @@ class Server:
             return 0
 
     def wait_until_ready(self) -> list[tuple[int, int]]:
-        """All (readyz, livez) statuses seen on the way."""
+        """All (readyz, livez) statuses seen on the way. A model that fails ends the wait."""
         seen = []
         while not seen or seen[-1][0] != 200:
             assert self.process.poll() is None, self.log.read_text()
+            assert not (line := self.model_failure()), line
             assert time.monotonic() - self.started < self.ready_seconds, self.log.read_text()
             seen.append((self.probe("/readyz"), self.probe("/livez")))
             time.sleep(0.1)
         return seen
+
+    def model_failure(self) -> str:
+        """The log's line about a model that could not be had; empty where there is none."""
+        lines = self.log.read_text(errors="replace").splitlines()
+        return next((line for line in lines if '"event": "model_failed"' in line), "")
 
     def generate(self, clip: bytes, *, accept: str = "*/*", **fields: object) -> httpx.Response:
         """POST /v1/generate."""

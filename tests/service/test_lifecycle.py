@@ -142,6 +142,9 @@ def test_a_caller_who_stops_reading_cannot_hold_the_service(tmp_path: Path) -> N
 def test_a_model_that_cannot_be_loaded_is_told_by_the_probe(tmp_path: Path) -> None:
     server = Server(tmp_path, {"FOLEY_WEIGHTS": str(tmp_path / "nowhere")})
     try:
+        with pytest.raises(AssertionError, match="CheckpointError"):
+            server.wait_until_ready()  # the log's line, long before the wait's own end
+        assert time.monotonic() - server.started < 60
         while (response := probe_body(server)).get("code") in (None, "not_ready"):
             assert time.monotonic() - server.started < 60, server.log.read_text()
             time.sleep(0.1)

@@ -64,6 +64,32 @@ def packages(**changed: str | None) -> dict[str, str]:
     return {key: version for key, version in merged.items() if version is not None}
 
 
+@pytest.mark.parametrize(
+    ("text", "version"),
+    [
+        (
+            "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.183.01  Sun May 12 19:39:15 UTC "
+            "2024\nGCC version:  gcc version 12.2.0 (Debian 12.2.0-14) \n",
+            "535.183.01",
+        ),
+        (
+            "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.159.04  Release Build  "
+            "(builder@)  \nGCC version:  gcc version 15.3.0 (GCC) \n",
+            "580.159.04",
+        ),
+        ("NVRM version: NVIDIA UNIX Open Kernel Module for aarch64  570.86  \n", "570.86"),
+        ("NVRM version: something else 15.3.0\n", ""),
+    ],
+)
+def test_the_driver_is_read_of_proprietary_and_open_modules(
+    text: str, version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("foley.machine.DRIVER_FILE", tmp_path / "version")
+    assert look(tmp_path).driver == ""
+    (tmp_path / "version").write_text(text)
+    assert look(tmp_path).driver == version
+
+
 def test_the_image_is_fit_for_xxl() -> None:
     assert {finding.state for finding in examine(IMAGE, preset="xxl")} == {"ok"}
 
