@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import BatchEncoding, ClapTextModel, PreTrainedTokenizerBase
 
 from foley.configs import MAX_TEXT_TOKENS, SYNC_SEGMENT_FRAMES, SYNC_SEGMENT_STRIDE
-from foley.encoding import FRAMES, SEGMENTS, TEXT_PRIORITY, Encoders, num_frames
+from foley.encoding import TEXT_PRIORITY, Encoders, num_frames
 from foley.errors import PromptTooLongError
 from foley.models.uploads import uploaded
 
@@ -25,7 +25,7 @@ Ready = Callable[[], Tensor]
 def encode_visual(encoders: Encoders, frames: Tensor) -> Encoding:
     """Visual tokens [V, D] of uint8 frames [V, H, W, 3]: the pooled output, not normalised."""
     device, features = encoders.device, list[Tensor]()
-    for chunk in frames.split(FRAMES[device.type].split(len(frames))):
+    for chunk in frames.split(encoders.cut.frames.split(len(frames))):
         if features:
             yield
         features.append(encoders.visual(_uploaded(chunk, device)))
@@ -39,7 +39,7 @@ def encode_sync(encoders: Encoders, frames: Tensor) -> Encoding:
     """
     device, tokens = encoders.device, list[Tensor]()
     frames, start = _uploaded(frames, device), 0
-    for count in SEGMENTS[device.type].split(_num_segments(len(frames))):
+    for count in encoders.cut.segments.split(_num_segments(len(frames))):
         if tokens:
             yield
         tokens.append(encoders.sync(frames[start : start + num_frames(count)]))
@@ -47,10 +47,10 @@ def encode_sync(encoders: Encoders, frames: Tensor) -> Encoding:
     return torch.cat(tokens)
 
 
-def num_pieces(num_visual: int, num_sync: int, device: torch.device) -> int:
+def num_pieces(encoders: Encoders, num_visual: int, num_sync: int) -> int:
     """In how many pieces so many frames at 8 and at 25 fps are encoded; the text is one more."""
-    visual = FRAMES[device.type].count(num_visual)
-    return visual + SEGMENTS[device.type].count(_num_segments(num_sync)) + 1
+    frames, segments = encoders.cut
+    return frames.count(num_visual) + segments.count(_num_segments(num_sync)) + 1
 
 
 def _num_segments(num_frames: int) -> int:

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -63,11 +64,20 @@ class Pieces:
         return pieces
 
 
+class Cut(NamedTuple):
+    """How both encodings of a clip are cut."""
+
+    frames: Pieces
+    segments: Pieces
+
+
 # On a CPU smaller pieces are no slower: 24 segments of tiny on one core take 1.3, 1.5, 1.2 and
-# 1.4 s in ones, twos, fours and eights. On an H100 24 segments of xxl take 24.0 ms at once and 27.3
-# in two pieces; 32 frames fill it.
-FRAMES = {"cpu": Pieces(16), "cuda": Pieces(32, step=8)}  # 1024 tokens a frame in full-size towers
-SEGMENTS = {"cpu": Pieces(4), "cuda": Pieces(24, step=4)}
+# 1.4 s in ones, twos, fours and eights. On an H100 24 segments of xxl take 23.8 ms at once from
+# graphs and 25.8 in two pieces; 32 frames (1024 tokens each in full-size towers) fill it. Without
+# graphs memory may be short, and half of the segments take half of it.
+ON_CPU = Cut(Pieces(16), Pieces(4))
+ON_GPU = Cut(Pieces(32), Pieces(12))
+FROM_GRAPHS = Cut(Pieces(32, step=8), Pieces(24, step=4))
 
 
 def num_frames(num_segments: int) -> int:
@@ -85,12 +95,17 @@ class Encoders:
         device: where they run.
         capture: makes what captures graphs, for a stream of that priority; without it there are
             none.
+        cut: of clips; without it, what suits the device and whether there are to be graphs. It
+            stays when graphs are let go: requests in work count on it.
 
     Attributes:
         device: as given.
         text_model: as given.
-        visual: tokens [n, D] of uint8 frames [n, H, W, 3] on the device, n at most `FRAMES`.
-        sync: tokens [8 * G, D] of uint8 frames [8 * G + 8, H, W, 3], G at most `SEGMENTS`.
+        cut: as given or chosen.
+        visual: tokens [n, D] of uint8 frames [n, H, W, 3] on the device, n at most
+            `cut.frames.at_once`.
+        sync: tokens [8 * G, D] of uint8 frames [8 * G + 8, H, W, 3], G at most
+            `cut.segments.at_once`.
         text: tokens [2, T, D] of int64 ids and mask [2, T], both on the device.
     """
 
@@ -101,7 +116,9 @@ class Encoders:
         text: ClapTextModel,
         device: torch.device,
         capture: Callable[[int], Capture] | None = None,
+        cut: Cut | None = None,
     ) -> None:
+        self.cut = cut or _cut(device, from_graphs=capture is not None)
         self.device, self.text_model, self._capture = device, text, capture
         self._prepared = False
         normalise = _normaliser(device.type)
@@ -120,10 +137,11 @@ class Encoders:
             return [Input((-1, size, size, 3), torch.uint8, 0)]
 
         # A frame of 25 fps more is a token more.
-        segments = [num_frames(count) for count in SEGMENTS[device.type].sizes]
+        segments = [num_frames(count) for count in self.cut.segments.sizes]
         seen, shown = vision.config.image_size, synchformer.config.image_size
         words = [Input((2, -1), torch.long, filling) for filling in (_PADDING, 0)]
-        self.visual = SizedGraphs(visual_tokens, pictures(seen), FRAMES[device.type].sizes, device)
+        frames = self.cut.frames.sizes
+        self.visual = SizedGraphs(visual_tokens, pictures(seen), frames, device)
         self.sync = SizedGraphs(sync_tokens, pictures(shown), segments, device)
         self.text = SizedGraphs(text_tokens, words, _TEXT_SIZES, device)
 
@@ -164,6 +182,12 @@ class Encoders:
         self._prepared = False
         for graphs in (self.visual, self.sync, self.text):
             graphs.release()
+
+
+def _cut(device: torch.device, *, from_graphs: bool) -> Cut:
+    if device.type == "cpu":
+        return ON_CPU
+    return FROM_GRAPHS if from_graphs else ON_GPU
 
 
 def normalise_frames(frames: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:

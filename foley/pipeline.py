@@ -16,7 +16,7 @@ from torch import Tensor
 
 from foley.acceleration import Memory, check_options, loading_device, place
 from foley.checkpoints import Components
-from foley.conditioning import encode_sync, encode_text, encode_visual, tokenize
+from foley.conditioning import encode_sync, encode_text, encode_visual, num_pieces, tokenize
 from foley.configs import MAX_TEXT_TOKENS, SYNC_FPS, SYNC_SEGMENT_FRAMES, Preset
 from foley.denoise import VelocityModel
 from foley.errors import DeviceError
@@ -266,6 +266,10 @@ class FoleyPipeline:
         `current`.
         """
         return Session(self, frames, request)
+
+    def num_pieces(self, num_visual: int, num_sync: int) -> int:
+        """How often `Session.encode` is called for so many frames at 8 and at 25 fps."""
+        return num_pieces(self._encoders, num_visual, num_sync)
 
     def velocity_model(self) -> VelocityModel:
         """What evaluates the transformer, for one thread at a time, in `current`."""

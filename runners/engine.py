@@ -14,8 +14,7 @@ from contextlib import AbstractContextManager
 import structlog
 import torch
 
-from foley.conditioning import num_pieces
-from foley.configs import LATENT_RATE, MAX_CLIP_SECONDS, SYNC_FPS, VISUAL_FPS, Preset
+from foley.configs import LATENT_RATE, MAX_CLIP_SECONDS, SYNC_FPS, VISUAL_FPS
 from foley.denoise import Denoising
 from foley.media.clock import num_latents
 from foley.pipeline import FoleyPipeline
@@ -41,19 +40,15 @@ STATE_SHARE = 0.9
 
 
 def size_of(
-    request: GenerationRequest,
-    num_visual: int,
-    num_sync: int,
-    preset: Preset,
-    device: torch.device,
+    request: GenerationRequest, num_visual: int, num_sync: int, pipeline: FoleyPipeline
 ) -> Size:
-    """What a request with so many frames at 8 and at 25 fps takes of a preset on a device."""
+    """What a request with so many frames at 8 and at 25 fps takes of a pipeline."""
     halves = 2 if request.guidance_scale > 1 else 1
     frames = num_latents(num_sync)
     return Size(
         tokens=halves * request.num_variations * frames,
-        num_evaluations=request.num_steps(preset) * len(_levels(1, request)),
-        num_pieces=num_pieces(num_visual, num_sync, device),
+        num_evaluations=request.num_steps(pipeline.preset) * len(_levels(1, request)),
+        num_pieces=pipeline.num_pieces(num_visual, num_sync),
         num_sounds=request.num_variations,
         num_latents=frames,
     )
@@ -229,7 +224,7 @@ def _time_pieces(pipeline: FoleyPipeline) -> dict[Kind, float]:
     """Seconds for a piece of conditions, and for a decoded latent frame."""
     frames = _blank_frames(pipeline, 1)
     request = GenerationRequest(num_inference_steps=1, seed=0)
-    size = size_of(request, len(frames.visual), len(frames.sync), pipeline.preset, pipeline.device)
+    size = size_of(request, len(frames.visual), len(frames.sync), pipeline)
     timings = pipeline.generate(frames, request).timings
     return {
         "encode": timings["condition"] / size.num_pieces,

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -61,7 +62,11 @@ class _Ticket:
         """Make the session, on the thread that works on it."""
         self._waited_seconds = time.monotonic() - self.entry.arrived
         metrics.WAIT_SECONDS.labels(self.job.priority).observe(self._waited_seconds)
-        self.session = pipeline.start(load_frames(self.job.path), self.job.request)
+        frames = load_frames(self.job.path)
+        # Another device's memory may be short, where clips are cut into more pieces.
+        num_pieces = pipeline.num_pieces(len(frames.visual), len(frames.sync))
+        self.entry.size = replace(self.entry.size, num_pieces=num_pieces)
+        self.session = pipeline.start(frames, self.job.request)
 
     def tell(self, update: Update) -> None:
         """Report how far it has come, where that is news."""
@@ -263,7 +268,7 @@ class Worker:
             self.status = ModelStatus(state="failed", error_code=code)
             return []
         self._num_busy = [0] * len(pipelines)
-        self._size_of = partial(size_of, preset=pipeline.preset, device=pipeline.device)
+        self._size_of = partial(size_of, pipeline=pipeline)
         self._scheduler, self.status = scheduler, status
         log.info("model_ready", preset=pipeline.preset.name, seconds=time.monotonic() - started)
         return [

@@ -1,8 +1,7 @@
 """The encoders: their kernels, the errors of their GPU form, and ways that may be faster."""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from benchmarks.records import percentile
 from foley.acceleration import fuse_encoders, to_dtype
 from foley.checkpoints import load_tokenizer
 from foley.conditioning import encode_sync, encode_text, encode_visual, tokenize
-from foley.encoding import FRAMES, SEGMENTS, Encoders, Pieces, normalise_frames
+from foley.encoding import Cut, Encoders, Pieces, normalise_frames
 from foley.models.encoders import fuse_text_encoder
 from foley.models.graphs import CudaCapture, free_bytes
 from foley.models.synchformer import DividedAttention
@@ -83,38 +82,27 @@ def encoders(bench: Bench) -> dict[str, Any]:
         return found
 
     for num_frames, num_segments in _PIECES:
-        with _pieces(num_frames, num_segments):
-            pieces = f"{num_frames} frames, {num_segments} segments at a time"
-            for name in ("visual", "sync", "together"):
-                _time(bench, found, f"{name}, {pieces}", runs(plain)[name])
+        cut = Cut(Pieces(num_frames), Pieces(num_segments))
+        cutting = Encoders(sync, vision, text, device, cut=cut)
+        pieces = f"{num_frames} frames, {num_segments} segments at a time"
+        for name in ("visual", "sync", "together"):
+            _time(bench, found, f"{name}, {pieces}", runs(cutting)[name])
     for num_segments in (12, 24):
-        with _pieces(32, num_segments):
-            fast = Encoders(sync, vision, text, device, CudaCapture)
-            begun, free = time.perf_counter(), free_bytes(device)
-            fast.prepare()
-            bench.wait()
-            pool = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-            title = f"from graphs, {num_segments} segments at a time"
-            found[title] = {"prepare": time.perf_counter() - begun, "pool_bytes": pool}
-            print(f"{title}: {found[title]}; {free / 1e9:.1f} GB were free")
-            for name, run in runs(fast).items():
-                _time(bench, found, f"{name}, {title}", run)
-            fast.release()
-            bench.reset_peak()
+        cut = Cut(Pieces(32, step=8), Pieces(num_segments, step=4))
+        fast = Encoders(sync, vision, text, device, CudaCapture, cut)
+        begun, free = time.perf_counter(), free_bytes(device)
+        fast.prepare()
+        bench.wait()
+        pool = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        title = f"from graphs, {num_segments} segments at a time"
+        found[title] = {"prepare": time.perf_counter() - begun, "pool_bytes": pool}
+        print(f"{title}: {found[title]}; {free / 1e9:.1f} GB were free")
+        for name, run in runs(fast).items():
+            _time(bench, found, f"{name}, {title}", run)
+        fast.release()
+        bench.reset_peak()
     found["attention"] = _attention(bench, sync)
     return found
-
-
-@contextmanager
-def _pieces(num_frames: int, num_segments: int) -> Iterator[None]:
-    """Encodings in pieces of other sizes."""
-    before = FRAMES["cuda"], SEGMENTS["cuda"]
-    FRAMES["cuda"] = Pieces(num_frames, step=before[0].step)
-    SEGMENTS["cuda"] = Pieces(num_segments, step=2 if num_segments % 4 else 4)
-    try:
-        yield
-    finally:
-        FRAMES["cuda"], SEGMENTS["cuda"] = before
 
 
 def _time(bench: Bench, found: dict[str, Any], name: str, run: Callable[[], object]) -> None:

@@ -42,7 +42,7 @@ def serve(
             index, (frames, request) = coming.pop(0)
             sessions[str(index)] = pipeline.start(frames, request)
             counts = len(frames.visual), len(frames.sync)
-            size = size_of(request, *counts, pipeline.preset, pipeline.device)
+            size = size_of(request, *counts, pipeline)
             scheduler.submit(
                 str(index), size, priority="interactive", now=0.0, deadline=float("inf")
             )
@@ -228,7 +228,7 @@ def test_the_size_of_a_request_is_what_it_will_take(
     frames = toy_frames(29)
     session = toy_pipeline().start(frames, request)
     counts = len(frames.visual), len(frames.sync)
-    size = size_of(request, *counts, toy_pipeline().preset, toy_pipeline().device)
+    size = size_of(request, *counts, toy_pipeline())
     machine = Engine(toy_pipeline())
     for _ in range(size.num_pieces):
         assert session.stage == "conditions"

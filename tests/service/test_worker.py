@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from foley.encoding import Cut, Encoders, Pieces
 from foley.errors import CheckpointError, ServerError
 from foley.pipeline import FoleyPipeline
 from foley.request import GenerationRequest
@@ -64,8 +65,13 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
     return gate
 
 
-def start(capacity: int = 2, pipeline: FoleyPipeline | None = None, num_devices: int = 1) -> Worker:
-    pipelines = [pipeline or toy_pipeline()] * num_devices
+def start(
+    capacity: int = 2,
+    pipeline: FoleyPipeline | None = None,
+    num_devices: int = 1,
+    pipelines: Sequence[FoleyPipeline] = (),
+) -> Worker:
+    pipelines = pipelines or [pipeline or toy_pipeline()] * num_devices
     worker = Worker(lambda: pipelines, capacity=capacity)
     while worker.status.state == "loading":
         time.sleep(0.01)
@@ -347,6 +353,23 @@ def test_every_device_takes_from_the_one_queue(gate: Gate, job: Callable[..., Jo
     assert {seeds for batch in gate.batches for seeds in batch} == {ord("a"), ord("b")}
     end(worker, gate)
     assert all(isinstance(f.exception(10), CancelledRequestError) for f in running)
+
+
+def test_devices_may_cut_clips_in_different_ways(gate: Gate, job: Callable[..., Job]) -> None:
+    finely, parts = FoleyPipeline(toy_components(), torch.device("cpu")), toy_components()
+    towers = parts.synchformer, parts.vision, parts.text
+    finely._encoders = Encoders(*towers, finely.device, cut=Cut(Pieces(4), Pieces(1)))
+    pipelines = [toy_pipeline(), finely]
+    assert [pipeline.num_pieces(10, 32) for pipeline in pipelines] == [1 + 1 + 1, 3 + 3 + 1]
+    worker = start(capacity=8, pipelines=pipelines)
+    running = [worker.submit(job(name, num_sync=32, **LARGE)) for name in "abcd"]
+    deadline = time.monotonic() + 10
+    while len(gate.batches) != 2:  # both devices are at work
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    gate.open()
+    assert [outcome.exception(20) for outcome in running] == [None] * 4
+    end(worker, gate)
 
 
 def test_engines_that_share_a_cpu_share_its_threads(

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from foley.conditioning import encode_sync, encode_text, encode_visual, tokenize
-from foley.encoding import FRAMES, SEGMENTS, Encoders, Pieces, num_frames
+from foley.conditioning import encode_sync, encode_text, encode_visual, num_pieces, tokenize
+from foley.encoding import FROM_GRAPHS, ON_CPU, ON_GPU, Encoders, Pieces, num_frames
 from foley.models.encoders import fuse_text_encoder
 from foley.models.graphs import Capture, Replay
 from foley.models.sized_graphs import Input, SizedGraphs
@@ -21,19 +21,14 @@ PARTS = toy_components()
 
 
 def encoders(capture: Callable[[int], Capture] | None = None) -> Encoders:
-    return Encoders(PARTS.synchformer, PARTS.vision, PARTS.text, CPU, capture)
+    parts = PARTS.synchformer, PARTS.vision, PARTS.text
+    return Encoders(*parts, CPU, capture, FROM_GRAPHS)
 
 
 @pytest.fixture(autouse=True)
 def _without_gradients() -> object:
     with torch.inference_mode():
         yield
-
-
-@pytest.fixture(autouse=True)
-def _a_gpus_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    for pieces in (FRAMES, SEGMENTS):
-        monkeypatch.setitem(pieces, "cpu", pieces["cuda"])
 
 
 def drained(encoding: object) -> Tensor:
@@ -87,7 +82,8 @@ def test_pieces_that_are_filled_up_give_what_the_modules_give() -> None:
 def test_the_fused_text_encoder_may_be_filled_up_too() -> None:
     fused, recorder = toy_components().text, Recorder()
     fuse_text_encoder(fused)
-    fast = Encoders(PARTS.synchformer, PARTS.vision, fused, CPU, lambda _: recorder)
+    parts = PARTS.synchformer, PARTS.vision, fused
+    fast = Encoders(*parts, CPU, lambda _: recorder)
     with torch.compiler.set_stance("force_eager"):
         fast.prepare()
         for prompts in (("", "x" * 60), ("noisy", ""), ("", "")):
@@ -180,7 +176,7 @@ def test_graphs_make_room_and_come_again_with_the_next_warm_up() -> None:
         assert recorder.replays == replays + 3
 
 
-@pytest.mark.parametrize("pieces", [*FRAMES.values(), *SEGMENTS.values()])
+@pytest.mark.parametrize("pieces", {*ON_CPU, *ON_GPU, *FROM_GRAPHS})
 def test_pieces_are_few_even_and_steps_but_for_the_last(pieces: Pieces) -> None:
     assert pieces.at_once in pieces.sizes
     for total in range(1, 130):
@@ -192,3 +188,20 @@ def test_pieces_are_few_even_and_steps_but_for_the_last(pieces: Pieces) -> None:
         assert max(parts) - min(parts) <= pieces.step
         assert min(parts) > 1 or total == 1
     assert num_frames(24) == 200
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # PyTorch's own, on compiling
+def test_clips_are_cut_as_the_device_and_its_graphs_have_it() -> None:
+    parts = PARTS.synchformer, PARTS.vision, PARTS.text
+    gpu, recorder = torch.device("cuda", 0), Recorder()
+    for device, capture, cut in (
+        (CPU, None, ON_CPU),
+        (gpu, None, ON_GPU),
+        (gpu, lambda _: recorder, FROM_GRAPHS),
+    ):
+        chosen = Encoders(*parts, device, capture)
+        assert chosen.cut == cut
+        # A clip of 8 s: 64 frames, 24 segments, and the text.
+        assert num_pieces(chosen, 64, 200) == {ON_CPU: 4 + 6, ON_GPU: 2 + 2}.get(cut, 2 + 1) + 1
+        chosen.release()  # requests in work go on with what they counted on
+        assert chosen.cut == cut

@@ -3,7 +3,6 @@ import dataclasses
 import pytest
 import torch
 
-from foley.conditioning import num_pieces
 from foley.configs import TINY, XXL
 from foley.denoise import TIMES_AT_ONCE, VelocityModel
 from foley.request import GenerationRequest
@@ -34,7 +33,7 @@ def test_the_pieces_of_a_session_are_known_beforehand(num_sync: int) -> None:
     request = GenerationRequest(num_inference_steps=2, solver="heun", num_variations=3)
     counts = drive(toy_pipeline().start(frames, request))
     assert counts == {
-        "encode": num_pieces(len(frames.visual), num_sync, toy_pipeline().device),
+        "encode": toy_pipeline().num_pieces(len(frames.visual), num_sync),
         "step": len(evaluation_sigmas(make_sigmas(2), "heun")),
         "decode": 3,
     }
