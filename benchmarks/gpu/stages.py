@@ -6,15 +6,17 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from benchmarks.gpu.bench import Bench, drained, settled
 from benchmarks.gpu.model import random_components, random_frames
 from benchmarks.records import percentile
-from foley.conditioning import encode_sync, encode_text, encode_visual, tokenize
+from foley.conditioning import Encoding, encode_sync, encode_text, encode_visual, tokenize
 from foley.configs import LATENT_RATE
-from foley.denoise import clip_context
+from foley.denoise import clip_context, denoise
 from foley.pipeline import FoleyPipeline
 from foley.request import GenerationRequest
+from foley.sampling import make_sigmas
 from foley.types import VideoFrames
 
 
@@ -42,6 +44,7 @@ def stages(bench: Bench) -> dict[str, Any]:
             for name, seconds in made.timings.items():
                 rows[name].append(seconds)
         again = pipeline.generate(frames, request)
+        repeats = _repeats(bench, pipeline, frames, request)
         pieces = _decode_pieces(bench, pipeline)
     medians = {name: percentile(values[1:], 50) for name, values in rows.items()}
     found = {
@@ -52,6 +55,7 @@ def stages(bench: Bench) -> dict[str, Any]:
             "peak_bytes": bench.peak(),
             "peak_reserved_bytes": bench.peak_reserved(),
             "repeats_bit_for_bit": bool(torch.equal(made.waveforms, again.waveforms)),
+            "different_of_20": repeats,
             "decode_pieces": pieces,
             "collector": pauses,
         },
@@ -62,7 +66,71 @@ def stages(bench: Bench) -> dict[str, Any]:
         texts = (f"{name} {1000 * value:.1f} ms" for name, value in seconds_of.items())
         print(f"{title}: {', '.join(texts)}")
     print(f"collector: {pauses}")
+    print(f"of 20 runs differ from the first: {repeats}")
     return found
+
+
+def _repeats(
+    bench: Bench, pipeline: FoleyPipeline, frames: VideoFrames, request: GenerationRequest
+) -> dict[str, int]:
+    """How many of 20 runs of each stage differ from the first, given the same input bit for bit.
+
+    The decoder is tried with the library's deterministic kernels alone, too: whether those are
+    what a difference is due to, and what they cost.
+    """
+    prompts = request.negative_prompt, request.prompt
+    words = tokenize(pipeline._tokenizer, pipeline._encoders.text_model, *prompts)
+    shape = 1, bench.preset.vae.latent_dim, round(bench.args.seconds * LATENT_RATE)
+    latents = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(bench.device)
+    conditions = pipeline.condition(frames, request.prompt, request.negative_prompt)
+
+    def few_steps() -> Tensor:
+        return denoise(
+            pipeline.velocity_model(),
+            conditions,
+            latents,
+            make_sigmas(4),
+            guidance_scale=4.5,
+        )
+
+    def strict_sound() -> Tensor:
+        with torch.backends.cudnn.flags(deterministic=True):
+            return pipeline.decode(latents)
+
+    def text() -> Tensor:
+        return encode_text(pipeline._encoders, words)()
+
+    runs_of: dict[str, Callable[[], Tensor]] = {
+        "visual": lambda: _made(encode_visual(pipeline._encoders, frames.visual)),
+        "sync": lambda: _made(encode_sync(pipeline._encoders, frames.sync)),
+        "text": text,
+        "text_beside_frames": lambda: pipeline.condition(frames, *prompts[::-1]).text_tokens,
+        "steps": few_steps,
+        "sound": lambda: pipeline.decode(latents),
+        "sound_deterministic": strict_sound,
+    }
+    runs = 20 if bench.on_gpu else 2
+    found = {}
+    for name, run in runs_of.items():
+        with torch.inference_mode():
+            first = run().cpu()
+            found[name] = sum(not torch.equal(run().cpu(), first) for _ in range(runs))
+    if bench.on_gpu:
+        print(f"sound with deterministic kernels: {1000 * _median(bench, strict_sound):.2f} ms")
+    return found
+
+
+def _median(bench: Bench, run: Callable[[], object]) -> float:
+    return percentile(bench.timed(run, 10), 50)
+
+
+def _made(encoding: Encoding) -> Tensor:
+    """What an encoding returns."""
+    try:
+        while True:
+            next(encoding)
+    except StopIteration as stop:
+        return stop.value
 
 
 def _decode_pieces(bench: Bench, pipeline: FoleyPipeline) -> dict[str, Any]:
