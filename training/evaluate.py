@@ -21,7 +21,7 @@ from foley.models.dit import DiTContext
 from foley.models.vae import FoleyVAE, build_vae
 from foley.sampling import Evaluation, guide, integrate, make_sigmas
 from foley.session import faded
-from training import clips, judge, text
+from training import clips, judge, labels, text
 from training.analysis import LATENT_DIM, SAMPLE_RATE, Analysis, with_noise
 from training.features import PAD, Encoders, Words
 from training.flow import FlowModel
@@ -141,11 +141,18 @@ def held_out(
     return batches
 
 
-def scored(batch: clips.Batch, sounds: Tensor, match: judge.Match) -> None:
-    """Count the onsets of a batch of sounds."""
-    for clip in range(len(batch)):
-        truth = batch.hits["seconds"][batch.owner == clip].tolist()
-        match.add(judge.onsets(sounds[clip]), judge.merged(truth))
+def scored(
+    batch: clips.Batch, sounds: Tensor, match: judge.Match, strict: judge.Match | None = None
+) -> None:
+    """Count the onsets of a batch of sounds; `strict` counts those where rubbing begins as false,
+    as it would those of the exact sounds.
+    """
+    for clip, unscored in enumerate(labels.shoves(batch)):
+        truth = judge.merged(batch.hits["seconds"][batch.owner == clip].tolist())
+        found = judge.onsets(sounds[clip])
+        match.add(found, truth, unscored)
+        if strict is not None:
+            strict.add(found, truth)
 
 
 def figures_of(match: judge.Match) -> dict[str, float]:
@@ -167,12 +174,17 @@ def synchrony(
     *,
     controls: bool = True,
 ) -> dict[str, dict[str, float]]:
-    """Onsets of generated sounds; as controls of true, rebuilt and deliberately mismatched ones."""
-    kinds = ("generated", "truth", "rebuilt", "other_clip") if controls else ("generated",)
+    """Onsets of generated sounds; as controls of true, rebuilt and deliberately mismatched ones.
+
+    `strict` are the generated ones, see `scored`.
+    """
+    kinds = ("generated", "strict", "truth", "rebuilt", "other_clip")
+    kinds = kinds if controls else kinds[:2]
     matches = {kind: judge.Match() for kind in kinds}
     for seconds in lengths:
         for batch in held_out(parts, seconds, count, style, quiet=True):
-            scored(batch, generate(parts, batch, how), matches["generated"])
+            sounds = generate(parts, batch, how)
+            scored(batch, sounds, matches["generated"], matches["strict"])
             if controls:
                 real = batch.waveform()
                 scored(batch, real, matches["truth"])
@@ -216,9 +228,15 @@ def obedience(parts: Trained, how: Sampling, count: int) -> dict[str, float]:
 
 @torch.no_grad()
 def loudness(parts: Trained, how: Sampling, count: int) -> dict[str, float]:
-    """Whether levels follow forces, and how silent it is between events."""
+    """Whether levels follow forces, and how silent it is between events.
+
+    Over all hits and all materials, which differ in energy at one force; and over those that are
+    heard, among hits of one material.
+    """
     levels: dict[str, list[float]] = {"generated": [], "rebuilt": [], "real": []}
+    heard: dict[str, list[bool]] = {name: [] for name in levels}
     forces: list[float] = []
+    materials: list[float] = []
     depths: list[float] = []
     for action in ("bounce", "roam", "tap", "clap"):
         for batch in held_out(parts, 5.0, count, action=action, quiet=True):
@@ -228,15 +246,19 @@ def loudness(parts: Trained, how: Sampling, count: int) -> dict[str, float]:
                 "rebuilt": parts.vae.decode(with_noise(parts.analysis(real))).float()[:, 0],
                 "real": real,
             }
-            for owner, seconds, force in zip(
+            found = {name: [judge.onsets(one) for one in sound] for name, sound in sounds.items()}
+            for owner, seconds, force, material in zip(
                 batch.owner.tolist(),
                 batch.hits["seconds"].tolist(),
                 batch.hits["force"].tolist(),
+                batch.hits["material"].tolist(),
                 strict=True,
             ):
                 forces.append(np.log(max(force, 0.02)))
+                materials.append(material)
                 for name, sound in sounds.items():
                     levels[name].append(judge.level_db(sound[owner], seconds))
+                    heard[name].append(bool(judge.match(found[name][owner], [seconds])))
             depths += [
                 judge.silence_db(real[clip], sounds["generated"][clip])
                 for clip in range(len(batch))
@@ -245,6 +267,10 @@ def loudness(parts: Trained, how: Sampling, count: int) -> dict[str, float]:
         f"force_level_correlation_{name}": round(float(np.corrcoef(forces, values)[0, 1]), 4)
         for name, values in levels.items()
     }
+    for name, values in levels.items():
+        table[f"force_level_correlation_in_a_material_{name}"] = round(
+            _correlation_within(materials, forces, values, heard[name]), 4
+        )
     error = np.abs(np.subtract(levels["rebuilt"], levels["real"]))
     known = [depth for depth in depths if not np.isnan(depth)]
     return table | {
@@ -252,6 +278,19 @@ def loudness(parts: Trained, how: Sampling, count: int) -> dict[str, float]:
         "silence_db_median": round(float(np.median(known)), 1),
         "share_of_clips_30_db_silent": round(float(np.mean([d >= 30 for d in known])), 4),
     }
+
+
+def _correlation_within(
+    groups: list[float], forces: list[float], levels: list[float], chosen: list[bool]
+) -> float:
+    """Correlation of what is left of forces and levels without the mean of their group."""
+    rest = []
+    for group in set(groups):
+        rows = [i for i, other in enumerate(groups) if other == group and chosen[i]]
+        pairs = np.array([(forces[i], levels[i]) for i in rows])
+        if len(rows) > 2:
+            rest.append(pairs - pairs.mean(0))
+    return float(np.corrcoef(np.concatenate(rest).T)[0, 1]) if rest else float("nan")
 
 
 @torch.no_grad()

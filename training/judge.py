@@ -39,11 +39,22 @@ class Match:
     truth: int = 0
     errors: list[float] | None = None
 
-    def add(self, found: Sequence[float], truth: Sequence[float]) -> None:
-        """Count one clip."""
+    def add(
+        self, found: Sequence[float], truth: Sequence[float], unscored: Sequence[float] = ()
+    ) -> None:
+        """Count one clip.
+
+        Args:
+            found: onsets.
+            truth: events.
+            unscored: times at which something may begin to sound, or not: an onset there that
+                matches no event counts neither way.
+        """
         pairs = match(found, truth)
+        matched = {onset for onset, _ in pairs}
+        rest = [onset for onset in found if onset not in matched]
         self.hits += len(pairs)
-        self.found += len(found)
+        self.found += len(found) - len(match(rest, unscored))
         self.truth += len(truth)
         self.errors = (self.errors or []) + [f - t for f, t in pairs]
 

@@ -10,11 +10,13 @@ from torch.nn import functional as F
 
 from foley.configs import SYNC_SEGMENT_FRAMES, SYNC_SEGMENT_STRIDE
 from training.clips import Batch
-from training.scene import FPS, LAYERS
+from training.scene import FPS, LATENT_RATE, LAYERS
 
 BINS = 4  # of 20 ms in a token's 80 ms
 GRID = 14
 NUM_KINDS = 8  # seven materials and the burst
+_FRICTION = LAYERS.index("friction")
+_RUBS = 0.2  # the least level of a shove
 
 
 def num_segments(num_frames: int) -> int:
@@ -118,3 +120,18 @@ def until(batch: Batch, seconds: float) -> Batch:
     before = batch.hits["seconds"] < seconds
     hits = {name: value[before] for name, value in batch.hits.items()}
     return replace(batch, hits=hits, owner=batch.owner[before])
+
+
+def shoves(batch: Batch) -> list[list[float]]:
+    """When things are shoved and begin to rub, in each clip, seconds, in order.
+
+    Something begins to sound then, softly or clearly: half of these are onsets of the exact sound,
+    and no touch is among them.
+    """
+    level = (batch.layers["level"] * (batch.layers["kind"] == _FRICTION)[..., None]).amax(1)
+    before, after = F.pad(level, (1, 0))[:, :-1], F.pad(level, (0, 2))[:, 2:]
+    begins = (before < _RUBS / 4) & (level >= _RUBS / 4) & (after >= _RUBS)
+    found: list[list[float]] = [[] for _ in range(len(batch))]
+    for clip, frame in begins.nonzero().tolist():
+        found[clip].append((frame + 0.5) / LATENT_RATE)
+    return found

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from benchmarks.quality.onsets import merged
 from foley.configs import SYNC_SEGMENT_STRIDE, Preset
 from foley.types import VideoFrames
-from training import clips
+from training import clips, labels
 from training.features import visual_frames
 from training.scene import FPS, PLAIN, Style
 
@@ -26,13 +26,15 @@ class DrawnClip:
     Attributes:
         frames: as the encoders of a preset see it.
         prompt: its own.
-        events: seconds at which it sounds, those closer than 50 ms once.
+        events: seconds at which things touch, those closer than 50 ms once.
+        unscored: seconds at which things begin to rub: an onset there counts neither way.
         sound: the exact sound [S] at 48 kHz.
     """
 
     frames: VideoFrames
     prompt: str
     events: list[float]
+    unscored: list[float]
     sound: Tensor
 
 
@@ -61,6 +63,7 @@ def drawn_clips(
             frames=frames_of(batch.pictures()[0], preset),
             prompt=batch.prompts[0],
             events=merged(batch.hits["seconds"].tolist()),
+            unscored=labels.shoves(batch)[0],
             sound=batch.waveform()[0],
         )
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from benchmarks.quality.drawn import HELD_OUT_SEED
-from training import clips
+from training import clips, labels
 from training.scene import FPS, PLAIN, UNSEEN
 
 _SCENES_AT_ONCE = 1
@@ -68,8 +68,11 @@ def main() -> None:
         write_clip(args.folder / f"{name}.mp4", batch.pictures()[0], args.crf)
         if args.with_sound:
             write_sound(args.folder / f"{name}.wav", batch.waveform()[0])
-        events = [{"time": round(seconds, 4)} for seconds in batch.hits["seconds"].tolist()]
-        description = {"events": events, "prompt": batch.prompts[0]}
+        events, unscored = (
+            [{"time": round(seconds, 4)} for seconds in times]
+            for times in (batch.hits["seconds"].tolist(), labels.shoves(batch)[0])
+        )
+        description = {"events": events, "unscored": unscored, "prompt": batch.prompts[0]}
         (args.folder / f"{name}.json").write_text(json.dumps(description, indent=1) + "\n")
         print(name, len(events), "events", repr(batch.prompts[0]), flush=True)
 

@@ -52,9 +52,10 @@ def sound_and_draw(
     if "events" in known:
         times = [event["time"] for event in known["events"]]
         events = merged([time for time in times if time < made.duration_seconds])
+        unscored = [moment["time"] for moment in known.get("unscored", ())]
         own = Match()
         for match in (own, total):
-            match.add(sounds[0].found, events)
+            match.add(sounds[0].found, events, unscored)
         said = f"   F1 {own.f1:.2f}"
     title = f"{clip.name}   {options['prompt']!r}   seed {made.seeds[0]}{said}"
     draw(clip, sounds, out / f"{clip.stem}.png", title=title, events=events)

@@ -2,8 +2,9 @@
 
     python -m benchmarks.quality.sync DIR [--steps 20] [--solver euler] [--guidance-scale 4.5] ...
 
-DIR holds NAME.mp4 and NAME.json: {"events": [{"time": seconds}, ...], "prompt": "..."}. The last
-line is one JSON object with f1, precision, recall and median_error_ms.
+DIR holds NAME.mp4 and NAME.json: {"events": [{"time": seconds}, ...], "prompt": "..."}, and where
+there are moments at which an onset is to count neither way, "unscored" like "events". The last line
+is one JSON object with f1, precision, recall and median_error_ms.
 """
 
 import argparse
@@ -42,9 +43,10 @@ def evaluate(
         seconds.append(time.perf_counter() - start)
         duration = sound.duration_seconds
         truth = [event["time"] for event in description["events"] if event["time"] < duration]
-        own = Match()
-        own.add(onsets(sound.waveforms[0, 0]), merged(truth))
-        total.add(onsets(sound.waveforms[0, 0]), merged(truth))
+        unscored = [moment["time"] for moment in description.get("unscored", ())]
+        found, own = onsets(sound.waveforms[0, 0]), Match()
+        for match in (own, total):
+            match.add(found, merged(truth), unscored)
         print(
             f"{clip.name:30} f1 {own.f1:.3f}  precision {own.precision:.3f}  "
             f"recall {own.recall:.3f}  {own.median_error_ms:5.1f} ms  {seconds[-1]:.2f} s",

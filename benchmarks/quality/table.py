@@ -83,7 +83,7 @@ def row(
     ]
     seconds = time.perf_counter() - start
     for clip, sound in zip(clips, sounds, strict=True):
-        match.add(onsets(sound), clip.events)
+        match.add(onsets(sound), clip.events, clip.unscored)
         levels.append(band_levels(sound[None]))
         depths.append(silence_db(clip.sound[: len(sound)], sound[: len(clip.sound)]))
     real = torch.cat([band_levels(clip.sound[None]) for clip in clips])
@@ -108,7 +108,7 @@ def truth(clips: list[DrawnClip]) -> dict[str, float]:
     """The same of the exact sounds: as good as it gets."""
     match = Match()
     for clip in clips:
-        match.add(onsets(clip.sound), clip.events)
+        match.add(onsets(clip.sound), clip.events, clip.unscored)
     real = torch.cat([band_levels(clip.sound[None]) for clip in clips])
     half = len(real) // 2
     return {
