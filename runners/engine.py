@@ -48,7 +48,7 @@ def size_of(
     device: torch.device,
 ) -> Size:
     """What a request with so many frames at 8 and at 25 fps takes of a preset on a device."""
-    halves = 2 if request.guidance_scale > 1 else 1
+    halves = 2 if request.guidance(preset) > 1 else 1
     frames = num_latents(num_sync)
     return Size(
         tokens=halves * request.num_variations * frames,

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from foley.configs import SYNC_SEGMENT_STRIDE
+from foley.configs import SYNC_SEGMENT_STRIDE, TINY_GUIDANCE
 from foley.media.clock import num_latents
 from foley.models.dit import DiTContext
 from foley.models.vae import FoleyVAE, build_vae
@@ -54,7 +54,7 @@ class Sampling:
     """How sounds are generated."""
 
     steps: int = 20
-    guidance_scale: float = 4.5
+    guidance_scale: float = TINY_GUIDANCE
     solver: str = "euler"
 
 
