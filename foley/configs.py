@@ -18,6 +18,10 @@ MAX_TEXT_TOKENS = 77  # both prompts are cut here after encoding, as the weights
 # which on quality does not rise (benchmarks/quality/README.md).
 OFFICIAL_STEPS = 50
 TINY_STEPS = 25
+# Guidance where a request names none: as published (docs/specification.md, section 4), and for the
+# small model where it followed held-out clips best and obeyed prompts most often.
+OFFICIAL_GUIDANCE = 4.5
+TINY_GUIDANCE = 3.0
 TINY_IS = (
     "a small demonstration model, trained on drawn clips alone: things that fall, bounce, hit, "
     "slide, drip, tap, clap, swing or flash, and rain, wind, engines, fire and water; no voices, "
@@ -157,6 +161,11 @@ class Preset:
     def default_steps(self) -> int:
         """Solver steps of a request that names none; of the weights, not of the architecture."""
         return TINY_STEPS if self.name == "tiny" else OFFICIAL_STEPS
+
+    @property
+    def default_guidance(self) -> float:
+        """Guidance scale of a request that names none; of the weights, as `default_steps`."""
+        return TINY_GUIDANCE if self.name == "tiny" else OFFICIAL_GUIDANCE
 
     @property
     def exact_clock(self) -> bool:

@@ -147,7 +147,7 @@ class FoleyPipeline:
         video: str | Path | VideoFrames,
         prompt: str = "",
         negative_prompt: str = "noisy, harsh",
-        guidance_scale: float = 4.5,
+        guidance_scale: float | None = None,
         num_inference_steps: int | None = None,
         solver: Solver = "euler",
         seed: int | None = None,
@@ -162,7 +162,7 @@ class FoleyPipeline:
             video: path of the clip, or its frames.
             prompt: what should be heard.
             negative_prompt: what should not.
-            guidance_scale: 1 switches guidance off.
+            guidance_scale: 1 switches guidance off; None takes the preset's default.
             num_inference_steps: solver steps; None takes the preset's default.
             solver: euler, heun, midpoint or rk4.
             seed: of the first variation; random when None.

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from foley.configs import OFFICIAL_STEPS, TINY_STEPS, Preset
+from foley.configs import OFFICIAL_GUIDANCE, OFFICIAL_STEPS, TINY_GUIDANCE, TINY_STEPS, Preset
 from foley.errors import ParameterError
 
 Solver = Literal["euler", "heun", "midpoint", "rk4"]
@@ -29,14 +29,16 @@ class GenerationRequest(BaseModel):
         str, Field(max_length=2000, description="What should not be heard, in words.")
     ] = "noisy, harsh"
     guidance_scale: Annotated[
-        float,
+        float | None,
         Field(
             ge=1.0,
             le=20.0,
             description="How strongly the sound follows prompt and picture. "
-            "1 switches guidance off, and the negative prompt with it.",
+            "1 switches guidance off, and the negative prompt with it. Absent: what the model's "
+            f"weights want, {TINY_GUIDANCE:g} for tiny and {OFFICIAL_GUIDANCE:g} for the official "
+            "ones.",
         ),
-    ] = 4.5
+    ] = None
     num_inference_steps: Annotated[
         int | None,
         Field(
@@ -69,6 +71,10 @@ class GenerationRequest(BaseModel):
     def num_steps(self, preset: Preset) -> int:
         """Solver steps that a preset takes for it."""
         return self.num_inference_steps or preset.default_steps
+
+    def guidance(self, preset: Preset) -> float:
+        """Guidance scale that a preset takes for it."""
+        return preset.default_guidance if self.guidance_scale is None else self.guidance_scale
 
     @classmethod
     def parse(cls, **options: Any) -> "GenerationRequest":

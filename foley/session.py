@@ -154,7 +154,7 @@ class Session:
             uploaded(noise, model.device),
             make_sigmas(self.num_steps),
             solver=request.solver,
-            guidance_scale=request.guidance_scale,
+            guidance_scale=request.guidance(model.preset),
         )
         self._end_stage("condition", "sampling")
 

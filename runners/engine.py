@@ -43,7 +43,7 @@ def size_of(
     request: GenerationRequest, num_visual: int, num_sync: int, pipeline: FoleyPipeline
 ) -> Size:
     """What a request with so many frames at 8 and at 25 fps takes of a pipeline."""
-    halves = 2 if request.guidance_scale > 1 else 1
+    halves = 2 if request.guidance(pipeline.preset) > 1 else 1
     frames = num_latents(num_sync)
     return Size(
         tokens=halves * request.num_variations * frames,

@@ -96,11 +96,12 @@ class ModelStatus(BaseModel):
     preset: str = ""
     about: str = ""  # what it is and is not; empty where its publisher tells
     num_inference_steps: int = 0  # where a request names none
+    guidance_scale: float = 0.0  # likewise
     description: str = ""
     revision: str = ""  # of the weights' repository; empty where it is not known
     licence: str = ""
     territory: str = ""  # where the licence applies
 
-    def public(self) -> dict[str, str | int]:
+    def public(self) -> dict[str, str | float]:
         """What callers are told of a warm model; the description may name a folder."""
         return self.model_dump(exclude={"error_code", "description"})

@@ -114,6 +114,10 @@ MODEL = {
             "type": "integer",
             "description": "Solver steps of a request that names none.",
         },
+        "guidance_scale": {
+            "type": "number",
+            "description": "Guidance scale of a request that names none.",
+        },
         "revision": {
             "type": "string",
             "description": "Of the weights' repository; empty where it is not known.",

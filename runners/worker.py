@@ -257,6 +257,7 @@ class Worker:
                 preset=pipeline.preset.name,
                 about=pipeline.preset.about,
                 num_inference_steps=pipeline.preset.default_steps,
+                guidance_scale=pipeline.preset.default_guidance,
                 description=pipeline.description,
                 revision=pipeline.revision,
                 licence=pipeline.licence.name,

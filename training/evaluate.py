@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from foley.configs import SYNC_SEGMENT_STRIDE
+from foley.configs import OFFICIAL_GUIDANCE, SYNC_SEGMENT_STRIDE, TINY_GUIDANCE
 from foley.media.clock import num_latents
 from foley.models.dit import DiTContext
 from foley.models.vae import FoleyVAE, build_vae
@@ -54,7 +54,7 @@ class Sampling:
     """How sounds are generated."""
 
     steps: int = 20
-    guidance_scale: float = 4.5
+    guidance_scale: float = TINY_GUIDANCE
     solver: str = "euler"
 
 
@@ -412,7 +412,7 @@ def main() -> None:
     measure("sync_unseen_style", lambda: synchrony(parts, how, usual, n, UNSEEN))
     measure("textures", lambda: textures(parts, how, 8 * n))
     measure("likeness", lambda: likeness(parts, how, 4 * n))
-    for scale in (1.0, 3.0):
+    for scale in (1.0, OFFICIAL_GUIDANCE):
         other = Sampling(guidance_scale=scale)
         measure(f"sync_guidance_{scale}", lambda how=other: synchrony(parts, how, (5.0,), n))
         measure(f"obedience_guidance_{scale}", lambda how=other: obedience(parts, how, n))

@@ -1,6 +1,6 @@
 """How well generated sound follows the picture, for a folder of clips with known events.
 
-    python -m benchmarks.quality.sync DIR [--steps 20] [--solver euler] [--guidance-scale 4.5] ...
+    python -m benchmarks.quality.sync DIR [--steps 20] [--solver euler] [--guidance-scale 3] ...
 
 DIR holds NAME.mp4 and NAME.json: {"events": [{"time": seconds}, ...], "prompt": "..."}, and where
 there are moments at which an onset is to count neither way, "unscored" like "events". The last line
@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.quality.onsets import Match, merged, onsets
 from foley.pipeline import FoleyPipeline
-from foley.request import Solver
+from foley.request import GenerationRequest, Solver
 
 
 def labelled_clips(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
@@ -64,7 +64,7 @@ def add_options(parser: argparse.ArgumentParser, *, steps: int | None) -> None:
     """
     parser.add_argument("--steps", type=int, default=steps)
     parser.add_argument("--solver", choices=get_args(Solver), default="euler")
-    parser.add_argument("--guidance-scale", type=float, default=4.5)
+    parser.add_argument("--guidance-scale", type=float, help="the preset's own without it")
     parser.add_argument("--negative-prompt", default="noisy, harsh")
     parser.add_argument("--preset", default="tiny")
     parser.add_argument("--device", default="auto")
@@ -95,6 +95,7 @@ def main() -> None:
     add_options(parser, steps=20)
     args = parser.parse_args()
     pairs = labelled_clips(args.folder)
+    asked = GenerationRequest(guidance_scale=args.guidance_scale)
     pipeline = load(args)
     total, seconds = evaluate(pipeline, pairs, **options_of(args))
     print(
@@ -109,7 +110,7 @@ def main() -> None:
                 "events": total.truth,
                 "steps": args.steps,
                 "solver": args.solver,
-                "guidance_scale": args.guidance_scale,
+                "guidance_scale": asked.guidance(pipeline.preset),
                 "seed": args.seed,
                 "model": pipeline.description,
                 "torch": torch.__version__,

@@ -123,10 +123,12 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     pipeline = FoleyPipeline.from_preset(args.preset, args.device, args.weights)
     clips = list(drawn_clips(pipeline.preset, args.clips, SECONDS, quiet=True))
     told = [pipeline.condition(clip.frames, clip.prompt, NEGATIVE) for clip in clips]
+    asked = GenerationRequest(guidance_scale=args.guidance_scale)
+    scale = asked.guidance(pipeline.preset)
     rows = []
     for solver in args.solvers:
         for steps in args.steps:
-            rows.append(row(pipeline, clips, told, solver, steps, args.guidance_scale))
+            rows.append(row(pipeline, clips, told, solver, steps, scale))
             print({k: round(v, 4) if isinstance(v, float) else v for k, v in rows[-1].items()})
     return environment() | {
         "what": "quality",
@@ -138,7 +140,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "clips": len(clips),
         "clip_seconds": SECONDS,
         "events": sum(len(clip.events) for clip in clips),
-        "guidance_scale": args.guidance_scale,
+        "guidance_scale": scale,
         "truth": truth(clips),
         "rows": rows,
     }
@@ -203,7 +205,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=32)
     parser.add_argument("--steps", type=int, nargs="+", default=STEPS)
     parser.add_argument("--solvers", nargs="+", choices=SOLVERS, default=SOLVERS)
-    parser.add_argument("--guidance-scale", type=float, default=4.5)
+    parser.add_argument("--guidance-scale", type=float, help="the preset's own without it")
     parser.add_argument("--hardware", default="cpu", help="short name for the record's file")
     parser.add_argument("--record", action="store_true")
     args = parser.parse_args()

@@ -21,7 +21,7 @@ from foley.cli.makers import (
     Task,
 )
 from foley.cli.options import ModelOptions, quiet_imports
-from foley.configs import OFFICIAL_STEPS, TINY_STEPS
+from foley.configs import OFFICIAL_GUIDANCE, OFFICIAL_STEPS, TINY_GUIDANCE, TINY_STEPS
 from foley.errors import OutputError, ParameterError, RequestError
 from foley.request import GenerationRequest, Solver
 
@@ -54,8 +54,12 @@ def generate(
         str, Parameter(help="What should not be heard.")
     ] = _DEFAULTS.negative_prompt,
     guidance_scale: Annotated[
-        float, Parameter(help="How strongly the sound follows prompt and picture; 1 to 20.")
-    ] = _DEFAULTS.guidance_scale,
+        float | None,
+        Parameter(
+            help="How strongly the sound follows prompt and picture; 1 to 20. Without it, "
+            f"{TINY_GUIDANCE:g} with tiny and {OFFICIAL_GUIDANCE:g} with official weights.",
+        ),
+    ] = None,
     num_inference_steps: Annotated[
         int | None,
         Parameter(

@@ -96,6 +96,7 @@ class RemoteModel(_Answer):
         preset: name of the model.
         about: what it is and is not, in a line; empty where its publisher tells.
         num_inference_steps: solver steps of a request that names none; 0 where it does not tell.
+        guidance_scale: likewise; 0 where it does not tell.
         revision: of the weights' repository; empty where it is not known.
         licence: of the weights.
         territory: where that licence applies.
@@ -104,6 +105,7 @@ class RemoteModel(_Answer):
     preset: str
     about: str = ""
     num_inference_steps: int = 0
+    guidance_scale: float = 0.0
     revision: str = ""
     licence: str = ""
     territory: str = ""

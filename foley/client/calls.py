@@ -65,7 +65,7 @@ class Options(TypedDict, total=False):
 
     prompt: str
     negative_prompt: str
-    guidance_scale: float
+    guidance_scale: float | None
     num_inference_steps: int | None
     solver: Solver
     seed: int | None

@@ -13,7 +13,7 @@ import gradio as gr
 import structlog
 
 from foley.client import AsyncFoleyClient, Options
-from foley.configs import OFFICIAL_STEPS
+from foley.configs import OFFICIAL_GUIDANCE, OFFICIAL_STEPS
 from foley.errors import (
     ConnectionFailedError,
     FoleyError,
@@ -48,8 +48,8 @@ MODEL_SECONDS = 2.0  # between two questions while the model loads
 NO_CLIP = "There is no clip yet. Upload one, record one, or take an example."
 BUG = "Something went wrong inside the page. Your entries stay here: try again."
 DEFAULTS = GenerationRequest()
-# Where the slider still stands where it was set to, it goes to the model's own number of steps.
-SUGGEST = "(steps, usual, own) => own && steps === usual ? [own, own] : [steps, usual]"
+# Where a slider still stands where it was set to, it goes to the model's own value.
+SUGGEST = "(value, usual, own) => own && value === usual ? [own, own] : [value, usual]"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +182,7 @@ class Page:
                 info="More steps take longer and are more exact.",
             )
             self._error("num_inference_steps")
-            # Where the slider was set to last, unless by the visitor or a link; those of the model.
+            # Where the slider was set to last, unless by the visitor or a link; that of the model.
             self.usual_steps = gr.Number(OFFICIAL_STEPS, visible=False)
             self.model_steps = gr.Number(visible=False)
             least, most = bounds("guidance_scale")
@@ -190,11 +190,13 @@ class Page:
                 least,
                 most,
                 step=0.1,
-                value=DEFAULTS.guidance_scale,
+                value=OFFICIAL_GUIDANCE,
                 label="Guidance",
                 info="How strongly the sound follows prompt and picture. 1 switches it off.",
             )
             self._error("guidance_scale")
+            self.usual_guidance = gr.Number(OFFICIAL_GUIDANCE, visible=False)
+            self.model_guidance = gr.Number(visible=False)
             self.solver = gr.Radio(
                 list(SOLVERS),
                 value=DEFAULTS.solver,
@@ -229,7 +231,7 @@ class Page:
             "inputs": [self.api_key],
             "outputs": [
                 self.model, self.key_box, self.errors["api_key"], self.model_timer,
-                self.model_steps,
+                self.model_steps, self.model_guidance,
             ],
         }  # fmt: skip
         filled = blocks.load(self.prefill, None, self._prefilled(), **at_once)
@@ -238,10 +240,13 @@ class Page:
             filled.then(self.ask_model, **model, **quiet),  # what the link sets goes before
             self.api_key.change(self.ask_model, **model, **quiet, trigger_mode="always_last"),
         ]
-        slider = [self.steps, self.usual_steps]
         for answered in asked:
-            # In the browser: what a visitor sets meanwhile stays.
-            answered.then(None, [*slider, self.model_steps], slider, js=SUGGEST, **at_once)
+            for slider, own in (
+                ([self.steps, self.usual_steps], self.model_steps),
+                ([self.guidance, self.usual_guidance], self.model_guidance),
+            ):
+                # In the browser: what a visitor sets meanwhile stays.
+                answered.then(None, [*slider, own], slider, js=SUGGEST, **at_once)
         for name, button in self.buttons_of_examples.items():
             path = str(EXAMPLES_FOLDER / name)
             outputs = [self.clip, self.example, self.errors["clip"]]
@@ -279,7 +284,7 @@ class Page:
         blocks.unload(self.leave)
 
     async def ask_model(self, api_key: str) -> tuple[Any, ...]:
-        """Model, whether the key is asked for and what is wrong with it, asking again, steps."""
+        """Model, whether the key is asked for and why, asking again, steps, guidance."""
         try:
             async with AsyncFoleyClient(self.visits.server_url, api_key=api_key or None) as client:
                 (model,) = await client.models()
@@ -294,24 +299,25 @@ class Page:
                 sentences.error_html(sentence),
                 gr.Timer(active=False),
                 gr.skip(),
+                gr.skip(),
             )
         except NotReadyError:
             text = sentences.waiting_html(
                 "The model is loading. You can prepare everything meanwhile."
             )
-            return text, gr.skip(), "", gr.Timer(active=True), gr.skip()
+            return text, gr.skip(), "", gr.Timer(active=True), gr.skip(), gr.skip()
         except FoleyError as error:
             text = sentences.waiting_html(sentences.error_sentence(error, key_given=bool(api_key)))
             again = gr.Timer(active=isinstance(error, ConnectionFailedError))
-            return text, gr.skip(), "", again, gr.skip()
-        text, steps = sentences.model_html(model), model.num_inference_steps or None
-        return text, gr.skip(), "", gr.Timer(active=False), steps
+            return text, gr.skip(), "", again, gr.skip(), gr.skip()
+        own = (model.num_inference_steps or None, model.guidance_scale or None)
+        return sentences.model_html(model), gr.skip(), "", gr.Timer(active=False), *own
 
     def _prefilled(self) -> list[Any]:
         return [
             self.clip, self.example, self.prompt, self.negative_prompt, self.steps, self.guidance,
             self.solver, self.seed_kind, self.seed, self.num_variations, self.output,
-            self.too_long, self.errors["start"], self.usual_steps,
+            self.too_long, self.errors["start"], self.usual_steps, self.usual_guidance,
         ]  # fmt: skip
 
     def prefill(self, request: gr.Request) -> dict[Any, Any]:
@@ -335,6 +341,8 @@ class Page:
         found |= {controls[name]: getattr(asked, name) for name in options if name != "seed"}
         if asked.num_inference_steps is not None:
             found[self.usual_steps] = None
+        if asked.guidance_scale is not None:
+            found[self.usual_guidance] = None
         if asked.seed is not None:
             found[self.seed_kind] = FIXED
             found[self.seed] = gr.Textbox(value=str(asked.seed), visible=True)

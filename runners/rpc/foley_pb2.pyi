@@ -124,20 +124,22 @@ class GetModelRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetModelResponse(_message.Message):
-    __slots__ = ("preset", "revision", "licence", "territory", "num_inference_steps", "about")
+    __slots__ = ("preset", "revision", "licence", "territory", "num_inference_steps", "about", "guidance_scale")
     PRESET_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     LICENCE_FIELD_NUMBER: _ClassVar[int]
     TERRITORY_FIELD_NUMBER: _ClassVar[int]
     NUM_INFERENCE_STEPS_FIELD_NUMBER: _ClassVar[int]
     ABOUT_FIELD_NUMBER: _ClassVar[int]
+    GUIDANCE_SCALE_FIELD_NUMBER: _ClassVar[int]
     preset: str
     revision: str
     licence: str
     territory: str
     num_inference_steps: int
     about: str
-    def __init__(self, preset: _Optional[str] = ..., revision: _Optional[str] = ..., licence: _Optional[str] = ..., territory: _Optional[str] = ..., num_inference_steps: _Optional[int] = ..., about: _Optional[str] = ...) -> None: ...
+    guidance_scale: float
+    def __init__(self, preset: _Optional[str] = ..., revision: _Optional[str] = ..., licence: _Optional[str] = ..., territory: _Optional[str] = ..., num_inference_steps: _Optional[int] = ..., about: _Optional[str] = ..., guidance_scale: _Optional[float] = ...) -> None: ...
 
 class CancelRequest(_message.Message):
     __slots__ = ("request_id",)

@@ -96,6 +96,7 @@ class FoleyServicer(FoleyServiceServicer):
                 licence=model.licence,
                 territory=model.territory,
                 num_inference_steps=model.num_inference_steps,
+                guidance_scale=model.guidance_scale,
             )
 
     async def Cancel(  # noqa: N802

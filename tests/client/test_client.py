@@ -345,9 +345,12 @@ def test_an_address_may_have_a_path(service: Stand, do: Do) -> None:
 
 def test_short_calls(service: Stand, do: Do) -> None:
     model = {"state": "ready", "preset": "xxl", "about": "A", "licence": "L", "territory": "T"}
-    service.replies = [Reply(pieces=(json.dumps({"models": [model]}).encode(),))]
-    (found,) = do("models")
+    own = {"num_inference_steps": 50, "guidance_scale": 4.5}
+    service.replies = [Reply(pieces=(json.dumps({"models": [model, model | own]}).encode(),))]
+    found, other = do("models")
     assert (found.preset, found.about, found.licence, found.territory) == ("xxl", "A", "L", "T")
+    assert (found.num_inference_steps, found.guidance_scale) == (0, 0)  # an older service's
+    assert (other.num_inference_steps, other.guidance_scale) == (50, 4.5)
     service.replies = [Reply(pieces=(b'{"cancelled": true}',))]
     assert do("cancel", "a/b") is True
     assert service.requests[-1].path == "/v1/requests/a%2Fb/cancel"

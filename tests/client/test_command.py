@@ -96,6 +96,7 @@ def test_a_table_of_clips_goes_to_the_service(foley: Foley, service: Stand, tmp_
     assert [b'"format"\r\n\r\nmp4' in r.body for r in asked] == [True, False]
     assert all(b'"priority"\r\n\r\nbulk' in r.body for r in asked)
     assert all(b'"num_inference_steps"\r\n\r\n3' in r.body for r in asked)
+    assert not any(b"guidance_scale" in r.body for r in asked)  # the service knows its model's own
     assert {r.headers["authorization"] for r in service.requests} == {"Bearer k-1"}
 
 

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from playwright.sync_api import expect
 
-from foley.configs import TINY, TINY_STEPS
+from foley.configs import OFFICIAL_GUIDANCE, TINY, TINY_GUIDANCE, TINY_STEPS
 from tests.page.conftest import Start, Tab, num_pages
 from tests.service.server import ROOT, Server
 
@@ -103,14 +103,23 @@ def test_a_seed_that_is_none_is_told_beside_the_seed(tab: Tab, clips: Path) -> N
         expect(beside).to_contain_text(words)
 
 
-@pytest.mark.parametrize(("query", "steps"), [("", TINY_STEPS), ("?num_inference_steps=7", 7)])
-def test_steps_are_the_model_s_unless_a_link_says_otherwise(
-    open_tab: Callable[..., Tab], query: str, steps: int
+@pytest.mark.parametrize(
+    ("query", "steps", "guidance"),
+    [
+        ("", TINY_STEPS, TINY_GUIDANCE),
+        ("?num_inference_steps=7", 7, TINY_GUIDANCE),
+        # The one that the page shows before it knows the model.
+        (f"?guidance_scale={OFFICIAL_GUIDANCE}", TINY_STEPS, OFFICIAL_GUIDANCE),
+    ],
+)
+def test_steps_and_guidance_are_the_model_s_unless_a_link_says_otherwise(
+    open_tab: Callable[..., Tab], query: str, steps: int, guidance: float
 ) -> None:
     tab = open_tab(query)
     expect(tab.page.locator("#model")).to_contain_text("tiny")
-    field = tab.page.get_by_label("number input for Steps")
-    expect(field).to_have_value(str(steps))
+    for name, value in (("Steps", steps), ("Guidance", guidance)):
+        field = tab.page.get_by_label(f"number input for {name}")
+        expect(field).to_have_value(f"{value:g}")
     tab.page.context.close()
 
 

@@ -9,6 +9,7 @@ import httpx
 import numpy as np
 import pytest
 
+from foley.configs import OFFICIAL_GUIDANCE, TINY_GUIDANCE
 from tests.service.server import Server
 
 
@@ -125,6 +126,8 @@ def test_the_seed_repeats_the_sound_byte_for_byte(server: Server, short_clip: by
     drawn = make()
     seed = drawn.headers["x-foley-seed"]
     assert make(seed=seed).content == drawn.content
+    assert make(seed=seed, guidance_scale=TINY_GUIDANCE).content == drawn.content
+    assert make(seed=seed, guidance_scale=OFFICIAL_GUIDANCE).content != drawn.content
     assert make(seed=int(seed) + 1).content != drawn.content
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from foley.configs import TINY
 from foley.request import GenerationRequest
 from runners import openapi
 from runners.orders import MEDIA_TYPES, GenerationForm
@@ -86,6 +87,9 @@ def test_the_model_is_described_as_it_is_told(document: dict[str, Any], server: 
     (model,) = answer.json()["models"]
     assert model.keys() == document["components"]["schemas"]["Model"]["properties"].keys()
     assert (model["preset"], model["state"]) == ("tiny", "ready")
+    request = GenerationRequest()
+    own = (model["num_inference_steps"], model["guidance_scale"])
+    assert own == (request.num_steps(TINY), request.guidance(TINY))
     assert (model["licence"], model["territory"]) == ("Apache-2.0", "worldwide")
 
 

@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.quality import table
 from benchmarks.quality.drawn import frames_of
-from foley.configs import TINY, TINY_STEPS
+from foley.configs import TINY, TINY_GUIDANCE, TINY_STEPS
 from foley.media.demux import decode_frames
 from foley.media.source import MediaLimits
 from tests.media.clips import write_clip
@@ -33,7 +33,7 @@ def record(**named: object) -> dict[str, object]:
         "clips": 2,
         "clip_seconds": 5.0,
         "events": 20,
-        "guidance_scale": 4.5,
+        "guidance_scale": TINY_GUIDANCE,
         "truth": {"f1": 0.99, "median_error_ms": 2.0, "frechet_two_halves": 3.0},
         "rows": [line, {**line, "solver": "heun"}],
     } | named

@@ -74,7 +74,8 @@ def plain(pipeline: FoleyPipeline) -> list[Clip]:
 
 def sound(pipeline: FoleyPipeline, clip: Clip, told: Conditions | None = None) -> Tensor:
     """A sound [S] for a clip, of other conditions where there are some."""
-    return table.generate(pipeline, clip.frames, told or clip.told, "euler", STEPS, 4.5, seed=0)
+    scale = pipeline.preset.default_guidance
+    return table.generate(pipeline, clip.frames, told or clip.told, "euler", STEPS, scale, seed=0)
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ import pytest
 
 from foley.cli.app import main
 from foley.cli.serve import overrides
-from foley.configs import TINY
+from foley.configs import OFFICIAL_GUIDANCE, TINY, TINY_GUIDANCE
 from foley.version import __version__
 
 CLIP = Path(__file__).parents[2] / "examples" / "bigbuckbunny.mp4"
@@ -68,6 +68,21 @@ def test_a_clip_becomes_a_clip_with_sound(foley: Foley, tmp_path: Path) -> None:
     assert TINY.about in result.stderr
     assert "seed 7" in result.stderr
     assert list(out.parent.iterdir()) == [out]
+
+
+def test_guidance_is_the_model_s_unless_it_is_named(foley: Foley, tmp_path: Path) -> None:
+    for name, options in {
+        "unnamed": (),
+        "own": ("--guidance-scale", TINY_GUIDANCE),
+        "other": ("--guidance-scale", OFFICIAL_GUIDANCE),
+    }.items():
+        out = tmp_path / f"{name}.wav"
+        result = foley("generate", CLIP, "-o", out, "--seed", 7, "--steps", 1, *options)
+        assert result.returncode == 0, result.stderr
+    unnamed, own, other = (
+        (tmp_path / f"{name}.wav").read_bytes() for name in ("unnamed", "own", "other")
+    )
+    assert unnamed == own != other
 
 
 def test_variations_are_numbered_and_sound_alone_can_be_had(foley: Foley, tmp_path: Path) -> None:

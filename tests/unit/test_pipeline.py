@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 import torch
 
-from foley.configs import TINY, TINY_STEPS, XL, XXL
+from foley.configs import TINY, TINY_GUIDANCE, TINY_STEPS, XL, XXL
 from foley.errors import (
     CheckpointError,
     ConfigError,
@@ -156,7 +156,7 @@ def test_presets_that_cannot_be_had_are_refused() -> None:
 def test_requests_default_to_the_published_settings() -> None:
     request = GenerationRequest()
     assert request.num_steps(XXL) == request.num_steps(XL) == 50
-    assert request.guidance_scale == 4.5
+    assert request.guidance(XXL) == request.guidance(XL) == 4.5
     assert request.negative_prompt == "noisy, harsh"
 
 
@@ -170,3 +170,19 @@ def test_steps_that_a_request_does_not_name_are_those_of_the_preset() -> None:
     pipeline = FoleyPipeline(components, torch.device("cpu"))
     pipeline(toy_frames(), on_progress=seen.append)
     assert {p.num_steps for p in seen if p.stage == "sample"} == {TINY_STEPS}
+
+
+def test_guidance_that_a_request_does_not_name_is_that_of_the_preset() -> None:
+    assert GenerationRequest().guidance(TINY) == TINY_GUIDANCE == 3.0
+    assert GenerationRequest(guidance_scale=1).guidance(TINY) == 1
+    components = dataclasses.replace(
+        toy_components(), preset=dataclasses.replace(toy_preset(), name="tiny")
+    )
+    pipeline = FoleyPipeline(components, torch.device("cpu"))
+    options = {"seed": 5, "num_inference_steps": STEPS}
+    unnamed, own, other = (
+        pipeline(toy_frames(), "tap", **options, **scale).waveforms  # type: ignore[arg-type]
+        for scale in ({}, {"guidance_scale": 3.0}, {"guidance_scale": 4.5})
+    )
+    assert torch.equal(unnamed, own)
+    assert not torch.equal(unnamed, other)
