@@ -21,7 +21,7 @@ TINY_STEPS = 25
 # Guidance where a request names none: as published (docs/specification.md, section 4), and for the
 # small model where it followed held-out clips best and obeyed prompts most often.
 OFFICIAL_GUIDANCE = 4.5
-TINY_GUIDANCE = 3.0
+TINY_GUIDANCE = 2.0
 TINY_IS = (
     "a small demonstration model, trained on drawn clips alone: things that fall, bounce, hit, "
     "slide, drip, tap, clap, swing or flash, and rain, wind, engines, fire and water; no voices, "

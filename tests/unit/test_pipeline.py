@@ -173,7 +173,7 @@ def test_steps_that_a_request_does_not_name_are_those_of_the_preset() -> None:
 
 
 def test_guidance_that_a_request_does_not_name_is_that_of_the_preset() -> None:
-    assert GenerationRequest().guidance(TINY) == TINY_GUIDANCE == 3.0
+    assert GenerationRequest().guidance(TINY) == TINY_GUIDANCE == 2.0
     assert GenerationRequest(guidance_scale=1).guidance(TINY) == 1
     components = dataclasses.replace(
         toy_components(), preset=dataclasses.replace(toy_preset(), name="tiny")
@@ -182,7 +182,7 @@ def test_guidance_that_a_request_does_not_name_is_that_of_the_preset() -> None:
     options = {"seed": 5, "num_inference_steps": STEPS}
     unnamed, own, other = (
         pipeline(toy_frames(), "tap", **options, **scale).waveforms  # type: ignore[arg-type]
-        for scale in ({}, {"guidance_scale": 3.0}, {"guidance_scale": 4.5})
+        for scale in ({}, {"guidance_scale": 2.0}, {"guidance_scale": 4.5})
     )
     assert torch.equal(unnamed, own)
     assert not torch.equal(unnamed, other)
