@@ -131,6 +131,7 @@ def shoves(batch: Batch) -> list[list[float]]:
     level = (batch.layers["level"] * (batch.layers["kind"] == _FRICTION)[..., None]).amax(1)
     before, after = F.pad(level, (1, 0))[:, :-1], F.pad(level, (0, 2))[:, 2:]
     begins = (before < _RUBS / 4) & (level >= _RUBS / 4) & (after >= _RUBS)
+    begins[:, 0] = False  # it slid before
     found: list[list[float]] = [[] for _ in range(len(batch))]
     for clip, frame in begins.nonzero().tolist():
         found[clip].append((frame + 0.5) / LATENT_RATE)

@@ -51,6 +51,29 @@ def test_sound_starts_at_the_labelled_times(action: str) -> None:
     assert match.median_error_ms < 6  # measured: 3
 
 
+def test_shoves_are_where_a_thing_starts_to_slide() -> None:
+    batch = clips.make_batch(11, 0, 6, 4.0, action="slide", quiet=True)
+    rubbing = batch.layers["level"].amax(1)  # [B, A] at 50 Hz
+    shoves = labels.shoves(batch)
+    assert sum(map(len, shoves)) > 12
+    for clip, times in enumerate(shoves):
+        for seconds in times:
+            frame = int(seconds * 50)
+            assert rubbing[clip, frame - 1] < 0.05 <= rubbing[clip, frame]
+            assert rubbing[clip, frame : frame + 3].max() >= 0.2
+    assert labels.shoves(clips.make_batch(11, 0, 2, 4.0, action="bounce", quiet=True)) == [[], []]
+
+
+def test_what_cannot_be_seen_makes_no_sound() -> None:
+    batch = clips.make_batch(11, 0, 4, 4.0, action="bounce", quiet=True)
+    cut = labels.until(batch, 2.0)
+    assert cut.hits["seconds"].max() < 2.0
+    assert len(cut.owner) == int((batch.hits["seconds"] < 2.0).sum())
+    before, after = batch.waveform(), cut.waveform()
+    torch.testing.assert_close(after[:, : 2 * 48_000], before[:, : 2 * 48_000])
+    assert not torch.equal(after, before)
+
+
 def test_nothing_sounds_before_the_first_hit() -> None:
     batch = clips.make_batch(11, 0, 8, 4.0, action="bounce", quiet=True)
     sounds = batch.waveform()

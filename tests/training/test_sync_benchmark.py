@@ -57,6 +57,17 @@ def test_a_missing_and_a_needless_sound_are_told_apart(folder: Path) -> None:
     assert total.recall == pytest.approx(1 / 3)
 
 
+def test_an_onset_at_an_unscored_moment_counts_neither_way(folder: Path) -> None:
+    path = folder / "a.json"
+    description = json.loads(path.read_text()) | {"unscored": [{"time": 1.6}, {"time": 1.2}]}
+    path.write_text(json.dumps(description))
+    total, _ = evaluate(sounding([0.5, 1.2, 1.62, 2.5]), labelled_clips(folder))  # type: ignore[arg-type]
+    assert total.precision == pytest.approx(2 / 3)  # an event stays one
+    assert total.recall == pytest.approx(2 / 3)
+    silent, _ = evaluate(sounding([0.5, 1.2, 2.0]), labelled_clips(folder))  # type: ignore[arg-type]
+    assert silent.f1 == 1.0
+
+
 def test_a_folder_without_descriptions_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="holds no NAME"):
         labelled_clips(tmp_path)
