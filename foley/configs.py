@@ -17,7 +17,7 @@ MAX_TEXT_TOKENS = 77  # both prompts are cut here after encoding, as the weights
 # Solver steps where a request names none: as published, and for the small model the least from
 # which on quality does not rise (benchmarks/quality/README.md).
 OFFICIAL_STEPS = 50
-TINY_STEPS = 25
+TINY_STEPS = 16
 # Guidance where a request names none: as published (docs/specification.md, section 4), and for the
 # small model where it followed held-out clips best and obeyed prompts most often.
 OFFICIAL_GUIDANCE = 4.5
