@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from transformers import BatchEncoding, ClapTextModel, PreTrainedTokenizerBase
 
-from foley.configs import MAX_TEXT_TOKENS, SYNC_SEGMENT_FRAMES, SYNC_SEGMENT_STRIDE
-from foley.encoding import TEXT_PRIORITY, Encoders, num_frames
+from foley.configs import MAX_TEXT_TOKENS, SYNC_SEGMENT_STRIDE
+from foley.encoding import TEXT_PRIORITY, Encoders, num_frames, num_segments
 from foley.errors import PromptTooLongError
 from foley.models.uploads import uploaded
 
@@ -39,7 +39,7 @@ def encode_sync(encoders: Encoders, frames: Tensor) -> Encoding:
     """
     device, tokens = encoders.device, list[Tensor]()
     frames, start = _uploaded(frames, device), 0
-    for count in encoders.cut.segments.split(_num_segments(len(frames))):
+    for count in encoders.cut.segments.split(num_segments(len(frames))):
         if tokens:
             yield
         tokens.append(encoders.sync(frames[start : start + num_frames(count)]))
@@ -50,11 +50,7 @@ def encode_sync(encoders: Encoders, frames: Tensor) -> Encoding:
 def num_pieces(encoders: Encoders, num_visual: int, num_sync: int) -> int:
     """In how many pieces so many frames at 8 and at 25 fps are encoded; the text is one more."""
     frames, segments = encoders.cut
-    return frames.count(num_visual) + segments.count(_num_segments(num_sync)) + 1
-
-
-def _num_segments(num_frames: int) -> int:
-    return (num_frames - SYNC_SEGMENT_FRAMES) // SYNC_SEGMENT_STRIDE + 1
+    return frames.count(num_visual) + segments.count(num_segments(num_sync)) + 1
 
 
 def _uploaded(frames: Tensor, device: torch.device) -> Tensor:

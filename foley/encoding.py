@@ -80,6 +80,11 @@ ON_GPU = Cut(Pieces(32), Pieces(12))
 FROM_GRAPHS = Cut(Pieces(32, step=8), Pieces(24, step=4))
 
 
+def num_segments(num_frames: int) -> int:
+    """Segments in so many frames at 25 fps, at least 16; what fills none is left over."""
+    return (num_frames - SYNC_SEGMENT_FRAMES) // SYNC_SEGMENT_STRIDE + 1
+
+
 def num_frames(num_segments: int) -> int:
     """Frames at 25 fps of so many segments."""
     return (num_segments - 1) * SYNC_SEGMENT_STRIDE + SYNC_SEGMENT_FRAMES
@@ -127,8 +132,8 @@ class Encoders:
             return vision(pixel_values=normalise(frames, vision.dtype)).pooler_output
 
         def sync_tokens(frames: Tensor) -> Tensor:
-            count = (len(frames) - SYNC_SEGMENT_FRAMES) // SYNC_SEGMENT_STRIDE + 1
-            return synchformer(normalise(frames, synchformer.dtype), segments_at_once=count)
+            pixels = normalise(frames, synchformer.dtype)
+            return synchformer(pixels, segments_at_once=num_segments(len(frames)))
 
         def text_tokens(ids: Tensor, mask: Tensor) -> Tensor:
             return text(input_ids=ids, attention_mask=mask).last_hidden_state

@@ -269,7 +269,7 @@ def loudness(parts: Trained, how: Sampling, count: int) -> dict[str, float]:
     }
     for name, values in levels.items():
         table[f"force_level_correlation_in_a_material_{name}"] = round(
-            _correlation_within(materials, forces, values, heard[name]), 4
+            correlation_within(materials, forces, values, heard[name]), 4
         )
     error = np.abs(np.subtract(levels["rebuilt"], levels["real"]))
     known = [depth for depth in depths if not np.isnan(depth)]
@@ -280,7 +280,7 @@ def loudness(parts: Trained, how: Sampling, count: int) -> dict[str, float]:
     }
 
 
-def _correlation_within(
+def correlation_within(
     groups: list[float], forces: list[float], levels: list[float], chosen: list[bool]
 ) -> float:
     """Correlation of what is left of forces and levels without the mean of their group."""
@@ -321,7 +321,7 @@ def textures(parts: Trained, how: Sampling, count: int) -> dict[str, float]:
     return {
         "clips": len(levels),
         "level_correlation_between_clips": round(float(np.corrcoef(real_levels, levels)[0, 1]), 4),
-        "level_correlation_within": round(float(np.mean(inside)), 4) if inside else float("nan"),
+        "levelcorrelation_within": round(float(np.mean(inside)), 4) if inside else float("nan"),
         "level_bias_db": round(float(np.mean(np.subtract(levels, real_levels))), 2),
         "offset_relative_to_rms": round(float(np.max(offsets)), 4),
         "buzz_db": round(float(np.mean(buzz)), 2),

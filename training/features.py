@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foley.configs import SYNC_SEGMENT_FRAMES, SYNC_SEGMENT_STRIDE
+from foley.encoding import num_segments
 from foley.media.clock import num_latents
 from foley.models.synchformer import Synchformer
 from training import labels
@@ -51,7 +52,7 @@ class Encoders:
                 for part in seen.split(256)
             ]
             visual = torch.cat(pooled).float().unflatten(0, (batch, -1))
-            segments = labels.num_segments(num_frames)
+            segments = num_segments(num_frames)
             used = (segments - 1) * SYNC_SEGMENT_STRIDE + SYNC_SEGMENT_FRAMES
             patches = [self.sync.embed_patches(normalised(clip[:used]))[None] for clip in pictures]
             windows = torch.cat([labels.by_tubelet(p) for p in patches])  # [B * G, 8, P, C]

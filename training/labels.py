@@ -19,11 +19,6 @@ _FRICTION = LAYERS.index("friction")
 _RUBS = 0.2  # the least level of a shove
 
 
-def num_segments(num_frames: int) -> int:
-    """Segments of a clip."""
-    return (num_frames - SYNC_SEGMENT_FRAMES) // SYNC_SEGMENT_STRIDE + 1
-
-
 def by_tubelet(values: Tensor) -> Tensor:
     """[B, n / 2, ...] for each tubelet -> [B * G, 8, ...] for each token of each segment."""
     windows = values.unfold(1, SYNC_SEGMENT_FRAMES // 2, SYNC_SEGMENT_STRIDE // 2)  # [B, G, .., 8]

@@ -16,10 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from foley.encoding import num_segments
 from foley.media.clock import num_latents
 from foley.models.encoders import build_vision_encoder
 from foley.models.synchformer import build_synchformer
-from training import clips, labels, text
+from training import clips, text
 from training.analysis import ACTIVE, Analysis
 from training.fast import RecordedSteps, speed_up
 from training.features import MAX_TOKENS, Cache, Drawer, Encoders, Words, visual_frames
@@ -109,7 +110,7 @@ class Stepper:
         """Prepare a length."""
         assert self.recorded is not None
         batch, device = self.size(num_frames), self.cache.device
-        count, num_sync = num_latents(num_frames), 8 * labels.num_segments(num_frames)
+        count, num_sync = num_latents(num_frames), 8 * num_segments(num_frames)
         num_visual = len(visual_frames(num_frames, device))
         config = TRAINED.dit
 

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from benchmarks.records import percentile
+from foley.conditioning import Encoding
 from foley.configs import Preset
 
 
@@ -83,10 +85,13 @@ class Bench:
         return self.record.get("ceilings", {}).get(f"matrix_{precision}")
 
 
-def drained(encoding: Iterator[None]) -> None:
-    """Run an encoding to its end."""
-    for _ in encoding:
-        pass
+def drained(encoding: Encoding) -> Tensor:
+    """What an encoding returns at its end."""
+    try:
+        while True:
+            next(encoding)
+    except StopIteration as stop:
+        return stop.value
 
 
 @contextmanager

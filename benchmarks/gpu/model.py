@@ -10,6 +10,7 @@ from benchmarks.gpu.bench import Bench
 from foley.checkpoints import Components, build_on_meta, load_tokenizer
 from foley.configs import LATENT_RATE, SYNC_FPS, VISUAL_FPS, DiTConfig, Preset
 from foley.denoise import Denoising, Part
+from foley.encoding import num_segments
 from foley.models.dit import FoleyDiT
 from foley.models.encoders import restore_buffers
 from foley.sampling import draw_noise, make_sigmas
@@ -79,8 +80,8 @@ def random_frames(preset: Preset, seconds: float) -> VideoFrames:
     )
 
 
-def num_segments(seconds: float) -> int:
-    return max(1, (round(seconds * SYNC_FPS) - 16) // 8 + 1)
+def _num_sync(seconds: float) -> int:
+    return 8 * max(1, num_segments(round(seconds * SYNC_FPS)))
 
 
 def random_part(
@@ -95,7 +96,7 @@ def random_part(
     frames = round(seconds * LATENT_RATE)
     conditions = Conditions(
         visual_tokens=draw(max(1, round(seconds * VISUAL_FPS)), config.visual_dim),
-        sync_tokens=draw(8 * num_segments(seconds), config.sync_dim),
+        sync_tokens=draw(_num_sync(seconds), config.sync_dim),
         text_tokens=draw(2, NUM_TEXT, config.text_dim),
         num_latents=frames,
     )
@@ -111,7 +112,7 @@ def step_flop(config: DiTConfig, seconds: float) -> float:
     """Operations of one guided evaluation of one clip. Source: specification, section 14."""
     c, f = config.hidden_dim, config.conv_mlp_dim
     a, v = round(seconds * LATENT_RATE), max(1, round(seconds * VISUAL_FPS))
-    s, t = 8 * num_segments(seconds), NUM_TEXT
+    s, t = _num_sync(seconds), NUM_TEXT
     joint = 14 * c**2 * (a + v) + 2 * c**2 * t + 18 * c**2 + 2 * c * (a + v) ** 2
     joint += 2 * c * (a + v) * t
     single = a * (12 * c**2 + 9 * c * f) + 2 * c * a**2
@@ -126,7 +127,7 @@ def computed_flop(config: DiTConfig, seconds: float) -> float:
     """The same without what is constant over the steps, dead, or alike for tokens of one row."""
     c, f = config.hidden_dim, config.conv_mlp_dim
     a, v = round(seconds * LATENT_RATE), max(1, round(seconds * VISUAL_FPS))
-    s, t = 8 * num_segments(seconds), NUM_TEXT
+    s, t = _num_sync(seconds), NUM_TEXT
     full = 14 * c**2 * (a + v) + 2 * c * (a + v) ** 2 + 2 * c * (a + v) * t
     last = 14 * c**2 * a + 2 * c**2 * v + 2 * c * a * (a + v) + 2 * c * a * t
     joint = 2 * ((config.num_joint_blocks - 1) * full + last)

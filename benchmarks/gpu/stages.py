@@ -11,7 +11,7 @@ from torch import Tensor
 from benchmarks.gpu.bench import Bench, drained, settled
 from benchmarks.gpu.model import random_components, random_frames
 from benchmarks.records import percentile
-from foley.conditioning import Encoding, encode_sync, encode_text, encode_visual, tokenize
+from foley.conditioning import encode_sync, encode_text, encode_visual, tokenize
 from foley.configs import LATENT_RATE
 from foley.denoise import clip_context, denoise
 from foley.pipeline import FoleyPipeline
@@ -78,11 +78,11 @@ def _repeats(
     The decoder is tried with the library's deterministic kernels alone, too: whether those are
     what a difference is due to, and what they cost.
     """
-    prompts = request.negative_prompt, request.prompt
-    words = tokenize(pipeline._tokenizer, pipeline._encoders.text_model, *prompts)
+    encoders, prompts = pipeline._encoders, (request.prompt, request.negative_prompt)
+    words = tokenize(pipeline._tokenizer, encoders.text_model, *reversed(prompts))
     shape = 1, bench.preset.vae.latent_dim, round(bench.args.seconds * LATENT_RATE)
     latents = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(bench.device)
-    conditions = pipeline.condition(frames, request.prompt, request.negative_prompt)
+    conditions = pipeline.condition(frames, *prompts)
 
     def few_steps() -> Tensor:
         return denoise(
@@ -90,7 +90,7 @@ def _repeats(
             conditions,
             latents,
             make_sigmas(4),
-            guidance_scale=4.5,
+            guidance_scale=request.guidance(bench.preset),
         )
 
     def strict_sound() -> Tensor:
@@ -98,13 +98,13 @@ def _repeats(
             return pipeline.decode(latents)
 
     def text() -> Tensor:
-        return encode_text(pipeline._encoders, words)()
+        return encode_text(encoders, words)()
 
     runs_of: dict[str, Callable[[], Tensor]] = {
-        "visual": lambda: _made(encode_visual(pipeline._encoders, frames.visual)),
-        "sync": lambda: _made(encode_sync(pipeline._encoders, frames.sync)),
+        "visual": lambda: drained(encode_visual(encoders, frames.visual)),
+        "sync": lambda: drained(encode_sync(encoders, frames.sync)),
         "text": text,
-        "text_beside_frames": lambda: pipeline.condition(frames, *prompts[::-1]).text_tokens,
+        "text_beside_frames": lambda: pipeline.condition(frames, *prompts).text_tokens,
         "steps": few_steps,
         "sound": lambda: pipeline.decode(latents),
         "sound_deterministic": strict_sound,
@@ -122,15 +122,6 @@ def _repeats(
 
 def _median(bench: Bench, run: Callable[[], object]) -> float:
     return percentile(bench.timed(run, 10), 50)
-
-
-def _made(encoding: Encoding) -> Tensor:
-    """What an encoding returns."""
-    try:
-        while True:
-            next(encoding)
-    except StopIteration as stop:
-        return stop.value
 
 
 def _decode_pieces(bench: Bench, pipeline: FoleyPipeline) -> dict[str, Any]:
@@ -163,8 +154,8 @@ def _condition_parts(bench: Bench, pipeline: FoleyPipeline, frames: VideoFrames)
         return {"median": percentile(samples, 50), "samples": samples}
 
     device, encoders = bench.device, pipeline._encoders
-    prompts = "noisy, harsh", "a dog barks twice"
-    words = tokenize(pipeline._tokenizer, encoders.text_model, *prompts)
+    prompts = "a dog barks twice", "noisy, harsh"
+    words = tokenize(pipeline._tokenizer, encoders.text_model, *reversed(prompts))
     near = frames.visual.to(device), frames.sync.to(device)
     with torch.inference_mode():
         conditions = pipeline.condition(frames, *prompts)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from training import clips, judge, labels, motion, scene
+from training import clips, evaluate, judge, labels, motion, scene
 from training.materials import MATERIALS
 
 
@@ -144,3 +144,11 @@ def test_matching_is_one_to_one() -> None:
         or len(judge.match([1.0, 1.02], [1.01])) == 1
     )
     assert judge.match([1.0], [1.07]) == []
+
+
+def test_force_and_level_are_compared_within_a_material() -> None:
+    forces, materials = [0.0, 1.0, 2.0] * 2, [0.0] * 3 + [1.0] * 3
+    levels = [-30.0, -27.0, -24.0, -10.0, -7.0, -60.0]  # the last one was not heard
+    heard = [True] * 5 + [False]
+    assert evaluate.correlation_within(materials, forces, levels, heard) == pytest.approx(1.0)
+    assert evaluate.correlation_within(materials, forces, levels, [True] * 6) < 0.5
