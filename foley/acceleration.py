@@ -263,10 +263,16 @@ def fuse_synchformer(synchformer: Synchformer) -> None:
             wide = module.mlp[0]
             assert isinstance(wide, nn.Linear)
             module.mlp[0], module.mlp[1] = LinearGelu(wide), nn.Identity()
-        if isinstance(module, DividedAttention) and module.qkv.weight.is_cuda and kernels:
-            width = module.proj.in_features // module.num_heads
-            if kernels.serves_divided(width, synchformer.num_tubelets, num_patches):
-                module.function = kernels.attend_divided
+        if not isinstance(module, DividedAttention | FrameAggregation):
+            continue
+        if not module.qkv.weight.is_cuda or kernels is None:
+            continue
+        width = module.qkv.in_features // module.num_heads
+        if isinstance(module, FrameAggregation):
+            if kernels.serves(width):
+                module.function = kernels.attend_first
+        elif kernels.serves_divided(width, synchformer.num_tubelets, num_patches):
+            module.function = kernels.attend_divided
 
 
 def compile_layers(module: nn.Module) -> None:

@@ -120,10 +120,13 @@ class Session:
         waveform = self._model.decode(self._latents[index : index + 1])
         if self._num_samples is not None:
             waveform = faded(waveform[..., : self._num_samples])
+        # Where it was made: the host's threads may have to be woken for so much.
+        finite = waveform.isfinite().all()
         self._waveforms.append(waveform.cpu())
+        if not finite:
+            raise self._damaged()
         if len(self._waveforms) == len(self.seeds):
             self._latents = None
-            self._check_finite()
             self._end_stage("decode", "done")
 
     def result(self) -> Generation:
@@ -166,13 +169,11 @@ class Session:
         self.timings[name], self._began = now - self._began, now
         self.stage = following
 
-    def _check_finite(self) -> None:
-        if not all(waveform.isfinite().all() for waveform in self._waveforms):
-            raise ModelError(
-                "the model gave values that are not finite; its weights "
-                f"({self._model.source}) are damaged or of another model: fetch or convert them "
-                "again"
-            )
+    def _damaged(self) -> ModelError:
+        return ModelError(
+            "the model gave values that are not finite; its weights "
+            f"({self._model.source}) are damaged or of another model: fetch or convert them again"
+        )
 
 
 def num_samples(preset: Preset, frames: VideoFrames) -> int | None:

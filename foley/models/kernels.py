@@ -219,16 +219,7 @@ def attend_divided(qkv: Tensor, num_heads: int, num_tubelets: int, over_time: bo
     num_patches = (num_tokens - 1) // num_tubelets
     qkv, scale = qkv.contiguous(), dim**-0.5
     out = qkv.new_empty(segments, num_tokens, width // 3)
-    _attend_everywhere[(num_heads, segments)](
-        qkv,
-        out,
-        scale,
-        HEADS=num_heads,
-        DIM=dim,
-        TOKENS=num_tokens,
-        KEYS=_CLASS_KEYS,
-        num_warps=4,
-    )
+    _let_first_attend(qkv, num_heads, out)
     if over_time:
         _attend_over_time[(triton.cdiv(num_patches, _PATCHES), num_heads, segments)](
             qkv,
@@ -263,6 +254,47 @@ def _(qkv: Tensor, num_heads: int, num_tubelets: int, over_time: bool) -> Tensor
     return qkv.new_empty(qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3)
 
 
+@torch.library.custom_op("foley::attend_first", mutates_args=())
+def attend_first(qkv: Tensor, num_heads: int) -> Tensor:
+    """What the first token of each row gathers from all of the row, itself too.
+
+    The library's kernel for a single query (cuDNN's) now and then gives another last bit for the
+    same input.
+
+    Args:
+        qkv: [B, N, 3 * H * D].
+        num_heads: H.
+
+    Returns:
+        [B, 1, H * D].
+    """
+    out = qkv.new_empty(len(qkv), 1, qkv.shape[2] // 3)
+    _let_first_attend(qkv.contiguous(), num_heads, out)
+    return out
+
+
+@attend_first.register_fake
+def _(qkv: Tensor, num_heads: int) -> Tensor:
+    return qkv.new_empty(len(qkv), 1, qkv.shape[2] // 3)
+
+
+def _let_first_attend(qkv: Tensor, num_heads: int, out: Tensor) -> None:
+    """Into the first token of each row of `out`."""
+    rows, num_tokens, width = qkv.shape
+    dim = width // 3 // num_heads
+    _attend_everywhere[(num_heads, rows)](
+        qkv,
+        out,
+        dim**-0.5,
+        HEADS=num_heads,
+        DIM=dim,
+        TOKENS=num_tokens,
+        OUT_TOKENS=out.shape[1],
+        KEYS=_CLASS_KEYS,
+        num_warps=4,
+    )
+
+
 @triton.jit
 def _attend_everywhere(
     qkv,
@@ -271,14 +303,15 @@ def _attend_everywhere(
     HEADS: tl.constexpr,  # noqa: N803
     DIM: tl.constexpr,  # noqa: N803
     TOKENS: tl.constexpr,  # noqa: N803
+    OUT_TOKENS: tl.constexpr,  # noqa: N803
     KEYS: tl.constexpr,  # noqa: N803
 ):
     # One query, the class token's, so no products of matrices.
     row, lane = tl.arange(0, KEYS), tl.arange(0, DIM)
     width = HEADS * DIM
-    segment = tl.program_id(1).to(tl.int64) * TOKENS
+    which = tl.program_id(1).to(tl.int64)
     head = tl.program_id(0) * DIM + lane
-    first = qkv + segment * (3 * width) + head
+    first = qkv + which * (TOKENS * 3 * width) + head
     query = tl.load(first).to(tl.float32) * scale
     highest = tl.full((1,), float("-inf"), dtype=tl.float32)
     total = tl.zeros((1,), dtype=tl.float32)
@@ -296,7 +329,7 @@ def _attend_everywhere(
         made = made * before + tl.sum(weight[:, None] * value, 0)
         highest = higher
     made = made / total
-    tl.store(out + segment * width + head, made.to(out.dtype.element_ty))
+    tl.store(out + which * (OUT_TOKENS * width) + head, made.to(out.dtype.element_ty))
 
 
 @triton.jit

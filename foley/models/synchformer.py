@@ -88,16 +88,23 @@ class FrameAggregation(nn.Module):
         self.norm1 = nn.LayerNorm(dim, eps=_EPS)
         self.qkv = nn.Linear(dim, 3 * dim)
         self.out = nn.Linear(dim, dim)
+        # Something faster between the products: of the projections [frames, 1 + P, 3 * C] and H.
+        self.function: Callable[[Tensor, int], Tensor] | None = None
         self.norm2 = nn.LayerNorm(dim, eps=_EPS)
         self.mlp = nn.Sequential(nn.Linear(dim, mlp_dim), nn.GELU(), nn.Linear(mlp_dim, dim))
 
     def forward(self, patches: Tensor) -> Tensor:
         """[frames, P, C] -> [frames, C]. Only the class token's result is computed."""
         first = self.cls_token.expand(len(patches), -1, -1)
-        normed = self.norm1(torch.cat((first, patches), dim=1))
-        query, key, value = self.qkv(normed).unflatten(-1, (3, self.num_heads, -1)).unbind(2)
-        x = first + self.out(attend(query[:, :1], key, value).flatten(-2))  # [frames, 1, C]
+        projected = self.qkv(self.norm1(torch.cat((first, patches), dim=1)))
+        x = first + self.out(self._gathered(projected))  # [frames, 1, C]
         return (x + self.mlp(self.norm2(x))).squeeze(1)
+
+    def _gathered(self, projected: Tensor) -> Tensor:
+        if self.function is not None:
+            return self.function(projected, self.num_heads)
+        query, key, value = projected.unflatten(-1, (3, self.num_heads, -1)).unbind(2)
+        return attend(query[:, :1], key, value).flatten(-2)
 
 
 class Synchformer(ModelMixin, ConfigMixin):
