@@ -7,12 +7,13 @@ python -m training.evaluate --state FOLDER --out FILE [--quick]
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from foley.configs import OFFICIAL_GUIDANCE, SYNC_SEGMENT_STRIDE, TINY_GUIDANCE
@@ -230,66 +231,64 @@ def obedience(parts: Trained, how: Sampling, count: int) -> dict[str, float]:
 def loudness(parts: Trained, how: Sampling, count: int) -> dict[str, float]:
     """Whether levels follow forces, and how silent it is between events.
 
-    Over all hits and all materials, which differ in energy at one force; and over those that are
-    heard, among hits of one material.
+    Of the events that are heard, from their onset on, over all materials (which differ in energy at
+    one force) and within them; and of all hits at their exact time, heard or not.
     """
-    levels: dict[str, list[float]] = {"generated": [], "rebuilt": [], "real": []}
-    heard: dict[str, list[bool]] = {name: [] for name in levels}
+    kinds = ("generated", "rebuilt", "real")
+    heard: dict[str, list[float | None]] = {kind: [] for kind in kinds}
+    exact: dict[str, list[float]] = {kind: [] for kind in kinds}
     forces: list[float] = []
-    materials: list[float] = []
-    depths: list[float] = []
+    materials: list[int] = []
+    depths: dict[str, list[float]] = {kind: [] for kind in kinds[:2]}
     for action in ("bounce", "roam", "tap", "clap"):
         for batch in held_out(parts, 5.0, count, action=action, quiet=True):
             real = batch.waveform()
+            rebuilt = parts.vae.decode(with_noise(parts.analysis(real))).float()[:, 0]
             sounds = {
                 "generated": generate(parts, batch, how),
-                "rebuilt": parts.vae.decode(with_noise(parts.analysis(real))).float()[:, 0],
+                "rebuilt": faded(rebuilt[:, : real.shape[1]]),
                 "real": real,
             }
             found = {name: [judge.onsets(one) for one in sound] for name, sound in sounds.items()}
-            for owner, seconds, force, material in zip(
-                batch.owner.tolist(),
-                batch.hits["seconds"].tolist(),
-                batch.hits["force"].tolist(),
-                batch.hits["material"].tolist(),
-                strict=True,
-            ):
-                forces.append(np.log(max(force, 0.02)))
-                materials.append(material)
+            owners, hits = batch.owner.tolist(), batch.hits
+            forces += [np.log(max(force, 0.02)) for force in hits["force"].tolist()]
+            materials += hits["material"].long().tolist()
+            for owner, seconds in zip(owners, hits["seconds"].tolist(), strict=True):
                 for name, sound in sounds.items():
-                    levels[name].append(judge.level_db(sound[owner], seconds))
-                    heard[name].append(bool(judge.match(found[name][owner], [seconds])))
-            depths += [
-                judge.silence_db(real[clip], sounds["generated"][clip])
-                for clip in range(len(batch))
-            ]
-    table = {
-        f"force_level_correlation_{name}": round(float(np.corrcoef(forces, values)[0, 1]), 4)
-        for name, values in levels.items()
-    }
-    for name, values in levels.items():
-        table[f"force_level_correlation_in_a_material_{name}"] = round(
-            correlation_within(materials, forces, values, heard[name]), 4
-        )
-    error = np.abs(np.subtract(levels["rebuilt"], levels["real"]))
-    known = [depth for depth in depths if not np.isnan(depth)]
-    return table | {
-        "rebuilt_level_error_db": round(float(np.median(error)), 2),
-        "silence_db_median": round(float(np.median(known)), 1),
-        "share_of_clips_30_db_silent": round(float(np.mean([d >= 30 for d in known])), 4),
-    }
+                    onsets = found[name][owner]
+                    exact[name].append(judge.level_db(sound[owner], seconds))
+                    heard[name].append(judge.heard_level_db(sound[owner], onsets, seconds))
+            for name, values in depths.items():
+                values += [judge.silence_db(*pair) for pair in zip(real, sounds[name], strict=True)]
+    table: dict[str, float] = {}
+    for name in kinds:
+        rows = [i for i, level in enumerate(heard[name]) if level is not None]
+        pairs = np.array([(forces[i], heard[name][i]) for i in rows], dtype=float)
+        inside = correlation_within([materials[i] for i in rows], pairs)
+        all_hits = float(np.corrcoef(forces, exact[name])[0, 1])
+        table |= {
+            f"force_level_correlation_{name}": round(float(np.corrcoef(pairs.T)[0, 1]), 4),
+            f"force_level_correlation_in_a_material_{name}": round(inside, 4),
+            f"force_level_correlation_all_hits_{name}": round(all_hits, 4),
+            f"heard_{name}": round(len(rows) / len(forces), 4),
+        }
+    error = np.abs(np.subtract(exact["rebuilt"], exact["real"]))
+    table["rebuilt_level_error_db"] = round(float(np.median(error)), 2)
+    for name, values in depths.items():
+        known = [depth for depth in values if not np.isnan(depth)]
+        table[f"silence_db_median_{name}"] = round(float(np.median(known)), 1)
+        share = float(np.mean([depth >= 30 for depth in known]))
+        table[f"share_of_clips_30_db_silent_{name}"] = round(share, 4)
+    return table
 
 
-def correlation_within(
-    groups: list[float], forces: list[float], levels: list[float], chosen: list[bool]
-) -> float:
-    """Correlation of what is left of forces and levels without the mean of their group."""
+def correlation_within(groups: Sequence[int], pairs: NDArray[np.float64]) -> float:
+    """Correlation of pairs [E, 2] without the mean of their group; groups of two tell nothing."""
     rest = []
     for group in set(groups):
-        rows = [i for i, other in enumerate(groups) if other == group and chosen[i]]
-        pairs = np.array([(forces[i], levels[i]) for i in rows])
-        if len(rows) > 2:
-            rest.append(pairs - pairs.mean(0))
+        own = pairs[np.array(groups) == group]
+        if len(own) > 2:
+            rest.append(own - own.mean(0))
     return float(np.corrcoef(np.concatenate(rest).T)[0, 1]) if rest else float("nan")
 
 
@@ -297,6 +296,7 @@ def correlation_within(
 def textures(parts: Trained, how: Sampling, count: int) -> dict[str, float]:
     """Continuous sounds: level over clips and within them, constant offset, buzz, clicks."""
     real_levels, levels, inside, offsets, buzz, real_buzz = [], [], [], [], [], []
+    clicks, real_clicks = 0, 0
     for batch in held_out(parts, 5.0, count):
         kinds = batch.layers["kind"][:, 0]
         silent_hits = torch.ones(len(batch), dtype=torch.bool, device=parts.device)
@@ -313,6 +313,7 @@ def textures(parts: Trained, how: Sampling, count: int) -> dict[str, float]:
             if a.std() > 2:
                 inside.append(float(torch.corrcoef(torch.stack((a, b)))[0, 1]))
             offsets.append(float(two.mean().abs() / two.square().mean().sqrt().clamp_min(1e-6)))
+            clicks, real_clicks = clicks + judge.clicks(two), real_clicks + judge.clicks(one)
             if int(kinds[clip]) != 2:  # engines are meant to hum
                 buzz.append(judge.buzz_db(two))
                 real_buzz.append(judge.buzz_db(one))
@@ -321,9 +322,11 @@ def textures(parts: Trained, how: Sampling, count: int) -> dict[str, float]:
     return {
         "clips": len(levels),
         "level_correlation_between_clips": round(float(np.corrcoef(real_levels, levels)[0, 1]), 4),
-        "levelcorrelation_within": round(float(np.mean(inside)), 4) if inside else float("nan"),
+        "level_correlation_within": round(float(np.mean(inside)), 4) if inside else float("nan"),
         "level_bias_db": round(float(np.mean(np.subtract(levels, real_levels))), 2),
         "offset_relative_to_rms": round(float(np.max(offsets)), 4),
+        "clicks_a_clip": round(clicks / len(levels), 2),
+        "clicks_a_clip_real": round(real_clicks / len(levels), 2),
         "buzz_db": round(float(np.mean(buzz)), 2),
         "buzz_db_real": round(float(np.mean(real_buzz)), 2),
     }

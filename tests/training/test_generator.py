@@ -147,8 +147,28 @@ def test_matching_is_one_to_one() -> None:
 
 
 def test_force_and_level_are_compared_within_a_material() -> None:
-    forces, materials = [0.0, 1.0, 2.0] * 2, [0.0] * 3 + [1.0] * 3
-    levels = [-30.0, -27.0, -24.0, -10.0, -7.0, -60.0]  # the last one was not heard
-    heard = [True] * 5 + [False]
-    assert evaluate.correlation_within(materials, forces, levels, heard) == pytest.approx(1.0)
-    assert evaluate.correlation_within(materials, forces, levels, [True] * 6) < 0.5
+    pairs = np.array([(0, -30), (1, -27), (2, -24), (0, -10), (1, -7), (2, -4)], dtype=float)
+    assert np.corrcoef(pairs.T)[0, 1] < 0.5
+    assert evaluate.correlation_within([0, 0, 0, 1, 1, 1], pairs) == pytest.approx(1.0)
+
+
+def test_an_events_level_is_that_of_its_onset_wherever_it_is_heard() -> None:
+    sound = torch.zeros(48_000)
+    sound[24_000:24_480] = torch.randn(480, generator=torch.Generator().manual_seed(0))
+    found = judge.onsets(sound)
+    assert len(found) == 1
+    level = judge.heard_level_db(sound, found, 0.53)
+    assert level == pytest.approx(judge.level_db(sound, 0.495), abs=1.0)
+    assert judge.level_db(sound, 0.53) < level - 40  # from the exact time on it is missed
+    assert judge.heard_level_db(sound, found, 0.60) is None
+    assert judge.heard_level_db(sound, [], 0.53) is None
+
+
+def test_clicks_are_what_stands_out_for_a_moment() -> None:
+    generator = torch.Generator().manual_seed(0)
+    hiss = 0.01 * torch.randn(96_000, generator=generator)
+    assert judge.clicks(hiss) == 0
+    clicked = hiss.clone()
+    clicked[[20_000, 50_000, 80_000]] = torch.tensor([0.9, -0.9, 0.9])
+    assert judge.clicks(torch.zeros(96_000)) == 0
+    assert judge.clicks(clicked) == 3
