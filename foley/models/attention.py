@@ -45,7 +45,25 @@ def attend(query: Tensor, key: Tensor, value: Tensor, segments: Segments | None 
         if kernel.dense is not None:
             return _output(kernel.dense(query, key, value))
     query, key, value = (x.transpose(1, 2) for x in (query, key, value))  # [B, H, N, D]
+    if query.shape[2] == 1 and value.is_cuda and value.dtype in _HALF:
+        return attend_once(query, key, value).transpose(1, 2)
     return scaled_dot_product_attention(query, key, value).transpose(1, 2)
+
+
+def attend_once(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """The attention of a single query, spelt out: cuDNN's kernel, which PyTorch would take on an
+    H100, now and then gives another last bit for the same input.
+
+    Args:
+        query: [B, H, 1, D].
+        key: [B, H, M, D].
+        value: [B, H, M, D].
+
+    Returns:
+        [B, H, 1, D], in the dtype of `value`.
+    """
+    scores = query.float() @ key.float().transpose(2, 3) * query.shape[-1] ** -0.5
+    return (scores.softmax(-1) @ value.float()).to(value.dtype)
 
 
 def _attend_segments(query: Tensor, key: Tensor, value: Tensor, segments: Segments) -> Tensor:

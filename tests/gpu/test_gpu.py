@@ -165,6 +165,16 @@ def test_attention_in_half_precision_stays_within_the_segments() -> None:
     assert relative_l2(half, exact) < 0.01
 
 
+def test_attention_of_one_query_repeats_bit_for_bit() -> None:
+    torch.manual_seed(0)
+    # As Synchformer's projections lie: cuDNN's kernel gives another last bit in 3 of 40 runs.
+    projected = torch.randn(192, 197, 3, 12, 64, device="cuda")
+    query, key, value = projected.bfloat16().unbind(2)
+    made = attend(query[:, :1], key, value)
+    assert relative_l2(made, attend(projected[:, :1, 0], *projected.unbind(2)[1:])) < 0.01
+    assert all(torch.equal(attend(query[:, :1], key, value), made) for _ in range(200))
+
+
 def test_a_seed_repeats_its_sound_bit_for_bit() -> None:
     pipeline = FoleyPipeline(toy_components(), CUDA)
     first, *others = (
@@ -405,7 +415,6 @@ def test_a_frames_token_gathers_as_by_plain_pytorch_and_repeats() -> None:
         patches = torch.randn(frames, num_patches, dim, device="cuda")
         made = fast(patches.bfloat16())
         assert relative_l2(made, plain(patches)) < 0.01
-        # The library's attention of a single query gives another last bit once in ten runs.
         assert all(torch.equal(fast(patches.bfloat16()), made) for _ in range(100))
         projected = torch.randn(frames, 1 + num_patches, 3 * dim, device="cuda").bfloat16()
         gathered = plain.float()._gathered(projected.float())
@@ -417,9 +426,9 @@ def test_the_full_size_sync_encoder_repeats_bit_for_bit() -> None:
     torch.manual_seed(0)
     with torch.device("cuda"):
         synchformer = build_synchformer(PRESETS["xxl"].synchformer).to(torch.bfloat16).eval()
-        frames = torch.randn(40, 3, 224, 224, dtype=torch.bfloat16)
+        frames = torch.randn(200, 3, 224, 224, dtype=torch.bfloat16)
     fuse_synchformer(synchformer)
-    replay, made = CudaCapture(0)(lambda: synchformer(frames, segments_at_once=4))
+    replay, made = CudaCapture(0)(lambda: synchformer(frames, segments_at_once=24))
     replay()
     first = made.clone()
     for _ in range(50):
