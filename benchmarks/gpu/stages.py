@@ -17,7 +17,7 @@ from foley.denoise import clip_context, denoise
 from foley.pipeline import FoleyPipeline
 from foley.request import GenerationRequest
 from foley.sampling import make_sigmas
-from foley.types import VideoFrames
+from foley.types import Conditions, VideoFrames
 
 
 def stages(bench: Bench) -> dict[str, Any]:
@@ -73,34 +73,17 @@ def stages(bench: Bench) -> dict[str, Any]:
 def _repeats(
     bench: Bench, pipeline: FoleyPipeline, frames: VideoFrames, request: GenerationRequest
 ) -> dict[str, int]:
-    """How many of 20 runs of each stage differ from the first, given the same input bit for bit.
-
-    The decoder is tried with the library's deterministic kernels alone, too: whether those are
-    what a difference is due to, and what they cost.
-    """
+    """How many of 20 runs of each stage differ from the first, given the same input bit for bit."""
     encoders, prompts = pipeline._encoders, (request.prompt, request.negative_prompt)
     words = tokenize(pipeline._tokenizer, encoders.text_model, *reversed(prompts))
     shape = 1, bench.preset.vae.latent_dim, round(bench.args.seconds * LATENT_RATE)
     latents = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(bench.device)
-    conditions = pipeline.condition(frames, *prompts)
+    told = pipeline.condition(frames, *prompts)
 
-    def few_steps() -> Tensor:
-        return denoise(
-            pipeline.velocity_model(),
-            conditions,
-            latents,
-            make_sigmas(4),
-            guidance_scale=request.guidance(bench.preset),
-        )
-
-    def many_steps() -> Tensor:
-        return denoise(
-            pipeline.velocity_model(),
-            pipeline.condition(frames, *prompts),
-            latents,
-            make_sigmas(50),
-            guidance_scale=request.guidance(bench.preset),
-        )
+    def sampled(conditions: Conditions, num_steps: int) -> Tensor:
+        sigmas, scale = make_sigmas(num_steps), request.guidance(bench.preset)
+        model = pipeline.velocity_model()
+        return denoise(model, conditions, latents, sigmas, guidance_scale=scale)
 
     def text() -> Tensor:
         return encode_text(encoders, words)()
@@ -110,8 +93,8 @@ def _repeats(
         "sync": lambda: drained(encode_sync(encoders, frames.sync)),
         "text": text,
         "text_beside_frames": lambda: pipeline.condition(frames, *prompts).text_tokens,
-        "steps": few_steps,
-        "steps_large": many_steps,
+        "steps": lambda: sampled(told, 4),
+        "conditions_and_steps": lambda: sampled(pipeline.condition(frames, *prompts), 50),
         "sound": lambda: pipeline.decode(latents),
     }
     runs = 20 if bench.on_gpu else 2
@@ -121,10 +104,6 @@ def _repeats(
             first = run().cpu()
             found[name] = sum(not torch.equal(run().cpu(), first) for _ in range(runs))
     return found
-
-
-def _median(bench: Bench, run: Callable[[], object]) -> float:
-    return percentile(bench.timed(run, 10), 50)
 
 
 def _decode_pieces(bench: Bench, pipeline: FoleyPipeline) -> dict[str, Any]:
