@@ -120,7 +120,7 @@ class Session:
         waveform = self._model.decode(self._latents[index : index + 1])
         if self._num_samples is not None:
             waveform = faded(waveform[..., : self._num_samples])
-        # Where it was made: the host's threads may have to be woken for so much.
+        # On the device: the host would go through 400,000 values.
         finite = waveform.isfinite().all()
         self._waveforms.append(waveform.cpu())
         if not finite:

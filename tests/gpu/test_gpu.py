@@ -417,7 +417,7 @@ def test_a_frames_token_gathers_as_by_plain_pytorch_and_repeats() -> None:
         assert relative_l2(made, plain(patches)) < 0.01
         assert all(torch.equal(fast(patches.bfloat16()), made) for _ in range(100))
         projected = torch.randn(frames, 1 + num_patches, 3 * dim, device="cuda").bfloat16()
-        gathered = plain.float()._gathered(projected.float())
+        gathered = plain._gathered(projected.float())
         assert relative_l2(kernels.attend_first(projected, num_heads), gathered) < 0.005
 
 
