@@ -1,7 +1,6 @@
 """What goes in: errors beside their cause, cancelling, keys, and who uses keyboard or phone."""
 
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from playwright.sync_api import expect
 
 from foley.configs import OFFICIAL_GUIDANCE, TINY, TINY_GUIDANCE, TINY_STEPS
 from tests.page.conftest import Start, Tab, num_pages
+from tests.ports import free_port
 from tests.service.server import ROOT, Server
 
 MIN_CONTRAST = 4.5  # WCAG 2.2, AA, for text of ordinary size
@@ -297,13 +297,6 @@ def test_keys_on_the_page_alone(open_tab: Callable[..., Tab], keyed: Server, cli
             process.terminate()
     assert process.returncode == 0
     assert "right-key" not in keyed.log.read_text()
-
-
-def free_port() -> int:
-    with socket.socket() as reserved:
-        reserved.bind(("127.0.0.1", 0))
-        port: int = reserved.getsockname()[1]
-        return port
 
 
 def wait_for(url: str) -> None:

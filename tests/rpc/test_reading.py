@@ -21,7 +21,8 @@ from runners.rpc.foley_pb2_grpc import FoleyServiceStub
 from runners.rpc.server import RpcServer
 from runners.rpc.servicer import FoleyServicer
 from runners.settings import Settings
-from tests.rpc.test_server import free_port, ready
+from tests.ports import free_port
+from tests.rpc.test_server import ready
 
 NUM_BYTES = 40_000_000
 TIMEOUT_SECONDS = 1.0
@@ -58,7 +59,7 @@ async def read_all(call: grpc.aio.StreamStreamCall) -> None:
 def test_a_caller_who_stops_reading_holds_neither_place_nor_files(tmp_path: Path) -> None:
     async def run() -> None:
         settings = Settings(
-            request_timeout_seconds=TIMEOUT_SECONDS, grpc_port=free_port(), grpc_host="::1"
+            request_timeout_seconds=TIMEOUT_SECONDS, grpc_port=free_port("::1"), grpc_host="::1"
         )
         desk, scratch = FullDesk(), Scratch(tmp_path)
         servicer = FoleyServicer(settings, desk, scratch, InFlight(tmp_path), Keys([]))  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ from runners.errors import NotReadyError
 from runners.rpc.foley_pb2_grpc import FoleyServiceServicer
 from runners.rpc.server import RpcServer
 from runners.settings import Settings
+from tests.ports import free_port
 
 
 async def ready() -> None:
@@ -50,7 +51,9 @@ def test_health_is_not_serving_from_the_moment_the_end_is_asked_for() -> None:
 
     async def run() -> None:
         server = RpcServer(
-            FoleyServiceServicer(), Settings(grpc_port=free_port(), grpc_host="::1"), ready=ready
+            FoleyServiceServicer(),
+            Settings(grpc_port=free_port("::1"), grpc_host="::1"),
+            ready=ready,
         )
         async with grpc.aio.insecure_channel(f"[::1]:{server._port}") as channel:
             watch = health_pb2_grpc.HealthStub(channel).Watch(
@@ -66,9 +69,3 @@ def test_health_is_not_serving_from_the_moment_the_end_is_asked_for() -> None:
     asyncio.run(run())
     known = health_pb2.HealthCheckResponse
     assert seen[-2:] == [known.SERVING, known.NOT_SERVING]
-
-
-def free_port() -> int:
-    with socket.socket(socket.AF_INET6) as reserved:
-        reserved.bind(("::1", 0))
-        return int(reserved.getsockname()[1])

@@ -1,7 +1,6 @@
 """What a load balancer sees of a service: 204 while it loads, then 200, or 503."""
 
 import json
-import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -9,15 +8,10 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.ports import free_port
 from tests.service.server import Server
 
 PATH = "/health/check"
-
-
-def free_port() -> int:
-    with socket.socket() as reserved:
-        reserved.bind(("127.0.0.1", 0))
-        return reserved.getsockname()[1]
 
 
 def events(server: Server, name: str) -> list[dict[str, Any]]:

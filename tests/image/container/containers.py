@@ -5,7 +5,6 @@ import json
 import os
 import resource
 import signal
-import socket
 import subprocess
 import time
 from dataclasses import dataclass, field
@@ -15,15 +14,11 @@ from typing import Any
 import httpx
 import psutil
 
+from tests.ports import free_port
+
 USER = 10001
 # The part of a mixed hierarchy that podman would take for a whole one.
 ISOLATED = 'umount /sys/fs/cgroup/unified 2>/dev/null; exec podman "$@"'
-
-
-def free_port() -> int:
-    with socket.socket() as reserved:
-        reserved.bind(("127.0.0.1", 0))
-        return int(reserved.getsockname()[1])
 
 
 def podman(*arguments: str, **options: Any) -> subprocess.Popen[bytes]:
