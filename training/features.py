@@ -20,14 +20,12 @@ from foley.models.synchformer import Synchformer
 from training import labels
 from training.analysis import ACTIVE, Analysis
 from training.clips import Batch
-from training.scene import FPS
+from training.scene import FPS, SEEN_AFTER
 from training.train_encoders import normalised
 
 MAX_TOKENS = 40
 PAD = 1
 _SEGMENTS_AT_ONCE = 128
-# Frames after a hit that show it was one: it changes how things move, and so does standing still.
-_SEEN_AFTER = 1.5
 
 
 def visual_frames(num_frames: int, device: torch.device) -> Tensor:
@@ -130,7 +128,7 @@ class Cache:
         # what cannot be seen there must not be heard, or sounds are made up at the end of clips.
         frozen = int(torch.randint(SYNC_SEGMENT_STRIDE, ()))
         pictures[:, -frozen or pictures.shape[1] :] = pictures[:, -frozen - 1 : -frozen or None]
-        batch = labels.until(batch, (pictures.shape[1] - frozen - _SEEN_AFTER) / FPS)
+        batch = labels.until(batch, (pictures.shape[1] - frozen - SEEN_AFTER) / FPS)
         visual, sync = self.encoders(pictures)
         num_frames = batch.frames["light"].shape[1]
         count = num_latents(num_frames)

@@ -10,6 +10,7 @@ MATERIALS = ("wood", "metal", "glass", "plastic", "stone", "skin", "water")
 BURST = len(MATERIALS)  # a bang of light: sounds, but is of no material
 NUM_MODES = 12
 MAX_HIT_SECONDS = 0.9
+LOUDNESS_SECONDS = 0.08
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +92,7 @@ TABLE: tuple[Material, ...] = (
         low_hz=1300,
         high_hz=2800,
         ratios=(1, 1.2, 1.47, 1.72, 2.05, 2.4, 2.9, 3.4, 4.0, 4.6),
-        decay_seconds=(0.006, 0.012),
+        decay_seconds=(0.010, 0.020),  # a quality of 60 to 120 at 2 kHz, as rocks have
         damping=0.3,
         tilt=0.1,
         noise=(0.5, 0.9),
@@ -175,9 +176,14 @@ def draw_voice(rng: np.random.Generator, material: int, size: float) -> Voice:
     return Voice(material, size, hz, rates, gains, rng.uniform(*spec.noise))
 
 
-def peak_of(force: float) -> float:
-    """Peak amplitude of a hit of this force in 0 .. 1: about 20 dB from soft to hard."""
-    return 0.06 + 0.6 * force
+def level_of(force: float) -> float:
+    """RMS over `LOUDNESS_SECONDS` of a hit of this force in 0.06 .. 1: 15 dB from soft to hard.
+
+    The same for every material. The ear sums energy over about this time, and a click has a tenth
+    of that of a ringing thing with the same peak: were peaks alike, materials would differ in
+    loudness as much as forces do.
+    """
+    return 0.15 * force**0.6
 
 
 def struck_gains(voice: Voice, force: float, rng: np.random.Generator) -> np.ndarray:

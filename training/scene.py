@@ -16,12 +16,14 @@ from training.materials import (
     TABLE,
     Voice,
     draw_voice,
-    peak_of,
+    level_of,
     struck_gains,
 )
 
 FPS = 25
 LATENT_RATE = 50
+# Frames after a hit that show it was one: it changes how things move, and so does standing still.
+SEEN_AFTER = 1.5
 MAX_SPRITES = 10
 MAX_HITS = 96
 MAX_LAYERS = 3
@@ -629,7 +631,9 @@ def to_screen(camera: np.ndarray, x: float, y: float) -> tuple[float, float]:
 
 def _hit_arrays(build: _Builder, camera: np.ndarray) -> dict[str, np.ndarray]:
     kept = sorted(build.hits, key=lambda hit: hit[0].seconds)
-    kept = [hit for hit in kept if hit[0].seconds < build.seconds - 0.02][:MAX_HITS]
+    # What a clip ends too early to show makes no sound.
+    last = build.seconds - SEEN_AFTER / FPS
+    kept = [hit for hit in kept if hit[0].seconds < last][:MAX_HITS]
     count = len(kept)
     arrays = {
         "hz": np.zeros((count, NUM_MODES)),
@@ -637,7 +641,7 @@ def _hit_arrays(build: _Builder, camera: np.ndarray) -> dict[str, np.ndarray]:
         "gains": np.zeros((count, NUM_MODES)),
         "screen": np.zeros((count, 2)),
     }
-    scalars = "seconds force material size peak noise noise_hz noise_rate chirp attack offset"
+    scalars = "seconds force material size level noise noise_hz noise_rate chirp attack offset"
     arrays |= {name: np.zeros(count) for name in scalars.split()}
     for i, (touch, voice) in enumerate(kept):
         spec = TABLE[voice.material]
@@ -650,7 +654,7 @@ def _hit_arrays(build: _Builder, camera: np.ndarray) -> dict[str, np.ndarray]:
             "force": touch.force,
             "material": voice.material,
             "size": voice.size,
-            "peak": peak_of(touch.force),
+            "level": level_of(touch.force),
             "noise": voice.noise * (0.6 + 0.8 * touch.force),
             "noise_hz": spec.noise_hz * (0.7 + 0.6 * touch.force),
             "noise_rate": 1 / spec.noise_seconds,

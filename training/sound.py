@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.materials import MAX_HIT_SECONDS
+from training.materials import LOUDNESS_SECONDS, MAX_HIT_SECONDS
 from training.scene import LAYERS
 
 SAMPLE_RATE = 48_000
@@ -27,7 +27,7 @@ _LAYER_RMS = {
     "engine": 0.09,
     "fire": 0.06,
     "stream": 0.07,
-    "friction": 0.08,
+    "friction": 0.07,
     "whoosh": 0.1,
 }
 
@@ -80,10 +80,10 @@ def soft_limit(waveform: Tensor) -> Tensor:
 
 
 def strike(hits: dict[str, Tensor]) -> Tensor:
-    """The sound of each hit, [E, L], at its peak amplitude."""
-    device = hits["peak"].device
+    """The sound of each hit, [E, L], at its level."""
+    device = hits["level"].device
     seconds = torch.arange(int(MAX_HIT_SECONDS * SAMPLE_RATE), device=device) / SAMPLE_RATE
-    sound = torch.zeros(len(hits["peak"]), len(seconds), device=device)
+    sound = torch.zeros(len(hits["level"]), len(seconds), device=device)
     warped = seconds + 0.5 * hits["chirp"][:, None] * seconds.clamp(max=0.08) ** 2
     for mode in range(hits["hz"].shape[1]):
         hz, rate, gain = (hits[name][:, mode, None] for name in ("hz", "rates", "gains"))
@@ -92,14 +92,15 @@ def strike(hits: dict[str, Tensor]) -> Tensor:
     sound /= sound.abs().amax(1, keepdim=True).clamp_min(1e-6)
     burst = _bursts(hits)
     sound[:, : burst.shape[1]] += hits["noise"][:, None] * burst
-    sound /= sound.abs().amax(1, keepdim=True).clamp_min(1e-6)
+    heard = sound[:, : int(LOUDNESS_SECONDS * SAMPLE_RATE)]
+    sound /= heard.square().mean(1, keepdim=True).sqrt().clamp_min(1e-6)
     fade = ((seconds[-1] - seconds) / 0.05).clamp(max=1.0)
-    return hits["peak"][:, None] * sound * fade
+    return hits["level"][:, None] * sound * fade
 
 
 def _bursts(hits: dict[str, Tensor]) -> Tensor:
     """Contact noise [E, L'] of peak about 1: noise around a centre, dying away."""
-    device = hits["peak"].device
+    device = hits["level"].device
     samples = torch.arange(2 * _BURST_SAMPLES, device=device)
     noise = noise_table(device)[hits["offset"].long()[:, None] + samples]
     hz = torch.fft.rfftfreq(2 * _BURST_SAMPLES, 1 / SAMPLE_RATE, device=device)

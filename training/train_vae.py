@@ -10,8 +10,10 @@ The energies of bands over tens of milliseconds are matched directly, so that le
 # B crops, S samples, A latent frames
 
 import argparse
+import math
 import time
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -20,7 +22,7 @@ from torch.nn import functional as F
 
 from foley.models.vae import FoleyVAE, build_vae
 from training import clips, judge
-from training.analysis import ACTIVE, HOP, Analysis, mel_filters, with_noise
+from training.analysis import ACTIVE, HOP, SAMPLE_RATE, Analysis, mel_filters, with_noise
 from training.scene import LAYERS
 from training.settings import (
     TRAINED,
@@ -40,10 +42,14 @@ HELD_OUT_SEED = 909
 EDGE = 6  # latent frames at either side of a crop that no loss sees, but at a border of the clip
 AT_A_BORDER = 0.25  # share of the steps whose crops lie at the beginning, and again at the end
 BUZZ_WEIGHT = 0.1  # a dB
+LEVEL_WEIGHT = 3.0  # a decade of the energy in an octave
 _OUTSIDE = 2048  # samples of silence beyond a border: windows begin at zero and would not see it
 _FFTS = (8192, 4096, 2048, 1024, 512, 256, 128, 64)
 
 _QUIET = 2e-5  # magnitudes below are silence: 94 dB under a full-scale sine
+_LEVEL_FFT = 2048
+_OCTAVES_HZ = (0, 350, 700, 1400, 2800, 5600, 11_200, 24_000)
+_FAINT = 1e-6  # energies below tell nothing of a hit: 60 dB under a full-scale sine
 
 
 class Pool:
@@ -136,6 +142,25 @@ def band_energies(spectrum: list[Tensor], filters: dict[int, Tensor]) -> list[Te
     return result
 
 
+def level_errors(target: list[Tensor], made: list[Tensor]) -> Tensor:
+    """Error of the energy in octaves over 85 ms, decades, mean over where the target is loud.
+
+    A tone that the decoder makes of noise has another level at each draw. Noise an octave wide has a
+    steady one, so this asks nothing of it.
+    """
+    which = _FFTS.index(_LEVEL_FFT)
+    edges = [round(hz * _LEVEL_FFT / SAMPLE_RATE) for hz in _OCTAVES_HZ]
+
+    def octaves(spectrum: list[Tensor]) -> Tensor:
+        energy = spectrum[which].square()
+        parts = [energy[:, low:high].sum(1) for low, high in pairwise(edges)]
+        return torch.log10(F.avg_pool1d(torch.stack(parts, 1), 5, 2) + _FAINT)
+
+    wanted, found = octaves(target), octaves(made)
+    loud = wanted - math.log10(_FAINT)
+    return (loud * (found - wanted).abs()).sum() / loud.sum().clamp_min(1.0)
+
+
 def buzz_excess(target: Tensor, made: Tensor) -> Tensor:
     """dB by which multiples of the latents' rate stand out of sounds [B, S], beyond the target's.
 
@@ -164,8 +189,10 @@ def energy_distance(
     for sample in (y, z):
         for a, b in zip(wanted, band_energies(sample, filters), strict=True):
             levels = levels + (a - b).abs().mean() / len(wanted)
+    octaves = level_errors(x, y) + level_errors(x, z)
     buzz = (buzz_excess(target, one) + buzz_excess(target, two)).mean()
-    return (near - apart).mean() + 2 * levels + BUZZ_WEIGHT * buzz, levels.detach() * 5
+    loss = (near - apart).mean() + 2 * levels + LEVEL_WEIGHT * octaves + BUZZ_WEIGHT * buzz
+    return loss, octaves.detach() * 5
 
 
 def train_judge(

@@ -62,8 +62,10 @@ def attend_once(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     Returns:
         [B, H, 1, D], in the dtype of `value`.
     """
-    scores = query.float() @ key.float().transpose(2, 3) * query.shape[-1] ** -0.5
-    return (scores.softmax(-1) @ value.float()).to(value.dtype)
+    # Sums, not matrix products: compiled, they read what they need once and need no float32 product.
+    scores = (query.float() * key.float()).sum(-1) * query.shape[-1] ** -0.5  # [B, H, M]
+    weights = scores.softmax(-1)[..., None]
+    return (weights * value.float()).sum(2, keepdim=True).to(value.dtype)
 
 
 def _attend_segments(query: Tensor, key: Tensor, value: Tensor, segments: Segments) -> Tensor:

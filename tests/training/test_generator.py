@@ -88,7 +88,7 @@ def test_force_is_heard_as_loudness() -> None:
     hits = {
         name: value[:1].repeat(2, *(1,) * (value.ndim - 1)) for name, value in batch.hits.items()
     }
-    hits["peak"] = torch.tensor([0.1, 0.5])
+    hits["level"] = torch.tensor([0.02, 0.1])
     hits["seconds"] = torch.tensor([0.2, 1.2])
     batch.hits, batch.owner = hits, torch.tensor([0, 0])
     sound = batch.waveform()[0]
