@@ -7,13 +7,13 @@ python -m training.evaluate --state FOLDER --out FILE [--quick]
 
 import argparse
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from foley.configs import OFFICIAL_GUIDANCE, SYNC_SEGMENT_STRIDE, TINY_GUIDANCE
@@ -235,16 +235,16 @@ def obedience(parts: Trained, how: Sampling, count: int) -> dict[str, float]:
 
 @torch.no_grad()
 def loudness(parts: Trained, how: Sampling, count: int) -> dict[str, float]:
-    """Whether levels follow forces, and how silent it is between events.
+    """Whether loudness follows force, and how silent it is between events.
 
-    Of all hits at their exact time, heard or not; and of those that are heard, from their onset on,
-    over all materials (which differ in energy at one force) and within them.
+    Loudness in sones, of all hits at their exact time, heard or not; and levels in dB against the
+    logarithm of the force, of all hits (a single one that is not heard, at -80 dB, outweighs
+    many that are), and of those that are heard, from their onset on.
     """
     kinds = ("generated", "rebuilt", "real")
     heard: dict[str, list[float | None]] = {kind: [] for kind in kinds}
     exact: dict[str, list[float]] = {kind: [] for kind in kinds}
     forces: list[float] = []
-    materials: list[int] = []
     depths: dict[str, list[float]] = {kind: [] for kind in kinds[:2]}
     for action in ("bounce", "roam", "tap", "clap"):
         for batch in held_out(parts, 5.0, count, action=action, quiet=True):
@@ -257,8 +257,7 @@ def loudness(parts: Trained, how: Sampling, count: int) -> dict[str, float]:
             }
             found = {name: [judge.onsets(one) for one in sound] for name, sound in sounds.items()}
             owners, hits = batch.owner.tolist(), batch.hits
-            forces += [np.log(max(force, 0.02)) for force in hits["force"].tolist()]
-            materials += hits["material"].long().tolist()
+            forces += hits["force"].tolist()
             for owner, seconds in zip(owners, hits["seconds"].tolist(), strict=True):
                 for name, sound in sounds.items():
                     onsets = found[name][owner]
@@ -267,17 +266,15 @@ def loudness(parts: Trained, how: Sampling, count: int) -> dict[str, float]:
             for name, values in depths.items():
                 values += [judge.silence_db(*pair) for pair in zip(real, sounds[name], strict=True)]
     table: dict[str, float] = {}
+    logarithms = np.log(forces)
     for name in kinds:
         rows = [i for i, level in enumerate(heard[name]) if level is not None]
-        pairs = np.array([(forces[i], heard[name][i]) for i in rows], dtype=float)
-        inside = correlation_within([materials[i] for i in rows], pairs)
-        of_all, of_heard = (
-            float(np.corrcoef(columns)[0, 1]) for columns in ((forces, exact[name]), pairs.T)
-        )
+        of_heard = [level for level in heard[name] if level is not None]
+        sones = [judge.sones(level) for level in exact[name]]
         table |= {
-            f"force_level_correlation_{name}": round(of_all, 4),
-            f"force_level_correlation_heard_{name}": round(of_heard, 4),
-            f"force_level_correlation_heard_in_a_material_{name}": round(inside, 4),
+            f"force_loudness_correlation_{name}": correlation(forces, sones),
+            f"force_level_correlation_{name}": correlation(logarithms, exact[name]),
+            f"force_level_correlation_heard_{name}": correlation(logarithms[rows], of_heard),
             f"heard_{name}": round(len(rows) / len(forces), 4),
         }
     error = np.abs(np.subtract(exact["rebuilt"], exact["real"]))
@@ -290,14 +287,9 @@ def loudness(parts: Trained, how: Sampling, count: int) -> dict[str, float]:
     return table
 
 
-def correlation_within(groups: Sequence[int], pairs: NDArray[np.float64]) -> float:
-    """Correlation of pairs [E, 2] without the mean of their group; groups of two tell nothing."""
-    rest = []
-    for group in set(groups):
-        own = pairs[np.array(groups) == group]
-        if len(own) > 2:
-            rest.append(own - own.mean(0))
-    return float(np.corrcoef(np.concatenate(rest).T)[0, 1]) if rest else float("nan")
+def correlation(first: ArrayLike, second: ArrayLike) -> float:
+    """Pearson's, of two series [E]."""
+    return round(float(np.corrcoef(first, second)[0, 1]), 4)
 
 
 @torch.no_grad()
@@ -413,11 +405,11 @@ def main() -> None:
                 lambda seconds=seconds: synchrony(parts, how, (seconds,), n, controls=False),
             )
         measure("obedience", lambda: obedience(parts, how, n // 2))
-        measure("loudness", lambda: loudness(parts, how, n // 2))
+        measure("loudness", lambda: loudness(parts, how, n))
         return
     measure("sync_3_to_8", lambda: synchrony(parts, how, usual, n))
     measure("obedience", lambda: obedience(parts, how, n))
-    measure("loudness", lambda: loudness(parts, how, n))
+    measure("loudness", lambda: loudness(parts, how, 2 * n))
     measure("sync_2", lambda: synchrony(parts, how, (2.0,), n))
     measure("sync_12_to_15", lambda: synchrony(parts, how, (12.0, 15.0), n // 2))
     measure("sync_unseen_style", lambda: synchrony(parts, how, usual, n, UNSEEN))

@@ -135,6 +135,11 @@ def level_db(waveform: Tensor, seconds: float, length_seconds: float = 0.08) -> 
     return 10 * float(torch.log10(part.float().square().mean() + 1e-9))
 
 
+def sones(level_db: float) -> float:
+    """Loudness of a level, in sones but for a factor: twice as loud for 10 dB (Stevens)."""
+    return float(2 ** (level_db / 10))
+
+
 def heard_level_db(waveform: Tensor, found: Sequence[float], seconds: float) -> float | None:
     """The level of an event as it is heard: from its onset on; None if none is heard.
 

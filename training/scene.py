@@ -275,11 +275,13 @@ def _bounce(build: _Builder, material: int) -> None:
 def _roam(build: _Builder, material: int) -> None:
     size, half = _size(build)
     half = (half[0], half[0])
-    reach = build.rng.uniform(0.5, 0.88)
+    walled = build.rng.random() < 0.8 and len(build.sprites) < 4
+    # Without walls it turns at the picture's edge: in the middle nothing would show a hit.
+    reach = build.rng.uniform(0.5, 0.88) if walled else 1.0
     path = motion.roam(build.rng, build.times, build.seconds, reach - half[0])
     wall = _look(build, None, BOX)
     thick = float(build.rng.uniform(0.01, 0.06))
-    if build.rng.random() < 0.8 and len(build.sprites) < 4:
+    if walled:
         for sign in (-1, 1):
             at = sign * (reach + thick)
             build.sprite(np.array([at, 0.0]), (thick, reach + 2 * thick), wall, behind=True)

@@ -145,8 +145,8 @@ def band_energies(spectrum: list[Tensor], filters: dict[int, Tensor]) -> list[Te
 def level_errors(target: list[Tensor], made: list[Tensor]) -> Tensor:
     """Error of the energy in octaves over 85 ms, decades, mean over where the target is loud.
 
-    A tone that the decoder makes of noise has another level at each draw. Noise an octave wide has a
-    steady one, so this asks nothing of it.
+    A tone that the decoder makes of noise has another level at each draw. Noise an octave wide has
+    a steady one, so this asks nothing of it.
     """
     which = _FFTS.index(_LEVEL_FFT)
     edges = [round(hz * _LEVEL_FFT / SAMPLE_RATE) for hz in _OCTAVES_HZ]

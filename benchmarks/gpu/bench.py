@@ -78,6 +78,13 @@ class Bench:
     def peak(self) -> int:
         return torch.cuda.max_memory_allocated(self.device) if self.on_gpu else 0
 
+    def limit(self, num_bytes: int | None) -> None:
+        """Let the process reserve no more of the GPU than this; None: all of it."""
+        if self.on_gpu:
+            total = torch.cuda.mem_get_info(self.device)[1]
+            share = 1.0 if num_bytes is None else num_bytes / total
+            torch.cuda.set_per_process_memory_fraction(share, self.device)
+
     def peak_reserved(self) -> int:
         return torch.cuda.max_memory_reserved(self.device) if self.on_gpu else 0
 

@@ -62,7 +62,7 @@ def attend_once(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     Returns:
         [B, H, 1, D], in the dtype of `value`.
     """
-    # Sums, not matrix products: compiled, they read what they need once and need no float32 product.
+    # Sums, not products of float32 matrices: compiled, they read each key and value once.
     scores = (query.float() * key.float()).sum(-1) * query.shape[-1] ** -0.5  # [B, H, M]
     weights = scores.softmax(-1)[..., None]
     return (weights * value.float()).sum(2, keepdim=True).to(value.dtype)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from training import clips, evaluate, judge, labels, motion, scene
+from training import clips, judge, labels, materials, motion, scene
 from training.materials import MATERIALS
 
 
@@ -146,10 +146,46 @@ def test_matching_is_one_to_one() -> None:
     assert judge.match([1.0], [1.07]) == []
 
 
-def test_force_and_level_are_compared_within_a_material() -> None:
-    pairs = np.array([(0, -30), (1, -27), (2, -24), (0, -10), (1, -7), (2, -4)], dtype=float)
-    assert np.corrcoef(pairs.T)[0, 1] < 0.5
-    assert evaluate.correlation_within([0, 0, 0, 1, 1, 1], pairs) == pytest.approx(1.0)
+def test_force_is_the_same_loudness_whatever_the_material() -> None:
+    batch = clips.make_batch(2, 0, 1, 2.0, action="tap", quiet=True)
+    first = {name: value[:1] for name, value in batch.hits.items()}
+    first["seconds"], first["force"] = torch.tensor([0.5]), torch.tensor([0.5])
+    first["level"] = torch.tensor([materials.level_of(0.5)])
+    levels = []
+    for material in range(len(materials.MATERIALS)):
+        voice = materials.draw_voice(np.random.default_rng(1), material, 0.5)
+        spec = materials.TABLE[material]
+        batch.hits = first | {
+            "hz": torch.tensor(voice.hz[None]).float(),
+            "rates": torch.tensor(voice.decay_rates[None]).float(),
+            "gains": torch.tensor(voice.gains[None]).float(),
+            "noise_rate": torch.tensor([1 / spec.noise_seconds]),
+            "attack": torch.tensor([spec.attack_seconds]),
+        }
+        batch.owner = torch.tensor([0])
+        levels.append(judge.level_db(batch.waveform()[0], 0.5, materials.LOUDNESS_SECONDS))
+    assert max(levels) - min(levels) < 0.5
+    assert levels[0] == pytest.approx(20 * np.log10(materials.level_of(0.5)), abs=0.5)
+
+
+def test_what_a_clip_ends_too_early_to_show_makes_no_sound() -> None:
+    batch = clips.make_batch(3, 0, 40, 3.0, action="roam", quiet=True)
+    last = batch.hits["seconds"].max()
+    assert 2.8 < last < 3.0 - scene.SEEN_AFTER / scene.FPS
+
+
+def test_without_walls_things_turn_at_the_pictures_edge() -> None:
+    seen = 0
+    for index in range(40):
+        clip = scene.draw_scene((4, index), 3.0, action="roam", quiet=True)
+        sprites = clip.frames["sprites"]  # [n, K, 6]: place, half sides, angle, visibility
+        if (sprites[0, :, 2:4].max(-1) > 0.5).any() or not len(clip.hits["seconds"]):
+            continue
+        seen += 1
+        thing = sprites[:, clip.still["sounding"] > 0][:, 0]
+        frame = int(clip.hits["seconds"][0] * scene.FPS)
+        assert (np.abs(thing[frame, :2]) + thing[frame, 2]).max() > 0.85
+    assert seen > 3
 
 
 def test_an_events_level_is_that_of_its_onset_wherever_it_is_heard() -> None:
