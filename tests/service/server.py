@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,8 @@ import av
 import httpx
 import numpy as np
 import psutil
+
+from tests.ports import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -32,10 +33,7 @@ class Server:
     target: str = "service:FoleyApi"
 
     def __post_init__(self) -> None:
-        with socket.socket() as http, socket.socket() as grpc:
-            for reserved in (http, grpc):
-                reserved.bind(("127.0.0.1", 0))
-            self.port, grpc_port = http.getsockname()[1], grpc.getsockname()[1]
+        self.port, grpc_port = free_ports(2)
         self.grpc_address = f"127.0.0.1:{grpc_port}"
         self.scratch = self.folder / "scratch"
         self.log = self.folder / "server.log"
@@ -138,7 +136,8 @@ class Server:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
-            return self.process.wait(30)
+            # It may use all of its grace for requests that a test left behind.
+            return self.process.wait(self.grace_seconds + 15)
         finally:
             for member in family:
                 with contextlib.suppress(psutil.NoSuchProcess):
