@@ -4,7 +4,7 @@ import torch
 
 from training import clips, judge
 from training.analysis import ACTIVE, HOP, LATENT_DIM, Analysis, with_noise
-from training.train_vae import distance, spectra
+from training.train_vae import distance, level_errors, spectra
 
 
 def test_latents_are_at_fifty_hertz_and_keep_the_variance() -> None:
@@ -38,6 +38,16 @@ def test_distance_of_a_sound_to_itself_is_least() -> None:
     other = distance(spectra(sound), spectra(sound.roll(1, 0)), level)
     assert (own < 0.01).all()
     assert (other > 10 * own).all()
+
+
+def test_a_tone_must_keep_its_level_and_noise_its_grain_may_change() -> None:
+    seconds = torch.arange(64 * HOP) / 48_000
+    tone = 0.1 * torch.sin(2 * torch.pi * 3000 * seconds)[None]
+    noise, other = 0.1 * torch.randn(2, 1, 64 * HOP, generator=torch.Generator().manual_seed(0))
+    assert level_errors(spectra(tone), spectra(tone)) == 0
+    halved = float(level_errors(spectra(tone), spectra(tone / 2)))
+    assert abs(halved - 0.602) < 0.01  # decades of power: 6 dB
+    assert level_errors(spectra(noise), spectra(other)) < 0.08  # measured: 0.057
 
 
 def test_frechet_distance_is_zero_for_equal_sets() -> None:
