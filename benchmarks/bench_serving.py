@@ -25,7 +25,6 @@ import itertools
 import os
 import random
 import shutil
-import socket
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -40,6 +39,7 @@ import numpy as np
 
 from benchmarks.meters import Meter
 from benchmarks.records import environment, finish, percentile
+from runners.ports import free_port
 from runners.rpc.foley_pb2 import GenerateOptions, GenerateRequest
 from runners.rpc.foley_pb2_grpc import FoleyServiceStub
 from tests.service.server import Server, draw_clip
@@ -266,9 +266,7 @@ async def difference(load: Load, clips: Clips) -> float | None:
 @contextlib.contextmanager
 def started(arguments: argparse.Namespace, target: str, folder: Path) -> Iterator[Server]:
     """A server that is ready, and is stopped."""
-    with socket.socket() as reserved:
-        reserved.bind(("127.0.0.1", 0))
-        grpc_port = reserved.getsockname()[1]
+    grpc_port = free_port()
     settings = {
         "FOLEY_PRESET": arguments.preset,
         "FOLEY_DEVICE": arguments.device,

@@ -11,7 +11,6 @@ import base64
 import binascii
 import contextlib
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -41,6 +40,7 @@ from runners.exchange import Scratch
 from runners.fetching import Fetcher
 from runners.log import configure_logging
 from runners.orders import GenerationForm
+from runners.ports import free_port
 from runners.settings import Settings, load_settings
 
 log = structlog.get_logger(__name__)
@@ -96,9 +96,7 @@ class Service:
     """`foley serve` as a process beside this one, on a free loopback port."""
 
     def __init__(self) -> None:
-        with socket.socket() as reserved:
-            reserved.bind(("127.0.0.1", 0))
-            port = reserved.getsockname()[1]
+        port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         command = [sys.executable, "-m", "foley.cli.app", "serve"]
         command += ["--host", "127.0.0.1", "--port", str(port)]

@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+
+from runners.ports import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 CLIP = ROOT / "examples" / "bigbuckbunny.mp4"
@@ -111,9 +112,7 @@ def draw() -> None:
 @contextlib.contextmanager
 def service() -> Iterator[httpx.Client]:
     """A client of a service that is ready, and is stopped in the end."""
-    with socket.socket() as reserved:
-        reserved.bind(("127.0.0.1", 0))
-        port = reserved.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "bentoml", "serve", "service:FoleyApi"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--timeout-graceful-shutdown", "10"]
     with tempfile.TemporaryDirectory() as home, LOG.open("wb") as log:

@@ -16,12 +16,12 @@ from runners.inflight import InFlight
 from runners.keys import Keys
 from runners.messages import Made, ModelStatus
 from runners.orders import Order
+from runners.ports import free_port
 from runners.rpc.foley_pb2 import GenerateOptions, GenerateRequest
 from runners.rpc.foley_pb2_grpc import FoleyServiceStub
 from runners.rpc.server import RpcServer
 from runners.rpc.servicer import FoleyServicer
 from runners.settings import Settings
-from tests.ports import free_port
 from tests.rpc.test_server import ready
 
 NUM_BYTES = 40_000_000

@@ -8,10 +8,10 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from runners.errors import NotReadyError
+from runners.ports import free_port
 from runners.rpc.foley_pb2_grpc import FoleyServiceServicer
 from runners.rpc.server import RpcServer
 from runners.settings import Settings
-from tests.ports import free_port
 
 
 async def ready() -> None:

@@ -17,7 +17,7 @@ import httpx
 import numpy as np
 import psutil
 
-from tests.ports import free_ports
+from runners.ports import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.ports import free_port
+from runners.ports import free_port
 from tests.service.server import Server
 
 PATH = "/health/check"

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from tests.ports import free_port
+from runners.ports import free_port
 
 
 def test_a_free_port_is_none_that_connections_get() -> None:

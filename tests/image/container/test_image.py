@@ -15,12 +15,12 @@ import grpc
 import httpx
 import pytest
 
+from runners.ports import free_port
 from runners.rpc.foley_pb2 import GenerateOptions, GenerateRequest
 from runners.rpc.foley_pb2_grpc import FoleyServiceStub
 from tests.image.container.containers import USER, Container, Containers
 from tests.image.queue_server import JobQueue
 from tests.image.sounds import seconds_of
-from tests.ports import free_port
 from tests.service.server import ROOT
 
 PAGE_PORT, SSH_PORT = 7860, 2222

@@ -1,11 +1,11 @@
-"""Ports for servers that tests start."""
+"""Free ports for servers that are started as processes."""
 
 import contextlib
 import random
 import socket
 
 # Below those that Linux gives to whoever connects or asks for any: a port that it gave to us and
-# that we let go was taken by the server's own connections before the server listened on it.
+# that we let go can be taken by the server's own connections before the server listens on it.
 _PORTS = range(20_000, 32_000)
 
 
