@@ -78,12 +78,23 @@ class Bench:
     def peak(self) -> int:
         return torch.cuda.max_memory_allocated(self.device) if self.on_gpu else 0
 
-    def limit(self, num_bytes: int | None) -> None:
-        """Let the process reserve no more of the GPU than this; None: all of it."""
-        if self.on_gpu:
-            total = torch.cuda.mem_get_info(self.device)[1]
-            share = 1.0 if num_bytes is None else num_bytes / total
-            torch.cuda.set_per_process_memory_fraction(share, self.device)
+    def held(self) -> int:
+        """Bytes that other parts have left allocated."""
+        gc.collect()
+        return torch.cuda.memory_allocated(self.device) if self.on_gpu else 0
+
+    @contextmanager
+    def limited_to(self, num_bytes: int | None) -> Iterator[None]:
+        """Within, the process may reserve no more of the GPU than this; None: all of it."""
+        if not self.on_gpu or num_bytes is None:
+            yield
+            return
+        total = torch.cuda.mem_get_info(self.device)[1]
+        torch.cuda.set_per_process_memory_fraction(min(1.0, num_bytes / total), self.device)
+        try:
+            yield
+        finally:
+            torch.cuda.set_per_process_memory_fraction(1.0, self.device)
 
     def peak_reserved(self) -> int:
         return torch.cuda.max_memory_reserved(self.device) if self.on_gpu else 0
