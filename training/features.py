@@ -185,6 +185,7 @@ class Drawer(threading.Thread):
     def run(self) -> None:
         """The thread."""
         try:
+            torch.cuda.set_device(self._cuda.device)  # each thread has one of its own
             with torch.cuda.stream(self._cuda):
                 while not self._stopped.is_set():
                     batch = next(self._stream)

@@ -1,11 +1,16 @@
-"""The optimiser of the transformer: Muon for the matrices inside it, AdamW for all else."""
+"""The optimisers: Muon for the matrices inside a transformer and AdamW for all else; or AdamW.
+
+Both are told the rate at each step.
+"""
 
 # G matrices of one shape, R rows, C columns
 
 import torch
 from torch import Tensor, nn
 
+# Parts of names: what goes in and out of a model, and the heads that training alone has.
 _OUTSIDE = ("audio_in", "velocity_out", "embeddings", "pooler", "place", "onset", "aligned")
+_OUTSIDE += ("patch_in", "sync_heads", "vision_heads")
 _MOMENTUM, _DECAY = 0.95, 0.01
 _NEWTON_SCHULZ = (3.4445, -4.775, 2.0315)
 _ITERATIONS = 5
@@ -114,3 +119,6 @@ class PlainAdamW:
     def gradients(self) -> list[Tensor]:
         """Those there are."""
         return [p.grad for p in self._parameters if p.grad is not None]
+
+
+OPTIMIZERS = {"muon": MuonAndAdamW, "adamw": PlainAdamW}

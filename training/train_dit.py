@@ -25,7 +25,7 @@ from training.analysis import ACTIVE, Analysis
 from training.fast import RecordedSteps, speed_up
 from training.features import MAX_TOKENS, Cache, Drawer, Encoders, Words, visual_frames
 from training.flow import FlowModel, Losses, loss_of
-from training.optimizers import MuonAndAdamW, PlainAdamW
+from training.optimizers import OPTIMIZERS
 from training.scene import FPS
 from training.settings import (
     TRAINED,
@@ -44,7 +44,6 @@ DATA_SEED = 303
 LENGTHS = tuple(range(40, 377, 8))  # frames; half of all batches last 3 to 8 s
 # Of the text, padding included, in turn for the lengths: a pair of prompts has 5 or more.
 TEXT_TOKENS = (5, 18, 7, 12, 9)
-OPTIMIZERS = {"muon": MuonAndAdamW, "adamw": PlainAdamW}
 WARM_UP = 200  # steps
 _PACE = 8  # steps between two looks at the clock
 

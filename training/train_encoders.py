@@ -1,6 +1,7 @@
 """Trains the visual encoders on what happens in the pictures, before any sound is generated.
 
     python -m training.train_encoders --out FOLDER [--minutes 7] [--resume FOLDER]
+    torchrun --nproc-per-node 4 -m training.train_encoders ...     the same on several GPUs
 
 The heads are thrown away; what stays are tokens that tell when, where and how hard things touch.
 """
@@ -19,6 +20,7 @@ from torch.nn import functional as F
 from foley.models.encoders import build_vision_encoder
 from foley.models.synchformer import Synchformer, build_synchformer
 from training import clips, judge, labels
+from training.optimizers import OPTIMIZERS
 from training.scene import FPS, LAYERS, UNSEEN
 from training.settings import (
     TRAINED,
@@ -32,11 +34,14 @@ from training.settings import (
     save_state,
     set_up,
 )
+from training.team import Team
 
 DATA_SEED = 202
 HELD_OUT_SEED = 909
 FRAMES = 32  # of a crop: three segments
 SCENE_SECONDS = 4.0
+THRESHOLDS = (0.2, 0.3, 0.4, 0.5)
+_PACE = 8  # steps between two looks at the clock
 POOL, USES = 96, 3  # batches kept drawn, 231 MB each, and how often one is used
 
 
@@ -184,6 +189,30 @@ def onset_scores(
     return match
 
 
+def onset_figures(
+    sync: Synchformer, heads: SyncHeads, count: int, batches: int
+) -> dict[str, dict[str, float]]:
+    """`onset_scores` of batches of `count` held-out crops, at the best of a few thresholds."""
+    device = sync.position.device
+    figures = {}
+    for name, style in (("held_out", None), ("unseen_style", UNSEEN)):
+        options = {"style": style} if style else {}
+        crops = []
+        for i in range(batches):
+            scenes = clips.make_batch(HELD_OUT_SEED, i * count, count, SCENE_SECONDS, **options)
+            crops.append(labels.cropped(scenes.to(device), 10 * (i % 6), FRAMES))
+        tried = {t: onset_scores(sync, heads, crops, t) for t in THRESHOLDS}
+        threshold, scores = max(tried.items(), key=lambda item: item[1].f1)
+        figures[name] = {
+            "threshold": threshold,
+            "onset_f1": scores.f1,
+            "precision": scores.precision,
+            "recall": scores.recall,
+            "median_error_ms": scores.median_error_ms,
+        }
+    return figures
+
+
 def main() -> None:
     """Run the training."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -192,11 +221,13 @@ def main() -> None:
     parser.add_argument("--data-seed", type=int, default=DATA_SEED, help="another where resumed")
     parser.add_argument("--minutes", type=float, default=7.0)
     parser.add_argument("--batch", type=int, default=48)
+    parser.add_argument("--optimizer", choices=OPTIMIZERS, default="adamw")
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--workers", type=int, default=5)
     parser.add_argument("--smoke", action="store_true")
     args = parser.parse_args()
-    device = set_up(2)
+    team = Team.join()
+    device = set_up(2)  # the same initial weights everywhere
     args.out.mkdir(parents=True, exist_ok=True)
     budget = Budget(args.minutes, max_steps=2 if args.smoke else None)
     on_gpu = device.type == "cuda"
@@ -217,19 +248,18 @@ def main() -> None:
     if args.resume:
         model.load_state_dict(load_state(args.resume / "encoders.safetensors"))
         load_compiled(args.resume)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), args.rate, betas=(0.9, 0.98), weight_decay=0.02, fused=on_gpu
-    )
+    seed = args.data_seed + 1000 * team.rank
+    torch.manual_seed(2 + seed)
+    optimizer = OPTIMIZERS[args.optimizer](model, args.rate)
     average = Average(model, 0.999)
     tokens_of = torch.compile(segment_tokens) if on_gpu else segment_tokens
     count = 2 if args.smoke else args.batch
     size = clips.FixedSize(SCENE_SECONDS, count)
-    stream = clips.stream(args.data_seed, size, 0 if args.smoke else args.workers)
+    stream = clips.stream(seed, size, 0 if args.smoke else args.workers)
     pool = Pool(stream, POOL, device)
     step, shown, log = 0, time.monotonic(), []
-    while (progress := budget.progress(step)) < 1.0:
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(progress, args.rate, step, 200)
+    progress = team.mean(budget.progress(step))
+    while progress < 1.0:
         batch, pictures = pool.draw()
         pictures = normalised(pictures)
         picked = torch.randint(FRAMES, (len(batch), 3), device=device)
@@ -240,13 +270,16 @@ def main() -> None:
             seen = sync_loss(sync_heads, tokens, patches, batch)
             pooled = vision(pixel_values=images).pooler_output
             looked = vision_loss(vision_heads, pooled, batch, picked)
-        optimizer.zero_grad(set_to_none=True)
+        model.zero_grad(set_to_none=True)
         (seen + looked).backward()
+        team.average(optimizer.gradients())
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        optimizer.step(learning_rate(progress, args.rate, step, 200))
         average.update()
         step += 1
-        if time.monotonic() - shown > 20 or args.smoke:
+        if step % _PACE == 0 or args.smoke:
+            progress = team.mean(budget.progress(step))
+        if team.leads and (time.monotonic() - shown > 20 or args.smoke):
             shown = time.monotonic()
             log.append(
                 [step, round(budget.elapsed), round(seen.item(), 4), round(looked.item(), 4)]
@@ -255,44 +288,28 @@ def main() -> None:
                 f"step {step} {budget.elapsed:.0f} s sync {seen:.4f} vision {looked:.4f}",
                 flush=True,
             )
-    average.swap()
-    model.eval()
-    save_state(args.out / "encoders.safetensors", model.state_dict())
-    if on_gpu:
-        save_compiled(args.out / "encoders.compiled")
-    figures = {}
-    for name, style in (("held_out", None), ("unseen_style", UNSEEN)):
-        options = {"style": style} if style else {}
-        batches = [
-            labels.cropped(
-                clips.make_batch(HELD_OUT_SEED, i * count, count, SCENE_SECONDS, **options).to(
-                    device
-                ),
-                10 * (i % 6),
-                FRAMES,
-            )
-            for i in range(1 if args.smoke else 8)
-        ]
-        tried = {t: onset_scores(sync, sync_heads, batches, t) for t in (0.2, 0.3, 0.4)}
-        threshold, scores = max(tried.items(), key=lambda item: item[1].f1)
-        figures[name] = {
-            "threshold": threshold,
-            "onset_f1": scores.f1,
-            "precision": scores.precision,
-            "recall": scores.recall,
-            "median_error_ms": scores.median_error_ms,
-        }
-    record(
-        args.out / "encoders.json",
-        what="encoders",
-        data_seed=args.data_seed,
-        steps=step,
-        batch=args.batch,
-        seconds=round(budget.elapsed, 1),
-        resumed=bool(args.resume),
-        losses=log,
-        onset_head=figures,
-    )
+    if team.leads:
+        average.swap()
+        model.eval()
+        save_state(args.out / "encoders.safetensors", model.state_dict())
+        if on_gpu:
+            save_compiled(args.out / "encoders.compiled")
+        figures = onset_figures(sync, sync_heads, count, 1 if args.smoke else 8)
+        record(
+            args.out / "encoders.json",
+            what="encoders",
+            data_seed=args.data_seed,
+            gpus=team.size,
+            optimizer=args.optimizer,
+            rate=args.rate,
+            steps=step,
+            batch=args.batch * team.size,
+            seconds=round(budget.elapsed, 1),
+            resumed=bool(args.resume),
+            losses=log,
+            onset_head=figures,
+        )
+    team.leave()
 
 
 if __name__ == "__main__":
