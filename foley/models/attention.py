@@ -45,7 +45,9 @@ def attend(query: Tensor, key: Tensor, value: Tensor, segments: Segments | None 
         if kernel.dense is not None:
             return _output(kernel.dense(query, key, value))
     query, key, value = (x.transpose(1, 2) for x in (query, key, value))  # [B, H, N, D]
-    if query.shape[2] == 1 and value.is_cuda and value.dtype in _HALF:
+    # Not in training, which need not repeat: compiled, the gradients of these sums came out wrong.
+    served = value.is_cuda and value.dtype in _HALF and not torch.is_grad_enabled()
+    if query.shape[2] == 1 and served:
         return attend_once(query, key, value).transpose(1, 2)
     return scaled_dot_product_attention(query, key, value).transpose(1, 2)
 
