@@ -303,7 +303,7 @@ TINY = Preset(
     ),
     synchformer=SynchformerConfig(
         hidden_dim=128,
-        num_layers=3,
+        num_layers=5,
         num_heads=2,
         mlp_dim=512,
         image_size=224,
