@@ -257,6 +257,14 @@ def band_levels(waveforms: Tensor) -> Tensor:
     return torch.cat((levels.mean(-1), levels.std(-1)), dim=1)
 
 
+def spectrum_db(waveform: Tensor, range_db: float = 60.0) -> Tensor:
+    """Levels of 48 bands every 10 ms, [48, t] of [S], down to `range_db` below the highest."""
+    filters = mel_filters(1024, 48).to(waveform.device)
+    count = waveform.shape[-1] // 480
+    levels = 10 * log_mel(waveform[None].float(), 1024, 480, filters, count)[0]
+    return levels.clamp_min(levels.max() - range_db)
+
+
 def frechet(first: Tensor, second: Tensor) -> float:
     """Frechet distance of two sets of embeddings [B, D]."""
     first, second = first.double().cpu(), second.double().cpu()

@@ -24,6 +24,7 @@ def record(**named: object) -> dict[str, object]:
         "silence_db_median": None,
         "log_mel_distance": 0.2,
         "frechet": 1.0,
+        "distance_db": 0.5,
     }
     return {
         "commit": "0000000",
@@ -35,6 +36,7 @@ def record(**named: object) -> dict[str, object]:
         "events": 20,
         "guidance_scale": TINY_GUIDANCE,
         "truth": {"f1": 0.99, "median_error_ms": 2.0, "frechet_two_halves": 3.0},
+        "distance_db_of_another_noise": 4.0,
         "rows": [line, {**line, "solver": "heun"}],
     } | named
 
@@ -45,6 +47,17 @@ def test_the_default_is_marked_and_what_is_not_known_is_a_dash() -> None:
     assert f"| **{TINY_STEPS}** |" in bold
     assert "**0.961** | **4.2** | **-** |" in bold
     assert "[Record](../records/a.json)" in text
+
+
+def test_sounds_are_apart_by_what_is_heard_and_when() -> None:
+    torch.manual_seed(0)
+    noise, silent = 0.1 * torch.randn(48_000), torch.zeros(48_000)
+    assert table.distance_db([noise], [noise]) == 0
+    assert table.distance_db([noise], [noise * 10**0.5]) == pytest.approx(10, abs=0.1)
+    half = torch.cat((noise[:24_000], silent[:24_000]))
+    assert table.distance_db([noise], [half]) > 10
+    # What is 60 dB below the highest is not heard.
+    assert table.distance_db([half], [half + 1e-6 * torch.randn(48_000)]) < 0.1
 
 
 def test_the_readme_takes_one_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
