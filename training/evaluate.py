@@ -239,13 +239,16 @@ def loudness(parts: Trained, how: Sampling, count: int) -> dict[str, float]:
 
     Loudness in sones, of all hits at their exact time, heard or not; and levels in dB against the
     logarithm of the force, of all hits (a single one that is not heard, at -80 dB, outweighs
-    many that are), and of those that are heard, from their onset on.
+    many that are), and of those that are heard, from their onset on. Silence also of sounds whose
+    prompts name the material (`named`): a clip's own may leave it open, and another one may ring
+    where the true one is over.
     """
+    rng = np.random.default_rng(5)
     kinds = ("generated", "rebuilt", "real")
     heard: dict[str, list[float | None]] = {kind: [] for kind in kinds}
     exact: dict[str, list[float]] = {kind: [] for kind in kinds}
     forces: list[float] = []
-    depths: dict[str, list[float]] = {kind: [] for kind in kinds[:2]}
+    depths: dict[str, list[float]] = {kind: [] for kind in ("generated", "rebuilt", "named")}
     for action in ("bounce", "roam", "tap", "clap"):
         for batch in held_out(parts, 5.0, count, action=action, quiet=True):
             real = batch.waveform()
@@ -263,8 +266,10 @@ def loudness(parts: Trained, how: Sampling, count: int) -> dict[str, float]:
                     onsets = found[name][owner]
                     exact[name].append(judge.level_db(sound[owner], seconds))
                     heard[name].append(judge.heard_level_db(sound[owner], onsets, seconds))
+            named = {"named": generate(parts, batch, how, naming_prompts(batch, rng))}
             for name, values in depths.items():
-                values += [judge.silence_db(*pair) for pair in zip(real, sounds[name], strict=True)]
+                made = (sounds | named)[name]
+                values += [judge.silence_db(*pair) for pair in zip(real, made, strict=True)]
     table: dict[str, float] = {}
     logarithms = np.log(forces)
     for name in kinds:
@@ -285,6 +290,15 @@ def loudness(parts: Trained, how: Sampling, count: int) -> dict[str, float]:
         share = float(np.mean([depth >= 30 for depth in known]))
         table[f"share_of_clips_30_db_silent_{name}"] = round(share, 4)
     return table
+
+
+def naming_prompts(batch: clips.Batch, rng: np.random.Generator) -> list[str]:
+    """Prompts that name the material of each clip's last hit; its own where there is no hit."""
+    prompts = list(batch.prompts)
+    for clip, material in zip(batch.owner.tolist(), batch.hits["material"].tolist(), strict=True):
+        if material < len(MATERIALS):  # bursts are of none
+            prompts[clip] = text.naming(rng, MATERIALS[int(material)])
+    return prompts
 
 
 def correlation(first: ArrayLike, second: ArrayLike) -> float:
