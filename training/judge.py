@@ -250,18 +250,21 @@ def buzz_db(waveform: Tensor) -> float:
     return float(lines_db(waveform[None])[0])
 
 
+def _levels(waveforms: Tensor) -> Tensor:
+    """Levels of 48 bands every 10 ms, decades of power, [B, 48, t] of [B, S]."""
+    filters = mel_filters(1024, 48).to(waveforms.device)
+    return log_mel(waveforms.float(), 1024, 480, filters, waveforms.shape[-1] // 480)
+
+
 def band_levels(waveforms: Tensor) -> Tensor:
     """Mean and spread over time of log-mel levels, a fixed embedding [B, 2 * 48] of sounds."""
-    filters = mel_filters(1024, 48).to(waveforms.device)
-    levels = log_mel(waveforms.float(), 1024, 480, filters, waveforms.shape[-1] // 480)
+    levels = _levels(waveforms)
     return torch.cat((levels.mean(-1), levels.std(-1)), dim=1)
 
 
 def spectrum_db(waveform: Tensor, range_db: float = 60.0) -> Tensor:
-    """Levels of 48 bands every 10 ms, [48, t] of [S], down to `range_db` below the highest."""
-    filters = mel_filters(1024, 48).to(waveform.device)
-    count = waveform.shape[-1] // 480
-    levels = 10 * log_mel(waveform[None].float(), 1024, 480, filters, count)[0]
+    """Levels of 48 bands every 10 ms, dB, [48, t] of [S], down to `range_db` below the highest."""
+    levels = 10 * _levels(waveform[None])[0]
     return levels.clamp_min(levels.max() - range_db)
 
 
