@@ -64,10 +64,10 @@ def test_the_readme_takes_one_table(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     readme = tmp_path / "README.md"
     readme.write_text(table.README.read_text())
     monkeypatch.setattr(table, "README", readme)
-    for text in ("first\n", "second\n"):
+    for text in ("<first>\n", "<second>\n"):
         table.write_into_readme(text)
-    assert "first" not in readme.read_text()
-    assert readme.read_text().count("second\n") == 1
+    assert "<first>" not in readme.read_text()
+    assert readme.read_text().count("<second>\n") == 1
     assert "| column | what |" in readme.read_text()
 
 
