@@ -15,7 +15,8 @@ SYNC_SEGMENT_STRIDE = 8
 MAX_CLIP_SECONDS = 15.0
 MAX_TEXT_TOKENS = 77  # both prompts are cut here after encoding, as the weights were trained
 # Solver steps where a request names none: as published, and for the small model the least from
-# which on quality does not rise (benchmarks/quality/README.md).
+# which on quality does not rise and the sound is near the exact path's
+# (benchmarks/quality/README.md).
 OFFICIAL_STEPS = 50
 TINY_STEPS = 16
 # Guidance where a request names none: as published (docs/specification.md, section 4), and for the

@@ -266,10 +266,9 @@ def loudness(parts: Trained, how: Sampling, count: int) -> dict[str, float]:
                     onsets = found[name][owner]
                     exact[name].append(judge.level_db(sound[owner], seconds))
                     heard[name].append(judge.heard_level_db(sound[owner], onsets, seconds))
-            named = {"named": generate(parts, batch, how, naming_prompts(batch, rng))}
+            sounds["named"] = generate(parts, batch, how, naming_prompts(batch, rng))
             for name, values in depths.items():
-                made = (sounds | named)[name]
-                values += [judge.silence_db(*pair) for pair in zip(real, made, strict=True)]
+                values += [judge.silence_db(*pair) for pair in zip(real, sounds[name], strict=True)]
     table: dict[str, float] = {}
     logarithms = np.log(forces)
     for name in kinds:

@@ -233,4 +233,4 @@ def test_a_closed_tab_leaves_no_files(open_tab: Callable[..., Tab], server: Serv
             continue
         if answers[-1] == 404:
             return
-    pytest.fail(f"{source} still answers {answers[-1]}")
+    pytest.fail(f"{source} still answers {answers[-1:]}")

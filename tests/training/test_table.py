@@ -49,6 +49,15 @@ def test_the_default_is_marked_and_what_is_not_known_is_a_dash() -> None:
     assert "[Record](../records/a.json)" in text
 
 
+def test_a_record_without_distances_is_rendered() -> None:
+    old = record()
+    del old["distance_db_of_another_noise"]
+    old["rows"] = [{k: v for k, v in row.items() if k != "distance_db"} for row in old["rows"]]  # type: ignore[attr-defined]
+    text = table.rendered(old, "../records/a.json")
+    assert "Another noise: - dB" in text
+    assert all(line.endswith("- |") for line in text.splitlines() if line.startswith("| heun"))
+
+
 def test_sounds_are_apart_by_what_is_heard_and_when() -> None:
     torch.manual_seed(0)
     noise, silent = 0.1 * torch.randn(48_000), torch.zeros(48_000)
