@@ -1,6 +1,6 @@
 """RunPod's entry point: `python handler.py`; see docs/deploy.md."""
 
-from runners.runpod_handler import main
+from runners.runpod.handler import main
 
 if __name__ == "__main__":
     main()

@@ -30,23 +30,23 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route
 from starlette.types import Receive, Scope, Send
 
-from foley.errors import ConfigError, FoleyError, ServerError
-from runners.desk import Desk
-from runners.endpoints import Endpoints
-from runners.errors import CancelledRequestError, NotReadyError
-from runners.exchange import MAX_FRAMES_BYTES, Common, Scratch
-from runners.forking import Limits
-from runners.front import Front
-from runners.health import Health
-from runners.inflight import InFlight
-from runners.keys import Keys
-from runners.log import configure_logging
+from foley.errors import CancelledRequestError, ConfigError, FoleyError, NotReadyError, ServerError
+from runners.auth import ApiKeys
+from runners.grpc.server import RpcServer
+from runners.grpc.servicer import FoleyServicer
+from runners.handoff import MAX_FRAMES_BYTES
+from runners.http.handlers import Endpoints
+from runners.http.health import Health
+from runners.http.middleware import ErrorMiddleware
+from runners.jobs.cancellation import CancellationRegistry
+from runners.jobs.results import Results
+from runners.jobs.run import GenerationService
+from runners.jobs.scratch import Common, Scratch
+from runners.logs import configure_logging
 from runners.messages import Job, Made, ModelStatus, Report
-from runners.page.host import PageHost
-from runners.results import Results
-from runners.rpc.server import RpcServer
-from runners.rpc.servicer import FoleyServicer
-from runners.sandbox import Sandbox
+from runners.page.proxy import PageHost
+from runners.sandbox.fork_server import Limits
+from runners.sandbox.pool import Sandbox
 from runners.settings import child_environment, load_settings
 from runners.tracing import JobTrace, configure_tracing, end_tracing
 
@@ -59,7 +59,7 @@ except ConfigError as error:  # BentoML shows its own kind as one line, others a
 BOTH: dict[str, Any] = {
     # Our own limit comes first and says so in our form; BentoML's is the net below it.
     "traffic": {"timeout": SETTINGS.request_timeout_seconds + 30},
-    "logging": {"access": {"enabled": False}},  # `Front` logs each request
+    "logging": {"access": {"enabled": False}},  # `ErrorMiddleware` logs each request
 }
 
 
@@ -76,7 +76,7 @@ class GpuRunner:
 
     def __init__(self) -> None:
         # Not above: it imports torch, which building a bento must not need.
-        from runners.worker import start_worker
+        from runners.worker.worker import start_worker
 
         configure_logging(SETTINGS.log_level)
         configure_tracing("GpuRunner")
@@ -212,7 +212,7 @@ class FoleyApi:
         configure_tracing("FoleyApi")
         self.scratch = Scratch(SETTINGS.scratch_root)
         self.common = Common(SETTINGS.scratch_root)
-        self.in_flight = InFlight(self.common.requests)
+        self.in_flight = CancellationRegistry(self.common.requests)
         self.results = Results(
             self.common.results,
             keep_seconds=SETTINGS.keep_results_seconds,
@@ -227,8 +227,10 @@ class FoleyApi:
             ),
             child_environment(),
         )
-        self.desk = Desk(SETTINGS, self.gpu, self.sandbox)
-        self.endpoints = Endpoints(SETTINGS, self.desk, self.scratch, self.in_flight, self.results)
+        self.generation = GenerationService(SETTINGS, self.gpu, self.sandbox)
+        self.endpoints = Endpoints(
+            SETTINGS, self.generation, self.scratch, self.in_flight, self.results
+        )
         self.health = Health(self.__is_ready__, SETTINGS)
         self.page = PageHost(self.common.folder, prefix="/ui")
         self.rpc: RpcServer | None = None
@@ -242,7 +244,7 @@ class FoleyApi:
         self.page.heed_signals()
         if SETTINGS.grpc_port:
             servicer = FoleyServicer(
-                SETTINGS, self.desk, self.scratch, self.in_flight, Keys(SETTINGS.keys)
+                SETTINGS, self.generation, self.scratch, self.in_flight, ApiKeys(SETTINGS.keys)
             )
             self.rpc = RpcServer(servicer, SETTINGS, ready=self.__is_ready__)
 
@@ -266,12 +268,12 @@ class FoleyApi:
         self.media.result()
         if self.rpc is not None:
             self.rpc.check()
-        await self.desk.ask_model()
+        await self.generation.ask_model()
         return True
 
 
 FoleyApi.add_asgi_middleware(  # type: ignore[attr-defined]
-    Front, keys=Keys(SETTINGS.keys), health_path=SETTINGS.health_path
+    ErrorMiddleware, keys=ApiKeys(SETTINGS.keys), health_path=SETTINGS.health_path
 )
 
 

@@ -20,9 +20,9 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks.records import ROOT, environment, finish, own_bytes
-from foley.checkpoints import load_official
 from foley.configs import PRESETS
-from foley.tensors import read_weights
+from foley.weights.loading import load_official
+from foley.weights.tensors import read_weights
 
 MANIFESTS = ROOT / "tests" / "assets" / "manifests"
 LIMIT_BYTES = 10**9  # allowed above the file's size

@@ -25,7 +25,7 @@ from PIL import Image
 
 from benchmarks.records import ROOT, cpu_model, environment, finish, own_bytes, percentile
 from foley.media.clock import FramePicker
-from foley.media.demux import decode_frames
+from foley.media.decode import decode_frames
 from foley.media.scale import fit_and_crop, fitted_size, rgb_view, stretch
 
 VISUAL_SIZE, SYNC_SIZE = 512, 224

@@ -17,7 +17,7 @@ from pathlib import Path
 from playwright.sync_api import Browser, sync_playwright
 
 from benchmarks.records import ROOT, environment, finish
-from tests.service.server import Server
+from tests.server import Server
 
 LIMIT_SECONDS = 15.0
 # Length and loudness of what the player plays, as the browser decodes it.

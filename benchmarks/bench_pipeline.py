@@ -19,12 +19,12 @@ from benchmarks.records import ROOT, environment, finish, own_bytes, percentile
 from foley.media.mux import write_video
 from foley.pipeline import FoleyPipeline
 from foley.request import GenerationRequest
-from foley.types import VideoFrames
+from foley.types import Stage, VideoFrames
 from tests.parity.check import run as check_golden_file
 
 CLIP = ROOT / "examples" / "bigbuckbunny.mp4"
 GOLDEN = ROOT / "tests" / "assets" / "golden" / "sampler_euler_cfg.safetensors"
-STAGES = ("decode_video", "condition", "sample", "decode", "write")
+STAGES = ("decode_video", "encode", "sample", "decode_audio", "mux")
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype, size: int = 2048) -> float:
@@ -61,17 +61,17 @@ def operations(
     velocities = pipeline.velocity_model()
     with torch.inference_mode():
         with FlopCounterMode(display=False) as counter:
-            while session.stage == "conditions":
+            while session.stage == Stage.ENCODE:
                 session.encode()
-        counts["condition"] = counter.get_total_flops()
+        counts["encode"] = counter.get_total_flops()
         with FlopCounterMode(display=False) as counter:
-            while session.stage == "sampling":
+            while session.stage == Stage.SAMPLE:
                 session.advance(*velocities([session.part]))
         counts["sample"] = counter.get_total_flops()
         with FlopCounterMode(display=False) as counter:
-            while session.stage == "sound":
+            while session.stage is Stage.DECODE_AUDIO:
                 session.decode()
-        counts["decode"] = counter.get_total_flops()
+        counts["decode_audio"] = counter.get_total_flops()
     return counts
 
 

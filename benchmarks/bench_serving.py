@@ -39,10 +39,10 @@ import numpy as np
 
 from benchmarks.meters import Meter
 from benchmarks.records import environment, finish, percentile
-from runners.ports import free_port
-from runners.rpc.foley_pb2 import GenerateOptions, GenerateRequest
-from runners.rpc.foley_pb2_grpc import FoleyServiceStub
-from tests.service.server import Server, draw_clip
+from foley.v1.foley_pb2 import GenerateOptions, GenerateRequest
+from foley.v1.foley_pb2_grpc import FoleyServiceStub
+from runners.process import free_port
+from tests.server import Server, draw_clip
 
 STEP, WHOLE = "service:FoleyApi", "benchmarks.whole_requests:FoleyApi"
 LENGTHS_SECONDS = tuple(range(1, 11))

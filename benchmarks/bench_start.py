@@ -31,10 +31,10 @@ from torch import Tensor
 
 from benchmarks.bench_load import LIMIT_BYTES, MANIFESTS, own_bytes, write_random
 from benchmarks.records import ROOT, environment, finish
-from foley import checkpoints
 from foley.configs import PRESETS, Preset
 from foley.pipeline import FoleyPipeline
-from foley.selection import EMBEDDED_WEIGHTS
+from foley.weights import loading
+from foley.weights.selection import EMBEDDED_WEIGHTS
 
 PAGE_BYTES = 4096
 LIMIT_SECONDS = 15  # xxl from safetensors, warm, on an H100 machine's local disk
@@ -56,7 +56,7 @@ def write_folder(folder: Path, preset: Preset) -> None:
 
 def random_tower(part: str, preset: Preset, prefix: str) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
-    module = checkpoints.build_on_meta(part, preset)
+    module = loading.build_on_meta(part, preset)
     return {
         prefix + name: torch.empty(tensor.shape).normal_(std=0.02, generator=generator)
         for name, tensor in module.named_parameters()
@@ -76,7 +76,7 @@ def load_here(folder: Path, preset: Preset, device: str) -> dict[str, Any]:
         found["cuda_seconds"] = time.perf_counter() - start
         found["cuda_bytes"] = own_bytes("VmRSS") - before
         device = f"cuda:{torch.cuda.current_device()}"  # as the service names it
-        components = checkpoints.load_components(folder, preset, device=device)
+        components = loading.load_components(folder, preset, device=device)
         found["read_seconds"] = time.perf_counter() - start - found["cuda_seconds"]
         pipeline = FoleyPipeline(components, torch.device(device))
         torch.cuda.synchronize()
@@ -99,7 +99,7 @@ def load_and_drop(folder: Path, preset: Preset) -> None:
         return moved(module, "meta")
 
     torch.nn.Module.to = read  # type: ignore[method-assign, assignment]
-    checkpoints.load_components(folder, preset)
+    loading.load_components(folder, preset)
 
 
 def drop_from_page_cache(folder: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import psutil
 
-from tests.service.server import Server
+from tests.server import Server
 
 GPU_PERIOD_SECONDS = 0.1
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 
 from benchmarks.gpu.model import PARTS, random_model
-from foley.checkpoints import save_components
 from foley.configs import PRESETS, Preset
+from foley.weights.loading import save_components
 
 
 def write_model(folder: Path, preset: Preset, device: torch.device) -> None:

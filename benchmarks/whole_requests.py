@@ -8,8 +8,9 @@ begins when all of it is done. All else is the same: engines, threads, packed ev
 
 from dataclasses import dataclass
 
-import runners.worker
-from runners.scheduler import KINDS, Action, Entry, Scheduler
+import runners.worker.worker
+from foley.types import Stage
+from runners.worker.scheduler import KINDS, Action, Entry, Scheduler
 
 
 @dataclass
@@ -19,14 +20,14 @@ class Batch:
 
     @property
     def resting(self) -> bool:
-        return not any(entry.in_hand for entry in self.entries)
+        return not any(entry.executing for entry in self.entries)
 
     def action(self) -> Action | None:
         """All conditions, then all evaluations, then all sounds."""
         for kind in KINDS:
             members = tuple(entry for entry in self.entries if entry.left(kind))
             if members:
-                return Action(kind, self.device, members if kind == "evaluate" else members[:1])
+                return Action(kind, self.device, members if kind is Stage.SAMPLE else members[:1])
         return None
 
 
@@ -61,6 +62,6 @@ class WholeRequests(Scheduler):
         return not batch.entries
 
 
-runners.worker.Scheduler = WholeRequests  # type: ignore[misc]
+runners.worker.worker.Scheduler = WholeRequests  # type: ignore[misc]
 
 from service import FoleyApi, GpuRunner  # noqa: E402, F401 - after the scheduler was exchanged

@@ -10,9 +10,9 @@ from torch import Tensor
 from transformers import BatchEncoding, ClapTextModel, PreTrainedTokenizerBase
 
 from foley.configs import MAX_TEXT_TOKENS, SYNC_SEGMENT_STRIDE
-from foley.encoding import TEXT_PRIORITY, Encoders, num_frames, num_segments
 from foley.errors import PromptTooLongError
-from foley.models.uploads import uploaded
+from foley.gpu.encoder_batches import TEXT_PRIORITY, Encoders, num_frames, num_segments
+from foley.models.transfer import uploaded
 
 _POSITION_OFFSET = 2  # RoBERTa keeps its first two positions for padding
 

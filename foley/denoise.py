@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from foley.models.dit import DiTContext, FoleyDiT, TimeModulation
-from foley.models.uploads import uploaded
+from foley.models.transfer import uploaded
 from foley.request import Solver
 from foley.sampling import Evaluation, evaluation_sigmas, guide, trajectory
 from foley.types import Conditions

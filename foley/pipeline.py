@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING, Self
 import torch
 from torch import Tensor
 
-from foley.acceleration import Memory, check_options, loading_device, place
-from foley.checkpoints import Components
 from foley.conditioning import encode_sync, encode_text, encode_visual, num_pieces, tokenize
 from foley.configs import MAX_TEXT_TOKENS, SYNC_FPS, SYNC_SEGMENT_FRAMES, Preset
 from foley.denoise import VelocityModel
 from foley.errors import DeviceError
-from foley.licences import licence_of
+from foley.gpu.placement import Memory, check_options, loading_device, place
+from foley.gpu.pointwise import Precision
 from foley.media.clock import num_latents
-from foley.models.pointwise import Precision
 from foley.request import GenerationRequest, Solver
-from foley.selection import choose_device, load
 from foley.session import Session
-from foley.types import Conditions, Generation, VideoFrames
+from foley.types import Conditions, Generation, Stage, VideoFrames
+from foley.weights.licences import licence_of
+from foley.weights.loading import Components
+from foley.weights.selection import choose_device, load
 
 if TYPE_CHECKING:
     from foley.media.source import MediaLimits
@@ -43,12 +43,12 @@ class Progress:
     """How far a generation has come.
 
     Attributes:
-        stage: "condition", "sample" or "decode".
+        stage: the one that goes on: `ENCODE`, `SAMPLE` or `DECODE_AUDIO`.
         step: steps of the stage that are done.
         num_steps: steps of the stage.
     """
 
-    stage: str
+    stage: Stage
     step: int
     num_steps: int
 
@@ -203,7 +203,7 @@ class FoleyPipeline:
     ) -> VideoFrames:
         """The frames of a clip at the sizes of this preset's encoders."""
         # Here, so that a machine without FFmpeg's libraries can sound frames that it is given.
-        from foley.media.demux import decode_frames
+        from foley.media.decode import decode_frames
         from foley.media.source import MediaLimits
 
         return decode_frames(
@@ -235,18 +235,18 @@ class FoleyPipeline:
         velocities = self.velocity_model()
         num_steps = session.num_steps
         try:
-            report(Progress("condition", 0, 1))
-            while session.stage == "conditions":
+            report(Progress(Stage.ENCODE, 0, 1))
+            while session.stage is Stage.ENCODE:
                 session.encode()
-            report(Progress("condition", 1, 1))
-            while session.stage == "sampling":
-                report(Progress("sample", session.step, num_steps))
+            report(Progress(Stage.ENCODE, 1, 1))
+            while session.stage is Stage.SAMPLE:
+                report(Progress(Stage.SAMPLE, session.step, num_steps))
                 session.advance(*velocities([session.part]))
-            report(Progress("sample", num_steps, num_steps))
-            report(Progress("decode", 0, 1))
-            while session.stage == "sound":
+            report(Progress(Stage.SAMPLE, num_steps, num_steps))
+            report(Progress(Stage.DECODE_AUDIO, 0, 1))
+            while session.stage is Stage.DECODE_AUDIO:
                 session.decode()
-            report(Progress("decode", 1, 1))
+            report(Progress(Stage.DECODE_AUDIO, 1, 1))
         except torch.OutOfMemoryError as error:
             self.make_room()
             raise session.out_of_memory() from error

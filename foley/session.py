@@ -1,6 +1,6 @@
 """One generation that moves on piece by piece: whoever drives it decides what runs in between.
 
-    conditions ──encode *──► sampling ──part, advance *──► sound ──decode *──► done
+    encode ──encode *──► sample ──part, advance *──► decode_audio ──decode *──► None
 
 `FoleyPipeline.generate` drives one alone; a server drives many side by side. Both give the same
 sound, since what a piece computes depends on nothing but its own session.
@@ -10,7 +10,7 @@ sound, since what a piece computes depends on nothing but its own session.
 
 import time
 from collections.abc import Generator
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -19,14 +19,12 @@ from foley.configs import SYNC_FPS, SYNC_SEGMENT_FRAMES, Preset
 from foley.denoise import Denoising, Part
 from foley.errors import DeviceError, ModelError
 from foley.models.dit import FoleyDiT
-from foley.models.uploads import uploaded
+from foley.models.transfer import uploaded
 from foley.request import GenerationRequest
 from foley.sampling import choose_seeds, draw_noise, make_sigmas
-from foley.types import Conditions, Generation, VideoFrames
+from foley.types import Conditions, Generation, Stage, VideoFrames
 
 _FADE_SAMPLES = 96
-
-Stage = Literal["conditions", "sampling", "sound", "done"]
 
 
 class Model(Protocol):
@@ -56,7 +54,7 @@ class Session:
     that cannot be used, a ModelError for values that are not finite, torch's OutOfMemoryError.
 
     Attributes:
-        stage: which of the methods comes next.
+        stage: the one that comes next; None when all are done.
         num_steps: solver steps from noise to sound.
         seeds: of the variations.
         timings: seconds from the beginning to the end of each stage that has ended, by name.
@@ -64,7 +62,7 @@ class Session:
 
     def __init__(self, model: Model, frames: VideoFrames, request: GenerationRequest) -> None:
         self.request = request
-        self.stage: Stage = "conditions"
+        self.stage: Stage | None = Stage.ENCODE
         self.num_steps = request.num_steps(model.preset)
         self.seeds = choose_seeds(request.seed, request.num_variations)
         self.timings: dict[str, float] = {}
@@ -84,7 +82,7 @@ class Session:
     def step(self) -> int:
         """Solver steps that are done."""
         if self._path is None:
-            return 0 if self.stage == "conditions" else self.num_steps
+            return 0 if self.stage is Stage.ENCODE else self.num_steps
         assert self._path.point is not None
         return self._path.point.step
 
@@ -111,7 +109,7 @@ class Session:
         self._path.advance(velocity)
         if self._path.latents is not None:
             self._latents, self._path = self._path.latents, None
-            self._end_stage("sample", "sound")
+            self._end_stage(Stage.DECODE_AUDIO)
 
     def decode(self) -> None:
         """Decode one variation."""
@@ -127,11 +125,11 @@ class Session:
             raise self._damaged()
         if len(self._waveforms) == len(self.seeds):
             self._latents = None
-            self._end_stage("decode", "done")
+            self._end_stage(None)
 
     def result(self) -> Generation:
         """What came of it."""
-        assert self.stage == "done"
+        assert self.stage is None
         return Generation(
             waveforms=torch.cat(self._waveforms),
             sample_rate=self._model.preset.vae.sample_rate,
@@ -159,14 +157,15 @@ class Session:
             solver=request.solver,
             guidance_scale=request.guidance(model.preset),
         )
-        self._end_stage("condition", "sampling")
+        self._end_stage(Stage.SAMPLE)
 
-    def _end_stage(self, name: str, following: Stage) -> None:
+    def _end_stage(self, following: Stage | None) -> None:
         if self._model.device.type == "cuda":
             torch.cuda.synchronize(self._model.device)
         assert self._began is not None
+        assert self.stage is not None
         now = time.perf_counter()
-        self.timings[name], self._began = now - self._began, now
+        self.timings[self.stage], self._began = now - self._began, now
         self.stage = following
 
     def _damaged(self) -> ModelError:

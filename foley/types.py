@@ -1,11 +1,32 @@
-"""What passes between the stages."""
+"""The stages of a generation, and the data that passes between them."""
 
 # V frames at 8 fps, n25 frames at 25 fps, S sync tokens, T text tokens, A latent frames,
 # N variations
 
-from dataclasses import dataclass, field
+from __future__ import annotations
 
-from torch import Tensor
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # the API's processes need `Stage` and must not load torch
+    from torch import Tensor
+
+
+class Stage(StrEnum):
+    """The stages of one request, in order.
+
+    Progress, events, timings, headers, metrics, the scheduler, the command line and the page all
+    use these names. The library itself runs the stages from `ENCODE` to `DECODE_AUDIO`.
+    """
+
+    UPLOAD = "upload"  # receive the clip
+    DECODE_VIDEO = "decode_video"  # pick and scale the frames
+    QUEUE = "queue"  # wait for a device
+    ENCODE = "encode"  # frames and prompts -> conditions
+    SAMPLE = "sample"  # noise -> latents
+    DECODE_AUDIO = "decode_audio"  # latents -> waveform
+    MUX = "mux"  # write the files
 
 
 @dataclass(frozen=True, kw_only=True)

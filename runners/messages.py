@@ -7,10 +7,9 @@ from pydantic import BaseModel, ConfigDict
 
 from foley.errors import FoleyError, error_of
 from foley.request import GenerationRequest
+from foley.types import Stage
 
 Priority = Literal["interactive", "bulk"]
-# What happens to a request, in order. The runner does those from "queued" to "sound".
-Stage = Literal["upload", "frames", "queued", "conditions", "sampling", "sound", "files"]
 
 
 class Job(BaseModel):

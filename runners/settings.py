@@ -148,7 +148,7 @@ class Settings(BaseSettings):
     api_keys: Annotated[
         SecretStr | None,
         Field(
-            description="Keys that open the service, separated by commas. Absent, and without a "
+            description="ApiKeys that open the service, separated by commas. Absent, and without a "
             "file of them: open to everybody who reaches it."
         ),
     ] = None

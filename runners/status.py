@@ -1,31 +1,30 @@
 """Exception class -> HTTP status and gRPC code, in one table."""
 
+import math
 from typing import NamedTuple
 
 from foley.errors import (
+    BusyError,
+    CancelledRequestError,
     DeviceError,
     FetchError,
     FoleyError,
-    OutputError,
-    ParameterError,
-    PromptTooLongError,
-    RequestError,
-    ServerError,
-    VideoError,
-    VideoTooLargeError,
-)
-from runners.errors import (
-    BusyError,
-    CancelledRequestError,
     MediaTypeError,
     ModelFailedError,
     NotAcceptableError,
     NotFoundError,
     NotReadyError,
+    OutputError,
+    ParameterError,
+    PromptTooLongError,
+    RequestError,
     RequestTimeoutError,
     RunnerLostError,
+    ServerError,
     UnauthorizedError,
     UploadTooLargeError,
+    VideoError,
+    VideoTooLargeError,
 )
 
 
@@ -73,6 +72,7 @@ CODE_OF_HTTP_STATUS = {
     503: NotReadyError.code,
     504: RequestTimeoutError.code,
 }
+RETRY_AFTER_SECONDS = 5
 INTERNAL_CODE = "internal"
 INTERNAL_MESSAGE = "something went wrong inside the service"
 
@@ -95,3 +95,10 @@ def public_message(error: FoleyError) -> str:
     if isinstance(error, _OPEN):
         return str(error)
     return "the service cannot do this now; whoever runs it finds the reason in its log"
+
+
+def retry_after(error: FoleyError) -> int | None:
+    """Seconds after which the same request may succeed; None where waiting does not help."""
+    if not isinstance(error, BusyError | NotReadyError | RunnerLostError):
+        return None
+    return math.ceil(error.retry_after_seconds or RETRY_AFTER_SECONDS)

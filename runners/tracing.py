@@ -25,8 +25,8 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer
 
-from foley.errors import FoleyError
-from runners.errors import CancelledRequestError
+from foley.errors import CancelledRequestError, FoleyError
+from foley.types import Stage
 from runners.messages import Job, Made, Update
 from runners.settings import traces_wanted
 
@@ -131,7 +131,7 @@ class JobTrace:
 
     def __init__(self, job: Job) -> None:
         self._parent = propagate.extract(job.trace, context.Context())
-        self._stage = ""
+        self._stage: Stage | None = None
         self._span: Span = trace.INVALID_SPAN
         self._step: int | None = None
         self._since = 0

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import httpx
 
-from runners.ports import free_port
+from runners.process import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 CLIP = ROOT / "examples" / "bigbuckbunny.mp4"
@@ -97,7 +97,7 @@ def draw() -> None:
 
     from benchmarks.quality import drawing
     from benchmarks.quality.onsets import onsets
-    from runners.page.pictures import read_sound
+    from runners.page.plots import read_sound
 
     read = read_sound(OUT / "out.wav")
     assert read is not None

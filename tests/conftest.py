@@ -1,10 +1,19 @@
-"""GPU tests are left out where there is no GPU, unless one is required."""
+"""Fixtures that several folders share: one server for the whole run, and clips to send to it.
+
+Tests that need a GPU are skipped where there is none, unless FOLEY_REQUIRE_GPU=1.
+"""
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
+
+from tests.server import ROOT, Server, draw_clip
+
+MAX_UPLOAD_BYTES = 4_000_000
+MAX_CONCURRENCY = 4
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -21,3 +30,49 @@ def ordinary_priority() -> Iterator[None]:
     """A real-time process, as root's encoders may leave us, starts browsers that stop machines."""
     yield
     assert os.sched_getscheduler(0) == os.SCHED_OTHER
+
+
+@pytest.fixture(scope="session")
+def probes() -> list[tuple[int, int]]:
+    """Filled by `server`: the (readyz, livez) statuses while it started."""
+    return []
+
+
+@pytest.fixture(scope="session")
+def server(
+    tmp_path_factory: pytest.TempPathFactory, probes: list[tuple[int, int]]
+) -> Iterator[Server]:
+    settings = {
+        "FOLEY_MAX_UPLOAD_BYTES": str(MAX_UPLOAD_BYTES),
+        "FOLEY_MAX_CONCURRENCY": str(MAX_CONCURRENCY),
+        "FOLEY_MAX_CLIP_SECONDS": "6",
+        "FOLEY_MAX_CLIP_PIXELS": str(1280 * 720),
+    }
+    server = Server(tmp_path_factory.mktemp("server"), settings)
+    try:
+        probes.extend(server.wait_until_ready())
+        yield server
+    finally:
+        assert server.stop() == 0, server.log.read_text()
+
+
+@pytest.fixture(scope="session")
+def real_clip() -> bytes:
+    return (ROOT / "examples" / "bigbuckbunny.mp4").read_bytes()
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("clips")
+
+
+@pytest.fixture(scope="session")
+def short_clip(clips: Path) -> bytes:
+    """One second."""
+    return draw_clip(clips / "short.mp4")
+
+
+@pytest.fixture(scope="session")
+def long_clip(clips: Path) -> bytes:
+    """Eight seconds, where the server's limit is six."""
+    return draw_clip(clips / "long.mp4", num_frames=200)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 
-from foley.checkpoints import Components, load_tokenizer
 from foley.configs import TINY, Preset
 from foley.models.dit import build_dit
 from foley.models.encoders import build_text_encoder, build_vision_encoder
@@ -14,6 +13,7 @@ from foley.models.synchformer import build_synchformer
 from foley.models.vae import build_vae
 from foley.pipeline import FoleyPipeline
 from foley.types import VideoFrames
+from foley.weights.loading import Components, load_tokenizer
 
 # One token a byte, so that a test knows how many a prompt has.
 TOKENIZER = Path(__file__).parent / "assets" / "tokenizer"

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import torch
 
-from foley.checkpoints import Components, load_tokenizer, save_components
 from foley.models.dit import build_dit
 from foley.models.encoders import build_text_encoder, build_vision_encoder
 from foley.models.synchformer import build_synchformer
 from foley.models.vae import build_vae
+from foley.weights.loading import Components, load_tokenizer, save_components
 from training.settings import TRAINED, load_state, save_state
 from training.unpack import CHECKPOINTS, FILES, HEADS
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foley.configs import SYNC_SEGMENT_FRAMES, SYNC_SEGMENT_STRIDE
-from foley.encoding import num_segments
+from foley.gpu.encoder_batches import num_segments
 from foley.media.clock import num_latents
 from foley.models.synchformer import Synchformer
 from training import labels

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from foley.encoding import num_segments
+from foley.gpu.encoder_batches import num_segments
 from foley.media.clock import num_latents
 from foley.models.encoders import build_vision_encoder
 from foley.models.synchformer import build_synchformer

@@ -10,8 +10,8 @@ import argparse
 import shutil
 from pathlib import Path
 
-from foley.checkpoints import load_components
-from foley.selection import EMBEDDED_WEIGHTS
+from foley.weights.loading import load_components
+from foley.weights.selection import EMBEDDED_WEIGHTS
 from training.settings import TRAINED, load_state, save_state
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"

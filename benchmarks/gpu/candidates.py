@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from foley.models import pointwise
+from foley.gpu import pointwise
 
 
 def gated_convolutions_plain(x: Tensor, weight: Tensor, first: Tensor, last: Tensor) -> Tensor:

@@ -12,9 +12,9 @@ from torch import Tensor
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.model import random_module
 from benchmarks.records import percentile
-from foley.acceleration import halve_sound_decoder
 from foley.configs import LATENT_RATE
-from foley.models.sound import FusedSoundDecoder, convolve, upsample
+from foley.gpu.fused_vae import FusedSoundDecoder, convolve, upsample
+from foley.gpu.placement import halve_sound_decoder
 from foley.models.vae import FoleyVAE
 
 

@@ -11,14 +11,14 @@ from benchmarks.gpu.bench import Bench, drained
 from benchmarks.gpu.model import random_frames, random_module
 from benchmarks.gpu.profiling import profiled
 from benchmarks.records import percentile
-from foley.acceleration import fuse_encoders, to_dtype
-from foley.checkpoints import load_tokenizer
 from foley.conditioning import encode_sync, encode_text, encode_visual, tokenize
-from foley.encoding import Cut, Encoders, Pieces, normalise_frames
+from foley.gpu.encoder_batches import Cut, Encoders, Pieces, normalise_frames
+from foley.gpu.placement import fuse_encoders, to_dtype
+from foley.gpu.step_graphs import CudaCapture, free_bytes
 from foley.models.encoders import fuse_text_encoder
-from foley.models.graphs import CudaCapture, free_bytes
 from foley.models.synchformer import DividedAttention
-from foley.selection import EMBEDDED_WEIGHTS
+from foley.weights.loading import load_tokenizer
+from foley.weights.selection import EMBEDDED_WEIGHTS
 
 # Frames and segments at a time.
 _PIECES = ((16, 6), (32, 12), (64, 24), (64, 12))
@@ -118,7 +118,7 @@ def _time(bench: Bench, found: dict[str, Any], name: str, run: Callable[[], obje
 
 def _attention(bench: Bench, sync: Any) -> dict[str, float]:
     """Synchformer's attentions of 12 segments, between their two products."""
-    from foley.models import kernels
+    from foley.gpu import kernels
 
     attention = next(m for m in sync.modules() if isinstance(m, DividedAttention))
     num_tokens = sync.num_tubelets * (sync.position.shape[1] - 1) + 1

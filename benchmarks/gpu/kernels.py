@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from benchmarks.gpu.bench import Bench
 from foley.configs import LATENT_RATE
-from foley.models import pointwise
+from foley.gpu import pointwise
 from foley.models.attention import attend
 from foley.models.packing import Borders, Segments
 

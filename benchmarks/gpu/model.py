@@ -7,15 +7,15 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.gpu.bench import Bench
-from foley.checkpoints import Components, build_on_meta, load_tokenizer
 from foley.configs import LATENT_RATE, SYNC_FPS, VISUAL_FPS, DiTConfig, Preset
 from foley.denoise import Denoising, Part
-from foley.encoding import num_segments
+from foley.gpu.encoder_batches import num_segments
 from foley.models.dit import FoleyDiT
 from foley.models.encoders import restore_buffers
 from foley.sampling import draw_noise, make_sigmas
-from foley.selection import EMBEDDED_WEIGHTS
 from foley.types import Conditions, VideoFrames
+from foley.weights.loading import Components, build_on_meta, load_tokenizer
+from foley.weights.selection import EMBEDDED_WEIGHTS
 
 SEED = 0
 PARTS = ("dit", "vae", "synchformer", "vision", "text")

@@ -25,13 +25,13 @@ from benchmarks.gpu.model import (
 )
 from benchmarks.gpu.profiling import profiled
 from benchmarks.records import percentile
-from foley.acceleration import FusedStep, Memory, halve_sound_decoder, to_dtype
 from foley.denoise import Part, VelocityModel
-from foley.models import pointwise
+from foley.gpu import pointwise
+from foley.gpu.fused_step import FusedContext, FusedDiT
+from foley.gpu.placement import FusedStep, Memory, halve_sound_decoder, to_dtype
+from foley.gpu.pointwise import Pointwise, Precision
+from foley.gpu.step_graphs import LARGE_EVALUATIONS, CudaCapture
 from foley.models.dit import DiTContext, FoleyDiT
-from foley.models.fused import FusedContext, FusedDiT
-from foley.models.graphs import LARGE_EVALUATIONS, CudaCapture
-from foley.models.pointwise import Pointwise, Precision
 from foley.pipeline import FoleyPipeline
 from foley.request import GenerationRequest
 

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from runners.page import pictures
+from runners.page import plots
 
 WIDTH_INCHES, STRIP_INCHES, WAVE_INCHES, SPECTROGRAM_INCHES = 12.0, 1.0, 0.8, 1.6
 DOTS_PER_INCH = 110
@@ -80,11 +80,11 @@ def draw(
 
 
 def _draw_strip(axes: Axes, clip: Path, seconds: float) -> None:
-    (first,) = pictures.frames_at(clip, [0.0])
+    (first,) = plots.frames_at(clip, [0.0])
     width_inches = STRIP_INCHES * first.width / first.height
     count = max(2, round(WIDTH_INCHES / width_inches))
     share = seconds / count
-    frames = pictures.frames_at(clip, [(index + 0.5) * share for index in range(count)])
+    frames = plots.frames_at(clip, [(index + 0.5) * share for index in range(count)])
     for index, frame in enumerate(frames):
         axes.imshow(frame, extent=(index * share, (index + 1) * share, 0, 1), aspect="auto")
     axes.set_ylim(0, 1)
@@ -93,21 +93,21 @@ def _draw_strip(axes: Axes, clip: Path, seconds: float) -> None:
 
 def _draw_sound(wave: Axes, spectrum: Axes, sound: Sound, num_samples: int) -> None:
     seconds = num_samples / sound.rate
-    lower, upper = pictures.outline(sound.samples, num_samples)
+    lower, upper = plots.outline(sound.samples, num_samples)
     middle = (np.arange(len(lower)) + 0.5) * seconds / len(lower)
     wave.fill_between(middle, lower, upper, linewidth=0.4, color="#2c3e50")
     wave.set_ylim(-1, 1)
     wave.set_yticks([])
     wave.set_ylabel(sound.name, fontsize=9)
     spectrum.imshow(
-        pictures.spectrogram_db(sound.samples, num_samples, sound.rate),
+        plots.spectrogram_db(sound.samples, num_samples, sound.rate),
         extent=(0, seconds, 0, 1),
         origin="lower",
         aspect="auto",
-        cmap=pictures.COLOURS,
-        vmin=pictures.FLOOR_DB,
+        cmap=plots.COLOURS,
+        vmin=plots.FLOOR_DB,
         vmax=0,
     )
-    octaves = np.log(np.array(TICKS_HZ) / pictures.LOWEST_HZ)
-    places = octaves / np.log(pictures.HIGHEST_HZ / pictures.LOWEST_HZ)
+    octaves = np.log(np.array(TICKS_HZ) / plots.LOWEST_HZ)
+    places = octaves / np.log(plots.HIGHEST_HZ / plots.LOWEST_HZ)
     spectrum.set_yticks(places, [f"{hz / 1000:g} kHz" for hz in TICKS_HZ], fontsize=7)

@@ -19,7 +19,7 @@ from benchmarks.quality.onsets import Match, merged, onsets
 from benchmarks.quality.sync import add_options, load, options_of
 from foley.media.mux import write_video
 from foley.pipeline import FoleyPipeline
-from runners.page.pictures import read_sound
+from runners.page.plots import read_sound
 
 
 def heard(name: str, waveform: torch.Tensor, rate: int) -> Sound:

@@ -1,0 +1,1 @@
+"""The `foley` command: one module for each subcommand."""

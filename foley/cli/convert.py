@@ -29,8 +29,8 @@ def convert(
     with quiet_imports():
         import torch
 
-        from foley.checkpoints import load_components, save_components
-        from foley.selection import choose_preset
+        from foley.weights.loading import load_components, save_components
+        from foley.weights.selection import choose_preset
 
     components = load_components(source, choose_preset(preset, source))
     components = dataclasses.replace(

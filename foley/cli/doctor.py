@@ -37,8 +37,8 @@ def doctor(
     Exit code 0 where the preset can run, 3 where it cannot.
     """
     with quiet_imports():
-        from foley.doctor import examine
-        from foley.machine import look
+        from foley.hardware.doctor import examine
+        from foley.hardware.machine import look
 
         findings = examine(look(weights, port=port), preset=preset, device=device)
     is_fit = all(finding.state != "error" for finding in findings)

@@ -17,8 +17,8 @@ from rich.progress import (
 )
 
 from foley.errors import ConfigError
-from foley.licences import Licence, is_accepted, licence_of, record_acceptance
-from foley.sources import FILES, HubFile
+from foley.weights.licences import Licence, is_accepted, licence_of, record_acceptance
+from foley.weights.sources import FILES, HubFile
 
 
 def download(
@@ -46,7 +46,7 @@ def download(
     Run again after an interruption, it goes on from there; after success, it fetches nothing.
     What the hub's cache holds is used, and HF_TOKEN, HF_ENDPOINT, HF_HOME, HF_HUB_OFFLINE count.
     """
-    from foley.hub import default_folder
+    from foley.weights.hub import default_folder
 
     obtain(preset, FILES[preset], to or default_folder(), accepted=accept_license, quiet=quiet)
 
@@ -60,7 +60,7 @@ def obtain(
         ConfigError: the licence was not accepted.
         DownloadError: a file could not be fetched, verified or stored.
     """
-    from foley.hub import fetch, missing_files
+    from foley.weights.hub import fetch, missing_files
 
     folder = folder.absolute()
     console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)

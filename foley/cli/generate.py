@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from foley.cli.makers import (
+from foley.cli.backends import (
     AUDIO_SUFFIXES,
     LocalMaker,
     Maker,

@@ -55,8 +55,8 @@ def collect(weights: Path | None) -> dict[str, Any]:
     import torch
 
     from foley.configs import PRESETS
-    from foley.hub import default_folder
     from foley.models.attention import attention_kernel
+    from foley.weights.hub import default_folder
 
     ffmpeg = ".".join(map(str, av.library_versions["libavcodec"]))
     devices = [_gpu(index) for index in range(torch.cuda.device_count())]
@@ -90,11 +90,11 @@ def _gpu(index: int) -> str:
 
 
 def _presets(weights: Path) -> dict[str, str]:
-    from foley.checkpoints import read_description
     from foley.configs import PRESETS, TINY
-    from foley.ledger import revision_of
-    from foley.recognition import DESCRIPTION_FILE, find_file
-    from foley.selection import EMBEDDED_WEIGHTS
+    from foley.weights.detection import DESCRIPTION_FILE, find_file
+    from foley.weights.loading import read_description
+    from foley.weights.manifest import revision_of
+    from foley.weights.selection import EMBEDDED_WEIGHTS
 
     embedded = (EMBEDDED_WEIGHTS / DESCRIPTION_FILE).is_file()
     found = {
@@ -115,7 +115,7 @@ def _presets(weights: Path) -> dict[str, str]:
 
 
 def _terms(name: str) -> str:
-    from foley.licences import licence_of
+    from foley.weights.licences import licence_of
 
     licence = licence_of(name)
     return f"{licence.name}; {licence.territory}"

@@ -8,8 +8,8 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from foley.cli.options import quiet_imports
-from foley.doctor import refuse_unfit
 from foley.errors import ConfigError
+from foley.hardware.doctor import refuse_unfit
 
 DRAIN_SECONDS = 30
 SOURCE_ROOT = Path(__file__).resolve().parents[2]

@@ -10,10 +10,10 @@ What the service refuses is raised as the same class that `foley` itself raises 
 Neither torch nor PyAV is imported.
 """
 
-from foley.client.answers import RemoteFile, RemoteGeneration, RemoteModel, RemoteUpdate
-from foley.client.blocking import FoleyClient
-from foley.client.calls import Format, Options
-from foley.client.concurrent import AsyncFoleyClient
+from foley.client.async_client import AsyncFoleyClient
+from foley.client.results import RemoteFile, RemoteGeneration, RemoteModel, RemoteUpdate
+from foley.client.sync_client import FoleyClient
+from foley.client.transport import Format, Options
 from foley.errors import ConnectionFailedError
 
 __all__ = [

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from foley.configs import SAMPLE_RATE
 from foley.errors import OutputError
+from foley.media.atomic import complete_or_absent, unclaimed
+from foley.media.audio import as_24_bit, as_stereo, checked, encode_packets
 from foley.media.clock import seconds_of
-from foley.media.output import complete_or_absent, unclaimed
 from foley.media.packets import timed, until
-from foley.media.sound import as_24_bit, as_stereo, checked, encode_packets
 from foley.media.source import MediaLimits, open_video
 
 Container = Literal["mp4", "mov", "mkv", "webm"]

@@ -14,7 +14,7 @@ from av.video.stream import VideoStream
 
 from foley.configs import SYNC_FPS
 from foley.media.clock import seconds_of
-from foley.media.demux import decoded
+from foley.media.decode import decoded
 from foley.media.source import MediaLimits, open_video, readable
 
 # No common codec shows a frame more than 16 after its turn to be decoded. That many packets more

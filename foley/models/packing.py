@@ -14,7 +14,7 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
-from foley.models.uploads import uploaded
+from foley.models.transfer import uploaded
 
 # Kernels are told the longest segment only to size their grid. In steps, so that what is compiled
 # for one mixture of lengths serves nearly all.

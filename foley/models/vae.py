@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foley.configs import VAEConfig
-from foley.models.pointwise import snake
+from foley.gpu.pointwise import snake
 
 _DILATIONS = (1, 3, 9)
 _LOGVAR_RANGE = (-30.0, 20.0)

@@ -13,7 +13,7 @@ from typing import Annotated
 import uvicorn
 from cyclopts import App, Parameter
 
-from runners.log import configure_logging
+from runners.logs import configure_logging
 from runners.page.app import LatePage
 
 GRACE_SECONDS = 2

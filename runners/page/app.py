@@ -63,7 +63,7 @@ class LatePage:
             while True:
                 with contextlib.suppress(httpx.HTTPError, ValueError, KeyError):
                     document = (await client.get("/docs.json")).json()
-                    form = document["components"]["schemas"]["GenerationForm"]
+                    form = document["components"]["schemas"]["GenerationOptions"]
                     facts: dict[str, float] = form["properties"]["clip"]
                     return facts
                 await asyncio.sleep(ASK_AGAIN_SECONDS)
@@ -72,8 +72,8 @@ class LatePage:
         import gradio as gr  # takes seconds
 
         from runners.page.layout import EXAMPLES_FOLDER, Limits, Page
+        from runners.page.sessions import Visits
         from runners.page.theme import theme
-        from runners.page.visits import Visits
 
         limits = Limits(
             max_seconds=facts["x-max-seconds"], max_bytes=int(facts["x-max-request-bytes"])

@@ -22,11 +22,11 @@ from foley.errors import (
     UnauthorizedError,
 )
 from foley.request import SOLVERS, GenerationRequest
-from runners.page import sentences
+from runners.page import messages
 from runners.page.player import EMPTY, take_html
-from runners.page.repeat import Recipe
-from runners.page.takes import Take
-from runners.page.visits import Visits
+from runners.page.results import Take
+from runners.page.sessions import Visits
+from runners.page.snippets import Recipe
 
 log = structlog.get_logger(__name__)
 
@@ -88,7 +88,7 @@ class Page:
                 '<header class="foley-head"><h1>Foley</h1><p>Sound for silent video</p></header>'
             )
             self.model = gr.HTML(
-                sentences.waiting_html("Asking which model answers\u2026"), elem_id="model"
+                messages.waiting_html("Asking which model answers\u2026"), elem_id="model"
             )
             self.model_timer = gr.Timer(MODEL_SECONDS)
             with gr.Column(visible=False, elem_classes="foley-key") as self.key_box:
@@ -291,27 +291,27 @@ class Page:
         except (UnauthorizedError, ParameterError) as error:
             sentence = ""
             if api_key:
-                sentence = sentences.error_sentence(error, key_given=True)
-            text = sentences.waiting_html("The service tells its model to those who have a key.")
+                sentence = messages.error_sentence(error, key_given=True)
+            text = messages.waiting_html("The service tells its model to those who have a key.")
             return (
                 text,
                 gr.Column(visible=True),
-                sentences.error_html(sentence),
+                messages.error_html(sentence),
                 gr.Timer(active=False),
                 gr.skip(),
                 gr.skip(),
             )
         except NotReadyError:
-            text = sentences.waiting_html(
+            text = messages.waiting_html(
                 "The model is loading. You can prepare everything meanwhile."
             )
             return text, gr.skip(), "", gr.Timer(active=True), gr.skip(), gr.skip()
         except FoleyError as error:
-            text = sentences.waiting_html(sentences.error_sentence(error, key_given=bool(api_key)))
+            text = messages.waiting_html(messages.error_sentence(error, key_given=bool(api_key)))
             again = gr.Timer(active=isinstance(error, ConnectionFailedError))
             return text, gr.skip(), "", again, gr.skip(), gr.skip()
         own = (model.num_inference_steps or None, model.guidance_scale or None)
-        return sentences.model_html(model), gr.skip(), "", gr.Timer(active=False), *own
+        return messages.model_html(model), gr.skip(), "", gr.Timer(active=False), *own
 
     def _prefilled(self) -> list[Any]:
         return [
@@ -329,7 +329,7 @@ class Page:
             asked = GenerationRequest.parse(**options)
         except ParameterError as error:
             text = f"This link does not fit the page: {error}."
-            return {self.errors["start"]: sentences.error_html(text)}
+            return {self.errors["start"]: messages.error_html(text)}
         controls = {
             "prompt": self.prompt,
             "negative_prompt": self.negative_prompt,
@@ -363,7 +363,7 @@ class Page:
             **dict.fromkeys(self.errors.values(), ""),
             self.start: gr.Button(interactive=False),
             self.stop: gr.Button(interactive=True),
-            self.progress: sentences.waiting_html("Starting"),
+            self.progress: messages.waiting_html("Starting"),
         }
         api_key = str(given[self.api_key] or "")
         try:
@@ -385,10 +385,10 @@ class Page:
                     if isinstance(told, Take):
                         yield self._finished(session, told)
                     else:
-                        yield {self.progress: sentences.progress_html(told)}
+                        yield {self.progress: messages.progress_html(told)}
         except FoleyError as error:
-            text = sentences.error_sentence(error, key_given=bool(api_key))
-            yield self._refusal(sentences.place_of(error), text)
+            text = messages.error_sentence(error, key_given=bool(api_key))
+            yield self._refusal(messages.place_of(error), text)
         except Exception:  # the outermost boundary: the page must go on
             log.exception("page_failed")
             yield self._refusal("start", BUG)
@@ -422,7 +422,7 @@ class Page:
     def _refusal(self, place: str, text: str) -> dict[Any, Any]:
         return {
             self.progress: "",
-            self.errors[place]: sentences.error_html(text),
+            self.errors[place]: messages.error_html(text),
             **({self.key_box: gr.Column(visible=True)} if place == "api_key" else {}),
         }
 

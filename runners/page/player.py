@@ -7,9 +7,9 @@ from collections.abc import Callable
 from html import escape
 from pathlib import Path
 
-from runners.orders import MEDIA_TYPES
-from runners.page.pictures import NUM_COLUMNS
-from runners.page.takes import Take, Track
+from runners.jobs.job import MEDIA_TYPES
+from runners.page.plots import NUM_COLUMNS
+from runners.page.results import Take, Track
 
 UrlOf = Callable[[Path], str]
 

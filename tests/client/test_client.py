@@ -32,7 +32,7 @@ from foley.errors import (
     VideoTooLongError,
 )
 from foley.request import GenerationRequest
-from tests.client.stand import Reply, Stand, stand
+from tests.client.stub_server import Reply, Stand, stand
 
 RESULT = {
     "request_id": "r-1",
@@ -40,7 +40,7 @@ RESULT = {
     "model": "tiny",
     "duration_seconds": 1.0,
     "sample_rate_hz": 48000,
-    "timings_seconds": {"frames": 0.1, "total": 0.5},
+    "timings_seconds": {"decode_video": 0.1, "total": 0.5},
     "notices": ["cut \u2028 here"],
     "seeds": [7, 8],
     "files": [
@@ -66,8 +66,8 @@ def event(name: str, data: object) -> bytes:
 EVENTS = (
     event("accepted", {"request_id": "r-1"})
     + b": keep-alive\n\n"
-    + event("progress", {"stage": "queued", "queue_position": 2})
-    + event("progress", {"stage": "sampling", "step": 1, "num_steps": 4, "seconds_left": 1.5})
+    + event("progress", {"stage": "queue", "queue_position": 2})
+    + event("progress", {"stage": "sample", "step": 1, "num_steps": 4, "seconds_left": 1.5})
     + event("something_new", {"a": 1})
     + event("result", RESULT)
 )
@@ -122,8 +122,8 @@ def test_events_may_be_cut_anywhere(service: Stand, do: Do, size: int) -> None:
     updates: list[RemoteUpdate] = []
     made = do("generate", b"clip", on_update=updates.append, request_id="r-1", prompt="rain")
     assert [(u.stage, u.queue_position, u.step, u.num_steps, u.seconds_left) for u in updates] == [
-        ("queued", 2, None, None, None),
-        ("sampling", None, 1, 4, 1.5),
+        ("queue", 2, None, None, None),
+        ("sample", None, 1, 4, 1.5),
     ]
     assert made.seeds == (7, 8)
     assert made.notices == ("cut \u2028 here",)

@@ -15,9 +15,9 @@ import torch
 from structlog.testing import capture_logs
 
 from foley.errors import RequestError
-from runners.exchange import save_waveforms
-from runners.forking import Limits
-from runners.sandbox import Sandbox
+from runners.handoff import save_waveforms
+from runners.sandbox.fork_server import Limits
+from runners.sandbox.pool import Sandbox
 from runners.settings import Settings, child_environment
 from runners.status import status_of
 from tests.fuzz.mutations import SEEDS, mutated, seeds

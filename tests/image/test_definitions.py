@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from runners.settings import KNOWN_ELSEWHERE, PREFIX, Settings
-from tests.service.server import ROOT
+from tests.server import ROOT
 
 BIN = Path(sys.executable).parent
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
@@ -267,7 +267,7 @@ def test_the_image_has_the_versions_that_the_tests_run_with() -> None:
 
 
 def test_the_flash_attention_wheel_is_the_one_that_the_doctor_names() -> None:
-    from foley.compatibility import FLASH_WHEEL
+    from foley.hardware.compatibility import FLASH_WHEEL
 
     script = (ROOT / "containerize" / "flash-attention").read_text()
     assert FLASH_WHEEL.name((3, 12)).replace("+", "%2B") in script

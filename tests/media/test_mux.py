@@ -16,7 +16,7 @@ from foley.errors import (
     VideoEmptyError,
     VideoTooLargeError,
 )
-from foley.media.demux import decode_frames, decoded, probe
+from foley.media.decode import decode_frames, decoded, probe
 from foley.media.mux import Written, container_for, write_audio, write_video
 from foley.media.source import MediaLimits
 from tests.media.clips import (

@@ -12,7 +12,7 @@ from foley.errors import (
     VideoEmptyError,
     VideoTooLargeError,
 )
-from foley.media.demux import decode_frames, probe
+from foley.media.decode import decode_frames, probe
 from foley.media.integrity import missing_bytes
 from foley.media.source import MediaLimits
 from tests.media.clips import write_clip, write_sound

@@ -12,7 +12,7 @@ import psutil
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Request, expect, sync_playwright
 
-from tests.service.server import ROOT, Server, draw_clip
+from tests.server import ROOT, Server, draw_clip
 
 MAX_CLIP_SECONDS = 6
 READY_MS = 30_000

@@ -12,9 +12,9 @@ import pytest
 from playwright.sync_api import expect
 
 from foley.configs import OFFICIAL_GUIDANCE, TINY, TINY_GUIDANCE, TINY_STEPS
-from runners.ports import free_port
+from runners.process import free_port
 from tests.page.conftest import Start, Tab, num_pages
-from tests.service.server import ROOT, Server
+from tests.server import ROOT, Server
 
 MIN_CONTRAST = 4.5  # WCAG 2.2, AA, for text of ordinary size
 # Every visible piece of text whose contrast to what is behind it is too low. What is disabled is

@@ -17,7 +17,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.page.conftest import PROMPT, SEED, Tab
-from tests.service.server import ROOT, Server
+from tests.server import ROOT, Server
 
 CLIP = ROOT / "examples" / "bigbuckbunny.mp4"
 SECONDS = 5.24  # the frames that the model saw; the clip's 132 frames last 5.28

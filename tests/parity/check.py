@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from foley.configs import MAX_CLIP_SECONDS, SYNC_FPS, VISUAL_FPS
 from foley.denoise import denoise
 from foley.media.clock import FramePicker, num_latents, seconds_of
-from foley.media.demux import VideoInfo, decode_frames, probe
+from foley.media.decode import VideoInfo, decode_frames, probe
 from foley.media.scale import fit_and_crop, stretch
 from foley.models.dit import DiTContext, FoleyDiT, embed_time
 from foley.models.layers import AUDIO_NORM_EPS, JOINT_EPS, JointBlock, JointRotary

@@ -9,7 +9,6 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from foley.checkpoints import load_official
 from foley.configs import TINY as ANY_PRESET
 from foley.configs import (
     DiTConfig,
@@ -22,6 +21,7 @@ from foley.configs import (
 from foley.models.dit import FoleyDiT
 from foley.models.synchformer import Synchformer
 from foley.models.vae import FoleyVAE
+from foley.weights.loading import load_official
 
 
 class Fixture:

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from foley.checkpoints import load_official
 from foley.configs import XL, XXL, Preset
 from foley.errors import CheckpointError
+from foley.weights.loading import load_official
 
 MANIFESTS = Path(__file__).parents[1] / "assets" / "manifests"
 CASES = [
@@ -88,7 +88,7 @@ def test_both_namings_of_weight_norm_give_the_same_weights() -> None:
         ): tensor
         for key, tensor in fixture.weights.items()
     }
-    from foley.layouts import fuse_weight_norm
+    from foley.weights.key_maps import fuse_weight_norm
 
     old, new = fuse_weight_norm(fixture.weights), fuse_weight_norm(renamed)
     assert old.keys() == new.keys()

@@ -10,7 +10,7 @@ from pathlib import Path
 import av
 import pytest
 
-from tests.service.server import ROOT, Server
+from tests.server import ROOT, Server
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Commands that need what a test has not, and where else they are tested.

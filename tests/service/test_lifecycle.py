@@ -11,8 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.service.server import Server, draw_clip
-from tests.service.test_refusals import check
+from tests.http.test_refusals import check
+from tests.server import Server, draw_clip
 from tests.service.test_serving import ENDLESS, post, wait_until_in_house
 
 TIMEOUT_SECONDS = 3

@@ -10,9 +10,9 @@ import httpx
 import psutil
 import pytest
 
-from tests.service.conftest import MAX_CONCURRENCY
-from tests.service.server import Server
-from tests.service.test_refusals import check
+from tests.conftest import MAX_CONCURRENCY
+from tests.http.test_refusals import check
+from tests.server import Server
 
 # 800 model evaluations: far longer than any test waits.
 ENDLESS = {"num_inference_steps": 200, "solver": "rk4", "format": "wav"}
@@ -179,7 +179,9 @@ def test_logs_are_json_with_request_ids_and_without_prompts(
 def test_the_api_reads_no_clip_itself(server: Server, short_clip: bytes) -> None:
     assert server.generate(short_clip, num_inference_steps=1).status_code == 200
     workers = [process for process in server.family() if "FoleyApi" in process.cmdline()]
-    readers = [process for process in server.family() if "runners.forking" in process.cmdline()]
+    readers = [
+        process for process in server.family() if "runners.sandbox.fork_server" in process.cmdline()
+    ]
     assert len(workers) == len(readers) == 1
 
     def libraries(process: psutil.Process) -> str:

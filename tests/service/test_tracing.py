@@ -10,9 +10,9 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from runners.rpc.foley_pb2 import GetModelRequest
-from runners.rpc.foley_pb2_grpc import FoleyServiceStub
-from tests.service.server import Server
+from foley.v1.foley_pb2 import GetModelRequest
+from foley.v1.foley_pb2_grpc import FoleyServiceStub
+from tests.server import Server
 
 NUM_STEPS = 3
 CALLER = ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331")
@@ -102,7 +102,7 @@ def test_a_request_is_one_trace_down_to_its_steps(
         headers={"traceparent": f"00-{trace_id}-{parent_id}-01", "X-Request-Id": "traced-1"},
     )
     assert answer.status_code == 200
-    for name in ("POST /v1/generate", "sound"):
+    for name in ("POST /v1/generate", "decode_audio"):
         collector.wait_for(trace_id, name)
     spans = collector.of(trace_id)
     named = {span.name: span for _, span in spans}
@@ -116,12 +116,12 @@ def test_a_request_is_one_trace_down_to_its_steps(
         return [(process, span.name) for process, span in found]
 
     assert children(root) == [
-        ("FoleyApi", name) for name in ("upload", "frames", "generate", "mux")
+        ("FoleyApi", name) for name in ("upload", "decode_video", "generate", "mux")
     ]
     assert children(named["generate"]) == [
-        ("GpuRunner", name) for name in ("queued", "conditions", "sampling", "sound")
+        ("GpuRunner", name) for name in ("queue", "encode", "sample", "decode_audio")
     ]
-    assert children(named["sampling"]) == [("GpuRunner", "step")] * NUM_STEPS
+    assert children(named["sample"]) == [("GpuRunner", "step")] * NUM_STEPS
     steps = [span for _, span in spans if span.name == "step"]
     assert sorted(attributes(span)["foley.step"] for span in steps) == [1, 2, 3]
     for _, span in spans:
@@ -138,7 +138,7 @@ def test_a_failure_is_marked_with_its_code(traced: Server, collector: Collector)
     collector.wait_for(trace_id, "POST /v1/generate")
     named = {span.name: span for _, span in collector.of(trace_id)}
     assert attributes(named["POST /v1/generate"])["error.type"] == "video_unreadable"
-    assert attributes(named["frames"])["error.type"] == "video_unreadable"
+    assert attributes(named["decode_video"])["error.type"] == "video_unreadable"
 
 
 def test_a_grpc_call_is_part_of_its_callers_trace(traced: Server, collector: Collector) -> None:

@@ -8,12 +8,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from foley.checkpoints import load_components
 from foley.models.layers import TokenConv
 from foley.models.rope import RotaryTable, rotate
 from foley.models.synchformer import build_synchformer
 from foley.sampling import integrate, make_sigmas
-from foley.selection import EMBEDDED_WEIGHTS
+from foley.weights.loading import load_components
+from foley.weights.selection import EMBEDDED_WEIGHTS
 from training import clips, export, judge
 from training.analysis import ACTIVE, Analysis
 from training.fast import conv_as_product, rotate_as_complex

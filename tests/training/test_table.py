@@ -9,7 +9,7 @@ import torch
 from benchmarks.quality import table
 from benchmarks.quality.drawn import frames_of
 from foley.configs import TINY, TINY_GUIDANCE, TINY_STEPS
-from foley.media.demux import decode_frames
+from foley.media.decode import decode_frames
 from foley.media.source import MediaLimits
 from tests.media.clips import write_clip
 

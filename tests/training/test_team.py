@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import multiprocessing
 
-from runners.ports import free_port
+from runners.process import free_port
 from training.team import Team
 
 SIZE = 2

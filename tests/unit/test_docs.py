@@ -7,7 +7,7 @@ import pytest
 from prometheus_client import Counter, Gauge, Histogram
 
 from runners import metrics
-from runners.openapi import document
+from runners.http.openapi import document
 from runners.settings import KNOWN_ELSEWHERE, PREFIX, Settings
 
 ROOT = Path(__file__).parents[2]
@@ -32,7 +32,7 @@ def test_every_setting_is_described_with_its_default() -> None:
 def test_every_field_and_error_code_is_described() -> None:
     text = (ROOT / "docs" / "api.md").read_text()
     schemas = document(Settings())["components"]["schemas"]
-    for name in schemas["GenerationForm"]["properties"]:
+    for name in schemas["GenerationOptions"]["properties"]:
         assert f"| `{name}` |" in text, name
     codes = schemas["Error"]["properties"]["error"]["properties"]["code"]["enum"]
     for code in codes:

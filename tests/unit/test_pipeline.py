@@ -15,7 +15,7 @@ from foley.errors import (
 from foley.media.clock import num_latents
 from foley.pipeline import FoleyPipeline, Progress
 from foley.request import SOLVERS, GenerationRequest, Solver
-from foley.selection import choose_device
+from foley.weights.selection import choose_device
 from tests.toys import toy_components, toy_frames, toy_pipeline, toy_preset
 
 STEPS = 3
@@ -81,7 +81,7 @@ def test_without_guidance_the_negative_prompt_is_silent() -> None:
 def test_progress_counts_every_stage_to_its_end() -> None:
     seen: list[Progress] = []
     toy_pipeline()(toy_frames(), num_inference_steps=STEPS, on_progress=seen.append)
-    assert [p.stage for p in seen if p.step == p.num_steps] == ["condition", "sample", "decode"]
+    assert [p.stage for p in seen if p.step == p.num_steps] == ["encode", "sample", "decode_audio"]
     steps = [p.step for p in seen if p.stage == "sample"]
     assert steps == list(range(STEPS + 1))
 
@@ -102,7 +102,7 @@ def test_what_progress_raises_ends_the_work() -> None:
 def test_timings_and_notices_say_what_was_done() -> None:
     frames = dataclasses.replace(toy_frames(), notices=("cut",))
     made = toy_pipeline()(frames, num_inference_steps=1)
-    assert list(made.timings) == ["condition", "sample", "decode"]
+    assert list(made.timings) == ["encode", "sample", "decode_audio"]
     assert made.notices == ("cut",)
 
 

@@ -15,13 +15,13 @@ def drive(session: Session) -> dict[str, int]:
     """Run it alone to its end; how many pieces each stage took."""
     velocities, counts = VelocityModel(toy_pipeline().dit), {"encode": 0, "step": 0, "decode": 0}
     with torch.inference_mode():
-        while session.stage == "conditions":
+        while session.stage == "encode":
             session.encode()
             counts["encode"] += 1
-        while session.stage == "sampling":
+        while session.stage == "sample":
             session.advance(*velocities([session.part]))
             counts["step"] += 1
-        while session.stage == "sound":
+        while session.stage == "decode_audio":
             session.decode()
             counts["decode"] += 1
     return counts
@@ -54,7 +54,7 @@ def test_schedules_longer_than_what_is_computed_at_once_keep_their_times() -> No
     session = toy_pipeline().start(toy_frames(16), request)
     dit, velocities = toy_pipeline().dit, VelocityModel(toy_pipeline().dit)
     with torch.inference_mode():
-        while session.stage == "conditions":
+        while session.stage == "encode":
             session.encode()
         for sigma in make_sigmas(num_steps)[:-1]:
             part = session.part
@@ -62,7 +62,7 @@ def test_schedules_longer_than_what_is_computed_at_once_keep_their_times() -> No
             # Measured: at most 1.1e-7; neighbours in this schedule differ by 0.05 or more.
             torch.testing.assert_close(part.time.audio, expected.audio, rtol=0, atol=1e-5)
             session.advance(*velocities([part]))
-    assert session.stage == "sound"
+    assert session.stage == "decode_audio"
 
 
 def test_the_sound_of_a_filled_clip_ends_with_the_clip() -> None:

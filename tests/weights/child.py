@@ -7,7 +7,7 @@ from pathlib import Path
 
 from foley.cli.download import obtain
 from foley.errors import FoleyError
-from foley.sources import HubFile
+from foley.weights.sources import HubFile
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.WARNING, format="foley: %(message)s", stream=sys.stderr)

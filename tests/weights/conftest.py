@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from foley.sources import HubFile
-from tests.service.server import ROOT
+from foley.weights.sources import HubFile
+from tests.server import ROOT
 from tests.weights.hub_server import Hub, write_table
 
 Run = Callable[..., subprocess.CompletedProcess[str]]

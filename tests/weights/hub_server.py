@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from foley.sources import HubFile
+from foley.weights.sources import HubFile
 
 REPO = "owner/model"
 REVISION = "0123456789abcdef0123456789abcdef01234567"

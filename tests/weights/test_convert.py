@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from foley.checkpoints import load_components, save_components
 from foley.errors import CheckpointError
-from foley.licences import ACCEPTANCE_FILE, TENCENT, is_accepted, record_acceptance
-from foley.storage import SCALE, pack, unpack
+from foley.weights.fp8 import SCALE, pack, unpack
+from foley.weights.licences import ACCEPTANCE_FILE, TENCENT, is_accepted, record_acceptance
+from foley.weights.loading import load_components, save_components
 from tests.official import official_preset, write_official_folder
 
 DIT = Path("dit", "diffusion_pytorch_model.safetensors")

@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from foley.checkpoints import load_components
 from foley.cli.download import obtain
 from foley.errors import DownloadError
-from foley.hub import missing_files
-from foley.ledger import LEDGER_FILE
-from foley.licences import ACCEPTANCE_FILE
 from foley.pipeline import FoleyPipeline
+from foley.weights.hub import missing_files
+from foley.weights.licences import ACCEPTANCE_FILE
+from foley.weights.loading import load_components
+from foley.weights.manifest import LEDGER_FILE
 from tests.official import official_preset, write_official_folder
 from tests.toys import toy_frames
 from tests.weights.conftest import Run, Start

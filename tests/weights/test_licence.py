@@ -11,8 +11,8 @@ import pytest
 
 from foley.cli.download import require_acceptance
 from foley.errors import ConfigError
-from foley.licences import ACCEPTANCE_FILE, OWN, TENCENT, is_accepted, licence_of
-from tests.service.server import ROOT
+from foley.weights.licences import ACCEPTANCE_FILE, OWN, TENCENT, is_accepted, licence_of
+from tests.server import ROOT
 from tests.weights.hub_server import Hub
 
 

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from foley import selection
-from foley.checkpoints import read_description
 from foley.configs import TINY, XL
 from foley.errors import CheckpointError, ConfigError
-from foley.ledger import Digest, Ledger
-from foley.sources import FILES
+from foley.weights import selection
+from foley.weights.loading import read_description
+from foley.weights.manifest import Digest, Ledger
+from foley.weights.sources import FILES
 from tests.official import official_preset, write_official_folder
 
 CPU = torch.device("cpu")

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import psutil
 
-from runners.ports import free_port
+from runners.process import free_port
 
 USER = 10001
 # The part of a mixed hierarchy that podman would take for a whole one.

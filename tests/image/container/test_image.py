@@ -15,13 +15,13 @@ import grpc
 import httpx
 import pytest
 
-from runners.ports import free_port
-from runners.rpc.foley_pb2 import GenerateOptions, GenerateRequest
-from runners.rpc.foley_pb2_grpc import FoleyServiceStub
+from foley.v1.foley_pb2 import GenerateOptions, GenerateRequest
+from foley.v1.foley_pb2_grpc import FoleyServiceStub
+from runners.process import free_port
 from tests.image.container.containers import USER, Container, Containers
-from tests.image.queue_server import JobQueue
 from tests.image.sounds import seconds_of
-from tests.service.server import ROOT
+from tests.runpod.queue_server import JobQueue
+from tests.server import ROOT
 
 PAGE_PORT, SSH_PORT = 7860, 2222
 START_SECONDS = 120

@@ -1,0 +1,183 @@
+"""Measure what a device can do: the best size of an evaluation, and the cost of each piece."""
+
+# N variations, L latent channels, A latent frames
+
+import time
+from collections.abc import Mapping
+
+import structlog
+import torch
+
+from foley.configs import LATENT_RATE, MAX_CLIP_SECONDS, SYNC_FPS, VISUAL_FPS
+from foley.denoise import Denoising
+from foley.pipeline import FoleyPipeline
+from foley.request import GenerationRequest
+from foley.sampling import draw_noise, make_sigmas
+from foley.types import Conditions, Stage, VideoFrames
+from runners.worker.engine import size_of
+from runners.worker.scheduler import Budget, Kind
+
+log = structlog.get_logger(__name__)
+
+CPU_LANES = 2
+# Of the rate of tokens that the largest evaluations reach; more would slow all down for little.
+WORTH = 0.9
+# An evaluation lasts no longer: requests join, leave and are cancelled between evaluations.
+MAX_EVALUATION_SECONDS = 1.0
+MAX_TRIAL_CLIPS = 64
+LEAST_GAIN = 1.05  # of a doubling, or larger evaluations are not tried
+# Of the memory that is free beside the model and the largest piece of work.
+STATE_SHARE = 0.9
+
+
+def measure(pipeline: FoleyPipeline) -> tuple[Budget, dict[Kind, float]]:
+    """What the device takes at once, and the seconds for each unit of an action, by trial.
+
+    It is warm afterwards.
+    """
+    lanes = cpu_lanes() if pipeline.device.type == "cpu" else 1
+    all_threads = torch.get_num_threads()
+    if lanes > 1:
+        torch.set_num_threads(all_threads // lanes)
+    try:
+        with pipeline.current(), torch.inference_mode():
+            pipeline.warm_up()
+            rates = _time_pieces(pipeline)
+            seconds = _time_evaluations(pipeline)
+            tokens = _worthwhile(seconds)
+            rates[Stage.SAMPLE] = seconds[tokens] / tokens
+            memory = _measure_memory(pipeline, tokens) if pipeline.device.type == "cuda" else {}
+    finally:
+        torch.set_num_threads(all_threads)
+    budget = Budget(tokens=tokens, lanes=lanes, **memory)
+    log.info(
+        "budget_measured",
+        device=str(pipeline.device),
+        lanes=lanes,
+        tokens=tokens,
+        evaluation_seconds={str(n): round(s, 4) for n, s in seconds.items()},
+        state_bytes=budget.state_bytes if memory else None,
+        bytes_per_request=round(budget.bytes_per_request),
+        bytes_per_token=round(budget.bytes_per_token),
+    )
+    return budget, rates
+
+
+def cpu_lanes() -> int:
+    """Engines that share the CPU."""
+    return min(CPU_LANES, torch.get_num_threads())
+
+
+def _blank_frames(pipeline: FoleyPipeline, seconds: float) -> VideoFrames:
+    vision, sync = pipeline.preset.vision.image_size, pipeline.preset.synchformer.image_size
+    num_visual, num_sync = int(seconds * VISUAL_FPS), int(seconds * SYNC_FPS)
+    return VideoFrames(
+        visual=torch.zeros(num_visual, vision, vision, 3, dtype=torch.uint8),
+        sync=torch.zeros(num_sync, sync, sync, 3, dtype=torch.uint8),
+        num_picked=num_sync,
+        source_seconds=seconds,
+    )
+
+
+def _time_pieces(pipeline: FoleyPipeline) -> dict[Kind, float]:
+    """Seconds for a piece of conditions, and for a decoded latent frame."""
+    frames = _blank_frames(pipeline, 1)
+    request = GenerationRequest(num_inference_steps=1, seed=0)
+    size = size_of(request, len(frames.visual), len(frames.sync), pipeline)
+    timings = pipeline.generate(frames, request).timings
+    return {
+        Stage.ENCODE: timings[Stage.ENCODE] / size.num_pieces,
+        Stage.DECODE_AUDIO: timings[Stage.DECODE_AUDIO] / size.num_latents,
+    }
+
+
+def _blank_state(pipeline: FoleyPipeline, seconds: float, num_clips: int) -> Denoising:
+    """A state on its way, without a clip."""
+    dit, device = pipeline.preset.dit, pipeline.device
+    frames = int(seconds * LATENT_RATE)
+    segments = max(1, int(seconds * SYNC_FPS / 8) - 1)
+    conditions = Conditions(
+        visual_tokens=torch.zeros(int(seconds * VISUAL_FPS), dit.visual_dim, device=device),
+        sync_tokens=torch.zeros(8 * segments, dit.sync_dim, device=device),
+        text_tokens=torch.zeros(2, 16, dit.text_dim, device=device),
+        num_latents=frames,
+    )
+    noise = draw_noise(range(num_clips), dit.latent_dim, frames).to(device)
+    return Denoising(pipeline.dit, conditions, noise, make_sigmas(50), guidance_scale=4.5)
+
+
+def _time_evaluations(pipeline: FoleyPipeline) -> dict[int, float]:
+    """Seconds of an evaluation by its tokens, up to what fits and does not last too long.
+
+    The clips are short on the CPU, where an evaluation of one of eight seconds is large already.
+    """
+    clip_seconds = 1 if pipeline.device.type == "cpu" else 8
+    seconds: dict[int, float] = {}
+    num_clips = 1
+    while num_clips <= MAX_TRIAL_CLIPS:
+        try:
+            tokens, took = _time_evaluation(pipeline, clip_seconds, num_clips)
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            break
+        if seconds and took > MAX_EVALUATION_SECONDS:
+            break
+        best = max((n / s for n, s in seconds.items()), default=0.0)
+        seconds[tokens] = took
+        if tokens / took < LEAST_GAIN * best:
+            break
+        num_clips *= 2
+    return seconds
+
+
+def _time_evaluation(
+    pipeline: FoleyPipeline, clip_seconds: float, num_clips: int
+) -> tuple[int, float]:
+    """Tokens and seconds of an evaluation, the best of several."""
+    velocities = pipeline.velocity_model()
+    parts = [_blank_state(pipeline, clip_seconds, 1).part for _ in range(num_clips)]
+    best = float("inf")
+    for _ in range(6):  # the first one warms up
+        started = time.perf_counter()
+        velocities(parts)
+        if pipeline.device.type == "cuda":
+            torch.cuda.synchronize(pipeline.device)
+        best = min(best, time.perf_counter() - started)
+    return 2 * num_clips * int(clip_seconds * LATENT_RATE), best
+
+
+def _worthwhile(seconds: Mapping[int, float]) -> int:
+    """The least tokens at which an evaluation has nearly the best rate."""
+    best = max(tokens / took for tokens, took in seconds.items())
+    return min(tokens for tokens, took in seconds.items() if tokens / took >= WORTH * best)
+
+
+def _measure_memory(pipeline: FoleyPipeline, tokens: int) -> dict[str, float]:
+    """What states may take on a GPU, and what one takes, in bytes."""
+    device = pipeline.device
+
+    def state_bytes(seconds: float) -> tuple[int, int]:
+        before = torch.cuda.memory_allocated(device)
+        state = _blank_state(pipeline, seconds, 1)
+        state.part  # noqa: B018 - computes the time modulations
+        taken = torch.cuda.memory_allocated(device) - before
+        return 2 * int(seconds * LATENT_RATE), taken
+
+    (few, less), (many, more) = state_bytes(1), state_bytes(MAX_CLIP_SECONDS)
+    per_token = max(0.0, (more - less) / (many - few))
+    base = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    pipeline.generate(
+        _blank_frames(pipeline, MAX_CLIP_SECONDS), GenerationRequest(num_inference_steps=1, seed=0)
+    )
+    clip_tokens = 2 * 8 * LATENT_RATE
+    _time_evaluation(pipeline, 8, -(-tokens // clip_tokens))
+    largest = torch.cuda.max_memory_allocated(device) - base
+    torch.cuda.empty_cache()
+    # What PyTorch holds beyond that is of graphs, which keep it for themselves.
+    free, _ = torch.cuda.mem_get_info(device)
+    return {
+        "state_bytes": STATE_SHARE * max(0, free - largest),
+        "bytes_per_request": max(0.0, less - per_token * few),
+        "bytes_per_token": per_token,
+    }

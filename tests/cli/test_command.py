@@ -1,0 +1,155 @@
+"""`foley generate --server`: what it sends, what it leaves, and how it ends."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from foley.cli.app import main
+from tests.client.stub_server import Reply, Stand, stand
+from tests.client.test_client import EVENTS, RESULT, event, refused, stream
+
+CLIP = Path(__file__).parents[2] / "examples" / "bigbuckbunny.mp4"
+MODELS = Reply(
+    pieces=(json.dumps({"models": [{"preset": "tiny", "about": "a small model"}]}).encode(),),
+)
+
+
+def result_of(*formats: str) -> Reply:
+    """One variation, in these formats."""
+    files = [
+        {
+            "variation": 1,
+            "seed": 7,
+            "format": name,
+            "media_type": "audio/wav" if name == "wav" else "video/mp4",
+            "bytes": 4,
+            "url": f"/v1/results/r-1/foley-1.{name}",
+        }
+        for name in formats
+    ]
+    return stream(event("result", {**RESULT, "seeds": [7], "files": files}))
+
+
+@pytest.fixture
+def service() -> Iterator[Stand]:
+    with stand() as found:
+        yield found
+
+
+@pytest.fixture
+def foley(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str]]:
+    """Runs the command in this process; returns its exit code and what it said."""
+
+    def run(*arguments: object, key: str = "") -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["foley", "generate", *map(str, arguments)])
+        monkeypatch.setenv("FOLEY_API_KEY", key)
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        return code, capfd.readouterr().err
+
+    return run
+
+
+Foley = Callable[..., tuple[int, str]]
+
+
+def test_a_table_of_clips_goes_to_the_service(foley: Foley, service: Stand, tmp_path: Path) -> None:
+    shutil.copy(CLIP, tmp_path / "a.mp4")
+    table = tmp_path / "clips.csv"
+    table.write_text(
+        "clip,prompt,output\na.mp4,x,out/one.mp4\na.mp4,y,two.wav\na.mp4,z,three.mp4\n"
+    )
+    (tmp_path / "three.mp4").write_bytes(b"there")
+    service.replies = [
+        MODELS,
+        result_of("wav", "mp4"),
+        Reply(pieces=(b"pic.",)),
+        refused(422, "prompt_too_long"),
+    ]
+    code, said = foley(
+        "--csv", table, "--server", service.url, "--skip-existing", "--steps", 3, key="k-1"
+    )
+    assert code == 1, said
+    assert "preset tiny, a small model" in said
+    assert "1 of 3 results exist: skipped" in said
+    assert "two.wav" not in "".join(path.name for path in tmp_path.iterdir())
+    assert "a.mp4: why" in said
+    assert "seed 7" in said
+    assert (tmp_path / "out" / "one.mp4").read_bytes() == b"pic."
+    assert sorted(path.name for path in tmp_path.rglob("*.*")) == [
+        "a.mp4", "clips.csv", "one.mp4", "three.mp4",
+    ]  # fmt: skip
+    asked = [r for r in service.requests if r.path == "/v1/generate"]
+    assert [b'"format"\r\n\r\nmp4' in r.body for r in asked] == [True, False]
+    assert all(b'"priority"\r\n\r\nbulk' in r.body for r in asked)
+    assert all(b'"num_inference_steps"\r\n\r\n3' in r.body for r in asked)
+    assert not any(b"guidance_scale" in r.body for r in asked)  # the service knows its model's own
+    assert {r.headers["authorization"] for r in service.requests} == {"Bearer k-1"}
+
+
+@pytest.mark.parametrize(
+    ("replies", "options", "code", "words"),
+    [
+        ([refused(401, "unauthorized")], [], 2, "why"),
+        ([refused(503, "not_ready")], [], 3, "why"),
+        ([MODELS, Reply(502)], [], 3, "502"),
+        ([MODELS, stream(EVENTS[:-30])], [], 3, "before the result"),
+        ([MODELS, result_of("mp4"), Reply(pieces=(b"p",))], [], 3, "1 of 4 bytes"),
+        ([MODELS], ["--preset", "xl"], 2, "leave --preset"),
+    ],
+)
+def test_failures_end_in_one_line_and_leave_nothing(
+    foley: Foley,
+    service: Stand,
+    tmp_path: Path,
+    replies: list[Reply],
+    options: list[str],
+    code: int,
+    words: str,
+) -> None:
+    service.replies = replies
+    ended, said = foley(CLIP, "-o", tmp_path / "out.mp4", "--server", service.url, *options)
+    assert ended == code, said
+    assert words in said
+    assert "Traceback" not in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nobody_there(foley: Foley, tmp_path: Path) -> None:
+    code, said = foley(CLIP, "-o", tmp_path / "out.mp4", "--server", "http://127.0.0.1:9")
+    assert code == 3
+    assert "http://127.0.0.1:9 cannot be reached" in said
+
+
+def test_an_interruption_leaves_nothing(service: Stand, tmp_path: Path) -> None:
+    end = threading.Event()
+    file = Reply(pieces=(b"p", b"ic."), wait=lambda: end.wait(20))
+    service.replies = [MODELS, result_of("mp4"), file]
+    # As at a prompt: what a shell starts in the background is deaf to this signal.
+    program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    program += "from foley.cli.app import main; main()"
+    arguments = [sys.executable, "-c", program, "generate", str(CLIP)]
+    arguments += ["-o", str(tmp_path / "out.mp4"), "--server", service.url]
+    with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True) as process:
+        while not list(tmp_path.iterdir()):  # until the file is being written
+            assert process.poll() is None
+        os.kill(process.pid, signal.SIGINT)
+        assert process.stderr is not None
+        rest = process.stderr.read()
+        assert process.wait(timeout=30) == 130
+    end.set()
+    assert "interrupted" in rest
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,189 @@
+"""The Python client and `foley generate --server` with a real service."""
+
+import asyncio
+import io
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import av
+import pytest
+from starlette.types import Message
+
+from foley.cli.app import main
+from foley.client import AsyncFoleyClient, FoleyClient, RemoteUpdate
+from foley.client.events import EventParser
+from foley.client.transport import error_in
+from foley.errors import (
+    BusyError,
+    CancelledRequestError,
+    ConnectionFailedError,
+    NotFoundError,
+    ParameterError,
+    VideoDecodeError,
+)
+from runners.http.handlers import _tell_error
+from runners.http.sse import EventStream
+from tests.server import Server
+
+ENDLESS = {"num_inference_steps": 200, "solver": "rk4"}
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[FoleyClient]:
+    with FoleyClient(str(server.client.base_url)) as client:
+        yield client
+
+
+def test_files_are_those_of_a_plain_request(
+    server: Server, client: FoleyClient, short_clip: bytes, tmp_path: Path
+) -> None:
+    clip = tmp_path / "walk.mp4"
+    clip.write_bytes(short_clip)
+    updates: list[RemoteUpdate] = []
+    made = client.generate(
+        clip,
+        destination=tmp_path / "out",
+        request_id="mine-2",
+        on_update=updates.append,
+        seed=3,
+        num_inference_steps=2,
+        num_variations=2,
+    )
+    assert made.request_id == "mine-2"
+    assert made.seeds == (3, 4)
+    assert made.model == "tiny"
+    assert [path.name for path in made.saved] == ["walk.foley-1.mp4", "walk.foley-2.mp4"]
+    stages = [update.stage for update in updates]
+    assert list(dict.fromkeys(stages)) == [
+        "decode_video",
+        "queue",
+        "encode",
+        "sample",
+        "decode_audio",
+        "mux",
+    ]
+    (wav, _) = made.files_of("wav")
+    alone = server.generate(short_clip, accept="audio/wav", seed=3, num_inference_steps=2)
+    with av.open(io.BytesIO(client.read(wav))) as reader:
+        assert reader.streams.audio[0].rate == made.sample_rate_hz
+    assert wav.num_bytes == len(alone.content)
+
+
+def test_errors_have_their_classes(client: FoleyClient, short_clip: bytes) -> None:
+    with pytest.raises(VideoDecodeError) as caught:
+        client.generate(b"not a video")
+    assert caught.value.request_id
+    with pytest.raises(ParameterError, match="format"):
+        client.generate(short_clip, format="gif")  # type: ignore[typeddict-item]
+    made = client.generate(short_clip, num_inference_steps=1)
+    gone = made.files[0].model_copy(update={"url": "/v1/results/another/foley-1.mp4"})
+    with pytest.raises(NotFoundError):
+        client.read(gone)
+
+
+def test_an_event_tells_when_to_come_again() -> None:
+    refusal = BusyError("full")
+    refusal.retry_after_seconds = 2.5
+    sent: list[bytes] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message.get("body", b""))
+
+    async def tell() -> None:
+        events = EventStream()
+        _tell_error({"foley.request_id": "a"}, events, refusal)
+        events.end()
+        await events.send_to(send)
+
+    asyncio.run(tell())
+    (event,) = EventParser().feed(b"".join(sent))
+    error = error_in(event.data, 500)
+    assert type(error) is BusyError
+    assert (str(error), error.retry_after_seconds, error.request_id) == ("full", 3, "a")
+
+
+def test_short_calls(client: FoleyClient) -> None:
+    assert client.ready()
+    (model,) = client.models()
+    assert model.preset == "tiny"
+    assert client.cancel("nobody") is False
+
+
+def test_cancelling_ends_the_call_and_the_work(
+    server: Server, client: FoleyClient, short_clip: bytes
+) -> None:
+    sampling = threading.Event()
+    with ThreadPoolExecutor() as pool:
+        call = pool.submit(
+            client.generate,
+            short_clip,
+            request_id="long-1",
+            on_update=lambda update: update.stage == "sample" and sampling.set(),
+            **ENDLESS,
+        )
+        assert sampling.wait(30)
+        assert client.cancel("long-1") is True
+        with pytest.raises(CancelledRequestError):
+            call.result(5)
+    server.wait_for_metric("foley_running", 0)
+    assert client.cancel("long-1") is False
+
+
+def test_leaving_ends_the_work(server: Server, short_clip: bytes) -> None:
+    async def leave() -> None:
+        sampling = asyncio.Event()
+        async with AsyncFoleyClient(str(server.client.base_url)) as client:
+            call = asyncio.create_task(
+                client.generate(
+                    short_clip,
+                    on_update=lambda update: update.stage == "sample" and sampling.set(),
+                    **ENDLESS,
+                )
+            )
+            await asyncio.wait_for(sampling.wait(), 30)
+            call.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await call
+
+    asyncio.run(leave())
+    server.wait_for_metric("foley_running", 0)
+
+
+def test_time_allowed_ends_the_work(server: Server, short_clip: bytes) -> None:
+    started = time.monotonic()
+    with (
+        FoleyClient(str(server.client.base_url), timeout_seconds=2) as client,
+        pytest.raises(ConnectionFailedError, match="time"),
+    ):
+        client.generate(short_clip, **ENDLESS)
+    assert time.monotonic() - started < 5
+    server.wait_for_metric("foley_running", 0)
+
+
+def test_the_command_gets_what_the_service_makes(
+    server: Server,
+    short_clip: bytes,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "a.mp4").write_bytes(short_clip)
+    (tmp_path / "b.mp4").write_bytes(b"not a video")
+    arguments = ["generate", tmp_path / "a.mp4", tmp_path / "b.mp4", "-o", tmp_path / "out"]
+    arguments += ["--server", server.client.base_url, "--steps", 1, "--variations", 2]
+    monkeypatch.setattr("sys.argv", ["foley", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    said = capfd.readouterr().err
+    assert stop.value.code == 1, said
+    assert "preset tiny" in said
+    assert "b.mp4" in said
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "a.foley-1.mp4",
+        "a.foley-2.mp4",
+    ]
+    with av.open(str(tmp_path / "out" / "a.foley-2.mp4")) as reader:
+        assert len(reader.streams.audio) == 1

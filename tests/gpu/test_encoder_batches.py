@@ -1,0 +1,207 @@
+"""Encoders from graphs of few sizes give what their modules give, whatever came before."""
+
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+
+from foley.conditioning import encode_sync, encode_text, encode_visual, num_pieces, tokenize
+from foley.gpu.encoder_batches import FROM_GRAPHS, ON_CPU, ON_GPU, Encoders, Pieces, num_frames
+from foley.gpu.encoder_graphs import Input, SizedGraphs
+from foley.gpu.step_graphs import Capture, Replay
+from foley.models.encoders import fuse_text_encoder
+from foley.pipeline import FoleyPipeline
+from tests.gpu.test_step_graphs import Recorder
+from tests.toys import toy_components, toy_frames
+
+CPU = torch.device("cpu")
+PARTS = toy_components()
+
+
+def encoders(capture: Callable[[int], Capture] | None = None) -> Encoders:
+    parts = PARTS.synchformer, PARTS.vision, PARTS.text
+    return Encoders(*parts, CPU, capture, FROM_GRAPHS)
+
+
+@pytest.fixture(autouse=True)
+def _without_gradients() -> object:
+    with torch.inference_mode():
+        yield
+
+
+def drained(encoding: object) -> Tensor:
+    """What an encoding returns."""
+    try:
+        while True:
+            next(encoding)  # type: ignore[call-overload]
+    except StopIteration as stop:
+        return stop.value
+
+
+def tokens(encoders: Encoders, num_sync: int, prompts: tuple[str, str]) -> list[Tensor]:
+    frames = toy_frames(num_sync, seed=num_sync)
+    words = tokenize(PARTS.tokenizer, PARTS.text, *prompts)
+    return [
+        drained(encode_visual(encoders, frames.visual)),
+        drained(encode_sync(encoders, frames.sync)),
+        encode_text(encoders, words)(),
+    ]
+
+
+# Clips and prompts, longer ones before shorter ones, so that places hold what came before.
+TURNS = [
+    (375, ("noisy, harsh", "x" * 77)),  # 79 tokens, cut to 77 afterwards
+    (16, ("", "")),
+    (103, ("", "rain on a roof, then thunder")),
+    (200, ("x" * 30, "tap")),
+    (17, ("", "x" * 200)),  # more than any graph is for
+    (16, ("noisy, harsh", "tap")),
+]
+
+
+def test_pieces_that_are_filled_up_give_what_the_modules_give() -> None:
+    recorder = Recorder()
+    plain, fast = encoders(), encoders(lambda _: recorder)
+    fast.prepare()
+    num_graphs = recorder.captures
+    assert num_graphs == 4 + 6 + 5
+    for num_sync, prompts in TURNS:
+        for made, wanted in zip(
+            tokens(fast, num_sync, prompts), tokens(plain, num_sync, prompts), strict=True
+        ):
+            assert made.shape == wanted.shape
+            torch.testing.assert_close(made, wanted, rtol=0, atol=1e-5)  # measured: 4e-7
+    assert recorder.captures == num_graphs  # all were there before
+    # Frames of 15, 0.64, 4.1, 8, 0.68 and 0.64 s, their segments, and all prompts but the long one.
+    assert recorder.replays == (4 + 1 + 1 + 2 + 1 + 1) + (2 + 1 + 1 + 1 + 1 + 1) + 5
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # PyTorch's own, on compiling
+def test_the_fused_text_encoder_may_be_filled_up_too() -> None:
+    fused, recorder = toy_components().text, Recorder()
+    fuse_text_encoder(fused)
+    parts = PARTS.synchformer, PARTS.vision, fused
+    fast = Encoders(*parts, CPU, lambda _: recorder)
+    with torch.compiler.set_stance("force_eager"):
+        fast.prepare()
+        for prompts in (("", "x" * 60), ("noisy", ""), ("", "")):
+            words = tokenize(PARTS.tokenizer, PARTS.text, *prompts)
+            made, wanted = (encode_text(e, words)() for e in (fast, encoders()))
+            torch.testing.assert_close(made, wanted, rtol=0, atol=1e-5)
+    assert recorder.replays == 3
+
+
+def test_what_a_graph_gave_is_not_overwritten_by_the_next() -> None:
+    fast = encoders(lambda _: Recorder())
+    fast.prepare()
+    first = tokens(fast, 40, ("a", "b"))
+    kept = [made.clone() for made in first]
+    tokens(fast, 48, ("c", "d"))
+    assert all(torch.equal(*pair) for pair in zip(first, kept, strict=True))
+
+
+def test_the_text_shares_no_memory_with_the_frames_beside_which_it_runs() -> None:
+    made: list[Recorder] = []
+
+    def capture(priority: int) -> Recorder:
+        made.append(Recorder())
+        return made[-1]
+
+    fast = encoders(capture)
+    fast.prepare()
+    fast.prepare()  # once is enough
+    assert [recorder.captures for recorder in made] == [4 + 6, 5]
+    tokens(fast, 40, ("a", "b"))
+    assert [recorder.replays for recorder in made] == [2, 1]
+
+
+def test_the_smallest_graph_that_is_large_enough_is_replayed() -> None:
+    sizes: list[int] = []
+
+    def run(values: Tensor) -> Tensor:
+        sizes.append(len(values))
+        return values.float()
+
+    graphs = SizedGraphs(run, [Input((-1, 2), torch.long, 7)], (8, 4), CPU)
+    graphs.prepare(Recorder())
+    assert sizes == [8, 4]  # the largest first
+    for count, size in ((1, 4), (4, 4), (5, 8), (8, 8), (9, 9)):
+        sizes.clear()
+        assert graphs(torch.ones(count, 2, dtype=torch.long)).shape == (count, 2)
+        assert sizes == [size]
+    graphs.release()
+    graphs(torch.ones(3, 2, dtype=torch.long))
+    assert sizes[-1] == 3
+
+
+@pytest.mark.parametrize("fails_at", [1, 7, 13])
+def test_without_memory_for_all_graphs_there_are_none(
+    fails_at: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    recorder = Recorder()
+
+    def capture(run: Callable[[], Tensor]) -> tuple[Replay, Tensor]:
+        if recorder.captures + 1 == fails_at:
+            raise torch.OutOfMemoryError
+        return recorder(run)
+
+    tight = encoders(lambda _: capture)
+    tight.prepare()
+    assert [record.message for record in caplog.records] == [
+        "too little memory for the encoders' graphs; they run without"
+    ]
+    for made, wanted in zip(
+        tokens(tight, 40, ("", "tap")), tokens(encoders(), 40, ("", "tap")), strict=True
+    ):
+        assert torch.equal(made, wanted)
+    assert recorder.replays == 0
+
+
+def test_graphs_make_room_and_come_again_with_the_next_warm_up() -> None:
+    recorder = Recorder()
+    pipeline = FoleyPipeline(toy_components(), CPU)
+    pipeline._encoders = encoders(lambda _: recorder)
+    ask = partial(pipeline.condition, toy_frames(), "tap", "")
+    for num_graphs in (15, 30):
+        pipeline.warm_up()
+        pipeline.warm_up()
+        assert recorder.captures == num_graphs
+        replays = recorder.replays
+        ask()
+        assert recorder.replays == replays + 3
+        pipeline.make_room()
+        ask()
+        assert recorder.replays == replays + 3
+
+
+@pytest.mark.parametrize("pieces", {*ON_CPU, *ON_GPU, *FROM_GRAPHS})
+def test_pieces_are_few_even_and_steps_but_for_the_last(pieces: Pieces) -> None:
+    assert pieces.at_once in pieces.sizes
+    for total in range(1, 130):
+        parts = pieces.split(total)
+        assert sum(parts) == total
+        assert len(parts) == pieces.count(total) == -(-total // pieces.at_once)
+        assert max(parts) <= pieces.at_once
+        assert all(part % pieces.step == 0 for part in parts[:-1])
+        assert max(parts) - min(parts) <= pieces.step
+        assert min(parts) > 1 or total == 1
+    assert num_frames(24) == 200
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # PyTorch's own, on compiling
+def test_clips_are_cut_as_the_device_and_its_graphs_have_it() -> None:
+    parts = PARTS.synchformer, PARTS.vision, PARTS.text
+    gpu, recorder = torch.device("cuda", 0), Recorder()
+    for device, capture, cut in (
+        (CPU, None, ON_CPU),
+        (gpu, None, ON_GPU),
+        (gpu, lambda _: recorder, FROM_GRAPHS),
+    ):
+        chosen = Encoders(*parts, device, capture)
+        assert chosen.cut == cut
+        # A clip of 8 s: 64 frames, 24 segments, and the text.
+        assert num_pieces(chosen, 64, 200) == {ON_CPU: 4 + 6, ON_GPU: 2 + 2}.get(cut, 2 + 1) + 1
+        chosen.release()  # requests in work go on with what they counted on
+        assert chosen.cut == cut

@@ -1,0 +1,121 @@
+"""The step for a GPU computes what the modules' forward computes."""
+
+import pytest
+import torch
+
+from foley.gpu.fused_step import FusedContext, FusedDiT
+from foley.gpu.pointwise import PLAIN, Pointwise, compiled, neighbours
+from foley.models.dit import DiTContext, FoleyDiT
+from tests.toys import toy_components
+
+LENGTHS = [(37, 6, 2, 5), (12, 20, 1, 3), (1, 1, 1, 1), (37, 6, 2, 5)]  # A, V, segments, T
+
+
+def draw(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def batch(dit: FoleyDiT, lengths: list[tuple[int, int, int, int]]) -> DiTContext:
+    """Of each clip both halves of guidance."""
+    contexts = []
+    for seed, (audio, visual, segments, text) in enumerate(lengths):
+        words = draw(2, text, 16, seed=seed)
+        sync = draw(1, 8 * segments, 16, seed=seed)
+        contexts += [
+            dit.empty_context(visual, 8 * segments, words[:1], audio),
+            dit.context(draw(1, visual, 24, seed=seed), sync, words[1:], audio),
+        ]
+    return DiTContext.concatenate(contexts, packed=True)
+
+
+def case(
+    dit: FoleyDiT, lengths: list[tuple[int, int, int, int]]
+) -> tuple[torch.Tensor, torch.Tensor, DiTContext]:
+    """Latents [N, L], noise levels of the clips, and their context."""
+    context = batch(dit, lengths)
+    num_latents = sum(clip.audio for clip in context.lengths)
+    return draw(num_latents, 8), torch.linspace(1, 0.1, len(context.lengths)), context
+
+
+def velocity(dit: FoleyDiT, lengths: list[tuple[int, int, int, int]]) -> torch.Tensor:
+    latents, sigmas, context = case(dit, lengths)
+    return dit(latents.t()[None], dit.time_modulation(sigmas), context)[0].t()
+
+
+def fused_velocity(
+    dit: FoleyDiT, step: FusedDiT, lengths: list[tuple[int, int, int, int]]
+) -> torch.Tensor:
+    latents, sigmas, context = case(dit, lengths)
+    return step(latents, dit.time_modulation(sigmas), FusedContext.of(context))
+
+
+@pytest.mark.parametrize("count", [1, 4])
+@torch.no_grad()
+def test_the_step_is_the_forward(count: int) -> None:
+    dit = toy_components().dit
+    expected = velocity(dit, LENGTHS[:count])
+    made = fused_velocity(dit, FusedDiT(dit), LENGTHS[:count])
+    torch.testing.assert_close(made, expected, rtol=0, atol=1e-5)  # measured: 5e-7
+
+
+@torch.no_grad()
+def test_relaid_weights_keep_their_names_shapes_values_and_memory() -> None:
+    dit = toy_components().dit
+    before = {name: weight.clone() for name, weight in dit.state_dict().items()}
+    expected = velocity(dit, LENGTHS)
+    step = FusedDiT(dit)
+    after = dit.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    torch.testing.assert_close(velocity(dit, LENGTHS), expected, rtol=0, atol=1e-5)
+    # The products read the parameters themselves.
+    dit.audio_blocks[1].mlp.up.weight.zero_()
+    assert fused_velocity(dit, step, LENGTHS).sub(expected).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_half_precision_stays_close() -> None:
+    exact = velocity(toy_components().dit, LENGTHS)
+    half = torch.nn.Module.to(toy_components().dit, dtype=torch.bfloat16)
+    rough = fused_velocity(half, FusedDiT(half), LENGTHS)
+    assert rough.dtype == torch.float32
+    assert (rough - exact).norm() / exact.norm() < 0.015  # measured: 0.0036
+
+
+@torch.no_grad()
+def test_eight_bits_stay_close_and_replace_the_weights() -> None:
+    exact = velocity(toy_components().dit, LENGTHS)
+    dit = torch.nn.Module.to(toy_components().dit, dtype=torch.bfloat16)
+    rough = fused_velocity(dit, FusedDiT(dit, "fp8"), LENGTHS)
+    assert (rough - exact).norm() / exact.norm() < 0.015  # measured: 0.0054
+    assert dit.audio_blocks[0].mlp.up.weight.numel() == 0
+
+
+@pytest.mark.soak
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # PyTorch's own, on compiling
+@torch.inference_mode()
+def test_compiled_functions_are_the_plain_ones_and_serve_all_lengths() -> None:
+    dit = toy_components().dit
+    step = FusedDiT(dit, pointwise=compiled())
+    made = fused_velocity(dit, step, LENGTHS)
+    torch.testing.assert_close(made, velocity(dit, LENGTHS), rtol=0, atol=1e-5)
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for lengths in (LENGTHS[:2], LENGTHS[:1], [(50, 7, 2, 3)], [(80, 9, 2, 3), (20, 3, 1, 9)]):
+            made = fused_velocity(dit, step, lengths)
+            torch.testing.assert_close(made, velocity(dit, lengths), rtol=0, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_what_two_tokens_compile_serves_many() -> None:
+    """PyTorch 2.11 lost the guard where N - 1 rows being one row had tied the code to N = 2."""
+    fast = torch.compile(neighbours, backend="aot_eager", fullgraph=True)
+    for count in (2, 160):
+        x, first, last = draw(count, 16), torch.zeros(count, 1).bool(), torch.ones(count, 1).bool()
+        for tensor in (x, first, last):
+            torch._dynamo.maybe_mark_dynamic(tensor, 0)
+        with torch._dynamo.config.patch(error_on_recompile=count > 2):
+            assert torch.equal(fast(x, first, last), neighbours(x, first, last))
+
+
+def test_every_function_between_the_products_is_compiled() -> None:
+    assert len(compiled()) == len(PLAIN) == len(Pointwise._fields)

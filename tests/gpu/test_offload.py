@@ -1,0 +1,110 @@
+"""Weights that are present only for their turn are there for every use."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from foley.denoise import Part, VelocityModel, clip_context
+from foley.gpu.offload import Streamed, split_by_bytes
+from foley.gpu.placement import stream_blocks
+from foley.models.dit import FoleyDiT
+from foley.types import Conditions
+from tests.toys import toy_components
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def poison_what_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a second device: weights that were sent home read NaN until they are brought."""
+    send = Streamed._send_home
+    take = Streamed._take
+
+    def send_home(self: Streamed, index: int) -> None:
+        send(self, index)
+        for weight, home in self._homes[index]:
+            weight.data = torch.full_like(home, float("nan"))
+
+    def take_home(self: Streamed, module: nn.Module) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        homes = [(weight, home.clone()) for weight, home in take(self, module)]
+        for weight, home in homes:
+            weight.data = torch.full_like(home, float("nan"))
+        return homes
+
+    monkeypatch.setattr(Streamed, "_send_home", send_home)
+    monkeypatch.setattr(Streamed, "_take", take_home)
+
+
+def velocity_of(dit: FoleyDiT) -> Callable[[int], torch.Tensor]:
+    """The velocity of a seeded clip, its context and modulations included."""
+
+    def velocity(seed: int) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        conditions = Conditions(
+            visual_tokens=torch.randn(6, 24, generator=generator),
+            sync_tokens=torch.randn(24, 16, generator=generator),
+            text_tokens=torch.randn(2, 5, 16, generator=generator),
+            num_latents=37,
+        )
+        context = clip_context(dit, conditions, 1, guided=True)
+        time = dit.time_modulation(torch.tensor([0.3]))
+        latents = torch.randn(1, 8, 37, generator=generator)
+        return VelocityModel(dit)([Part(latents, time, context, 4.5)])[0]
+
+    return velocity
+
+
+@pytest.mark.usefixtures("poison_what_is_absent")
+@torch.inference_mode()
+def test_every_step_finds_every_block() -> None:
+    dit = toy_components().dit
+    velocity = velocity_of(dit)
+    expected = [velocity(seed) for seed in range(3)]
+    blocks = [*dit.joint_blocks, *dit.audio_blocks]
+    streamed = Streamed(blocks, CPU)
+    assert blocks[0].audio.qkv.weight.isnan().all()
+    for seed in range(3):
+        assert torch.equal(velocity(seed), expected[seed])
+        assert streamed._present == [True, False, False, False]  # the next step's first
+
+
+@pytest.mark.usefixtures("poison_what_is_absent")
+@torch.inference_mode()
+def test_blocks_beyond_a_budget_are_streamed() -> None:
+    dit = toy_components().dit
+    velocity = velocity_of(dit)
+    expected = velocity(0)
+    blocks = [*dit.joint_blocks, *dit.audio_blocks]
+    sizes = [sum(4 * p.numel() for p in block.parameters()) for block in blocks]
+    stream_blocks(dit, CPU, sum(sizes) // 2)
+    absent = [next(block.parameters()).isnan().all().item() for block in blocks]
+    assert 0 < sum(absent) < len(blocks)
+    assert torch.equal(velocity(0), expected)
+    assert torch.equal(velocity(0), expected)
+
+
+@pytest.mark.usefixtures("poison_what_is_absent")
+@torch.inference_mode()
+def test_a_module_of_its_own_comes_and_goes() -> None:
+    vae = toy_components().vae
+    latents = torch.randn(1, 8, 10)
+    expected = vae(latents)
+    Streamed([vae], CPU)
+    assert torch.equal(vae(latents), expected)
+    assert vae.post_quant.weight.isnan().all()
+    with pytest.raises(RuntimeError):
+        vae(latents[:, :3])  # an error leaves nothing behind
+    assert vae.post_quant.weight.isnan().all()
+    assert torch.equal(vae(latents), expected)
+
+
+@pytest.mark.parametrize(("budget", "stay"), [(0, 0), (260, 2), (520, 5), (10_000, 10)])
+def test_what_stays_is_spread_over_the_order(budget: int, stay: int) -> None:
+    layers = [nn.Linear(5, 5, bias=False) for _ in range(10)]  # 100 bytes each
+    resident, streamed = split_by_bytes(layers, budget)
+    assert (len(resident), len(streamed)) == (stay, 10 - stay)
+    assert 100 * len(resident) <= budget
+    if stay == 5:
+        assert resident == layers[1::2]

@@ -1,0 +1,451 @@
+"""gRPC, with two API workers and with keys; HTTP is asked the same where both must agree."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+from google.rpc import error_details_pb2, status_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from foley.configs import TINY_GUIDANCE
+from foley.v1.foley_pb2 import (
+    CancelRequest,
+    GenerateOptions,
+    GenerateRequest,
+    GenerateResponse,
+    GetModelRequest,
+    Result,
+)
+from foley.v1.foley_pb2_grpc import FoleyServiceStub
+from runners.grpc import SERVICE
+from runners.jobs.job import GenerationOptions
+from tests.http.test_generate import packets
+from tests.http.test_streaming import ENDLESS, ORDER
+from tests.server import Server
+
+MAX_UPLOAD_BYTES = 4_000_000
+KEY = (("authorization", "Bearer first"),)
+OTHER_KEY = (("x-api-key", "second"),)
+
+
+@pytest.fixture(scope="module")
+def health_seen() -> list[int]:
+    """Filled by `rpc`: what the health service said while the server started."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def rpc(tmp_path_factory: pytest.TempPathFactory, health_seen: list[int]) -> Iterator[Server]:
+    settings = {
+        "FOLEY_API_WORKERS": "2",
+        "FOLEY_API_KEYS": "first,second",
+        "FOLEY_MAX_CONCURRENCY": "4",  # two for each worker
+        "FOLEY_MAX_UPLOAD_BYTES": str(MAX_UPLOAD_BYTES),
+        "FOLEY_MAX_CLIP_SECONDS": "6",
+    }
+    server = Server(tmp_path_factory.mktemp("rpc"), settings)
+    server.client.headers["Authorization"] = "Bearer first"
+    try:
+        while not health_seen or health_seen[-1] != health_pb2.HealthCheckResponse.SERVING:
+            assert server.process.poll() is None, server.log.read_text()
+            assert time.monotonic() - server.started < 90, server.log.read_text()
+            health_seen.extend(health(server))
+            time.sleep(0.1)
+        yield server
+    finally:
+        status = server.stop()
+    assert status == 0, server.log.read_text()
+    assert list(server.scratch.iterdir()) == []
+
+
+def health(server: Server, name: str = "") -> list[int]:
+    """The answer of the health service; nothing while nobody listens."""
+    with grpc.insecure_channel(server.grpc_address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        try:
+            return [stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=5).status]
+        except grpc.RpcError:
+            return []
+
+
+@pytest.fixture(scope="module")
+def stub(rpc: Server) -> Iterator[FoleyServiceStub]:
+    """Keeps to one worker, as a connection does."""
+    with grpc.insecure_channel(rpc.grpc_address) as channel:
+        yield FoleyServiceStub(channel)
+
+
+def messages(clip: bytes, *, size: int = 100_000, **options: Any) -> Iterator[GenerateRequest]:
+    yield GenerateRequest(options=GenerateOptions(**options))
+    for start in range(0, len(clip) or 1, size):
+        yield GenerateRequest(chunk=clip[start : start + size])
+
+
+@dataclass
+class Answer:
+    """Everything that a call answered."""
+
+    request_id: str = ""
+    stages: list[str] = field(default_factory=list)
+    result: Result | None = None
+    files: dict[int, bytes] = field(default_factory=dict)
+
+
+def read(responses: Iterable[GenerateResponse]) -> Answer:
+    answer = Answer()
+    for response in responses:
+        kind = response.WhichOneof("event")
+        if kind == "accepted":
+            answer.request_id = response.accepted.request_id
+        elif kind == "progress":
+            answer.stages.append(response.progress.stage)
+        elif kind == "result":
+            answer.result = response.result
+        else:
+            chunk = response.chunk
+            answer.files[chunk.file_index] = answer.files.get(chunk.file_index, b"") + chunk.data
+    return answer
+
+
+def generate(stub: FoleyServiceStub, clip: bytes, **options: Any) -> Answer:
+    return read(stub.Generate(messages(clip, **options), metadata=KEY, timeout=60))
+
+
+def refused(call: Callable[[], object]) -> grpc.Call:
+    with pytest.raises(grpc.RpcError) as caught:
+        call()
+    error = caught.value
+    assert isinstance(error, grpc.Call)
+    return error
+
+
+def facts(error: grpc.Call) -> tuple[str, dict[str, str | bytes]]:
+    """The error's code, which plain metadata and rich details agree on, and the metadata."""
+    trailing = {item.key: item.value for item in error.trailing_metadata()}
+    rich = status_pb2.Status.FromString(trailing["grpc-status-details-bin"])
+    assert (rich.code, rich.message) == (error.code().value[0], error.details())
+    reason = error_details_pb2.ErrorInfo()
+    assert rich.details[0].Unpack(reason)
+    assert reason.domain == SERVICE
+    assert reason.reason == trailing["foley-error-code"]
+    assert reason.metadata["request_id"]
+    return reason.reason, trailing
+
+
+def test_health_goes_from_not_serving_to_serving(rpc: Server, health_seen: list[int]) -> None:
+    known = health_pb2.HealthCheckResponse
+    assert set(health_seen) == {known.NOT_SERVING, known.SERVING}
+    deadline = time.monotonic() + 10  # each worker looks for itself
+    while any(health(rpc, SERVICE) != [known.SERVING] for _ in range(10)):
+        assert time.monotonic() < deadline
+    assert rpc.probe("/readyz") == 200
+
+
+def test_reflection_tells_the_services_and_their_description(rpc: Server) -> None:
+    def ask(**question: str) -> reflection_pb2.ServerReflectionResponse:
+        request = reflection_pb2.ServerReflectionRequest(**question)
+        with grpc.insecure_channel(rpc.grpc_address) as channel:
+            reflecting = reflection_pb2_grpc.ServerReflectionStub(channel)
+            (answer,) = reflecting.ServerReflectionInfo(iter([request]), timeout=10)
+            return answer
+
+    services = ask(list_services="").list_services_response.service
+    assert {SERVICE, "grpc.health.v1.Health"} <= {service.name for service in services}
+    described = ask(file_containing_symbol=SERVICE).file_descriptor_response
+    assert b"num_inference_steps" in b"".join(described.file_descriptor_proto)
+
+
+def test_a_real_clip_keeps_its_picture(stub: FoleyServiceStub, real_clip: bytes) -> None:
+    answer = generate(stub, real_clip, prompt="birds", num_inference_steps=2, seed=1)
+    assert answer.result is not None
+    (file,) = answer.result.files
+    assert (file.variation, file.seed, file.format, file.media_type) == (1, 1, "mp4", "video/mp4")
+    assert file.num_bytes == len(answer.files[0])
+    assert packets(answer.files[0], "video") == packets(real_clip, "video")
+    assert answer.result.duration_seconds == pytest.approx(5.28, abs=0.1)
+    assert answer.result.sample_rate_hz == 48_000
+    assert answer.result.model == "tiny"
+    assert answer.result.timings[0].stage == "upload"
+    assert answer.result.timings[-1].stage == "total"
+    assert list(dict.fromkeys(answer.stages)) == ORDER
+    assert answer.request_id == answer.result.request_id
+
+
+def test_the_seed_gives_the_same_sound_as_over_http(
+    rpc: Server, stub: FoleyServiceStub, short_clip: bytes
+) -> None:
+    options = {"seed": 5, "num_inference_steps": 2, "prompt": "rain", "format": "wav"}
+    sound = rpc.generate(short_clip, guidance_scale=TINY_GUIDANCE, **options).content
+    assert generate(stub, short_clip, **options).files == {0: sound}
+
+
+def test_several_variations_come_one_after_another(
+    stub: FoleyServiceStub, short_clip: bytes
+) -> None:
+    answer = generate(
+        stub, short_clip, num_variations=3, seed=7, num_inference_steps=1, format="flac"
+    )
+    assert answer.result is not None
+    assert [file.seed for file in answer.result.files] == [7, 8, 9]
+    assert [len(answer.files[i]) for i in range(3)] == [f.num_bytes for f in answer.result.files]
+    assert len(set(answer.files.values())) == 3
+
+
+def test_the_callers_id_is_kept(rpc: Server, stub: FoleyServiceStub, short_clip: bytes) -> None:
+    metadata = (*KEY, ("x-request-id", "mine-3"))
+    counted = f'foley_requests_total{{route="/{SERVICE}/Generate",status="OK"}}'
+    before = rpc.metric(counted)
+    secret = "a walrus in a lighthouse"
+    call = stub.Generate(
+        messages(short_clip, num_inference_steps=1, prompt=secret), metadata=metadata
+    )
+    assert ("x-request-id", "mine-3") in [tuple(item) for item in call.initial_metadata()]
+    assert read(call).request_id == "mine-3"
+    event = rpc.wait_for_log("mine-3")
+    assert event["event"] == "request"
+    assert event["method"] == "gRPC"
+    assert event["path"] == f"/{SERVICE}/Generate"
+    assert event["status"] == "OK"
+    rpc.wait_for_metric(counted, before + 1)
+    assert secret not in rpc.log.read_text()
+
+
+def test_the_options_are_the_fields_of_the_form() -> None:
+    fields = GenerateOptions.DESCRIPTOR.fields
+    assert {field.name for field in fields} == set(GenerationOptions.model_fields)
+    assert all(field.has_presence for field in fields)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_inference_steps": 0},
+        {"guidance_scale": float("nan")},
+        {"guidance_scale": 21.0},
+        {"solver": "magic"},
+        {"seed": -1, "num_variations": 9},
+        {"prompt": "x" * 2001},
+        {"format": "gif"},
+        {"priority": "first"},
+    ],
+)
+def test_bounds_are_those_of_http(
+    rpc: Server, stub: FoleyServiceStub, short_clip: bytes, options: dict[str, Any]
+) -> None:
+    error = refused(lambda: generate(stub, short_clip, **options))
+    told = rpc.generate(short_clip, **options).json()["error"]
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert facts(error)[0] == told["code"] == "invalid_parameter"
+    # HTTP names the value as it was written, a text.
+    rules = [part.partition(", got")[0] for part in told["message"].split("; ")]
+    assert [part.partition(", got")[0] for part in str(error.details()).split("; ")] == rules
+
+
+@pytest.mark.parametrize(
+    ("make", "code", "words"),
+    [
+        (lambda clip: [], "invalid_parameter", "options: missing"),
+        (lambda clip: [GenerateRequest(chunk=clip)], "invalid_parameter", "options: missing"),
+        (lambda clip: [*messages(clip)][:1], "invalid_parameter", "clip: missing"),
+        (lambda clip: [*messages(clip), *messages(clip)], "invalid_parameter", "given twice"),
+        (lambda clip: [*messages(clip), GenerateRequest()], "invalid_parameter", "neither"),
+        (lambda clip: messages(b""), "video_empty", "0 bytes"),
+        (lambda clip: messages(b"#EXTM3U\nfile:///etc/passwd\n"), "video_unreadable", ""),
+        (lambda clip: messages(clip[: len(clip) // 2]), "video_unreadable", ""),
+    ],
+)
+def test_what_is_sent_is_checked(
+    stub: FoleyServiceStub,
+    real_clip: bytes,
+    make: Callable[[bytes], Iterable[GenerateRequest]],
+    code: str,
+    words: str,
+) -> None:
+    error = refused(lambda: read(stub.Generate(iter(make(real_clip)), metadata=KEY)))
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert facts(error)[0] == code
+    assert words in str(error.details())
+    assert "/" not in str(error.details()), "a path"
+
+
+def test_a_clip_over_the_limit_is_refused_while_it_is_read(stub: FoleyServiceStub) -> None:
+    sent = 0
+
+    def endless() -> Iterator[GenerateRequest]:
+        nonlocal sent
+        yield GenerateRequest(options=GenerateOptions())
+        while True:
+            sent += 1_000_000
+            yield GenerateRequest(chunk=bytes(1_000_000))
+
+    error = refused(lambda: read(stub.Generate(endless(), metadata=KEY, timeout=30)))
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert facts(error)[0] == "upload_too_large"
+    assert str(MAX_UPLOAD_BYTES) in str(error.details())
+    assert sent < 20 * MAX_UPLOAD_BYTES
+
+
+@pytest.mark.parametrize("metadata", [(), (("authorization", "Bearer third"),)])
+def test_no_key_is_refused_before_the_clip_is_read(
+    rpc: Server, stub: FoleyServiceStub, metadata: tuple[tuple[str, str], ...]
+) -> None:
+    def silent() -> Iterator[GenerateRequest]:
+        yield GenerateRequest(options=GenerateOptions())
+        time.sleep(3)
+
+    for call in (
+        lambda: read(stub.Generate(silent(), metadata=metadata, timeout=30)),
+        lambda: stub.GetModel(GetModelRequest(), metadata=metadata, timeout=30),
+        lambda: stub.Cancel(CancelRequest(request_id="a"), metadata=metadata, timeout=30),
+    ):
+        started = time.monotonic()
+        error = refused(call)
+        assert time.monotonic() - started < 1
+        assert error.code() is grpc.StatusCode.UNAUTHENTICATED
+        assert facts(error)[0] == "unauthorized"
+    assert "third" not in rpc.log.read_text()
+
+
+def test_the_model_is_that_of_http(rpc: Server, stub: FoleyServiceStub) -> None:
+    model = stub.GetModel(GetModelRequest(), metadata=OTHER_KEY)
+    (told,) = rpc.client.get("/v1/models").json()["models"]
+    told.pop("state")  # gRPC's health tells it
+    assert {field.name for field in model.DESCRIPTOR.fields} == told.keys()
+    for name, value in told.items():
+        assert getattr(model, name) == value
+
+
+def until_sampling(responses: Iterable[GenerateResponse]) -> None:
+    for response in responses:
+        if response.progress.stage == "sample":
+            return
+    raise AssertionError("it never came so far")
+
+
+def endless(stub: FoleyServiceStub, clip: bytes, request_id: str, **named: Any) -> Any:
+    metadata = (*KEY, ("x-request-id", request_id))
+    return stub.Generate(messages(clip, **ENDLESS), metadata=metadata, **named)
+
+
+def post(rpc: Server, clip: bytes, **fields: int) -> httpx.Response:
+    """POST /v1/generate on a connection of its own."""
+    with httpx.Client(base_url=rpc.client.base_url, timeout=60, trust_env=False) as client:
+        return client.post(
+            "/v1/generate", files={"clip": clip}, data=fields, headers={"X-Api-Key": "first"}
+        )
+
+
+def stopped_within(rpc: Server, seconds: float) -> None:
+    started = time.monotonic()
+    rpc.wait_for_metric("foley_running", 0)
+    assert time.monotonic() - started < seconds
+
+
+def test_a_caller_who_cancels_stops_the_runner(
+    rpc: Server, stub: FoleyServiceStub, short_clip: bytes
+) -> None:
+    cancelled = rpc.metric('foley_errors_total{code="cancelled"}')
+    call = endless(stub, short_clip, "left-1")
+    until_sampling(call)
+    call.cancel()
+    stopped_within(rpc, 2)
+    assert rpc.wait_for_log("left-1")["status"] == "CANCELLED"
+    assert rpc.metric('foley_errors_total{code="cancelled"}') == cancelled + 1
+
+
+def test_a_caller_whose_connection_ends_stops_the_runner(rpc: Server, short_clip: bytes) -> None:
+    with grpc.insecure_channel(rpc.grpc_address) as channel:
+        until_sampling(endless(FoleyServiceStub(channel), short_clip, "left-2"))
+    stopped_within(rpc, 2)
+
+
+def test_a_deadline_stops_the_runner(
+    rpc: Server, stub: FoleyServiceStub, short_clip: bytes
+) -> None:
+    error = refused(lambda: read(endless(stub, short_clip, "late-1", timeout=1.5)))
+    assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    stopped_within(rpc, 2)
+    event = rpc.wait_for_log("late-1")
+    assert (event["status"], event["code"]) == ("DEADLINE_EXCEEDED", "timeout")
+
+
+@pytest.mark.parametrize("by", ["grpc", "http"])
+def test_a_request_is_cancelled_by_its_id_and_its_key(
+    rpc: Server, stub: FoleyServiceStub, short_clip: bytes, by: str
+) -> None:
+    request_id = f"named-{by}"
+    call = endless(stub, short_clip, request_id)
+    until_sampling(call)
+    asked = CancelRequest(request_id=request_id)
+    error = refused(lambda: stub.Cancel(asked, metadata=OTHER_KEY))
+    assert error.code() is grpc.StatusCode.NOT_FOUND
+    assert facts(error)[0] == "not_found"
+    if by == "grpc":
+        with grpc.insecure_channel(rpc.grpc_address) as channel:  # perhaps the other worker
+            FoleyServiceStub(channel).Cancel(asked, metadata=KEY)
+    else:
+        response = rpc.client.post(f"/v1/requests/{request_id}/cancel")
+        assert response.json() == {"cancelled": True}
+    error = refused(lambda: read(call))
+    assert error.code() is grpc.StatusCode.CANCELLED
+    assert facts(error)[0] == "cancelled"
+    stopped_within(rpc, 2)
+
+
+def test_one_call_too_many_is_told_when_to_come_again(
+    rpc: Server, stub: FoleyServiceStub, short_clip: bytes
+) -> None:
+    calls = [endless(stub, short_clip, f"busy-{i}") for i in range(2)]
+    until_sampling(calls[0])
+    next(calls[1])  # accepted
+    error = refused(lambda: generate(stub, short_clip))
+    for call in calls:
+        call.cancel()
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    code, trailing = facts(error)
+    assert code == "busy"
+    rich = status_pb2.Status.FromString(trailing["grpc-status-details-bin"])
+    delay = error_details_pb2.RetryInfo()
+    assert rich.details[1].Unpack(delay)
+    assert delay.retry_delay.seconds == int(trailing["retry-after"]) > 0
+    stopped_within(rpc, 2)
+
+
+def test_nothing_is_left_on_disk(rpc: Server) -> None:
+    rpc.wait_until_scratch_is_empty()
+
+
+def test_sigterm_ends_the_calls_in_flight_well_and_takes_no_new_ones(
+    rpc: Server, short_clip: bytes
+) -> None:
+    with (
+        grpc.insecure_channel(rpc.grpc_address) as channel,
+        grpc.insecure_channel(rpc.grpc_address) as late_channel,
+        ThreadPoolExecutor() as pool,
+    ):
+        stub = FoleyServiceStub(channel)
+        FoleyServiceStub(late_channel).GetModel(GetModelRequest(), metadata=KEY)  # connected
+        # HTTP's server tells of the end only when its own requests are done.
+        plain = pool.submit(post, rpc, short_clip, num_inference_steps=150)
+        call = stub.Generate(messages(short_clip, num_inference_steps=150), metadata=KEY)
+        until_sampling(call)
+        rest = pool.submit(read, call)
+        stopping = pool.submit(rpc.stop)
+        time.sleep(0.5)
+        error = refused(
+            lambda: FoleyServiceStub(late_channel).GetModel(
+                GetModelRequest(), metadata=KEY, timeout=10
+            )
+        )
+        assert error.code() is grpc.StatusCode.UNAVAILABLE
+        assert not rest.done(), "too short a call to show anything"
+        assert not plain.done(), "too short a request to show anything"
+        assert rest.result().files
+        assert plain.result().status_code == 200
+        assert stopping.result() == 0

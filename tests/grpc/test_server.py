@@ -1,0 +1,71 @@
+"""The port that the server listens on."""
+
+import asyncio
+import socket
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from foley.errors import NotReadyError
+from foley.v1.foley_pb2_grpc import FoleyServiceServicer
+from runners.grpc.server import RpcServer
+from runners.process import free_port
+from runners.settings import Settings
+
+
+async def ready() -> None:
+    pass
+
+
+def test_a_port_that_is_taken_is_told_and_used_once_it_is_free() -> None:
+    async def run() -> None:
+        with socket.socket() as other:
+            other.bind(("127.0.0.1", 0))
+            other.listen()
+            port = other.getsockname()[1]
+            settings = Settings(grpc_port=port, grpc_host="127.0.0.1")
+            server = RpcServer(FoleyServiceServicer(), settings, ready=ready)
+            await asyncio.sleep(0.2)
+            with pytest.raises(NotReadyError, match=f"port {port} of gRPC is taken"):
+                server.check()
+        async with asyncio.timeout(5):
+            while True:
+                await asyncio.sleep(0.1)
+                try:
+                    server.check()
+                    break
+                except NotReadyError:
+                    pass
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            stub = health_pb2_grpc.HealthStub(channel)
+            answer = await stub.Check(health_pb2.HealthCheckRequest(), wait_for_ready=True)
+            assert answer.status in (1, 2)
+        await server.stop()
+
+    asyncio.run(run())
+
+
+def test_health_is_not_serving_from_the_moment_the_end_is_asked_for() -> None:
+    seen: list[int] = []
+
+    async def run() -> None:
+        server = RpcServer(
+            FoleyServiceServicer(),
+            Settings(grpc_port=free_port("::1"), grpc_host="::1"),
+            ready=ready,
+        )
+        async with grpc.aio.insecure_channel(f"[::1]:{server._port}") as channel:
+            watch = health_pb2_grpc.HealthStub(channel).Watch(
+                health_pb2.HealthCheckRequest(), wait_for_ready=True
+            )
+            async for answer in watch:
+                seen.append(answer.status)
+                if answer.status == health_pb2.HealthCheckResponse.SERVING:
+                    server.begin_stop()
+            async with asyncio.timeout(2):  # whoever watches does not hold it up
+                await server.stop()
+
+    asyncio.run(run())
+    known = health_pb2.HealthCheckResponse
+    assert seen[-2:] == [known.SERVING, known.NOT_SERVING]

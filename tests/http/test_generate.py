@@ -1,0 +1,186 @@
+"""What a well-formed request gets."""
+
+import io
+import json
+import zipfile
+
+import av
+import httpx
+import numpy as np
+import pytest
+
+from foley.configs import OFFICIAL_GUIDANCE, TINY_GUIDANCE
+from tests.server import Server
+
+
+def packets(media: bytes, kind: str) -> list[tuple[bytes, float]]:
+    """The packets of the only stream of a kind, and when they are shown."""
+    with av.open(io.BytesIO(media)) as reader:
+        (stream,) = [stream for stream in reader.streams if stream.type == kind]
+        return [
+            (bytes(packet), float(packet.pts * packet.time_base))
+            for packet in reader.demux(stream)
+            if packet.size
+        ]
+
+
+def seconds_of_sound(media: bytes) -> float:
+    with av.open(io.BytesIO(media)) as reader:
+        return sum(f.samples for f in reader.decode(audio=0)) / reader.streams.audio[0].rate
+
+
+def samples(media: bytes) -> np.ndarray:
+    """The sound in [-1, 1]."""
+    with av.open(io.BytesIO(media)) as reader:
+        blocks = [frame.to_ndarray().ravel() for frame in reader.decode(audio=0)]
+    return np.concatenate(blocks) / 2**31  # 24 bits come in the upper part of 32
+
+
+def test_a_real_clip_keeps_its_picture_and_gets_sound(server: Server, real_clip: bytes) -> None:
+    response = server.generate(real_clip, prompt="birds", num_inference_steps=2, seed=1)
+    assert response.status_code == 200, response.text
+    assert response.headers["content-type"] == "video/mp4"
+    assert packets(response.content, "video") == packets(real_clip, "video")
+    stated_seconds = float(response.headers["x-foley-duration-seconds"])
+    # AAC comes in frames of 1024 samples, with one of priming at most: 43 ms.
+    assert seconds_of_sound(response.content) == pytest.approx(stated_seconds, abs=0.05)
+    assert stated_seconds == pytest.approx(5.28, abs=0.1)
+
+
+def test_headers_tell_seed_duration_timings_model_and_id(server: Server, short_clip: bytes) -> None:
+    response = server.client.post(
+        "/v1/generate",
+        files={"clip": short_clip},
+        data={"num_inference_steps": "1", "seed": "7", "format": "flac"},
+        headers={"X-Request-Id": "mine-1"},
+    )
+    headers = response.headers
+    assert headers["x-foley-seed"] == "7"
+    assert headers["x-request-id"] == "mine-1"
+    assert headers["x-foley-model"].split(";")[0] == "tiny"
+    assert isinstance(json.loads(headers["x-foley-notices"]), list)
+    timings = json.loads(headers["x-foley-timings"])
+    assert list(timings)[:3] == ["upload", "decode_video", "queue"]
+    assert list(timings)[-2:] == ["mux", "total"]
+    assert sum(timings.values()) - timings["total"] <= timings["total"] + 1e-3
+    assert headers["server-timing"].startswith("upload;dur=")
+
+
+@pytest.mark.parametrize(
+    ("accept", "fields", "media_type"),
+    [
+        ("*/*", {}, "video/mp4"),
+        ("audio/wav", {}, "audio/wav"),
+        ("audio/flac;q=0.5, audio/x-wav", {}, "audio/wav"),
+        ("text/html, audio/flac", {}, "audio/flac"),
+        ("audio/wav", {"format": "flac"}, "audio/flac"),
+        ("*/*", {"format": "wav"}, "audio/wav"),
+        ("video/quicktime", {}, "video/quicktime"),
+        ("*/*", {"format": "mkv"}, "video/x-matroska"),
+    ],
+)
+def test_format_follows_the_field_then_accept(
+    server: Server, short_clip: bytes, accept: str, fields: dict[str, str], media_type: str
+) -> None:
+    response = server.generate(short_clip, accept=accept, num_inference_steps=1, **fields)
+    assert response.status_code == 200, response.text
+    assert response.headers["content-type"] == media_type
+    with av.open(io.BytesIO(response.content)) as reader:
+        assert len(reader.streams.audio) == 1
+        assert len(reader.streams.video) == int(media_type.startswith("video"))
+
+
+def test_several_accept_headers_are_one(server: Server, short_clip: bytes) -> None:
+    response = server.client.post(
+        "/v1/generate",
+        files={"clip": short_clip},
+        data={"num_inference_steps": "1"},
+        headers=[("Accept", "video/*;q=0"), ("Accept", "audio/flac"), ("Accept", "")],
+    )
+    assert response.headers["content-type"] == "audio/flac"
+
+
+def test_fields_that_a_browser_leaves_empty_are_absent(server: Server, short_clip: bytes) -> None:
+    names = ("seed", "format", "trim", "solver", "guidance_scale", "num_variations", "prompt")
+    response = server.generate(
+        short_clip, accept="", num_inference_steps=1, **dict.fromkeys(names, "")
+    )
+    assert response.status_code == 200, response.text
+    assert response.headers["content-type"] == "video/mp4"
+    assert int(response.headers["x-foley-seed"]) >= 0
+
+
+def test_a_codec_that_the_container_cannot_hold_gives_mkv(
+    server: Server, short_clip: bytes
+) -> None:
+    response = server.generate(short_clip, num_inference_steps=1, format="webm")
+    assert response.headers["content-type"] == "video/x-matroska"
+    assert 'filename="foley.mkv"' in response.headers["content-disposition"]
+    assert any("webm" in notice for notice in json.loads(response.headers["x-foley-notices"]))
+
+
+def test_the_seed_repeats_the_sound_byte_for_byte(server: Server, short_clip: bytes) -> None:
+    def make(**fields: object) -> httpx.Response:
+        return server.generate(short_clip, accept="audio/wav", num_inference_steps=2, **fields)
+
+    drawn = make()
+    seed = drawn.headers["x-foley-seed"]
+    assert make(seed=seed).content == drawn.content
+    assert make(seed=seed, guidance_scale=TINY_GUIDANCE).content == drawn.content
+    assert make(seed=seed, guidance_scale=OFFICIAL_GUIDANCE).content != drawn.content
+    assert make(seed=int(seed) + 1).content != drawn.content
+
+
+def test_several_variations_come_as_a_zip_with_their_seeds(
+    server: Server, short_clip: bytes
+) -> None:
+    options = {"num_inference_steps": 1, "format": "wav"}
+    response = server.generate(short_clip, num_variations=3, seed=5, **options)
+    assert response.headers["content-type"] == "application/zip"
+    assert response.headers["x-foley-seed"] == "5, 6, 7"
+    with zipfile.ZipFile(io.BytesIO(response.content)) as archive:
+        manifest = json.loads(archive.read("manifest.json"))
+        sounds = {
+            variation["seed"]: archive.read(variation["file"])
+            for variation in manifest["variations"]
+        }
+        assert len(archive.namelist()) == 4
+    assert sorted(sounds) == [5, 6, 7]
+    assert len(set(sounds.values())) == 3
+    assert manifest["request_id"] == response.headers["x-request-id"]
+    assert manifest["duration_seconds"] == float(response.headers["x-foley-duration-seconds"])
+    # The middle one alone is the same sound; sums of another order differ in the last bits.
+    alone = server.generate(short_clip, seed=6, **options)
+    np.testing.assert_allclose(samples(alone.content), samples(sounds[6]), rtol=0, atol=1e-5)
+
+
+def test_accept_names_the_format_of_each_of_several_sounds(
+    server: Server, short_clip: bytes
+) -> None:
+    options = {"num_variations": 2, "num_inference_steps": 1}
+    response = server.generate(short_clip, accept="audio/flac", **options)
+    assert response.headers["content-type"] == "application/zip"
+    with zipfile.ZipFile(io.BytesIO(response.content)) as archive:
+        names = sorted(archive.namelist())
+    assert names == ["foley-1.flac", "foley-2.flac", "manifest.json"]
+
+
+def test_a_zip_can_be_asked_for_one_sound(server: Server, short_clip: bytes) -> None:
+    response = server.generate(short_clip, accept="application/zip", num_inference_steps=1)
+    with zipfile.ZipFile(io.BytesIO(response.content)) as archive:
+        assert sorted(archive.namelist()) == ["foley-1.mp4", "manifest.json"]
+
+
+def test_a_long_clip_is_trimmed_on_request(server: Server, long_clip: bytes) -> None:
+    response = server.generate(long_clip, trim="true", num_inference_steps=1)
+    assert response.status_code == 200, response.text
+    assert float(response.headers["x-foley-duration-seconds"]) == pytest.approx(6, abs=0.1)
+    shown_at = [seconds for _, seconds in packets(response.content, "video")]
+    assert max(shown_at) == pytest.approx(6, abs=0.1)
+    assert response.headers["x-foley-notices"] != "[]"
+
+
+def test_nothing_is_left_on_disk(server: Server, short_clip: bytes) -> None:
+    assert server.generate(short_clip, num_inference_steps=1).status_code == 200
+    assert server.generate(b"not a video").status_code == 422
+    server.wait_until_scratch_is_empty()

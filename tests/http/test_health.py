@@ -1,0 +1,86 @@
+"""What a load balancer sees of a service: 204 while it loads, then 200, or 503."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from runners.process import free_port
+from tests.server import Server
+
+PATH = "/health/check"
+
+
+def events(server: Server, name: str) -> list[dict[str, Any]]:
+    """The log's lines about one thing."""
+    lines = [json.loads(x) for x in server.log.read_text().splitlines() if x.startswith("{")]
+    return [line for line in lines if line["event"] == name]
+
+
+def statuses_until(server: Server, urls: list[str], last: int) -> list[set[int]]:
+    """All statuses of each address, until each has given the last one."""
+    seen: list[set[int]] = [set() for _ in urls]
+    with httpx.Client(trust_env=False, timeout=5) as client:
+        while not all(last in statuses for statuses in seen):
+            assert time.monotonic() - server.started < 90, (seen, server.log.read_text())
+            for url, statuses in zip(urls, seen, strict=True):
+                try:
+                    response = client.get(url)
+                except httpx.TransportError:  # it does not listen yet
+                    continue
+                statuses.add(response.status_code)
+                if response.status_code < 400:
+                    assert response.content == b""
+            time.sleep(0.02)
+    return seen
+
+
+def test_the_load_balancer_sees_loading_then_ready_on_both_ports(tmp_path: Path) -> None:
+    port = free_port()
+    server = Server(
+        tmp_path,
+        {
+            "FOLEY_HEALTH_PORT": str(port),
+            "FOLEY_HEALTH_PATH": PATH,
+            "FOLEY_API_KEYS": "a-key",  # which a load balancer has not
+            "FOLEY_API_WORKERS": "2",
+            "FOLEY_CONTAINER_STARTED": str(time.time() - 100),
+        },
+    )
+    try:
+        urls = [f"http://127.0.0.1:{server.port}{PATH}", f"http://127.0.0.1:{port}{PATH}"]
+        assert statuses_until(server, urls, 200) == [{204, 200}, {204, 200}]
+        other = httpx.get(f"http://127.0.0.1:{port}/v1/models", trust_env=False)
+        assert other.status_code == 404  # nothing but health is told there
+        assert PATH in httpx.get(f"http://127.0.0.1:{server.port}/docs.json").json()["paths"]
+        deadline = time.monotonic() + 10
+        while len(ready := events(server, "service_ready")) < 2:  # one of each worker
+            assert time.monotonic() < deadline, server.log.read_text()
+            time.sleep(0.1)
+    finally:
+        assert server.stop() == 0
+    for event in ready:
+        assert 0 < event["seconds_since_start"]["api"] < 90
+        assert 100 < event["seconds_since_start"]["container"] < 200
+    asked = [event["path"] for event in events(server, "request")]
+    assert PATH not in asked  # no line for each probe
+
+
+def test_a_model_that_cannot_be_loaded_is_out(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    server = Server(tmp_path, {"FOLEY_PRESET": "xl", "FOLEY_WEIGHTS": str(tmp_path / "empty")})
+    try:
+        (seen,) = statuses_until(server, [f"http://127.0.0.1:{server.port}/ping"], 503)
+        assert 200 not in seen
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize("path", ["ping", "/a b", "/{x}"])
+def test_a_path_that_routes_otherwise_is_refused(path: str, tmp_path: Path) -> None:
+    server = Server(tmp_path, {"FOLEY_HEALTH_PATH": path})
+    assert server.process.wait(30) != 0
+    assert "health_path" in server.log.read_text()

@@ -1,0 +1,136 @@
+"""The outermost boundary, around small applications that fail in every way."""
+
+import asyncio
+import json
+
+import httpx
+import pytest
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from foley.errors import BusyError, ConnectionFailedError, DeviceError, FoleyError, VideoEmptyError
+from runners.auth import ApiKeys
+from runners.http.middleware import ErrorMiddleware
+from runners.status import status_of
+
+
+def ask(app: ASGIApp, **headers: str) -> httpx.Response:
+    async def run() -> httpx.Response:
+        transport = httpx.ASGITransport(app=ErrorMiddleware(app, ApiKeys([])))
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            return await client.get("/", headers=headers)
+
+    return asyncio.run(run())
+
+
+def raising(error: Exception) -> ASGIApp:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        raise error
+
+    return app
+
+
+def test_an_unforeseen_error_is_internal_and_its_words_stay_inside(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    response = ask(raising(KeyError("/secret/path")))
+    assert response.status_code == 500
+    assert response.json()["error"]["code"] == "internal"
+    assert "secret" not in response.text
+    assert "/secret/path" in capsys.readouterr().out  # the log has it
+
+
+def test_the_models_troubles_are_told_by_code_only(capsys: pytest.CaptureFixture[str]) -> None:
+    response = ask(raising(DeviceError("/dev/nvidia0 ran out of memory")))
+    assert response.status_code == 503
+    assert response.json()["error"]["code"] == "device_unavailable"
+    assert "nvidia" not in response.text
+    assert "/dev/nvidia0" in capsys.readouterr().out
+
+
+def test_a_callers_mistake_is_told_in_full() -> None:
+    response = ask(raising(VideoEmptyError("clip has 0 bytes")))
+    assert response.status_code == 422
+    assert response.json()["error"]["message"] == "clip has 0 bytes"
+
+
+def test_a_busy_service_says_when_to_come_again() -> None:
+    assert ask(raising(BusyError("later"))).headers["retry-after"] == "5"
+
+
+def test_an_error_that_others_worded_is_told_in_our_form() -> None:
+    response = ask(PlainTextResponse("Too bad", status_code=415, headers={"X-Inner": "1"}))
+    assert response.json()["error"]["code"] == "unsupported_media_type"
+    assert "Too bad" not in response.text
+    assert "x-inner" not in response.headers
+
+
+def test_an_answer_that_broke_off_is_not_given_a_second_head() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise ConnectionResetError
+
+    with pytest.raises(ConnectionResetError):
+        ask(app)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"), [("abc-1.2_3", True), ("a b", False), ("x" * 65, False), ("", False)]
+)
+def test_only_plain_request_ids_are_kept(given: str, kept: bool) -> None:
+    response = ask(PlainTextResponse("fine"), **{"X-Request-Id": given})
+    assert (response.headers["x-request-id"] == given) is kept
+    assert len(response.headers.get_list("x-request-id")) == 1
+
+
+def test_the_form_of_an_error_is_one() -> None:
+    body = json.loads(ask(raising(BusyError("later")), **{"X-Request-Id": "me"}).content)
+    assert body == {"error": {"code": "busy", "message": "later", "request_id": "me"}}
+
+
+def _family(kind: type[FoleyError]) -> list[type[FoleyError]]:
+    return [kind, *(member for child in kind.__subclasses__() for member in _family(child))]
+
+
+KINDS = [kind for kind in _family(FoleyError) if kind is not ConnectionFailedError]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.code)
+def test_no_error_tells_of_the_inside(
+    kind: type[FoleyError], capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = kind("words of the error")
+    error.__cause__ = OSError("/secret/path: token")
+    response = ask(raising(error), Authorization="Bearer token")
+    assert response.status_code == status_of(kind).http
+    (body,) = response.json().values()
+    assert body["code"] == kind.code
+    for inside in ("secret", "token", "Traceback", "OSError", ".py"):
+        assert inside not in response.text + str(response.headers)
+    hidden = kind.code in {
+        "error", "server_error", "checkpoint_invalid", "download_failed", "config_invalid",
+        "device_unavailable", "model_output_invalid",
+    }  # fmt: skip
+    assert ("words of the error" in response.text) is not hidden
+    assert ("/secret/path" in capsys.readouterr().out) is hidden
+
+
+def test_a_wrong_key_is_told_how_to_send_one_and_nothing_inside_runs() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        raise AssertionError("was let in")
+
+    async def run(path: str, headers: dict[str, str]) -> httpx.Response:
+        transport = httpx.ASGITransport(app=ErrorMiddleware(app, ApiKeys(["good"])))
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            return await client.get(path, headers=headers)
+
+    for path in ("/v1/generate", "/metrics", "/", "/uix", "/livez/x"):
+        response = asyncio.run(run(path, {"Authorization": "Bearer bad"}))
+        assert response.status_code == 401, path
+        assert response.headers["www-authenticate"] == "Bearer"
+
+
+def test_retry_after_is_what_the_error_knows() -> None:
+    error = BusyError("later")
+    error.retry_after_seconds = 11.2
+    assert ask(raising(error)).headers["retry-after"] == "12"

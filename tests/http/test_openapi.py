@@ -1,0 +1,121 @@
+"""The document says what the code does."""
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from foley.configs import TINY
+from foley.request import GenerationRequest
+from runners.http import openapi
+from runners.jobs.job import MEDIA_TYPES, GenerationOptions
+from runners.settings import Settings
+from tests.conftest import MAX_UPLOAD_BYTES
+from tests.server import ROOT, Server
+
+REQUEST = GenerationRequest.model_json_schema()["properties"]
+
+
+@pytest.fixture(scope="module")
+def document(server: Server) -> dict[str, Any]:
+    return server.client.get("/docs.json").json()
+
+
+@pytest.mark.parametrize("name", REQUEST)
+def test_every_option_is_described_as_it_is_checked(document: dict[str, Any], name: str) -> None:
+    field = document["components"]["schemas"]["GenerationOptions"]["properties"][name]
+    assert field == REQUEST[name]
+    assert field["description"]
+    assert "default" in field
+    if any(part.get("type") in ("integer", "number") for part in field.get("anyOf", [field])):
+        bounded = next(p for p in field.get("anyOf", [field]) if "minimum" in p)
+        assert "maximum" in bounded
+
+
+def test_the_clip_is_required_and_all_else_is_optional(document: dict[str, Any]) -> None:
+    form = document["components"]["schemas"]["GenerationOptions"]
+    assert form["required"] == ["clip"]
+    assert list(form["properties"]) == ["clip", *GenerationOptions.model_fields]
+    assert all(field["description"] for field in form["properties"].values())
+    assert form["additionalProperties"] is False
+
+
+def test_the_clip_is_described_with_the_limits_of_this_service(document: dict[str, Any]) -> None:
+    clip = document["components"]["schemas"]["GenerationOptions"]["properties"]["clip"]
+    assert clip["x-max-seconds"] == 6
+    assert clip["x-max-pixels"] == 1280 * 720
+    assert clip["x-max-request-bytes"] == MAX_UPLOAD_BYTES
+    for words in ("6 s", "921600 pixels", f"{MAX_UPLOAD_BYTES} bytes"):
+        assert words in clip["description"]
+
+
+def test_the_page_states_the_default_limits() -> None:
+    lines = (ROOT / "docs/api.md").read_text().splitlines()
+    (row,) = [line for line in lines if line.startswith("| `clip` |")]
+    fields = Settings.model_fields
+    seconds, pixels = fields["max_clip_seconds"].default, fields["max_clip_pixels"].default
+    assert f"{seconds:g} s" in row
+    assert f"{fields['max_upload_bytes'].default // 2**20} MiB" in row
+    assert f"{pixels} pixels" in row
+
+
+def test_answers_are_described(document: dict[str, Any]) -> None:
+    responses = document["paths"]["/v1/generate"]["post"]["responses"]
+    files = {*MEDIA_TYPES.values(), "application/zip"}
+    assert set(responses["200"]["content"]) == {*files, "text/event-stream"}
+    assert "X-Foley-Seed" in responses["200"]["headers"]
+    assert set(responses) == {
+        "200", "400", "401", "406", "413", "415", "422", "429", "499", "500", "503", "504",
+    }  # fmt: skip
+    assert "upload_too_large" in responses["413"]["description"]
+    assert {"/livez", "/readyz", "/metrics"} < set(document["paths"])
+
+
+def test_the_headers_described_are_those_sent(
+    document: dict[str, Any], server: Server, short_clip: bytes
+) -> None:
+    described = document["paths"]["/v1/generate"]["post"]["responses"]["200"]["headers"]
+    sent = server.generate(short_clip, num_inference_steps=1).headers
+    ours = {name for name in sent if name.startswith("x-foley") or name == "server-timing"}
+    assert {name.lower() for name in described} == ours | {"x-request-id"}
+
+
+def test_the_model_is_described_as_it_is_told(document: dict[str, Any], server: Server) -> None:
+    answer = server.client.get("/v1/models")
+    assert answer.status_code == 200
+    (model,) = answer.json()["models"]
+    assert model.keys() == document["components"]["schemas"]["Model"]["properties"].keys()
+    assert (model["preset"], model["state"]) == ("tiny", "ready")
+    request = GenerationRequest()
+    own = (model["num_inference_steps"], model["guidance_scale"])
+    assert own == (request.num_steps(TINY), request.guidance(TINY))
+    assert (model["licence"], model["territory"]) == ("Apache-2.0", "worldwide")
+
+
+def test_references_resolve() -> None:
+    document = openapi.document(Settings())
+
+    def visit(node: object) -> None:
+        if isinstance(node, dict):
+            if "$ref" in node:
+                _, *path = node["$ref"].split("/")
+                target: Any = document
+                for part in path:
+                    target = target[part]
+            for child in node.values():
+                visit(child)
+        elif isinstance(node, list):
+            for child in node:
+                visit(child)
+
+    visit(document)
+
+
+def test_every_setting_is_described() -> None:
+    assert all(field.description for field in Settings.model_fields.values())
+
+
+def test_the_service_is_imported_without_torch() -> None:
+    program = "import sys, service; sys.exit(bool({'torch', 'av'} & set(sys.modules)))"
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)

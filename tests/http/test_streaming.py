@@ -1,0 +1,280 @@
+"""Events, kept results and cancelling, with two API workers and with keys."""
+
+import io
+import json
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import av
+import httpx
+import pytest
+
+from tests.http.test_generate import seconds_of_sound
+from tests.http.test_refusals import POST, answer_to, check
+from tests.server import Server
+
+KEEP_SECONDS = 6
+KEEP_BYTES = 3_000_000
+KEY = {"Authorization": "Bearer first"}
+OTHER_KEY = {"X-Api-Key": "second"}
+# 800 model evaluations: far longer than any test waits.
+ENDLESS = {"num_inference_steps": 200, "solver": "rk4"}
+ORDER = ["decode_video", "queue", "encode", "sample", "decode_audio", "mux"]
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    settings = {
+        "FOLEY_API_WORKERS": "2",
+        "FOLEY_API_KEYS": "first,second",
+        "FOLEY_KEEP_RESULTS_SECONDS": str(KEEP_SECONDS),
+        "FOLEY_KEEP_RESULTS_BYTES": str(KEEP_BYTES),
+    }
+    server = Server(tmp_path_factory.mktemp("shared"), settings)
+    server.client.headers.update(KEY)
+    try:
+        server.wait_until_ready()
+        yield server
+    finally:
+        status = server.stop()
+    assert status == 0, server.log.read_text()
+    assert list(server.scratch.iterdir()) == []  # kept results included
+
+
+Event = tuple[str, dict[str, object]]
+
+
+def stream(
+    server: Server, clip: bytes, *, headers: dict[str, str] | None = None, **fields: object
+) -> Iterator[Event]:
+    """The events of one request, as they come, on a connection of its own."""
+    with httpx.Client(base_url=server.client.base_url, timeout=60, trust_env=False) as client:
+        data = {name: str(value) for name, value in fields.items()}
+        headers = {**KEY, **(headers or {}), "Accept": "text/event-stream"}
+        with client.stream(
+            "POST", "/v1/generate", files={"clip": clip}, data=data, headers=headers
+        ) as response:
+            assert response.status_code == 200, response.read()
+            assert response.headers["content-type"] == "text/event-stream"
+            event = ""
+            for line in response.iter_lines():
+                if line.startswith("event: "):
+                    event = line[7:]
+                elif line.startswith("data: "):
+                    yield event, json.loads(line[6:])
+
+
+def fresh(server: Server, method: str, path: str, **options: object) -> httpx.Response:
+    """A call on a new connection, which either worker may get."""
+    with httpx.Client(base_url=server.client.base_url, timeout=30, trust_env=False) as client:
+        return client.request(method, path, **{"headers": KEY, **options})  # type: ignore[arg-type]
+
+
+def test_events_tell_progress_then_where_the_files_are(shared: Server, short_clip: bytes) -> None:
+    given = {"X-Request-Id": "story-1"}
+    fields = {"num_inference_steps": 4, "num_variations": 2, "seed": 5, "priority": "bulk"}
+    events = list(stream(shared, short_clip, headers=given, **fields))
+    assert events[0] == ("accepted", {"request_id": "story-1"})
+    assert {name for name, _ in events[1:-1]} == {"progress"}
+    updates = [data for _, data in events[1:-1]]
+    stages = list(dict.fromkeys(update["stage"] for update in updates))
+    assert stages == ORDER
+    steps = [update for update in updates if update["stage"] == "sample"]
+    assert [update["num_steps"] for update in steps] == [4] * len(steps)
+    assert [update["step"] for update in steps] == sorted(update["step"] for update in steps)
+    assert steps[-1]["seconds_left"] == 0
+    assert all(None not in update.values() for update in updates)
+
+    name, result = events[-1]
+    assert name == "result"
+    assert result["request_id"] == "story-1"
+    assert result["kept_seconds"] == KEEP_SECONDS
+    assert result["seeds"] == [5, 6]
+    assert (result["model"], result["sample_rate_hz"]) == ("tiny", 48_000)
+    assert next(iter(result["timings_seconds"])) == "upload"
+    files = result["files"]
+    assert [(file["variation"], file["format"]) for file in files] == [
+        (variation, kind) for variation in (1, 2) for kind in ("mp4", "wav", "flac")
+    ]
+    assert [file["seed"] for file in files] == [5, 5, 5, 6, 6, 6]
+    for file in files:
+        answer = fresh(shared, "GET", file["url"])
+        assert answer.status_code == 200
+        assert answer.headers["content-type"] == file["media_type"]
+        assert len(answer.content) == file["bytes"]
+        assert seconds_of_sound(answer.content) == pytest.approx(
+            result["duration_seconds"], abs=0.05
+        )
+        with av.open(io.BytesIO(answer.content)) as reader:
+            assert len(reader.streams.video) == int(file["format"] == "mp4")
+
+
+@pytest.fixture(scope="module")
+def kept(shared: Server, short_clip: bytes) -> dict[str, object]:
+    """A result's wav, and when it came."""
+    (*_, (_, result)) = stream(shared, short_clip, num_inference_steps=1, format="wav")
+    wav, _flac = result["files"]
+    return {"url": wav["url"], "bytes": wav["bytes"], "since": time.monotonic()}
+
+
+def test_results_are_served_in_ranges_by_any_worker(
+    shared: Server, kept: dict[str, object]
+) -> None:
+    whole = shared.client.get(kept["url"]).content
+    for _ in range(8):
+        part = fresh(shared, "GET", kept["url"], headers={**KEY, "Range": "bytes=4-11"})
+        assert part.status_code == 206
+        assert part.headers["content-range"] == f"bytes 4-11/{kept['bytes']}"
+        assert part.content == whole[4:12]
+    head = fresh(shared, "HEAD", kept["url"])
+    assert (head.status_code, head.headers["accept-ranges"]) == (200, "bytes")
+    outside = {**KEY, "Range": "bytes=99999999-"}
+    refused = fresh(shared, "GET", kept["url"], headers=outside)
+    check(refused, 416, "range_not_satisfiable")
+    assert refused.headers["content-range"] == f"bytes */{kept['bytes']}"
+    check(
+        fresh(shared, "GET", kept["url"], headers={**KEY, "Range": "bytes=x"}),
+        400,
+        "invalid_request",
+    )
+
+
+def test_a_result_belongs_to_the_key_that_made_it(shared: Server, kept: dict[str, object]) -> None:
+    check(fresh(shared, "GET", kept["url"], headers=OTHER_KEY), 404, "not_found")
+    check(fresh(shared, "GET", kept["url"], headers={}), 401, "unauthorized")
+
+
+def test_a_result_is_gone_after_its_time(shared: Server, kept: dict[str, object]) -> None:
+    time.sleep(max(0.0, kept["since"] + KEEP_SECONDS + 0.1 - time.monotonic()))
+    check(shared.client.get(kept["url"]), 404, "not_found", f"{KEEP_SECONDS} s")
+    deadline = time.monotonic() + 2  # swept every tenth of the time
+    while left := list(shared.scratch.glob("foley-common-*/results/*")):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("name", ["foley-9.wav", "clip", "..", "%2e%2e%2fclip", "foley-1.wav%00"])
+def test_other_names_are_not_found(shared: Server, name: str) -> None:
+    check(shared.client.get(f"/v1/results/story-1/{name}"), 404, "not_found")
+
+
+def test_a_result_that_cannot_be_kept_is_refused_before_the_sound_is_made(
+    shared: Server, clips: object, real_clip: bytes
+) -> None:
+    before = shared.metric('foley_stage_seconds_count{stage="decode_video"}')
+    data = {"num_variations": "8"}
+    refused = shared.client.post(
+        "/v1/generate",
+        files={"clip": real_clip},
+        data=data,
+        headers={"Accept": "text/event-stream"},
+    )
+    check(refused, 422, "invalid_output", str(KEEP_BYTES), "fewer variations")
+    assert shared.metric('foley_stage_seconds_count{stage="decode_video"}') == before
+
+
+def test_errors_before_the_form_is_read_are_ordinary_and_later_ones_are_events(
+    shared: Server, short_clip: bytes
+) -> None:
+    headers = {"Accept": "text/event-stream"}
+    refused = shared.client.post(
+        "/v1/generate", files={"clip": short_clip}, data={"seed": "-1"}, headers=headers
+    )
+    check(refused, 422, "invalid_parameter")
+    before = shared.metric('foley_errors_total{code="video_unreadable"}')
+    given = {"X-Request-Id": "broken-1"}
+    (*_, (name, data)) = stream(shared, b"not a video", headers=given)
+    assert name == "error"
+    assert data["error"]["code"] == "video_unreadable"
+    assert data["error"]["request_id"] == "broken-1"
+    assert shared.metric('foley_errors_total{code="video_unreadable"}') == before + 1
+    assert shared.wait_for_log("broken-1")["code"] == "video_unreadable"
+
+
+@pytest.mark.parametrize("stage", ["queue", "sample"])
+def test_cancelling_takes_effect_within_a_second_whichever_worker_is_asked(
+    shared: Server, short_clip: bytes, stage: str
+) -> None:
+    with ThreadPoolExecutor() as pool:
+        ahead = stream(shared, short_clip, headers={"X-Request-Id": "ahead"}, **ENDLESS)
+        if stage == "queue":
+            while next(ahead)[1].get("stage") != "sample":
+                pass
+        events = stream(shared, short_clip, headers={"X-Request-Id": f"cancel-{stage}"}, **ENDLESS)
+        while next(events)[1].get("stage") != stage:
+            pass
+        started = time.monotonic()
+        rest = pool.submit(list, events)
+        answer = fresh(shared, "POST", f"/v1/requests/cancel-{stage}/cancel")
+        assert answer.json() == {"cancelled": True}
+        assert rest.result()[-1][1]["error"]["code"] == "cancelled"
+        assert time.monotonic() - started < 1
+        ahead.close()
+        shared.wait_for_metric("foley_running", 0)
+        gone = fresh(shared, "POST", f"/v1/requests/cancel-{stage}/cancel")
+        check(gone, 404, "not_found")
+
+
+def test_an_upload_that_goes_on_can_be_cancelled(shared: Server) -> None:
+    head = f"{POST}Authorization: Bearer first\r\nX-Request-Id: upload-1\r\n"
+    head += "Content-Length: 99\r\n\r\n"
+    with ThreadPoolExecutor() as pool:
+        call = pool.submit(answer_to, shared, head.encode() + b"--b\r\n")
+        deadline = time.monotonic() + 5
+        while fresh(shared, "POST", "/v1/requests/upload-1/cancel").status_code == 404:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        started = time.monotonic()
+        answer = call.result()
+        assert time.monotonic() - started < 1
+    assert answer.startswith(b"HTTP/1.1 499 ")
+    assert b'"cancelled"' in answer
+
+
+def test_a_request_for_a_file_can_be_cancelled_too_but_not_by_another_key(
+    shared: Server, short_clip: bytes
+) -> None:
+    with ThreadPoolExecutor() as pool:
+        options = {"files": {"clip": short_clip}, "data": {k: str(v) for k, v in ENDLESS.items()}}
+        headers = {**KEY, "X-Request-Id": "file-1"}
+        call = pool.submit(fresh, shared, "POST", "/v1/generate", headers=headers, **options)
+        shared.wait_for_metric("foley_running", 1)
+        other = fresh(shared, "POST", "/v1/requests/file-1/cancel", headers=OTHER_KEY)
+        check(other, 404, "not_found")
+        assert not call.done()
+        assert fresh(shared, "POST", "/v1/requests/file-1/cancel").status_code == 200
+        check(call.result(), 499, "cancelled")
+
+
+def test_a_caller_who_leaves_a_stream_stops_the_runner(shared: Server, short_clip: bytes) -> None:
+    events = stream(shared, short_clip, **ENDLESS)
+    while next(events)[1].get("stage") != "sample":
+        pass
+    shared.wait_for_metric("foley_running", 1)
+    started = time.monotonic()
+    events.close()
+    shared.wait_for_metric("foley_running", 0)
+    assert time.monotonic() - started < 3  # the call that was left would take a minute
+    shared.wait_until_scratch_is_empty()
+
+
+def test_no_key_is_refused_before_the_body_is_read(shared: Server) -> None:
+    # Only the head is sent: an answer can come only without the body.
+    answer = answer_to(shared, f"{POST}Content-Length: 1000\r\n\r\n".encode())
+    assert answer.startswith(b"HTTP/1.1 401 ")
+    assert b"www-authenticate: bearer" in answer.lower()
+    assert b'"unauthorized"' in answer
+
+
+def test_what_is_open_without_a_key(shared: Server) -> None:
+    statuses = {
+        path: fresh(shared, "GET", path, headers={}).status_code
+        for path in ("/livez", "/readyz", "/healthz", "/docs.json", "/v1/models", "/metrics", "/")
+    }
+    assert statuses == {
+        "/livez": 200, "/readyz": 200, "/healthz": 200, "/docs.json": 200,
+        "/v1/models": 401, "/metrics": 401, "/": 401,
+    }  # fmt: skip
+    assert fresh(shared, "GET", "/v1/models", headers=OTHER_KEY).status_code == 200
+    assert "first" not in shared.log.read_text()

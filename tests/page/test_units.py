@@ -1,0 +1,189 @@
+"""The parts of the page that need no browser."""
+
+import ast
+import shlex
+from pathlib import Path
+from urllib.parse import parse_qs
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from foley import errors
+from foley.client import RemoteModel, RemoteUpdate
+from foley.configs import TINY
+from foley.errors import (
+    BusyError,
+    ConnectionFailedError,
+    FoleyError,
+    ParameterError,
+    PromptTooLongError,
+    UnauthorizedError,
+    UploadTooLargeError,
+    VideoDecodeError,
+    VideoTooLongError,
+)
+from runners.page import messages, plots
+from runners.page.snippets import FIELDS, Recipe
+from tests.media.clips import TURNED, numbers, write_clip
+
+RATE = 48_000
+OPTIONS = {
+    "prompt": 'it\'s "raining" @home; <b>&amp; $HOME\n\\',
+    "negative_prompt": "",
+    "guidance_scale": 4.5,
+    "num_inference_steps": 50,
+    "solver": "euler",
+    "seed": 2**63 - 1,
+    "num_variations": 1,
+    "format": "mp4",
+    "trim": True,
+}
+
+
+@pytest.fixture
+def recipe() -> Recipe:
+    return Recipe(
+        options=OPTIONS,
+        clip_name='my "best"; clip, 1.mp4',
+        example="bikes.mp4",
+        server_url="http://127.0.0.1:3000",
+        with_key=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "place"),
+    [
+        (VideoDecodeError("cut off"), "clip"),
+        (VideoTooLongError("too long"), "clip"),
+        (UploadTooLargeError("too large"), "clip"),
+        (PromptTooLongError("too long"), "prompt"),
+        (ParameterError("seed: input should be a valid integer, got 'x'"), "seed"),
+        (ParameterError("guidance_scale: too large, got 21"), "guidance_scale"),
+        (ParameterError("surprise: no such option"), "start"),
+        (UnauthorizedError("no key"), "api_key"),
+        (BusyError("16 requests are being worked on; try again later"), "start"),
+        (ConnectionFailedError("refused"), "start"),
+    ],
+)
+def test_an_error_stands_beside_its_cause(error: FoleyError, place: str) -> None:
+    assert messages.place_of(error) == place
+    sentence = messages.error_sentence(error, key_given=False)
+    assert not sentence[0].islower()
+    assert sentence.endswith(".")
+
+
+def test_every_error_has_a_place_and_a_sentence() -> None:
+    kinds = [x for x in vars(errors).values() if isinstance(x, type) and issubclass(x, FoleyError)]
+    assert len(kinds) > 20
+    for kind in kinds:
+        assert messages.place_of(kind("what, how much, what to do")) in messages.PLACES
+        assert messages.error_sentence(kind("what"), key_given=True)
+
+
+def test_what_others_wrote_is_text() -> None:
+    assert "<script>" not in messages.error_html("<script>")
+    model = RemoteModel(preset="<script>", about="<script>", territory="<script>")
+    assert "<script>" not in messages.model_html(model)
+
+
+def test_the_terms_of_official_weights_are_told() -> None:
+    told = messages.model_html(
+        RemoteModel(
+            preset="xxl",
+            revision="0123456789abcdef",
+            licence="Tencent Hunyuan Community License",
+            territory="worldwide except the European Union",
+        )
+    )
+    for words in ("xxl", "Tencent", "except the European Union", "0123456789ab", "machine-gen"):
+        assert words in told
+    assert "small" not in told
+
+
+def test_the_small_model_is_called_so() -> None:
+    tiny = messages.model_html(RemoteModel(preset="tiny", about=TINY.about))
+    assert f"<strong>tiny</strong>, {TINY.about}." in tiny
+
+
+def test_progress_tells_place_step_and_time() -> None:
+    told = messages.progress_html(RemoteUpdate(stage="queue", queue_position=3))
+    assert "3 before yours" in told
+    sampling = RemoteUpdate(stage="sample", step=4, num_steps=50, seconds_left=12.4)
+    told = messages.progress_html(sampling)
+    assert "Step 4 of 50, about 12 s left" in told
+    assert 'value="4" max="50"' in told
+
+
+def test_a_link_holds_every_setting(recipe: Recipe) -> None:
+    held = parse_qs(recipe.link[1:], keep_blank_values=True)
+    assert set(held) == {*FIELDS, "example"}
+    assert held["prompt"] == [OPTIONS["prompt"]]
+    assert held["seed"] == [str(2**63 - 1)]
+    assert held["trim"] == ["true"]
+
+
+def test_the_shell_reads_the_curl_command_as_it_was_meant(recipe: Recipe) -> None:
+    words = shlex.split(recipe.curl.replace("\\\n", ""))
+    given = [words[i + 1] for i, word in enumerate(words) if word == "--form-string"]
+    assert given == [
+        f"{k}={str(v).lower() if isinstance(v, bool) else v}" for k, v in OPTIONS.items()
+    ]
+    assert 'clip=@"my \\"best\\"; clip, 1.mp4"' in words
+    assert "Authorization: Bearer $FOLEY_API_KEY" in words
+
+
+def test_python_reads_the_program_as_it_was_meant(recipe: Recipe) -> None:
+    calls = [x for x in ast.walk(ast.parse(recipe.python)) if isinstance(x, ast.Call)]
+    (generate,) = [x for x in calls if ast.unparse(x.func) == "client.generate"]
+    given = {x.arg: ast.literal_eval(x.value) for x in generate.keywords}
+    assert given == {"destination": "results", **OPTIONS}
+    assert ast.literal_eval(generate.args[0]) == recipe.clip_name
+
+
+def test_a_spectrogram_shows_when_and_how_high(tmp_path: Path) -> None:
+    seconds, hz = 4, 1000.0
+    time = np.arange(seconds * RATE) / RATE
+    samples = np.where(time >= 2, np.sin(2 * np.pi * hz * time), 0).astype(np.float32)
+    plots.draw_spectrogram(samples, len(samples), RATE, tmp_path / "s.png")
+    light = np.asarray(Image.open(tmp_path / "s.png").convert("L")).astype(int)
+    assert light.shape == (plots.NUM_ROWS, plots.NUM_COLUMNS)
+    octaves = np.log2(hz / plots.LOWEST_HZ) / np.log2(plots.HIGHEST_HZ / plots.LOWEST_HZ)
+    brightest = light[:, -40].argmax()
+    assert brightest == pytest.approx((1 - octaves) * plots.NUM_ROWS, abs=2)
+    begins = light[brightest].argmax()
+    assert begins == pytest.approx(plots.NUM_COLUMNS / 2, abs=5)
+    assert light[:, 100].max() < light[brightest, -40] / 4
+
+
+def test_a_waveform_ends_where_its_sound_does() -> None:
+    half = np.full(RATE, 0.5, np.float32)
+    path = plots.waveform_path(half, 2 * RATE)
+    points = np.array([x.split() for x in path[1:-1].split("L")], float)
+    upper = points[: plots.NUM_COLUMNS, 1]
+    assert upper[10] == pytest.approx(0.5, abs=0.01)
+    assert upper[-10] == pytest.approx(1.0, abs=0.01)
+
+
+@pytest.mark.parametrize("turn", TURNED)
+def test_a_film_strip_holds_the_frames_of_their_times_upright(tmp_path: Path, turn: int) -> None:
+    clip = write_clip(
+        tmp_path / "clip.mp4", num_frames=120, size=(96, 96), display=TURNED[turn] if turn else None
+    )
+    plots.draw_film_strip(clip, 4.7, tmp_path / "strip.jpg")
+    strip = np.asarray(Image.open(tmp_path / "strip.jpg"))
+    cells = np.stack(np.split(strip, plots.NUM_FRAMES, axis=1))  # [N, S, S, 3]
+    turned_back = np.rot90(cells, -turn // 90, axes=(1, 2))
+    wanted = [int((index + 0.5) * 4.7 / plots.NUM_FRAMES * 25) for index in range(12)]
+    assert numbers(torch.from_numpy(turned_back.copy())) == wanted
+
+
+def test_a_strip_of_a_tall_clip_is_narrow(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", size=(160, 80), display=TURNED[90])
+    plots.draw_film_strip(clip, 1.0, tmp_path / "strip.jpg")
+    with Image.open(tmp_path / "strip.jpg") as strip:
+        width, height = strip.size
+    assert height == plots.FRAME_HEIGHT
+    assert width / plots.NUM_FRAMES == pytest.approx(plots.FRAME_HEIGHT / 2, abs=1)

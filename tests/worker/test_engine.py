@@ -1,0 +1,255 @@
+"""The engine: the same sound in any company, failures that stay with whoever caused them."""
+
+import itertools
+import random
+from collections.abc import Sequence
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from foley.denoise import Part, VelocityModel
+from foley.errors import DeviceError, ModelError
+from foley.pipeline import FoleyPipeline
+from foley.request import SOLVERS, GenerationRequest
+from foley.session import Session
+from foley.types import Stage, VideoFrames
+from foley.weights.selection import choose_device
+from runners.worker import calibration
+from runners.worker.calibration import measure
+from runners.worker.engine import Engine, devices_of, size_of
+from runners.worker.scheduler import Budget, Kind, Scheduler
+from tests.toys import toy_frames, toy_pipeline
+
+RATES: dict[Kind, float] = {Stage.ENCODE: 0.01, Stage.SAMPLE: 1e-4, Stage.DECODE_AUDIO: 1e-4}
+
+
+def serve(
+    pipeline: FoleyPipeline,
+    asked: Sequence[tuple[VideoFrames, GenerationRequest]],
+    *,
+    tokens: int,
+    choice: random.Random,
+) -> tuple[list[Session], int]:
+    """Serve requests that come at random moments with one engine; the largest batch too."""
+    scheduler = Scheduler([Budget(tokens=tokens)], RATES, capacity=100)
+    sessions: dict[str, Session] = {}
+    coming = list(enumerate(asked))
+    largest = 0
+    machine = Engine(pipeline)
+    while coming or scheduler.entries:
+        if coming and (choice.random() < 0.3 or not scheduler.entries):
+            index, (frames, request) = coming.pop(0)
+            sessions[str(index)] = pipeline.start(frames, request)
+            counts = len(frames.visual), len(frames.sync)
+            size = size_of(request, *counts, pipeline)
+            scheduler.submit(
+                str(index), size, priority="interactive", now=0.0, deadline=float("inf")
+            )
+        action = scheduler.next(0)
+        if action is None:
+            continue
+        members = [sessions[entry.id] for entry in action.entries]
+        largest = max(largest, len(members))
+        assert machine.run(action.kind, members) == [None] * len(members)
+        scheduler.complete(action, choice.uniform(0.01, 0.1))
+    return [sessions[str(index)] for index in range(len(asked))], largest
+
+
+requests = st.builds(
+    GenerationRequest,
+    prompt=st.sampled_from(["", "a dog barks", "rain on a tin roof"]),
+    guidance_scale=st.sampled_from([1.0, 4.5]),
+    num_inference_steps=st.integers(1, 4),
+    solver=st.sampled_from(SOLVERS),
+    seed=st.integers(0, 1000),
+    num_variations=st.integers(1, 2),
+)
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(16, 75), requests), min_size=1, max_size=6),
+    st.sampled_from([100, 600, 5000]),
+    st.randoms(use_true_random=False),
+)
+def test_in_any_mix_a_request_gives_the_sound_it_gives_alone(
+    asked: list[tuple[int, GenerationRequest]], tokens: int, choice: random.Random
+) -> None:
+    clips = [(toy_frames(num_sync, seed=index), r) for index, (num_sync, r) in enumerate(asked)]
+    sessions, _ = serve(toy_pipeline(), clips, tokens=tokens, choice=choice)
+    for (frames, request), session in zip(clips, sessions, strict=True):
+        alone, among = toy_pipeline().generate(frames, request), session.result()
+        assert among.seeds == alone.seeds
+        # Measured over 40 mixes: at most 5.1e-7.
+        torch.testing.assert_close(among.waveforms, alone.waveforms, rtol=0, atol=1e-5)
+
+
+def test_the_tiny_preset_gives_the_same_sound_in_a_mix() -> None:
+    pipeline = FoleyPipeline.from_preset("tiny", "cpu")
+    clips = []
+    for seed, (seconds, solver, scale) in enumerate(
+        [(1, "euler", 4.5), (2, "heun", 1.0), (1.5, "euler", 7.0), (1, "rk4", 4.5)]
+    ):
+        generator = torch.Generator().manual_seed(seed)
+        visual, sync = (
+            torch.randint(256, (int(seconds * fps), size, size, 3), generator=generator).byte()
+            for fps, size in ((8, 112), (25, 224))
+        )
+        frames = VideoFrames(
+            visual=visual, sync=sync, num_picked=len(sync), source_seconds=float(seconds)
+        )
+        request = GenerationRequest.parse(
+            seed=seed, num_inference_steps=8, solver=solver, guidance_scale=scale
+        )
+        clips.append((frames, request))
+    sessions, largest = serve(pipeline, clips, tokens=2000, choice=random.Random(0))
+    assert largest > 2
+    for (frames, request), session in zip(clips, sessions, strict=True):
+        alone = pipeline.generate(frames, request).waveforms
+        # Measured: at most 4.2e-7.
+        torch.testing.assert_close(session.result().waveforms, alone, rtol=0, atol=1e-5)
+
+
+def encoded(count: int, **options: object) -> list[Session]:
+    """Sessions that are about to sample."""
+    sessions = []
+    for seed in range(count):
+        request = GenerationRequest.parse(seed=seed, num_inference_steps=2, **options)
+        session = toy_pipeline().start(toy_frames(16 + 8 * seed, seed=seed), request)
+        while session.stage == Stage.ENCODE:
+            assert Engine(toy_pipeline()).run(Stage.ENCODE, [session]) == [None]
+        sessions.append(session)
+    return sessions
+
+
+def finish(machine: Engine, sessions: list[Session]) -> list[torch.Tensor]:
+    while sessions[0].stage == "sample":
+        assert machine.run(Stage.SAMPLE, sessions) == [None] * len(sessions)
+    for session in sessions:
+        while session.stage == "decode_audio":
+            assert machine.run(Stage.DECODE_AUDIO, [session]) == [None]
+    return [session.result().waveforms for session in sessions]
+
+
+def test_what_is_not_finite_stays_with_the_request_that_has_it() -> None:
+    machine = Engine(toy_pipeline())
+    expected = finish(machine, encoded(3))
+    first, poisoned, last = sessions = encoded(3)
+    with torch.inference_mode():
+        poisoned.part.latents.fill_(float("nan"))
+    assert machine.run(Stage.SAMPLE, sessions) == [None] * 3
+    assert machine.run(Stage.SAMPLE, sessions) == [None] * 3
+    for session, waveforms in ((first, expected[0]), (last, expected[2])):
+        assert machine.run(Stage.DECODE_AUDIO, [session]) == [None]
+        torch.testing.assert_close(session.result().waveforms, waveforms, rtol=0, atol=1e-5)
+    (failure,) = machine.run(Stage.DECODE_AUDIO, [poisoned])
+    assert isinstance(failure, ModelError)
+
+
+class Limited(VelocityModel):
+    """A transformer on a device that holds so many latent frames at once."""
+
+    frames = 10_000
+
+    def __call__(self, parts: Sequence[Part]) -> list[torch.Tensor]:
+        if sum(part.latents.shape[0] * part.latents.shape[2] for part in parts) > self.frames:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().__call__(parts)
+
+
+@pytest.fixture
+def limited(monkeypatch: pytest.MonkeyPatch) -> type[Limited]:
+    monkeypatch.setattr(FoleyPipeline, "velocity_model", lambda self: Limited(self.dit))
+    monkeypatch.setattr(Limited, "frames", 10_000)
+    return Limited
+
+
+def test_a_batch_that_does_not_fit_is_split(
+    limited: type[Limited], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = finish(Engine(toy_pipeline()), encoded(4))
+    monkeypatch.setattr(limited, "frames", 90)  # the last alone has 80
+    for waveforms, alone in zip(finish(Engine(toy_pipeline()), encoded(4)), expected, strict=True):
+        torch.testing.assert_close(waveforms, alone, rtol=0, atol=1e-5)
+
+
+def test_a_request_that_does_not_fit_alone_is_refused_and_the_others_go_on(
+    limited: type[Limited], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limited, "frames", 70)
+    machine, sessions = Engine(toy_pipeline()), encoded(4)
+    *others, failure = machine.run(Stage.SAMPLE, sessions)
+    assert others == [None] * 3
+    assert isinstance(failure, DeviceError)
+    assert "ask for fewer variations or a shorter clip" in str(failure)
+    assert len(finish(machine, sessions[:3])) == 3
+
+
+@pytest.mark.parametrize("kind", [Stage.ENCODE, Stage.DECODE_AUDIO])
+def test_memory_that_runs_out_in_a_piece_is_the_requests_trouble_alone(
+    kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    machine, (session, *_) = Engine(toy_pipeline()), encoded(1)
+    method = "encode" if kind is Stage.ENCODE else "decode"
+    monkeypatch.setattr(Session, method, full)
+    (failure,) = machine.run(kind, [session])
+    assert isinstance(failure, DeviceError)
+
+
+def test_the_budget_is_the_least_that_is_nearly_the_fastest() -> None:
+    seconds = {100: 0.0132, 200: 0.0222, 400: 0.0408, 800: 0.0776}
+    assert calibration._worthwhile(seconds) == 400
+    assert calibration._worthwhile({100: 0.01, 200: 0.02}) == 100
+    assert calibration._worthwhile({100: 0.01, 200: 0.0101, 400: 0.0102}) == 400
+
+
+def test_measuring_gives_a_budget_and_rates_and_leaves_the_threads() -> None:
+    threads = torch.get_num_threads()
+    budget, rates = measure(toy_pipeline())
+    assert torch.get_num_threads() == threads
+    assert budget.tokens in {100 * 2**n for n in range(7)}
+    assert budget.lanes == calibration.cpu_lanes()
+    assert set(rates) == {Stage.ENCODE, Stage.SAMPLE, Stage.DECODE_AUDIO}
+    assert all(0 < rate < 1 for rate in rates.values())
+
+
+@pytest.mark.parametrize(
+    ("solver", "scale", "variations"), list(itertools.product(SOLVERS, (1.0, 2.0), (1, 3)))
+)
+def test_the_size_of_a_request_is_what_it_will_take(
+    solver: str, scale: float, variations: int
+) -> None:
+    request = GenerationRequest.parse(
+        solver=solver, guidance_scale=scale, num_variations=variations, num_inference_steps=2
+    )
+    frames = toy_frames(29)
+    session = toy_pipeline().start(frames, request)
+    counts = len(frames.visual), len(frames.sync)
+    size = size_of(request, *counts, toy_pipeline())
+    machine = Engine(toy_pipeline())
+    for _ in range(size.num_pieces):
+        assert session.stage == Stage.ENCODE
+        machine.run(Stage.ENCODE, [session])
+    latents, context = session.part.latents, session.part.context
+    assert size.tokens == len(context.lengths) * latents.shape[2]
+    for _ in range(size.num_evaluations):
+        assert session.stage == "sample"
+        machine.run(Stage.SAMPLE, [session])
+    for _ in range(size.num_sounds):
+        assert session.stage == "decode_audio"
+        machine.run(Stage.DECODE_AUDIO, [session])
+    assert session.stage is None
+    assert session.result().waveforms.shape[2] == 960 * size.num_latents
+
+
+def test_without_a_gpu_the_only_device_is_the_cpu() -> None:
+    if not torch.cuda.is_available():
+        assert devices_of("auto") == [choose_device("cpu")]
+        with pytest.raises(DeviceError, match="is not there"):
+            devices_of("cuda")
+    assert devices_of("cpu") == [torch.device("cpu")]

@@ -1,0 +1,376 @@
+"""The scheduler in simulated time: nobody starves, budgets hold, order within a class."""
+
+import dataclasses
+import heapq
+import itertools
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from foley.errors import BusyError
+from foley.types import Stage
+from runners.messages import Priority
+from runners.worker.scheduler import AGEING, SHARES, Action, Budget, Entry, Kind, Scheduler, Size
+
+RATES: dict[Kind, float] = {Stage.ENCODE: 0.05, Stage.SAMPLE: 1e-4, Stage.DECODE_AUDIO: 1e-4}
+SMALL = Size(tokens=100, num_evaluations=10, num_pieces=2, num_sounds=1, num_latents=50)
+LONG = Size(tokens=800, num_evaluations=50, num_pieces=5, num_sounds=1, num_latents=400)
+
+
+@dataclass
+class Arrival:
+    at: float
+    size: Size = SMALL
+    priority: Priority = "interactive"
+    dropped_after: float = math.inf
+
+
+def cost(action: Action) -> float:
+    """Seconds that an action takes: an evaluation has a part that its tokens do not change."""
+    if action.kind is Stage.SAMPLE:
+        return 0.003 + RATES[Stage.SAMPLE] * action.tokens
+    (entry,) = action.entries
+    return RATES[action.kind] * entry.size.units(action.kind)
+
+
+@dataclass
+class Simulation:
+    """Devices that take exactly the time that `cost` tells, and arrivals."""
+
+    budgets: Sequence[Budget] = (Budget(tokens=400),)
+    capacity: int = 1000
+    refused: list[Arrival] = field(default_factory=list)
+    trace: list[tuple[float, Action]] = field(default_factory=list)
+    entries: dict[int, Entry] = field(default_factory=dict)  # by the arrival's index
+    left: dict[Entry, float] = field(default_factory=dict)
+    began: dict[Entry, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.scheduler = Scheduler(self.budgets, RATES, capacity=self.capacity)
+        self._in_hand: Counter[Entry] = Counter()
+
+    def run(self, arrivals: Sequence[Arrival], until: float = math.inf) -> "Simulation":
+        events: list[tuple[float, int, str, object]] = []
+        count = itertools.count()
+        for index, arrival in enumerate(arrivals):
+            heapq.heappush(events, (arrival.at, next(count), "arrive", index))
+        lanes = [d for d, budget in enumerate(self.budgets) for _ in range(budget.lanes)]
+        idle = list(lanes)
+        while events and events[0][0] <= until:
+            now, _, what, subject = heapq.heappop(events)
+            if what == "arrive":
+                assert isinstance(subject, int)
+                arrival = arrivals[subject]
+                try:
+                    entry = self.scheduler.submit(
+                        str(subject),
+                        arrival.size,
+                        priority=arrival.priority,
+                        now=now,
+                        deadline=math.inf,
+                    )
+                except BusyError:
+                    self.refused.append(arrival)
+                    continue
+                self.entries[subject] = entry
+                if math.isfinite(arrival.dropped_after):
+                    leave = now + arrival.dropped_after
+                    heapq.heappush(events, (leave, next(count), "drop", entry))
+            elif what == "drop":
+                assert isinstance(subject, Entry)
+                if self.scheduler.drop(subject):
+                    self.left.setdefault(subject, now)
+            else:
+                assert isinstance(subject, tuple)
+                action, seconds = subject
+                self._in_hand.subtract(action.entries)
+                for entry in self.scheduler.complete(action, seconds):
+                    self.left[entry] = now
+                idle.append(action.device)
+            for device in list(idle):
+                action = self.scheduler.next(device)
+                if action is None:
+                    continue
+                self.check(action)
+                idle.remove(device)
+                self.trace.append((now, action))
+                self._in_hand.update(action.entries)
+                for entry in action.entries:
+                    self.began.setdefault(entry, now)
+                seconds = cost(action)
+                heapq.heappush(events, (now + seconds, next(count), "done", (action, seconds)))
+        return self
+
+    def check(self, action: Action) -> None:
+        """What holds of every action."""
+        budget = self.budgets[action.device]
+        assert action.entries
+        for entry in action.entries:
+            assert self._in_hand[entry] == 0  # one action at a time
+            assert entry.needs == action.kind
+            assert entry.device == action.device
+        if action.kind is Stage.SAMPLE:
+            assert action.tokens <= budget.tokens or len(action.entries) == 1
+        else:
+            assert len(action.entries) == 1
+        states = [e for e in self.scheduler.entries if e.device == action.device]
+        num_bytes = sum(budget.bytes_of(entry.size) for entry in states)
+        assert num_bytes <= budget.state_bytes or len(states) == 1
+
+    def seconds(self, entry: Entry) -> float:
+        """From arrival to the end."""
+        return self.left[entry] - entry.arrived
+
+
+sizes = st.builds(
+    Size,
+    tokens=st.integers(1, 20).map(lambda n: 50 * n),
+    num_evaluations=st.integers(1, 12),
+    num_pieces=st.integers(1, 5),
+    num_sounds=st.integers(1, 3),
+    num_latents=st.integers(30, 750),
+)
+arrivals = st.lists(
+    st.builds(
+        Arrival,
+        at=st.floats(0, 5),
+        size=sizes,
+        priority=st.sampled_from(list(SHARES)),
+        dropped_after=st.one_of(st.just(math.inf), st.floats(0, 3)),
+    ),
+    max_size=25,
+)
+budgets = st.lists(
+    st.builds(
+        Budget,
+        tokens=st.sampled_from([50, 400, 2000]),
+        lanes=st.integers(1, 2),
+        state_bytes=st.sampled_from([1.0, 1500.0, math.inf]),
+        bytes_per_request=st.sampled_from([0.0, 300.0]),
+        bytes_per_token=st.just(1.0),
+    ),
+    min_size=1,
+    max_size=3,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(budgets, arrivals)
+def test_budgets_hold_and_everyone_gets_all_pieces_in_order(
+    budgets: list[Budget], arrivals: list[Arrival]
+) -> None:
+    simulation = Simulation(budgets).run(arrivals)
+    assert simulation.scheduler.entries == ()
+    for index, entry in simulation.entries.items():
+        assert entry in simulation.left
+        if math.isfinite(arrivals[index].dropped_after):
+            continue
+        assert entry.needs is None
+        kinds = [action.kind for _, action in simulation.trace if entry in action.entries]
+        assert kinds == [
+            *[Stage.ENCODE] * entry.size.num_pieces,
+            *[Stage.SAMPLE] * entry.size.num_evaluations,
+            *[Stage.DECODE_AUDIO] * entry.size.num_sounds,
+        ]
+
+
+@settings(max_examples=100, deadline=None)
+@given(budgets, arrivals)
+def test_no_device_idles_while_it_could_work(
+    budgets: list[Budget], arrivals: list[Arrival]
+) -> None:
+    scheduler = Scheduler(budgets, RATES, capacity=100)
+    for index, arrival in enumerate(arrivals):
+        scheduler.submit(
+            str(index), arrival.size, priority=arrival.priority, now=0.0, deadline=math.inf
+        )
+    for device in range(len(budgets)):
+        free = [e for e in scheduler.entries if not e.executing and e.device is None]
+        assert (scheduler.next(device) is not None) == bool(free)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.floats(0, 20), max_size=25), sizes, st.sampled_from(list(SHARES)))
+def test_equal_requests_of_a_class_keep_their_order(
+    times: list[float], size: Size, priority: Priority
+) -> None:
+    times = sorted(times)
+    simulation = Simulation().run([Arrival(at, size, priority) for at in times])
+    entries = [simulation.entries[index] for index in range(len(times))]
+    for earlier, later in itertools.pairwise(entries):
+        assert simulation.began[earlier] <= simulation.began[later]
+        assert simulation.left[earlier] <= simulation.left[later]
+
+
+@settings(max_examples=100, deadline=None)
+@given(arrivals)
+def test_a_request_is_overtaken_only_by_those_that_come_soon_after(
+    arrivals: list[Arrival],
+) -> None:
+    # Whatever the mix: among those that are free, the first in order is part of what comes next,
+    # or next to last: its class has had more than its share, or pieces had more than theirs.
+    arrivals = [dataclasses.replace(a, priority="bulk") for a in arrivals]
+    simulation = Simulation([Budget(tokens=1)])  # one request at a time
+    choose = simulation.scheduler._choose
+
+    def watched(device: int) -> Action | None:
+        free = [e for e in simulation.scheduler.entries if not e.executing]
+        action = choose(device)
+        if action is not None:
+            (chosen,) = action.entries
+            for entry in free:
+                if (
+                    entry is not chosen
+                    and entry.needs != Stage.DECODE_AUDIO
+                    and chosen.needs != Stage.DECODE_AUDIO
+                ):
+                    ahead = chosen.arrived - entry.arrived
+                    assert ahead <= simulation.scheduler.seconds_left(entry) / AGEING
+        return action
+
+    simulation.scheduler._choose = watched  # type: ignore[method-assign]
+    simulation.run(arrivals)
+
+
+def test_a_short_request_does_not_wait_for_a_long_one() -> None:
+    simulation = Simulation().run([Arrival(0.0, LONG), Arrival(1.0)])
+    long, short = simulation.entries[0], simulation.entries[1]
+    alone = Simulation().run([Arrival(0.0)])
+    # An evaluation of the long one takes 0.083 s.
+    assert simulation.seconds(short) < alone.seconds(alone.entries[0]) + 0.1
+    assert simulation.left[short] < simulation.left[long]
+
+
+def test_the_long_one_ends_while_short_ones_keep_coming_faster_than_they_can_be_served() -> None:
+    # Each short one takes 0.2 s of a device and they come every 0.1 s, so the house is always full.
+    shorts = [Arrival(0.1 * index) for index in range(3000)]
+    simulation = Simulation(capacity=8).run([Arrival(0.05, LONG), *shorts])
+    long = simulation.entries[0]
+    # Those that arrive within its work / AGEING seconds may go before it. Its work is 5.2 s at the
+    # rate of small evaluations. Measured: 52 s.
+    work = sum(LONG.count(k) * LONG.units(k) * RATES[k] for k in RATES) + LONG.tokens * 50 * 3e-5
+    assert simulation.seconds(long) < work / AGEING + work
+    assert len(simulation.refused) > 1000
+
+
+@pytest.mark.parametrize("busy", ["interactive", "bulk"])
+def test_each_class_has_its_share_while_the_other_one_floods(busy: Priority) -> None:
+    other: Priority = "bulk" if busy == "interactive" else "interactive"
+    size = dataclasses.replace(SMALL, tokens=400)
+    arrivals = [Arrival(0.0, size, busy) for _ in range(300)]
+    arrivals += [Arrival(0.0, size, other) for _ in range(300)]
+    simulation = Simulation().run(arrivals, until=60)
+    seconds: Counter[Priority] = Counter()
+    for _, action in simulation.trace:
+        for entry in action.entries:
+            seconds[entry.priority] += cost(action) / len(action.entries)
+    share = seconds["bulk"] / seconds.total()
+    assert share == pytest.approx(SHARES["bulk"], abs=0.02)
+
+
+def test_an_interactive_request_hardly_notices_a_backlog_of_bulk() -> None:
+    backlog = [Arrival(0.0, LONG, "bulk") for _ in range(50)]
+    simulation = Simulation().run([*backlog, Arrival(5.0)])
+    alone = Simulation().run([Arrival(0.0)])
+    one = simulation.seconds(simulation.entries[50])
+    # Its own work, the piece that runs when it comes, and a fifth for bulk.
+    assert one < 1.25 * alone.seconds(alone.entries[0]) + 0.1
+
+
+def test_a_class_that_was_away_has_saved_nothing_up() -> None:
+    arrivals = [Arrival(0.5 * index, SMALL) for index in range(100)]
+    arrivals += [Arrival(40.0, LONG, "bulk") for _ in range(3)]
+    simulation = Simulation().run(arrivals)
+    interactive = [e for e in simulation.entries.values() if e.priority == "interactive"]
+    # Alone each takes 0.24 s. With 40 s of credit, bulk would keep them waiting for 12 s.
+    assert max(map(simulation.seconds, interactive)) < 0.6
+
+
+def test_pieces_take_half_of_the_time_from_steps_that_could_run() -> None:
+    scheduler = Scheduler([Budget(tokens=10_000)], RATES, capacity=100)
+    size = dataclasses.replace(SMALL, num_evaluations=10_000)
+    many = dataclasses.replace(size, num_pieces=10_000)
+    for name, one in (("steps", size), ("pieces", many)):
+        scheduler.submit(name, one, priority="interactive", now=0.0, deadline=math.inf)
+    seconds: Counter[str] = Counter()
+    longest, since = 0.0, 0.0
+    for _ in range(400):
+        action = scheduler.next(0)
+        assert action is not None
+        scheduler.complete(action, cost(action))
+        seconds[action.kind] += cost(action)
+        since = 0.0 if action.kind is Stage.SAMPLE else since + cost(action)
+        longest = max(longest, since)
+    assert seconds[Stage.ENCODE] / seconds.total() == pytest.approx(0.5, abs=0.05)
+    assert longest < 3 * RATES[Stage.ENCODE]
+
+
+def test_requests_of_all_kinds_share_an_evaluation() -> None:
+    size = dataclasses.replace(SMALL, num_evaluations=40)
+    simulation = Simulation([Budget(tokens=2000)]).run(
+        [Arrival(0.0, LONG), Arrival(0.1, size), Arrival(0.2, size, "bulk")]
+    )
+    assert max(len(action.entries) for _, action in simulation.trace) == 3
+
+
+def test_members_of_a_batch_keep_their_places() -> None:
+    # A batch that stays the same need not be put together again.
+    simulation = Simulation([Budget(tokens=2000)]).run([Arrival(0.0, LONG), Arrival(0.1)])
+    for _, action in simulation.trace:
+        serials = [entry.serial for entry in action.entries]
+        assert serials == sorted(serials)
+
+
+def test_devices_share_the_queue() -> None:
+    arrivals = [Arrival(0.0) for _ in range(40)]
+    one = Simulation([Budget(tokens=100)]).run(arrivals)
+    four = Simulation([Budget(tokens=100)] * 4).run(arrivals)
+    assert {action.device for _, action in four.trace} == {0, 1, 2, 3}
+    assert max(four.left.values()) < max(one.left.values()) / 3.5
+
+
+def test_a_full_house_refuses_and_says_when_a_place_is_expected() -> None:
+    scheduler = Scheduler([Budget(tokens=100), Budget(tokens=100)], RATES, capacity=4)
+    for index in range(4):
+        scheduler.submit(str(index), SMALL, priority="interactive", now=0.0, deadline=math.inf)
+    with pytest.raises(BusyError) as caught:
+        scheduler.submit("5", SMALL, priority="interactive", now=0.0, deadline=math.inf)
+    work = 2 * 0.05 + 10 * 100 * 1e-4 + 50 * 1e-4
+    assert caught.value.retry_after_seconds == pytest.approx(work / 2)
+
+
+def test_the_rate_follows_what_is_measured() -> None:
+    scheduler = Scheduler([Budget(tokens=100)], RATES, capacity=1)
+    size = dataclasses.replace(SMALL, num_pieces=1000)
+    entry = scheduler.submit("a", size, priority="interactive", now=0.0, deadline=math.inf)
+    for _ in range(200):
+        action = scheduler.next(0)
+        assert action is not None
+        scheduler.complete(action, 0.5)
+    assert scheduler.seconds_left(entry) == pytest.approx(800 * 0.5, rel=0.01)
+
+
+def test_late_requests_are_named_and_dropped_ones_leave_after_their_action() -> None:
+    scheduler = Scheduler([Budget(tokens=100)], RATES, capacity=2)
+    first, second = (
+        scheduler.submit(name, SMALL, priority="interactive", now=0.0, deadline=deadline)
+        for name, deadline in (("a", 3.0), ("b", 5.0))
+    )
+    assert scheduler.next_deadline() == 3.0
+    assert scheduler.late(2.9) == []
+    assert scheduler.late(3.0) == [first]
+    action = scheduler.next(0)
+    assert action is not None
+    assert action.entries == (first,)
+    assert not scheduler.drop(first)
+    assert scheduler.drop(second)
+    assert scheduler.entries == (first,)
+    assert scheduler.complete(action, 0.1) == [first]
+    assert scheduler.entries == ()
+    assert scheduler.next_deadline() == math.inf
+    assert scheduler.drop(first)

@@ -1,0 +1,507 @@
+"""The worker, with a real pipeline at toy width and steps that begin when the test lets them."""
+
+import gc
+import random
+import threading
+import time
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from foley.errors import (
+    BusyError,
+    CancelledRequestError,
+    CheckpointError,
+    NotReadyError,
+    RequestTimeoutError,
+    ServerError,
+)
+from foley.gpu.encoder_batches import Cut, Encoders, Pieces
+from foley.pipeline import FoleyPipeline
+from foley.request import GenerationRequest
+from foley.session import Session
+from foley.types import Stage
+from runners import metrics
+from runners.handoff import load_waveforms, save_frames
+from runners.messages import Job, Update
+from runners.worker import calibration
+from runners.worker.engine import Engine
+from runners.worker.scheduler import Budget, Kind
+from runners.worker.worker import Worker, freeze_gc
+from tests.toys import toy_components, toy_frames, toy_pipeline
+
+STEPS = 3
+LARGE = {"num_variations": 4}  # more than an evaluation's tokens
+
+
+class Gate:
+    """Lets engines begin evaluations, one by one; knows which sessions were in each."""
+
+    def __init__(self) -> None:
+        self.steps = threading.Semaphore(0)
+        self.begun = threading.Event()  # an evaluation waits to begin, or has begun
+        self.batches: list[tuple[int, ...]] = []  # the seeds of each
+
+    def open(self) -> None:
+        self.steps.release(1000)
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
+    gate = Gate()
+    run = Engine.run
+
+    def gated(
+        self: Engine, kind: Kind, sessions: Sequence[Session], num_busy: int = 1
+    ) -> list[Exception | None]:
+        if kind is Stage.SAMPLE:
+            gate.batches.append(tuple(session.seeds[0] for session in sessions))
+            gate.begun.set()
+            assert gate.steps.acquire(timeout=20)
+        return run(self, kind, sessions, num_busy)
+
+    monkeypatch.setattr(Engine, "run", gated)
+    return gate
+
+
+def start(
+    capacity: int = 2,
+    pipeline: FoleyPipeline | None = None,
+    num_devices: int = 1,
+    pipelines: Sequence[FoleyPipeline] = (),
+) -> Worker:
+    pipelines = pipelines or [pipeline or toy_pipeline()] * num_devices
+    worker = Worker(lambda: pipelines, capacity=capacity)
+    while worker.status.state == "loading":
+        time.sleep(0.01)
+    assert worker.status.state == "ready"
+    return worker
+
+
+def end(worker: Worker, gate: Gate) -> None:
+    """Stop it, and leave no thread that computes: it would not survive the end of the process."""
+    worker.stop(0)
+    gate.open()
+    worker._thread.join(20)
+    assert not worker._thread.is_alive()
+
+
+@pytest.fixture(autouse=True)
+def budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three of the smallest requests in an evaluation."""
+    measured = (
+        Budget(tokens=3 * 64),
+        {Stage.ENCODE: 0.01, Stage.SAMPLE: 1e-4, Stage.DECODE_AUDIO: 1e-4},
+    )
+    monkeypatch.setattr(calibration, "measure", lambda pipeline: measured)
+
+
+@pytest.fixture
+def worker(gate: Gate) -> Iterator[Worker]:
+    worker = start()
+    yield worker
+    end(worker, gate)
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Callable[..., Job]:
+    def make(
+        name: str,
+        *,
+        timeout_seconds: float = 60,
+        num_sync: int = 16,
+        priority: str = "interactive",
+        **options: object,
+    ) -> Job:
+        folder = tmp_path / name
+        folder.mkdir()
+        save_frames(toy_frames(num_sync, seed=ord(name[0])), folder)
+        options = {"num_inference_steps": STEPS, "seed": ord(name[0])} | options
+        return Job(
+            id=name,
+            folder=str(folder),
+            request=GenerationRequest.parse(**options),
+            timeout_seconds=timeout_seconds,
+            priority=priority,  # type: ignore[arg-type]
+        )
+
+    return make
+
+
+def value(metric: object) -> float:
+    """What /metrics tells of a gauge."""
+    ((sample,),) = (told.samples for told in metric.collect())  # type: ignore[attr-defined]
+    return sample.value
+
+
+def test_the_worker_leaves_waveforms_and_says_how(
+    worker: Worker, gate: Gate, job: Callable[..., Job]
+) -> None:
+    gate.open()
+    asked = job("a", seed=4, num_variations=2)
+    made = worker.submit(asked).result(10)
+    assert made.seeds == (4, 5)
+    assert made.duration_seconds == 0.64
+    assert list(made.timings) == ["queue", "encode", "sample", "decode_audio"]
+    alone = toy_pipeline().generate(toy_frames(16, seed=ord("a")), asked.request)
+    # Measured: equal.
+    torch.testing.assert_close(load_waveforms(asked.path), alone.waveforms, rtol=0, atol=1e-5)
+
+
+def test_updates_tell_every_stage_and_step(
+    worker: Worker, gate: Gate, job: Callable[..., Job]
+) -> None:
+    gate.open()
+    updates: list[Update] = []
+    worker.submit(job("a", solver="heun"), updates.append).result(10)
+    assert updates == [
+        Update(stage="queue", queue_position=0),
+        Update(stage=Stage.ENCODE),
+        *(Update(stage="sample", step=step, num_steps=STEPS) for step in range(STEPS + 1)),
+        Update(stage="decode_audio"),
+    ]
+
+
+def test_requests_join_and_leave_between_evaluations(
+    worker: Worker, gate: Gate, job: Callable[..., Job]
+) -> None:
+    first = worker.submit(job("a", num_inference_steps=8))
+    gate.begun.wait(10)
+    second = worker.submit(job("b", num_inference_steps=2, num_sync=29, guidance_scale=1))
+    gate.open()
+    assert second.result(10)
+    assert first.result(10)
+    a, b = ord("a"), ord("b")
+    assert gate.batches[0] == (a,)
+    assert gate.batches.count((a, b)) == 2
+    assert gate.batches[-1] == (a,)
+    assert len(gate.batches) == 8
+
+
+def test_those_who_wait_are_told_how_many_go_before_them(
+    gate: Gate, job: Callable[..., Job]
+) -> None:
+    worker = start(capacity=4)
+    running = worker.submit(job("a", **LARGE))
+    gate.begun.wait(10)
+    updates: dict[str, list[Update]] = {"b": [], "c": []}
+    for name, told in updates.items():
+        worker.submit(job(name, **LARGE), told.append)
+    positions = {name: [u.queue_position for u in told] for name, told in updates.items()}
+    assert positions == {"b": [1], "c": [2]}
+    assert value(metrics.QUEUE_DEPTH) == 2
+    assert value(metrics.RUNNING) == 1
+    worker.cancel("a")
+    gate.steps.release(1)
+    with pytest.raises(CancelledRequestError):
+        running.result(10)
+    deadline = time.monotonic() + 10
+    while updates["c"][-1].queue_position != 1:
+        assert time.monotonic() < deadline
+    end(worker, gate)
+
+
+def test_a_cancelled_job_ends_at_its_next_step_and_the_others_go_on(
+    worker: Worker, gate: Gate, job: Callable[..., Job]
+) -> None:
+    cancelled = worker.submit(job("a"))
+    other = worker.submit(job("b"))
+    gate.begun.wait(10)
+    assert worker.cancel("a")
+    assert not worker.cancel("a")
+    assert not cancelled.done()
+    gate.steps.release(1)
+    with pytest.raises(CancelledRequestError):
+        cancelled.result(10)
+    gate.open()
+    assert other.result(10)
+    assert (ord("a"),) not in gate.batches[1:]
+    assert (ord("a"), ord("b")) not in gate.batches[1:]
+    assert not worker.cancel("b")
+
+
+def test_a_cancelled_job_frees_its_memory(
+    worker: Worker, gate: Gate, job: Callable[..., Job]
+) -> None:
+    cancelled = worker.submit(job("a"))
+    gate.begun.wait(10)
+    (ticket,) = worker._tickets.values()
+    session = weakref.ref(ticket.session)
+    assert session() is not None
+    worker.cancel("a")
+    gate.steps.release(1)
+    with pytest.raises(CancelledRequestError):
+        cancelled.result(10)
+    deadline = time.monotonic() + 10
+    while session() is not None:  # the engine lets go of it a moment later
+        assert time.monotonic() < deadline
+
+
+def test_a_job_that_waits_leaves_at_once_when_it_is_cancelled(
+    gate: Gate, job: Callable[..., Job]
+) -> None:
+    worker = start(capacity=2)
+    worker.submit(job("a", **LARGE))
+    gate.begun.wait(10)
+    for name in "bcde":
+        waiting = worker.submit(job(name, **LARGE))
+        with pytest.raises(BusyError):
+            worker.submit(job(f"{name}-too-many"))
+        assert worker.cancel(name)
+        assert isinstance(waiting.exception(0), CancelledRequestError)
+        assert not worker.cancel(name)
+        assert value(metrics.QUEUE_DEPTH) == 0
+    end(worker, gate)
+
+
+def test_an_outcome_that_is_cancelled_frees_its_place_too(
+    worker: Worker, gate: Gate, job: Callable[..., Job]
+) -> None:
+    worker.submit(job("a", **LARGE))
+    gate.begun.wait(10)
+    assert worker.submit(job("b", **LARGE)).cancel()
+    last = worker.submit(job("c"))
+    gate.open()
+    assert last.result(20)
+
+
+def test_late_jobs_free_their_places_running_or_not(
+    worker: Worker, gate: Gate, job: Callable[..., Job]
+) -> None:
+    running = worker.submit(job("a", timeout_seconds=0.2))
+    gate.begun.wait(10)
+    waiting = worker.submit(job("b", timeout_seconds=0))
+    worker.submit(job("c", timeout_seconds=0))  # in the place of b
+    assert isinstance(waiting.exception(0), RequestTimeoutError)
+    time.sleep(0.2)
+    assert not running.done()
+    gate.steps.release(1)
+    assert isinstance(running.exception(10), RequestTimeoutError)
+    gate.open()
+    assert worker.submit(job("d")).result(10)
+
+
+def test_a_job_whose_time_is_up_while_nothing_runs_is_told(
+    worker: Worker, gate: Gate, job: Callable[..., Job]
+) -> None:
+    outcome = worker.submit(job("a", timeout_seconds=0))
+    assert isinstance(outcome.exception(10), RequestTimeoutError)
+    assert gate.batches == []
+
+
+def test_more_jobs_than_the_capacity_are_refused_and_told_when_to_come_again(
+    worker: Worker, gate: Gate, job: Callable[..., Job]
+) -> None:
+    running = [worker.submit(job(name)) for name in "ab"]
+    with pytest.raises(BusyError) as caught:
+        worker.submit(job("c"))
+    assert caught.value.retry_after_seconds is not None
+    assert 0 < caught.value.retry_after_seconds < 10
+    gate.open()
+    assert all(future.result(10) for future in running)
+    assert worker.submit(job("d")).result(10)
+
+
+def test_a_bug_in_one_job_hurts_no_other(
+    worker: Worker, gate: Gate, job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    advance = Session.advance
+
+    def faulty(self: Session, velocity: torch.Tensor) -> None:
+        if self.request.prompt == "bug" and self.step == 1:
+            raise ZeroDivisionError
+        advance(self, velocity)
+
+    monkeypatch.setattr(Session, "advance", faulty)
+    failing, other = worker.submit(job("a", prompt="bug")), worker.submit(job("b"))
+    gate.open()
+    with pytest.raises(ZeroDivisionError):
+        failing.result(10)
+    assert other.result(10)
+    assert worker.submit(job("c")).result(10)
+
+
+def test_a_job_without_frames_fails_alone(
+    worker: Worker, gate: Gate, job: Callable[..., Job]
+) -> None:
+    gate.open()
+    broken, whole = job("a"), job("b")
+    outcome = worker.submit(broken)
+    (broken.path / "frames.safetensors").unlink()
+    assert worker.submit(whole).result(10)
+    assert outcome.done()
+
+
+def test_stopping_drops_what_runs_and_what_waits(
+    worker: Worker, gate: Gate, job: Callable[..., Job]
+) -> None:
+    running = worker.submit(job("a", **LARGE))
+    gate.begun.wait(10)
+    waiting = worker.submit(job("b", **LARGE))
+    worker.stop(0)
+    assert isinstance(waiting.exception(0), CancelledRequestError)
+    gate.steps.release(1)
+    assert isinstance(running.exception(10), CancelledRequestError)
+    with pytest.raises(NotReadyError):
+        worker.submit(job("c"))
+
+
+def test_every_device_takes_from_the_one_queue(gate: Gate, job: Callable[..., Job]) -> None:
+    worker = start(capacity=8, num_devices=2)
+    running = [worker.submit(job(name, **LARGE)) for name in "abc"]
+    deadline = time.monotonic() + 10
+    while value(metrics.RUNNING) != 2 or len(gate.batches) != 2:
+        assert time.monotonic() < deadline
+    assert {seeds for batch in gate.batches for seeds in batch} == {ord("a"), ord("b")}
+    end(worker, gate)
+    assert all(isinstance(f.exception(10), CancelledRequestError) for f in running)
+
+
+def test_devices_may_cut_clips_in_different_ways(gate: Gate, job: Callable[..., Job]) -> None:
+    finely, parts = FoleyPipeline(toy_components(), torch.device("cpu")), toy_components()
+    towers = parts.synchformer, parts.vision, parts.text
+    finely._encoders = Encoders(*towers, finely.device, cut=Cut(Pieces(4), Pieces(1)))
+    pipelines = [toy_pipeline(), finely]
+    assert [pipeline.num_pieces(10, 32) for pipeline in pipelines] == [1 + 1 + 1, 3 + 3 + 1]
+    worker = start(capacity=8, pipelines=pipelines)
+    running = [worker.submit(job(name, num_sync=32, **LARGE)) for name in "abcd"]
+    deadline = time.monotonic() + 10
+    while len(gate.batches) != 2:  # both devices are at work
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    gate.open()
+    assert [outcome.exception(20) for outcome in running] == [None] * 4
+    end(worker, gate)
+
+
+def test_engines_that_share_a_cpu_share_its_threads(
+    gate: Gate, job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = (
+        Budget(tokens=64, lanes=2),
+        {Stage.ENCODE: 0.01, Stage.SAMPLE: 1e-4, Stage.DECODE_AUDIO: 1e-4},
+    )
+    monkeypatch.setattr(calibration, "measure", lambda pipeline: measured)
+    seen: list[tuple[int, int]] = []
+    encode = Session.encode
+
+    def counting(self: Session) -> None:
+        seen.append((self.seeds[0], torch.get_num_threads()))
+        encode(self)
+
+    monkeypatch.setattr(Session, "encode", counting)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        worker = start(capacity=8)
+        seen.clear()
+        worker.submit(job("a", **LARGE))
+        gate.begun.wait(10)
+        assert {count for _, count in seen} == {2}
+        worker.submit(job("b", **LARGE))
+        deadline = time.monotonic() + 10
+        while len(gate.batches) != 2:
+            assert time.monotonic() < deadline
+        assert {count for seed, count in seen if seed == ord("b")} == {1}
+        end(worker, gate)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_whatever_is_cancelled_or_late_everyone_hears_and_the_house_empties(
+    job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = (
+        Budget(tokens=300, lanes=2),
+        {Stage.ENCODE: 0.01, Stage.SAMPLE: 1e-4, Stage.DECODE_AUDIO: 1e-4},
+    )
+    monkeypatch.setattr(calibration, "measure", lambda pipeline: measured)
+    worker, choice = start(capacity=10, num_devices=2), random.Random(0)
+    outcomes, refused = [], 0
+    for index in range(60):
+        asked = job(
+            f"{index}",
+            num_sync=choice.choice([16, 24, 40]),
+            num_inference_steps=choice.randint(1, 6),
+            guidance_scale=choice.choice([1.0, 4.5]),
+            num_variations=choice.choice([1, 1, 3]),
+            timeout_seconds=choice.choice([0.05, 0.3, 60, 60]),
+            priority=choice.choice(["interactive", "bulk"]),
+        )
+        try:
+            outcomes.append(worker.submit(asked))
+        except BusyError:
+            refused += 1
+        time.sleep(choice.uniform(0, 0.03))
+        if choice.random() < 0.3:
+            worker.cancel(f"{choice.randint(0, index)}")
+    kinds = Counter(type(outcome.exception(20)).__name__ for outcome in outcomes)
+    assert kinds.keys() <= {"NoneType", "CancelledRequestError", "RequestTimeoutError"}
+    assert kinds["NoneType"] > 5
+    assert kinds["CancelledRequestError"] + kinds["RequestTimeoutError"] + refused > 5
+    assert value(metrics.QUEUE_DEPTH) == value(metrics.RUNNING) == 0
+    worker.stop(20)
+    assert not worker._thread.is_alive()
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(CheckpointError("no file"), "checkpoint_invalid"), (KeyError("bug"), ServerError.code)],
+)
+def test_a_failed_load_is_told(error: Exception, code: str, job: Callable[..., Job]) -> None:
+    def load() -> list[FoleyPipeline]:
+        raise error
+
+    worker = Worker(load, capacity=1)
+    worker._thread.join(10)
+    assert worker.status.state == "failed"
+    assert worker.status.error_code == code
+    with pytest.raises(NotReadyError):
+        worker.submit(job("a"))
+
+
+def test_a_model_that_cannot_be_described_has_failed() -> None:
+    nameless = FoleyPipeline(toy_components(), torch.device("cpu"))
+    nameless.licence = None  # type: ignore[assignment]
+    worker = Worker(lambda: [nameless], capacity=1)
+    worker._thread.join(20)
+    assert worker.status.state == "failed"
+
+
+def test_a_warm_model_is_settled_before_the_first_job() -> None:
+    frozen, told = gc.get_freeze_count(), []
+
+    def settled() -> None:
+        freeze_gc()
+        told.append((worker.status.state, gc.get_freeze_count()))
+
+    worker = Worker(lambda: [toy_pipeline()], capacity=1, freeze_gc=settled)
+    try:
+        while worker.status.state == "loading":
+            time.sleep(0.01)
+        ((state, count),) = told
+    finally:
+        gc.unfreeze()
+        worker.stop(20)
+    assert state == "loading"
+    assert count > frozen + 10_000
+
+
+def test_an_engine_that_fails_for_no_requests_reason_ends_the_process(
+    job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead = threading.Event()
+    worker = Worker(lambda: [toy_pipeline()], capacity=1, die=dead.set)
+    while worker.status.state == "loading":
+        time.sleep(0.01)
+
+    def broken(self: Engine, *_: object) -> list[Exception | None]:
+        raise RuntimeError("the device fell off the bus")
+
+    monkeypatch.setattr(Engine, "run", broken)
+    worker.submit(job("a"))
+    assert dead.wait(10)
