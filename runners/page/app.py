@@ -71,15 +71,15 @@ class LatePage:
     def _build(self, facts: dict[str, float]) -> FastAPI:
         import gradio as gr  # takes seconds
 
-        from runners.page.layout import EXAMPLES_FOLDER, Limits, Page
+        from runners.page.layout import EXAMPLES_FOLDER, Page, PageBounds
         from runners.page.sessions import Visits
         from runners.page.theme import theme
 
-        limits = Limits(
+        bounds = PageBounds(
             max_seconds=facts["x-max-seconds"], max_bytes=int(facts["x-max-request-bytes"])
         )
         visits = Visits(self._folder, self._server_url)
-        page = Page(visits, limits, prefix=self._prefix, same_origin=self._same_origin)
+        page = Page(visits, bounds, prefix=self._prefix, same_origin=self._same_origin)
         blocks = page.build()
         blocks.queue(default_concurrency_limit=None)  # the service has the queue
         app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
@@ -94,7 +94,7 @@ class LatePage:
             head=(ASSETS / "head.html").read_text()
             + f"<script>{(ASSETS / 'page.js').read_text()}</script>",
             allowed_paths=[str(EXAMPLES_FOLDER)],
-            max_file_size=limits.max_bytes,
+            max_file_size=bounds.max_bytes,
             footer_links=[],
             show_error=False,
             ssr_mode=False,

@@ -53,7 +53,7 @@ SUGGEST = "(value, usual, own) => own && value === usual ? [own, own] : [value, 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class PageBounds:
     """What the service accepts of a clip."""
 
     max_seconds: float
@@ -65,15 +65,17 @@ class Page:
 
     Args:
         visits: where results are kept; it knows the service's address.
-        limits: of the service.
+        bounds: what the service accepts of a clip.
         prefix: path below which the page is served: empty, or such as /ui.
         same_origin: whether the service answers at the page's own address, so that commands which
             repeat a result name that one.
     """
 
-    def __init__(self, visits: Visits, limits: Limits, *, prefix: str, same_origin: bool) -> None:
+    def __init__(
+        self, visits: Visits, bounds: PageBounds, *, prefix: str, same_origin: bool
+    ) -> None:
         self.visits = visits
-        self.limits = limits
+        self.bounds = bounds
         self.prefix = prefix
         self.same_origin = same_origin
         self.errors: dict[str, gr.HTML] = {}
@@ -207,7 +209,7 @@ class Page:
             self.too_long = gr.Radio(
                 [REFUSE, TRIM],
                 value=REFUSE,
-                label=f"A clip longer than {self.limits.max_seconds:g} s",
+                label=f"A clip longer than {self.bounds.max_seconds:g} s",
             )
         with gr.Row(elem_classes="foley-actions"):
             self.start = gr.Button("Make the sound", variant="primary", elem_id="start")
