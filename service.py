@@ -45,7 +45,7 @@ from runners.jobs.scratch import Common, Scratch
 from runners.logs import configure_logging
 from runners.messages import Job, Made, ModelStatus, Report
 from runners.page.proxy import PageHost
-from runners.sandbox.fork_server import Limits
+from runners.sandbox.fork_server import SandboxLimits
 from runners.sandbox.pool import Sandbox
 from runners.settings import child_environment, load_settings
 from runners.tracing import JobTrace, configure_tracing, end_tracing
@@ -219,7 +219,7 @@ class FoleyApi:
             keep_bytes=SETTINGS.keep_results_bytes,
         )
         self.sandbox = Sandbox(
-            Limits(
+            SandboxLimits(
                 memory_bytes=SETTINGS.decode_memory_bytes,
                 cpu_seconds=SETTINGS.decode_cpu_seconds,
                 # Of the files that are made, a clip's copy may be the largest, or its frames.

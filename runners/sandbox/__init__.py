@@ -1,4 +1,4 @@
-"""Media processes with resource limits: a pool of fork servers and the tasks that they run.
+"""The media processes: a pool client, the fork server, and the tasks that its children run.
 
-Bytes from strangers are parsed here and nowhere else.
+Untrusted clips are parsed in these children and nowhere else. Requests and the model are not here.
 """

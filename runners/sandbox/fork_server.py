@@ -1,15 +1,25 @@
-"""Fork a process with limits for each task: `python -m runners.sandbox.fork_server`.
+"""Fork a child process with resource limits for each media task.
 
-FFmpeg has read many a hostile file wrongly. Here it meets them in a process that ends with the
-task, whatever becomes of it. Libraries are imported once, before the first fork: a fork takes
-about 15 ms, importing them over a second.
+Run as `python -m runners.sandbox.fork_server`. FFmpeg has a history of memory-safety bugs on
+malformed input, so each clip is decoded in a short-lived child process with resource limits. The
+fork server imports the libraries once, before the first fork: a fork takes about 15 ms, and the
+imports take more than a second.
 
-    API process                 this process                     child
+    API process                 fork server                     child
     Sandbox.run -- byte and socket --> fork ------------------> reads the task from the socket,
-         <----------------------------------------------------- writes one line of outcome
-         shuts its end ---------------> kills the child         (or dies, and this process says so)
+         <----------------------------------------------------- writes its outcome, one line
+         closes its end --------------> kills the child         (or dies: the server writes it)
 
-Limits of a child: memory beyond what it starts with, CPU seconds, bytes of a file, open files.
+The limits of a child are its memory beyond what it starts with, its CPU time, the size of each file
+that it writes, and the number of its open files.
+
+An outcome is one JSON object with one of these keys:
+
+    done        what the task returned
+    error       code and message of an error that the task raised on purpose
+    exhausted   the resource that ran out: memory, file_size or disk
+    bug         the traceback of any other exception
+    died        the exit code of a child that wrote no outcome; -N for signal N
 """
 
 import contextlib
@@ -28,23 +38,27 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from foley.errors import FoleyError
+from foley.errors import FoleyError, OutputError
 
-MAX_OPEN_FILES = 64  # one more than a task needs at most, several times over
+MAX_OPEN_FILES = 64  # several times what a task needs
 PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 MAX_TRACE_CHARACTERS = 4000
-# Where the system tells it (Linux), our end is seen to be shut before it is closed.
-HANG_UP = getattr(select, "POLLRDHUP", 0)
+# Linux reports a peer that has shut its sending side down; other systems only a closed peer.
+PEER_CLOSED = getattr(select, "POLLRDHUP", 0)
+# With one of these an output file fails because of the folder, which no caller chooses.
+_FOLDER_ERRNOS = frozenset(
+    (errno.EACCES, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EMFILE)
+)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
-    """What a child may use.
+class SandboxLimits:
+    """What a child process may use.
 
     Attributes:
-        memory_bytes: address space beyond what it starts with.
-        cpu_seconds: of all its threads.
-        file_bytes: of each file that it writes.
+        memory_bytes: address space beyond what the child starts with.
+        cpu_seconds: CPU time of all its threads together. SIGXCPU ends the child.
+        file_bytes: size of each file that it writes.
     """
 
     memory_bytes: int
@@ -52,46 +66,52 @@ class Limits:
     file_bytes: int
 
     def apply(self) -> None:
-        """Limit this process, for good."""
-        for kind, limit in (
-            (resource.RLIMIT_CPU, self.cpu_seconds),
-            (resource.RLIMIT_FSIZE, self.file_bytes),
-            (resource.RLIMIT_NOFILE, MAX_OPEN_FILES),
-            (resource.RLIMIT_CORE, 0),
-            (resource.RLIMIT_AS, _address_space_bytes() + self.memory_bytes),
+        """Set the limits for the current process. They cannot be raised again."""
+        memory_bytes = _address_space_bytes() + self.memory_bytes
+        for kind, soft, hard in (
+            # At the hard limit comes SIGKILL, as from the kernel when the machine lacks memory:
+            # one second between the limits tells the two causes apart.
+            (resource.RLIMIT_CPU, self.cpu_seconds, self.cpu_seconds + 1),
+            (resource.RLIMIT_FSIZE, self.file_bytes, self.file_bytes),
+            (resource.RLIMIT_NOFILE, MAX_OPEN_FILES, MAX_OPEN_FILES),
+            (resource.RLIMIT_CORE, 0, 0),
+            (resource.RLIMIT_AS, memory_bytes, memory_bytes),
         ):
-            # macOS refuses some; the others hold.
+            # macOS refuses some of the limits; the others still hold.
             with contextlib.suppress(ValueError, OSError):
-                resource.setrlimit(kind, (limit, limit))
-        with contextlib.suppress(OSError):  # where memory runs out all the same, it goes first
+                resource.setrlimit(kind, (soft, hard))
+        # When the machine runs out of memory, the kernel kills this process before the others.
+        with contextlib.suppress(OSError):
             Path("/proc/self/oom_score_adj").write_text("1000")
 
 
 def main() -> None:
-    """Serve the process whose socket is our standard input, until it closes it."""
+    """Serve the process at the other end of the socket on standard input until it closes."""
     from runners.sandbox import tasks
 
     tasks.prepare()
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # meant for the whole group: ours ends as tasks end
+        # They reach the whole process group. The parent drains its requests, so this process
+        # must go on, and it ends when the parent closes the socket.
+        signal.signal(number, signal.SIG_IGN)
     gc.collect()
-    gc.freeze()  # a collection in a child would touch, and so copy, all pages
-    _Server(socket.socket(fileno=0)).run()
+    gc.freeze()  # a collection in a child would write to all pages, and so copy them
+    _ForkServer(socket.socket(fileno=0)).run()
 
 
-class _Server:
-    """Forks, and watches the children.
+class _ForkServer:
+    """Forks a child for each task and reports the children that die.
 
     Args:
-        control: brings a byte and a socket for each task.
+        control: receives one byte and one passed socket for each task.
     """
 
     def __init__(self, control: socket.socket) -> None:
         self._control = control
-        self._children: dict[int, int] = {}  # file descriptor of a task's socket: process
+        self._children: dict[int, int] = {}  # file descriptor of a task's socket: process id
         self._poller = select.poll()
         self._poller.register(control, select.POLLIN)
-        # A child's end wakes `poll` through a pipe, since a signal alone does not.
+        # Python retries `poll` after a signal, so SIGCHLD wakes it through a pipe.
         self._woken, waker = os.pipe()
         os.set_blocking(waker, False)
         signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
@@ -99,7 +119,7 @@ class _Server:
         self._poller.register(self._woken, select.POLLIN)
 
     def run(self) -> None:
-        """Serve until the other side is gone; then no child is left."""
+        """Serve until the parent closes the control socket, then kill the children."""
         while True:
             for descriptor, _ in self._poller.poll():
                 if descriptor == self._woken:
@@ -108,7 +128,7 @@ class _Server:
                 elif descriptor == self._control.fileno():
                     _, passed, _, _ = socket.recv_fds(self._control, 1, 1)
                     if not passed:
-                        self._end()
+                        self._kill_children()
                         return
                     self._fork(passed[0])
                 elif descriptor in self._children:
@@ -120,7 +140,7 @@ class _Server:
         if pid == 0:
             self._become_child(descriptor)
         self._children[descriptor] = pid
-        self._poller.register(descriptor, HANG_UP)
+        self._poller.register(descriptor, PEER_CLOSED)
 
     def _become_child(self, descriptor: int) -> NoReturn:
         try:
@@ -130,7 +150,7 @@ class _Server:
             self._control.close()
             for other in self._children:
                 os.close(other)
-            _work(socket.socket(fileno=descriptor))
+            _run_task(socket.socket(fileno=descriptor))
             os._exit(0)
         finally:
             os._exit(1)
@@ -147,61 +167,78 @@ class _Server:
                     self._poller.unregister(descriptor)
                 with socket.socket(fileno=descriptor) as connection:
                     if status:
-                        _say(connection, {"died": os.waitstatus_to_exitcode(status)})
+                        _send(connection, {"died": os.waitstatus_to_exitcode(status)})
 
-    def _end(self) -> None:
+    def _kill_children(self) -> None:
         for pid in self._children.values():
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
 
 
-def _work(connection: socket.socket) -> None:
-    """Do one task within its limits, and say what came of it."""
+def _run_task(connection: socket.socket) -> None:
+    """Read one task from the connection, run it within its limits and write its outcome."""
     from runners.sandbox import tasks
 
     with connection, connection.makefile("rb") as lines:
         asked = json.loads(lines.readline())
         folder = asked["folder"]
-        Limits(**asked["limits"]).apply()
+        SandboxLimits(**asked["limits"]).apply()
         try:
             task = tasks.TASKS[asked["task"]]
             outcome: dict[str, Any] = {"done": task(Path(folder), **asked["arguments"])}
-        except FoleyError as error:
-            # A caller is told of files by their names: the folder is ours.
-            message = str(error).replace(f"{folder}/", "")
-            outcome = {"error": (error.code, message)}
-            if room := _lacks(error):
-                outcome = {"lacks": room}
-        except BaseException as error:  # noqa: BLE001 - the process ends here; its outcome is told
-            outcome = {"bug": traceback.format_exc()[-MAX_TRACE_CHARACTERS:]}
-            if room := _lacks(error):
-                outcome = {"lacks": room}
-        _say(connection, outcome)
+        except BaseException as error:  # noqa: BLE001 - the process ends here; the server logs it
+            outcome = _describe_failure(error, folder)
+        _send(connection, outcome)
 
 
-def _lacks(error: BaseException | None) -> str:
-    """What the process had too little of: memory, room for its files, disk; or nothing."""
+def _describe_failure(error: BaseException, folder: str) -> dict[str, Any]:
+    """Return the outcome of a task that raised `error`.
+
+    Only errors that a task raises on purpose keep their code. Everything else is a bug, whatever
+    clip was being read.
+    """
+    if resource_name := _exhausted_resource(error):
+        return {"exhausted": resource_name}
+    if isinstance(error, FoleyError) and not _is_folder_failure(error):
+        # A message may name files. The folder is the service's own, so its path is cut off.
+        return {"error": (error.code, str(error).replace(f"{folder}/", ""))}
+    trace = "".join(traceback.format_exception(error))
+    return {"bug": trace[-MAX_TRACE_CHARACTERS:]}
+
+
+def _exhausted_resource(error: BaseException | None) -> str:
+    """Return what ran out: memory, file_size or disk; empty for every other error."""
     while error is not None:
         number = getattr(error, "errno", None)
         if isinstance(error, MemoryError) or number == errno.ENOMEM:
             return "memory"
-        if "can't allocate memory" in str(error):  # PyTorch's words, in a RuntimeError
+        if "can't allocate memory" in str(error):  # PyTorch's message, in a RuntimeError
             return "memory"
         if number in (errno.ENOSPC, errno.EDQUOT):
             return "disk"
         if number == errno.EFBIG:
-            return "room"
+            return "file_size"
         error = error.__cause__ or error.__context__
     return ""
 
 
-def _say(connection: socket.socket, outcome: dict[str, Any]) -> None:
-    with contextlib.suppress(OSError):  # nobody listens any more
+def _is_folder_failure(error: FoleyError) -> bool:
+    """Whether an output could not be written because of the service's own folder."""
+    cause = error.__cause__
+    return (
+        isinstance(error, OutputError)
+        and isinstance(cause, OSError)
+        and cause.errno in _FOLDER_ERRNOS
+    )
+
+
+def _send(connection: socket.socket, outcome: dict[str, Any]) -> None:
+    with contextlib.suppress(OSError):  # the caller has left
         connection.sendall(json.dumps(outcome).encode() + b"\n")
 
 
 def _die_with_parent() -> None:
-    """Leave nobody to run on when the process that would kill it is itself killed (Linux)."""
+    """Have the kernel kill this process when the fork server dies (Linux only)."""
     if sys.platform == "linux":
         parent = os.getppid()
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -215,8 +252,15 @@ def _address_space_bytes() -> int:
     return 0
 
 
-def request_line(task: str, folder: Path, limits: Limits, arguments: dict[str, Any]) -> bytes:
-    """What a child reads."""
+def encode_task(task: str, folder: Path, limits: SandboxLimits, arguments: dict[str, Any]) -> bytes:
+    """Return the line of JSON that a child reads.
+
+    Args:
+        task: a key of `runners.sandbox.tasks.TASKS`.
+        folder: the request's folder, the only one that the task writes to.
+        limits: of the child.
+        arguments: keyword arguments of the task, as JSON can hold them.
+    """
     asked = {"task": task, "folder": str(folder), "limits": asdict(limits), "arguments": arguments}
     return json.dumps(asked).encode() + b"\n"
 

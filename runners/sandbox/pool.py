@@ -1,6 +1,11 @@
-"""Run tasks on untrusted clips, each in a process with limits; the client of `fork_server`.
+"""Run media tasks on untrusted clips, each in a child process with limits.
 
-Neither torch nor av is imported here.
+This is the client of `runners.sandbox.fork_server`. It imports neither torch nor av.
+
+A child that fails is the clip's fault only if it was decoding the clip, and used too much memory or
+CPU time or crashed in FFmpeg. Every other failure is a `ServerError`: an exception that no task
+raises on purpose, a full disk, and whatever goes wrong while a result is written, since a clip that
+has been decoded is not to blame for that.
 """
 
 import asyncio
@@ -16,35 +21,50 @@ from typing import Any
 
 import structlog
 
-from foley.errors import ServerError, VideoDecodeError, VideoTooCostlyError, error_of
-from runners.sandbox.fork_server import Limits, request_line
+from foley.errors import (
+    ServerError,
+    VideoDecodeError,
+    VideoError,
+    VideoTooCostlyError,
+    error_of,
+)
+from runners.sandbox.fork_server import SandboxLimits, encode_task
 
 log = structlog.get_logger(__name__)
 
-REPLY_BYTES = 1024 * 1024
+DECODE = "decode"  # the task whose cost and crashes depend on the clip alone
+MAX_OUTCOME_BYTES = 1024 * 1024
 END_SECONDS = 5.0
-COSTLY = "reading the clip takes more {} than allowed; send a shorter clip, or one of fewer pixels"
+TOO_COSTLY = (
+    "reading the clip takes more {} than allowed; send a shorter clip, or one of fewer pixels"
+)
+# Malformed input that FFmpeg does not survive ends in one of these. SIGKILL is not among them: it
+# comes from the kernel when the machine runs out of memory, or from an operator.
+CRASH_SIGNALS = frozenset(
+    (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)
+)
 
 
 class Sandbox:
-    """Does tasks, a few at once.
+    """Runs tasks in children of one fork server, a few at a time.
 
     Args:
-        limits: of each task.
-        environment: of the processes; without secrets, which a hostile clip might find.
-        module: the program that forks.
+        limits: of each child.
+        environment: of the fork server and its children. It must hold no secret, since a clip that
+            takes over a child could read it.
+        module: the fork server's module.
     """
 
     def __init__(
         self,
-        limits: Limits,
+        limits: SandboxLimits,
         environment: dict[str, str],
         module: str = "runners.sandbox.fork_server",
     ) -> None:
         self._limits = limits
         self._module = module
         self._environment = environment
-        # More at once than there are cores would only make each of them later.
+        # More tasks at a time than there are cores would only delay each of them.
         self._slots = asyncio.Semaphore(max(2, os.cpu_count() or 1))
         self._starting = asyncio.Lock()
         self._closed = False
@@ -52,26 +72,31 @@ class Sandbox:
         self._control: socket.socket | None = None
 
     async def run(self, task: str, folder: Path, **arguments: Any) -> Any:
-        """The outcome of a task of `runners.sandbox.tasks`. Cancelling kills its process.
+        """Run a task in a child and return its result. Cancelling kills the child.
+
+        Args:
+            task: a key of `runners.sandbox.tasks.TASKS`.
+            folder: the request's folder.
+            arguments: keyword arguments of the task, as JSON can hold them.
 
         Raises:
-            VideoTooCostlyError: it took more time or memory than allowed.
-            VideoDecodeError: it ended its process, or failed while decoding as no clip should.
-            ServerError: it failed otherwise, for want of room on disk for example.
-            FoleyError: as the task.
+            VideoTooCostlyError: decoding the clip took more CPU time or memory than allowed.
+            VideoDecodeError: decoding the clip crashed the child.
+            ServerError: the task failed for any other reason; the log says which.
+            FoleyError: the task raised it on purpose.
         """
         async with self._slots:
-            reply = await self._ask(task, folder, arguments)
-            if reply is None:  # the forking process died meanwhile; a new one may be luckier
-                reply = await self._ask(task, folder, arguments)
-        return _outcome(task, reply or {"bug": "the forking process died twice"})
+            outcome = await self._ask(task, folder, arguments)
+            if outcome is None:  # the fork server died during the task; start another one
+                outcome = await self._ask(task, folder, arguments)
+        return _unpack(task, outcome or {"bug": "the fork server died twice during this task"})
 
     async def start(self) -> None:
-        """Return when tasks can be done at once; what they need takes seconds to import."""
+        """Start the fork server, and return when its imports, which take seconds, are done."""
         await self.run("nothing", Path())
 
     def close(self) -> None:
-        """End the processes."""
+        """End the fork server and its children."""
         self._closed = True
         if self._control is not None:
             self._control.close()
@@ -85,7 +110,7 @@ class Sandbox:
     async def _ask(
         self, task: str, folder: Path, arguments: dict[str, Any]
     ) -> dict[str, Any] | None:
-        """What a child says, or what is said of it; None when nobody says anything."""
+        """Return the outcome of a task, or None if the fork server died before there was one."""
         async with self._starting:
             if self._closed:
                 raise ServerError("the service is ending")
@@ -99,10 +124,10 @@ class Sandbox:
             except OSError:
                 ours.close()
                 return None
-        reader, writer = await asyncio.open_unix_connection(sock=ours, limit=REPLY_BYTES)
+        reader, writer = await asyncio.open_unix_connection(sock=ours, limit=MAX_OUTCOME_BYTES)
         try:
             with contextlib.suppress(ConnectionError):
-                writer.write(request_line(task, folder, self._limits, arguments))
+                writer.write(encode_task(task, folder, self._limits, arguments))
                 line = await reader.readline()
                 return json.loads(line) if line.endswith(b"\n") else None
             return None
@@ -125,28 +150,29 @@ class Sandbox:
             self._server = subprocess.Popen(command, stdin=theirs.fileno(), env=environment)
 
 
-def _outcome(task: str, reply: dict[str, Any]) -> Any:
-    match reply:
-        case {"done": outcome}:
-            return outcome
+def _unpack(task: str, outcome: dict[str, Any]) -> Any:
+    """Return the result in an outcome of `fork_server`, or raise its error."""
+    match outcome:
+        case {"done": result}:
+            return result
         case {"error": [code, message]}:
             raise error_of(code, message)
-        case {"lacks": "disk"}:
-            log.error("media_failed", task=task, lacks="disk")
-            raise ServerError("the disk is full")
-        case {"lacks": what}:
-            log.warning("media_limit", task=task, lacks=what)
-            raise VideoTooCostlyError(COSTLY.format(what))
-        case {"died": exit_code}:
-            log.warning("media_process_died", task=task, exit_code=exit_code)
-            if exit_code in (-signal.SIGXCPU, -signal.SIGKILL):
-                raise VideoTooCostlyError(COSTLY.format("time or memory"))
-            raise VideoDecodeError(
+    if task == DECODE and (error := _clip_error(outcome)) is not None:
+        log.warning("media_clip_refused", task=task, **outcome)
+        raise error
+    log.error("media_failed", task=task, **outcome)
+    raise ServerError(f"the media task '{task}' failed; the log says why")
+
+
+def _clip_error(outcome: dict[str, Any]) -> VideoError | None:
+    """Return the error for a failed decoding that the clip caused; None if it did not."""
+    match outcome:
+        case {"exhausted": "memory"}:
+            return VideoTooCostlyError(TOO_COSTLY.format("memory"))
+        case {"died": exit_code} if exit_code == -signal.SIGXCPU:
+            return VideoTooCostlyError(TOO_COSTLY.format("CPU time"))
+        case {"died": exit_code} if -exit_code in CRASH_SIGNALS:
+            return VideoDecodeError(
                 "the clip broke the decoder; send a complete file, such as H.264 in MP4"
             )
-    log.error("media_failed", task=task, exception=reply["bug"])
-    if task == "decode":
-        raise VideoDecodeError(
-            "the clip cannot be decoded; send a complete file, such as H.264 in MP4"
-        )
-    raise ServerError("the result could not be written")
+    return None

@@ -1,10 +1,10 @@
-"""The tasks that run on untrusted clips, each in a process of its own."""
+"""The media tasks, each of which runs in a child process of the fork server."""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch  # noqa: F401 - imported once for all tasks, not in each
+import safetensors.torch  # noqa: F401 - imported once in the fork server, not in each child
 from torch import Tensor
 
 from foley.configs import PRESETS
@@ -14,34 +14,42 @@ from foley.media.source import MediaLimits, decoders
 from runners.handoff import load_waveforms, save_frames
 from runners.jobs.scratch import CLIP
 
-SOUND_ALONE = ("wav", "flac")
+SOUND_ONLY_FORMATS = ("wav", "flac")
 
 
 def prepare() -> None:
-    """Do what is the same for all tasks, before the first of them."""
+    """Fill the caches that every task reads, once in the fork server instead of in each child."""
     decoders()
 
 
-def media_limits_of(limits: dict[str, Any]) -> MediaLimits:
-    """The limits as they came; JSON has no sets."""
-    return MediaLimits(**{**limits, "codecs": frozenset(limits["codecs"])})
-
-
 def nothing(_folder: Path) -> None:
-    """Show that tasks are done."""
+    """Do nothing. A child that does it shows that the fork server is ready."""
 
 
 def decode(
     folder: Path, *, preset: str, container: str, trim: bool, limits: dict[str, Any]
 ) -> dict[str, Any]:
-    """Leave the clip's frames in the folder, at the sizes that the model's encoders see.
+    """Decode the folder's clip and save its frames at the sizes that the model's encoders take.
+
+    Args:
+        folder: the request's folder, with the clip in it.
+        preset: name of the model, a key of `PRESETS`.
+        container: format asked for. A picture that the format cannot hold is refused here, before
+            minutes of sampling.
+        trim: whether to leave out what lies after the duration limit instead of refusing the clip.
+        limits: the fields of `MediaLimits`, as JSON holds them.
 
     Returns:
-        "trimmed": whether the clip was.
+        "trimmed": whether a part of the clip was left out.
+
+    Raises:
+        VideoError: as `decode_frames`.
+        OutputError: the container cannot hold the clip's picture.
     """
     clip = folder / CLIP
+    clip.stat()  # a missing file is no fault of the caller, as `decode_frames` would have it
     model = PRESETS[preset]
-    media_limits = media_limits_of(limits)
+    media_limits = _media_limits(limits)
     frames = decode_frames(
         clip,
         visual_size=model.vision.image_size,
@@ -51,8 +59,7 @@ def decode(
         exact_clock=model.exact_clock,
         whole_segments=model.whole_segments,
     )
-    if container not in SOUND_ALONE:
-        # Refused now, not after minutes of sampling.
+    if container not in SOUND_ONLY_FORMATS:
         container_for(clip, container, limits=media_limits)  # type: ignore[arg-type]
     save_frames(frames, folder)
     return {"trimmed": frames.trimmed}
@@ -66,15 +73,27 @@ def write(
     stop_seconds: float | None,
     limits: dict[str, Any],
 ) -> list[list[dict[str, Any]]]:
-    """Write the files of each sound that the model left in the folder.
+    """Write the files of each waveform that the model saved in the folder.
+
+    Args:
+        folder: the request's folder, with the clip and the waveforms in it.
+        formats: names of the containers and sound formats, such as "mp4" and "wav".
+        sample_rate: of the waveforms, Hz.
+        stop_seconds: where the picture ends; None keeps all of it.
+        limits: the fields of `MediaLimits`, as JSON holds them.
 
     Returns:
-        For each sound the files in the order of `formats`: name, container, notices.
-    """
-    media_limits = media_limits_of(limits)
+        For each waveform its files in the order of `formats`: name, container and notices of each.
 
-    def written(waveform: Tensor, destination: Path) -> Written:
-        if destination.suffix[1:] in SOUND_ALONE:
+    Raises:
+        OutputError: a container does not take the clip's packets.
+        ModelError: a waveform has values that are not finite.
+        VideoError: the clip's timestamps cannot be read.
+    """
+    media_limits = _media_limits(limits)
+
+    def write_file(waveform: Tensor, destination: Path) -> Written:
+        if destination.suffix[1:] in SOUND_ONLY_FORMATS:
             return write_audio(waveform, destination, sample_rate=sample_rate)
         return write_video(
             folder / CLIP,
@@ -86,12 +105,16 @@ def write(
         )
 
     return [
-        [_described(written(waveform, folder / f"foley-{index}.{name}")) for name in formats]
+        [_to_json(write_file(waveform, folder / f"foley-{index}.{name}")) for name in formats]
         for index, waveform in enumerate(load_waveforms(folder), start=1)
     ]
 
 
-def _described(file: Written) -> dict[str, Any]:
+def _media_limits(limits: dict[str, Any]) -> MediaLimits:
+    return MediaLimits(**{**limits, "codecs": frozenset(limits["codecs"])})  # JSON has no sets
+
+
+def _to_json(file: Written) -> dict[str, Any]:
     return {"name": file.path.name, "container": file.container, "notices": file.notices}
 
 

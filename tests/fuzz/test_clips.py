@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 
 from foley.errors import RequestError
 from runners.handoff import save_waveforms
-from runners.sandbox.fork_server import Limits
+from runners.sandbox.fork_server import SandboxLimits
 from runners.sandbox.pool import Sandbox
 from runners.settings import Settings, child_environment
 from runners.status import status_of
@@ -26,7 +26,7 @@ SEED = 20240817
 CPU_SECONDS = 4
 # A piece of work that is killed for its processor time, on a machine that does other work too.
 HANG_SECONDS = 30.0
-LIMITS = Limits(memory_bytes=1024 * 2**20, cpu_seconds=CPU_SECONDS, file_bytes=64 * 2**20)
+LIMITS = SandboxLimits(memory_bytes=1024 * 2**20, cpu_seconds=CPU_SECONDS, file_bytes=64 * 2**20)
 ACCEPTED = {
     "max_seconds": 2.0,
     "max_pixels": 1280 * 720,

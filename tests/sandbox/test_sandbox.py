@@ -21,7 +21,7 @@ from foley.errors import (
 )
 from foley.media.decode import decode_frames
 from runners.handoff import load_frames, save_waveforms
-from runners.sandbox.fork_server import Limits
+from runners.sandbox.fork_server import SandboxLimits
 from runners.sandbox.pool import Sandbox
 from runners.settings import Settings, child_environment
 from runners.status import status_of
@@ -29,7 +29,7 @@ from tests.media.clips import write_clip
 from tests.server import ROOT, draw_clip
 
 MIB = 2**20
-LIMITS = Limits(memory_bytes=512 * MIB, cpu_seconds=1, file_bytes=32 * MIB)
+LIMITS = SandboxLimits(memory_bytes=512 * MIB, cpu_seconds=1, file_bytes=32 * MIB)
 ACCEPTED = {
     "max_seconds": 15.0,
     "max_pixels": 4096 * 2304,
@@ -43,7 +43,7 @@ Run = Callable[..., Any]
 @pytest.fixture(scope="module")
 def hostile() -> Iterator[Sandbox]:
     """A sandbox whose tasks misbehave."""
-    sandbox = Sandbox(LIMITS, child_environment(), module="tests.http.hostile")
+    sandbox = Sandbox(LIMITS, child_environment(), module="tests.sandbox.hostile")
     asyncio.run(sandbox.start())
     yield sandbox
     sandbox.close()
@@ -51,7 +51,7 @@ def hostile() -> Iterator[Sandbox]:
 
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[Sandbox]:
-    limits = Limits(memory_bytes=2048 * MIB, cpu_seconds=60, file_bytes=1024 * MIB)
+    limits = SandboxLimits(memory_bytes=2048 * MIB, cpu_seconds=60, file_bytes=1024 * MIB)
     sandbox = Sandbox(limits, child_environment())
     asyncio.run(sandbox.start())
     yield sandbox
@@ -124,7 +124,7 @@ def test_a_codec_that_is_not_accepted_is_refused_by_its_name(
 
 def test_a_real_clip_over_the_limits_is_refused(tmp_path: Path) -> None:
     shutil.copy(ROOT / "examples" / "bigbuckbunny.mp4", tmp_path / "clip")
-    small = Limits(memory_bytes=64 * MIB, cpu_seconds=60, file_bytes=1024 * MIB)
+    small = SandboxLimits(memory_bytes=64 * MIB, cpu_seconds=60, file_bytes=1024 * MIB)
     sandbox = Sandbox(small, child_environment())
     with pytest.raises(VideoTooCostlyError, match="memory"):
         decode(sandbox, tmp_path)
@@ -219,7 +219,7 @@ def test_a_forking_process_that_dies_is_replaced(hostile: Sandbox, tmp_path: Pat
 
 def test_closing_leaves_no_process(tmp_path: Path) -> None:
     before = children()
-    sandbox = Sandbox(LIMITS, child_environment(), module="tests.http.hostile")
+    sandbox = Sandbox(LIMITS, child_environment(), module="tests.sandbox.hostile")
 
     async def run() -> None:
         working = asyncio.create_task(sandbox.run("wait", tmp_path))
