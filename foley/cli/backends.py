@@ -130,7 +130,7 @@ class ServiceMaker:
 
         with contextlib.ExitStack() as stack:
             self._client = stack.enter_context(FoleyClient(base_url, api_key=api_key))
-            (model, *_) = self._client.models()
+            (model, *_) = self._client.list_models()
             self.close = stack.pop_all().close
         self._patient = patient
         self.about = model.about
@@ -158,7 +158,7 @@ class ServiceMaker:
             **task.request.model_dump(),
         )
         show("fetching", 0, 1)
-        files = made.files_of(wanted)
+        files = made.select_files(wanted)
         # Where the service gave another container after all, that name was not said to be free.
         paths = []
         for file, path in zip(files, task.outputs(), strict=True):

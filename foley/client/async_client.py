@@ -1,4 +1,4 @@
-"""The client for asyncio; `foley.client.sync_client` has the words about it."""
+"""The client for asyncio. `foley.client.sync_client` documents the methods."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -9,20 +9,45 @@ from typing import Self, Unpack
 
 import httpx
 
-from foley.atomic import complete_or_absent
-from foley.client import transport
+from foley.atomic import atomic_path
+from foley.client.request import Clip, OnUpdate, PreparedRequest, RequestOptions
+from foley.client.response import (
+    ResponseReader,
+    check_size,
+    parse_error_response,
+    parse_models,
+)
 from foley.client.results import RemoteFile, RemoteGeneration, RemoteModel
-from foley.client.transport import Call, Clip, OnUpdate, Options
+from foley.client.transport import (
+    RETRYABLE_ERRORS,
+    RetryPolicy,
+    cancel_path,
+    client_settings,
+    map_connection_errors,
+    map_write_errors,
+    result_path,
+)
 from foley.errors import ConnectionFailedError, NotFoundError, NotReadyError
 
 
 class AsyncFoleyClient:
-    """As `FoleyClient`, to be awaited; one event loop's tasks may share one."""
+    """A client of one service with the methods of `FoleyClient` as coroutines.
+
+    The tasks of one event loop may share it.
+
+    Args:
+        base_url: as for `FoleyClient`.
+        api_key: as for `FoleyClient`.
+        timeout_seconds: as for `FoleyClient`.
+
+    Raises:
+        ParameterError: the address or the key is malformed.
+    """
 
     def __init__(
         self, base_url: str, *, api_key: str | None = None, timeout_seconds: float | None = None
     ) -> None:
-        self._http = httpx.AsyncClient(**transport.connection(base_url, api_key, timeout_seconds))
+        self._http = httpx.AsyncClient(**client_settings(base_url, api_key, timeout_seconds))
         self._timeout_seconds = timeout_seconds
 
     async def __aenter__(self) -> Self:
@@ -37,7 +62,7 @@ class AsyncFoleyClient:
         await self.close()
 
     async def close(self) -> None:
-        """Give the connections up."""
+        """Close the connections."""
         await self._http.aclose()
 
     async def generate(
@@ -48,84 +73,84 @@ class AsyncFoleyClient:
         request_id: str | None = None,
         on_update: OnUpdate | None = None,
         max_wait_seconds: float = 0.0,
-        **options: Unpack[Options],
+        **options: Unpack[RequestOptions],
     ) -> RemoteGeneration:
-        """As `FoleyClient.generate`. Cancelling the task cancels the request."""
-        call = Call(clip, options, request_id=request_id, on_update=on_update)
-        patience = transport.Patience(max_wait_seconds)
+        """See `FoleyClient.generate`. Cancelling the task cancels the request."""
+        request = PreparedRequest(clip, options, request_id=request_id)
+        retries = RetryPolicy(max_wait_seconds)
         while True:
             try:
-                made = await self._generate(call)
+                result = await self._generate(request, on_update)
                 break
-            except transport.PASSING as error:
-                await asyncio.sleep(patience.wait_after(error))
+            except RETRYABLE_ERRORS as error:
+                await asyncio.sleep(retries.delay_after(error))
         if destination is None:
-            return made
-        saved = [
-            await self.download(file, path)
-            for file, path in call.destinations(made, Path(destination))
-        ]
-        return made.model_copy(update={"saved": tuple(saved)})
+            return result
+        pairs = request.result_paths(result, Path(destination))
+        saved = tuple([await self.download(file, path) for file, path in pairs])
+        return result.model_copy(update={"saved": saved})
 
     async def download(self, file: RemoteFile, path: Path | str) -> Path:
-        """As `FoleyClient.download`."""
+        """See `FoleyClient.download`."""
         path = Path(path)
         num_bytes = 0
-        with transport.writing(path):
+        with map_write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with complete_or_absent(path) as partial, partial.open("wb") as output:
-                async with self._answer("GET", transport.result_path(file)) as response:
+            with atomic_path(path) as partial, partial.open("wb") as output:
+                async with self._request("GET", result_path(file)) as response:
                     async for chunk in response.aiter_bytes():
                         num_bytes += output.write(chunk)
-                transport.check_size(file, num_bytes)
+                check_size(file, num_bytes)
         return path
 
     async def read(self, file: RemoteFile) -> bytes:
-        """As `FoleyClient.read`."""
-        async with self._answer("GET", transport.result_path(file)) as response:
+        """See `FoleyClient.read`."""
+        async with self._request("GET", result_path(file)) as response:
             content = await response.aread()
-        transport.check_size(file, len(content))
+        check_size(file, len(content))
         return content
 
     async def cancel(self, request_id: str) -> bool:
-        """As `FoleyClient.cancel`."""
+        """See `FoleyClient.cancel`."""
         try:
-            async with self._answer("POST", transport.cancel_path(request_id)) as response:
+            async with self._request("POST", cancel_path(request_id)) as response:
                 await response.aread()
         except NotFoundError:
             return False
         return True
 
-    async def models(self) -> list[RemoteModel]:
-        """As `FoleyClient.models`."""
-        async with self._answer("GET", "/v1/models") as response:
-            return transport.models_in(await response.aread())
+    async def list_models(self) -> list[RemoteModel]:
+        """See `FoleyClient.list_models`."""
+        async with self._request("GET", "/v1/models") as response:
+            return parse_models(await response.aread())
 
-    async def ready(self) -> bool:
-        """As `FoleyClient.ready`."""
+    async def is_ready(self) -> bool:
+        """See `FoleyClient.is_ready`."""
         try:
-            async with self._answer("GET", "/readyz") as response:
+            async with self._request("GET", "/readyz") as response:
                 await response.aread()
         except NotReadyError:
             return False
         return True
 
-    async def _generate(self, call: Call) -> RemoteGeneration:
-        stream = transport.Stream(call, self._timeout_seconds)
-        with call.form() as form:
-            async with self._answer("POST", "/v1/generate", **form) as response:
+    async def _generate(
+        self, request: PreparedRequest, on_update: OnUpdate | None
+    ) -> RemoteGeneration:
+        reader = ResponseReader(on_update, self._timeout_seconds)
+        with request.open_form() as form:
+            async with self._request("POST", "/v1/generate", **form) as response:
                 async for chunk in response.aiter_bytes():
-                    if (made := stream.feed(chunk)) is not None:
-                        return made
+                    if (result := reader.feed(chunk)) is not None:
+                        return result
         raise ConnectionFailedError(f"{self._http.base_url} broke off before the result; try again")
 
     @asynccontextmanager
-    async def _answer(
+    async def _request(
         self, method: str, path: str, **content: object
     ) -> AsyncIterator[httpx.Response]:
-        with transport.connection_errors(self._http.base_url):
+        with map_connection_errors(self._http.base_url):
             async with self._http.stream(method, path, **content) as response:  # type: ignore[arg-type]
                 if response.status_code != 200:
                     body = await response.aread()
-                    raise transport.refusal(response.status_code, response.headers, body)
+                    raise parse_error_response(response.status_code, response.headers, body)
                 yield response

@@ -1,7 +1,7 @@
-"""Server-sent events, as bytes come in.
+"""A parser for server-sent events that arrive in pieces.
 
-Source: HTML Living Standard, 9.2 "Server-sent events" (names, data and comments; the service sends
-neither ids nor retry times).
+Source: HTML Living Standard, 9.2 "Server-sent events". The parser reads names, data and comments;
+the service sends neither ids nor retry times.
 """
 
 import re
@@ -12,14 +12,19 @@ _LINE = re.compile(rb"([^\r\n]*)(?:\r\n|\n|\r(?=.))", re.DOTALL)  # \r at the en
 
 @dataclass(frozen=True)
 class Event:
-    """One event."""
+    """One server-sent event.
+
+    Attributes:
+        name: the event's type; `message` if the stream names none.
+        data: the lines of its data, joined by newlines.
+    """
 
     name: str
     data: str
 
 
 class EventParser:
-    """Bytes in, events out. They may be cut anywhere."""
+    """Parses a stream of bytes that may be cut anywhere into events."""
 
     def __init__(self) -> None:
         self._rest = b""
@@ -27,14 +32,18 @@ class EventParser:
         self._data: list[str] = []
 
     def feed(self, chunk: bytes) -> list[Event]:
-        """The events that end in this chunk."""
+        """Return the events that end in this chunk.
+
+        Args:
+            chunk: the next bytes of the stream. Invalid UTF-8 becomes U+FFFD.
+        """
         self._rest += chunk
         events = []
         end = 0
         for line in _LINE.finditer(self._rest):
             end = line.end()
             if line[1]:
-                self._read(line[1].decode("utf-8", "replace"))
+                self._read_line(line[1].decode("utf-8", "replace"))
             else:
                 if self._data:
                     events.append(Event(self._name or "message", "\n".join(self._data)))
@@ -42,8 +51,8 @@ class EventParser:
         self._rest = self._rest[end:]
         return events
 
-    def _read(self, line: str) -> None:
-        name, _, value = line.partition(":")  # a comment has no name
+    def _read_line(self, line: str) -> None:
+        name, _, value = line.partition(":")  # the name of a comment is empty
         value = value.removeprefix(" ")
         if name == "event":
             self._name = value

@@ -1,66 +1,69 @@
-"""What a service says, as Python objects. Fields that a newer service adds are ignored."""
+"""The objects that the client returns. Fields that a newer service adds are ignored."""
 
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from foley.types import Stage
 
-class _Answer(BaseModel):
+
+class _RemoteObject(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class RemoteUpdate(_Answer):
-    """How far a request has come.
+class RemoteUpdate(_RemoteObject):
+    """The progress of a request.
 
     Attributes:
-        stage: a value of `foley.types.Stage`.
-        queue_position: while queued: how many go before it.
-        step: while sampling: solver steps done.
-        num_steps: while sampling: of so many.
-        seconds_left: where the service can tell.
+        stage: what the service does now. A newer service may name a stage that is not in `Stage`.
+        queue_position: in the stage `queue`, how many requests go before this one.
+        step: in the stage `sample`, how many solver steps are done.
+        num_steps: in the stage `sample`, how many solver steps there are.
+        seconds_left: an estimate of the time until the result, if the service has one.
     """
 
-    stage: str
+    stage: Annotated[Stage | str, Field(union_mode="left_to_right")]
     queue_position: int | None = None
     step: int | None = None
     num_steps: int | None = None
     seconds_left: float | None = None
 
 
-class RemoteFile(_Answer):
+class RemoteFile(_RemoteObject):
     """One file of a result, which the service keeps for some minutes.
 
     Attributes:
-        variation: which sound, counted from 1.
-        seed: repeats this sound.
+        variation: number of the sound, counted from 1.
+        seed: the seed that repeats this sound.
         format: mp4, mov, mkv, webm, wav or flac.
-        media_type: its MIME type.
-        num_bytes: its size.
-        url: its path below the service's address.
+        media_type: the MIME type.
+        num_bytes: the size.
+        url: the path below the service's address.
     """
 
     variation: int
     seed: int
-    format: str = Field(pattern=r"^[a-z0-9]{1,8}$")  # part of a file's name here
+    format: str = Field(pattern=r"^[a-z0-9]{1,8}$")  # becomes part of a local file's name
     media_type: str
     num_bytes: int = Field(validation_alias="bytes")
     url: str
 
 
-class RemoteGeneration(_Answer):
-    """The facts about a result, and where its files are.
+class RemoteGeneration(_RemoteObject):
+    """A result: its description, and where its files are.
 
     Attributes:
-        request_id: of the request; the service's log has it too.
+        request_id: the id of the request, which the service's log also has.
         kept_seconds: how long the service keeps the files.
         model: name of the preset that made the sound.
         duration_seconds: length of each sound.
-        sample_rate_hz: of the sound.
-        timings_seconds: seconds in each stage, in order.
-        notices: sentences about what was done to the clip.
-        seeds: of each variation.
+        sample_rate_hz: sample rate of each sound.
+        timings_seconds: seconds in each stage, in order, and their `total`.
+        notices: sentences about what was done to the clip or the prompts.
+        seeds: the seed of each variation.
         files: all formats of all variations.
-        saved: where `generate` wrote the files asked for, one for each variation.
+        saved: the paths that `generate` wrote, one for each variation; empty without a destination.
     """
 
     request_id: str
@@ -74,31 +77,34 @@ class RemoteGeneration(_Answer):
     files: tuple[RemoteFile, ...]
     saved: tuple[Path, ...] = ()
 
-    def files_of(self, wanted: str) -> list[RemoteFile]:
-        """One file for each variation, in the format wanted or in the one given in its place.
+    def select_files(self, wanted: str) -> list[RemoteFile]:
+        """Return one file for each variation, in the wanted format if the service made it.
 
-        A container that does not take the clip's picture is replaced by another.
+        The service writes another container if the wanted one does not take the clip's picture.
+
+        Args:
+            wanted: mp4, mov, mkv, webm, wav or flac.
         """
-        order = sorted(
+        by_preference = sorted(
             self.files,
             key=lambda file: (file.format != wanted, not file.media_type.startswith("video/")),
         )
         return [
-            next(file for file in order if file.variation == variation)
+            next(file for file in by_preference if file.variation == variation)
             for variation in sorted({file.variation for file in self.files})
         ]
 
 
-class RemoteModel(_Answer):
-    """What a service serves.
+class RemoteModel(_RemoteObject):
+    """A model that the service serves.
 
     Attributes:
         preset: name of the model.
-        about: what it is and is not, in a line; empty where its publisher tells.
-        num_inference_steps: solver steps of a request that names none; 0 where it does not tell.
-        guidance_scale: likewise; 0 where it does not tell.
-        revision: of the weights' repository; empty where it is not known.
-        licence: of the weights.
+        about: what the model can and cannot do, in one line; empty if its publisher says it.
+        num_inference_steps: default number of solver steps; 0 if the service does not state it.
+        guidance_scale: default guidance scale; 0 if the service does not state it.
+        revision: revision of the weights' repository; empty if it is not known.
+        licence: licence of the weights.
         territory: where that licence applies.
     """
 

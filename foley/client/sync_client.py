@@ -1,4 +1,4 @@
-"""The client for ordinary code."""
+"""The blocking client."""
 
 import time
 from collections.abc import Iterator
@@ -9,30 +9,44 @@ from typing import Self, Unpack
 
 import httpx
 
-from foley.atomic import complete_or_absent
-from foley.client import transport
+from foley.atomic import atomic_path
+from foley.client.request import Clip, OnUpdate, PreparedRequest, RequestOptions
+from foley.client.response import (
+    ResponseReader,
+    check_size,
+    parse_error_response,
+    parse_models,
+)
 from foley.client.results import RemoteFile, RemoteGeneration, RemoteModel
-from foley.client.transport import Call, Clip, OnUpdate, Options
+from foley.client.transport import (
+    RETRYABLE_ERRORS,
+    RetryPolicy,
+    cancel_path,
+    client_settings,
+    map_connection_errors,
+    map_write_errors,
+    result_path,
+)
 from foley.errors import ConnectionFailedError, NotFoundError, NotReadyError
 
 
 class FoleyClient:
-    """A service, reached over HTTP. Threads may share one.
+    """A client of one service. Several threads may share it.
 
     Args:
         base_url: the service's address, such as http://127.0.0.1:3000.
-        api_key: where the service asks for one.
-        timeout_seconds: how long one call may take, sending and waiting included; None: as long as
-            the service gives signs of life.
+        api_key: the key, if the service asks for one.
+        timeout_seconds: how long one call may take, including sending and waiting. None lets a
+            call last as long as the service sends something at least once a minute.
 
     Raises:
-        ParameterError: the address or the key is none.
+        ParameterError: the address or the key is malformed.
     """
 
     def __init__(
         self, base_url: str, *, api_key: str | None = None, timeout_seconds: float | None = None
     ) -> None:
-        self._http = httpx.Client(**transport.connection(base_url, api_key, timeout_seconds))
+        self._http = httpx.Client(**client_settings(base_url, api_key, timeout_seconds))
         self._timeout_seconds = timeout_seconds
 
     def __enter__(self) -> Self:
@@ -47,7 +61,7 @@ class FoleyClient:
         self.close()
 
     def close(self) -> None:
-        """Give the connections up."""
+        """Close the connections."""
         self._http.close()
 
     def generate(
@@ -58,109 +72,135 @@ class FoleyClient:
         request_id: str | None = None,
         on_update: OnUpdate | None = None,
         max_wait_seconds: float = 0.0,
-        **options: Unpack[Options],
+        **options: Unpack[RequestOptions],
     ) -> RemoteGeneration:
-        """Have the sounds of a clip made. Leaving the call, by an interrupt say, cancels it.
+        """Generate the sound of a clip. An exception inside the call cancels the request.
 
         Args:
             clip: path of the video, or its bytes.
-            destination: folder that receives the files, made if it is missing. Without it they
-                stay with the service for a while, to be had by `download` or `read`.
-            request_id: up to 64 letters, digits, `.`, `_` and `-`; names the request in the
-                service's log and to `cancel`.
-            on_update: told how far the request has come.
-            max_wait_seconds: how long to try again while the service is busy or not ready.
-            options: as in `foley.GenerationRequest`; and trim, format, priority.
+            destination: folder for the files, created if it is missing. Without it the files stay
+                with the service for some minutes, for `download` or `read`.
+            request_id: 1 to 64 letters, digits, `.`, `_` and `-`, which identify the request in
+                the service's log and for `cancel`.
+            on_update: called with each report of progress.
+            max_wait_seconds: how long to retry while the service is busy or not ready.
+            options: the options of `foley.GenerationRequest`, and trim, format and priority.
 
         Raises:
             RequestError: the clip, an option or the key is refused; see `foley.errors`.
             ServerError: the service failed, or is not ready.
-            ConnectionFailedError: it cannot be reached, broke off, or took longer than allowed.
+            ConnectionFailedError: the service cannot be reached, closed the connection, or took
+                longer than `timeout_seconds`.
         """
-        call = Call(clip, options, request_id=request_id, on_update=on_update)
-        patience = transport.Patience(max_wait_seconds)
+        request = PreparedRequest(clip, options, request_id=request_id)
+        retries = RetryPolicy(max_wait_seconds)
         while True:
             try:
-                made = self._generate(call)
+                result = self._generate(request, on_update)
                 break
-            except transport.PASSING as error:
-                time.sleep(patience.wait_after(error))
+            except RETRYABLE_ERRORS as error:
+                time.sleep(retries.delay_after(error))
         if destination is None:
-            return made
-        saved = [
-            self.download(file, path) for file, path in call.destinations(made, Path(destination))
-        ]
-        return made.model_copy(update={"saved": tuple(saved)})
+            return result
+        pairs = request.result_paths(result, Path(destination))
+        saved = tuple(self.download(file, path) for file, path in pairs)
+        return result.model_copy(update={"saved": saved})
 
     def download(self, file: RemoteFile, path: Path | str) -> Path:
-        """Write one file of a result; nothing partial is left. Returns the path.
+        """Write one file of a result, completely or not at all; return its path.
+
+        Args:
+            file: one of `RemoteGeneration.files`.
+            path: where to write it; missing folders are created.
 
         Raises:
-            NotFoundError: the service does not keep it any more.
-            OutputError: it cannot be written.
+            NotFoundError: the service no longer keeps the file.
+            ConnectionFailedError: the connection was lost before the last byte.
+            OutputError: the path cannot be written.
         """
         path = Path(path)
         num_bytes = 0
-        with transport.writing(path):
+        with map_write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             with (
-                complete_or_absent(path) as partial,
+                atomic_path(path) as partial,
                 partial.open("wb") as output,
-                self._answer("GET", transport.result_path(file)) as response,
+                self._request("GET", result_path(file)) as response,
             ):
                 for chunk in response.iter_bytes():
                     num_bytes += output.write(chunk)
-                transport.check_size(file, num_bytes)
+                check_size(file, num_bytes)
         return path
 
     def read(self, file: RemoteFile) -> bytes:
-        """The bytes of one file of a result."""
-        with self._answer("GET", transport.result_path(file)) as response:
+        """Return the bytes of one file of a result.
+
+        Args:
+            file: one of `RemoteGeneration.files`.
+
+        Raises:
+            NotFoundError: the service no longer keeps the file.
+            ConnectionFailedError: the connection was lost before the last byte.
+        """
+        with self._request("GET", result_path(file)) as response:
             content = response.read()
-        transport.check_size(file, len(content))
+        check_size(file, len(content))
         return content
 
     def cancel(self, request_id: str) -> bool:
-        """Drop a request; False when there is none of that id, or it is done."""
+        """Cancel a request; return False if no request with this id is running.
+
+        Args:
+            request_id: the id given to `generate`.
+        """
         try:
-            with self._answer("POST", transport.cancel_path(request_id)) as response:
+            with self._request("POST", cancel_path(request_id)) as response:
                 response.read()
         except NotFoundError:
             return False
         return True
 
-    def models(self) -> list[RemoteModel]:
-        """What the service serves."""
-        with self._answer("GET", "/v1/models") as response:
-            return transport.models_in(response.read())
-
-    def ready(self) -> bool:
-        """Whether the model is loaded and warm.
+    def list_models(self) -> list[RemoteModel]:
+        """Return the models that the service serves, at least one.
 
         Raises:
-            ModelFailedError: it never will be.
+            NotReadyError: the model is not loaded yet.
+            UnauthorizedError: the service asks for another key.
+        """
+        with self._request("GET", "/v1/models") as response:
+            return parse_models(response.read())
+
+    def is_ready(self) -> bool:
+        """Return whether the model is loaded and warmed up.
+
+        Raises:
+            ModelFailedError: the model could not be loaded, so the service will not become ready.
         """
         try:
-            with self._answer("GET", "/readyz") as response:
+            with self._request("GET", "/readyz") as response:
                 response.read()
         except NotReadyError:
             return False
         return True
 
-    def _generate(self, call: Call) -> RemoteGeneration:
-        stream = transport.Stream(call, self._timeout_seconds)
-        with call.form() as form, self._answer("POST", "/v1/generate", **form) as response:
+    def _generate(self, request: PreparedRequest, on_update: OnUpdate | None) -> RemoteGeneration:
+        reader = ResponseReader(on_update, self._timeout_seconds)
+        with (
+            request.open_form() as form,
+            self._request("POST", "/v1/generate", **form) as response,
+        ):
             for chunk in response.iter_bytes():
-                if (made := stream.feed(chunk)) is not None:
-                    return made
+                if (result := reader.feed(chunk)) is not None:
+                    return result
         raise ConnectionFailedError(f"{self._http.base_url} broke off before the result; try again")
 
     @contextmanager
-    def _answer(self, method: str, path: str, **content: object) -> Iterator[httpx.Response]:
+    def _request(self, method: str, path: str, **content: object) -> Iterator[httpx.Response]:
         with (
-            transport.connection_errors(self._http.base_url),
+            map_connection_errors(self._http.base_url),
             self._http.stream(method, path, **content) as response,  # type: ignore[arg-type]
         ):
             if response.status_code != 200:
-                raise transport.refusal(response.status_code, response.headers, response.read())
+                body = response.read()
+                raise parse_error_response(response.status_code, response.headers, body)
             yield response

@@ -12,7 +12,7 @@ import annotated_types
 import gradio as gr
 import structlog
 
-from foley.client import AsyncFoleyClient, Options
+from foley.client import AsyncFoleyClient, RequestOptions
 from foley.configs import OFFICIAL_GUIDANCE, OFFICIAL_STEPS
 from foley.errors import (
     ConnectionFailedError,
@@ -289,7 +289,7 @@ class Page:
         """Model, whether the key is asked for and why, asking again, steps, guidance."""
         try:
             async with AsyncFoleyClient(self.visits.server_url, api_key=api_key or None) as client:
-                (model,) = await client.models()
+                (model,) = await client.list_models()
         except (UnauthorizedError, ParameterError) as error:
             sentence = ""
             if api_key:
@@ -395,7 +395,7 @@ class Page:
             log.exception("page_failed")
             yield self._refusal("start", BUG)
 
-    def _options(self, given: dict[Any, Any]) -> Options:
+    def _options(self, given: dict[Any, Any]) -> RequestOptions:
         """Fields of the request.
 
         Raises:
@@ -415,7 +415,7 @@ class Page:
         }
         asked = GenerationRequest.parse(**options)
         file = {"format": OUTPUTS[given[self.output]], "trim": given[self.too_long] == TRIM}
-        return cast(Options, {**asked.model_dump(), **file})
+        return cast(RequestOptions, {**asked.model_dump(), **file})
 
     def rest(self) -> tuple[Any, Any]:
         """The buttons while nothing is under way."""

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from foley.client import AsyncFoleyClient, Options, RemoteGeneration, RemoteUpdate
+from foley.client import AsyncFoleyClient, RemoteGeneration, RemoteUpdate, RequestOptions
 from foley.errors import CancelledRequestError, FoleyError
 from runners.page.results import Take, gather_take
 from runners.page.snippets import Recipe
@@ -67,7 +67,7 @@ class Visits:
         await self._drop_work(self.of(session))
 
     async def make(
-        self, session: str, clip: Path, options: Options, *, api_key: str, recipe: Recipe
+        self, session: str, clip: Path, options: RequestOptions, *, api_key: str, recipe: Recipe
     ) -> AsyncGenerator[RemoteUpdate | Take, None]:
         """Tell how far a generation has come, and its outcome last.
 

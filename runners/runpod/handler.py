@@ -232,7 +232,7 @@ class Worker:
         self, job: Job, given: JobInput, made: RemoteGeneration, folder: Path | None
     ) -> list[dict[str, Any]]:
         """The files asked for, in the output itself, or by way of `folder` in the bucket."""
-        wanted = made.files_of(given.format or "mp4")
+        wanted = made.select_files(given.format or "mp4")
         num_bytes = int(sum(file.num_bytes for file in wanted) * BASE64_RATIO)
         limit = self._settings.max_result_bytes
         if folder is None and num_bytes > limit:
@@ -300,7 +300,7 @@ async def wait_until_ready(client: AsyncFoleyClient) -> None:
     while True:
         # While it does not listen yet, `Service` watches its process.
         with contextlib.suppress(ConnectionFailedError):
-            if await client.ready():
+            if await client.is_ready():
                 return
         await asyncio.sleep(POLL_SECONDS)
 

@@ -13,8 +13,16 @@ from pathlib import Path
 import pytest
 
 from foley.cli.app import main
-from tests.client.stub_server import Reply, Stand, stand
-from tests.client.test_client import EVENTS, RESULT, event, refused, stream
+from tests.client.stub_server import (
+    EVENTS,
+    RESULT,
+    Reply,
+    StubServer,
+    encode_event,
+    error_reply,
+    event_reply,
+    run_stub_server,
+)
 
 CLIP = Path(__file__).parents[2] / "examples" / "bigbuckbunny.mp4"
 MODELS = Reply(
@@ -35,13 +43,13 @@ def result_of(*formats: str) -> Reply:
         }
         for name in formats
     ]
-    return stream(event("result", {**RESULT, "seeds": [7], "files": files}))
+    return event_reply(encode_event("result", {**RESULT, "seeds": [7], "files": files}))
 
 
 @pytest.fixture
-def service() -> Iterator[Stand]:
-    with stand() as found:
-        yield found
+def service() -> Iterator[StubServer]:
+    with run_stub_server() as stub:
+        yield stub
 
 
 @pytest.fixture
@@ -66,7 +74,9 @@ def foley(
 Foley = Callable[..., tuple[int, str]]
 
 
-def test_a_table_of_clips_goes_to_the_service(foley: Foley, service: Stand, tmp_path: Path) -> None:
+def test_a_table_of_clips_goes_to_the_service(
+    foley: Foley, service: StubServer, tmp_path: Path
+) -> None:
     shutil.copy(CLIP, tmp_path / "a.mp4")
     table = tmp_path / "clips.csv"
     table.write_text(
@@ -77,7 +87,7 @@ def test_a_table_of_clips_goes_to_the_service(foley: Foley, service: Stand, tmp_
         MODELS,
         result_of("wav", "mp4"),
         Reply(pieces=(b"pic.",)),
-        refused(422, "prompt_too_long"),
+        error_reply(422, "prompt_too_long"),
     ]
     code, said = foley(
         "--csv", table, "--server", service.url, "--skip-existing", "--steps", 3, key="k-1"
@@ -103,17 +113,17 @@ def test_a_table_of_clips_goes_to_the_service(foley: Foley, service: Stand, tmp_
 @pytest.mark.parametrize(
     ("replies", "options", "code", "words"),
     [
-        ([refused(401, "unauthorized")], [], 2, "why"),
-        ([refused(503, "not_ready")], [], 3, "why"),
+        ([error_reply(401, "unauthorized")], [], 2, "why"),
+        ([error_reply(503, "not_ready")], [], 3, "why"),
         ([MODELS, Reply(502)], [], 3, "502"),
-        ([MODELS, stream(EVENTS[:-30])], [], 3, "before the result"),
+        ([MODELS, event_reply(EVENTS[:-30])], [], 3, "before the result"),
         ([MODELS, result_of("mp4"), Reply(pieces=(b"p",))], [], 3, "1 of 4 bytes"),
         ([MODELS], ["--preset", "xl"], 2, "leave --preset"),
     ],
 )
 def test_failures_end_in_one_line_and_leave_nothing(
     foley: Foley,
-    service: Stand,
+    service: StubServer,
     tmp_path: Path,
     replies: list[Reply],
     options: list[str],
@@ -134,7 +144,7 @@ def test_nobody_there(foley: Foley, tmp_path: Path) -> None:
     assert "http://127.0.0.1:9 cannot be reached" in said
 
 
-def test_an_interruption_leaves_nothing(service: Stand, tmp_path: Path) -> None:
+def test_an_interruption_leaves_nothing(service: StubServer, tmp_path: Path) -> None:
     end = threading.Event()
     file = Reply(pieces=(b"p", b"ic."), wait=lambda: end.wait(20))
     service.replies = [MODELS, result_of("mp4"), file]

@@ -15,7 +15,7 @@ from starlette.types import Message
 from foley.cli.app import main
 from foley.client import AsyncFoleyClient, FoleyClient, RemoteUpdate
 from foley.client.events import EventParser
-from foley.client.transport import error_in
+from foley.client.response import parse_error
 from foley.errors import (
     BusyError,
     CancelledRequestError,
@@ -37,13 +37,13 @@ def client(server: Server) -> Iterator[FoleyClient]:
         yield client
 
 
-def test_files_are_those_of_a_plain_request(
+def test_generate_saves_the_same_sound_as_a_plain_request(
     server: Server, client: FoleyClient, short_clip: bytes, tmp_path: Path
 ) -> None:
     clip = tmp_path / "walk.mp4"
     clip.write_bytes(short_clip)
     updates: list[RemoteUpdate] = []
-    made = client.generate(
+    result = client.generate(
         clip,
         destination=tmp_path / "out",
         request_id="mine-2",
@@ -52,10 +52,10 @@ def test_files_are_those_of_a_plain_request(
         num_inference_steps=2,
         num_variations=2,
     )
-    assert made.request_id == "mine-2"
-    assert made.seeds == (3, 4)
-    assert made.model == "tiny"
-    assert [path.name for path in made.saved] == ["walk.foley-1.mp4", "walk.foley-2.mp4"]
+    assert result.request_id == "mine-2"
+    assert result.seeds == (3, 4)
+    assert result.model == "tiny"
+    assert [path.name for path in result.saved] == ["walk.foley-1.mp4", "walk.foley-2.mp4"]
     stages = [update.stage for update in updates]
     assert list(dict.fromkeys(stages)) == [
         "decode_video",
@@ -65,26 +65,26 @@ def test_files_are_those_of_a_plain_request(
         "decode_audio",
         "mux",
     ]
-    (wav, _) = made.files_of("wav")
+    (wav, _) = result.select_files("wav")
     alone = server.generate(short_clip, accept="audio/wav", seed=3, num_inference_steps=2)
     with av.open(io.BytesIO(client.read(wav))) as reader:
-        assert reader.streams.audio[0].rate == made.sample_rate_hz
+        assert reader.streams.audio[0].rate == result.sample_rate_hz
     assert wav.num_bytes == len(alone.content)
 
 
-def test_errors_have_their_classes(client: FoleyClient, short_clip: bytes) -> None:
+def test_errors_of_the_service_raise_their_classes(client: FoleyClient, short_clip: bytes) -> None:
     with pytest.raises(VideoDecodeError) as caught:
         client.generate(b"not a video")
     assert caught.value.request_id
     with pytest.raises(ParameterError, match="format"):
         client.generate(short_clip, format="gif")  # type: ignore[typeddict-item]
-    made = client.generate(short_clip, num_inference_steps=1)
-    gone = made.files[0].model_copy(update={"url": "/v1/results/another/foley-1.mp4"})
+    result = client.generate(short_clip, num_inference_steps=1)
+    gone = result.files[0].model_copy(update={"url": "/v1/results/another/foley-1.mp4"})
     with pytest.raises(NotFoundError):
         client.read(gone)
 
 
-def test_an_event_tells_when_to_come_again() -> None:
+def test_an_error_event_carries_the_retry_delay() -> None:
     refusal = BusyError("full")
     refusal.retry_after_seconds = 2.5
     sent: list[bytes] = []
@@ -100,19 +100,19 @@ def test_an_event_tells_when_to_come_again() -> None:
 
     asyncio.run(tell())
     (event,) = EventParser().feed(b"".join(sent))
-    error = error_in(event.data, 500)
+    error = parse_error(event.data, 500)
     assert type(error) is BusyError
     assert (str(error), error.retry_after_seconds, error.request_id) == ("full", 3, "a")
 
 
-def test_short_calls(client: FoleyClient) -> None:
-    assert client.ready()
-    (model,) = client.models()
+def test_models_cancel_and_readiness(client: FoleyClient) -> None:
+    assert client.is_ready()
+    (model,) = client.list_models()
     assert model.preset == "tiny"
     assert client.cancel("nobody") is False
 
 
-def test_cancelling_ends_the_call_and_the_work(
+def test_cancel_ends_the_call_and_the_job(
     server: Server, client: FoleyClient, short_clip: bytes
 ) -> None:
     sampling = threading.Event()
@@ -132,7 +132,7 @@ def test_cancelling_ends_the_call_and_the_work(
     assert client.cancel("long-1") is False
 
 
-def test_leaving_ends_the_work(server: Server, short_clip: bytes) -> None:
+def test_cancelling_the_task_ends_the_job(server: Server, short_clip: bytes) -> None:
     async def leave() -> None:
         sampling = asyncio.Event()
         async with AsyncFoleyClient(str(server.client.base_url)) as client:
@@ -152,7 +152,7 @@ def test_leaving_ends_the_work(server: Server, short_clip: bytes) -> None:
     server.wait_for_metric("foley_running", 0)
 
 
-def test_time_allowed_ends_the_work(server: Server, short_clip: bytes) -> None:
+def test_a_timeout_ends_the_job(server: Server, short_clip: bytes) -> None:
     started = time.monotonic()
     with (
         FoleyClient(str(server.client.base_url), timeout_seconds=2) as client,
@@ -163,7 +163,7 @@ def test_time_allowed_ends_the_work(server: Server, short_clip: bytes) -> None:
     server.wait_for_metric("foley_running", 0)
 
 
-def test_the_command_gets_what_the_service_makes(
+def test_the_command_writes_what_the_service_generates(
     server: Server,
     short_clip: bytes,
     tmp_path: Path,

@@ -1,0 +1,109 @@
+"""The request to make sound: its options, its form and the names of its result files.
+
+Nothing here opens a connection: both clients use it.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypedDict
+
+from foley.client.results import RemoteFile, RemoteGeneration, RemoteUpdate
+from foley.errors import ParameterError, VideoDecodeError
+from foley.request import GenerationRequest, Solver
+
+Clip = Path | str | bytes
+Format = Literal["mp4", "mov", "mkv", "webm", "wav", "flac"]
+OnUpdate = Callable[[RemoteUpdate], None]
+
+EVENT_STREAM = "text/event-stream"
+
+
+class RequestOptions(TypedDict, total=False):
+    """The options of `generate`; `foley.GenerationRequest` has their ranges and defaults."""
+
+    prompt: str
+    negative_prompt: str
+    guidance_scale: float | None
+    num_inference_steps: int | None
+    solver: Solver
+    seed: int | None
+    num_variations: int
+    trim: bool  # cut a clip that is too long instead of refusing it
+    format: Format  # of the files; mp4 by default
+    priority: Literal["interactive", "bulk"]  # bulk lets interactive requests go first
+
+
+class PreparedRequest:
+    """A request to `POST /v1/generate`, checked before anything is sent.
+
+    Args:
+        clip: path of the video, or its bytes.
+        options: a mapping with the keys of `RequestOptions`. A value of None is not sent.
+        request_id: 1 to 64 letters, digits, `.`, `_` and `-`. The service chooses one if it is
+            None.
+
+    Raises:
+        ParameterError: an option is unknown or out of bounds.
+    """
+
+    def __init__(self, clip: Clip, options: Mapping[str, Any], *, request_id: str | None) -> None:
+        known = GenerationRequest.model_fields
+        GenerationRequest.parse(**{k: v for k, v in options.items() if k in known})
+        unknown = sorted(options.keys() - RequestOptions.__annotations__.keys())
+        if unknown:
+            raise ParameterError(f"{unknown[0]}: no such option")
+        self._clip = clip if isinstance(clip, bytes) else Path(clip)
+        self._fields = {k: _format_field(v) for k, v in options.items() if v is not None}
+        self._format: str = options.get("format") or "mp4"
+        self._headers = {"Accept": EVENT_STREAM}
+        if request_id is not None:
+            self._headers["X-Request-Id"] = request_id
+
+    @contextlib.contextmanager
+    def open_form(self) -> Iterator[dict[str, Any]]:
+        """Yield the form and the headers as arguments of httpx.
+
+        The clip's file stays open inside the block, because httpx reads it while it sends.
+
+        Raises:
+            VideoDecodeError: the clip's file cannot be opened.
+        """
+        with contextlib.ExitStack() as stack:
+            try:
+                content = (
+                    self._clip
+                    if isinstance(self._clip, bytes)
+                    else stack.enter_context(self._clip.open("rb"))
+                )
+            except OSError as error:
+                raise VideoDecodeError(
+                    f"{self._clip!s} cannot be read ({error.strerror}); check the path"
+                ) from error
+            # The file's real name is not sent.
+            clip = ("clip", content, "application/octet-stream")
+            yield {"data": self._fields, "files": {"clip": clip}, "headers": self._headers}
+
+    def result_paths(self, result: RemoteGeneration, folder: Path) -> list[tuple[RemoteFile, Path]]:
+        """Pair each file in the requested format with its path in a folder.
+
+        Args:
+            result: the service's answer to this request.
+            folder: parent of the paths; it need not exist.
+
+        Returns:
+            One pair for each variation: CLIP.foley.FORMAT, or CLIP.foley-N.FORMAT if there are
+            several.
+        """
+        stem = "clip" if isinstance(self._clip, bytes) else self._clip.stem
+        files = result.select_files(self._format)
+        pairs = []
+        for file in files:
+            number = f"-{file.variation}" if len(files) > 1 else ""
+            pairs.append((file, folder / f"{stem}.foley{number}.{file.format}"))
+        return pairs
+
+
+def _format_field(value: object) -> str:
+    """Write an option as the form's text: booleans are `true` and `false`."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
