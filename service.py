@@ -43,7 +43,7 @@ from runners.jobs.results import Results
 from runners.jobs.run import GenerationService
 from runners.jobs.scratch import Common, Scratch
 from runners.logs import configure_logging
-from runners.messages import Job, Made, ModelStatus, Report
+from runners.messages import ModelStatus, RunnerEvent, RunnerRequest, RunnerResult
 from runners.page.proxy import PageHost
 from runners.sandbox.fork_server import SandboxLimits
 from runners.sandbox.pool import Sandbox
@@ -83,21 +83,21 @@ class GpuRunner:
         self.worker = start_worker(SETTINGS)
 
     @bentoml.api
-    async def generate(self, job: Job) -> AsyncGenerator[str, None]:
-        """Make the sounds of one request; lines of JSON, one `Report` each, the outcome last."""
+    async def generate(self, job: RunnerRequest) -> AsyncGenerator[str, None]:
+        """Make the sounds of one request; lines of JSON, one `RunnerEvent` each, the outcome last."""
         loop = asyncio.get_running_loop()
-        reports: asyncio.Queue[Report] = asyncio.Queue()
+        reports: asyncio.Queue[RunnerEvent] = asyncio.Queue()
         trace = JobTrace(job)
 
-        def tell(report: Report) -> None:
+        def tell(report: RunnerEvent) -> None:
             if report.update is not None:
                 trace.update(report.update)
             loop.call_soon_threadsafe(reports.put_nowait, report)
 
         try:
-            outcome = self.worker.submit(job, lambda update: tell(Report(update=update)))
+            outcome = self.worker.submit(job, lambda update: tell(RunnerEvent(update=update)))
         except FoleyError as error:
-            yield Report.of(error).line()
+            yield RunnerEvent.of(error).line()
             return
         outcome.add_done_callback(lambda done: tell(_report_of(done)))
         try:
@@ -277,14 +277,14 @@ FoleyApi.add_asgi_middleware(  # type: ignore[attr-defined]
 )
 
 
-def _report_of(done: "Future[Made]") -> Report:
+def _report_of(done: "Future[RunnerResult]") -> RunnerEvent:
     """What a job's outcome is told as."""
     if done.cancelled():
-        return Report.of(CancelledRequestError("the request was cancelled"))
+        return RunnerEvent.of(CancelledRequestError("the request was cancelled"))
     error = done.exception()
     if error is None:
-        return Report(made=done.result())
+        return RunnerEvent(made=done.result())
     if isinstance(error, FoleyError):
-        return Report.of(error)
+        return RunnerEvent.of(error)
     log.error("job_failed", exc_info=error)
-    return Report.of(ServerError("something went wrong inside the model's process"))
+    return RunnerEvent.of(ServerError("something went wrong inside the model's process"))

@@ -12,7 +12,7 @@ from foley.types import Stage
 Priority = Literal["interactive", "bulk"]
 
 
-class Job(BaseModel):
+class RunnerRequest(BaseModel):
     """One request, as the API hands it to the runner."""
 
     model_config = ConfigDict(frozen=True)
@@ -30,7 +30,7 @@ class Job(BaseModel):
         return Path(self.folder)
 
 
-class Update(BaseModel):
+class ProgressUpdate(BaseModel):
     """How far a job has come."""
 
     model_config = ConfigDict(frozen=True)
@@ -41,7 +41,7 @@ class Update(BaseModel):
     num_steps: int | None = None
 
 
-class Made(BaseModel):
+class RunnerResult(BaseModel):
     """What the runner says about the waveforms that it left in the job's folder."""
 
     model_config = ConfigDict(frozen=True)
@@ -54,7 +54,7 @@ class Made(BaseModel):
     next_place_seconds: float | None = None  # after how long the next request is done, as measured
 
 
-class Report(BaseModel):
+class RunnerEvent(BaseModel):
     """One line of what the runner tells about a job: exactly one of the three.
 
     Updates come first; the last line is what came of the job. Exceptions lose their class between
@@ -63,13 +63,13 @@ class Report(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    update: Update | None = None
-    made: Made | None = None
+    update: ProgressUpdate | None = None
+    made: RunnerResult | None = None
     error: tuple[str, str] | None = None  # code, message
     retry_after_seconds: float | None = None  # of an error, when to come again
 
     @classmethod
-    def of(cls, error: FoleyError) -> "Report":
+    def of(cls, error: FoleyError) -> "RunnerEvent":
         """What an error is told as."""
         return cls(error=(error.code, str(error)), retry_after_seconds=error.retry_after_seconds)
 

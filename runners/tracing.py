@@ -27,7 +27,7 @@ from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer
 
 from foley.errors import CancelledRequestError, FoleyError
 from foley.types import Stage
-from runners.messages import Job, Made, Update
+from runners.messages import ProgressUpdate, RunnerRequest, RunnerResult
 from runners.settings import traces_wanted
 
 END_SECONDS = 2.0
@@ -129,14 +129,14 @@ def carrier() -> dict[str, str]:
 class JobTrace:
     """The stages and steps of a job, from what the runner tells about it."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: RunnerRequest) -> None:
         self._parent = propagate.extract(job.trace, context.Context())
         self._stage: Stage | None = None
         self._span: Span = trace.INVALID_SPAN
         self._step: int | None = None
         self._since = 0
 
-    def update(self, update: Update) -> None:
+    def update(self, update: ProgressUpdate) -> None:
         """Note how far the job has come."""
         now = time.time_ns()
         if update.stage != self._stage:
@@ -148,7 +148,7 @@ class JobTrace:
                 self._add_step(update.step, now)
             self._step, self._since = update.step, now
 
-    def end(self, outcome: Future[Made]) -> None:
+    def end(self, outcome: Future[RunnerResult]) -> None:
         """Note that nothing follows."""
         gone = outcome.cancelled() or not outcome.done()
         error = CancelledRequestError() if gone else outcome.exception()

@@ -33,7 +33,7 @@ from runners.jobs.outputs import JobResult, SoundFile
 from runners.jobs.progress import Pace
 from runners.jobs.run import GenerationService
 from runners.jobs.scratch import Scratch
-from runners.messages import Update
+from runners.messages import ProgressUpdate
 from runners.settings import Settings
 
 CHUNK_BYTES = 256 * 1024
@@ -136,7 +136,7 @@ class FoleyServicer(FoleyServiceServicer):
         clock: Deadline,
         folder: Path,
     ) -> JobResult:
-        updates: asyncio.Queue[Update | None] = asyncio.Queue()
+        updates: asyncio.Queue[ProgressUpdate | None] = asyncio.Queue()
         pace = Pace()
         filling = asyncio.create_task(
             self._service.run(order, folder, clock, call.request_id, updates.put_nowait)

@@ -22,7 +22,7 @@ from runners.jobs.progress import Pace
 from runners.jobs.results import Results
 from runners.jobs.run import GenerationService
 from runners.jobs.scratch import Scratch
-from runners.messages import Update
+from runners.messages import ProgressUpdate
 from runners.settings import Settings
 from runners.status import INTERNAL_CODE, INTERNAL_MESSAGE, public_message, retry_after
 
@@ -167,7 +167,7 @@ class Endpoints:
         scope, pace = request.scope, Pace()
         owner, request_id = scope["foley.owner"], scope["foley.request_id"]
 
-        def on_update(update: Update) -> None:
+        def on_update(update: ProgressUpdate) -> None:
             events.tell("progress", pace.described(update))
 
         async def fill() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from runners.jobs.job import GenerationJob
-from runners.messages import Made, ModelStatus
+from runners.messages import ModelStatus, RunnerResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class ResultMetadata:
 
     request_id: str
     model: ModelStatus
-    made: Made
+    made: RunnerResult
     timings: dict[str, float]  # seconds in each stage, in order
     notices: list[str] = field(default_factory=list)
 

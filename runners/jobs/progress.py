@@ -3,7 +3,7 @@
 import time
 from typing import Any
 
-from runners.messages import Update
+from runners.messages import ProgressUpdate
 
 
 class Pace:
@@ -12,7 +12,7 @@ class Pace:
     def __init__(self) -> None:
         self._first: tuple[int, float] | None = None  # step, and when
 
-    def described(self, update: Update) -> dict[str, Any]:
+    def described(self, update: ProgressUpdate) -> dict[str, Any]:
         """The update as callers see it, with `seconds_left` of its stage where that is known."""
         told = update.model_dump(exclude_none=True)
         if update.step is None or update.num_steps is None:

@@ -27,20 +27,20 @@ from runners import metrics, tracing
 from runners.jobs.deadline import Deadline
 from runners.jobs.job import GenerationJob
 from runners.jobs.outputs import JobResult, ResultMetadata, SoundFile
-from runners.messages import Job, Made, ModelStatus, Report, Update
+from runners.messages import ModelStatus, ProgressUpdate, RunnerEvent, RunnerRequest, RunnerResult
 from runners.sandbox.pool import Sandbox
 from runners.settings import Settings
 
 PROBE_SECONDS = 1.0
 RECENT = 16
-OnUpdate = Callable[[Update], None]
+OnUpdate = Callable[[ProgressUpdate], None]
 
 
 class Runner(Protocol):
     """The GPU runner, as the API's processes see it."""
 
-    def generate(self, *, job: Job) -> AsyncIterator[str]:
-        """Lines of JSON, cut anywhere: one `Report` each."""
+    def generate(self, *, job: RunnerRequest) -> AsyncIterator[str]:
+        """Lines of JSON, cut anywhere: one `RunnerEvent` each."""
 
     async def cancel(self, *, job_id: str) -> bool:
         """Drop a job."""
@@ -118,7 +118,7 @@ class GenerationService:
         started = time.monotonic()
         model = self._model or await self.ask_model()
         limits = self._media_limits()
-        on_update(Update(stage=Stage.DECODE_VIDEO))
+        on_update(ProgressUpdate(stage=Stage.DECODE_VIDEO))
         with clock.stage(Stage.DECODE_VIDEO):
             read = await self._sandbox.run(
                 "decode",
@@ -128,7 +128,7 @@ class GenerationService:
                 trim=order.trim,
                 limits=limits,
             )
-        job = Job(
+        job = RunnerRequest(
             id=folder.name,
             priority=order.priority,
             folder=str(folder),
@@ -140,7 +140,7 @@ class GenerationService:
             made = await self._call_runner(carried, on_update)
         self._next_place_seconds = made.next_place_seconds
         clock.seconds.update(made.timings)
-        on_update(Update(stage=Stage.MUX))
+        on_update(ProgressUpdate(stage=Stage.MUX))
         with clock.stage(Stage.MUX):
             written = await self._sandbox.run(
                 "write",
@@ -175,7 +175,7 @@ class GenerationService:
             "codecs": self._settings.video_codecs.split(","),
         }
 
-    async def _call_runner(self, job: Job, on_update: OnUpdate) -> Made:
+    async def _call_runner(self, job: RunnerRequest, on_update: OnUpdate) -> RunnerResult:
         """The runner's work on one job: the one call that a request makes (3)."""
         try:
             async with contextlib.aclosing(read_reports(self._runner.generate(job=job))) as reports:
@@ -203,10 +203,10 @@ def _file(folder: Path, *, name: str, container: str, notices: list[str]) -> Sou
     return SoundFile(path=folder / name, container=container, notices=tuple(notices))
 
 
-async def read_reports(chunks: AsyncIterator[str]) -> AsyncGenerator[Report, None]:
+async def read_reports(chunks: AsyncIterator[str]) -> AsyncGenerator[RunnerEvent, None]:
     """The reports in a stream that BentoML cuts at arbitrary places."""
     rest = ""
     async for chunk in chunks:
         *lines, rest = (rest + chunk).split("\n")
         for line in lines:
-            yield Report.model_validate_json(line)
+            yield RunnerEvent.model_validate_json(line)

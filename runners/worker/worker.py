@@ -31,7 +31,7 @@ from foley.types import Stage
 from runners import metrics
 from runners.handoff import count_frames, load_frames, save_waveforms
 from runners.logs import adopt_libraries
-from runners.messages import Job, Made, ModelStatus, Update
+from runners.messages import ModelStatus, ProgressUpdate, RunnerRequest, RunnerResult
 from runners.settings import Settings
 from runners.worker.scheduler import Action, Entry, Kind, Scheduler, Size
 
@@ -45,23 +45,23 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-OnUpdate = Callable[[Update], None]
+OnUpdate = Callable[[ProgressUpdate], None]
 Load = Callable[[], "Sequence[FoleyPipeline]"]
 
 
 class RunningJob:
     """A job in the house."""
 
-    def __init__(self, job: Job, entry: Entry, on_update: OnUpdate) -> None:
+    def __init__(self, job: RunnerRequest, entry: Entry, on_update: OnUpdate) -> None:
         self.job = job
         self.entry = entry
-        self.outcome: Future[Made] = Future()
+        self.outcome: Future[RunnerResult] = Future()
         self.session: Session | None = None
         self.failure: Exception | None = None  # why it leaves early
-        self.made: Made | None = None
+        self.made: RunnerResult | None = None
         self._on_update = on_update
         self._waited_seconds = 0.0
-        self._told: Update | None = None
+        self._told: ProgressUpdate | None = None
 
     def begin(self, pipeline: "FoleyPipeline") -> None:
         """Make the session, on the thread that works on it."""
@@ -73,7 +73,7 @@ class RunningJob:
         self.entry.size = replace(self.entry.size, num_pieces=num_pieces)
         self.session = pipeline.start(frames, self.job.request)
 
-    def tell(self, update: Update) -> None:
+    def tell(self, update: ProgressUpdate) -> None:
         """Report how far it has come, where that is news."""
         if update != self._told:
             self._told = update
@@ -84,16 +84,16 @@ class RunningJob:
         assert self.session is not None
         if stage is Stage.SAMPLE:
             done, of_so_many = self.session.step, self.session.num_steps
-            self.tell(Update(stage=stage, step=done, num_steps=of_so_many))
+            self.tell(ProgressUpdate(stage=stage, step=done, num_steps=of_so_many))
         else:
-            self.tell(Update(stage=stage))
+            self.tell(ProgressUpdate(stage=stage))
 
     def keep_result(self, next_place_seconds: float) -> None:
         """Leave the waveforms for the API."""
         assert self.session is not None
         generation = self.session.result()
         save_waveforms(generation.waveforms, self.job.path)
-        self.made = Made(
+        self.made = RunnerResult(
             seeds=generation.seeds,
             sample_rate=generation.sample_rate,
             duration_seconds=generation.duration_seconds,
@@ -146,7 +146,9 @@ class Worker:
         self._thread = threading.Thread(target=self._run, name="foley-worker", daemon=True)
         self._thread.start()
 
-    def submit(self, job: Job, on_update: OnUpdate = lambda update: None) -> "Future[Made]":
+    def submit(
+        self, job: RunnerRequest, on_update: OnUpdate = lambda update: None
+    ) -> "Future[RunnerResult]":
         """The job's outcome, later.
 
         Args:
@@ -229,7 +231,7 @@ class Worker:
         metrics.QUEUE_DEPTH.set(len(waiting))
         metrics.RUNNING.set(num_running)
         for position, entry in enumerate(waiting, start=num_running):
-            self._tickets[entry].tell(Update(stage=Stage.QUEUE, queue_position=position))
+            self._tickets[entry].tell(ProgressUpdate(stage=Stage.QUEUE, queue_position=position))
 
     def _run(self) -> None:
         engines = self._start()

@@ -19,7 +19,7 @@ from runners.jobs.cancellation import CancellationRegistry
 from runners.jobs.job import GenerationJob
 from runners.jobs.outputs import JobResult, ResultMetadata, SoundFile
 from runners.jobs.scratch import Scratch
-from runners.messages import Made, ModelStatus
+from runners.messages import ModelStatus, RunnerResult
 from runners.process import free_port
 from runners.settings import Settings
 from tests.grpc.test_server import ready
@@ -44,7 +44,9 @@ class FullDesk:
     async def run(self, order: GenerationJob, folder: Path, *_: Any) -> JobResult:
         path = folder / "foley-1.wav"
         path.write_bytes(bytes(NUM_BYTES))
-        made = Made(seeds=(1,), sample_rate=48_000, duration_seconds=1, timings={}, notices=())
+        made = RunnerResult(
+            seeds=(1,), sample_rate=48_000, duration_seconds=1, timings={}, notices=()
+        )
         model = ModelStatus(state="ready", preset="tiny")
         facts = ResultMetadata(request_id="a", model=model, made=made, timings={"total": 1.0})
         sound = SoundFile(path=path, container="wav", notices=())

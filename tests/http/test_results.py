@@ -14,7 +14,7 @@ from runners.jobs.cancellation import CancellationRegistry
 from runners.jobs.progress import Pace
 from runners.jobs.results import Results
 from runners.jobs.scratch import Common, Scratch, remove_leftovers
-from runners.messages import Update
+from runners.messages import ProgressUpdate
 from tests.server import ROOT
 
 
@@ -178,12 +178,12 @@ def test_the_pace_of_the_steps_tells_what_is_left(monkeypatch: pytest.MonkeyPatc
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     pace = Pace()
-    assert pace.described(Update(stage="queue", queue_position=3)) == {
+    assert pace.described(ProgressUpdate(stage="queue", queue_position=3)) == {
         "stage": "queue",
         "queue_position": 3,
     }
     left = []
     for step in (1, 2, 3, 5):
-        left.append(pace.described(Update(stage="sample", step=step, num_steps=5)))
+        left.append(pace.described(ProgressUpdate(stage="sample", step=step, num_steps=5)))
         now += 2.0
     assert [update.get("seconds_left") for update in left] == [None, 6.0, 4.0, 0.0]

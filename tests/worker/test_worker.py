@@ -27,7 +27,7 @@ from foley.session import Session
 from foley.types import Stage
 from runners import metrics
 from runners.handoff import load_waveforms, save_frames
-from runners.messages import Job, Update
+from runners.messages import ProgressUpdate, RunnerRequest
 from runners.worker import calibration
 from runners.worker.engine import Engine
 from runners.worker.scheduler import Budget, Kind
@@ -108,7 +108,7 @@ def worker(gate: Gate) -> Iterator[Worker]:
 
 
 @pytest.fixture
-def job(tmp_path: Path) -> Callable[..., Job]:
+def job(tmp_path: Path) -> Callable[..., RunnerRequest]:
     def make(
         name: str,
         *,
@@ -116,12 +116,12 @@ def job(tmp_path: Path) -> Callable[..., Job]:
         num_sync: int = 16,
         priority: str = "interactive",
         **options: object,
-    ) -> Job:
+    ) -> RunnerRequest:
         folder = tmp_path / name
         folder.mkdir()
         save_frames(toy_frames(num_sync, seed=ord(name[0])), folder)
         options = {"num_inference_steps": STEPS, "seed": ord(name[0])} | options
-        return Job(
+        return RunnerRequest(
             id=name,
             folder=str(folder),
             request=GenerationRequest.parse(**options),
@@ -139,7 +139,7 @@ def value(metric: object) -> float:
 
 
 def test_the_worker_leaves_waveforms_and_says_how(
-    worker: Worker, gate: Gate, job: Callable[..., Job]
+    worker: Worker, gate: Gate, job: Callable[..., RunnerRequest]
 ) -> None:
     gate.open()
     asked = job("a", seed=4, num_variations=2)
@@ -153,21 +153,21 @@ def test_the_worker_leaves_waveforms_and_says_how(
 
 
 def test_updates_tell_every_stage_and_step(
-    worker: Worker, gate: Gate, job: Callable[..., Job]
+    worker: Worker, gate: Gate, job: Callable[..., RunnerRequest]
 ) -> None:
     gate.open()
-    updates: list[Update] = []
+    updates: list[ProgressUpdate] = []
     worker.submit(job("a", solver="heun"), updates.append).result(10)
     assert updates == [
-        Update(stage="queue", queue_position=0),
-        Update(stage=Stage.ENCODE),
-        *(Update(stage="sample", step=step, num_steps=STEPS) for step in range(STEPS + 1)),
-        Update(stage="decode_audio"),
+        ProgressUpdate(stage="queue", queue_position=0),
+        ProgressUpdate(stage=Stage.ENCODE),
+        *(ProgressUpdate(stage="sample", step=step, num_steps=STEPS) for step in range(STEPS + 1)),
+        ProgressUpdate(stage="decode_audio"),
     ]
 
 
 def test_requests_join_and_leave_between_evaluations(
-    worker: Worker, gate: Gate, job: Callable[..., Job]
+    worker: Worker, gate: Gate, job: Callable[..., RunnerRequest]
 ) -> None:
     first = worker.submit(job("a", num_inference_steps=8))
     gate.begun.wait(10)
@@ -183,12 +183,12 @@ def test_requests_join_and_leave_between_evaluations(
 
 
 def test_those_who_wait_are_told_how_many_go_before_them(
-    gate: Gate, job: Callable[..., Job]
+    gate: Gate, job: Callable[..., RunnerRequest]
 ) -> None:
     worker = start(capacity=4)
     running = worker.submit(job("a", **LARGE))
     gate.begun.wait(10)
-    updates: dict[str, list[Update]] = {"b": [], "c": []}
+    updates: dict[str, list[ProgressUpdate]] = {"b": [], "c": []}
     for name, told in updates.items():
         worker.submit(job(name, **LARGE), told.append)
     positions = {name: [u.queue_position for u in told] for name, told in updates.items()}
@@ -206,7 +206,7 @@ def test_those_who_wait_are_told_how_many_go_before_them(
 
 
 def test_a_cancelled_job_ends_at_its_next_step_and_the_others_go_on(
-    worker: Worker, gate: Gate, job: Callable[..., Job]
+    worker: Worker, gate: Gate, job: Callable[..., RunnerRequest]
 ) -> None:
     cancelled = worker.submit(job("a"))
     other = worker.submit(job("b"))
@@ -225,7 +225,7 @@ def test_a_cancelled_job_ends_at_its_next_step_and_the_others_go_on(
 
 
 def test_a_cancelled_job_frees_its_memory(
-    worker: Worker, gate: Gate, job: Callable[..., Job]
+    worker: Worker, gate: Gate, job: Callable[..., RunnerRequest]
 ) -> None:
     cancelled = worker.submit(job("a"))
     gate.begun.wait(10)
@@ -242,7 +242,7 @@ def test_a_cancelled_job_frees_its_memory(
 
 
 def test_a_job_that_waits_leaves_at_once_when_it_is_cancelled(
-    gate: Gate, job: Callable[..., Job]
+    gate: Gate, job: Callable[..., RunnerRequest]
 ) -> None:
     worker = start(capacity=2)
     worker.submit(job("a", **LARGE))
@@ -259,7 +259,7 @@ def test_a_job_that_waits_leaves_at_once_when_it_is_cancelled(
 
 
 def test_an_outcome_that_is_cancelled_frees_its_place_too(
-    worker: Worker, gate: Gate, job: Callable[..., Job]
+    worker: Worker, gate: Gate, job: Callable[..., RunnerRequest]
 ) -> None:
     worker.submit(job("a", **LARGE))
     gate.begun.wait(10)
@@ -270,7 +270,7 @@ def test_an_outcome_that_is_cancelled_frees_its_place_too(
 
 
 def test_late_jobs_free_their_places_running_or_not(
-    worker: Worker, gate: Gate, job: Callable[..., Job]
+    worker: Worker, gate: Gate, job: Callable[..., RunnerRequest]
 ) -> None:
     running = worker.submit(job("a", timeout_seconds=0.2))
     gate.begun.wait(10)
@@ -286,7 +286,7 @@ def test_late_jobs_free_their_places_running_or_not(
 
 
 def test_a_job_whose_time_is_up_while_nothing_runs_is_told(
-    worker: Worker, gate: Gate, job: Callable[..., Job]
+    worker: Worker, gate: Gate, job: Callable[..., RunnerRequest]
 ) -> None:
     outcome = worker.submit(job("a", timeout_seconds=0))
     assert isinstance(outcome.exception(10), RequestTimeoutError)
@@ -294,7 +294,7 @@ def test_a_job_whose_time_is_up_while_nothing_runs_is_told(
 
 
 def test_more_jobs_than_the_capacity_are_refused_and_told_when_to_come_again(
-    worker: Worker, gate: Gate, job: Callable[..., Job]
+    worker: Worker, gate: Gate, job: Callable[..., RunnerRequest]
 ) -> None:
     running = [worker.submit(job(name)) for name in "ab"]
     with pytest.raises(BusyError) as caught:
@@ -307,7 +307,7 @@ def test_more_jobs_than_the_capacity_are_refused_and_told_when_to_come_again(
 
 
 def test_a_bug_in_one_job_hurts_no_other(
-    worker: Worker, gate: Gate, job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+    worker: Worker, gate: Gate, job: Callable[..., RunnerRequest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     advance = Session.advance
 
@@ -326,7 +326,7 @@ def test_a_bug_in_one_job_hurts_no_other(
 
 
 def test_a_job_without_frames_fails_alone(
-    worker: Worker, gate: Gate, job: Callable[..., Job]
+    worker: Worker, gate: Gate, job: Callable[..., RunnerRequest]
 ) -> None:
     gate.open()
     broken, whole = job("a"), job("b")
@@ -337,7 +337,7 @@ def test_a_job_without_frames_fails_alone(
 
 
 def test_stopping_drops_what_runs_and_what_waits(
-    worker: Worker, gate: Gate, job: Callable[..., Job]
+    worker: Worker, gate: Gate, job: Callable[..., RunnerRequest]
 ) -> None:
     running = worker.submit(job("a", **LARGE))
     gate.begun.wait(10)
@@ -350,7 +350,9 @@ def test_stopping_drops_what_runs_and_what_waits(
         worker.submit(job("c"))
 
 
-def test_every_device_takes_from_the_one_queue(gate: Gate, job: Callable[..., Job]) -> None:
+def test_every_device_takes_from_the_one_queue(
+    gate: Gate, job: Callable[..., RunnerRequest]
+) -> None:
     worker = start(capacity=8, num_devices=2)
     running = [worker.submit(job(name, **LARGE)) for name in "abc"]
     deadline = time.monotonic() + 10
@@ -361,7 +363,9 @@ def test_every_device_takes_from_the_one_queue(gate: Gate, job: Callable[..., Jo
     assert all(isinstance(f.exception(10), CancelledRequestError) for f in running)
 
 
-def test_devices_may_cut_clips_in_different_ways(gate: Gate, job: Callable[..., Job]) -> None:
+def test_devices_may_cut_clips_in_different_ways(
+    gate: Gate, job: Callable[..., RunnerRequest]
+) -> None:
     finely, parts = FoleyPipeline(toy_components(), torch.device("cpu")), toy_components()
     towers = parts.synchformer, parts.vision, parts.text
     finely._encoders = Encoders(*towers, finely.device, cut=Cut(Pieces(4), Pieces(1)))
@@ -379,7 +383,7 @@ def test_devices_may_cut_clips_in_different_ways(gate: Gate, job: Callable[..., 
 
 
 def test_engines_that_share_a_cpu_share_its_threads(
-    gate: Gate, job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+    gate: Gate, job: Callable[..., RunnerRequest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measured = (
         Budget(tokens=64, lanes=2),
@@ -413,7 +417,7 @@ def test_engines_that_share_a_cpu_share_its_threads(
 
 
 def test_whatever_is_cancelled_or_late_everyone_hears_and_the_house_empties(
-    job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+    job: Callable[..., RunnerRequest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measured = (
         Budget(tokens=300, lanes=2),
@@ -452,7 +456,9 @@ def test_whatever_is_cancelled_or_late_everyone_hears_and_the_house_empties(
     ("error", "code"),
     [(CheckpointError("no file"), "checkpoint_invalid"), (KeyError("bug"), ServerError.code)],
 )
-def test_a_failed_load_is_told(error: Exception, code: str, job: Callable[..., Job]) -> None:
+def test_a_failed_load_is_told(
+    error: Exception, code: str, job: Callable[..., RunnerRequest]
+) -> None:
     def load() -> list[FoleyPipeline]:
         raise error
 
@@ -492,7 +498,7 @@ def test_a_warm_model_is_settled_before_the_first_job() -> None:
 
 
 def test_an_engine_that_fails_for_no_requests_reason_ends_the_process(
-    job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+    job: Callable[..., RunnerRequest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dead = threading.Event()
     worker = Worker(lambda: [toy_pipeline()], capacity=1, die=dead.set)
