@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import pytest_timeout
 import torch
 
+from tests.patience import scale
 from tests.server import ROOT, Server, draw_clip
 
 MAX_UPLOAD_BYTES = 4_000_000
@@ -25,16 +27,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(left_out)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_timeout_set_timer(item: pytest.Item, settings: pytest_timeout.Settings) -> object:
+    """Scale the time limit of each test, whether it comes from pyproject.toml or from a mark."""
+    scaled = settings._replace(timeout=scale(settings.timeout))
+    return pytest_timeout.pytest_timeout_set_timer(item, scaled)
+
+
 @pytest.fixture(autouse=True)
 def ordinary_priority() -> Iterator[None]:
-    """A real-time process, as root's encoders may leave us, starts browsers that stop machines."""
+    """Check that no test has made this process a real-time one, as encoders may when run by root.
+
+    A browser that such a process starts takes both cores from everything else.
+    """
     yield
     assert os.sched_getscheduler(0) == os.SCHED_OTHER
 
 
 @pytest.fixture(scope="session")
 def probes() -> list[tuple[int, int]]:
-    """Filled by `server`: the (readyz, livez) statuses while it started."""
+    """Return the (readyz, livez) statuses while `server` started, which fills them in."""
     return []
 
 

@@ -18,17 +18,27 @@ import numpy as np
 import psutil
 
 from runners.process import free_ports
+from tests.patience import Deadline, scale, wait_for_exit, wait_until
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass
 class Server:
-    """`bentoml serve` with the tiny preset, on a free port."""
+    """`bentoml serve` with the tiny preset, on a free port.
+
+    Attributes:
+        folder: for its log and its files.
+        settings: further environment variables.
+        grace_seconds: how long it lets requests end after SIGTERM; None for 30 s on a quiet
+            machine.
+        ready_seconds: how long it may take to become ready on a quiet machine.
+        target: what is served.
+    """
 
     folder: Path
     settings: dict[str, str] = field(default_factory=dict)
-    grace_seconds: int = 30
+    grace_seconds: int | None = None
     ready_seconds: int = 90
     target: str = "service:FoleyApi"
 
@@ -38,8 +48,9 @@ class Server:
         self.scratch = self.folder / "scratch"
         self.log = self.folder / "server.log"
         self.client = httpx.Client(
-            base_url=f"http://127.0.0.1:{self.port}", timeout=120, trust_env=False
+            base_url=f"http://127.0.0.1:{self.port}", timeout=scale(120), trust_env=False
         )
+        self.stop_seconds = self.grace_seconds or round(scale(30))
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("FOLEY_")}
         environment = {
             **inherited,
@@ -47,7 +58,7 @@ class Server:
             "FOLEY_DEVICE": "cpu",
             "FOLEY_GRPC_PORT": str(grpc_port),
             "FOLEY_SCRATCH_DIR": str(self.scratch),
-            # Threads that share their cores with other tests wait for each other most of the time.
+            # Threads that share their cores with other tests mostly wait for one another.
             "OMP_NUM_THREADS": "1",
             "BENTOML_HOME": str(self.folder / "bentoml"),
             "BENTOML_DO_NOT_TRACK": "True",
@@ -55,7 +66,7 @@ class Server:
         }
         command = [sys.executable, "-m", "bentoml", "serve", self.target]
         command += ["--host", "127.0.0.1", "--port", str(self.port)]
-        command += ["--timeout-graceful-shutdown", str(self.grace_seconds)]
+        command += ["--timeout-graceful-shutdown", str(self.stop_seconds)]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 command,
@@ -68,25 +79,30 @@ class Server:
         self.started = time.monotonic()
 
     def probe(self, path: str) -> int:
-        """The status of a probe; 0 when nothing listens yet."""
+        """Return the status of a probe; 0 if nothing listens yet."""
         try:
-            return self.client.get(path, timeout=5).status_code
+            return self.client.get(path, timeout=scale(5)).status_code
         except httpx.TransportError:
             return 0
 
     def wait_until_ready(self) -> list[tuple[int, int]]:
-        """All (readyz, livez) statuses seen on the way. A model that fails ends the wait."""
+        """Wait for readiness and return all (readyz, livez) statuses seen on the way.
+
+        Raises:
+            AssertionError: the server ended, or its model failed, or the wait took too long.
+        """
+        deadline = Deadline(self.ready_seconds)
         seen = []
         while not seen or seen[-1][0] != 200:
             assert self.process.poll() is None, self.log.read_text()
             assert not (line := self.model_failure()), line
-            assert time.monotonic() - self.started < self.ready_seconds, self.log.read_text()
+            assert not deadline.is_over(), self.log.read_text()
             seen.append((self.probe("/readyz"), self.probe("/livez")))
             time.sleep(0.1)
         return seen
 
     def model_failure(self) -> str:
-        """The log's line about a model that could not be had; empty where there is none."""
+        """Return the line of the log about a model that could not be loaded; empty without one."""
         lines = self.log.read_text(errors="replace").splitlines()
         return next((line for line in lines if '"event": "model_failed"' in line), "")
 
@@ -97,62 +113,64 @@ class Server:
         return self.client.post("/v1/generate", files={"clip": clip}, data=data, headers=headers)
 
     def metric(self, line_start: str) -> float:
-        """The value of the metric whose line starts so; 0 when there is none."""
+        """Return the value of the metric whose line starts so; 0 without one."""
         for line in self.client.get("/metrics").text.splitlines():
             if line.startswith(line_start):
                 return float(line.split()[-1])
         return 0.0
 
     def wait_for_metric(self, line_start: str, value: float) -> None:
-        """Return when the metric has the value; fail after 20 s."""
-        deadline = time.monotonic() + 20
-        while self.metric(line_start) != value:
-            assert time.monotonic() < deadline, f"{line_start} never became {value}"
-            time.sleep(0.05)
+        """Wait until the metric has the value."""
+        wait_until(
+            lambda: self.metric(line_start) == value, what=f"{line_start} never became {value}"
+        )
 
     def wait_for_log(self, request_id: str) -> dict[str, Any]:
-        """The line of the log about a request, which may come after its answer; fails after 5 s."""
-        deadline = time.monotonic() + 5
-        while not (lines := [x for x in self.log.read_text().splitlines() if request_id in x]):
-            assert time.monotonic() < deadline, f"no line about {request_id}"
-            time.sleep(0.02)
+        """Return the log's latest line about a request, which may be later than its answer."""
+        lines = wait_until(
+            lambda: [line for line in self.log.read_text().splitlines() if request_id in line],
+            what=f"no line about {request_id}",
+        )
         event: dict[str, Any] = json.loads(lines[-1])
         return event
 
     def wait_until_scratch_is_empty(self) -> None:
-        """Return when no request has files any more; fail after 5 s. Kept results do not count."""
-        deadline = time.monotonic() + 5  # a client may have its answer before the files are gone
-        while left := [
+        """Wait until no request has files any more. Kept results do not count.
+
+        A client may have its answer before the files are gone.
+        """
+        wait_until(lambda: not self._request_files(), what=self._request_files)
+
+    def _request_files(self) -> list[Path]:
+        return [
             *(path for path in self.scratch.glob("foley-*/*") if "-common-" not in str(path)),
             *self.scratch.glob("foley-common-*/requests/*"),
-        ]:
-            assert time.monotonic() < deadline, left
-            time.sleep(0.02)
+        ]
 
     def stop(self) -> int:
-        """SIGTERM, and the exit status. Whatever does not end by itself is killed."""
+        """Send SIGTERM and return the exit status. Processes that do not end are killed."""
         self.client.close()
         family = self.family()
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
             # It may use all of its grace for requests that a test left behind.
-            return self.process.wait(self.grace_seconds + 15)
+            return wait_for_exit(self.process, self.stop_seconds + 15)
         finally:
             for member in family:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     member.kill()
-            self.process.wait(5)
+            wait_for_exit(self.process, 5)
 
     def family(self) -> list[psutil.Process]:
-        """The server's processes; not those that have ended and wait to be noticed."""
+        """Return the server's processes, without those that have ended and are not reaped yet."""
         if self.process.poll() is not None:
             return []
         launcher = psutil.Process(self.process.pid)
-        return [p for p in (launcher, *launcher.children(recursive=True)) if _lives(p)]
+        return [p for p in (launcher, *launcher.children(recursive=True)) if _is_alive(p)]
 
 
-def _lives(process: psutil.Process) -> bool:
+def _is_alive(process: psutil.Process) -> bool:
     with contextlib.suppress(psutil.NoSuchProcess):
         return process.status() != psutil.STATUS_ZOMBIE
     return False
@@ -165,7 +183,14 @@ def draw_clip(
     size: tuple[int, int] = (64, 48),
     sound_only: bool = False,
 ) -> bytes:
-    """A clip of a moving bar at 25 fps."""
+    """Write a clip of a moving bar at 25 fps, and return its bytes.
+
+    Args:
+        path: of the file; its suffix chooses the container.
+        num_frames: length of the clip.
+        size: width and height, in pixels.
+        sound_only: write one second of silence and no picture instead.
+    """
     width, height = size
     with av.open(str(path), "w") as writer:
         if sound_only:

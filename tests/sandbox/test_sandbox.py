@@ -1,15 +1,16 @@
-"""Clips are read in a process of its own, and whatever happens there stays there."""
+"""Media tasks run in child processes, and no failure of a child reaches the service."""
 
 import asyncio
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 import torch
+from structlog.testing import capture_logs
 
 from foley.errors import (
     FoleyError,
@@ -26,6 +27,7 @@ from runners.sandbox.pool import Sandbox
 from runners.settings import Settings, child_environment
 from runners.status import status_of
 from tests.media.clips import write_clip
+from tests.patience import Deadline, is_within
 from tests.server import ROOT, draw_clip
 
 MIB = 2**20
@@ -37,12 +39,10 @@ ACCEPTED = {
     "codecs": Settings().video_codecs.split(","),
 }
 
-Run = Callable[..., Any]
-
 
 @pytest.fixture(scope="module")
 def hostile() -> Iterator[Sandbox]:
-    """A sandbox whose tasks misbehave."""
+    """Return a sandbox whose tasks misbehave."""
     sandbox = Sandbox(LIMITS, child_environment(), module="tests.sandbox.hostile")
     asyncio.run(sandbox.start())
     yield sandbox
@@ -69,7 +69,7 @@ def write(sandbox: Sandbox, folder: Path, waveforms: torch.Tensor, **limits: Any
     return asyncio.run(sandbox.run("write", folder, **options, limits={**ACCEPTED, **limits}))
 
 
-def test_frames_are_those_that_this_process_would_decode(sandbox: Sandbox, tmp_path: Path) -> None:
+def test_a_child_decodes_the_same_frames_as_this_process(sandbox: Sandbox, tmp_path: Path) -> None:
     shutil.copy(ROOT / "examples" / "bigbuckbunny.mp4", tmp_path / "clip")
     assert decode(sandbox, tmp_path) == {"trimmed": False}
     frames = load_frames(tmp_path)
@@ -85,7 +85,7 @@ def test_frames_are_those_that_this_process_would_decode(sandbox: Sandbox, tmp_p
     assert torch.equal(frames.sync, here.sync)
 
 
-def test_sounds_are_written_in_each_format(sandbox: Sandbox, tmp_path: Path) -> None:
+def test_waveforms_are_written_in_each_format(sandbox: Sandbox, tmp_path: Path) -> None:
     write_clip(tmp_path / "clip.mp4").rename(tmp_path / "clip")
     first, second = write(sandbox, tmp_path, torch.zeros(2, 1, 48_000))
     assert [file["name"] for file in first] == ["foley-1.mp4", "foley-1.wav"]
@@ -93,18 +93,14 @@ def test_sounds_are_written_in_each_format(sandbox: Sandbox, tmp_path: Path) -> 
     assert all((tmp_path / file["name"]).stat().st_size for file in [*first, *second])
 
 
-def test_what_is_not_finite_in_a_sound_is_not_the_callers_fault(
-    sandbox: Sandbox, tmp_path: Path
-) -> None:
+def test_a_waveform_that_is_not_finite_is_a_server_error(sandbox: Sandbox, tmp_path: Path) -> None:
     write_clip(tmp_path / "clip.mp4").rename(tmp_path / "clip")
     with pytest.raises(FoleyError) as caught:
         write(sandbox, tmp_path, torch.full((1, 1, 48_000), float("nan")))
     assert status_of(caught.type).http == 500
 
 
-def test_sounds_are_written_within_the_limits_of_the_settings(
-    sandbox: Sandbox, tmp_path: Path
-) -> None:
+def test_writing_keeps_to_the_limits_of_the_settings(sandbox: Sandbox, tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "clip.h264", container="h264")  # decoded for its timestamps
     clip.rename(tmp_path / "clip")
     write(sandbox, tmp_path, torch.zeros(1, 1, 48_000), max_pixels=6400)
@@ -112,9 +108,7 @@ def test_sounds_are_written_within_the_limits_of_the_settings(
         write(sandbox, tmp_path, torch.zeros(1, 1, 48_000), max_pixels=6399)
 
 
-def test_a_codec_that_is_not_accepted_is_refused_by_its_name(
-    sandbox: Sandbox, tmp_path: Path
-) -> None:
+def test_a_codec_that_is_not_accepted_is_refused_by_name(sandbox: Sandbox, tmp_path: Path) -> None:
     draw_clip(tmp_path / "clip.mp4")
     (tmp_path / "clip.mp4").rename(tmp_path / "clip")
     assert decode(sandbox, tmp_path, codecs=["mpeg4"]) == {"trimmed": False}
@@ -122,7 +116,7 @@ def test_a_codec_that_is_not_accepted_is_refused_by_its_name(
         decode(sandbox, tmp_path, codecs=["vp9", "h264"])
 
 
-def test_a_real_clip_over_the_limits_is_refused(tmp_path: Path) -> None:
+def test_a_real_clip_that_takes_too_much_memory_is_refused(tmp_path: Path) -> None:
     shutil.copy(ROOT / "examples" / "bigbuckbunny.mp4", tmp_path / "clip")
     small = SandboxLimits(memory_bytes=64 * MIB, cpu_seconds=60, file_bytes=1024 * MIB)
     sandbox = Sandbox(small, child_environment())
@@ -132,38 +126,97 @@ def test_a_real_clip_over_the_limits_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("task", "arguments", "error", "words"),
+    ("how", "error", "words"),
     [
-        ("crash", {}, VideoDecodeError, "broke the decoder"),
-        ("take_memory", {"of": "torch"}, VideoTooCostlyError, "more memory"),
-        ("take_memory", {"of": "python"}, VideoTooCostlyError, "more memory"),
-        ("spin", {}, VideoTooCostlyError, "more time"),
-        ("fill_disk", {}, VideoTooCostlyError, "more room"),
-        ("fail", {}, ServerError, "could not be written"),
-        ("refuse", {}, OutputError, "^foley-1.mp4 cannot be written$"),
+        ("crash", VideoDecodeError, "broke the decoder"),
+        ("take_memory_in_torch", VideoTooCostlyError, "more memory"),
+        ("take_memory_in_python", VideoTooCostlyError, "more memory"),
+        ("spin", VideoTooCostlyError, "more CPU time"),
+        ("refuse", OutputError, "^foley-1.mp4 cannot be written$"),
     ],
 )
-def test_a_task_that_misbehaves_ends_in_an_error_and_the_next_one_works(
-    hostile: Sandbox,
-    tmp_path: Path,
-    task: str,
-    arguments: dict[str, str],
-    error: type[FoleyError],
-    words: str,
+def test_a_decoding_that_fails_because_of_the_clip_is_an_error_of_the_request(
+    hostile: Sandbox, tmp_path: Path, how: str, error: type[FoleyError], words: str
 ) -> None:
-    started = time.monotonic()
-    with pytest.raises(error, match=words) as caught:
-        asyncio.run(hostile.run(task, tmp_path, **arguments))
-    assert time.monotonic() - started < 5
+    with capture_logs() as logs, pytest.raises(error, match=words) as caught:
+        asyncio.run(hostile.run("decode", tmp_path, how=how))
+    assert status_of(caught.type).http == 422
     assert str(tmp_path) not in str(caught.value)
+    assert not [entry for entry in logs if entry["event"] == "media_failed"]
     assert asyncio.run(hostile.run("nothing", tmp_path)) is None
+
+
+@pytest.mark.parametrize("task", ["decode", "write"])
+@pytest.mark.parametrize(
+    ("how", "logged"),
+    [
+        ("raise_key_error", ("bug", "KeyError")),
+        ("raise_type_error", ("bug", "TypeError")),
+        ("raise_assertion_error", ("bug", "AssertionError")),
+        ("raise_foreign_ffmpeg_error", ("bug", "FFmpegError")),
+        ("refuse_for_the_folder", ("bug", "FileNotFoundError")),
+        ("write_large_file", ("exhausted", "file_size")),
+        ("be_killed", ("died", "-9")),
+        ("exit_early", ("died", "3")),
+    ],
+)
+def test_a_failure_of_ours_is_a_server_error_in_every_task(
+    hostile: Sandbox, tmp_path: Path, task: str, how: str, logged: tuple[str, str]
+) -> None:
+    check_server_error(hostile, tmp_path, task, how, logged)
+
+
+@pytest.mark.parametrize(
+    ("how", "logged"),
+    [
+        ("crash", ("died", "-11")),
+        ("take_memory_in_torch", ("exhausted", "memory")),
+        ("take_memory_in_python", ("exhausted", "memory")),
+        ("spin", ("died", "-24")),
+    ],
+)
+def test_a_clip_that_was_decoded_is_not_blamed_when_writing_fails(
+    hostile: Sandbox, tmp_path: Path, how: str, logged: tuple[str, str]
+) -> None:
+    check_server_error(hostile, tmp_path, "write", how, logged)
+
+
+def check_server_error(
+    hostile: Sandbox, folder: Path, task: str, how: str, logged: tuple[str, str]
+) -> None:
+    with capture_logs() as logs, pytest.raises(ServerError) as caught:
+        asyncio.run(hostile.run(task, folder, how=how))
+    assert status_of(caught.type).http == 500
+    (entry,) = logs
+    assert (entry["event"], entry["task"], entry["log_level"]) == ("media_failed", task, "error")
+    field, words = logged
+    assert words in str(entry[field])
+    assert asyncio.run(hostile.run("nothing", folder)) is None
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"preset": "absent"}, {"unknown": 1}, {"limits": {**ACCEPTED, "max_seconds": "much"}}],
+)
+def test_a_wrong_call_of_the_real_decoding_is_a_server_error(
+    sandbox: Sandbox, tmp_path: Path, arguments: dict[str, Any]
+) -> None:
+    write_clip(tmp_path / "clip.mp4").rename(tmp_path / "clip")
+    right = {"preset": "tiny", "container": "mp4", "trim": False, "limits": ACCEPTED}
+    with pytest.raises(ServerError):
+        asyncio.run(sandbox.run("decode", tmp_path, **{**right, **arguments}))
+
+
+def test_a_clip_file_that_is_missing_is_a_server_error(sandbox: Sandbox, tmp_path: Path) -> None:
+    with pytest.raises(ServerError):
+        decode(sandbox, tmp_path)
 
 
 def test_open_files_are_limited(hostile: Sandbox, tmp_path: Path) -> None:
     assert 10 < asyncio.run(hostile.run("open_files", tmp_path)) < 64
 
 
-def test_secrets_are_not_in_the_environment(
+def test_a_child_has_no_secret_in_its_environment(
     monkeypatch: pytest.MonkeyPatch, hostile: Sandbox, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("FOLEY_API_KEYS", "secret")
@@ -173,7 +226,7 @@ def test_secrets_are_not_in_the_environment(
 
 
 @pytest.mark.parametrize("task", ["wait", "write_on_and_on"])
-def test_cancelling_kills_the_process_before_its_folder_is_removed(
+def test_cancelling_returns_when_the_child_is_dead(
     hostile: Sandbox, tmp_path: Path, task: str
 ) -> None:
     folder = tmp_path / "request"
@@ -182,8 +235,7 @@ def test_cancelling_kills_the_process_before_its_folder_is_removed(
 
     async def leave() -> float:
         working = asyncio.create_task(hostile.run(task, folder))
-        while not (folder / "begun").exists():
-            await asyncio.sleep(0.01)
+        await begun(folder)
         assert len(children() - before) == 1
         started = time.monotonic()
         working.cancel()
@@ -191,15 +243,17 @@ def test_cancelling_kills_the_process_before_its_folder_is_removed(
             await working
         return time.monotonic() - started
 
-    assert asyncio.run(leave()) < 1
+    assert is_within(asyncio.run(leave()), 1)
     shutil.rmtree(folder)
     assert not children() - before
 
 
-def test_tasks_side_by_side_do_not_disturb_one_another(hostile: Sandbox, tmp_path: Path) -> None:
+def test_concurrent_tasks_do_not_disturb_one_another(hostile: Sandbox, tmp_path: Path) -> None:
     async def run() -> list[object]:
-        tasks = ["nothing", "crash", "nothing", "spin", "nothing", "refuse", "nothing"]
-        running = [hostile.run(task, tmp_path) for task in tasks]
+        running = []
+        for how in ("crash", "spin", "refuse"):
+            running += [hostile.run("nothing", tmp_path), hostile.run("decode", tmp_path, how=how)]
+        running.append(hostile.run("nothing", tmp_path))
         return await asyncio.gather(*running, return_exceptions=True)
 
     outcomes = asyncio.run(run())
@@ -211,20 +265,19 @@ def test_tasks_side_by_side_do_not_disturb_one_another(hostile: Sandbox, tmp_pat
     ]
 
 
-def test_a_forking_process_that_dies_is_replaced(hostile: Sandbox, tmp_path: Path) -> None:
-    with pytest.raises(ServerError):  # it is tried twice, and kills the second one too
-        asyncio.run(hostile.run("kill_parent", tmp_path))
+def test_a_fork_server_that_dies_is_replaced(hostile: Sandbox, tmp_path: Path) -> None:
+    with pytest.raises(ServerError):  # the task is tried twice and kills the second one too
+        asyncio.run(hostile.run("kill_fork_server", tmp_path))
     assert asyncio.run(hostile.run("nothing", tmp_path)) is None
 
 
-def test_closing_leaves_no_process(tmp_path: Path) -> None:
+def test_closing_ends_every_process(tmp_path: Path) -> None:
     before = children()
     sandbox = Sandbox(LIMITS, child_environment(), module="tests.sandbox.hostile")
 
     async def run() -> None:
         working = asyncio.create_task(sandbox.run("wait", tmp_path))
-        while not (tmp_path / "begun").exists():
-            await asyncio.sleep(0.01)
+        await begun(tmp_path)
         assert len(children() - before) == 2
         sandbox.close()
         with pytest.raises(ServerError):
@@ -237,3 +290,11 @@ def test_closing_leaves_no_process(tmp_path: Path) -> None:
 
 def children() -> set[psutil.Process]:
     return set(psutil.Process().children(recursive=True))
+
+
+async def begun(folder: Path) -> None:
+    """Return when the task in this folder has begun."""
+    deadline = Deadline(20)
+    while not (folder / "begun").exists():
+        assert not deadline.is_over()
+        await asyncio.sleep(0.01)
