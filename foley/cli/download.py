@@ -60,7 +60,8 @@ def obtain(
         ConfigError: the licence was not accepted.
         DownloadError: a file could not be fetched, verified or stored.
     """
-    from foley.weights.hub import fetch, missing_files
+    from foley.weights.download import download_files
+    from foley.weights.manifest import missing_files
 
     folder = folder.absolute()
     console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
@@ -69,7 +70,7 @@ def obtain(
         console.print(f"{folder}: {len(missing)} files to fetch or verify")
         try:
             with _bars(console) as bars:
-                fetch(
+                download_files(
                     files,
                     folder,
                     on_progress=_Show(bars),

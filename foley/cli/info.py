@@ -93,7 +93,7 @@ def _presets(weights: Path) -> dict[str, str]:
     from foley.configs import PRESETS, TINY
     from foley.weights.detection import DESCRIPTION_FILE, find_file
     from foley.weights.loading import read_description
-    from foley.weights.manifest import revision_of
+    from foley.weights.manifest import find_revision
     from foley.weights.selection import EMBEDDED_WEIGHTS
 
     embedded = (EMBEDDED_WEIGHTS / DESCRIPTION_FILE).is_file()
@@ -105,7 +105,7 @@ def _presets(weights: Path) -> dict[str, str]:
         if path is None:
             found[name] = f"not in {weights}; run: foley download {name}"
         else:
-            revision = revision_of(weights, path) or "not known"
+            revision = find_revision(weights, path) or "not known"
             found[name] = f"official files in {weights}, revision {revision}"
     if (weights / DESCRIPTION_FILE).is_file():
         preset, description = read_description(weights)

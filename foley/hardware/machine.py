@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from foley.hardware.compatibility import PACKAGES, SERVING_PACKAGES, Version
-from foley.weights.hub import default_folder, missing_files
-from foley.weights.manifest import LEDGER_FILE
+from foley.weights.hub import default_folder
+from foley.weights.manifest import MANIFEST_FILE, missing_files
 from foley.weights.sources import FILES
 
 DRIVER_FILE = Path("/proc/driver/nvidia/version")
@@ -146,7 +146,7 @@ def _presence(name: str, folder: Path) -> str:
     missing = missing_files(files, folder)
     if not missing:
         return "complete"
-    if (folder / LEDGER_FILE).is_file():
+    if (folder / MANIFEST_FILE).is_file():
         # The transformer comes last, and no other preset has it.
         was_begun = (folder / files[-1].place).is_file() or len(missing) == 1
         return "partial" if was_begun else "absent"

@@ -35,7 +35,7 @@ from foley.weights import key_maps
 from foley.weights.detection import DESCRIPTION_FILE, advice, find_official_file
 from foley.weights.fp8 import Storage, pack, unpack
 from foley.weights.licences import ACCEPTANCE_FILE, licence_of
-from foley.weights.manifest import revision_of
+from foley.weights.manifest import find_revision
 from foley.weights.tensors import read_weights
 
 logger = logging.getLogger(__name__)
@@ -227,7 +227,7 @@ def load_components(root: Path, preset: Preset | None = None, *, device: str = "
         preset=preset,
         tokenizer=load_tokenizer(root / "larger_clap_general"),
         source=str(root),
-        revision=revision_of(root, paths["dit"]),
+        revision=find_revision(root, paths["dit"]),
         **parts,
     )
 

@@ -8,8 +8,9 @@ from foley.configs import PRESETS, TINY, Preset
 from foley.errors import CheckpointError, ConfigError, DeviceError
 from foley.hardware.compatibility import GPU_BYTES
 from foley.weights.detection import DESCRIPTION_FILE, has_official_files
-from foley.weights.hub import default_folder, missing_files
+from foley.weights.hub import default_folder
 from foley.weights.loading import Components, load_components
+from foley.weights.manifest import missing_files
 from foley.weights.sources import FILES
 
 EMBEDDED_WEIGHTS = Path(__file__).parent / "tiny"

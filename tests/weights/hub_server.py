@@ -42,6 +42,7 @@ class Hub:
     corrupt: set[str] = field(default_factory=set)  # files sent with one byte changed
     misstated: dict[str, int] = field(default_factory=dict)  # sizes stated in place of true ones
     ignore_ranges: bool = False
+    num_busy: int = 0  # so many requests for content are answered 503 first
     slow: threading.Event | None = None  # where set, content waits for it
     seen: list[Seen] = field(default_factory=list)
 
@@ -105,6 +106,9 @@ class Hub:
         headers = {"X-Repo-Commit": REVISION, "Accept-Ranges": "bytes"}
         start = int(request.headers.get("Range", "bytes=0-")[6:].split("-")[0])
         status, body = 200, content
+        if request.command == "GET" and self.num_busy:
+            self.num_busy -= 1
+            refusal = 503, ""
         if refusal:
             status, code = refusal
             headers |= {"X-Error-Code": code} if code else {}

@@ -18,22 +18,21 @@ import torch
 from foley.cli.download import obtain
 from foley.errors import DownloadError
 from foley.pipeline import FoleyPipeline
-from foley.weights.hub import missing_files
 from foley.weights.licences import ACCEPTANCE_FILE
 from foley.weights.loading import load_components
-from foley.weights.manifest import LEDGER_FILE
+from foley.weights.hub import PIECE_BYTES
+from foley.weights.manifest import MANIFEST_FILE, missing_files
 from tests.official import official_preset, write_official_folder
 from tests.toys import toy_frames
 from tests.weights.conftest import Run, Start
 from tests.weights.hub_server import REPO, REVISION, Hub, git_id
 
 MB = 1_000_000
-CHUNK_BYTES = 10 * 1024 * 1024  # huggingface_hub hands bytes on in pieces of this size
 NOBODY = 65534
 
 
 def weights_in(folder: Path) -> dict[str, bytes]:
-    ours = (LEDGER_FILE, ACCEPTANCE_FILE)
+    ours = (MANIFEST_FILE, ACCEPTANCE_FILE)
     return {
         path.name: path.read_bytes()
         for path in folder.iterdir()
@@ -79,9 +78,10 @@ def test_official_files_become_a_model_that_sounds_as_before(
 def test_an_interruption_is_gone_on_from(hub: Hub, start: Start, run: Run, tmp_path: Path) -> None:
     hub.files = {"large.pth": os.urandom(25 * MB)}
     hub.cut_after = {"large.pth": 23 * MB}
+    received = 23 * MB // PIECE_BYTES * PIECE_BYTES
     process = start(tmp_path / "weights")
     partial = tmp_path / "weights" / ".large.pth.partial"
-    wait_for(lambda: partial.exists() and partial.stat().st_size == 2 * CHUNK_BYTES)
+    wait_for(lambda: partial.exists() and partial.stat().st_size == received)
     process.kill()  # it waits a second before it asks for the rest
     process.communicate()
     hub.seen.clear()
@@ -89,7 +89,7 @@ def test_an_interruption_is_gone_on_from(hub: Hub, start: Start, run: Run, tmp_p
     assert result.returncode == 0, result.stderr
     assert weights_in(tmp_path / "weights") == hub.files
     (got,) = [seen for seen in hub.seen if seen.method == "GET" and seen.path in hub.files]
-    assert got.start == 2 * CHUNK_BYTES
+    assert got.start == received
     assert got.num_sent == 25 * MB - got.start
 
 
@@ -100,7 +100,15 @@ def test_a_cut_connection_is_gone_on_from_by_itself(hub: Hub, run: Run, tmp_path
     assert result.returncode == 0, result.stderr
     assert weights_in(tmp_path / "weights") == hub.files
     starts = [seen.start for seen in hub.seen if seen.method == "GET" and seen.path in hub.files]
-    assert starts == [0, CHUNK_BYTES]
+    assert starts == [0, 11 * MB // PIECE_BYTES * PIECE_BYTES]
+
+
+def test_a_busy_server_is_asked_again(hub: Hub, run: Run, tmp_path: Path) -> None:
+    hub.num_busy = 1
+    result = run(tmp_path / "weights")
+    assert result.returncode == 0, result.stderr
+    assert "503" in result.stderr
+    assert hub.num_busy == 0
 
 
 def test_a_server_without_ranges_is_started_over(hub: Hub, run: Run, tmp_path: Path) -> None:

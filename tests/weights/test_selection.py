@@ -10,7 +10,7 @@ from foley.configs import TINY, XL
 from foley.errors import CheckpointError, ConfigError
 from foley.weights import selection
 from foley.weights.loading import read_description
-from foley.weights.manifest import Digest, Ledger
+from foley.weights.manifest import Digest, Manifest
 from foley.weights.sources import FILES
 from tests.official import official_preset, write_official_folder
 
@@ -41,10 +41,10 @@ def test_what_was_downloaded_is_loaded_with_its_revision(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_official_folder(home)
-    ledger = Ledger(home)
+    manifest = Manifest(home)
     for file in FILES["xl"]:
         if (home / file.place).is_file():
-            ledger.add(file, Digest(num_bytes=(home / file.place).stat().st_size))
+            manifest.add(file, Digest(num_bytes=(home / file.place).stat().st_size))
     # These are smaller than the published ones, whose sizes and hashes are known.
     monkeypatch.setitem(selection.FILES, "xl", ())
     monkeypatch.setitem(selection.PRESETS, "xl", official_preset())
