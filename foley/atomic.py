@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that appear complete or not at all."""
 
 import os
 import secrets
@@ -8,13 +8,19 @@ from pathlib import Path
 
 
 @contextmanager
-def complete_or_absent(destination: Path) -> Iterator[Path]:
-    """A temporary path beside `destination`, renamed to it on success and removed on any error.
+def atomic_path(destination: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `destination`, and rename it to `destination` on success.
+
+    The caller creates the temporary file. It is removed when the block raises.
+
+    Args:
+        destination: an existing file there is replaced.
 
     Raises:
         OSError: the folder is missing or cannot be written, or the name is too long.
     """
-    # Its length does not follow the destination's, whose name may be as long as names can be.
+    # The temporary name has a fixed length, because the destination's may already be the longest
+    # that the file system allows.
     temporary = destination.parent / f".foley-{secrets.token_hex(8)}.partial"
     try:
         yield temporary

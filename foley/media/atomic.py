@@ -1,4 +1,4 @@
-"""Media files that appear whole or not at all."""
+"""Atomic writing of media files, with errors that name the destination."""
 
 import itertools
 from collections.abc import Iterator
@@ -7,34 +7,41 @@ from pathlib import Path
 
 import av
 
-from foley import atomic
+from foley.atomic import atomic_path
 from foley.errors import OutputError
 
 
 @contextmanager
-def complete_or_absent(destination: Path) -> Iterator[Path]:
-    """A temporary path beside `destination`, renamed to it on success and removed on any error.
+def atomic_media_path(destination: Path) -> Iterator[Path]:
+    """Yield a temporary path for a muxer, as `atomic_path`, with its errors as `OutputError`.
+
+    Args:
+        destination: an existing file there is replaced.
 
     Raises:
         OutputError: the folder is missing or cannot be written, the name is too long, or the
             encoder refused the data.
     """
-    with _writable(destination), atomic.complete_or_absent(destination) as temporary:
+    with _translate_write_errors(destination), atomic_path(destination) as temporary:
         yield temporary
 
 
 @contextmanager
-def unclaimed(wanted: Path) -> Iterator[Path]:
-    """`wanted`, or where something has this name, the first free of `name-2`, `name-3`, ...
+def claim_path(wanted: Path) -> Iterator[Path]:
+    """Yield `wanted` or, if a file of that name exists, the first free of `name-2`, `name-3`, ...
 
-    An empty file holds the name, so that nobody else takes it; it is removed on any error.
+    An empty file reserves the name until the caller replaces it. It is removed when the block
+    raises.
+
+    Args:
+        wanted: the preferred path.
 
     Raises:
-        OutputError: no file can be made there.
+        OutputError: no file can be created in that folder.
     """
     others = (wanted.with_stem(f"{wanted.stem}-{number}") for number in itertools.count(2))
-    with _writable(wanted):
-        path = next(path for path in itertools.chain([wanted], others) if _claim(path))
+    with _translate_write_errors(wanted):
+        path = next(path for path in itertools.chain([wanted], others) if _create(path))
     try:
         yield path
     except BaseException:
@@ -43,7 +50,8 @@ def unclaimed(wanted: Path) -> Iterator[Path]:
         raise
 
 
-def _claim(path: Path) -> bool:
+def _create(path: Path) -> bool:
+    """Create an empty file; returns False if one exists."""
     try:
         path.touch(exist_ok=False)
     except FileExistsError:
@@ -52,11 +60,10 @@ def _claim(path: Path) -> bool:
 
 
 @contextmanager
-def _writable(destination: Path) -> Iterator[None]:
-    """Turns errors while writing `destination` into ours."""
+def _translate_write_errors(destination: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, av.FFmpegError) as error:  # FFmpeg's errors are not all OSErrors
+    except (OSError, av.FFmpegError) as error:  # some of FFmpeg's errors are not OSErrors
         raise OutputError(
             f"{destination} cannot be written ({error.strerror or error}); "
             "check the folder, its permissions and the space left"

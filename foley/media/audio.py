@@ -1,4 +1,4 @@
-"""Waveform -> packets of an audio stream."""
+"""Conversion of waveforms to the sample formats of encoders, and encoding to packets."""
 
 # C channels, S samples
 
@@ -19,12 +19,17 @@ _CHUNK_SAMPLES = 1024  # an AAC frame; encoders of other frame sizes regroup the
 _LAYOUTS = {1: "mono", 2: "stereo"}
 
 
-def checked(waveform: Tensor, sample_rate: int) -> npt.NDArray[np.float32]:
-    """The waveform as float32 [C, S], limited to [-1, 1].
+def validate_waveform(waveform: Tensor, sample_rate: int) -> npt.NDArray[np.float32]:
+    """The waveform as float32 [C, S] on the CPU, clamped to [-1, 1].
+
+    Args:
+        waveform: float [1, S] or [2, S], S at least 1.
+        sample_rate: in Hz, at least 1.
 
     Raises:
-        ParameterError: not [1, S] or [2, S], no samples, or a sample rate below 1.
-        ModelError: values that are not finite. A model made them, not the caller's options.
+        ParameterError: another shape, no samples, or a sample rate below 1.
+        ModelError: values that are not finite. Only a model can produce them, so this is an error
+            of the server and not of the request.
     """
     if waveform.ndim != 2 or waveform.shape[0] not in _LAYOUTS or waveform.shape[1] == 0:
         raise ParameterError(
@@ -43,12 +48,20 @@ def checked(waveform: Tensor, sample_rate: int) -> npt.NDArray[np.float32]:
 
 
 def as_stereo(samples: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Both channels [2, S]; a single one is heard on both sides."""
+    """The samples as two channels [2, S]; a single channel is duplicated.
+
+    Args:
+        samples: [1, S] or [2, S].
+    """
     return np.repeat(samples, 2, axis=0) if len(samples) == 1 else samples
 
 
 def as_24_bit(samples: npt.NDArray[np.float32]) -> npt.NDArray[np.int32]:
-    """The samples in the upper 24 of 32 bits, where FFmpeg's 24-bit encoders look for them."""
+    """The samples as 24-bit integers in the upper bits of int32, as FFmpeg's encoders need them.
+
+    Args:
+        samples: [C, S], in [-1, 1]. The value 1.0 becomes the largest integer, 2^23 - 1.
+    """
     levels = np.rint(samples.astype(np.float64) * 2**23)
     return np.minimum(levels, 2**23 - 1).astype(np.int32) << 8
 
@@ -56,12 +69,14 @@ def as_24_bit(samples: npt.NDArray[np.float32]) -> npt.NDArray[np.int32]:
 def encode_packets(
     stream: AudioStream, samples: npt.NDArray[np.generic], sample_rate: int
 ) -> Iterator[Packet[AudioStream]]:
-    """The stream's packets in order, encoded as they are asked for; the first sample is at zero.
+    """Yield the stream's packets in order; the first sample has the timestamp zero.
+
+    Samples are encoded as the iterator advances.
 
     Args:
-        stream: of an output whose header is written, or will be by the first packet.
-        samples: float32 or int32 [C, S].
-        sample_rate: of `samples`, Hz. The stream's own may differ: they are resampled.
+        stream: an audio stream of an open output container.
+        samples: float32 in [-1, 1] or int32, [C, S].
+        sample_rate: of `samples`, in Hz. They are resampled if the stream's rate differs.
     """
     packed = not stream.codec_context.format.is_planar
     kind = ("s32" if samples.dtype == np.int32 else "flt") + ("" if packed else "p")

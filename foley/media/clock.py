@@ -1,9 +1,12 @@
-"""When each frame is shown, and which frame an encoder gets. The only module that converts time.
+"""Conversion of timestamps to seconds, and selection of frames at a constant rate.
+
+No other module converts time.
 
 source   0     1     2        3     4              frames, at their own timestamps
 target   0  .  1  .  2  .  3  .  4  .              every 1 / fps seconds
 picked   0     1     2        3  3  4              the first frame at or after each target;
-                                                   a late frame fills every target it passed
+                                                   a late frame is picked once for every target
+                                                   that it passes
 """
 
 from fractions import Fraction
@@ -12,7 +15,11 @@ from foley.configs import LATENT_RATE, SYNC_FPS
 
 
 def seconds_of(ticks: int, time_base: Fraction) -> float:
-    """The time of a timestamp in seconds.
+    """The timestamp in seconds.
+
+    Args:
+        ticks: the timestamp.
+        time_base: seconds per tick.
 
     Source: specification, section 9: multiply first, then divide, in float64.
     """
@@ -20,28 +27,32 @@ def seconds_of(ticks: int, time_base: Fraction) -> float:
 
 
 def num_latents(num_sync_frames: int) -> int:
-    """Latent frames of the sound for a clip of that many frames at 25 fps.
+    """The number of latent frames (50 Hz) that a clip's sound has.
 
-    Source: specification, section 9. It is twice the number of frames, or one less where float64
-    rounds down (29, 57, 58 and others): the order of the operations is part of the contract.
+    Args:
+        num_sync_frames: frames of the clip at 25 fps.
+
+    Source: specification, section 9. The result is twice the number of frames, or one less where
+    float64 rounds down (29, 57, 58 and others), so the order of the operations matters.
     """
     return int(num_sync_frames / SYNC_FPS * LATENT_RATE)
 
 
-# Less than any clock's tick: a frame at its target is not late.
+# Smaller than the tick of any time base, so that a frame exactly at its target is not late.
 _ROUNDING_SECONDS = 1e-6
 
 
 class FramePicker:
-    """Says how many times each frame is picked at a constant rate.
+    """Counts how many times each frame is picked at a constant rate.
 
-    Source: specification, section 9. The target is a running float64 sum: computing it as
-    index / fps, or exactly, picks other frames than the weights' published scores were made with.
+    Source: specification, section 9. The target time is a running float64 sum. Computing it as
+    index / fps selects other frames than those with which the weights' published scores were
+    measured.
 
     Args:
-        fps: the constant rate.
-        exact: each target at index / fps instead. Where the source has the same rate, rounding of
-            the sum leaves out the frame at 0.72 s, and all later ones come 40 ms early.
+        fps: the constant rate, in frames per second.
+        exact: compute each target as index / fps. For a source at exactly 25 fps, the rounding of
+            the sum skips the frame at 0.72 s and all later frames are 40 ms early.
     """
 
     def __init__(self, fps: int, *, exact: bool = False) -> None:
@@ -51,7 +62,11 @@ class FramePicker:
         self._target_seconds = 0.0
 
     def count(self, seconds: float) -> int:
-        """How many times the frame shown at `seconds` is picked; call in order of time."""
+        """The number of times that the frame shown at `seconds` is picked.
+
+        Args:
+            seconds: at least 0, and not less than in the previous call.
+        """
         before = self._picked
         while seconds >= self._target_seconds:
             self._picked += 1
@@ -63,10 +78,14 @@ class FramePicker:
 
 
 class FrameTimes:
-    """Gives each decoded frame its time, also where the file holds none.
+    """Computes the time of each decoded frame, including frames without a timestamp.
 
-    A frame without a timestamp follows the one before it by its own duration or, where that is
-    unknown too, by the stream's frame interval. The first one is at zero.
+    A frame without a timestamp follows the previous one after that frame's duration or, if that is
+    unknown, after the stream's frame interval. If the first frame has none, it is at zero.
+
+    Args:
+        time_base: seconds per tick of the stream.
+        rate: frames per second of the stream; 25 when None.
     """
 
     def __init__(self, time_base: Fraction, rate: Fraction | None) -> None:
@@ -75,7 +94,12 @@ class FrameTimes:
         self._next_seconds = 0.0
 
     def seconds(self, pts: int | None, duration: int | None) -> float:
-        """The time of the next frame in presentation order; `duration` in ticks."""
+        """The time of the next frame in presentation order.
+
+        Args:
+            pts: presentation timestamp in ticks, None if the file has none.
+            duration: of the frame in ticks, None if unknown.
+        """
         seconds = self._next_seconds if pts is None else seconds_of(pts, self._time_base)
         step = seconds_of(duration, self._time_base) if duration else self._step_seconds
         self._next_seconds = seconds + step
@@ -83,5 +107,5 @@ class FrameTimes:
 
     @property
     def stop_seconds(self) -> float:
-        """Where the latest frame ends."""
+        """The end of the latest frame, in seconds."""
         return self._next_seconds

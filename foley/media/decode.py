@@ -1,4 +1,4 @@
-"""Container -> the frames that the encoders see, in one pass over the file."""
+"""Decoding of a clip to the encoders' frames, in one pass over the file."""
 
 from __future__ import annotations  # PyAV's packets are generic for the type checker only
 
@@ -26,33 +26,34 @@ from foley.media.clock import FramePicker, FrameTimes, seconds_of
 from foley.media.scale import (
     FrameStack,
     Orientation,
+    apply_orientation,
     fit_and_crop,
     fitted_size,
     orientation_of,
     rgb_view,
     stretch,
-    turned,
 )
 from foley.media.source import MediaLimits, check_pixels, open_video
 from foley.types import VideoFrames
 
-# A decoder keeps a few frames more for every thread: four threads already outrun the scaling.
+# Every thread of a decoder keeps a few more frames, and four threads are faster than the scaling.
 _MAX_DECODER_THREADS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class VideoInfo:
-    """What a clip says about itself, before its frames are decoded.
+    """The properties that a clip states.
 
     Attributes:
         container: FFmpeg's name of the format.
-        codec: of the picture.
+        codec: FFmpeg's name of the video codec.
         width: in pixels, as displayed.
         height: in pixels, as displayed.
-        rotation: degrees clockwise that turn the stored frames to what is displayed.
-        duration_seconds: end of the picture, or of the whole file; None where neither is stated.
-        frame_rate: average frames a second; None where it is not stated.
-        has_audio: whether the file has sound of its own, which will be left out.
+        rotation: clockwise rotation of the stored frames for display, in degrees, 0 to 359.
+        duration_seconds: end of the video stream or, if it is not stated, of the file; None if
+            neither is stated.
+        frame_rate: average, in frames per second; None if it is not stated.
+        has_audio: whether the file has an audio stream, which the result will not contain.
     """
 
     container: str
@@ -66,19 +67,23 @@ class VideoInfo:
 
 
 def probe(source: Path, *, limits: MediaLimits | None = None) -> VideoInfo:
-    """What the clip says about itself. One frame is decoded, so an unreadable clip is refused here.
+    """The clip's properties, read by decoding its first frame.
+
+    Args:
+        source: the file.
+        limits: what is accepted, `max_seconds` excepted; the defaults when None.
 
     Raises:
-        VideoError: as `decode_frames`, length aside.
+        VideoError: as `decode_frames`, except for the clip's length.
     """
     limits = limits or MediaLimits()
     with open_video(source, limits) as (container, stream):
-        frame = next(decoded(container.demux(stream), limits), None)
+        frame = next(decode_packets(container.demux(stream), limits), None)
         if frame is None:
             raise NoFramesError(f"{source.name} has a picture stream without a frame; send a video")
         swap = orientation_of(frame)[0]
         width, height = (frame.height, frame.width) if swap else (frame.width, frame.height)
-        rate = _rate(stream)
+        rate = _frame_rate(stream)
         return VideoInfo(
             container=container.format.name,
             codec=stream.codec_context.codec.canonical_name,
@@ -102,27 +107,28 @@ def decode_frames(
     whole_segments: bool = False,
     num_threads: int | None = None,
 ) -> VideoFrames:
-    """The clip's frames at 8 and at 25 fps, scaled as they are picked.
+    """The clip's frames at 8 and at 25 fps, scaled to the encoders' sizes.
 
-    Full frames live only while they are scaled, so memory follows the encoders' sizes and the
-    limit, not the clip. Display rotation is applied, alpha is dropped. A clip under 16 frames at
-    25 fps is filled up with its last frame, and the result says so.
+    Each full frame is kept only until it is scaled. Memory therefore depends on the encoders' sizes
+    and on the limit, and not on the clip's length. Display rotation is applied and alpha is
+    dropped. A clip of fewer than 16 frames at 25 fps is filled up with its last frame, and
+    `VideoFrames.notices` says so.
 
     Args:
         source: the file.
-        visual_size: side of the square that 8 fps frames are stretched to, in pixels.
-        sync_size: side of the square cropped from 25 fps frames, in pixels.
+        visual_size: side of the square to which 8 fps frames are stretched, in pixels.
+        sync_size: side of the square that is cropped from 25 fps frames, in pixels.
         limits: what is accepted; the defaults when None.
-        trim: leave out what lies after `limits.max_seconds` instead of refusing the clip.
+        trim: leave out the frames after `limits.max_seconds` instead of raising an error.
         exact_clock: see `FramePicker`.
-        whole_segments: fill every clip with its last frame, until no frame is outside a segment.
+        whole_segments: repeat the last frame until the sync encoder's segments cover all frames.
         num_threads: of the decoder; up to four when None.
 
     Raises:
-        VideoEmptyError: no bytes.
-        VideoDecodeError: not a video, cut off, damaged, or of an unknown codec.
-        NoVideoStreamError: sound alone.
-        NoFramesError: no frame between zero and the limit.
+        VideoEmptyError: the file has no bytes.
+        VideoDecodeError: not a video, truncated, damaged, or of an unknown codec.
+        NoVideoStreamError: there is no video stream.
+        NoFramesError: no frame lies between zero and the limit.
         VideoTooLongError: a frame lies after the limit, and `trim` is off.
         VideoTooLargeError: too many bytes or pixels.
     """
@@ -133,11 +139,11 @@ def decode_frames(
         stated_seconds = _stated_seconds(container, stream)
         pickers = [FramePicker(fps, exact=exact_clock) for fps in (VISUAL_FPS, SYNC_FPS)]
         scaler = _Scaler(visual_size, sync_size, limits, *pickers)
-        times = FrameTimes(stream.time_base or Fraction(1, SYNC_FPS), _rate(stream))
+        times = FrameTimes(stream.time_base or Fraction(1, SYNC_FPS), _frame_rate(stream))
         trimmed = False
-        for frame in decoded(container.demux(stream), limits):
+        for frame in decode_packets(container.demux(stream), limits):
             seconds = times.seconds(frame.pts, frame.duration)
-            # The reference takes a frame at the limit, though it lasts beyond it.
+            # The reference includes a frame at the limit, although it lasts beyond the limit.
             if seconds > limits.max_seconds or (exact_clock and seconds == limits.max_seconds):
                 first_seconds, trimmed = seconds, True
                 break
@@ -157,11 +163,11 @@ def decode_frames(
                 f"video lasts {source_seconds:.2f} s, the limit is {limits.max_seconds:.2f} s; "
                 "cut it, or ask for trimming"
             )
-    return _finished(scaler, source_seconds, limits, trimmed, whole_segments)
+    return _finish_frames(scaler, source_seconds, limits, trimmed, whole_segments)
 
 
 class _Scaler:
-    """Scales a frame for each encoder whose clock picks it, from one conversion to RGB."""
+    """Converts each picked frame to RGB once, and scales it for the encoders that need it."""
 
     def __init__(
         self,
@@ -185,23 +191,23 @@ class _Scaler:
         sync_picks = self._sync_picker.count(seconds)
         if not visual_picks and not sync_picks:
             return
-        # PyAV's default conversion: the reference's colours.
+        # The reference's colours are those of PyAV's default conversion.
         rgb = self._reformatter.reformat(frame, format="rgb24")
         image = rgb_view(rgb)  # [H, W, 3]
         if self._orientation is None:
-            # Files state it once. Asking every frame would also keep it alive until the garbage
-            # collector runs: PyAV's side data and frame refer to each other.
+            # A file states it once. PyAV's side data and frame refer to each other, so reading it
+            # from every frame would keep all frames alive until the garbage collector runs.
             self._orientation = orientation_of(frame)
         if visual_picks:
-            visual = turned(stretch(image, self._visual_size), self._orientation)
+            visual = apply_orientation(stretch(image, self._visual_size), self._orientation)
             self.visual.append(visual, visual_picks)
         if sync_picks:
-            self._check_fitted(frame)
-            sync = turned(fit_and_crop(image, self._sync_size), self._orientation)
+            self._check_fitted_size(frame)
+            sync = apply_orientation(fit_and_crop(image, self._sync_size), self._orientation)
             self.sync.append(sync, sync_picks)
 
-    def _check_fitted(self, frame: VideoFrame) -> None:
-        # A strip a few pixels high grows when its short side is scaled up.
+    def _check_fitted_size(self, frame: VideoFrame) -> None:
+        # Scaling up the short side of a narrow strip makes the long side very long.
         height, width = fitted_size(frame.height, frame.width, self._sync_size)
         if height * width > self._limits.max_pixels:
             raise VideoTooLargeError(
@@ -211,15 +217,23 @@ class _Scaler:
             )
 
 
-def decoded(packets: Iterable[Packet[VideoStream]], limits: MediaLimits) -> Iterator[VideoFrame]:
-    """The frames of a stream's packets in presentation order, each checked for its size.
+def decode_packets(
+    packets: Iterable[Packet[VideoStream]], limits: MediaLimits
+) -> Iterator[VideoFrame]:
+    """Yield the frames of a stream's packets in presentation order.
 
     Packets before the first frame may be undecodable, as in a recording that starts between key
-    frames; after it they mean damage.
+    frames. After the first frame, an undecodable packet is an error.
+
+    Args:
+        packets: of one video stream, in decoding order, with the empty last packet that flushes the
+            decoder.
+        limits: `max_pixels` is checked for each frame.
 
     Raises:
-        VideoDecodeError: damage.
+        VideoDecodeError: the stream is damaged after its first frame.
         VideoTooLargeError: a frame has too many pixels.
+        av.FFmpegError: no packet can be decoded.
     """
     num_frames = 0
     damage: av.FFmpegError | None = None
@@ -243,7 +257,7 @@ def decoded(packets: Iterable[Packet[VideoStream]], limits: MediaLimits) -> Iter
         raise damage
 
 
-def _finished(
+def _finish_frames(
     scaler: _Scaler,
     source_seconds: float,
     limits: MediaLimits,
@@ -287,7 +301,7 @@ def _stated_seconds(container: InputContainer, stream: VideoStream) -> float | N
     return None
 
 
-def _rate(stream: VideoStream) -> Fraction | None:
+def _frame_rate(stream: VideoStream) -> Fraction | None:
     return stream.average_rate or stream.guessed_rate
 
 

@@ -1,8 +1,8 @@
-"""Tells a file that was cut off from a complete one, by the sizes that its own structure states.
+"""Detection of truncated files, by the sizes that the file's own structure states.
 
-Decoders read a cut file up to the cut and then report the end, as if the clip were short.
-Formats that state no size (MPEG-TS, live WebM) cannot be judged: nothing in them says what is
-missing. Nor can files of more parts than any honest clip has: reading garbage to its end would cost
+A decoder reads a truncated file up to the cut and then reports its end, as if the clip were short.
+Truncation cannot be detected in formats that state no size (MPEG-TS, live WebM). It is not looked
+for beyond a number of parts that no real clip has, because walking through garbage would take
 minutes.
 """
 
@@ -14,12 +14,16 @@ _MP4_TYPES = frozenset({b"ftyp", b"moov", b"mdat", b"moof", b"free", b"skip", b"
 _MP4_NEEDED = frozenset({b"moov", b"mdat", b"moof"})
 _EBML_MAGIC = b"\x1a\x45\xdf\xa3"
 _MATROSKA_SEGMENT = 0x18538067
-_MAX_BOXES = 10_000  # a fragment for each frame of 15 s at 120 fps has 3600; 8 bytes each: 30 ms
-_MAX_ELEMENTS = 64  # before the segment; a header and perhaps padding
+_MAX_BOXES = 10_000  # 15 s at 120 fps with one fragment per frame have 3600; 10,000 take 30 ms
+_MAX_ELEMENTS = 64  # before the segment; real files have a header and perhaps padding
 
 
 def missing_bytes(source: Path) -> int:
-    """How many bytes the file's structure promises beyond its end; 0 for a complete file."""
+    """The number of bytes that the file's structure states beyond its end; 0 for a complete file.
+
+    Args:
+        source: a file in any format. The result is 0 for formats that state no size.
+    """
     with source.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         head = file.read(8)
@@ -43,7 +47,7 @@ def _missing_mp4(file: BinaryIO, size: int) -> int:
         length, kind = int.from_bytes(header[:4], "big"), header[4:8]
         if length == 1:  # the length is in the 64 bits that follow
             length = int.from_bytes(header[8:16], "big")
-        if length < 8:  # 0 means "to the end of the file"; the rest is not a box
+        if length < 8:  # 0 means "to the end of the file"; other values are not valid
             return 0
         if start + length > size:
             return start + length - size if kind in _MP4_NEEDED else 0
@@ -56,21 +60,21 @@ def _missing_matroska(file: BinaryIO, size: int) -> int:
     start = 0
     for _ in range(_MAX_ELEMENTS):
         file.seek(start)
-        kind, _ = _vint(file, keep_marker=True)
-        length, unknown = _vint(file, keep_marker=False)
+        kind, _ = _read_vint(file, keep_marker=True)
+        length, unknown = _read_vint(file, keep_marker=False)
         stop = file.tell() + length
         if kind == _MATROSKA_SEGMENT:
             return 0 if unknown else max(0, stop - size)
-        if kind == 0 or unknown or stop >= size:  # no element starts so, or none follows
+        if kind == 0 or unknown or stop >= size:  # not an element, or the last one
             return 0
         start = stop
     return 0
 
 
-def _vint(file: BinaryIO, *, keep_marker: bool) -> tuple[int, bool]:
-    """An EBML number and whether it is the reserved "unknown": its leading zeros give its width.
+def _read_vint(file: BinaryIO, *, keep_marker: bool) -> tuple[int, bool]:
+    """An EBML variable-length integer, and whether it is the reserved value "unknown".
 
-    0 where there is none.
+    The leading zeros of the first byte state the width. The result is 0 if no integer starts here.
     """
     first = file.read(1)
     if not first or not first[0]:

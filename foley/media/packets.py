@@ -1,4 +1,4 @@
-"""The picture's packets, as they are in the source, up to where the sound ends."""
+"""Video packets of a source for copying: complete timestamps, and a cut at the sound's end."""
 
 from __future__ import annotations  # PyAV's packets are generic for the type checker only
 
@@ -14,31 +14,41 @@ from av.video.stream import VideoStream
 
 from foley.configs import SYNC_FPS
 from foley.media.clock import seconds_of
-from foley.media.decode import decoded
-from foley.media.source import MediaLimits, open_video, readable
+from foley.media.decode import decode_packets
+from foley.media.source import MediaLimits, open_video, translate_read_errors
 
-# No common codec shows a frame more than 16 after its turn to be decoded. That many packets more
-# settle which frames are shown before a time, as many again which of them are decoded before it,
-# and a decoder keeps as many frames back.
-_SETTLING_PACKETS = 3 * 16
+# Common codecs reorder frames by at most 16 places. To know the order of the frames before a given
+# time, 16 more packets are needed for the frames that are shown before it, 16 for the frames that
+# are decoded before it, and 16 because a decoder holds back as many frames.
+_EXTRA_PACKETS = 3 * 16
 
 
-def timed(
+def complete_timestamps(
     container: InputContainer,
     stream: VideoStream,
     limits: MediaLimits,
     stop_seconds: float | None = None,
 ) -> Iterator[Packet[VideoStream]]:
-    """The packets in order of decoding, with both timestamps, which every container needs.
+    """Yield the packets in decoding order, each with both timestamps, which every muxer needs.
 
-    Matroska does not state when its first packets are decoded, raw streams state no time at all:
-    these are decoded within `limits`. Times after `stop_seconds` may then be less than true, but
-    not less than `stop_seconds`.
+    Matroska files have no decoding timestamps for their first packets. Raw streams have no
+    timestamps at all: for them, a part of the stream is decoded to find the presentation order.
+
+    Args:
+        container: the open source.
+        stream: its video stream.
+        limits: for the frames of a stream that must be decoded.
+        stop_seconds: exact timestamps are needed only up to here. Later ones may be too small, but
+            not smaller than this. None for the whole stream.
+
+    Raises:
+        VideoDecodeError: the source cannot be read.
+        VideoTooLargeError: a frame of a stream without timestamps has too many pixels.
     """
-    step = _ticks_a_frame(stream)
+    step = _ticks_per_frame(stream)
     waiting: list[Packet[VideoStream]] = []
     ranks: list[int] | None = None
-    for index, packet in enumerate(_demuxed(container, stream)):
+    for index, packet in enumerate(_read_packets(container, stream)):
         if packet.pts is None and packet.dts is None:
             if ranks is None:
                 ranks = _presentation_ranks(
@@ -52,22 +62,24 @@ def timed(
         elif packet.pts is None:
             packet.pts = packet.dts
         assert packet.dts is not None
-        yield from _counted_back(waiting, packet.dts, step)
+        yield from _assign_dts(waiting, packet.dts, step)
         waiting.clear()
         yield packet
     if waiting:
-        yield from _counted_back(waiting, min(p.pts for p in waiting if p.pts is not None), step)
+        yield from _assign_dts(waiting, min(p.pts for p in waiting if p.pts is not None), step)
 
 
-def until(
+def cut_packets(
     packets: Iterable[Packet[VideoStream]], stop_seconds: float | None
 ) -> Iterator[Packet[VideoStream]]:
-    """The packets that are shown before `stop_seconds`, and those that they are decoded from.
+    """Yield the packets that are shown before `stop_seconds`, and those that they depend on.
 
-        decoded     I0  P3  B1  B2  P6  B4  B5
-        stop at 2   I0  P3  B1                  P3 is shown after the stop, but B1 needs it
+        all packets   I0  P3  B1  B2  P6  B4  B5
+        stop at 2     I0  P3  B1                  P3 is shown after the stop, but B1 depends on it
 
-    Packets come in order of decoding; a later one waits until an earlier one needs it.
+    Args:
+        packets: in decoding order, with both timestamps.
+        stop_seconds: None for all packets.
     """
     waiting: list[Packet[VideoStream]] = []
     for packet in packets:
@@ -84,45 +96,46 @@ def until(
         yield packet
 
 
-def _demuxed(container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
-    with readable(Path(container.name)):
+def _read_packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
+    with translate_read_errors(Path(container.name)):
         for packet in container.demux(stream):
-            if packet.size:  # the last one is empty and asks the decoder for what it still holds
+            if packet.size:  # the last packet is empty; it is for flushing a decoder
                 yield packet
 
 
-def _counted_back(
+def _assign_dts(
     waiting: list[Packet[VideoStream]], next_dts: int, step: int
 ) -> Iterator[Packet[VideoStream]]:
+    """Yield the waiting packets with decoding timestamps that count up to `next_dts`."""
     for place, packet in enumerate(waiting):
         packet.dts = next_dts - (len(waiting) - place) * step
         yield packet
 
 
 def _num_needed(stream: VideoStream, step: int, stop_seconds: float | None) -> int | None:
-    """How many packets decide on the frames before `stop_seconds`; None for all."""
+    """The number of packets that determine the frames before `stop_seconds`; None for all."""
     if stop_seconds is None:
         return None
     assert stream.time_base is not None
-    return math.ceil(stop_seconds / (step * stream.time_base)) + _SETTLING_PACKETS
+    return math.ceil(stop_seconds / (step * stream.time_base)) + _EXTRA_PACKETS
 
 
 def _presentation_ranks(source: Path, limits: MediaLimits, num_packets: int | None) -> list[int]:
-    """For each of the first packets of the picture, in order of decoding, its place when shown.
+    """The place in presentation order of each of the first packets in decoding order.
 
-    A decoder hands a packet's timestamp on to its frame: packets numbered in order of decoding
-    come back in order of presentation.
+    A decoder copies a packet's timestamp to its frame. The packets are numbered in decoding order,
+    and the decoder returns the numbers in presentation order.
     """
     with open_video(source, limits) as (container, stream):
-        packets = _numbered(itertools.islice(container.demux(stream), num_packets))
-        shown = [frame.pts for frame in decoded(packets, limits) if frame.pts is not None]
+        packets = _number_packets(itertools.islice(container.demux(stream), num_packets))
+        shown = [frame.pts for frame in decode_packets(packets, limits) if frame.pts is not None]
     ranks = list(range(max(shown, default=-1) + 1))
     for rank, index in enumerate(shown):
         ranks[index] = rank
     return ranks
 
 
-def _numbered(packets: Iterable[Packet[VideoStream]]) -> Iterator[Packet[VideoStream]]:
+def _number_packets(packets: Iterable[Packet[VideoStream]]) -> Iterator[Packet[VideoStream]]:
     for index, packet in enumerate(packets):
         if packet.size:
             packet.pts = packet.dts = index
@@ -130,11 +143,11 @@ def _numbered(packets: Iterable[Packet[VideoStream]]) -> Iterator[Packet[VideoSt
 
 
 def _delay(ranks: list[int]) -> int:
-    """Frames by which decoding must run ahead, so that none is shown before it is decoded."""
+    """The number of frames by which decoding must run ahead of presentation."""
     return max((index - rank for index, rank in enumerate(ranks)), default=0)
 
 
-def _ticks_a_frame(stream: VideoStream) -> int:
+def _ticks_per_frame(stream: VideoStream) -> int:
     assert stream.time_base is not None
     rate = stream.average_rate or stream.guessed_rate or Fraction(SYNC_FPS)
     return max(1, round(1 / (rate * stream.time_base)))

@@ -1,4 +1,4 @@
-"""Frames at the encoders' sizes, bit for bit as the reference scales them."""
+"""Scaling of frames to the encoders' sizes, bit-identical to the reference."""
 
 # H, W source height and width, S output side
 
@@ -10,35 +10,42 @@ from av import VideoFrame
 from av.sidedata.sidedata import SideData
 from torch import Tensor
 
-# One of the eight ways to lay a picture: (swap rows and columns, mirror columns, mirror rows)
+# One of the eight orientations of a picture: (swap rows and columns, mirror columns, mirror rows)
 Orientation = tuple[bool, bool, bool]
 UPRIGHT: Orientation = (False, False, False)
 
 
 def rgb_view(frame: VideoFrame) -> Tensor:
-    """The pixels of an rgb24 frame as uint8 [H, W, 3], not copied."""
+    """The pixels of an rgb24 frame as uint8 [H, W, 3], a view of the frame's memory."""
     plane = frame.planes[0]
-    rows = np.frombuffer(memoryview(plane), np.uint8).reshape(
-        -1, plane.line_size
-    )  # rows may end in padding
+    rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
+    # Rows may end in padding.
     pixels = rows[: frame.height, : frame.width * 3]
     return torch.from_numpy(pixels).unflatten(1, (frame.width, 3))  # [H, W, 3]
 
 
 def stretch(image: Tensor, size: int) -> Tensor:
-    """The image as uint8 [S, S, 3], aspect ratio not kept, bilinear with antialiasing.
+    """The image stretched to uint8 [S, S, 3], bilinear with antialiasing.
 
-    Source: specification, section 7. Pillow's filter has finer weights: on real frames it differs
+    Args:
+        image: uint8 [H, W, 3]. The aspect ratio is not kept.
+        size: S, in pixels.
+
+    Source: specification, section 7. Pillow's filter has finer weights. On real frames it differs
     by one level in about one value in a thousand.
     """
     return _resize(image, (size, size), "bilinear")
 
 
 def fit_and_crop(image: Tensor, size: int) -> Tensor:
-    """The middle of the image as uint8 [S, S, 3], its short side scaled to S.
+    """The middle square of the image as uint8 [S, S, 3], its short side scaled to S.
 
-    Source: specification, section 6: bicubic with antialiasing in uint8 arithmetic throughout; the
-    long side is rounded down, the offset of the crop half to even.
+    Args:
+        image: uint8 [H, W, 3].
+        size: S, in pixels.
+
+    Source: specification, section 6: bicubic with antialiasing, in uint8 arithmetic throughout.
+    The long side is rounded down, the offset of the crop is rounded half to even.
     """
     height, width = image.shape[:2]
     scaled = _resize(image, fitted_size(height, width, size), "bicubic")
@@ -47,21 +54,21 @@ def fit_and_crop(image: Tensor, size: int) -> Tensor:
 
 
 def fitted_size(height: int, width: int, size: int) -> tuple[int, int]:
-    """Height and width when the short side becomes `size`."""
+    """Height and width in pixels after the short side is scaled to `size`."""
     if width <= height:
         return int(size * height / width), size
     return size, int(size * width / height)
 
 
 def _resize(image: Tensor, size: tuple[int, int], mode: str) -> Tensor:
-    # Viewed as [1, 3, H, W] the image is channels_last, for which torch has vector code on uint8.
+    # A [1, 3, H, W] view of the image is channels_last, for which torch has vectorized uint8 code.
     planes = image.permute(2, 0, 1).unsqueeze(0)
     scaled = F.interpolate(planes, size=size, mode=mode, antialias=True)
     return scaled.squeeze(0).permute(1, 2, 0)
 
 
 def orientation_of(frame: VideoFrame) -> Orientation:
-    """How the frame is to be turned for display: phones store portrait clips lying down."""
+    """The orientation to apply to a frame for display; phones store portrait clips rotated."""
     data = frame.side_data.get("DISPLAYMATRIX")
     if not isinstance(data, SideData):
         return UPRIGHT
@@ -72,8 +79,13 @@ def orientation_of(frame: VideoFrame) -> Orientation:
     return False, a < 0, d < 0
 
 
-def turned(image: Tensor, orientation: Orientation) -> Tensor:
-    """The image [S, S, 3] as it is displayed."""
+def apply_orientation(image: Tensor, orientation: Orientation) -> Tensor:
+    """The image [S, S, 3] as it is displayed.
+
+    Args:
+        image: [S, S, 3] as it is stored.
+        orientation: of its frame, by `orientation_of`.
+    """
     swap, mirror_columns, mirror_rows = orientation
     if swap:
         image = image.transpose(0, 1)
@@ -82,9 +94,13 @@ def turned(image: Tensor, orientation: Orientation) -> Tensor:
 
 
 class FrameStack:
-    """Scaled frames in one array that is cut to their number at the end: none is held twice.
+    """Collects scaled frames in one array, which is shrunk to their number without a copy.
 
-    Room that no frame has filled takes addresses, not memory.
+    The unused capacity takes address space, not memory.
+
+    Args:
+        size: S, the side of the square frames in pixels.
+        capacity: expected number of frames; the array grows when there are more.
     """
 
     def __init__(self, size: int, capacity: int) -> None:
@@ -96,7 +112,7 @@ class FrameStack:
         return self._count
 
     def append(self, image: Tensor, times: int) -> None:
-        """Add the image [S, S, 3] that many times."""
+        """Append the image, uint8 [S, S, 3], `times` times."""
         needed = self._count + times
         if needed > len(self._frames):
             self._resize(max(needed, 2 * len(self._frames)))
@@ -104,15 +120,15 @@ class FrameStack:
         self._count = needed
 
     def repeat_last(self, times: int) -> None:
-        """Add the last frame that many times more."""
+        """Append the last frame `times` more times."""
         self.append(torch.from_numpy(self._frames[self._count - 1].copy()), times)
 
     def finish(self) -> Tensor:
-        """The frames [N, S, S, 3]; the stack is empty afterwards."""
+        """The frames, uint8 [N, S, S, 3]. The stack is empty afterwards."""
         self._resize(self._count)
         frames, self._frames, self._count = self._frames, self._frames[:0], 0
         return torch.from_numpy(frames)
 
     def _resize(self, capacity: int) -> None:
-        # Reallocation moves pages instead of copying them; no view of the array is alive here.
+        # Reallocation moves pages instead of copying them. No view of the array exists here.
         self._frames.resize((capacity, self._size, self._size, 3), refcheck=False)

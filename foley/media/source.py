@@ -1,4 +1,4 @@
-"""Opens a clip from outside: checks size, structure, picture stream and pixels, in that order."""
+"""Opening of untrusted clips, with checks of their size, structure, video stream and pixels."""
 
 import functools
 from collections.abc import Iterator
@@ -21,27 +21,28 @@ from foley.errors import (
 )
 from foley.media.integrity import missing_bytes
 
-# Playlists and other formats that open further files or addresses are left out on purpose: an
-# upload must not name what the server reads. Audio formats are in, to tell a sound file apart.
+# Playlists and other formats that reference further files or addresses are not listed, so that an
+# upload cannot make the server read them. Audio formats are listed, so that a sound file gets an
+# error message of its own.
 _FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,ivf,flv,ogg,asf,"
     "mxf,nut,gif,yuv4mpegpipe,wav,mp3,flac,aac"
 )
-# A clip opens in milliseconds; FFmpeg walks 60 MB of empty MP4 boxes for 6 s.
+# A clip opens in milliseconds, but FFmpeg takes 6 s to walk through 60 MB of empty MP4 boxes.
 READ_TIMEOUT_SECONDS = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class MediaLimits:
-    """What is accepted from outside.
+    """Limits on the clips that are accepted.
 
     Attributes:
-        max_seconds: a frame later than this makes a clip too long.
-        max_pixels: of one frame. The default takes DCI 4K and 4096x2304 in either orientation;
-            8K would cost a decoder about 50 MB for every frame that it keeps.
-        max_bytes: of the file, None for any.
-        codecs: of the picture, by FFmpeg's names, None for any. Decoders of others are not even
-            asked what they make of a clip.
+        max_seconds: a clip with a frame later than this is too long.
+        max_pixels: of one frame. The default allows DCI 4K and 4096x2304 in either orientation.
+            For 8K a decoder would need about 50 MB for every frame that it keeps.
+        max_bytes: of the file; None for no limit.
+        codecs: video codecs that may be decoded, by FFmpeg's names; None for all. FFmpeg does not
+            probe a clip with the decoders of other codecs.
     """
 
     max_seconds: float = MAX_CLIP_SECONDS
@@ -52,50 +53,52 @@ class MediaLimits:
 
 @contextmanager
 def open_video(source: Path, limits: MediaLimits) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """The opened container and its first picture stream; FFmpeg's errors inside become ours.
+    """Yield the open container and its first video stream.
+
+    FFmpeg errors inside the block are raised as `VideoDecodeError`.
+
+    Args:
+        source: the file.
+        limits: what is accepted. `max_seconds` is not checked here.
 
     Raises:
-        VideoEmptyError: no bytes.
+        VideoEmptyError: the file has no bytes.
         VideoTooLargeError: more bytes or pixels than `limits` allow.
-        VideoDecodeError: no such file, cut off, not a video, or of an unknown codec.
-        NoVideoStreamError: sound alone; a cover picture does not count.
+        VideoDecodeError: no such file, truncated, not a video, or of a codec that is unknown or
+            not accepted.
+        NoVideoStreamError: there is no video stream. A cover picture does not count as one.
     """
     _check_bytes(source, limits)
-    with readable(source), opened(source, limits.codecs) as container:
+    with translate_read_errors(source), _open_container(source, limits.codecs) as container:
         stream = _picture_stream(container, source)
         _check_codec(stream, limits)
         check_pixels(stream.codec_context.width, stream.codec_context.height, limits)
         yield container, stream
 
 
-def opened(source: Path, codecs: frozenset[str] | None = None) -> InputContainer:
-    """The container, of a known format and without a way to other files.
-
-    Args:
-        source: the file.
-        codecs: FFmpeg's names of those that may be decoded, None for any.
-
-    Raises:
-        av.FFmpegError: see `readable`.
-    """
+def _open_container(source: Path, codecs: frozenset[str] | None) -> InputContainer:
+    """Open the file as one of the known formats, without access to other files."""
     options = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
     if codecs is not None:
-        names = [decoder for decoder, codec in decoders().items() if codec in codecs]
+        names = [decoder for decoder, codec in codecs_by_decoder().items() if codec in codecs]
         options["codec_whitelist"] = ",".join(names)
     return av.open(
-        str(source.resolve()),  # absolute, so that no name reads as a protocol
+        str(source.resolve()),  # absolute, so that no name is taken for a protocol
         options=options,
         metadata_errors="replace",
-        timeout=READ_TIMEOUT_SECONDS,  # of opening, and of reading each packet
+        timeout=READ_TIMEOUT_SECONDS,  # for opening, and for reading each packet
     )
 
 
 @contextmanager
-def readable(source: Path) -> Iterator[None]:
-    """Turns FFmpeg's errors while reading `source` into ours.
+def translate_read_errors(source: Path) -> Iterator[None]:
+    """Raise FFmpeg errors inside the block as `VideoDecodeError`.
+
+    Args:
+        source: the file that is read; the message names it.
 
     Raises:
-        VideoDecodeError: for any of them.
+        VideoDecodeError: for every FFmpeg error.
     """
     try:
         yield
@@ -107,10 +110,15 @@ def readable(source: Path) -> Iterator[None]:
 
 
 def check_pixels(width: int, height: int, limits: MediaLimits) -> None:
-    """Refuse frames of more pixels than `limits` allow.
+    """Check a frame's size.
+
+    Args:
+        width: in pixels.
+        height: in pixels.
+        limits: `max_pixels` is checked.
 
     Raises:
-        VideoTooLargeError: they have more.
+        VideoTooLargeError: the frame has more pixels than `limits` allow.
     """
     if width * height > limits.max_pixels:
         raise VideoTooLargeError(
@@ -120,11 +128,11 @@ def check_pixels(width: int, height: int, limits: MediaLimits) -> None:
 
 
 @functools.cache
-def decoders() -> dict[str, str]:
-    """The codec of each decoder, by their names: av1 has several, the native one and libdav1d."""
+def codecs_by_decoder() -> dict[str, str]:
+    """The codec's name for each decoder's name. av1, for one, has a native decoder and libdav1d."""
     found = {}
     for name in av.codecs_available:
-        with suppress(UnknownCodecError):  # an encoder's name
+        with suppress(UnknownCodecError):  # an encoder without a decoder
             codec = av.Codec(name, "r")
             found[codec.name] = codec.canonical_name
     return found

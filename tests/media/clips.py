@@ -1,4 +1,4 @@
-"""Clips that the tests write: every frame draws its own number as ten vertical bars."""
+"""Clips that the tests write. Every frame shows its own number as ten vertical bars."""
 
 # H, W height and width, S output side
 
@@ -15,7 +15,7 @@ from torch import Tensor
 Display = tuple[int, int, int, int]  # a, b, c, d: x' = a x + c y, y' = b x + d y, y downwards
 
 NUM_BARS = 10
-TURNED: dict[int, Display] = {  # degrees counterclockwise
+ROTATED: dict[int, Display] = {  # degrees counterclockwise
     0: (1, 0, 0, 1),
     90: (0, -1, 1, 0),
     180: (-1, 0, 0, -1),
@@ -25,22 +25,22 @@ MIRRORED: Display = (-1, 0, 0, 1)
 MILLISECOND = Fraction(1, 1000)
 
 
-def drawn(number: int, width: int, height: int) -> np.ndarray:
-    """The number as bars, least significant on the left, bright for one; rgb24 [H, W, 3]."""
+def draw_number(number: int, width: int, height: int) -> np.ndarray:
+    """The number as bars, least significant on the left, bright for one: uint8 RGB [H, W, 3]."""
     bars = [(number >> bit) & 1 for bit in range(NUM_BARS)]
     columns = np.array([bars[x * NUM_BARS // width] for x in range(width)], np.uint8)
     return np.broadcast_to((20 + 215 * columns)[None, :, None], (height, width, 3)).copy()
 
 
 def numbers(frames: Tensor) -> list[int]:
-    """The number that each frame [N, S, S, 3] shows; the golden clips draw theirs the same way."""
+    """The number that each frame [N, S, S, 3] shows. The golden clips show theirs the same way."""
     size = frames.shape[1]
     row = frames[:, size // 2].float().mean(dim=-1)  # [N, S]
     centres = [int((bar + 0.5) * size / NUM_BARS) for bar in range(NUM_BARS)]
     return [sum(2**b for b, x in enumerate(centres) if line[x] > 128) for line in row]
 
 
-def due(times_seconds: Sequence[float], fps: int = 25) -> list[int]:
+def expected_picks(times_seconds: Sequence[float], fps: int = 25) -> list[int]:
     """The index of every frame that the reference's running clock picks."""
     picks, target = [], 0.0
     for index, seconds in enumerate(times_seconds):
@@ -67,7 +67,7 @@ def write_clip(
     muxer: dict[str, str] | None = None,
     container: str | None = None,
 ) -> Path:
-    """Write a clip of numbered frames, at `times_ms` or at a constant rate; returns its path."""
+    """Write a clip of numbered frames, at `times_ms` or at a constant rate, and return its path."""
     width, height = size
     with av.open(str(path), "w", format=container, options=muxer or {}) as writer:
         if title:
@@ -91,7 +91,7 @@ def write_clip(
             writer.mux(tone.encode(frame))
         for stream in [*streams, *([tone] if tone else [])]:
             writer.mux(stream.encode(None))
-    if codec == "libsvtav1":  # root's call of it makes the caller real-time, and all its children
+    if codec == "libsvtav1":  # run by root, it gives the calling process a real-time priority
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     if display is not None:
         _set_display(path, display)
@@ -99,7 +99,7 @@ def write_clip(
 
 
 def write_sound(path: Path) -> Path:
-    """Write one second of silence; returns its path."""
+    """Write a sound file of one second of silence, and return its path."""
     with av.open(str(path), "w") as writer:
         stream = writer.add_stream("aac", rate=48000)
         frame = av.AudioFrame.from_ndarray(
@@ -112,7 +112,7 @@ def write_sound(path: Path) -> Path:
 
 
 def picture_packets(path: Path) -> list[tuple[bytes, int | None, float]]:
-    """Content, and time shown in seconds, of every packet of the first picture stream."""
+    """The content, timestamp, and time in seconds of every packet of the first video stream."""
     with av.open(str(path)) as reader:
         stream = reader.streams.video[0]
         return [
@@ -140,13 +140,13 @@ def loudest_second(path: Path) -> float:
 
 
 def _frame(number: int, width: int, height: int, stream: object, pts: int) -> av.VideoFrame:
-    frame = av.VideoFrame.from_ndarray(drawn(number, width, height), format="rgb24")
+    frame = av.VideoFrame.from_ndarray(draw_number(number, width, height), format="rgb24")
     frame.pts, frame.time_base = pts, stream.codec_context.time_base
     return frame
 
 
 def _set_display(path: Path, display: Display) -> None:
-    """Write the display matrix into an mp4: not every PyAV can."""
+    """Write a display matrix into an mp4 file. Not every version of PyAV can."""
     content = path.read_bytes()
     plain = struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
     a, b, c, d = (value << 16 for value in display)

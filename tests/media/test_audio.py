@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from foley.errors import OutputError
-from foley.media.mux import Written, write_audio
+from foley.media.mux import MediaFile, write_audio
 
 
-def decoded(path: Path) -> tuple[np.ndarray, str, int]:
+def read_samples(path: Path) -> tuple[np.ndarray, str, int]:
     """The samples [C, S] in [-1, 1], the decoder's sample format, and the sample rate."""
     with av.open(str(path)) as reader:
         frames = list(reader.decode(audio=0))
@@ -29,8 +29,8 @@ def test_24_bit_files_hold_the_nearest_level(
     waveform = torch.rand(channels, 10_000) * 2 - 1
     waveform[:, :2] = torch.tensor([1.0, -1.0])
     path = tmp_path / f"out.{suffix}"
-    assert write_audio(waveform, path) == Written(path=path, container=suffix, codec=codec)
-    samples, kind, rate = decoded(path)
+    assert write_audio(waveform, path) == MediaFile(path=path, container=suffix, codec=codec)
+    samples, kind, rate = read_samples(path)
     assert (kind, rate, samples.shape) == ("s32", 48_000, (channels, 10_000))
     errors = np.abs(samples - waveform.double().numpy())
     assert errors[:, 1:].max() <= 0.5 / 2**23
@@ -41,7 +41,7 @@ def test_float_wav_is_exact(tmp_path: Path) -> None:
     torch.manual_seed(0)
     waveform = torch.rand(1, 44_100) * 2 - 1
     write_audio(waveform, tmp_path / "out.wav", sample_format="f32", sample_rate=44_100)
-    samples, kind, rate = decoded(tmp_path / "out.wav")
+    samples, kind, rate = read_samples(tmp_path / "out.wav")
     assert (kind, rate) == ("flt", 44_100)
     assert np.array_equal(samples, waveform.double().numpy())
 

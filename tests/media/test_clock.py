@@ -9,7 +9,7 @@ from foley.media.clock import FramePicker, FrameTimes, num_latents, seconds_of
 GOLDEN = json.loads((Path(__file__).parents[1] / "assets/golden/frames.json").read_text())
 
 
-def picked(times_seconds: list[float], fps: int, *, exact: bool = False) -> list[int]:
+def pick(times_seconds: list[float], fps: int, *, exact: bool = False) -> list[int]:
     picker = FramePicker(fps, exact=exact)
     return [
         index
@@ -24,8 +24,8 @@ def test_picks_equal_the_reference(name: str) -> None:
     expected = GOLDEN["videos"][name]
     time_base = Fraction(expected["time_base"])
     times = [seconds_of(pts, time_base) for pts in expected["frame_pts"]]
-    assert picked(times, 8) == expected["picks_8"]
-    assert picked(times, 25) == expected["picks_25"]
+    assert pick(times, 8) == expected["picks_8"]
+    assert pick(times, 25) == expected["picks_25"]
     assert num_latents(len(expected["picks_25"])) == expected["latent_len"]
 
 
@@ -37,20 +37,20 @@ def test_latents_are_two_a_frame_but_for_the_known_lengths() -> None:
 @pytest.mark.parametrize("time_base", [Fraction(1, 12800), Fraction(1, 1000), Fraction(1, 25)])
 def test_an_exact_clock_picks_every_frame_of_its_own_rate(time_base: Fraction) -> None:
     times = [seconds_of(round(index / 25 / time_base), time_base) for index in range(375)]
-    assert picked(times, 25, exact=True) == list(range(375))
-    assert picked(times, 25) != list(range(375))  # as the reference: it loses one
+    assert pick(times, 25, exact=True) == list(range(375))
+    assert pick(times, 25) != list(range(375))  # the running sum, as in the reference, skips one
     due = [next(i for i, t in enumerate(times) if t >= k / 8 - 1e-9) for k in range(119)]
-    assert picked(times, 8, exact=True)[:119] == due
+    assert pick(times, 8, exact=True)[:119] == due
 
 
 def test_an_exact_clock_shows_the_first_frame_at_or_after_each_target() -> None:
     times = [index / 30 for index in range(300)]
     due = [next(i for i, t in enumerate(times) if t >= k / 25 - 1e-9) for k in range(248)]
-    assert picked(times, 25, exact=True)[:248] == due
+    assert pick(times, 25, exact=True)[:248] == due
 
 
 def test_a_late_first_frame_fills_every_target_before_it() -> None:
-    assert picked([0.5, 0.54], 8) == [0, 0, 0, 0, 0]
+    assert pick([0.5, 0.54], 8) == [0, 0, 0, 0, 0]
 
 
 def test_time_is_multiplied_before_it_is_divided() -> None:

@@ -13,13 +13,21 @@ from foley.media.decode import VideoInfo, decode_frames, probe
 from foley.media.scale import fit_and_crop, stretch
 from foley.media.source import MediaLimits
 from foley.types import VideoFrames
-from tests.media.clips import MIRRORED, TURNED, drawn, due, numbers, shown_seconds, write_clip
+from tests.media.clips import (
+    MIRRORED,
+    ROTATED,
+    draw_number,
+    expected_picks,
+    numbers,
+    shown_seconds,
+    write_clip,
+)
 
 GOLDEN = Path(__file__).parents[1] / "assets/golden"
 FIXTURES = json.loads((GOLDEN / "frames.json").read_text())["videos"]
 
 
-def decoded(clip: Path, **options: object) -> VideoFrames:
+def decode_80(clip: Path, **options: object) -> VideoFrames:
     return decode_frames(clip, visual_size=80, sync_size=80, **options)
 
 
@@ -42,22 +50,22 @@ def test_whole_segments_are_filled_with_the_last_frame(
     tmp_path: Path, num_frames: int, filled: int
 ) -> None:
     clip = write_clip(tmp_path / "clip.mp4", num_frames=num_frames)
-    frames = decoded(clip, exact_clock=True, whole_segments=True)
+    frames = decode_80(clip, exact_clock=True, whole_segments=True)
     assert numbers(frames.sync) == [min(i, num_frames - 1) for i in range(filled)]
     assert frames.num_picked == num_frames
     assert len(frames.visual) == 8 * (filled - 1) // 25 + 1
-    assert bool(frames.notices) == (num_frames < 16)  # told where the clip is too short to sound
+    assert bool(frames.notices) == (num_frames < 16)  # a notice says that the clip was too short
 
 
 def test_variable_rate_is_picked_by_timestamps(tmp_path: Path) -> None:
     times = [0, 10, 20, 200, 210, 400, 900, 910, 1000]
-    frames = decoded(write_clip(tmp_path / "clip.mkv", times_ms=times))
+    frames = decode_80(write_clip(tmp_path / "clip.mkv", times_ms=times))
     assert numbers(frames.visual) == [0, 3, 5, 5, 6, 6, 6, 6, 8]  # targets 0, 125, 250, ... 1000 ms
 
 
 def test_late_first_timestamp_repeats_the_first_frame(tmp_path: Path) -> None:
     times = [500 + 40 * index for index in range(20)]
-    frames = decoded(write_clip(tmp_path / "clip.mkv", times_ms=times))
+    frames = decode_80(write_clip(tmp_path / "clip.mkv", times_ms=times))
     assert numbers(frames.sync)[:14] == [0] * 13 + [1]
     assert frames.source_seconds == pytest.approx(1.3)
 
@@ -68,7 +76,7 @@ def test_missing_timestamps_follow_the_frame_rate(tmp_path: Path, b_frames: int)
     clip = write_clip(tmp_path / "clip.h264", options=options, container="h264")
     with av.open(str(clip)) as reader:
         assert {frame.pts for frame in reader.decode(video=0)} == {None}
-    frames = decoded(clip)
+    frames = decode_80(clip)
     assert numbers(frames.sync) == list(range(25))
 
 
@@ -79,42 +87,42 @@ def test_b_frames_come_in_the_order_they_are_shown(tmp_path: Path, suffix: str) 
     clip = write_clip(tmp_path / f"clip.{suffix}", codec=codec, options=options)
     with av.open(str(clip)) as reader:
         assert reader.streams.video[0].codec_context.has_b_frames
-    assert numbers(decoded(clip).sync) == due(shown_seconds(clip))
+    assert numbers(decode_80(clip).sync) == expected_picks(shown_seconds(clip))
 
 
 @pytest.mark.parametrize("size", [(81, 63), (64, 99), (33, 35)])
 def test_odd_sizes_are_read(tmp_path: Path, size: tuple[int, int]) -> None:
     clip = write_clip(tmp_path / "clip.mkv", size=size, codec="ffv1", pix_fmt="yuv444p")
-    frames = decoded(clip)
+    frames = decode_80(clip)
     assert numbers(frames.visual) == [0, 4, 7, 10, 13, 16, 19, 22]
     assert (probe(clip).width, probe(clip).height) == size
 
 
 def test_ten_bit_colours_are_those_of_eight_bit(tmp_path: Path) -> None:
-    eight = decoded(write_clip(tmp_path / "8.mkv", codec="ffv1", pix_fmt="yuv420p"))
-    ten = decoded(write_clip(tmp_path / "10.mkv", codec="ffv1", pix_fmt="yuv420p10le"))
+    eight = decode_80(write_clip(tmp_path / "8.mkv", codec="ffv1", pix_fmt="yuv420p"))
+    ten = decode_80(write_clip(tmp_path / "10.mkv", codec="ffv1", pix_fmt="yuv420p10le"))
     assert (eight.visual.int() - ten.visual.int()).abs().max() <= 2  # measured: 1
 
 
 def test_alpha_is_dropped(tmp_path: Path) -> None:
-    frames = decoded(write_clip(tmp_path / "clip.mov", codec="png", pix_fmt="rgba"))
-    assert torch.equal(frames.sync[9], torch.from_numpy(drawn(9, 80, 80)))
+    frames = decode_80(write_clip(tmp_path / "clip.mov", codec="png", pix_fmt="rgba"))
+    assert torch.equal(frames.sync[9], torch.from_numpy(draw_number(9, 80, 80)))
 
 
 def test_the_first_picture_stream_is_used_and_sound_is_seen(tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "clip.mkv", second_picture=True, sound=True)
-    assert numbers(decoded(clip).visual) == [0, 4, 7, 10, 13, 16, 19, 22]
+    assert numbers(decode_80(clip).visual) == [0, 4, 7, 10, 13, 16, 19, 22]
     assert probe(clip).has_audio
 
 
 @pytest.mark.parametrize(("degrees", "turns"), [(0, 0), (90, 1), (180, 2), (270, 3)])
 def test_display_rotation_is_honoured(tmp_path: Path, degrees: int, turns: int) -> None:
-    clip = write_clip(tmp_path / "clip.mp4", size=(96, 64), display=TURNED[degrees])
+    clip = write_clip(tmp_path / "clip.mp4", size=(96, 64), display=ROTATED[degrees])
     with av.open(str(clip)) as reader:
         first = next(reader.decode(video=0))
         stored = torch.from_numpy(first.to_ndarray(format="rgb24"))
     upright = stored.rot90(turns).contiguous()
-    frames = decoded(clip)
+    frames = decode_80(clip)
     assert (frames.visual[0].int() - stretch(upright, 80).int()).abs().max() <= 1
     assert (frames.sync[0].int() - fit_and_crop(upright, 80).int()).abs().max() <= 1
     info = probe(clip)
@@ -123,13 +131,13 @@ def test_display_rotation_is_honoured(tmp_path: Path, degrees: int, turns: int) 
 
 
 def test_a_mirrored_picture_is_mirrored_back(tmp_path: Path) -> None:
-    plain = decoded(write_clip(tmp_path / "plain.mp4"))
-    mirrored = decoded(write_clip(tmp_path / "mirrored.mp4", display=MIRRORED))
+    plain = decode_80(write_clip(tmp_path / "plain.mp4"))
+    mirrored = decode_80(write_clip(tmp_path / "mirrored.mp4", display=MIRRORED))
     assert torch.equal(mirrored.visual, plain.visual.flip(2))
 
 
 def test_a_short_clip_is_filled_with_its_last_frame_and_says_so(tmp_path: Path) -> None:
-    frames = decoded(write_clip(tmp_path / "clip.mp4", num_frames=15))
+    frames = decode_80(write_clip(tmp_path / "clip.mp4", num_frames=15))
     assert numbers(frames.sync)[13:] == [13, 14, 14]
     assert frames.num_picked == 15
     assert len(frames.notices) == 1
@@ -137,24 +145,24 @@ def test_a_short_clip_is_filled_with_its_last_frame_and_says_so(tmp_path: Path) 
 
 
 def test_sixteen_frames_are_enough(tmp_path: Path) -> None:
-    frames = decoded(write_clip(tmp_path / "clip.mp4", num_frames=16))
+    frames = decode_80(write_clip(tmp_path / "clip.mp4", num_frames=16))
     assert (len(frames.sync), frames.notices) == (16, ())
 
 
 def test_a_frame_at_the_limit_is_taken_and_one_after_it_refused(tmp_path: Path) -> None:
-    frames = decoded(write_clip(tmp_path / "at.mp4", num_frames=151, fps=10))
+    frames = decode_80(write_clip(tmp_path / "at.mp4", num_frames=151, fps=10))
     assert (len(frames.visual), len(frames.sync), frames.trimmed) == (121, 376, False)
     with pytest.raises(VideoTooLongError, match=r"lasts 15\.20 s, the limit is 15\.00 s"):
-        decoded(write_clip(tmp_path / "after.mp4", num_frames=152, fps=10))
+        decode_80(write_clip(tmp_path / "after.mp4", num_frames=152, fps=10))
 
 
 def test_trimming_leaves_out_what_lies_after_the_limit_and_says_so(tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "clip.mp4", num_frames=200, fps=10)
-    frames = decoded(clip, trim=True)
+    frames = decode_80(clip, trim=True)
     assert numbers(frames.sync)[-1] == 150
     assert (frames.trimmed, frames.source_seconds) == (True, 20.0)
     assert "20.00 s" in frames.notices[0]
-    assert numbers(decoded(clip, trim=True, limits=MediaLimits(max_seconds=1.0)).sync)[-1] == 10
+    assert numbers(decode_80(clip, trim=True, limits=MediaLimits(max_seconds=1.0)).sync)[-1] == 10
 
 
 def test_decoding_stops_at_the_limit(tmp_path: Path) -> None:
@@ -165,7 +173,7 @@ def test_decoding_stops_at_the_limit(tmp_path: Path) -> None:
     for start in starts[-20:]:
         content[start : start + 40] = bytes(40)
     clip.write_bytes(content)
-    frames = decoded(clip, trim=True, limits=MediaLimits(max_seconds=1.0), num_threads=1)
+    frames = decode_80(clip, trim=True, limits=MediaLimits(max_seconds=1.0), num_threads=1)
     assert numbers(frames.sync)[-1] == 25
 
 
@@ -173,13 +181,13 @@ def test_timestamps_that_start_after_the_limit_leave_no_frame(tmp_path: Path) ->
     clip = write_clip(tmp_path / "clip.mkv", times_ms=[20_000, 20_040])
     for trim in (False, True):
         with pytest.raises(NoFramesError, match=r"20\.00 s"):
-            decoded(clip, trim=trim)
+            decode_80(clip, trim=trim)
 
 
 def test_a_strip_that_scaling_would_blow_up_is_refused(tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "clip.mkv", size=(4000, 2), codec="ffv1", pix_fmt="yuv444p")
     with pytest.raises(VideoTooLargeError, match="4000 x 2"):
-        decoded(clip)
+        decode_80(clip)
 
 
 def test_probe_tells_what_the_clip_is(tmp_path: Path) -> None:
@@ -218,7 +226,7 @@ def test_memory_does_not_grow_with_length(tmp_path: Path) -> None:
 def test_with_an_exact_clock_no_frame_lasts_beyond_the_limit(tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "clip.mp4", num_frames=60)
     limits = MediaLimits(max_seconds=2.0)
-    frames = decoded(clip, limits=limits, trim=True, exact_clock=True)
+    frames = decode_80(clip, limits=limits, trim=True, exact_clock=True)
     assert frames.trimmed
     assert numbers(frames.sync) == list(range(50))
-    assert numbers(decoded(clip, limits=limits, trim=True).sync)[-1] == 50
+    assert numbers(decode_80(clip, limits=limits, trim=True).sync)[-1] == 50

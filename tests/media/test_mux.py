@@ -16,11 +16,11 @@ from foley.errors import (
     VideoEmptyError,
     VideoTooLargeError,
 )
-from foley.media.decode import decode_frames, decoded, probe
-from foley.media.mux import Written, container_for, write_audio, write_video
+from foley.media.decode import decode_frames, decode_packets, probe
+from foley.media.mux import MediaFile, choose_container, write_audio, write_video
 from foley.media.source import MediaLimits
 from tests.media.clips import (
-    TURNED,
+    ROTATED,
     loudest_second,
     numbers,
     picture_packets,
@@ -52,7 +52,7 @@ def test_sound_is_where_it_was_put(tmp_path: Path, container: str, late_ms: int)
     written = write_video(source, click(0.625), tmp_path / f"out.{container}")
     assert written.path.suffix == f".{container}"
     assert written.notices == ()
-    # Measured: 0 in mp4 and mov, 0.3 ms in mkv, 0.5 ms in webm, which count in milliseconds.
+    # Measured: 0 in mp4 and mov, 0.3 ms in mkv and 0.5 ms in webm, whose ticks are milliseconds.
     assert abs(loudest_second(written.path) - 0.625) < 0.001 < AUDIO_FRAME_SECONDS
     assert shown_seconds(written.path) == pytest.approx([t / 1000 for t in times], abs=1e-9)
 
@@ -101,7 +101,7 @@ def test_a_container_without_edit_lists_keeps_sound_with_the_picture(tmp_path: P
 @pytest.mark.parametrize("container", ["mp4", "mov", "mkv"])
 def test_rotation_and_title_are_kept(tmp_path: Path, container: str, degrees: int) -> None:
     source = write_clip(
-        tmp_path / "in.mp4", size=(96, 64), display=TURNED[degrees], title="A title"
+        tmp_path / "in.mp4", size=(96, 64), display=ROTATED[degrees], title="A title"
     )
     written = write_video(source, click(0.5), tmp_path / f"out.{container}")
     assert probe(written.path).rotation == probe(source).rotation == -degrees % 360
@@ -124,7 +124,9 @@ def test_sound_is_stereo(tmp_path: Path, container: str, codec: str, channels: i
     tone = 0.5 * torch.sin(torch.arange(RATE) * 0.05)
     waveform = torch.stack([tone, torch.zeros_like(tone)])[:channels]
     written = write_video(source, waveform, tmp_path / f"out.{container}")
-    assert written == Written(path=tmp_path / f"out.{container}", container=container, codec=codec)
+    assert written == MediaFile(
+        path=tmp_path / f"out.{container}", container=container, codec=codec
+    )
     with av.open(str(written.path)) as reader:
         frames = [frame.to_ndarray() for frame in reader.decode(audio=0)]
         assert reader.streams.audio[0].rate == RATE
@@ -204,7 +206,7 @@ def test_a_destination_that_is_named_mkv_is_replaced(tmp_path: Path) -> None:
 )
 def test_the_container_is_known_before(tmp_path: Path, codec: str, wanted: str, given: str) -> None:
     source = write_clip(tmp_path / "in.mkv", codec=codec)
-    assert container_for(source, wanted) == given
+    assert choose_container(source, wanted) == given
     assert write_video(source, click(0.5), tmp_path / f"out.{wanted}").container == given
 
 
@@ -216,10 +218,10 @@ def test_a_picture_that_neither_container_takes_is_refused_before(
 ) -> None:
     source = write_clip(tmp_path / "in.gif", codec="gif", pix_fmt="rgb8")
     with pytest.raises(OutputError, match=f"^{refusal} gif pictures; ask for mov or wav"):
-        container_for(source, wanted)
+        choose_container(source, wanted)
     with pytest.raises(OutputError, match=refusal):
         write_video(source, click(0.5), tmp_path / f"out.{wanted}")
-    assert container_for(source, "mov") == "mov"
+    assert choose_container(source, "mov") == "mov"
 
 
 @pytest.mark.parametrize(
@@ -282,11 +284,11 @@ def test_a_stream_without_timestamps_is_decoded_no_further_than_needed(
     counts = []
 
     def counting(packets: Iterable[object], limits: MediaLimits) -> list[object]:
-        frames = list(decoded(packets, limits))
+        frames = list(decode_packets(packets, limits))
         counts.append(len(frames))
         return frames
 
-    monkeypatch.setattr("foley.media.packets.decoded", counting)
+    monkeypatch.setattr("foley.media.packets.decode_packets", counting)
     write_video(source, click(0.5), tmp_path / "out.mp4", stop_seconds=1.0)
     assert counts[0] < 80
 
@@ -332,7 +334,7 @@ def test_a_trimmed_clip_ends_where_its_sound_ends(
     seconds = shown_seconds(written.path)
     expected = [0.04 * n for n in range(25)]
     assert seconds[:25] == pytest.approx(expected)
-    # B-frames at the end need the frame after them, which is then shown too.
+    # B-frames at the end depend on the frame after them, which is then shown too.
     assert len(seconds) - 25 <= (1 if b_frames else 0)
     with av.open(str(written.path)) as reader:
         for frame in reader.decode(video=0):

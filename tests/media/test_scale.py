@@ -7,7 +7,7 @@ from av import VideoFrame
 from PIL import Image
 from safetensors.torch import load_file
 
-from foley.media.scale import FrameStack, fit_and_crop, rgb_view, stretch, turned
+from foley.media.scale import FrameStack, apply_orientation, fit_and_crop, rgb_view, stretch
 
 GOLDEN = Path(__file__).parents[1] / "assets/golden"
 
@@ -45,7 +45,7 @@ def test_rows_are_read_without_their_padding(width: int, height: int) -> None:
 def test_all_eight_orientations_differ_and_keep_the_pixels() -> None:
     image = torch.arange(27, dtype=torch.uint8).reshape(3, 3, 3)
     ways = [(a, b, c) for a in (False, True) for b in (False, True) for c in (False, True)]
-    results = [turned(image, way) for way in ways]
+    results = [apply_orientation(image, way) for way in ways]
     assert len({tuple(result.flatten().tolist()) for result in results}) == 8
     assert all(torch.equal(r.flatten().sort().values, image.flatten()) for r in results)
 
