@@ -17,7 +17,7 @@ from urllib.parse import urljoin
 import aiohttp
 from yarl import URL
 
-from foley.atomic import complete_or_absent
+from foley.atomic import atomic_path
 from foley.errors import FetchError, UploadTooLargeError
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -97,7 +97,7 @@ class Fetcher:
         """
         try:
             async with asyncio.timeout(self._timeout_seconds):
-                with complete_or_absent(destination) as partial:
+                with atomic_path(destination) as partial:
                     async with self._session() as session:
                         return await self._follow(session, address, partial)
         except aiohttp.ClientError as error:

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from foley.configs import PRESETS
 from foley.media.decode import decode_frames
-from foley.media.mux import Written, container_for, write_audio, write_video
-from foley.media.source import MediaLimits, decoders
+from foley.media.mux import MediaFile, choose_container, write_audio, write_video
+from foley.media.source import MediaLimits, codecs_by_decoder
 from runners.handoff import load_waveforms, save_frames
 from runners.jobs.scratch import CLIP
 
@@ -19,7 +19,7 @@ SOUND_ONLY_FORMATS = ("wav", "flac")
 
 def prepare() -> None:
     """Fill the caches that every task reads, once in the fork server instead of in each child."""
-    decoders()
+    codecs_by_decoder()
 
 
 def nothing(_folder: Path) -> None:
@@ -60,7 +60,7 @@ def decode(
         whole_segments=model.whole_segments,
     )
     if container not in SOUND_ONLY_FORMATS:
-        container_for(clip, container, limits=media_limits)  # type: ignore[arg-type]
+        choose_container(clip, container, limits=media_limits)  # type: ignore[arg-type]
     save_frames(frames, folder)
     return {"trimmed": frames.trimmed}
 
@@ -92,7 +92,7 @@ def write(
     """
     media_limits = _media_limits(limits)
 
-    def write_file(waveform: Tensor, destination: Path) -> Written:
+    def write_file(waveform: Tensor, destination: Path) -> MediaFile:
         if destination.suffix[1:] in SOUND_ONLY_FORMATS:
             return write_audio(waveform, destination, sample_rate=sample_rate)
         return write_video(
@@ -114,7 +114,7 @@ def _media_limits(limits: dict[str, Any]) -> MediaLimits:
     return MediaLimits(**{**limits, "codecs": frozenset(limits["codecs"])})  # JSON has no sets
 
 
-def _to_json(file: Written) -> dict[str, Any]:
+def _to_json(file: MediaFile) -> dict[str, Any]:
     return {"name": file.path.name, "container": file.container, "notices": file.notices}
 
 

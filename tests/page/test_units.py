@@ -26,7 +26,7 @@ from foley.errors import (
 )
 from runners.page import messages, plots
 from runners.page.snippets import FIELDS, Recipe
-from tests.media.clips import TURNED, numbers, write_clip
+from tests.media.clips import ROTATED, numbers, write_clip
 
 RATE = 48_000
 OPTIONS = {
@@ -167,10 +167,13 @@ def test_a_waveform_ends_where_its_sound_does() -> None:
     assert upper[-10] == pytest.approx(1.0, abs=0.01)
 
 
-@pytest.mark.parametrize("turn", TURNED)
+@pytest.mark.parametrize("turn", ROTATED)
 def test_a_film_strip_holds_the_frames_of_their_times_upright(tmp_path: Path, turn: int) -> None:
     clip = write_clip(
-        tmp_path / "clip.mp4", num_frames=120, size=(96, 96), display=TURNED[turn] if turn else None
+        tmp_path / "clip.mp4",
+        num_frames=120,
+        size=(96, 96),
+        display=ROTATED[turn] if turn else None,
     )
     plots.draw_film_strip(clip, 4.7, tmp_path / "strip.jpg")
     strip = np.asarray(Image.open(tmp_path / "strip.jpg"))
@@ -181,7 +184,7 @@ def test_a_film_strip_holds_the_frames_of_their_times_upright(tmp_path: Path, tu
 
 
 def test_a_strip_of_a_tall_clip_is_narrow(tmp_path: Path) -> None:
-    clip = write_clip(tmp_path / "clip.mp4", size=(160, 80), display=TURNED[90])
+    clip = write_clip(tmp_path / "clip.mp4", size=(160, 80), display=ROTATED[90])
     plots.draw_film_strip(clip, 1.0, tmp_path / "strip.jpg")
     with Image.open(tmp_path / "strip.jpg") as strip:
         width, height = strip.size
