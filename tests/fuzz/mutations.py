@@ -1,4 +1,4 @@
-"""Clips that are nearly right: one seed gives the same mutations for ever."""
+"""Mutations of valid clips. The same random state gives the same mutation."""
 
 import random
 import struct
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.media.clips import write_clip
 
-# container: codec, pixel format, sound, FFmpeg's muxer where the suffix does not tell
+# suffix: codec, pixel format, sound, FFmpeg's muxer (None: by the suffix)
 SEEDS = {
     "mp4": ("libx264", "yuv420p", True, None),
     "mov": ("prores_ks", "yuv422p10le", False, None),
@@ -15,7 +15,7 @@ SEEDS = {
     "webm": ("libvpx-vp9", "yuv420p", False, None),
     "avi": ("mpeg4", "yuv420p", False, None),
 }
-# Names before which MP4 and MOV state a length, and after which fields follow.
+# Names of boxes and chunks. A length is stated before or after them, and fields follow.
 NAMES = [b"moov", b"mdat", b"trak", b"mdia", b"stbl", b"stsd", b"stts", b"stsz", b"stco", b"ctts",
          b"elst", b"avcC", b"tkhd", b"mvhd", b"hdlr", b"RIFF", b"LIST", b"hdrl", b"strl", b"movi",
          b"idx1", b"avih", b"strh", b"strf", b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67",
@@ -24,7 +24,7 @@ EXTREMES = [0, 1, 7, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFF
 
 
 def seeds(folder: Path) -> dict[str, bytes]:
-    """A clip of each container, of 12 frames."""
+    """Write a clip of 12 frames in each container, and return their bytes by suffix."""
     clips = {}
     for suffix, (codec, pix_fmt, sound, muxer) in SEEDS.items():
         path = folder / f"seed.{suffix}"
@@ -33,8 +33,8 @@ def seeds(folder: Path) -> dict[str, bytes]:
     return clips
 
 
-def mutated(clip: bytes, chance: random.Random) -> bytes:
-    """The clip with one to three things wrong."""
+def mutate(clip: bytes, chance: random.Random) -> bytes:
+    """Return the clip with one to three mutations."""
     data = bytearray(clip)
     for _ in range(chance.choice((1, 1, 2, 3))):
         chance.choice(MUTATIONS)(data, chance)
@@ -73,7 +73,7 @@ def _overwrite(data: bytearray, chance: random.Random) -> None:
 
 
 def _huge_header(data: bytearray, chance: random.Random) -> None:
-    """A length, a count or a size at a named place becomes extreme."""
+    """Replace a length, count or size near a known name by an extreme value."""
     places = [place for name in NAMES if (place := data.find(name)) >= 0]
     if places:
         place = chance.choice(places) + chance.choice((-4, 1, 4, 8, 12, 16, 20, 24, 28, 36))
