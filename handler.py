@@ -1,4 +1,4 @@
-"""RunPod's entry point: `python handler.py`; see docs/deploy.md."""
+"""RunPod's entry point: `python handler.py`; see docs/guides/runpod.md."""
 
 from runners.runpod.handler import main
 

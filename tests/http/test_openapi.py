@@ -50,16 +50,6 @@ def test_the_clip_is_described_with_the_limits_of_this_service(document: dict[st
         assert words in clip["description"]
 
 
-def test_the_page_states_the_default_limits() -> None:
-    lines = (ROOT / "docs/api.md").read_text().splitlines()
-    (row,) = [line for line in lines if line.startswith("| `clip` |")]
-    fields = Settings.model_fields
-    seconds, pixels = fields["max_clip_seconds"].default, fields["max_clip_pixels"].default
-    assert f"{seconds:g} s" in row
-    assert f"{fields['max_upload_bytes'].default // 2**20} MiB" in row
-    assert f"{pixels} pixels" in row
-
-
 def test_answers_are_described(document: dict[str, Any]) -> None:
     responses = document["paths"]["/v1/generate"]["post"]["responses"]
     files = {*MEDIA_TYPES.values(), "application/zip"}

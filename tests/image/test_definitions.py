@@ -282,9 +282,11 @@ def test_the_bento_holds_what_the_image_runs(tmp_path: Path) -> None:
     assert listed["python"]["lock_packages"] is False
 
 
-@pytest.mark.parametrize("name", ["build", "deploy"])
+@pytest.mark.parametrize(
+    "name", ["internals/image-build.md", "guides/runpod.md", "guides/kubernetes.md"]
+)
 def test_commands_of_the_documents_name_what_exists(name: str) -> None:
-    text = (ROOT / "docs" / f"{name}.md").read_text()
+    text = (ROOT / "docs" / name).read_text()
     targets = re.findall(r"^(\S+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
     lines = [line for block in blocks for line in block.splitlines()]
@@ -305,7 +307,7 @@ def test_commands_of_the_documents_name_what_exists(name: str) -> None:
 
 def test_the_entry_point_reads_what_the_document_tells() -> None:
     entry_point = (ROOT / "containerize" / "entrypoint").read_text()
-    text = (ROOT / "docs" / "deploy.md").read_text()
+    text = (ROOT / "docs" / "guides" / "runpod.md").read_text()
     read = set(re.findall(r"\$\{?((?:FOLEY|PORT|PUBLIC|HEALTH|BENTOML|HF)\w*)", entry_point))
     own = {"FOLEY_HEALTH_PATH", "FOLEY_HEALTH_PORT", "FOLEY_HEALTH_HOST", "BENTOML_HOME"}
     for name in read - own - {"FOLEY_CONTAINER_STARTED", "HF_HUB_CACHE"}:
