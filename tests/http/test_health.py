@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from runners.process import free_port
+from tests.patience import Deadline, is_within, scale, wait_for_exit, wait_until
 from tests.server import Server
 
 PATH = "/health/check"
@@ -23,9 +24,10 @@ def events(server: Server, name: str) -> list[dict[str, Any]]:
 def statuses_until(server: Server, urls: list[str], last: int) -> list[set[int]]:
     """All statuses of each address, until each has given the last one."""
     seen: list[set[int]] = [set() for _ in urls]
-    with httpx.Client(trust_env=False, timeout=5) as client:
+    deadline = Deadline(90)
+    with httpx.Client(trust_env=False, timeout=scale(5)) as client:
         while not all(last in statuses for statuses in seen):
-            assert time.monotonic() - server.started < 90, (seen, server.log.read_text())
+            assert not deadline.is_over(), (seen, server.log.read_text())
             for url, statuses in zip(urls, seen, strict=True):
                 try:
                     response = client.get(url)
@@ -56,15 +58,17 @@ def test_the_load_balancer_sees_loading_then_ready_on_both_ports(tmp_path: Path)
         other = httpx.get(f"http://127.0.0.1:{port}/v1/models", trust_env=False)
         assert other.status_code == 404  # nothing but health is told there
         assert PATH in httpx.get(f"http://127.0.0.1:{server.port}/docs.json").json()["paths"]
-        deadline = time.monotonic() + 10
-        while len(ready := events(server, "service_ready")) < 2:  # one of each worker
-            assert time.monotonic() < deadline, server.log.read_text()
-            time.sleep(0.1)
+        wait_until(  # one line of each worker
+            lambda: len(events(server, "service_ready")) == 2, what=server.log.read_text
+        )
     finally:
         assert server.stop() == 0
-    for event in ready:
-        assert 0 < event["seconds_since_start"]["api"] < 90
-        assert 100 < event["seconds_since_start"]["container"] < 200
+    for event in events(server, "service_ready"):
+        seconds = event["seconds_since_start"]
+        assert seconds["api"] > 0
+        assert is_within(seconds["api"], 90)
+        assert seconds["container"] > 100
+        assert is_within(seconds["container"] - 100, 100)
     asked = [event["path"] for event in events(server, "request")]
     assert PATH not in asked  # no line for each probe
 
@@ -82,5 +86,5 @@ def test_a_model_that_cannot_be_loaded_is_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", ["ping", "/a b", "/{x}"])
 def test_a_path_that_routes_otherwise_is_refused(path: str, tmp_path: Path) -> None:
     server = Server(tmp_path, {"FOLEY_HEALTH_PATH": path})
-    assert server.process.wait(30) != 0
+    assert wait_for_exit(server.process, 30) != 0
     assert "health_path" in server.log.read_text()
