@@ -28,6 +28,7 @@ class Batch:
         owner: int64 [E], the clip of each hit.
         prompts: B texts.
         seconds: length of each clip.
+        drawn: the frames, uint8 [B, n, 3, 224, 224], where another renderer drew them.
     """
 
     frames: dict[str, Tensor]
@@ -38,6 +39,7 @@ class Batch:
     reverb: Tensor
     prompts: list[str]
     seconds: float
+    drawn: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.reverb)
@@ -57,6 +59,7 @@ class Batch:
             self.reverb.to(device),
             self.prompts,
             self.seconds,
+            None if self.drawn is None else self.drawn.to(device, non_blocking=True),
         )
 
     def waveform(self) -> Tensor:
@@ -66,6 +69,8 @@ class Batch:
 
     def pictures(self, *, fast: bool = False) -> Tensor:
         """The frames, uint8 [B, n, 3, 224, 224]."""
+        if self.drawn is not None:
+            return self.drawn.clone()
         return render.draw(self.frames, self.still, fast)
 
 
@@ -89,6 +94,31 @@ def collate(scenes: list[Scene]) -> Batch:
         reverb=torch.from_numpy(np.stack([scene.reverb for scene in scenes])),
         prompts=[scene.prompt for scene in scenes],
         seconds=scenes[0].seconds,
+    )
+
+
+def concatenate(batches: list[Batch]) -> Batch:
+    """Return one batch of all clips of several batches of one length, in order.
+
+    Args:
+        batches: at least one; all drawn elsewhere, or none.
+    """
+
+    def join(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    firsts = np.cumsum([0, *(len(batch) for batch in batches)])
+    pictures = [batch.drawn for batch in batches if batch.drawn is not None]
+    return Batch(
+        frames=join([batch.frames for batch in batches]),
+        still=join([batch.still for batch in batches]),
+        hits=join([batch.hits for batch in batches]),
+        owner=torch.cat([b.owner + int(f) for b, f in zip(batches, firsts[:-1], strict=True)]),
+        layers=join([batch.layers for batch in batches]),
+        reverb=torch.cat([batch.reverb for batch in batches]),
+        prompts=[prompt for batch in batches for prompt in batch.prompts],
+        seconds=batches[0].seconds,
+        drawn=torch.cat(pictures) if pictures else None,
     )
 
 

@@ -20,8 +20,8 @@ from foley.configs import OFFICIAL_GUIDANCE, SYNC_SEGMENT_STRIDE, TINY_GUIDANCE
 from foley.media.clock import num_latents
 from foley.models.dit import DiTContext
 from foley.models.vae import FoleyVAE, build_vae
-from foley.sampling import Evaluation, guide, integrate, make_sigmas
-from foley.session import faded
+from foley.sampling import SolverPoint, guide, integrate, make_sigmas
+from foley.session import fade
 from training import clips, judge, labels, text
 from training.analysis import LATENT_DIM, SAMPLE_RATE, Analysis, with_noise
 from training.features import PAD, Encoders, Words
@@ -118,7 +118,7 @@ def generate(
         generator = torch.Generator().manual_seed(seed)
         noise = torch.randn(len(batch), LATENT_DIM, count, generator=generator).to(device)
 
-        def velocity(point: Evaluation) -> Tensor:
+        def velocity(point: SolverPoint) -> Tensor:
             repeated = point.latents.repeat(len(contexts), 1, 1)
             sigmas = torch.full((len(repeated),), point.sigma, device=device)
             times = dit.time_modulation(sigmas)
@@ -127,7 +127,7 @@ def generate(
 
         latents = integrate(velocity, noise, make_sigmas(how.steps), how.solver)  # type: ignore[arg-type]
     sounds = parts.vae.decode(latents).float()[:, 0, : round(batch.seconds * SAMPLE_RATE)]
-    return faded(sounds)
+    return fade(sounds)
 
 
 @torch.no_grad()
@@ -255,7 +255,7 @@ def loudness(parts: Trained, how: Sampling, count: int) -> dict[str, float]:
             rebuilt = rebuild(parts, real)
             sounds = {
                 "generated": generate(parts, batch, how),
-                "rebuilt": faded(rebuilt[:, : real.shape[1]]),
+                "rebuilt": fade(rebuilt[:, : real.shape[1]]),
                 "real": real,
             }
             found = {name: [judge.onsets(one) for one in sound] for name, sound in sounds.items()}

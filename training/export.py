@@ -13,7 +13,9 @@ from foley.models.dit import build_dit
 from foley.models.encoders import build_text_encoder, build_vision_encoder
 from foley.models.synchformer import build_synchformer
 from foley.models.vae import build_vae
-from foley.weights.loading import Components, load_tokenizer, save_components
+from foley.weights.components import Components
+from foley.weights.layout import save_components
+from foley.weights.parts import load_tokenizer
 from training.settings import TRAINED, load_state, save_state
 from training.unpack import CHECKPOINTS, FILES, HEADS
 

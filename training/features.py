@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from tokenizers import Tokenizer
@@ -21,7 +22,10 @@ from training import labels
 from training.analysis import ACTIVE, Analysis
 from training.clips import Batch
 from training.scene import FPS, SEEN_AFTER
-from training.train_encoders import normalised
+from training.train_encoders import normalise
+
+if TYPE_CHECKING:  # it needs MuJoCo, which a training on drawn clips alone does not
+    from training.rendered.stream import RenderedStream
 
 MAX_TOKENS = 40
 PAD = 1
@@ -48,13 +52,13 @@ class Encoders:
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             seen = pictures[:, visual_frames(num_frames, device)].flatten(0, 1)
             pooled = [
-                self.vision(pixel_values=F.avg_pool2d(normalised(part), 2)).pooler_output
+                self.vision(pixel_values=F.avg_pool2d(normalise(part), 2)).pooler_output
                 for part in seen.split(256)
             ]
             visual = torch.cat(pooled).float().unflatten(0, (batch, -1))
             segments = num_segments(num_frames)
             used = (segments - 1) * SYNC_SEGMENT_STRIDE + SYNC_SEGMENT_FRAMES
-            patches = [self.sync.embed_patches(normalised(clip[:used]))[None] for clip in pictures]
+            patches = [self.sync.embed_patches(normalise(clip[:used]))[None] for clip in pictures]
             windows = torch.cat([labels.by_tubelet(p) for p in patches])  # [B * G, 8, P, C]
             parts = windows.split(_SEGMENTS_AT_ONCE)
             tokens = [self.sync.encode_segments(part).float() for part in parts]
@@ -115,7 +119,9 @@ class Cache:
     ) -> None:
         self.analysis, self.encoders, self.words = analysis, encoders, words
         self.device, self.seconds_a_length = device, seconds_a_length
-        self.shelves: dict[int, Shelf] = {}
+        self.shelves: dict[int, Shelf] = {}  # of drawn clips
+        self.rendered: dict[int, Shelf] = {}  # of rendered ones
+        self.rendered_share = 0.0  # of the batches, once there are such clips
         self.seen_seconds = 0.0
         self.clips = 0
 
@@ -144,18 +150,23 @@ class Cache:
             "lengths": (tokens != PAD).sum(1),
         }
 
-    def put(self, num_frames: int, entry: dict[str, Tensor]) -> None:
+    def put(self, num_frames: int, entry: dict[str, Tensor], rendered: bool = False) -> None:
         """Keep a batch."""
         seconds = num_frames / FPS
-        if num_frames not in self.shelves:
+        shelves = self.rendered if rendered else self.shelves
+        if num_frames not in shelves:
             capacity = max(8, round(self.seconds_a_length / seconds))
-            self.shelves[num_frames] = Shelf(num_frames, capacity, self.device)
-        self.shelves[num_frames].put(entry)
+            shelves[num_frames] = Shelf(num_frames, capacity, self.device)
+        shelves[num_frames].put(entry)
         self.seen_seconds += seconds * len(entry["latents"])
         self.clips += len(entry["latents"])
 
     def choose(self) -> tuple[int, Shelf]:
         """One of the lengths, in frames, and its clips; half of the time one of 3 to 8 s."""
+        if self.rendered and torch.rand(()) < self.rendered_share:
+            lengths = list(self.rendered)
+            chosen = lengths[int(torch.randint(len(lengths), ()))]
+            return chosen, self.rendered[chosen]
         lengths = list(self.shelves)
         usual = [n for n in lengths if 75 <= n <= 200] or lengths
         pool = usual if torch.rand(()) < 0.5 else lengths
@@ -171,12 +182,22 @@ class Drawer(threading.Thread):
         stream: of batches.
         share: of the time, once as many batches as `at_once` are drawn.
         at_once: how many are drawn without a pause.
+        rendered: batches that are taken first whenever one is ready.
     """
 
-    def __init__(self, cache: Cache, stream: Iterator[Batch], share: float, at_once: int) -> None:
+    def __init__(
+        self,
+        cache: Cache,
+        stream: Iterator[Batch],
+        share: float,
+        at_once: int,
+        rendered: "RenderedStream | None" = None,
+    ) -> None:
         super().__init__(daemon=True)
+        self._rendered = rendered
         self._cache, self._stream, self._share, self._at_once = cache, stream, share, at_once
-        self._ready: queue.Queue[tuple[int, dict[str, Tensor], torch.cuda.Event]] = queue.Queue(64)
+        self._ready: queue.Queue[tuple[int, dict[str, Tensor], bool, torch.cuda.Event]]
+        self._ready = queue.Queue(64)
         self._cuda = torch.cuda.Stream()
         self._stopped = threading.Event()
         self.batches = 0
@@ -188,13 +209,14 @@ class Drawer(threading.Thread):
             torch.cuda.set_device(self._cuda.device)  # each thread has one of its own
             with torch.cuda.stream(self._cuda):
                 while not self._stopped.is_set():
-                    batch = next(self._stream)
+                    ready = self._rendered.take() if self._rendered is not None else None
+                    batch = ready if ready is not None else next(self._stream)
                     begun = time.monotonic()
                     made = self._cache.make(batch)
                     event = torch.cuda.Event()
                     event.record()
                     event.synchronize()
-                    self._ready.put((*made, event))
+                    self._ready.put((*made, ready is not None, event))
                     self.batches += 1
                     if self.batches > self._at_once:
                         spent = time.monotonic() - begun
@@ -211,11 +233,11 @@ class Drawer(threading.Thread):
         if self.failure is not None:
             raise RuntimeError("drawing failed") from self.failure
         while not self._ready.empty():
-            num_frames, entry, event = self._ready.get()
+            num_frames, entry, rendered, event = self._ready.get()
             event.wait()
             for value in entry.values():
                 value.record_stream(torch.cuda.current_stream())
-            self._cache.put(num_frames, entry)
+            self._cache.put(num_frames, entry, rendered)
 
     def stop(self) -> None:
         """Draw no more. A process must not end while its thread uses the GPU."""

@@ -88,7 +88,7 @@ def dense_maps(batch: Batch) -> Tensor:
     return torch.cat(parts, -1)
 
 
-def cropped(batch: Batch, first_frame: int, num_frames: int) -> Batch:
+def crop(batch: Batch, first_frame: int, num_frames: int) -> Batch:
     """The part of a batch that begins at a frame; hits outside it are left out."""
     last = first_frame + num_frames
     start, stop = first_frame / FPS, last / FPS
@@ -107,6 +107,7 @@ def cropped(batch: Batch, first_frame: int, num_frames: int) -> Batch:
         batch.reverb,
         batch.prompts,
         num_frames / FPS,
+        None if batch.drawn is None else batch.drawn[:, first_frame:last],
     )
 
 

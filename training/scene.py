@@ -168,7 +168,7 @@ def draw_scene(
     """
     rng = np.random.default_rng(seed)
     num_frames = round(seconds * FPS)
-    times = _shown_times(rng, num_frames)
+    times = shown_times(rng, num_frames)
     build = _Builder(rng, times, seconds, style)
     materials = _draw_materials(rng)
     actions: list[tuple[str, str | None]] = []
@@ -200,7 +200,7 @@ def draw_scene(
     return _finish(build, effect, effect_look, prompt)
 
 
-def _shown_times(rng: np.random.Generator, num_frames: int) -> np.ndarray:
+def shown_times(rng: np.random.Generator, num_frames: int) -> np.ndarray:
     """When each 25 fps frame was taken, by a camera of some rate.
 
     The picker shows the first source frame at or after each target (foley/media/clock.py).

@@ -42,6 +42,7 @@ from training.team import Team
 
 DATA_SEED = 303
 LENGTHS = tuple(range(40, 377, 8))  # frames; half of all batches last 3 to 8 s
+RENDERED_LENGTHS = (56, 72, 88, 104, 120, 136, 152, 168, 184, 200, 248)
 # Of the text, padding included, in turn for the lengths: a pair of prompts has 5 or more.
 TEXT_TOKENS = (5, 18, 7, 12, 9)
 WARM_UP = 200  # steps
@@ -154,6 +155,8 @@ def main() -> None:
     parser.add_argument("--fill", type=int, default=40, help="batches that are drawn before")
     parser.add_argument("--share", type=float, default=0.35, help="of the time, drawing later")
     parser.add_argument("--workers", type=int, default=10)
+    parser.add_argument("--rendered", type=float, default=0.0, help="share of rendered batches")
+    parser.add_argument("--render-workers", type=int, default=10)
     parser.add_argument("--smoke", action="store_true")
     args = parser.parse_args()
     team = Team.join()
@@ -172,14 +175,20 @@ def main() -> None:
     torch.manual_seed(3 + seed)
     negative = words.ids([*(p for p in text.NEGATIVE if p), ""]).to(device)
     steps = Stepper(model, cache, negative, 400 if args.smoke else args.latents)
-    drawer = None
+    drawer, renderer = None, None
+    if args.rendered:
+        from training.rendered.stream import Lengths, RenderedStream
+
+        cache.rendered_share = args.rendered
+        recipe = Lengths((50,) if args.smoke else RENDERED_LENGTHS, 2 if args.smoke else 6)
+        renderer = RenderedStream(seed + 1, recipe, args.render_workers, device)
     if on_gpu:
         speed_up(model)
         load_compiled(args.state)  # the drawing
         for num_frames in LENGTHS:
             steps.record(num_frames)
         print(f"{budget.elapsed:.0f} s: steps recorded", flush=True)
-        drawer = Drawer(cache, stream, args.share, args.fill)
+        drawer = Drawer(cache, stream, args.share, args.fill, renderer)
         drawer.start()
         while drawer.batches < args.fill or len(cache.shelves) < len(LENGTHS) // 2:
             drawer.take()
@@ -187,6 +196,8 @@ def main() -> None:
     else:
         for _ in range(2):
             cache.put(*cache.make(next(stream)))
+        if renderer is not None:
+            cache.put(*cache.make(renderer.wait(300)), rendered=True)
     optimizer = OPTIMIZERS[args.optimizer](model, args.rate)
     average = Average(model, 0.998)
     print(f"{budget.elapsed:.0f} s: {cache.clips} clips, {cache.seen_seconds:.0f} s", flush=True)
@@ -215,6 +226,8 @@ def main() -> None:
             )
     if drawer is not None:
         drawer.stop()
+    if renderer is not None:
+        renderer.stop()
     seen_clips, seen_seconds = team.mean(cache.clips), team.mean(cache.seen_seconds)
     if team.leads:
         average.swap()
@@ -238,6 +251,8 @@ def main() -> None:
             seconds_of_clips=round(seen_seconds * team.size),
             seconds=round(budget.elapsed, 1),
             resumed=bool(args.resume),
+            rendered=args.rendered,
+            rendered_batches=renderer.batches if renderer is not None else 0,
             losses=log,
         )
     team.leave()

@@ -41,7 +41,9 @@ HELD_OUT_SEED = 909
 FRAMES = 32  # of a crop: three segments
 SCENE_SECONDS = 4.0
 THRESHOLDS = (0.2, 0.3, 0.4, 0.5)
+_PROCESSES = 12  # that draw held-out clips
 _PACE = 8  # steps between two looks at the clock
+RENDERED_POOL = 110
 POOL, USES = 96, 3  # batches kept drawn, 231 MB each, and how often one is used
 
 
@@ -63,7 +65,7 @@ class VisionHeads(nn.Module):
         self.outputs = nn.Linear(dim, len(LAYERS) + labels.NUM_KINDS + 49)
 
 
-def normalised(pictures: Tensor) -> Tensor:
+def normalise(pictures: Tensor) -> Tensor:
     """uint8 -> -1 .. 1."""
     return pictures.float().div(255).sub(0.5).div(0.5)
 
@@ -96,7 +98,7 @@ class Pool:
         if self.turn % USES == 0 or not self.kept:
             scenes = next(self.stream).to(self.device)
             first = int(torch.randint(int(SCENE_SECONDS * FPS) - FRAMES + 1, (1,)))
-            batch = labels.cropped(scenes, first, FRAMES)
+            batch = labels.crop(scenes, first, FRAMES)
             drawn = batch, batch.pictures(fast=self.device.type == "cuda")
             place = self.turn // USES % self.size
             self.kept[place : place + 1] = [drawn]
@@ -167,7 +169,7 @@ def onset_scores(
     match = judge.Match()
     device = batches[0].reverb.device
     for batch in batches:
-        pictures = normalised(batch.pictures(fast=device.type == "cuda"))
+        pictures = normalise(batch.pictures(fast=device.type == "cuda"))
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             tokens, _ = segment_tokens(sync, pictures)
             onset = heads.token(tokens)[..., : labels.BINS].float().sigmoid()
@@ -200,7 +202,33 @@ def onset_figures(
         crops = []
         for i in range(batches):
             scenes = clips.make_batch(HELD_OUT_SEED, i * count, count, SCENE_SECONDS, **options)
-            crops.append(labels.cropped(scenes.to(device), 10 * (i % 6), FRAMES))
+            crops.append(labels.crop(scenes.to(device), 10 * (i % 6), FRAMES))
+        tried = {t: onset_scores(sync, heads, crops, t) for t in THRESHOLDS}
+        threshold, scores = max(tried.items(), key=lambda item: item[1].f1)
+        figures[name] = {
+            "threshold": threshold,
+            "onset_f1": scores.f1,
+            "precision": scores.precision,
+            "recall": scores.recall,
+            "median_error_ms": scores.median_error_ms,
+        }
+    return figures
+
+
+def rendered_figures(
+    sync: Synchformer, heads: SyncHeads, count: int, batches: int
+) -> dict[str, dict[str, float]]:
+    """Return `onset_scores` of rendered held-out clips of 4 s, seen and unseen looks."""
+    from training.rendered.evaluate import make_clips
+    from training.rendered.stream import collate
+
+    figures = {}
+    for name, unseen in (("rendered", False), ("rendered_unseen", True)):
+        made = make_clips(count * batches, SCENE_SECONDS, unseen=unseen, processes=_PROCESSES)
+        crops = []
+        for index in range(batches):
+            whole = collate(made[index * count : (index + 1) * count])
+            crops.append(labels.crop(whole.to(sync.position.device), 20 * (index % 4), FRAMES))
         tried = {t: onset_scores(sync, heads, crops, t) for t in THRESHOLDS}
         threshold, scores = max(tried.items(), key=lambda item: item[1].f1)
         figures[name] = {
@@ -224,6 +252,8 @@ def main() -> None:
     parser.add_argument("--optimizer", choices=OPTIMIZERS, default="muon")
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--workers", type=int, default=5)
+    parser.add_argument("--rendered", type=float, default=0.0, help="share of rendered batches")
+    parser.add_argument("--render-workers", type=int, default=10)
     parser.add_argument("--smoke", action="store_true")
     args = parser.parse_args()
     team = Team.join()
@@ -257,11 +287,23 @@ def main() -> None:
     size = clips.FixedSize(SCENE_SECONDS, count)
     stream = clips.stream(seed, size, 0 if args.smoke else args.workers)
     pool = Pool(stream, POOL, device)
+    rendered = None
+    if args.rendered:
+        from training.rendered.stream import Crops, RenderedPool, RenderedStream
+
+        recipe = Crops(FRAMES, count)
+        renderer = RenderedStream(seed + 1, recipe, args.render_workers, device)
+        rendered = RenderedPool(renderer, RENDERED_POOL)
     step, shown, log = 0, time.monotonic(), []
     progress = team.mean(budget.progress(step))
     while progress < 1.0:
-        batch, pictures = pool.draw()
-        pictures = normalised(pictures)
+        drawn = None
+        if rendered is not None:
+            rendered.refresh()
+            if torch.rand(()) < args.rendered:
+                drawn = rendered.draw()
+        batch, pictures = drawn or pool.draw()
+        pictures = normalise(pictures)
         picked = torch.randint(FRAMES, (len(batch), 3), device=device)
         images = pictures[torch.arange(len(batch), device=device)[:, None], picked].flatten(0, 1)
         images = F.avg_pool2d(images, 2)
@@ -288,6 +330,8 @@ def main() -> None:
                 f"step {step} {budget.elapsed:.0f} s sync {seen:.4f} vision {looked:.4f}",
                 flush=True,
             )
+    if rendered is not None:
+        renderer.stop()
     if team.leads:
         average.swap()
         model.eval()
@@ -295,6 +339,9 @@ def main() -> None:
         if on_gpu:
             save_compiled(args.out / "encoders.compiled")
         figures = onset_figures(sync, sync_heads, count, 1 if args.smoke else 8)
+        if rendered is not None:
+            few = (2, 1) if args.smoke else (16, 4)
+            figures |= rendered_figures(sync, sync_heads, *few)
         record(
             args.out / "encoders.json",
             what="encoders",
@@ -306,6 +353,8 @@ def main() -> None:
             batch=args.batch * team.size,
             seconds=round(budget.elapsed, 1),
             resumed=bool(args.resume),
+            rendered=args.rendered,
+            rendered_batches=renderer.batches if rendered is not None else 0,
             losses=log,
             onset_head=figures,
         )

@@ -30,7 +30,7 @@ def test_a_clip_sounds_the_same_alone_and_in_a_batch() -> None:
 
 def test_pictures_repeat_and_show_motion() -> None:
     batch = clips.make_batch(5, 0, 1, 1.0, action="bounce")
-    batch = labels.cropped(batch, 0, 4)
+    batch = labels.crop(batch, 0, 4)
     pictures = batch.pictures()
     assert pictures.shape == (1, 4, 3, 224, 224)
     assert pictures.dtype == torch.uint8
@@ -108,7 +108,7 @@ def test_a_fall_obeys_gravity() -> None:
 def test_frames_are_those_that_the_picker_shows() -> None:
     rng = np.random.default_rng(1)
     for _ in range(20):
-        shown = scene._shown_times(rng, 50)
+        shown = scene.shown_times(rng, 50)
         late = shown - np.arange(50) / 25
         assert late.min() > -1e-6  # the first source frame at or after each target
         assert late.max() < 1 / 12

@@ -1,0 +1,280 @@
+"""One rendered clip as a `training.scene.Scene`, so that drawn and rendered clips train alike."""
+
+# n frames at 25 fps, K sprites, E hits, A latent frames, S pixels a side
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from training import scene, text
+from training.materials import MATERIALS, TABLE, Voice, draw_voice, level_of, struck_gains
+from training.rendered import camera, contacts, simulate
+from training.rendered.driven import DRIVEN
+from training.rendered.loose import LOOSE
+from training.rendered.world import HIDDEN_HEIGHT, World
+
+KINDS = LOOSE | DRIVEN
+ATTEMPTS = 12
+LEAST_SEEN = 0.85
+DISTRACTOR_SHARE = 0.3  # of the clips show a thing that moves and touches nothing
+NUM_HITS = (2, 48)  # of a clip: fewer say too little, more are a blur
+TOGETHER_SECONDS = 0.03  # impacts this near are heard as one
+
+
+@dataclass(frozen=True)
+class Event:
+    """Impacts that are heard as one.
+
+    Attributes:
+        seconds: when.
+        force: of the strongest, 0.02 .. 1.
+        material: of what rings most.
+        scored: whether a listener must hear it and a viewer can see it.
+    """
+
+    seconds: float
+    force: float
+    material: str
+    scored: bool
+
+
+@dataclass
+class RenderedClip:
+    """A clip and its labels.
+
+    Attributes:
+        scene: numbers as for a drawn clip; its sprites are the moving bodies, for dense labels.
+        pictures: uint8 RGB [n, S, S, 3]; None where it was not drawn.
+        events: in order of time.
+        kind: which of `KINDS`.
+    """
+
+    scene: scene.Scene
+    pictures: np.ndarray | None
+    events: list[Event]
+    kind: str
+
+
+def make_clip(
+    seed: tuple[int, ...],
+    seconds: float,
+    *,
+    kind: str | None = None,
+    unseen: bool = False,
+    size: int | None = 224,
+) -> RenderedClip:
+    """Return the clip of a seed: the same numbers on every machine, drawn alike on every renderer.
+
+    Args:
+        seed: of everything.
+        seconds: length, a multiple of 1 / 25.
+        kind: which of `KINDS`; chance decides where absent.
+        unseen: whether shapes and textures are those that training never uses.
+        size: pixels a side; None for the numbers alone.
+
+    Raises:
+        RuntimeError: no attempt gave a scene that can be seen and heard.
+    """
+    for attempt in range(ATTEMPTS):
+        rng = np.random.default_rng((*seed, attempt))
+        chosen = kind or str(rng.choice(list(KINDS)))
+        try:
+            clip = _try_clip(rng, seconds, chosen, unseen, size)
+        except (ValueError, FloatingPointError):  # nothing hits, or MuJoCo refuses the mesh
+            continue
+        if clip is not None:
+            return clip
+    raise RuntimeError(f"no scene of seed {seed} can be seen and heard in {ATTEMPTS} attempts")
+
+
+def _try_clip(
+    rng: np.random.Generator, seconds: float, kind: str, unseen: bool, size: int | None
+) -> RenderedClip | None:
+    world = World(rng, unseen=unseen)
+    world.add_floor()
+    KINDS[kind](world, seconds)
+    if rng.random() < DISTRACTOR_SHARE:
+        world.add_distractor()
+    field_of_view = world.uniform(24, 62)
+    moments = scene.shown_times(rng, round(seconds * scene.FPS))
+    # What is shown at the end may have been taken after it.
+    moments = np.minimum(moments, seconds - simulate.TIME_STEP)
+    motion = simulate.simulate(world, world.xml(field_of_view), seconds, moments)
+    impacts = contacts.find_impacts(world, motion)
+    view = camera.place_camera(world, motion, impacts, field_of_view, scene.FPS)
+    if view.seen < (0.6 if kind == "pour" else LEAST_SEEN):
+        return None
+    sounds = _Sounds(world, motion, view)
+    for impact in impacts:
+        sounds.add(impact)
+    if not NUM_HITS[0] <= len(sounds.groups) <= NUM_HITS[1]:
+        return None
+    pictures = None
+    if size is not None:
+        from training.rendered.draw import draw_frames
+
+        pictures = draw_frames(motion, view, rng, size)
+    return RenderedClip(sounds.scene(seconds), pictures, sounds.events(), kind)
+
+
+@dataclass(frozen=True)
+class _Heard:
+    """One impact that is heard: when, how hard, what of, and whether it is seen."""
+
+    seconds: float
+    force: float
+    material: str
+    seen: bool
+
+
+class _Sounds:
+    """Collects what a clip sounds like.
+
+    What happens outside the picture makes no sound; what is hidden for a moment does.
+    """
+
+    def __init__(self, world: World, motion: simulate.Motion, view: camera.Camera) -> None:
+        self._world, self._motion, self._view = world, motion, view
+        self._voices: dict[int, Voice] = {}
+        self._rows: list[dict[str, object]] = []
+        self.groups: list[list[_Heard]] = []
+
+    def add(self, impact: contacts.Impact) -> None:
+        """Add an impact, unless it is too soft or outside the picture."""
+        world, motion = self._world, self._motion
+        force = contacts.force_of(world, motion, impact, self._view.scale / 1.4)
+        if not force:
+            return
+        seen, screen = camera.sees(motion, self._view, impact, scene.FPS)
+        if np.abs(screen).max() >= 0.97:
+            return
+        parts = [(contacts.part_of(world, motion, body), body) for body in impact.bodies]
+        (main, first), (other, second) = sorted(parts, key=lambda item: -item[0].ring)
+        if main.ring == 0:
+            return
+        heard = _Heard(impact.seconds, force, main.material, seen)
+        if self.groups and heard.seconds - self.groups[-1][0].seconds < TOGETHER_SECONDS:
+            self.groups[-1].append(heard)
+        else:
+            self.groups.append([heard])
+        share = 0.7 * min(other.ring / main.ring, 1.0)
+        for part, body, gain in ((main, first, 1.0), (other, second, share)):
+            if gain >= 0.05 and len(self._rows) < scene.MAX_HITS:
+                self._rows.append(
+                    self._row(impact, force, part.size, part.material, body, gain, screen)
+                )
+
+    def _row(
+        self,
+        impact: contacts.Impact,
+        force: float,
+        size: float,
+        material: str,
+        body: int,
+        gain: float,
+        screen: np.ndarray,
+    ) -> dict[str, object]:
+        rng = self._world.rng
+        if body not in self._voices:
+            self._voices[body] = draw_voice(rng, MATERIALS.index(material), size)
+        voice = self._voices[body]
+        spec = TABLE[voice.material]
+        return {
+            "hz": voice.hz,
+            "rates": voice.decay_rates,
+            "gains": struck_gains(voice, force, rng),
+            "screen": screen,
+            "seconds": impact.seconds,
+            "force": force,
+            "material": voice.material,
+            "size": voice.size,
+            "level": level_of(force) * gain,
+            "noise": voice.noise * (0.6 + 0.8 * force),
+            "noise_hz": spec.noise_hz * (0.7 + 0.6 * force),
+            "noise_rate": 1 / spec.noise_seconds,
+            "chirp": spec.chirp,
+            "attack": spec.attack_seconds,
+            "offset": rng.integers(2**20),
+        }
+
+    def events(self) -> list[Event]:
+        """Return what is heard, impacts within 30 ms as one."""
+        tops = [max(group, key=lambda heard: heard.force) for group in self.groups]
+        times = [
+            next(h.seconds for h in group if h.force >= 0.4 * top.force)
+            for group, top in zip(self.groups, tops, strict=True)
+        ]
+        events = []
+        for index, top in enumerate(tops):
+            # A soft hit close to a harder one is not told apart by ear.
+            masked = any(
+                other != index
+                and (
+                    (top.force < 0.33 * tops[other].force and 0 <= times[index] - at < 0.12)
+                    or (top.force < 0.6 * tops[other].force and abs(times[index] - at) < 0.07)
+                )
+                for other, at in enumerate(times)
+            )
+            scored = top.seen and not masked and top.force >= 0.07
+            events.append(Event(times[index], top.force, top.material, scored))
+        return events
+
+    def scene(self, seconds: float) -> scene.Scene:
+        """Return the numbers of the clip."""
+        rng, world, motion, view = self._world.rng, self._world, self._motion, self._view
+        hits = {
+            name: np.array([row[name] for row in self._rows], np.float32) for name in self._rows[0]
+        }
+        count = round(seconds * scene.LATENT_RATE)
+        kinds, levels = np.full(scene.MAX_LAYERS, -1), np.zeros((scene.MAX_LAYERS, count))
+        pitch = np.array((rng.uniform(0.4, 1), rng.uniform(0, 0.2), 0))
+        for index, level in enumerate(contacts.rub_levels(world, motion)):
+            if level.max() > 0.02:
+                kinds[index], levels[index] = scene.LAYERS.index("friction"), level[:count]
+        layers = {
+            "kind": kinds,
+            "level": levels.astype(np.float32),
+            "pitch": pitch.astype(np.float32),
+            "offset": rng.integers(2**21, size=scene.MAX_LAYERS),
+        }
+        frames, still = _empty_drawing(len(view.views))
+        moving = [
+            body
+            for body in range(1, motion.model.nbody)
+            if (part := world.parts.get(motion.name_of(body))) and part.moves and part.ring
+        ][: scene.MAX_SPRITES]
+        for moment in range(len(view.views)):
+            x, y, depth = view.project(motion.places[moment][moving], moment).T
+            hidden = motion.places[moment][moving][:, 2] > HIDDEN_HEIGHT / 2
+            frames["sprites"][moment, : len(moving), 0] = np.clip(x, -2, 2)
+            frames["sprites"][moment, : len(moving), 1] = np.clip(y, -2, 2)
+            half = 0.1 / np.maximum(depth, 0.1) / view.tangent
+            frames["sprites"][moment, : len(moving), 2:4] = half[:, None]
+            frames["sprites"][moment, : len(moving), 5] = ~hidden & (depth > 0)
+        still["sounding"][: len(moving)] = 1
+        reverb = np.array((rng.uniform(0.08, 0.3), 0.0))
+        if rng.random() < 0.4:
+            reverb[1] = rng.uniform(0.01, 0.05)
+        prompt = text.describe(rng, world.actions, [])
+        return scene.Scene(frames, still, hits, layers, reverb.astype(np.float32), prompt, seconds)
+
+
+def _empty_drawing(count: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Return a drawn scene's arrays for a clip whose pictures are made elsewhere."""
+    camera_track = np.zeros((count, len(scene.CAMERA)), np.float32)
+    camera_track[:, 2] = 1  # zoom
+    frames = {
+        "sprites": np.zeros((count, scene.MAX_SPRITES, len(scene.SPRITE)), np.float32),
+        "camera": camera_track,
+        "effect": np.zeros((count, len(scene.EFFECT)), np.float32),
+        "rings": np.zeros((count, 2, 4), np.float32),
+        "light": np.zeros((count, 3), np.float32),
+    }
+    still = {
+        "looks": np.zeros((scene.MAX_SPRITES, len(scene.LOOK)), np.float32),
+        "effect_look": np.zeros(len(scene.EFFECT_LOOK), np.float32),
+        "grade": np.zeros(len(scene.GRADE), np.float32),
+        "backdrop": np.zeros(len(scene.BACKDROP), np.float32),
+        "sounding": np.zeros(scene.MAX_SPRITES, np.float32),
+    }
+    return frames, still

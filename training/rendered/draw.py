@@ -1,0 +1,46 @@
+"""Draw the frames of a simulated clip, as a camera of some quality would take them."""
+
+# n frames, S pixels a side
+
+import os
+
+os.environ.setdefault("MUJOCO_GL", "egl")
+
+import mujoco
+import numpy as np
+
+from training.rendered.camera import Camera
+from training.rendered.simulate import Motion
+
+
+def draw_frames(motion: Motion, camera: Camera, rng: np.random.Generator, size: int) -> np.ndarray:
+    """Return the frames of a clip, uint8 RGB [n, S, S, 3].
+
+    MuJoCo draws by EGL on a GPU; MUJOCO_GL=osmesa draws on a CPU.
+
+    Args:
+        motion: of the clip.
+        camera: one view a frame.
+        rng: source of the camera's gain, gamma, noise and vignette.
+        size: pixels a side.
+    """
+    gain, gamma = rng.uniform(0.85, 1.2), rng.uniform(0.8, 1.15)
+    noise, vignette = abs(rng.normal(0, 0.008)), rng.uniform(0, 0.35)
+    y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
+    shade = ((1 - vignette * (x * x + y * y) / 2) * gain)[..., None].astype(np.float32)
+    table = ((np.arange(256) / 255) ** gamma * 255).astype(np.float32)
+    model, data = motion.model, motion.data
+    frames = np.empty((len(camera.views), size, size, 3), np.uint8)
+    with mujoco.Renderer(model, size, size) as renderer:
+        for index, view in enumerate(camera.views):
+            data.qpos[:] = motion.positions[index]
+            data.mocap_pos[0], data.mocap_quat[0] = view.place, view.quaternion()
+            mujoco.mj_kinematics(model, data)
+            mujoco.mj_comPos(model, data)
+            mujoco.mj_camlight(model, data)
+            renderer.update_scene(data, "camera")
+            image = table[renderer.render()] * shade
+            if noise > 0.002:
+                image += rng.standard_normal((size, size, 1), np.float32) * (255 * noise)
+            frames[index] = np.clip(image, 0, 255).astype(np.uint8)
+    return frames

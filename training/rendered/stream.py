@@ -1,0 +1,234 @@
+"""Batches of rendered clips, made by worker processes beside a training."""
+
+# B clips, n frames at 25 fps
+
+import os
+import queue
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch import multiprocessing as mp
+
+from training import clips, labels
+from training.clips import Batch
+from training.rendered.clip import RenderedClip, make_clip
+from training.scene import FPS
+
+SIDE = 224
+# What a worker makes of its clips: given the worker's random numbers and a function that makes
+# `count` clips of some seconds.
+Draw = Callable[[float, int], Batch]
+Recipe = Callable[[np.random.Generator, Draw], Batch]
+
+
+def collate(made: Sequence[RenderedClip]) -> Batch:
+    """Return one batch of drawn clips of one length, with their pictures."""
+    batch = clips.collate([clip.scene for clip in made])
+    pictures = np.stack([clip.pictures for clip in made if clip.pictures is not None])
+    drawn = torch.from_numpy(pictures).permute(0, 1, 4, 2, 3).contiguous()
+    return replace(batch, drawn=drawn)
+
+
+def make_batch(seed: tuple[int, ...], count: int, seconds: float, *, unseen: bool = False) -> Batch:
+    """Return the clips `(*seed, 0)` to `(*seed, count - 1)` of one length, drawn.
+
+    Args:
+        seed: of the batch.
+        count: clips.
+        seconds: length of each, a multiple of 1 / 25.
+        unseen: whether shapes and textures are those that training never uses.
+    """
+    return collate([make_clip((*seed, i), seconds, unseen=unseen) for i in range(count)])
+
+
+@dataclass(frozen=True)
+class Crops:
+    """A recipe of batches of `count` crops of `frames` frames, three from each clip of 4 s."""
+
+    frames: int
+    count: int
+
+    def __call__(self, rng: np.random.Generator, draw: Draw) -> Batch:
+        """Return a batch; `draw` makes clips of a length in seconds."""
+        whole = draw(4.0, -(-self.count // 3))
+        firsts = [round(i * (4 * FPS - self.frames) / 2) for i in range(3)]
+        parts = clips.concatenate([labels.crop(whole, f, self.frames) for f in firsts])
+        return _take(parts, self.count)
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """A recipe of batches of `count` clips, each batch of one of these numbers of frames."""
+
+    frames: tuple[int, ...]
+    count: int
+
+    def __call__(self, rng: np.random.Generator, draw: Draw) -> Batch:
+        """Return a batch; `draw` makes clips of a length in seconds."""
+        return draw(int(rng.choice(self.frames)) / FPS, self.count)
+
+
+def _take(batch: Batch, count: int) -> Batch:
+    kept = batch.owner < count
+    return replace(
+        batch,
+        frames={name: value[:count] for name, value in batch.frames.items()},
+        still={name: value[:count] for name, value in batch.still.items()},
+        hits={name: value[kept] for name, value in batch.hits.items()},
+        owner=batch.owner[kept],
+        layers={name: value[:count] for name, value in batch.layers.items()},
+        reverb=batch.reverb[:count],
+        prompts=batch.prompts[:count],
+        drawn=None if batch.drawn is None else batch.drawn[:count],
+    )
+
+
+def lengths_recipe(lengths: Sequence[int], count: int) -> Recipe:
+    """Return a recipe of batches of `count` clips, each batch of one of these numbers of frames."""
+
+    def make(rng: np.random.Generator, draw: Callable[[float, int], Batch]) -> Batch:
+        return draw(int(rng.choice(lengths)) / FPS, count)
+
+    return make
+
+
+def _work(index: int, seed: int, recipe: Recipe, folder: str, made: "mp.Queue[object]") -> None:
+    """Make batches for ever, in a process of its own."""
+    torch.set_num_threads(1)
+    os.nice(5)  # the training's own processes go first
+    rng, serial = np.random.default_rng((seed, index)), 0
+
+    def draw(seconds: float, count: int) -> Batch:
+        nonlocal serial
+        serial += 1
+        return make_batch((seed, index, serial), count, seconds)
+
+    while True:
+        batch = recipe(rng, draw)
+        assert batch.drawn is not None
+        # Pictures go through a file in memory: a pipe would keep the training's thread busy.
+        path = Path(folder) / f"{index}-{serial}.npy"
+        np.save(path, batch.drawn.numpy())
+        made.put((path, replace(batch, drawn=None)))
+
+
+class RenderedStream(threading.Thread):
+    """Renders in worker processes; `take` never waits.
+
+    Args:
+        seed: of all clips.
+        recipe: what each worker makes.
+        num_workers: processes.
+        device: where batches are put.
+        ahead: batches that wait to be taken.
+    """
+
+    def __init__(
+        self, seed: int, recipe: Recipe, num_workers: int, device: torch.device, ahead: int = 4
+    ) -> None:
+        super().__init__(daemon=True)
+        memory = Path("/dev/shm")
+        self._folder = tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None)
+        context = mp.get_context("spawn")  # a fork of a process that uses CUDA cannot draw
+        self._made = context.Queue(num_workers)
+        self._workers = [
+            context.Process(
+                target=_work,
+                args=(index, seed, recipe, self._folder.name, self._made),
+                daemon=True,
+            )
+            for index in range(num_workers)
+        ]
+        self._ready: queue.Queue[Batch] = queue.Queue(ahead)
+        self._device = device
+        self._stopped = threading.Event()
+        self.batches = 0
+        for worker in self._workers:
+            worker.start()
+        self.start()
+
+    def run(self) -> None:
+        """Bring what the workers made to the device."""
+        while not self._stopped.is_set():
+            try:
+                path, batch = self._made.get(timeout=0.5)
+            except queue.Empty:
+                continue
+            drawn = torch.from_numpy(np.load(path))
+            path.unlink()
+            batch = replace(batch, drawn=drawn)
+            while not self._stopped.is_set():
+                try:
+                    self._ready.put(batch.to(self._device), timeout=0.5)
+                    self.batches += 1
+                    break
+                except queue.Full:
+                    continue
+
+    def take(self) -> Batch | None:
+        """Return a batch, or None where none is ready.
+
+        Raises:
+            RuntimeError: a worker has died.
+        """
+        dead = [worker for worker in self._workers if worker.exitcode is not None]
+        if dead and not self._stopped.is_set():
+            raise RuntimeError(f"a rendering process ended with status {dead[0].exitcode}")
+        try:
+            return self._ready.get_nowait()
+        except queue.Empty:
+            return None
+
+    def wait(self, seconds: float) -> Batch:
+        """Return a batch, waiting for it.
+
+        Raises:
+            TimeoutError: none came within these seconds.
+        """
+        until = time.monotonic() + seconds
+        while (batch := self.take()) is None:
+            if time.monotonic() > until:
+                raise TimeoutError(f"no rendered batch within {seconds:g} s")
+            time.sleep(0.02)
+        return batch
+
+    def stop(self) -> None:
+        """End the processes and remove their files."""
+        self._stopped.set()
+        for worker in self._workers:
+            worker.terminate()
+        for worker in self._workers:
+            worker.join(10)
+        self.join(10)
+        self._folder.cleanup()
+
+
+class RenderedPool:
+    """Batches kept on the device, each used several times; new ones replace the oldest."""
+
+    def __init__(self, stream: RenderedStream, size: int) -> None:
+        self._stream, self._size = stream, size
+        self._kept: list[Batch] = []
+        self._next = 0
+
+    def refresh(self) -> None:
+        """Keep what is ready."""
+        while (batch := self._stream.take()) is not None:
+            self._kept[self._next : self._next + 1] = [batch]
+            self._next = (self._next + 1) % self._size
+
+    def draw(self) -> tuple[Batch, Tensor] | None:
+        """Return one of the kept batches and its pictures; None while there is none."""
+        self.refresh()
+        if not self._kept:
+            return None
+        batch = self._kept[int(torch.randint(len(self._kept), ()))]
+        assert batch.drawn is not None
+        return batch, batch.drawn
