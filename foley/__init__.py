@@ -1,4 +1,4 @@
-"""Video in, the same video with synchronised 48 kHz sound out.
+"""Generate synchronised 48 kHz sound for video.
 
 from foley import FoleyPipeline
 

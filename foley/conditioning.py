@@ -1,4 +1,4 @@
-"""Frames and prompts -> the tokens that the transformer is conditioned on."""
+"""Encode frames and prompts into the tokens that condition the transformer."""
 
 # V frames at 8 fps, n frames at 25 fps, S sync tokens, T text tokens
 
@@ -18,27 +18,40 @@ _POSITION_OFFSET = 2  # RoBERTa keeps its first two positions for padding
 
 # Yields between its pieces, and returns the tokens.
 Encoding = Generator[None, None, Tensor]
-# Gives what was begun elsewhere.
+# Returns a tensor whose computation was started earlier.
 Ready = Callable[[], Tensor]
 
 
 def encode_visual(encoders: Encoders, frames: Tensor) -> Encoding:
-    """Visual tokens [V, D] of uint8 frames [V, H, W, 3]: the pooled output, not normalised."""
+    """Encode frames at 8 fps into visual tokens [V, D]: the pooled output, not normalised.
+
+    Args:
+        encoders: on their device.
+        frames: uint8 [V, H, W, 3], at the image size of the vision encoder.
+
+    Source: specification, section 7.
+    """
     device, features = encoders.device, list[Tensor]()
     for chunk in frames.split(encoders.cut.frames.split(len(frames))):
         if features:
             yield
-        features.append(encoders.visual(_uploaded(chunk, device)))
+        features.append(encoders.visual(_upload(chunk, device)))
     return torch.cat(features)
 
 
 def encode_sync(encoders: Encoders, frames: Tensor) -> Encoding:
-    """Sync tokens [S, D] of uint8 frames [n, H, W, 3], n at least 16.
+    """Encode frames at 25 fps into sync tokens [S, D], 8 for each segment.
 
-    Segments overlap, so do the frames of two pieces. Frames that fill no segment are dropped.
+    Segments of 16 frames start every 8 frames. Frames after the last whole segment are dropped.
+
+    Args:
+        encoders: on their device.
+        frames: uint8 [n, H, W, 3], n at least 16, at the image size of the sync encoder.
+
+    Source: specification, section 6.
     """
     device, tokens = encoders.device, list[Tensor]()
-    frames, start = _uploaded(frames, device), 0
+    frames, start = _upload(frames, device), 0
     for count in encoders.cut.segments.split(num_segments(len(frames))):
         if tokens:
             yield
@@ -47,51 +60,64 @@ def encode_sync(encoders: Encoders, frames: Tensor) -> Encoding:
     return torch.cat(tokens)
 
 
-def num_pieces(encoders: Encoders, num_visual: int, num_sync: int) -> int:
-    """In how many pieces so many frames at 8 and at 25 fps are encoded; the text is one more."""
+def count_pieces(encoders: Encoders, num_visual: int, num_sync: int) -> int:
+    """Return the number of pieces in which a clip and its prompts are encoded.
+
+    Args:
+        encoders: on their device, which decides how large a piece is.
+        num_visual: frames at 8 fps, at least 1.
+        num_sync: frames at 25 fps, at least 16.
+    """
     frames, segments = encoders.cut
     return frames.count(num_visual) + segments.count(num_segments(num_sync)) + 1
 
 
-def _uploaded(frames: Tensor, device: torch.device) -> Tensor:
-    """The frames on the device.
+def _upload(frames: Tensor, device: torch.device) -> Tensor:
+    """Copy frames to the device through pinned memory.
 
-    By way of pinned memory: all cores copy there, and neither the host nor what is queued on a GPU
-    waits for the rest of the way.
+    All cores copy into pinned memory. The copy from there to a GPU holds up neither the host nor
+    the work that is queued on the GPU.
     """
     if device.type != "cuda" or frames.is_cuda:
         return frames.to(device)
     staged = torch.empty(frames.shape, dtype=frames.dtype, pin_memory=True).copy_(frames)
-    return _beside(device, lambda: staged.to(device, non_blocking=True))()
+    return _start_beside(device, lambda: staged.to(device, non_blocking=True))()
 
 
-def _beside(device: torch.device, run: Callable[[], Tensor], priority: int = 0) -> Ready:
-    """Begin what `run` makes, beside all that is queued on a GPU; what follows the call of the
-    result there waits for it.
+def _start_beside(device: torch.device, run: Callable[[], Tensor], priority: int = 0) -> Ready:
+    """Run work on a GPU in a stream of its own, beside the work that is queued already.
+
+    Work that is queued after the returned function was called waits for the result.
     """
-    stream = _side_stream(device, priority)
+    stream = _get_side_stream(device, priority)
     with torch.cuda.stream(stream):
-        made = run()
+        result = run()
         done = stream.record_event()
 
     def ready() -> Tensor:
         current = torch.cuda.current_stream(device)
         current.wait_event(done)
-        made.record_stream(current)
-        return made
+        result.record_stream(current)
+        return result
 
     return ready
 
 
 @cache
-def _side_stream(device: torch.device, priority: int) -> torch.cuda.Stream:
+def _get_side_stream(device: torch.device, priority: int) -> torch.cuda.Stream:
     return torch.cuda.Stream(device, priority=priority)
 
 
 def tokenize(
     tokenizer: PreTrainedTokenizerBase, encoder: ClapTextModel, negative_prompt: str, prompt: str
 ) -> BatchEncoding:
-    """The ids of both prompts [2, T], the negative one first, padded to the longer one.
+    """Return the token ids of both prompts [2, T], the negative one first, padded to one length.
+
+    Args:
+        tokenizer: not used by another thread during the call: padding is part of its state.
+        encoder: has the limit on T.
+        negative_prompt: may be empty.
+        prompt: may be empty.
 
     Raises:
         PromptTooLongError: more tokens than the encoder has positions for.
@@ -108,11 +134,15 @@ def tokenize(
 
 
 def encode_text(encoders: Encoders, words: BatchEncoding) -> Ready:
-    """Begin the text tokens [2, T, D], T at most 77, of what `tokenize` made.
+    """Start to encode the text tokens [2, T, D], T at most 77.
 
-    The pair is padded to the longer one, and padding takes part in what follows, as it did when
-    the weights were trained: so the sound for a prompt depends a little on the negative prompt's
-    length.
+    The prompts are padded to the longer one, and padding is attended to, as it was when the weights
+    were trained. So the sound for a prompt depends a little on the negative prompt's length.
+
+    Args:
+        encoders: on their device.
+        words: of `tokenize`.
+
     Source: specification, section 8.
     """
     device = encoders.device
@@ -122,6 +152,6 @@ def encode_text(encoders: Encoders, words: BatchEncoding) -> Ready:
         return encoders.text(ids, mask)[:, :MAX_TEXT_TOKENS]
 
     if device.type == "cuda" and encoders.text_is_there:
-        return _beside(device, run, TEXT_PRIORITY)
-    tokens = run()  # weights that are streamed to a GPU come in the stream of the work
+        return _start_beside(device, run, TEXT_PRIORITY)
+    tokens = run()  # streamed weights arrive in the current stream, so the work must run there
     return lambda: tokens

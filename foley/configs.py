@@ -1,4 +1,4 @@
-"""Architectures and the named presets. Every field is read by the code that builds the model."""
+"""Architectures of the networks, and the named presets."""
 
 from dataclasses import asdict, dataclass
 from math import prod
@@ -14,37 +14,42 @@ SYNC_SEGMENT_FRAMES = 16
 SYNC_SEGMENT_STRIDE = 8
 MAX_CLIP_SECONDS = 15.0
 MAX_TEXT_TOKENS = 77  # both prompts are cut here after encoding, as the weights were trained
-# Solver steps where a request names none: as published, and for the small model the least from
-# which on quality does not rise and the sound is near the exact path's
-# (benchmarks/quality/README.md).
+# Solver steps of a request that gives none. For the official models they are the published value.
+# For tiny they are the smallest number from which quality does not rise, and whose sound is close
+# to that of the exact path (benchmarks/quality/README.md).
 OFFICIAL_STEPS = 50
 TINY_STEPS = 16
-# Guidance where a request names none: as published (docs/specification.md, section 4), and for the
-# small model where it followed held-out clips best and obeyed prompts most often.
+# Guidance scale of a request that gives none. For the official models it is the published value
+# (docs/internals/model-specification.md, section 4). For tiny it is the value with the best
+# alignment on held-out clips and the most prompts followed.
 OFFICIAL_GUIDANCE = 4.5
 TINY_GUIDANCE = 2.0
-TINY_IS = (
-    "a small demonstration model, trained on drawn clips alone: things that fall, bounce, hit, "
-    "slide, drip, tap, clap, swing or flash, and rain, wind, engines, fire and water; no voices, "
-    "music or animals, and real pictures only as far as they move like drawn ones"
+TINY_ABOUT = (
+    "a small demonstration model for simple impacts (falls, bounces, hits, slides, drips, taps, "
+    "claps) and ambiences (rain, wind, engines, fire, water); it was trained on synthetic "
+    "animation: expect rough results on real footage, and no voices, music or animals"
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiTConfig:
-    """The flow-matching transformer."""
+    """The flow-matching transformer. Source: specification, section 2.1."""
 
     latent_dim: int  # channels of the DAC-VAE latents
     hidden_dim: int
     num_heads: int
-    num_joint_blocks: int  # audio and visual tokens attend together
-    num_audio_blocks: int  # audio tokens alone
+    num_joint_blocks: int  # attend over audio and visual tokens
+    num_audio_blocks: int  # attend over audio tokens only
     visual_dim: int
     sync_dim: int
     text_dim: int
 
     def __post_init__(self) -> None:
-        """Refuse widths that do not divide into heads of even size."""
+        """Check that the width divides into heads of even size.
+
+        Raises:
+            ConfigError: it does not.
+        """
         if self.hidden_dim % (2 * self.num_heads):
             raise ConfigError(
                 "hidden_dim must be a multiple of 2 * num_heads, "
@@ -69,7 +74,7 @@ class DiTConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class VAEConfig:
-    """The DAC-VAE."""
+    """The DAC-VAE. Source: specification, section 5."""
 
     encoder_dim: int
     encoder_rates: tuple[int, ...]
@@ -79,7 +84,11 @@ class VAEConfig:
     sample_rate: int  # Hz
 
     def __post_init__(self) -> None:
-        """Refuse an encoder and a decoder of different hops."""
+        """Check that encoder and decoder have one hop.
+
+        Raises:
+            ConfigError: they have different hops.
+        """
         if prod(self.encoder_rates) != prod(self.decoder_rates):
             raise ConfigError(
                 "encoder_rates and decoder_rates must have the same product, "
@@ -94,7 +103,7 @@ class VAEConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SynchformerConfig:
-    """The visual branch of Synchformer."""
+    """The visual branch of Synchformer. Source: specification, section 6."""
 
     hidden_dim: int
     num_layers: int
@@ -132,7 +141,7 @@ class TextConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """A complete model."""
+    """A complete model: its architecture, and how its weights expect clips and requests."""
 
     name: str
     dit: DiTConfig
@@ -142,7 +151,11 @@ class Preset:
     text: TextConfig
 
     def __post_init__(self) -> None:
-        """Refuse parts that do not fit together."""
+        """Check that the widths of the parts fit together.
+
+        Raises:
+            ConfigError: they do not.
+        """
         pairs = {
             "latent": (self.dit.latent_dim, self.vae.latent_dim),
             "visual": (self.dit.visual_dim, self.vision.hidden_dim),
@@ -155,43 +168,47 @@ class Preset:
 
     @property
     def about(self) -> str:
-        """What it is and is not, in a line; empty where its publisher tells."""
-        return TINY_IS if self.name == "tiny" else ""
+        """What the model can do, in a sentence; empty for the official models."""
+        return TINY_ABOUT if self.name == "tiny" else ""
 
     @property
     def default_steps(self) -> int:
-        """Solver steps of a request that names none; of the weights, not of the architecture."""
+        """Solver steps of a request that gives none."""
         return TINY_STEPS if self.name == "tiny" else OFFICIAL_STEPS
 
     @property
     def default_guidance(self) -> float:
-        """Guidance scale of a request that names none; of the weights, as `default_steps`."""
+        """Guidance scale of a request that gives none."""
         return TINY_GUIDANCE if self.name == "tiny" else OFFICIAL_GUIDANCE
 
     @property
     def exact_clock(self) -> bool:
-        """Whether the weights saw frames exactly when they are due; see `media.clock`."""
+        """Whether the weights were trained with exact frame times; see `foley.media.clock`."""
         return self.name == "tiny"
 
     @property
     def whole_segments(self) -> bool:
-        """Whether clips are filled up to whole segments of the sync encoder, and the sound cut.
+        """Whether clips are padded to whole segments of the sync encoder, and the sound is cut.
 
-        What fills no segment is not seen, and sync tokens are stretched over it: by up to 0.28 s,
-        which only a model that has learned its usual lengths by heart can undo.
+        Without padding, the encoder drops frames after the last whole segment, and the sync tokens
+        are stretched over them: by up to 0.28 s, which only a model that was trained on fixed
+        lengths can correct.
         """
         return self.name == "tiny"
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for writing to JSON."""
+        """Return plain values, for JSON."""
         return asdict(self)
 
 
-def preset_from_dict(values: dict[str, Any]) -> Preset:
-    """The inverse of `Preset.as_dict`.
+def parse_preset(values: dict[str, Any]) -> Preset:
+    """Return the preset that `Preset.as_dict` described.
+
+    Args:
+        values: plain values, as read from JSON.
 
     Raises:
-        ConfigError: fields missing or unknown.
+        ConfigError: fields are missing or unknown.
     """
     parts = {
         "dit": DiTConfig,
@@ -201,7 +218,7 @@ def preset_from_dict(values: dict[str, Any]) -> Preset:
         "text": TextConfig,
     }
     try:
-        built = {key: kind(**_tuples(values[key])) for key, kind in parts.items()}
+        built = {key: kind(**_replace_lists(values[key])) for key, kind in parts.items()}
         return Preset(name=values["name"], **built)
     except (KeyError, TypeError) as error:
         raise ConfigError(
@@ -209,7 +226,7 @@ def preset_from_dict(values: dict[str, Any]) -> Preset:
         ) from error
 
 
-def _tuples(values: dict[str, Any]) -> dict[str, Any]:
+def _replace_lists(values: dict[str, Any]) -> dict[str, Any]:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
 
 

@@ -5,7 +5,8 @@ Requests of any lengths, schedules and guidance share one forward pass: see `Vel
 
 # N variations, K = 2 N clips with guidance or N without, L latent channels, A latent frames
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -14,24 +15,31 @@ from torch import Tensor
 from foley.models.dit import DiTContext, FoleyDiT, TimeModulation
 from foley.models.transfer import uploaded
 from foley.request import Solver
-from foley.sampling import Evaluation, evaluation_sigmas, guide, trajectory
+from foley.sampling import SolverPoint, compute_evaluation_sigmas, guide, solve
 from foley.types import Conditions
 
-# Time modulations are computed for so many evaluations at once: a rk4 schedule of 200 steps would
-# take 0.8 GB with xxl (18 blocks x 800 rows x 2 streams x 9 x 1536 values of 2 bytes).
+# Time modulations are computed for this many evaluations at once. All of them would take too much
+# memory: a rk4 schedule of 200 steps takes 0.8 GB with xxl (18 blocks x 800 rows x 2 streams x
+# 9 x 1536 values of 2 bytes).
 TIMES_AT_ONCE = 64
 
+# No id is given twice in a process, so a batch can be recognised by the ids of its paths.
+_path_ids = itertools.count()
 
-class Part(NamedTuple):
+
+class EvaluationPart(NamedTuple):
     """One request's part of a model evaluation.
 
     Attributes:
+        path_id: identifies the path from noise to latents that this part belongs to. All parts of
+            one path have the same context, and an evaluation takes at most one of them.
         latents: [N, L, A], the variations' states.
-        time: its noise level, one row of `FoleyDiT.time_modulation`.
-        context: of `clip_context`, the same object in every evaluation of the request.
+        time: the modulation of its noise level, one row of `FoleyDiT.time_modulation`.
+        context: of `make_clip_context`.
         guidance_scale: up to 1, the context has no unconditional half.
     """
 
+    path_id: int
     latents: Tensor
     time: TimeModulation
     context: DiTContext
@@ -39,52 +47,63 @@ class Part(NamedTuple):
 
 
 class Step(Protocol):
-    """A forward pass of packed clips: latents [sum of A, L] -> velocities, float32, likewise."""
+    """A forward pass of packed clips: latents [sum of A, L] -> velocities, float32, same shape."""
 
     def __call__(self, latents: Tensor, time: TimeModulation, context: DiTContext) -> Tensor: ...  # noqa: D102
     def forget(self) -> None: ...  # noqa: D102 - the last batch
-    def release(self) -> None: ...  # noqa: D102 - all that can be made again
+    def release(self) -> None: ...  # noqa: D102 - everything that can be computed again
 
 
 class VelocityModel:
-    """Guided velocities of several requests from one forward pass of the transformer.
+    """Compute the guided velocities of several requests in one forward pass of the transformer.
 
-    The requests' contexts are put together once and kept as long as the same requests come, in the
-    same order; a request that joins or leaves costs one more concatenation.
+    The contexts of a batch are concatenated once and kept for as long as the same paths come, in
+    whatever order the caller lists them: the batch itself is ordered by path id. A path that joins
+    or leaves costs one more concatenation.
 
     Args:
         dit: the transformer.
-        step: what to use in place of its own forward, if anything.
+        step: replaces the transformer's own forward pass, if given.
     """
 
     def __init__(self, dit: FoleyDiT, step: Step | None = None) -> None:
         self.dit = dit
         self._step = step
-        self._members: tuple[DiTContext, ...] = ()
+        self._path_ids: tuple[int, ...] = ()
         self._batch: DiTContext | None = None
-        self._part_of_clip = torch.empty(0)
+        self._part_of_clip = torch.empty(0)  # int64 [sum of K], on the device
 
     @torch.inference_mode()
-    def __call__(self, parts: Sequence[Part]) -> list[Tensor]:
-        """The velocity [N, L, A], float32, of each part.
+    def __call__(self, parts: Sequence[EvaluationPart]) -> list[Tensor]:
+        """Return the velocity [N, L, A], float32, of each part, in the order of `parts`.
 
-        When the device runs out of memory, all that is kept here is let go first.
+        Args:
+            parts: at least one, each of another path, all on the transformer's device.
+
+        Raises:
+            torch.OutOfMemoryError: the batch does not fit. Everything kept here is freed first.
         """
+        ordered = sorted(parts, key=lambda part: part.path_id)
+        assert len({part.path_id for part in parts}) == len(parts), "two parts of one path"
         try:
-            return self._evaluate(parts)
+            velocities = self._evaluate(ordered)
         except torch.OutOfMemoryError:
             self.forget()
             if self._step is not None:
                 self._step.release()
             raise
+        velocity_of = {
+            part.path_id: velocity for part, velocity in zip(ordered, velocities, strict=True)
+        }
+        return [velocity_of[part.path_id] for part in parts]
 
-    def _evaluate(self, parts: Sequence[Part]) -> list[Tensor]:
-        batch = self._batch_of([part.context for part in parts])
+    def _evaluate(self, parts: Sequence[EvaluationPart]) -> list[Tensor]:
+        batch = self._concatenate_contexts(parts)
         times = TimeModulation.concatenate([part.time for part in parts])[self._part_of_clip]
         states = [
             part.latents.repeat(len(part.context.lengths) // len(part.latents), 1, 1)
             for part in parts
-        ]
+        ]  # [K, L, A] each
         if batch.packing is None:
             velocities = self.dit(torch.cat(states), times, batch).split([len(s) for s in states])
         else:
@@ -98,57 +117,51 @@ class VelocityModel:
                 row.unflatten(0, (len(state), -1)).transpose(1, 2)
                 for row, state in zip(out.split([len(r) for r in rows]), states, strict=True)
             ]
-        return [_guided(v, part) for v, part in zip(velocities, parts, strict=True)]
+        return [_apply_guidance(v, part) for v, part in zip(velocities, parts, strict=True)]
 
-    def _batch_of(self, contexts: Sequence[DiTContext]) -> DiTContext:
-        same = len(contexts) == len(self._members) and all(
-            context is member for context, member in zip(contexts, self._members, strict=True)
-        )
-        if self._batch is None or not same:
-            packed = self._step is not None
-            self._batch = DiTContext.concatenate(contexts, packed=packed)
-            self._members = tuple(contexts)
+    def _concatenate_contexts(self, parts: Sequence[EvaluationPart]) -> DiTContext:
+        """Return the context of the batch; the last one, if its paths are the same."""
+        path_ids = tuple(part.path_id for part in parts)
+        if self._batch is None or path_ids != self._path_ids:
+            contexts = [part.context for part in parts]
+            self._batch = DiTContext.concatenate(contexts, packed=self._step is not None)
+            self._path_ids = path_ids
             counts = torch.tensor([len(context.lengths) for context in contexts])
-            parts = torch.arange(len(contexts)).repeat_interleave(counts)
-            self._part_of_clip = uploaded(parts, self._batch.visual.device)
+            part_of_clip = torch.arange(len(contexts)).repeat_interleave(counts)
+            self._part_of_clip = uploaded(part_of_clip, self._batch.visual.device)
         return self._batch
 
     def forget(self) -> None:
-        """Let go of the last batch's memory."""
-        self._members, self._batch = (), None
+        """Free the last batch's memory."""
+        self._path_ids, self._batch = (), None
         if self._step is not None:
             self._step.forget()
 
 
-def _guided(velocity: Tensor, part: Part) -> Tensor:
+def _apply_guidance(velocity: Tensor, part: EvaluationPart) -> Tensor:
     if part.guidance_scale <= 1:
         return velocity
     uncond, cond = velocity.chunk(2)
     return guide(uncond, cond, part.guidance_scale)
 
 
-def velocities(dit: FoleyDiT, parts: Sequence[Part]) -> list[Tensor]:
-    """What `VelocityModel` gives, for parts that come once."""
-    return VelocityModel(dit)(parts)
-
-
 class Denoising:
-    """One request on its way from noise to latents; whoever drives it evaluates the model.
+    """One request on its way from noise to latents. The caller evaluates the model.
 
         while path.point is not None:
-            path.advance(velocity of path.part)
+            path.advance(velocity of path.prepare_part())
 
     Args:
-        dit: on the device where everything happens.
+        dit: on the device where everything is computed.
         conditions: of the clip.
-        noise: [N, L, A], standard normal.
-        sigmas: falling from 1 to 0.
+        noise: [N, L, A], standard normal, on the device.
+        sigmas: [steps + 1], falling from 1 to 0.
         solver: euler, heun, midpoint or rk4.
-        guidance_scale: up to 1, the conditional half alone is evaluated.
+        guidance_scale: up to 1, only the conditional half is evaluated.
 
     Attributes:
-        point: where the velocity is wanted next; None at the end.
-        latents: [N, L, A], the clean ones; None before the end.
+        point: where the velocity is needed next; None at the end.
+        latents: [N, L, A], float32, without noise; None before the end.
     """
 
     def __init__(
@@ -162,70 +175,54 @@ class Denoising:
         guidance_scale: float = 1.0,
     ) -> None:
         self._dit = dit
+        self._path_id = next(_path_ids)
         self._guidance_scale = guidance_scale
-        self._context = clip_context(dit, conditions, len(noise), guided=guidance_scale > 1)
-        self._levels = uploaded(evaluation_sigmas(sigmas, solver), noise.device)
+        self._context = make_clip_context(dit, conditions, len(noise), guided=guidance_scale > 1)
+        self._levels = uploaded(compute_evaluation_sigmas(sigmas, solver), noise.device)
         self._times: TimeModulation | None = None
-        self._path = trajectory(noise, sigmas, solver)
+        self._path = solve(noise, sigmas, solver)
         self.latents: Tensor | None = None
-        self.point: Evaluation | None = next(self._path)
+        self.point: SolverPoint | None = next(self._path)
 
-    @property
-    def part(self) -> Part:
-        """What the next evaluation takes of this request."""
+    def prepare_part(self) -> EvaluationPart:
+        """Return this request's part of the next evaluation; call only before the end.
+
+        At every `TIMES_AT_ONCE`th evaluation it computes the time modulations of the next ones.
+        """
         assert self.point is not None
         row = self.point.index % TIMES_AT_ONCE
         if row == 0 or self._times is None:
             first = self.point.index - row
             self._times = self._dit.time_modulation(self._levels[first : first + TIMES_AT_ONCE])
-        now = self._times[row : row + 1]
-        return Part(self.point.latents, now, self._context, self._guidance_scale)
+        return EvaluationPart(
+            path_id=self._path_id,
+            latents=self.point.latents,
+            time=self._times[row : row + 1],
+            context=self._context,
+            guidance_scale=self._guidance_scale,
+        )
 
     def advance(self, velocity: Tensor) -> None:
-        """Go on with the velocity [N, L, A] of `part`."""
+        """Take the velocity [N, L, A] of the part that was prepared last."""
         try:
             self.point = self._path.send(velocity)
         except StopIteration as stop:
             self.point, self.latents = None, stop.value
 
 
-def denoise(
-    dit: FoleyDiT | VelocityModel,
-    conditions: Conditions,
-    noise: Tensor,
-    sigmas: Tensor,
-    *,
-    solver: Solver = "euler",
-    guidance_scale: float = 1.0,
-    on_evaluation: Callable[[Evaluation], None] | None = None,
-) -> Tensor:
-    """Latents [N, L, A] of a clip's variations: `Denoising`, driven alone.
-
-    Args:
-        dit: on the device where everything happens.
-        conditions: of the clip.
-        noise: [N, L, A], standard normal.
-        sigmas: falling from 1 to 0.
-        solver: euler, heun, midpoint or rk4.
-        guidance_scale: up to 1, the conditional half alone is evaluated.
-        on_evaluation: called before each model evaluation; what it raises ends the work.
-    """
-    model = dit if isinstance(dit, VelocityModel) else VelocityModel(dit)
-    path = Denoising(
-        model.dit, conditions, noise, sigmas, solver=solver, guidance_scale=guidance_scale
-    )
-    while path.point is not None:
-        if on_evaluation is not None:
-            on_evaluation(path.point)
-        path.advance(*model([path.part]))
-    assert path.latents is not None
-    return path.latents
-
-
-def clip_context(
+def make_clip_context(
     dit: FoleyDiT, conditions: Conditions, num_variations: int, *, guided: bool
 ) -> DiTContext:
-    """The context of that many items of one clip; the unconditional ones, if any, come first."""
+    """Return the transformer's context of `num_variations` sounds of one clip.
+
+    Args:
+        dit: on the device of the conditions.
+        conditions: of the clip.
+        num_variations: N, at least 1.
+        guided: whether to add the unconditional half; its N items come first.
+
+    Source: specification, section 4 (guidance).
+    """
     text, num_latents = conditions.text_tokens, conditions.num_latents
     visual, sync = conditions.visual_tokens[None], conditions.sync_tokens[None]
     if not guided:

@@ -1,12 +1,12 @@
-"""Every error that this project raises on purpose. The class says whose fault it is.
+"""The errors that this project raises on purpose. Their base class says who can fix them.
 
 FoleyError
     RequestError                the caller can fix it
         VideoError              something about the clip
             VideoEmptyError         no bytes
             VideoDecodeError        not a video, truncated, unreadable, codec unknown
-            NoVideoStreamError      sound alone
-            NoFramesError           a picture stream without a picture in range
+            NoVideoStreamError      the file has sound only
+            NoFramesError           a video stream without a frame in range
             VideoTooLongError       over the duration limit, and no trimming was asked for
             VideoTooLargeError      too many pixels a frame, or too many bytes
             VideoTooCostlyError     (service) decoding it took more time or memory than allowed
@@ -15,13 +15,13 @@ FoleyError
         OutputError             the result cannot be written as asked
         MediaTypeError          (service) the body is not a multipart form
         NotAcceptableError      (service) no answer in a format that `Accept` allows
-        FetchError              (queue worker) the clip's address is refused, or gives no clip
+        FetchError              (queue worker) the clip's URL is refused, or gives no clip
         UploadTooLargeError     (service) over the limit; raised while reading, before it is stored
         UnauthorizedError       (service) no key, or a wrong one
         NotFoundError           (service) no such thing, or not the caller's
-        BusyError               (service) as many requests as allowed are being worked on
-        CancelledRequestError   (service) the caller gave up
-    ServerError                 whoever runs this must fix it
+        BusyError               (service) all places for requests are taken
+        CancelledRequestError   (service) the caller cancelled the request, or left
+    ServerError                 the operator of the service must fix it
         CheckpointError         weights missing, damaged, or of another model
         DownloadError           weights could not be fetched
         ConfigError             settings that contradict themselves
@@ -29,24 +29,24 @@ FoleyError
         ModelError              the model gave values that are not finite
         NotReadyError           (service) the model is still loading
         ModelFailedError        (service) the model could not be loaded
-        RunnerLostError         (service) the process that owns the model died during the request
+        RunnerLostError         (service) the process that owns the model ended during the request
         RequestTimeoutError     (service) the request took longer than allowed, and was dropped
-    ConnectionFailedError       (client) the service could not be reached, or broke off
+    ConnectionFailedError       (client) the service could not be reached, or the connection broke
 
 Messages name what was wrong, the value, the limit, and what to do. `code` is stable: programs may
-rely on it. What a service raises, its clients raise again: `error_of` makes it from the code.
+rely on it. A client raises the same class as the service: `make_error` finds it by its code.
 """
 
 from typing import ClassVar
 
 
 class FoleyError(Exception):
-    """Base of all errors raised on purpose.
+    """Base class of all errors raised on purpose.
 
     Attributes:
-        code: stable name of what went wrong.
-        retry_after_seconds: when to try again, where the service said so.
-        request_id: of the request that failed, where a service answered it.
+        code: stable name of the kind of error.
+        retry_after_seconds: when to try again; None if unknown.
+        request_id: of the request that failed; empty outside a service.
     """
 
     code: ClassVar[str] = "error"
@@ -79,13 +79,13 @@ class VideoDecodeError(VideoError):
 
 
 class NoVideoStreamError(VideoError):
-    """The file holds no picture."""
+    """The file has no video stream."""
 
     code = "video_stream_missing"
 
 
 class NoFramesError(VideoError):
-    """The picture stream yields no frame at or after time zero."""
+    """The video stream has no frame at or after time zero."""
 
     code = "video_without_frames"
 
@@ -139,7 +139,7 @@ class NotAcceptableError(RequestError):
 
 
 class FetchError(RequestError):
-    """The clip's address was refused, or what it names could not be had."""
+    """The clip's URL was refused, or its content could not be downloaded."""
 
     code = "clip_not_fetched"
 
@@ -163,19 +163,19 @@ class NotFoundError(RequestError):
 
 
 class BusyError(RequestError):
-    """As many requests as allowed are being worked on."""
+    """All places for requests are taken; try again later."""
 
     code = "busy"
 
 
 class CancelledRequestError(RequestError):
-    """The caller gave up."""
+    """The caller cancelled the request, or left."""
 
     code = "cancelled"
 
 
 class ServerError(FoleyError):
-    """Whoever runs this must fix it."""
+    """The operator of the service must fix it."""
 
     code = "server_error"
 
@@ -223,7 +223,7 @@ class ModelFailedError(ServerError):
 
 
 class RunnerLostError(ServerError):
-    """The process that owns the model died, or was not to be reached."""
+    """The process that owns the model ended, or could not be reached."""
 
     code = "runner_lost"
 
@@ -235,13 +235,17 @@ class RequestTimeoutError(ServerError):
 
 
 class ConnectionFailedError(FoleyError):
-    """The service could not be reached, did not answer in time, or broke off."""
+    """The service could not be reached, did not answer in time, or the connection broke."""
 
     code = "connection_failed"
 
 
-def error_of(code: str, message: str) -> FoleyError:
-    """The error that a service or another process described by its code.
+def make_error(code: str, message: str) -> FoleyError:
+    """Return the error of a code.
+
+    Args:
+        code: the `code` of a class in this module.
+        message: for people.
 
     Raises:
         KeyError: no error has this code.

@@ -1,4 +1,4 @@
-"""FoleyPipeline: a clip and a prompt in, waveforms out. Condition, sample, decode, or all three."""
+"""FoleyPipeline: a clip and a prompt in, waveforms out."""
 
 # N variations, A latent frames
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self
 import torch
 from torch import Tensor
 
-from foley.conditioning import encode_sync, encode_text, encode_visual, num_pieces, tokenize
+from foley.conditioning import count_pieces, encode_sync, encode_text, encode_visual, tokenize
 from foley.configs import MAX_TEXT_TOKENS, SYNC_FPS, SYNC_SEGMENT_FRAMES, Preset
 from foley.denoise import VelocityModel
 from foley.errors import DeviceError
@@ -24,8 +24,8 @@ from foley.media.clock import num_latents
 from foley.request import GenerationRequest, Solver
 from foley.session import Session
 from foley.types import Conditions, Generation, Stage, VideoFrames
-from foley.weights.licences import licence_of
 from foley.weights.loading import Components
+from foley.weights.licences import licence_of
 from foley.weights.selection import choose_device, load
 
 if TYPE_CHECKING:
@@ -33,17 +33,17 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Frames at 8 and at 25 fps of clips to warm up with, and their guidance. What is compiled serves
-# all numbers but 1: hence the clip of one frame and of one segment, and no guidance.
+# Frames at 8 and at 25 fps of the clips to warm up with, and their guidance. Compiled code serves
+# every size except 1, hence the clip of one frame and one segment without guidance.
 _WARM_UPS = ((8, 25, 4.5), (8, 25, 1.0), (1, SYNC_SEGMENT_FRAMES, 1.0), (64, 200, 4.5))
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a generation has come.
+    """The progress of a generation.
 
     Attributes:
-        stage: the one that goes on: `ENCODE`, `SAMPLE` or `DECODE_AUDIO`.
+        stage: the current one: `ENCODE`, `SAMPLE` or `DECODE_AUDIO`.
         step: steps of the stage that are done.
         num_steps: steps of the stage.
     """
@@ -59,15 +59,25 @@ OnProgress = Callable[[Progress], None]
 class FoleyPipeline:
     """A loaded model on one device.
 
+    Args:
+        components: the modules with their weights.
+        device: where they run.
+        precision: of the transformer's matrix products on a GPU, bf16 or fp8.
+        memory: which weights stay on a GPU: full, balanced, low, or auto.
+
     Attributes:
         preset: the architecture.
         device: where it runs.
-        source: where the weights came from, for people.
-        revision: of their repository; empty where it is not known.
-        licence: under which they are.
+        source: where the weights came from, for people to read.
+        revision: of the weights' repository; empty if unknown.
+        licence: of the weights.
         dit: the transformer, on the device.
         memory: full, balanced or low.
-        precision: bf16 or fp8, of the transformer's products on a GPU.
+        precision: bf16 or fp8.
+
+    Raises:
+        ConfigError: options that do not fit the device.
+        DeviceError: the device's memory is too small.
     """
 
     def __init__(
@@ -86,12 +96,12 @@ class FoleyPipeline:
         self.revision = components.revision
         self.licence = licence_of(components.preset.name)
         self._tokenizer = components.tokenizer
-        self._tokenizing = threading.Lock()  # a tokenizer's padding is a setting of its own
+        self._tokenizing = threading.Lock()  # padding is part of a tokenizer's own state
         try:
-            with self.current():
+            with self.use_device():
                 placed = place(components, device, precision=precision, memory=memory)
         except torch.OutOfMemoryError as error:
-            raise _too_small(device, self.preset) from error
+            raise _memory_error(device, self.preset) from error
         self.dit, self.memory, self.precision = placed.dit, placed.memory, placed.precision
         self._step = placed.step
         self._decode_sound, self._encoders = placed.decode_sound, placed.encoders
@@ -107,22 +117,24 @@ class FoleyPipeline:
         precision: Precision = "bf16",
         memory: Memory = "auto",
     ) -> Self:
-        """The pipeline of a preset.
+        """Load the pipeline of a preset.
 
         Args:
-            name: tiny, xl, xxl, or auto: what `weights` holds; without `weights`, the largest that
-                was downloaded and fits the GPU, or else tiny.
+            name: tiny, xl, xxl or auto. auto takes the preset that `weights` holds; without
+                `weights`, the largest one that was downloaded and fits the GPU, else tiny.
             device: auto, cpu, cuda or cuda:N.
-            weights: directory of official files or of `foley convert`'s layout; without it, the
-                one that `foley download` fills.
-            precision: of the transformer's products on a GPU, bf16 or fp8; the CPU has float32.
-            memory: full, all weights stay on the GPU; balanced, only the transformer; low, a part
-                of it; auto, the first of these that fits.
+            weights: directory of official files, or of files in the layout of `foley convert`;
+                without it, the directory that `foley download` fills.
+            precision: of the transformer's matrix products on a GPU, bf16 or fp8. The CPU uses
+                float32.
+            memory: full keeps all weights on the GPU, balanced only the transformer, low a part of
+                it; auto takes the first of these that fits.
 
         Raises:
-            ConfigError: unknown preset, weights needed and not there, or options that do not fit.
-            CheckpointError: the weights are missing or do not fit.
-            DeviceError: no such device, or its memory is too small.
+            ConfigError: the preset is unknown, it needs weights that are missing, or options do
+                not fit the device.
+            CheckpointError: the weights are incomplete or do not fit the preset.
+            DeviceError: there is no such device, or its memory is too small.
         """
         chosen = choose_device(device)
         check_options(chosen, precision, memory)
@@ -156,19 +168,19 @@ class FoleyPipeline:
         trim: bool = False,
         on_progress: OnProgress | None = None,
     ) -> Generation:
-        """The sounds for a clip.
+        """Generate the sounds for a clip.
 
         Args:
             video: path of the clip, or its frames.
-            prompt: what should be heard.
-            negative_prompt: what should not.
-            guidance_scale: 1 switches guidance off; None takes the preset's default.
-            num_inference_steps: solver steps; None takes the preset's default.
+            prompt: what should be heard; at most 2000 characters.
+            negative_prompt: what should not be heard; at most 2000 characters.
+            guidance_scale: 1 to 20, where 1 switches guidance off; None takes the preset's default.
+            num_inference_steps: solver steps, 1 to 200; None takes the preset's default.
             solver: euler, heun, midpoint or rk4.
-            seed: of the first variation; random when None.
-            num_variations: sounds to make.
+            seed: of the first variation, 0 to 2**63 - 1; None draws one.
+            num_variations: number of sounds, 1 to 8.
             trim: use the first 15 s of a longer clip instead of refusing it.
-            on_progress: called after each step; what it raises ends the work.
+            on_progress: called after each step; an error that it raises ends the work.
 
         Raises:
             RequestError: the clip or an option cannot be used; nothing was computed.
@@ -194,15 +206,24 @@ class FoleyPipeline:
             waveforms=result.waveforms,
             sample_rate=result.sample_rate,
             seeds=result.seeds,
-            timings={"decode_video": seconds, **result.timings},
+            timings={Stage.DECODE_VIDEO: seconds, **result.timings},
             notices=result.notices,
         )
 
     def decode_video(
         self, path: Path, *, trim: bool = False, limits: "MediaLimits | None" = None
     ) -> VideoFrames:
-        """The frames of a clip at the sizes of this preset's encoders."""
-        # Here, so that a machine without FFmpeg's libraries can sound frames that it is given.
+        """Decode the frames of a clip at the sizes of this preset's encoders.
+
+        Args:
+            path: of the clip.
+            trim: leave out what is past the limit, instead of refusing the clip.
+            limits: on length, size and codecs; 15 s by default.
+
+        Raises:
+            VideoError: the clip cannot be used.
+        """
+        # Imported here, so that frames can be used on a machine without FFmpeg's libraries.
         from foley.media.decode import decode_frames
         from foley.media.source import MediaLimits
 
@@ -216,15 +237,29 @@ class FoleyPipeline:
             whole_segments=self.preset.whole_segments,
         )
 
-    def current(self) -> AbstractContextManager[object]:
-        """In which kernels that are launched by hand go to the pipeline's GPU."""
+    def use_device(self) -> AbstractContextManager[object]:
+        """Return a context in which the pipeline's GPU is the current device.
+
+        Kernels that are launched without a tensor's device go to the current one.
+        """
         return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
 
     def generate(
         self, frames: VideoFrames, request: GenerationRequest, on_progress: OnProgress | None = None
     ) -> Generation:
-        """The sounds for decoded frames; see `__call__`."""
-        with self.current(), torch.inference_mode():
+        """Generate the sounds for decoded frames.
+
+        Args:
+            frames: at the sizes of the preset's encoders, as `decode_video` returns them.
+            request: the options.
+            on_progress: called after each step; an error that it raises ends the work.
+
+        Raises:
+            PromptTooLongError: a prompt has more tokens than the text encoder takes.
+            DeviceError: the device ran out of memory; the pipeline stays usable.
+            ModelError: the model gave values that are not finite.
+        """
+        with self.use_device(), torch.inference_mode():
             return self._generate(frames, request, on_progress)
 
     def _generate(
@@ -232,7 +267,7 @@ class FoleyPipeline:
     ) -> Generation:
         report = on_progress or (lambda progress: None)
         session = self.start(frames, request)
-        velocities = self.velocity_model()
+        velocities = self.make_velocity_model()
         num_steps = session.num_steps
         try:
             report(Progress(Stage.ENCODE, 0, 1))
@@ -241,7 +276,7 @@ class FoleyPipeline:
             report(Progress(Stage.ENCODE, 1, 1))
             while session.stage is Stage.SAMPLE:
                 report(Progress(Stage.SAMPLE, session.step, num_steps))
-                session.advance(*velocities([session.part]))
+                session.advance(*velocities([session.prepare_part()]))
             report(Progress(Stage.SAMPLE, num_steps, num_steps))
             report(Progress(Stage.DECODE_AUDIO, 0, 1))
             while session.stage is Stage.DECODE_AUDIO:
@@ -249,36 +284,55 @@ class FoleyPipeline:
             report(Progress(Stage.DECODE_AUDIO, 1, 1))
         except torch.OutOfMemoryError as error:
             self.make_room()
-            raise session.out_of_memory() from error
+            raise session.memory_error() from error
         return session.result()
 
     def make_room(self) -> None:
-        """After the device ran out of memory: let go of what makes requests faster alone.
+        """Free memory that only makes requests faster, after the device ran out of memory.
 
-        `warm_up` brings it back.
+        `warm_up` allocates it again.
         """
         self._encoders.release()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
     def start(self, frames: VideoFrames, request: GenerationRequest) -> Session:
-        """A generation that the caller drives piece by piece, in `torch.inference_mode` and
-        `current`.
+        """Return a generation that the caller runs piece by piece.
+
+        Its methods are called in `torch.inference_mode` and in `use_device`.
+
+        Args:
+            frames: at the sizes of the preset's encoders.
+            request: the options.
         """
         return Session(self, frames, request)
 
-    def num_pieces(self, num_visual: int, num_sync: int) -> int:
-        """How often `Session.encode` is called for so many frames at 8 and at 25 fps."""
-        return num_pieces(self._encoders, num_visual, num_sync)
+    def count_pieces(self, num_visual: int, num_sync: int) -> int:
+        """Return the number of calls of `Session.encode` that a clip takes.
 
-    def velocity_model(self) -> VelocityModel:
-        """What evaluates the transformer, for one thread at a time, in `current`."""
+        Args:
+            num_visual: frames at 8 fps, at least 1.
+            num_sync: frames at 25 fps, at least 16.
+        """
+        return count_pieces(self._encoders, num_visual, num_sync)
+
+    def make_velocity_model(self) -> VelocityModel:
+        """Return a model that evaluates the transformer, for one thread, in `use_device`."""
         return VelocityModel(self.dit, self._step)
 
     def encode(
         self, frames: VideoFrames, prompt: str, negative_prompt: str
     ) -> Generator[None, None, Conditions]:
-        """`condition` in pieces: yields between them."""
+        """Compute the conditions of a clip and its prompts; yields between the pieces of the work.
+
+        Args:
+            frames: at the sizes of the preset's encoders.
+            prompt: what should be heard.
+            negative_prompt: what should not be heard.
+
+        Raises:
+            PromptTooLongError: a prompt has more tokens than the text encoder takes.
+        """
         with self._tokenizing:
             words = tokenize(self._tokenizer, self._encoders.text_model, negative_prompt, prompt)
         notices: tuple[str, ...] = ()
@@ -286,7 +340,7 @@ class FoleyPipeline:
             notices = (f"prompts are cut after {MAX_TEXT_TOKENS} tokens, one has {num_tokens}",)
         visual_tokens = yield from encode_visual(self._encoders, frames.visual)
         yield
-        # A GPU is still busy with the frames, and the text is encoded beside them.
+        # A GPU is still busy with the frames at this point, and encodes the text beside them.
         text = encode_text(self._encoders, words)
         yield
         sync_tokens = yield from encode_sync(self._encoders, frames.sync)
@@ -299,13 +353,18 @@ class FoleyPipeline:
         )
 
     def condition(self, frames: VideoFrames, prompt: str, negative_prompt: str) -> Conditions:
-        """What the transformer is told about a clip.
+        """Compute the conditions of a clip and its prompts, in one go.
+
+        Args:
+            frames: at the sizes of the preset's encoders.
+            prompt: what should be heard.
+            negative_prompt: what should not be heard.
 
         Raises:
             PromptTooLongError: a prompt has more tokens than the text encoder takes.
         """
         encoding = self.encode(frames, prompt, negative_prompt)
-        with self.current(), torch.inference_mode():
+        with self.use_device(), torch.inference_mode():
             try:
                 while True:
                     next(encoding)
@@ -313,16 +372,16 @@ class FoleyPipeline:
                 return stop.value
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Waveforms float32 [N, 1, 960 * A] of latents [N, latent_dim, A]."""
-        with self.current(), torch.inference_mode():
+        """Return waveforms, float32 [N, 1, 960 * A], of latents [N, latent_dim, A]."""
+        with self.use_device(), torch.inference_mode():
             return self._decode_sound(latents).float()
 
     def warm_up(self) -> None:
-        """Short generations, so that the first request finds everything allocated and compiled."""
+        """Run short generations, which allocate and compile what the first request needs."""
         clips = _WARM_UPS if self.device.type == "cuda" else _WARM_UPS[:1]
         for index, (num_visual, num_sync, guidance_scale) in enumerate(clips, start=1):
-            if index == len(clips):  # what encoders may have to do without is compiled by now
-                with self.current(), torch.inference_mode():
+            if index == len(clips):  # the code that the graphs are captured from is compiled now
+                with self.use_device(), torch.inference_mode():
                     self._encoders.prepare()
             request = GenerationRequest(
                 num_inference_steps=1 if self.device.type == "cpu" else 3,
@@ -341,7 +400,7 @@ class FoleyPipeline:
         )
 
 
-def _too_small(device: torch.device, preset: Preset) -> DeviceError:
+def _memory_error(device: torch.device, preset: Preset) -> DeviceError:
     torch.cuda.empty_cache()
     return DeviceError(
         f"{device} has too little free memory for preset {preset.name}; stop what else uses it, or "

@@ -1,4 +1,4 @@
-"""What a caller may ask for: every option with its meaning, unit, range and default, once."""
+"""The options of a generation: the only definition of their meaning, range and default."""
 
 from typing import Annotated, Any, Literal, get_args
 
@@ -9,12 +9,15 @@ from foley.errors import ParameterError
 
 Solver = Literal["euler", "heun", "midpoint", "rk4"]
 SOLVERS: tuple[Solver, ...] = get_args(Solver)
+AudioFormat = Literal["wav", "flac"]  # the sound alone
+AUDIO_FORMATS: tuple[AudioFormat, ...] = get_args(AudioFormat)
+Format = Literal["mp4", "mov", "mkv", "webm", "wav", "flac"]
 
 MAX_SEED = 2**63 - 1
 
 
 class GenerationRequest(BaseModel):
-    """Options of one generation. HTTP, gRPC, the page, the command line and Python share them."""
+    """The options of one generation, in Python and in every interface of the service."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -68,21 +71,24 @@ class GenerationRequest(BaseModel):
         int, Field(ge=1, le=8, description="How many different sounds to make for the clip.")
     ] = 1
 
-    def num_steps(self, preset: Preset) -> int:
-        """Solver steps that a preset takes for it."""
+    def choose_steps(self, preset: Preset) -> int:
+        """Return the number of solver steps, 1 to 200, with `preset`."""
         return self.num_inference_steps or preset.default_steps
 
-    def guidance(self, preset: Preset) -> float:
-        """Guidance scale that a preset takes for it."""
+    def choose_guidance(self, preset: Preset) -> float:
+        """Return the guidance scale, 1 to 20, with `preset`."""
         return preset.default_guidance if self.guidance_scale is None else self.guidance_scale
 
     @classmethod
     def parse(cls, **options: Any) -> "GenerationRequest":
-        """The request made of `options`.
+        """Return the request with these options.
+
+        Args:
+            options: by field name; the others have their defaults.
 
         Raises:
-            ParameterError: an option is unknown or out of bounds; the message names each, with its
-                value.
+            ParameterError: options are unknown or out of range; the message names each of them with
+                its value.
         """
         try:
             return cls(**options)
@@ -91,7 +97,11 @@ class GenerationRequest(BaseModel):
 
 
 def describe_validation_error(error: ValidationError) -> str:
-    """One line for every field that was refused: its name, the rule, the value given."""
+    """Return a line that names each refused field, its rule, and its value cut to 80 characters.
+
+    Args:
+        error: of a model whose fields are options of a caller.
+    """
     lines = []
     for item in error.errors(include_url=False):
         name = ".".join(str(part) for part in item["loc"]) or "request"

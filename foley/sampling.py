@@ -1,13 +1,12 @@
 """Noise levels, guidance and ODE solvers. Pure functions; no model is imported.
 
-A solver is a generator: it yields the points at which it wants a velocity, is sent that velocity,
-and returns the clean latents. Whoever drives it decides which requests share a model evaluation.
+A solver is a generator: it yields the points at which it needs a velocity, receives that velocity,
+and returns the clean latents. Its caller decides which requests share a model evaluation.
 """
 
 # B batch, L latent channels, A latent frames, N steps
 
 import itertools
-import math
 import secrets
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
@@ -19,14 +18,14 @@ from foley.request import MAX_SEED, Solver
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """A point at which a solver wants the velocity.
+class SolverPoint:
+    """A point at which a solver needs the velocity.
 
     Attributes:
-        latents: [.., L, A].
-        sigma: noise level.
-        step: index of the step that it belongs to.
-        index: how many evaluations came before it.
+        latents: [.., L, A], float32.
+        sigma: noise level, from 1 (noise) to 0 (clean).
+        step: index of the solver step that it belongs to.
+        index: number of evaluations before it.
     """
 
     latents: Tensor
@@ -35,58 +34,62 @@ class Evaluation:
     index: int
 
 
-Trajectory = Generator[Evaluation, Tensor, Tensor]
-VelocityFn = Callable[[Evaluation], Tensor]
+SolverPath = Generator[SolverPoint, Tensor, Tensor]
+VelocityFn = Callable[[SolverPoint], Tensor]
 
 
-def make_sigmas(num_steps: int, shift: float = 1.0) -> Tensor:
-    """Noise levels falling from 1 to 0, float32 [num_steps + 1].
+def make_sigmas(num_steps: int) -> Tensor:
+    """Return noise levels that fall from 1 to 0 in equal steps, float32 [num_steps + 1].
 
-    Source: specification, section 4.
+    Args:
+        num_steps: at least 1.
+
+    Source: specification, section 4, without a shift.
     """
-    sigmas = torch.linspace(1, 0, num_steps + 1)
-    return shift * sigmas / (1 + (shift - 1) * sigmas)
-
-
-def make_flux_sigmas(num_steps: int, num_latents: int) -> Tensor:
-    """The schedule whose shift grows with the number of latent frames; off by default.
-
-    Source: specification, section 4. mu is linear through (256, 0.5) and (4096, 1.15).
-    """
-    slope = (1.15 - 0.5) / (4096 - 256)
-    mu = math.exp(slope * num_latents + 0.5 - slope * 256)
-    sigmas = torch.linspace(1, 0, num_steps + 1)
-    return mu / (mu + (1 / sigmas - 1))
+    return torch.linspace(1, 0, num_steps + 1)
 
 
 def guide(uncond: Tensor, cond: Tensor, guidance_scale: float) -> Tensor:
-    """Classifier-free guidance of two velocities of one shape, in float32."""
+    """Return the velocity with classifier-free guidance, float32, in the shape of the inputs.
+
+    Args:
+        uncond: velocity of the unconditional half.
+        cond: velocity of the conditional half, of the same shape.
+        guidance_scale: 1 gives `cond`; larger values extrapolate beyond it.
+
+    Source: specification, section 4.
+    """
     uncond = uncond.float()
     return uncond + guidance_scale * (cond.float() - uncond)
 
 
-def trajectory(noise: Tensor, sigmas: Sequence[float] | Tensor, solver: Solver) -> Trajectory:
-    """Clean latents, reached from noise along the probability-flow ODE.
+def solve(noise: Tensor, sigmas: Sequence[float] | Tensor, solver: Solver) -> SolverPath:
+    """Solve the probability-flow ODE from noise to clean latents.
 
     Args:
-        noise: standard normal [.., L, A], drawn by the caller from the request's own generator.
-        sigmas: falling from 1 to 0.
+        noise: [.., L, A], standard normal, drawn by the caller from the request's own generator.
+        sigmas: [steps + 1], falling from 1 to 0.
         solver: each stage of a step is evaluated at its own noise level, and starts from the state
-            at the beginning of the step. Source: specification, section 4.
+            at the beginning of the step.
 
     Yields:
-        where the velocity, d(latents) / d(sigma), is wanted.
+        the points at which the velocity, d(latents) / d(sigma), is needed.
+
+    Returns:
+        the clean latents [.., L, A], float32.
+
+    Source: specification, section 4.
     """
     latents = noise.float()  # the state stays float32; the network casts for itself
     # Differences are taken between float32 values, as the published sampler does.
     levels = torch.as_tensor(sigmas, dtype=torch.float32)
-    index = itertools.count()
+    indices = itertools.count()
     for step, (sigma, next_sigma) in enumerate(itertools.pairwise(levels)):
         take_step = _SOLVERS[solver](latents, sigma, next_sigma)
         try:
             state, level = next(take_step)
             while True:
-                velocity = yield Evaluation(state, level.item(), step, next(index))
+                velocity = yield SolverPoint(state, level.item(), step, next(indices))
                 state, level = take_step.send(velocity.float())
         except StopIteration as stop:
             latents = stop.value
@@ -99,8 +102,15 @@ def integrate(
     sigmas: Sequence[float] | Tensor,
     solver: Solver = "euler",
 ) -> Tensor:
-    """`trajectory`, driven to its end with one velocity function."""
-    path = trajectory(noise, sigmas, solver)
+    """Return the clean latents [.., L, A] that `solve` reaches with one velocity function.
+
+    Args:
+        velocity_fn: gives the velocity [.., L, A] at a point.
+        noise: [.., L, A], standard normal.
+        sigmas: [steps + 1], falling from 1 to 0.
+        solver: euler, heun, midpoint or rk4.
+    """
+    path = solve(noise, sigmas, solver)
     try:
         point = next(path)
         while True:
@@ -109,19 +119,24 @@ def integrate(
         return stop.value
 
 
-def evaluation_sigmas(sigmas: Sequence[float] | Tensor, solver: Solver) -> Tensor:
-    """The noise level of every model evaluation that a solver will ask for, in order."""
+def compute_evaluation_sigmas(sigmas: Sequence[float] | Tensor, solver: Solver) -> Tensor:
+    """Return the noise level of each model evaluation of a solver, in order, float32.
+
+    Args:
+        sigmas: [steps + 1], falling from 1 to 0.
+        solver: euler evaluates once a step, heun and midpoint twice, rk4 four times.
+    """
     levels: list[float] = []
 
-    def standing_still(point: Evaluation) -> Tensor:
+    def record(point: SolverPoint) -> Tensor:
         levels.append(point.sigma)
         return torch.zeros_like(point.latents)
 
-    integrate(standing_still, torch.zeros(1), sigmas, solver)
+    integrate(record, torch.zeros(1), sigmas, solver)
     return torch.tensor(levels)
 
 
-# One step: yields states and the levels at which their velocity is wanted; returns the next state.
+# One step: yields states and the levels at which their velocity is needed, returns the next state.
 _Step = Generator[tuple[Tensor, Tensor], Tensor, Tensor]
 
 
@@ -163,16 +178,26 @@ _SOLVERS: dict[Solver, Callable[[Tensor, Tensor, Tensor], _Step]] = {
 
 
 def choose_seeds(seed: int | None, num_variations: int) -> tuple[int, ...]:
-    """One seed for each variation, counting up from `seed`, or from a random one."""
+    """Return one seed for each variation, counting up from `seed`.
+
+    Args:
+        seed: 0 to `MAX_SEED`, after which the count wraps to 0; None draws a random one.
+        num_variations: at least 1.
+    """
     if seed is None:
         seed = secrets.randbelow(2**32)
     return tuple((seed + i) % (MAX_SEED + 1) for i in range(num_variations))
 
 
 def draw_noise(seeds: Sequence[int], latent_dim: int, num_latents: int) -> Tensor:
-    """Standard normal noise, float32 [len(seeds), latent_dim, num_latents], on the CPU.
+    """Return standard normal noise, float32 [len(seeds), latent_dim, num_latents], on the CPU.
 
     Each item has a generator of its own, so its noise depends on neither the batch nor the device.
+
+    Args:
+        seeds: one for each item, 0 to `MAX_SEED`.
+        latent_dim: channels of the latents.
+        num_latents: latent frames.
     """
     noise = [
         torch.randn(latent_dim, num_latents, generator=torch.Generator().manual_seed(seed))

@@ -1,9 +1,11 @@
-"""One generation that moves on piece by piece: whoever drives it decides what runs in between.
+"""One generation in pieces. Its caller decides what else runs between two of them.
 
-    encode ──encode *──► sample ──part, advance *──► decode_audio ──decode *──► None
+    stage         encode          sample                     decode_audio    None
+    call          encode, until   prepare_part and advance,  decode, once a  result
+                  the stage ends  once an evaluation         variation
 
-`FoleyPipeline.generate` drives one alone; a server drives many side by side. Both give the same
-sound, since what a piece computes depends on nothing but its own session.
+`FoleyPipeline.generate` runs one session alone, and a server runs many side by side. Both give the
+same sound, because a piece depends on nothing but its own session.
 """
 
 # N variations, L latent channels, A latent frames
@@ -16,7 +18,7 @@ import torch
 from torch import Tensor
 
 from foley.configs import SYNC_FPS, SYNC_SEGMENT_FRAMES, Preset
-from foley.denoise import Denoising, Part
+from foley.denoise import Denoising, EvaluationPart
 from foley.errors import DeviceError, ModelError
 from foley.models.dit import FoleyDiT
 from foley.models.transfer import uploaded
@@ -24,11 +26,11 @@ from foley.request import GenerationRequest
 from foley.sampling import choose_seeds, draw_noise, make_sigmas
 from foley.types import Conditions, Generation, Stage, VideoFrames
 
-_FADE_SAMPLES = 96
+_FADE_SAMPLES = 96  # 2 ms at 48 kHz
 
 
 class Model(Protocol):
-    """The parts of a loaded model that a session uses."""
+    """What a session uses of a loaded model."""
 
     preset: Preset
     device: torch.device
@@ -41,34 +43,39 @@ class Model(Protocol):
     def encode(
         self, frames: VideoFrames, prompt: str, negative_prompt: str
     ) -> Generator[None, None, Conditions]:
-        """The conditions of a clip; yields between the pieces of the work."""
+        """Compute the conditions of a clip; yields between the pieces of the work."""
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Waveforms float32 [N, 1, 960 * A] of latents [N, L, A]."""
+        """Return waveforms float32 [N, 1, 960 * A] of latents [N, L, A]."""
 
 
 class Session:
     """The state of one generation.
 
-    Each method computes one piece. What they raise ends the session: a RequestError for prompts
-    that cannot be used, a ModelError for values that are not finite, torch's OutOfMemoryError.
+    Each method computes one piece. An error ends the session.
+
+    Args:
+        model: computes the pieces.
+        frames: of the clip, at the sizes of the model's encoders.
+        request: the options of the generation.
 
     Attributes:
+        request: the options of the generation.
         stage: the one that comes next; None when all are done.
         num_steps: solver steps from noise to sound.
-        seeds: of the variations.
-        timings: seconds from the beginning to the end of each stage that has ended, by name.
+        seeds: one for each variation.
+        timings: seconds from the start to the end of each stage that has ended, by name.
     """
 
     def __init__(self, model: Model, frames: VideoFrames, request: GenerationRequest) -> None:
         self.request = request
         self.stage: Stage | None = Stage.ENCODE
-        self.num_steps = request.num_steps(model.preset)
+        self.num_steps = request.choose_steps(model.preset)
         self.seeds = choose_seeds(request.seed, request.num_variations)
         self.timings: dict[str, float] = {}
         self._model = model
         self._num_sync = len(frames.sync)
-        self._num_samples = num_samples(model.preset, frames)
+        self._num_samples = count_samples(model.preset, frames)
         self._encoding: Generator[None, None, Conditions] | None = model.encode(
             frames, request.prompt, request.negative_prompt
         )
@@ -87,7 +94,12 @@ class Session:
         return self._path.point.step
 
     def encode(self) -> None:
-        """Encode a piece of what the transformer is told; after the last, draw the noise."""
+        """Encode one piece of the clip and prompts; after the last one, draw the noise.
+
+        Raises:
+            PromptTooLongError: a prompt has more tokens than the text encoder takes.
+            torch.OutOfMemoryError: the device is full.
+        """
         assert self._encoding is not None
         if self._began is None:
             self._began = time.perf_counter()
@@ -97,14 +109,13 @@ class Session:
             self._encoding = None  # the frames go with it
             self._start_sampling(stop.value)
 
-    @property
-    def part(self) -> Part:
-        """What the next model evaluation takes of this session."""
+    def prepare_part(self) -> EvaluationPart:
+        """Return this session's part of the next model evaluation; call in the stage `SAMPLE`."""
         assert self._path is not None
-        return self._path.part
+        return self._path.prepare_part()
 
     def advance(self, velocity: Tensor) -> None:
-        """Go on with the velocity [N, L, A] of `part`."""
+        """Take the velocity [N, L, A] of the part that was prepared last."""
         assert self._path is not None
         self._path.advance(velocity)
         if self._path.latents is not None:
@@ -112,23 +123,28 @@ class Session:
             self._end_stage(Stage.DECODE_AUDIO)
 
     def decode(self) -> None:
-        """Decode one variation."""
+        """Decode one variation.
+
+        Raises:
+            ModelError: the waveform has values that are not finite.
+            torch.OutOfMemoryError: the device is full.
+        """
         assert self._latents is not None
         index = len(self._waveforms)
         waveform = self._model.decode(self._latents[index : index + 1])
         if self._num_samples is not None:
-            waveform = faded(waveform[..., : self._num_samples])
-        # On the device: the host would go through 400,000 values.
+            waveform = fade(waveform[..., : self._num_samples])
+        # Checked on the device: on the host it would cost a pass over 400,000 values.
         finite = waveform.isfinite().all()
         self._waveforms.append(waveform.cpu())
         if not finite:
-            raise self._damaged()
+            raise self._non_finite_error()
         if len(self._waveforms) == len(self.seeds):
             self._latents = None
             self._end_stage(None)
 
     def result(self) -> Generation:
-        """What came of it."""
+        """Return the sounds; call when `stage` is None."""
         assert self.stage is None
         return Generation(
             waveforms=torch.cat(self._waveforms),
@@ -138,8 +154,8 @@ class Session:
             notices=self._notices,
         )
 
-    def out_of_memory(self) -> DeviceError:
-        """What the caller is told when the device cannot hold this generation."""
+    def memory_error(self) -> DeviceError:
+        """Return the error for the caller when the device cannot hold this generation."""
         return DeviceError(
             f"{self._model.device} ran out of memory for {self.request.num_variations} variations "
             f"of {self._num_sync / SYNC_FPS:.2f} s; ask for fewer variations or a shorter clip"
@@ -155,7 +171,7 @@ class Session:
             uploaded(noise, model.device),
             make_sigmas(self.num_steps),
             solver=request.solver,
-            guidance_scale=request.guidance(model.preset),
+            guidance_scale=request.choose_guidance(model.preset),
         )
         self._end_stage(Stage.SAMPLE)
 
@@ -168,26 +184,37 @@ class Session:
         self.timings[self.stage], self._began = now - self._began, now
         self.stage = following
 
-    def _damaged(self) -> ModelError:
+    def _non_finite_error(self) -> ModelError:
         return ModelError(
             "the model gave values that are not finite; its weights "
             f"({self._model.source}) are damaged or of another model: fetch or convert them again"
         )
 
 
-def num_samples(preset: Preset, frames: VideoFrames) -> int | None:
-    """Where the sound is cut, if the clip was filled up to whole segments."""
+def count_samples(preset: Preset, frames: VideoFrames) -> int | None:
+    """Return the length in samples to which the sound is cut; None for models that need no cut.
+
+    Clips of presets with `whole_segments` are padded to whole segments, and the sound of the
+    padding is cut off.
+
+    Args:
+        preset: of the model.
+        frames: of the clip.
+    """
     if not preset.whole_segments:
         return None
-    shown = max(frames.num_picked, SYNC_SEGMENT_FRAMES)
-    return shown * preset.vae.sample_rate // SYNC_FPS
+    num_frames = max(frames.num_picked, SYNC_SEGMENT_FRAMES)
+    return num_frames * preset.vae.sample_rate // SYNC_FPS
 
 
-def faded(waveform: Tensor) -> Tensor:
-    """A waveform [..., S] that rises from zero in 2 ms and ends so.
+def fade(waveform: Tensor) -> Tensor:
+    """Return the waveform with a fade of 2 ms at both ends.
 
-    It is cut where the clip ends, maybe in the middle of a sound; and the small decoder clicks for
-    two samples at a border, where zeros outside take the place of terms that cancel.
+    The cut at the clip's end may lie in the middle of a sound. The small decoder also clicks for
+    two samples at a border, where zero padding replaces terms that would cancel.
+
+    Args:
+        waveform: [..., S], 48 kHz.
     """
     count = min(_FADE_SAMPLES, waveform.shape[-1] // 2)
     ramp = torch.linspace(0, torch.pi, count, device=waveform.device)

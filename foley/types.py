@@ -17,7 +17,7 @@ class Stage(StrEnum):
     """The stages of one request, in order.
 
     Progress, events, timings, headers, metrics, the scheduler, the command line and the page all
-    use these names. The library itself runs the stages from `ENCODE` to `DECODE_AUDIO`.
+    use these names. The library itself runs `DECODE_VIDEO`, and `ENCODE` to `DECODE_AUDIO`.
     """
 
     UPLOAD = "upload"  # receive the clip
@@ -31,16 +31,16 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class VideoFrames:
-    """The frames that the encoders see, scaled to their sizes.
+    """The frames of a clip, scaled to the sizes of the encoders.
 
     Attributes:
         visual: uint8 [V, H, W, 3], RGB, picked at 8 fps.
         sync: uint8 [n25, H, W, 3], RGB, picked at 25 fps.
         num_picked: frames that the 25 fps clock picked. It is less than n25 where the last frame
-            was repeated to fill the shortest clip that the sync encoder takes, or whole segments.
-        source_seconds: what the container or the last frame says the clip lasts.
+            was repeated to fill whole segments, or the shortest clip that the sync encoder takes.
+        source_seconds: the clip's duration by its container or its last frame.
         trimmed: whether frames past the limit were left out.
-        notices: sentences for the caller about what was done to the clip.
+        notices: sentences for the caller about changes to the clip.
     """
 
     visual: Tensor
@@ -53,7 +53,7 @@ class VideoFrames:
 
 @dataclass(frozen=True, kw_only=True)
 class Conditions:
-    """What the transformer is told about one clip.
+    """The tokens that condition the transformer on one clip and its prompts.
 
     Attributes:
         visual_tokens: [V, visual_dim].
@@ -61,7 +61,7 @@ class Conditions:
         text_tokens: [2, T, text_dim]; row 0 the negative prompt, row 1 the prompt, padded to one
             length.
         num_latents: A, latent frames of the sound at 50 Hz.
-        notices: sentences for the caller about what was done to the prompts.
+        notices: sentences for the caller about changes to the prompts.
     """
 
     visual_tokens: Tensor
@@ -73,12 +73,12 @@ class Conditions:
 
 @dataclass(frozen=True, kw_only=True)
 class Generation:
-    """The sounds made for one clip.
+    """The sounds generated for one clip.
 
     Attributes:
         waveforms: float32 [N, 1, samples] in [-1, 1], on the CPU.
         sample_rate: Hz.
-        seeds: the seed of each variation; giving one back repeats its sound.
+        seeds: the seed of each variation; a request with the same seed repeats its sound.
         timings: seconds spent in each stage, in order.
         notices: sentences for the caller (clip trimmed, last frame repeated, prompt cut).
     """

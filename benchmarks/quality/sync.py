@@ -110,7 +110,7 @@ def main() -> None:
                 "events": total.truth,
                 "steps": args.steps,
                 "solver": args.solver,
-                "guidance_scale": asked.guidance(pipeline.preset),
+                "guidance_scale": asked.choose_guidance(pipeline.preset),
                 "seed": args.seed,
                 "model": pipeline.description,
                 "torch": torch.__version__,

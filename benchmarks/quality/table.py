@@ -25,7 +25,7 @@ from foley.denoise import Denoising
 from foley.pipeline import FoleyPipeline
 from foley.request import SOLVERS, GenerationRequest, Solver
 from foley.sampling import draw_noise, make_sigmas
-from foley.session import faded, num_samples
+from foley.session import count_samples, fade
 from foley.types import Conditions, VideoFrames
 from training.judge import band_levels, frechet, silence_db, spectrum_db
 
@@ -60,12 +60,12 @@ def generate(
         solver=solver,
         guidance_scale=scale,
     )
-    velocities = pipeline.velocity_model()
+    velocities = pipeline.make_velocity_model()
     while path.latents is None:
-        path.advance(*velocities([path.part]))
+        path.advance(*velocities([path.prepare_part()]))
     sound = pipeline.decode(path.latents)[0, 0].cpu()
-    count = num_samples(pipeline.preset, frames)
-    return sound if count is None else faded(sound[:count])
+    count = count_samples(pipeline.preset, frames)
+    return sound if count is None else fade(sound[:count])
 
 
 def row(
@@ -135,7 +135,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     clips = list(drawn_clips(pipeline.preset, args.clips, SECONDS, quiet=True))
     told = [pipeline.condition(clip.frames, clip.prompt, NEGATIVE) for clip in clips]
     asked = GenerationRequest(guidance_scale=args.guidance_scale)
-    scale = asked.guidance(pipeline.preset)
+    scale = asked.choose_guidance(pipeline.preset)
     rows, made = [], {}
     for solver in args.solvers:
         for steps in args.steps:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from foley.configs import PRESETS
-from foley.denoise import Part, VelocityModel, clip_context
+from foley.denoise import EvaluationPart, VelocityModel, make_clip_context
 from foley.errors import DeviceError
 from foley.gpu import pointwise, step_graphs
 from foley.gpu.fused_step import FusedContext, FusedDiT, Matrix
@@ -93,7 +93,7 @@ def test_half_precision_stays_close_to_the_golden_velocity(fused: Precision | No
     assert relative_l2(velocity, golden["out.x"]) < (0.05 if fused == "fp8" else 0.015)
 
 
-def part(dit: FoleyDiT, seed: int, num_latents: int, guidance_scale: float = 4.5) -> Part:
+def part(dit: FoleyDiT, seed: int, num_latents: int, guidance_scale: float = 4.5) -> EvaluationPart:
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape: int) -> torch.Tensor:
@@ -105,9 +105,9 @@ def part(dit: FoleyDiT, seed: int, num_latents: int, guidance_scale: float = 4.5
         text_tokens=draw(2, 5, 16),
         num_latents=num_latents,
     )
-    context = clip_context(dit, conditions, 1, guided=guidance_scale > 1)
+    context = make_clip_context(dit, conditions, 1, guided=guidance_scale > 1)
     time = dit.time_modulation(torch.rand(1, generator=generator).cuda())
-    return Part(draw(1, 8, num_latents), time, context, guidance_scale)
+    return EvaluationPart(seed, draw(1, 8, num_latents), time, context, guidance_scale)
 
 
 @torch.inference_mode()
@@ -504,5 +504,5 @@ def test_nothing_before_the_first_step_waits_for_the_gpu() -> None:
         with no_waiting():
             while session.stage == "encode":
                 session.encode()
-            pipeline.velocity_model()([session.part])
+            pipeline.make_velocity_model()([session.prepare_part()])
         pipeline.make_room()  # without the encoders' graphs too

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from foley.conditioning import encode_sync, encode_text, encode_visual, num_pieces, tokenize
+from foley.conditioning import count_pieces, encode_sync, encode_text, encode_visual, tokenize
 from foley.gpu.encoder_batches import FROM_GRAPHS, ON_CPU, ON_GPU, Encoders, Pieces, num_frames
 from foley.gpu.encoder_graphs import Input, SizedGraphs
 from foley.gpu.step_graphs import Capture, Replay
@@ -202,6 +202,6 @@ def test_clips_are_cut_as_the_device_and_its_graphs_have_it() -> None:
         chosen = Encoders(*parts, device, capture)
         assert chosen.cut == cut
         # A clip of 8 s: 64 frames, 24 segments, and the text.
-        assert num_pieces(chosen, 64, 200) == {ON_CPU: 4 + 6, ON_GPU: 2 + 2}.get(cut, 2 + 1) + 1
+        assert count_pieces(chosen, 64, 200) == {ON_CPU: 4 + 6, ON_GPU: 2 + 2}.get(cut, 2 + 1) + 1
         chosen.release()  # requests in work go on with what they counted on
         assert chosen.cut == cut

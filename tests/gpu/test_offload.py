@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from foley.denoise import Part, VelocityModel, clip_context
+from foley.denoise import EvaluationPart, VelocityModel, make_clip_context
 from foley.gpu.offload import Streamed, split_by_bytes
 from foley.gpu.placement import stream_blocks
 from foley.models.dit import FoleyDiT
@@ -48,10 +48,10 @@ def velocity_of(dit: FoleyDiT) -> Callable[[int], torch.Tensor]:
             text_tokens=torch.randn(2, 5, 16, generator=generator),
             num_latents=37,
         )
-        context = clip_context(dit, conditions, 1, guided=True)
+        context = make_clip_context(dit, conditions, 1, guided=True)
         time = dit.time_modulation(torch.tensor([0.3]))
         latents = torch.randn(1, 8, 37, generator=generator)
-        return VelocityModel(dit)([Part(latents, time, context, 4.5)])[0]
+        return VelocityModel(dit)([EvaluationPart(seed, latents, time, context, 4.5)])[0]
 
     return velocity
 

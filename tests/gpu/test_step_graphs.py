@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from foley.denoise import Part, VelocityModel, clip_context
+from foley.denoise import EvaluationPart, VelocityModel, make_clip_context
 from foley.gpu import step_graphs
 from foley.gpu.placement import FusedStep
 from foley.gpu.pointwise import PLAIN
@@ -40,7 +40,7 @@ class Recorder:
 
 def part(
     seed: int, num_latents: int = 37, num_visual: int = 6, guidance_scale: float = 4.5
-) -> Part:
+) -> EvaluationPart:
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape: int) -> Tensor:
@@ -52,9 +52,9 @@ def part(
         text_tokens=draw(2, 5, 16),
         num_latents=num_latents,
     )
-    context = clip_context(DIT, conditions, 1, guided=guidance_scale > 1)
+    context = make_clip_context(DIT, conditions, 1, guided=guidance_scale > 1)
     time = DIT.time_modulation(torch.rand(1, generator=generator))
-    return Part(draw(1, 8, num_latents), time, context, guidance_scale)
+    return EvaluationPart(seed, draw(1, 8, num_latents), time, context, guidance_scale)
 
 
 def model(recorder: Recorder) -> VelocityModel:
@@ -129,7 +129,7 @@ def test_a_large_step_is_captured_once_its_batch_has_lasted(
     large, other, small = part(0), part(1, 40), part(2, 20)
     assert 2 * 20 <= 50 < 2 * 37
 
-    def ask(asked: Part, times: int) -> None:
+    def ask(asked: EvaluationPart, times: int) -> None:
         for _ in range(times):
             ((made,), (wanted,)) = fast([asked]), exact([asked])
             torch.testing.assert_close(made, wanted, rtol=0, atol=1e-5)

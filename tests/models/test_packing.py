@@ -7,13 +7,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from foley.denoise import Part, VelocityModel, clip_context, denoise, velocities
+from foley.denoise import Denoising, EvaluationPart, VelocityModel, make_clip_context
 from foley.models.attention import attend
 from foley.models.dit import DiTContext
 from foley.models.layers import TokenConv
 from foley.models.packing import Borders, Lengths, Packing, Segments
 from foley.request import SOLVERS, Solver
-from foley.sampling import evaluation_sigmas, make_sigmas, trajectory
+from foley.sampling import compute_evaluation_sigmas, make_sigmas, solve
 from foley.types import Conditions
 from tests.toys import toy_components
 
@@ -48,6 +48,16 @@ class Asked:
     def noise(self, seed: int) -> torch.Tensor:
         return draw(self.num_variations, 8, self.num_latents, seed=seed)
 
+    def path(self, seed: int) -> Denoising:
+        return Denoising(
+            DIT,
+            self.conditions(seed),
+            self.noise(seed),
+            make_sigmas(self.num_steps),
+            solver=self.solver,
+            guidance_scale=self.guidance_scale,
+        )
+
 
 ASKED = st.builds(
     Asked,
@@ -69,13 +79,14 @@ def together(asked: list[Asked]) -> list[torch.Tensor]:
     for i, one in enumerate(asked):
         sigmas = make_sigmas(one.num_steps)
         guided = one.guidance_scale > 1
-        context = clip_context(DIT, one.conditions(i), one.num_variations, guided=guided)
-        times = DIT.time_modulation(evaluation_sigmas(sigmas, one.solver))
-        path = trajectory(one.noise(i), sigmas, one.solver)
+        context = make_clip_context(DIT, one.conditions(i), one.num_variations, guided=guided)
+        times = DIT.time_modulation(compute_evaluation_sigmas(sigmas, one.solver))
+        path = solve(one.noise(i), sigmas, one.solver)
         running[i] = (path, next(path), times, context)
     while running:
         parts = [
-            Part(
+            EvaluationPart(
+                i,
                 point.latents,
                 times[point.index : point.index + 1],
                 context,
@@ -98,24 +109,23 @@ def together(asked: list[Asked]) -> list[torch.Tensor]:
 @torch.no_grad()
 def test_a_request_comes_out_as_if_it_were_alone(asked: list[Asked]) -> None:
     for i, (one, latents) in enumerate(zip(asked, together(asked), strict=True)):
-        alone = denoise(
-            DIT,
-            one.conditions(i),
-            one.noise(i),
-            make_sigmas(one.num_steps),
-            solver=one.solver,
-            guidance_scale=one.guidance_scale,
-        )
+        path, model = one.path(i), VelocityModel(DIT)
+        while path.point is not None:
+            path.advance(*model([path.prepare_part()]))
+        alone = path.latents
+        assert alone is not None
         scale = max(1.0, alone.abs().max().item())
         # Measured: 7.5e-7 of the largest value, over 836 requests in 300 mixtures.
         torch.testing.assert_close(latents / scale, alone / scale, rtol=0, atol=1e-5)
 
 
-def part(num_latents: int, num_visual: int, seed: int, guidance_scale: float = 4.5) -> Part:
+def part(
+    num_latents: int, num_visual: int, seed: int, guidance_scale: float = 4.5
+) -> EvaluationPart:
     asked = Asked(num_latents, num_visual, 3, 5, 1, 1, "euler", guidance_scale)
-    context = clip_context(DIT, asked.conditions(seed), 1, guided=guidance_scale > 1)
-    return Part(
-        asked.noise(seed), DIT.time_modulation(torch.tensor([0.7])), context, guidance_scale
+    context = make_clip_context(DIT, asked.conditions(seed), 1, guided=guidance_scale > 1)
+    return EvaluationPart(
+        seed, asked.noise(seed), DIT.time_modulation(torch.tensor([0.7])), context, guidance_scale
     )
 
 
@@ -136,23 +146,41 @@ def test_clips_of_one_length_may_be_packed_too() -> None:
 def test_who_joins_and_leaves_changes_nothing_for_the_others() -> None:
     one, two, three = part(37, 6, 0), part(12, 2, 1, 1.0), part(20, 30, 2)
     model = VelocityModel(DIT)
-    alone = velocities(DIT, [one])[0]
+    (alone,) = VelocityModel(DIT)([one])
     for members in ([one], [one, two], [one, two], [three, one, two], [three, one], [one]):
         (made,) = (v for v, p in zip(model(members), members, strict=True) if p is one)
         torch.testing.assert_close(made, alone, rtol=0, atol=1e-5)  # measured: 7e-7
 
 
 @torch.no_grad()
-def test_a_batch_is_put_together_once_while_its_members_stay() -> None:
-    parts = [part(37, 6, 0), part(12, 2, 1)]
+def test_contexts_are_concatenated_once_while_the_same_paths_come_in_any_order() -> None:
+    one, two, three = (part(37, 6, 0), part(12, 2, 1), part(20, 30, 2))
     model = VelocityModel(DIT)
     seen: list[DiTContext] = []
     handle = DIT.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[2]))
-    for members in (parts, parts, parts[::-1]):
-        model(members)
+    forwards, backwards = model([one, two]), model([two, one])
+    model([one, three])
     handle.remove()
     assert seen[0] is seen[1]
     assert seen[2] is not seen[0]
+    for velocity, same in zip(forwards, reversed(backwards), strict=True):
+        assert torch.equal(velocity, same)
+
+
+@torch.no_grad()
+def test_a_context_of_another_path_is_never_taken_for_the_last_one() -> None:
+    one, other = part(37, 6, 0), part(37, 6, 1)
+    model = VelocityModel(DIT)
+    model([one])
+    (velocity,), (alone,) = model([other]), VelocityModel(DIT)([other])
+    assert torch.equal(velocity, alone)
+
+
+@torch.no_grad()
+def test_an_evaluation_takes_one_part_of_a_path() -> None:
+    one = part(37, 6, 0)
+    with pytest.raises(AssertionError, match="two parts of one path"):
+        VelocityModel(DIT)([one, one])
 
 
 @pytest.mark.parametrize("lengths", [[5], [3, 3], [1, 4, 4, 2], [1, 1, 1]])

@@ -8,6 +8,7 @@ Exits with 1 when a file is over its limit, 2 when the folder cannot be used.
 """
 
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -18,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from foley.configs import MAX_CLIP_SECONDS, SYNC_FPS, VISUAL_FPS
-from foley.denoise import denoise
+from foley.denoise import Denoising, VelocityModel
 from foley.media.clock import FramePicker, num_latents, seconds_of
 from foley.media.decode import VideoInfo, decode_frames, probe
 from foley.media.scale import fit_and_crop, stretch
@@ -26,13 +27,7 @@ from foley.models.dit import DiTContext, FoleyDiT, embed_time
 from foley.models.layers import AUDIO_NORM_EPS, JOINT_EPS, JointBlock, JointRotary
 from foley.models.rope import InterleavedPositions, RotaryTable, rotate, stretch_index
 from foley.request import Solver
-from foley.sampling import (
-    Evaluation,
-    evaluation_sigmas,
-    guide,
-    make_flux_sigmas,
-    make_sigmas,
-)
+from foley.sampling import SolverPoint, compute_evaluation_sigmas, guide, make_sigmas
 from foley.types import Conditions
 from tests.parity import fixtures
 from tests.parity.fixtures import Fixture
@@ -216,12 +211,12 @@ def check_sampler(file: Fixture) -> Iterator[Comparison]:
     model = fixtures.dit(file.sibling(weights[0]))
     solver = SOLVERS[file.metadata["solver"]]
     scale, num_steps = float(file.metadata["guidance"]), int(file.metadata["steps"])
-    sigmas = make_sigmas(num_steps, float(file.metadata["shift"]))
+    sigmas = shift_sigmas(make_sigmas(num_steps), float(file.metadata["shift"]))
     yield "sigmas", sigmas, file["out.sigmas"], LIMIT
 
     timesteps = file.tensors.get("out.timesteps", file.tensors.get("out.model_timesteps"))
     if timesteps is not None:
-        yield "timesteps", 1000 * evaluation_sigmas(sigmas, solver), timesteps, LIMIT
+        yield "timesteps", 1000 * compute_evaluation_sigmas(sigmas, solver), timesteps, LIMIT
 
     conditions = Conditions(
         visual_tokens=file["in.siglip"][0],
@@ -229,19 +224,19 @@ def check_sampler(file: Fixture) -> Iterator[Comparison]:
         text_tokens=torch.cat((file["in.neg"], file["in.text"])),
         num_latents=file["in.noise"].shape[-1],
     )
-    points: list[Evaluation] = []
+    points: list[SolverPoint] = []
     velocities: list[Tensor] = []
     handle = model.register_forward_hook(lambda m, i, out: velocities.append(out))
-    last = denoise(
-        model,
-        conditions,
-        file["in.noise"],
-        sigmas,
-        solver=solver,
-        guidance_scale=scale,
-        on_evaluation=points.append,
+    path = Denoising(
+        model, conditions, file["in.noise"], sigmas, solver=solver, guidance_scale=scale
     )
+    velocities_of = VelocityModel(model)
+    while path.point is not None:
+        points.append(path.point)
+        path.advance(*velocities_of([path.prepare_part()]))
     handle.remove()
+    last = path.latents
+    assert last is not None
     # The states that the solver returned, in order: where it went next, and at last the result.
     states = [*(point.latents for point in points[1:]), last]
     per_step = len(points) // num_steps
@@ -256,6 +251,27 @@ def check_sampler(file: Fixture) -> Iterator[Comparison]:
         yield "audio", audio, file["out.audio"], AUDIO_LIMIT
 
 
+def shift_sigmas(sigmas: Tensor, shift: float) -> Tensor:
+    """Return noise levels moved towards 1; a shift of 1 leaves them as they are.
+
+    The official configurations use a shift of 1, so the library has no such option.
+    Source: specification, section 4.
+    """
+    return shift * sigmas / (1 + (shift - 1) * sigmas)
+
+
+def make_flux_sigmas(num_steps: int, num_latents: int) -> Tensor:
+    """Return the schedule whose shift grows with the number of latent frames.
+
+    The official configurations do not use it, so the library does not have it.
+    Source: specification, section 4. mu is linear through (256, 0.5) and (4096, 1.15).
+    """
+    slope = (1.15 - 0.5) / (4096 - 256)
+    mu = math.exp(slope * num_latents + 0.5 - slope * 256)
+    sigmas = torch.linspace(1, 0, num_steps + 1)
+    return mu / (mu + (1 / sigmas - 1))
+
+
 def check_schedules(file: Fixture) -> Iterator[Comparison]:
     """Noise levels, bit for bit where the formula has one order of operations."""
     for name in file.tensors:
@@ -267,7 +283,7 @@ def check_schedules(file: Fixture) -> Iterator[Comparison]:
             sigmas = 1 - make_sigmas(int(case.removeprefix("noreverse_n")))
         else:
             steps, shift = case.removeprefix("n").split("_shift")
-            sigmas = make_sigmas(int(steps), float(shift))
+            sigmas = shift_sigmas(make_sigmas(int(steps)), float(shift))
         yield name, sigmas if kind == "sigmas" else 1000 * sigmas[:-1], file[name], LIMIT
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from foley import configs
-from foley.configs import PRESETS, TINY, XL, XXL, DiTConfig, Preset, preset_from_dict
+from foley.configs import PRESETS, TINY, XL, XXL, DiTConfig, Preset, parse_preset
 from foley.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -13,14 +13,14 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
 def test_a_preset_survives_its_description(preset: Preset) -> None:
-    assert preset_from_dict(preset.as_dict()) == preset
+    assert parse_preset(preset.as_dict()) == preset
 
 
 def test_an_incomplete_description_is_refused() -> None:
     values = TINY.as_dict()
     del values["dit"]["num_heads"]
     with pytest.raises(ConfigError, match="num_heads"):
-        preset_from_dict(values)
+        parse_preset(values)
 
 
 def test_conv_mlp_width_follows_the_published_rule() -> None:

@@ -155,14 +155,14 @@ def test_presets_that_cannot_be_had_are_refused() -> None:
 
 def test_requests_default_to_the_published_settings() -> None:
     request = GenerationRequest()
-    assert request.num_steps(XXL) == request.num_steps(XL) == 50
-    assert request.guidance(XXL) == request.guidance(XL) == 4.5
+    assert request.choose_steps(XXL) == request.choose_steps(XL) == 50
+    assert request.choose_guidance(XXL) == request.choose_guidance(XL) == 4.5
     assert request.negative_prompt == "noisy, harsh"
 
 
 def test_steps_that_a_request_does_not_name_are_those_of_the_preset() -> None:
-    assert GenerationRequest().num_steps(TINY) == TINY_STEPS
-    assert GenerationRequest(num_inference_steps=3).num_steps(TINY) == 3
+    assert GenerationRequest().choose_steps(TINY) == TINY_STEPS
+    assert GenerationRequest(num_inference_steps=3).choose_steps(TINY) == 3
     components = dataclasses.replace(
         toy_components(), preset=dataclasses.replace(toy_preset(), name="tiny")
     )
@@ -173,8 +173,8 @@ def test_steps_that_a_request_does_not_name_are_those_of_the_preset() -> None:
 
 
 def test_guidance_that_a_request_does_not_name_is_that_of_the_preset() -> None:
-    assert GenerationRequest().guidance(TINY) == TINY_GUIDANCE == 2.0
-    assert GenerationRequest(guidance_scale=1).guidance(TINY) == 1
+    assert GenerationRequest().choose_guidance(TINY) == TINY_GUIDANCE == 2.0
+    assert GenerationRequest(guidance_scale=1).choose_guidance(TINY) == 1
     components = dataclasses.replace(
         toy_components(), preset=dataclasses.replace(toy_preset(), name="tiny")
     )

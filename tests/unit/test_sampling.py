@@ -7,10 +7,10 @@ from torch import Tensor
 
 from foley.request import SOLVERS, Solver
 from foley.sampling import (
-    Evaluation,
+    SolverPoint,
     choose_seeds,
+    compute_evaluation_sigmas,
     draw_noise,
-    evaluation_sigmas,
     guide,
     integrate,
     make_sigmas,
@@ -46,9 +46,9 @@ def test_error_falls_with_the_order_of_the_solver(solver: Solver, order: int) ->
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_each_stage_is_evaluated_at_its_own_level(solver: Solver) -> None:
-    points: list[Evaluation] = []
+    points: list[SolverPoint] = []
 
-    def velocity(point: Evaluation) -> Tensor:
+    def velocity(point: SolverPoint) -> Tensor:
         points.append(point)
         return torch.zeros_like(point.latents)
 
@@ -61,15 +61,16 @@ def test_each_stage_is_evaluated_at_its_own_level(solver: Solver) -> None:
     }
     assert [point.sigma for point in points] == stages[solver]
     assert [point.index for point in points] == list(range(len(points)))
-    assert evaluation_sigmas(make_sigmas(2), solver).tolist() == stages[solver]
+    assert compute_evaluation_sigmas(make_sigmas(2), solver).tolist() == stages[solver]
 
 
-def test_sigmas_fall_from_one_to_zero_also_when_shifted() -> None:
-    for shift in (1.0, 3.0, 7.0):
-        sigmas = make_sigmas(10, shift)
-        assert sigmas[0] == 1
-        assert sigmas[-1] == 0
-        assert all(high > low for high, low in pairwise(sigmas.tolist()))
+@pytest.mark.parametrize("num_steps", [1, 2, 50, 200])
+def test_sigmas_fall_from_one_to_zero(num_steps: int) -> None:
+    sigmas = make_sigmas(num_steps)
+    assert len(sigmas) == num_steps + 1
+    assert sigmas[0] == 1
+    assert sigmas[-1] == 0
+    assert all(high > low for high, low in pairwise(sigmas.tolist()))
 
 
 def test_guidance_extrapolates_from_uncond_through_cond() -> None:

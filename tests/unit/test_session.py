@@ -6,8 +6,8 @@ import torch
 from foley.configs import TINY, XXL
 from foley.denoise import TIMES_AT_ONCE, VelocityModel
 from foley.request import GenerationRequest
-from foley.sampling import evaluation_sigmas, make_sigmas
-from foley.session import Session, faded, num_samples
+from foley.sampling import compute_evaluation_sigmas, make_sigmas
+from foley.session import Session, count_samples, fade
 from tests.toys import toy_frames, toy_pipeline
 
 
@@ -19,7 +19,7 @@ def drive(session: Session) -> dict[str, int]:
             session.encode()
             counts["encode"] += 1
         while session.stage == "sample":
-            session.advance(*velocities([session.part]))
+            session.advance(*velocities([session.prepare_part()]))
             counts["step"] += 1
         while session.stage == "decode_audio":
             session.decode()
@@ -33,8 +33,8 @@ def test_the_pieces_of_a_session_are_known_beforehand(num_sync: int) -> None:
     request = GenerationRequest(num_inference_steps=2, solver="heun", num_variations=3)
     counts = drive(toy_pipeline().start(frames, request))
     assert counts == {
-        "encode": toy_pipeline().num_pieces(len(frames.visual), num_sync),
-        "step": len(evaluation_sigmas(make_sigmas(2), "heun")),
+        "encode": toy_pipeline().count_pieces(len(frames.visual), num_sync),
+        "step": len(compute_evaluation_sigmas(make_sigmas(2), "heun")),
         "decode": 3,
     }
 
@@ -57,7 +57,7 @@ def test_schedules_longer_than_what_is_computed_at_once_keep_their_times() -> No
         while session.stage == "encode":
             session.encode()
         for sigma in make_sigmas(num_steps)[:-1]:
-            part = session.part
+            part = session.prepare_part()
             expected = dit.time_modulation(sigma[None])
             # Measured: at most 1.1e-7; neighbours in this schedule differ by 0.05 or more.
             torch.testing.assert_close(part.time.audio, expected.audio, rtol=0, atol=1e-5)
@@ -67,14 +67,14 @@ def test_schedules_longer_than_what_is_computed_at_once_keep_their_times() -> No
 
 def test_the_sound_of_a_filled_clip_ends_with_the_clip() -> None:
     frames = dataclasses.replace(toy_frames(48), num_picked=43)
-    assert num_samples(TINY, frames) == 43 * 1920
-    assert num_samples(XXL, frames) is None  # as published: nothing is filled, nothing cut
-    assert num_samples(TINY, dataclasses.replace(toy_frames(16), num_picked=3)) == 16 * 1920
+    assert count_samples(TINY, frames) == 43 * 1920
+    assert count_samples(XXL, frames) is None  # as published: nothing is filled, nothing cut
+    assert count_samples(TINY, dataclasses.replace(toy_frames(16), num_picked=3)) == 16 * 1920
 
 
 def test_a_cut_sound_begins_and_ends_at_zero_without_a_step() -> None:
-    made = faded(torch.ones(2, 1, 4800))
+    made = fade(torch.ones(2, 1, 4800))
     assert made[..., [0, -1]].abs().max() == 0
     assert made.diff().abs().max() < 0.02  # of a step of 1: spread over 2 ms
     assert torch.equal(made[..., 96:-96], torch.ones(2, 1, 4800 - 192))
-    assert faded(torch.ones(1, 7)).shape == (1, 7)
+    assert fade(torch.ones(1, 7)).shape == (1, 7)
