@@ -24,8 +24,8 @@ from foley.media.clock import num_latents
 from foley.request import GenerationRequest, Solver
 from foley.session import Session
 from foley.types import Conditions, Generation, Stage, VideoFrames
-from foley.weights.loading import Components
-from foley.weights.licences import licence_of
+from foley.weights.components import Components
+from foley.weights.licences import get_licence
 from foley.weights.selection import choose_device, load
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class FoleyPipeline:
         self.device = device
         self.source = components.source
         self.revision = components.revision
-        self.licence = licence_of(components.preset.name)
+        self.licence = get_licence(components.preset.name)
         self._tokenizer = components.tokenizer
         self._tokenizing = threading.Lock()  # padding is part of a tokenizer's own state
         try:

@@ -13,7 +13,8 @@ from foley.models.synchformer import build_synchformer
 from foley.models.vae import build_vae
 from foley.pipeline import FoleyPipeline
 from foley.types import VideoFrames
-from foley.weights.loading import Components, load_tokenizer
+from foley.weights.components import Components
+from foley.weights.parts import load_tokenizer
 
 # One token a byte, so that a test knows how many a prompt has.
 TOKENIZER = Path(__file__).parent / "assets" / "tokenizer"

@@ -36,7 +36,7 @@ from foley.models.dit import DiTContext, FoleyDiT, TimeModulation
 from foley.models.encoders import LinearGelu, fuse_text_encoder, fuse_vision_encoder
 from foley.models.synchformer import Block, DividedAttention, FrameAggregation, Synchformer
 from foley.models.vae import FoleyVAE
-from foley.weights.loading import Components
+from foley.weights.components import Components
 
 logger = logging.getLogger(__name__)
 

@@ -73,8 +73,13 @@ def fits(sizes: Mapping[str, int], preset: Preset) -> bool:
     }
 
 
-def advice(part: str, shapes: Mapping[str, Sequence[int]]) -> str:
-    """What a file that was refused as `part` would fit."""
+def describe_fit(part: str, shapes: Mapping[str, Sequence[int]]) -> str:
+    """Return what a file that does not fit as `part` holds, as a clause of a message.
+
+    Args:
+        part: the part that the file was read as.
+        shapes: official keys -> shapes.
+    """
     found = part_of(shapes)
     if found is None:
         return "it holds no part of this model under the official names"

@@ -1,78 +1,25 @@
-"""How the official checkpoints name and arrange their tensors, and how that becomes ours.
+"""Rules from the names and arrangements of the published checkpoints to this project's.
 
-A layout is a list of rules; each renames the keys that match, and rearranges the tensor where the
-arrangement differs. Keys that the official program never uses are listed too: they are recognised,
-and dropped. Source: specification, section 2 to 8 and 12.
+Each layout is a tuple of rules. Keys that the official program never uses have rules too: they are
+recognised and dropped. Source: specification, sections 2 to 8 and 12.
 """
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-Transform = Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class Rule:
-    """Keys matching `pattern` (whole) become `name`; None drops them."""
-
-    pattern: str
-    name: str | Callable[[re.Match[str]], str] | None
-    transform: Transform | None = None
-
-
-@dataclass(frozen=True)
-class Translation:
-    """Weights under our names, and what was left over.
-
-    Attributes:
-        weights: our key -> tensor.
-        unknown: keys that no rule knows.
-        origins: our key -> the checkpoint's key, for messages.
-    """
-
-    weights: dict[str, Tensor]
-    unknown: list[str]
-    origins: dict[str, str]
-
-
-def is_used(key: str, rules: list[Rule]) -> bool:
-    """Whether a key is worth reading: no rule drops it."""
-    rule = next((rule for rule in rules if re.fullmatch(rule.pattern, key)), None)
-    return rule is None or rule.name is not None
-
-
-def translate(weights: Mapping[str, Tensor], rules: list[Rule]) -> Translation:
-    """Rename and rearrange `weights` by the first rule that matches each key.
-
-    Tensors are views of the given ones wherever the arrangement allows.
-    """
-    translation = Translation({}, [], {})
-    for key, tensor in weights.items():
-        for rule in rules:
-            match = re.fullmatch(rule.pattern, key)
-            if match is None:
-                continue
-            if rule.name is not None:
-                name = match.expand(rule.name) if isinstance(rule.name, str) else rule.name(match)
-                translation.weights[name] = rule.transform(tensor) if rule.transform else tensor
-                translation.origins[name] = key
-            break
-        else:
-            translation.unknown.append(key)
-    return translation
+from foley.weights.translation import Rule
 
 
 def _squeeze_tap(weight: Tensor) -> Tensor:
-    """A kernel-1 convolution [out, in, 1] as a linear layer [out, in]."""
+    """Return the weight of a kernel-1 convolution [out, in, 1] as a linear layer's [out, in]."""
     return weight.squeeze(-1)
 
 
 def _qkv_outermost(parameter: Tensor) -> Tensor:
-    """Rows ordered (head, channel, {q, k, v}) as ({q, k, v}, head, channel)."""
+    """Reorder rows from (head, channel, {q, k, v}) to ({q, k, v}, head, channel)."""
     return parameter.unflatten(0, (-1, 3)).transpose(0, 1).flatten(0, 1).contiguous()
 
 
@@ -81,7 +28,10 @@ _STREAMS = {"audio": "audio", "v_cond": "visual"}
 
 
 def _joint_stream(inner: str) -> Callable[[re.Match[str]], str]:
-    """A name inside a stream of a joint block; the pattern's groups: block, stream, parameter."""
+    """Return a namer inside a stream of a joint block.
+
+    The rule's pattern has the groups block, stream and parameter.
+    """
 
     def name(match: re.Match[str]) -> str:
         block, stream, parameter = match["block"], _STREAMS[match["stream"]], match["parameter"]
@@ -102,7 +52,7 @@ _BLOCK = r"triple_blocks\.(?P<block>\d+)\."
 _STREAM = _BLOCK + r"(?P<stream>audio|v_cond)_"
 _PARAMETER = r"\.(?P<parameter>weight|bias)"
 
-DIT = [
+_DIT_RULES = (
     Rule(r"audio_embedder\.proj\.weight", "audio_in.weight", _squeeze_tap),
     Rule(r"audio_embedder\.proj\.bias", "audio_in.bias"),
     Rule(r"visual_proj\.(?P<gated>w[123])\.weight", _gated("clip_in.visual")),
@@ -136,9 +86,9 @@ DIT = [
         _gated(r"audio_blocks.\g<block>.mlp"),
     ),
     Rule(r"final_layer\.linear\.(\w+)", r"velocity_out.\1"),
-    # No effect, though it looks as if it had: specification, section 2.6.
+    # Has no effect on the result: specification, section 2.6.
     Rule(r"final_layer\.adaLN_modulation\.1\.(?:weight|bias)", None),
-]
+)
 
 
 def _minus(group: str, amount: int) -> Callable[[re.Match[str]], int]:
@@ -165,7 +115,7 @@ _DECODER = r"decoder\.model\.(?P<block>\d+)\.block\."
 _ENCODER = r"encoder\.block\.(?P<block>\d+)\.block\."
 _UNIT_NAME = "blocks.{block}.units.{unit}.{part}.{parameter}"
 
-VAE = [
+_VAE_RULES = (
     Rule(r"quant_conv\.(\w+)", r"quant.\1"),
     Rule(r"post_quant_conv\.(\w+)", r"post_quant.\1"),
     Rule(r"decoder\.model\.0\.(weight|bias)", r"decoder.conv_in.\1"),
@@ -186,7 +136,7 @@ VAE = [
     ),
     Rule(r"encoder\.block\.\d+\.alpha", "encoder.snake_out.alpha"),
     Rule(r"encoder\.block\.\d+\.(weight|bias)", r"encoder.conv_out.\1"),
-]
+)
 
 _WEIGHT_NORM = (
     (".weight_g", ".weight_v"),
@@ -195,17 +145,20 @@ _WEIGHT_NORM = (
 
 
 def fuse_weight_norm(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Magnitude and direction as one weight, in either naming. weight = g v / ||v||.
+    """Fuse magnitudes g and directions v into weights: g v / ||v||.
 
-    The norm runs over all dimensions but the first; for a transposed convolution that is the input
-    channel, as it was in training.
+    The norm runs over all dimensions but the first. In a transposed convolution the first one is
+    the input channel, as it was in training.
+
+    Args:
+        weights: may hold pairs under PyTorch's old or new names; other tensors are passed on.
     """
     fused = dict(weights)
     for magnitude, direction in _WEIGHT_NORM:
         for key in [key for key in fused if key.endswith(direction)]:
             base = key.removesuffix(direction)
             if base + magnitude not in fused:
-                continue  # the strict load will name what is missing
+                continue  # `load_strict` names what is missing
             v, g = fused.pop(key), fused.pop(base + magnitude)
             norm = torch.linalg.vector_norm(v.float(), dim=tuple(range(1, v.ndim)), keepdim=True)
             fused[base + ".weight"] = (v.float() * (g.float() / norm)).to(v.dtype)
@@ -216,7 +169,7 @@ _VISUAL = r"vfeat_extractor\."
 _SYNC_BLOCK = _VISUAL + r"blocks\.(\d+)\."
 _AGGREGATION = _VISUAL + r"spatial_attn_agg\."
 
-SYNCHFORMER = [
+_SYNCHFORMER_RULES = (
     Rule(_VISUAL + r"patch_embed_3d\.proj\.weight", "patch_in.weight", lambda w: w.flatten(1)),
     Rule(_VISUAL + r"patch_embed_3d\.proj\.bias", "patch_in.bias"),
     Rule(_VISUAL + r"cls_token", "cls_token"),
@@ -238,15 +191,24 @@ SYNCHFORMER = [
     Rule(_AGGREGATION + r"linear2\.(\w+)", r"aggregation.mlp.2.\1"),
     Rule(_VISUAL + r"patch_embed\.proj\.(?:weight|bias)", None),  # the 2-d embedding is unused
     Rule(r"(?:afeat_extractor|transformer|vproj|aproj)\..+", None),  # the audio side and scoring
-]
+)
 
 # The hub's files hold both towers of each model; only one of each is used.
-SIGLIP = [
+_SIGLIP_RULES = (
     Rule(r"vision_model\.(.+)", r"\1"),
     Rule(r"text_model\..+|logit_scale|logit_bias", None),
-]
-CLAP = [
+)
+_CLAP_RULES = (
     Rule(r"text_model\.(?:pooler\..+|embeddings\.(?:position_ids|token_type_ids))", None),
     Rule(r"text_model\.(.+)", r"\1"),
     Rule(r"(?:text_projection|audio_model|audio_projection|logit_scale).*", None),
-]
+)
+
+# Part of a model -> the rules of its official file.
+RULES = {
+    "dit": _DIT_RULES,
+    "vae": _VAE_RULES,
+    "synchformer": _SYNCHFORMER_RULES,
+    "vision": _SIGLIP_RULES,
+    "text": _CLAP_RULES,
+}

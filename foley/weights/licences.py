@@ -59,7 +59,7 @@ The encoders come with them: Synchformer (MIT), SigLIP2 (Apache-2.0), CLAP (Apac
 )
 
 
-def licence_of(preset_name: str) -> Licence:
+def get_licence(preset_name: str) -> Licence:
     """The terms of a preset's weights."""
     return TENCENT if preset_name in ("xl", "xxl") else OWN
 

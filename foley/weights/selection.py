@@ -7,9 +7,10 @@ import torch
 from foley.configs import PRESETS, TINY, Preset
 from foley.errors import CheckpointError, ConfigError, DeviceError
 from foley.hardware.compatibility import GPU_BYTES
+from foley.weights.components import Components
 from foley.weights.detection import DESCRIPTION_FILE, has_official_files
 from foley.weights.hub import default_folder
-from foley.weights.loading import Components, load_components
+from foley.weights.loading import load_components
 from foley.weights.manifest import missing_files
 from foley.weights.sources import FILES
 

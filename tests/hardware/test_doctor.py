@@ -26,7 +26,7 @@ from foley.hardware.compatibility import (
 )
 from foley.hardware.doctor import examine, refuse_unfit
 from foley.hardware.machine import Gpu, Machine, look
-from foley.weights.loading import _BUILDERS, build_on_meta
+from foley.weights.components import PARTS, build_on_meta
 from foley.weights.sources import FILES
 from tests.server import ROOT
 
@@ -262,7 +262,7 @@ def test_the_matrix_agrees_with_what_the_project_says() -> None:
 @pytest.mark.parametrize("name", ["xl", "xxl"])
 def test_the_matrix_agrees_with_the_models(name: str) -> None:
     num_bytes = 4 * 10**9
-    for part in _BUILDERS:
+    for part in PARTS:
         num_parameters = sum(p.numel() for p in build_on_meta(part, PRESETS[name]).parameters())
         num_bytes += num_parameters * (2 if part == "dit" else 4)
     assert num_bytes <= GPU_BYTES[name] < num_bytes + 10**8

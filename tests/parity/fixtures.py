@@ -21,7 +21,7 @@ from foley.configs import (
 from foley.models.dit import FoleyDiT
 from foley.models.synchformer import Synchformer
 from foley.models.vae import FoleyVAE
-from foley.weights.loading import load_official
+from foley.weights.parts import load_official
 
 
 class Fixture:

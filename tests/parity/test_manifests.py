@@ -10,7 +10,7 @@ from torch import Tensor
 
 from foley.configs import XL, XXL, Preset
 from foley.errors import CheckpointError
-from foley.weights.loading import load_official
+from foley.weights.parts import load_official
 
 MANIFESTS = Path(__file__).parents[1] / "assets" / "manifests"
 CASES = [

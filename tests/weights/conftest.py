@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from foley.weights.sources import HubFile
+from tests.patience import scale
 from tests.server import ROOT
 from tests.weights.hub_server import Hub, write_table
 
@@ -56,7 +57,7 @@ def run(start: Start) -> Run:
         folder: Path, table: list[HubFile] | None = None, **settings: str
     ) -> subprocess.CompletedProcess[str]:
         process = start(folder, table, **settings)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=scale(60))
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     return run

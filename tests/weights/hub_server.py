@@ -133,7 +133,7 @@ class Hub:
         num_sent = 0
         if request.command == "GET" and status in (200, 206):
             if self.slow is not None:
-                self.slow.wait(20)
+                self.slow.wait()
             limit = self.cut_after.pop(path, len(body))
             num_sent = min(limit, len(body))
             request.wfile.write(body[:num_sent])

@@ -9,8 +9,9 @@ from safetensors.torch import load_file
 
 from foley.errors import CheckpointError
 from foley.weights.fp8 import SCALE, pack, unpack
+from foley.weights.layout import save_components
 from foley.weights.licences import ACCEPTANCE_FILE, TENCENT, is_accepted, record_acceptance
-from foley.weights.loading import load_components, save_components
+from foley.weights.loading import load_components
 from tests.official import official_preset, write_official_folder
 
 DIT = Path("dit", "diffusion_pytorch_model.safetensors")

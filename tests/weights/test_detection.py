@@ -10,7 +10,8 @@ from torch import Tensor
 from foley.configs import XL, XXL
 from foley.errors import CheckpointError
 from foley.weights.detection import find_file, has_official_files
-from foley.weights.loading import load_components, load_official
+from foley.weights.loading import load_components
+from foley.weights.parts import load_official
 from tests.official import official_preset, write_official_folder
 
 DIT = "hunyuanvideo_foley_xl.safetensors"

@@ -12,7 +12,9 @@ from foley.errors import CheckpointError, OutputError
 from foley.pipeline import FoleyPipeline
 from foley.weights import tensors
 from foley.weights.detection import find_official_file
-from foley.weights.loading import load_components, load_strict, save_components
+from foley.weights.layout import save_components
+from foley.weights.loading import load_components
+from foley.weights.parts import load_strict
 from foley.weights.tensors import read_weights
 from tests.toys import toy_components, toy_frames, toy_preset
 

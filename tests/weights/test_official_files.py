@@ -9,7 +9,8 @@ from foley.configs import XL
 from foley.errors import CheckpointError
 from foley.pipeline import FoleyPipeline
 from foley.types import VideoFrames
-from foley.weights.loading import load_components, save_components
+from foley.weights.layout import save_components
+from foley.weights.loading import load_components
 from foley.weights.tensors import read_weights
 from tests.official import Format, official_preset, write_official_folder
 from tests.toys import toy_frames

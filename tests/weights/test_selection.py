@@ -9,7 +9,7 @@ import torch
 from foley.configs import TINY, XL
 from foley.errors import CheckpointError, ConfigError
 from foley.weights import selection
-from foley.weights.loading import read_description
+from foley.weights.layout import read_description
 from foley.weights.manifest import Digest, Manifest
 from foley.weights.sources import FILES
 from tests.official import official_preset, write_official_folder
