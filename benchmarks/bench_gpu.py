@@ -1,17 +1,17 @@
-"""A full-size model of random numbers on one GPU, against the ceilings of the same machine and run.
+"""Measure a full-size model of random numbers on one GPU, and compare it with the GPU's limits.
 
     python -m benchmarks.bench_gpu --preset xxl --seconds 8 --steps 50 --clips 1 4 16
         [--precision bf16 fp8] [--memory full balanced low] [--parts NAME ...] [--brief]
         [--out FILE] [--hardware NAME --record]
 
-Needs PyTorch, transformers, diffusers, safetensors, pydantic and numpy beside the repository, and
-no network. Each part stands alone: one that fails is reported, and the rest goes on; --out is
-written after each. On the CPU (`--device cpu --preset tiny --seconds 1 --steps 2 --clips 1 2`) it
-shows that the parts run, and its times mean nothing.
+The program needs PyTorch, transformers, diffusers, safetensors, pydantic and numpy, and no network.
+The parts are independent: if one fails, it is reported and the next one runs. The file of --out is
+written after each part. On the CPU (`--device cpu --preset tiny --seconds 1 --steps 2 --clips 1 2`)
+the parts run, but their times are meaningless.
 
-Work is counted by the formula of the specification (section 14), as if nothing were left out:
-rates are then comparable between programs, and a step that saves work can look better than it
-computes. What is computed indeed is beside it.
+Work is counted by the formula of the specification (section 14), without the savings of this
+implementation, so that rates are comparable between programs. The work that is really computed is
+reported separately.
 """
 
 import argparse
@@ -29,58 +29,58 @@ from typing import Any
 import torch
 
 from benchmarks.gpu import parts
-from benchmarks.gpu.bench import Bench, show
-from benchmarks.gpu.decoder import layers, sound
-from benchmarks.gpu.encoders import encoders
-from benchmarks.gpu.kernels import kernels, products
+from benchmarks.gpu.bench import Bench, print_step
+from benchmarks.gpu.decoder import measure_decoder, measure_layers
+from benchmarks.gpu.encoders import measure_encoders
+from benchmarks.gpu.kernels import measure_kernels, measure_products
 from benchmarks.gpu.model import step_flop
-from benchmarks.gpu.stages import stages
+from benchmarks.gpu.stages import measure_stages
 from benchmarks.records import environment, finish
 from foley.configs import PRESETS
 from foley.models.attention import attention_kernel
 
-# Cheap and decisive ones first: a lease may end.
+# Short and important parts come first, in case the run is aborted.
 PARTS: dict[str, Callable[[Bench], dict[str, Any]]] = {
-    "ceilings": parts.ceilings,
-    "sound": sound,
-    "encoders": encoders,
-    "stages": stages,
-    "steps": parts.steps,
-    "unfused": parts.unfused,
-    "profile": parts.profile,
-    "memory": parts.memory,
-    "parity": parts.parity,
-    "products": products,
-    "kernels": kernels,
-    "layers": layers,
-    "exhausted": parts.exhausted,
-    "starts": parts.starts,
+    "ceilings": parts.measure_ceilings,
+    "sound": measure_decoder,
+    "encoders": measure_encoders,
+    "stages": measure_stages,
+    "steps": parts.measure_steps,
+    "unfused": parts.measure_unfused,
+    "profile": parts.profile_steps,
+    "memory": parts.measure_memory,
+    "parity": parts.measure_parity,
+    "products": measure_products,
+    "kernels": measure_kernels,
+    "layers": measure_layers,
+    "exhausted": parts.check_out_of_memory,
+    "starts": parts.measure_starts,
 }
 
 
-def summary(bench: Bench) -> None:
-    """The figures that are wanted, beside what was wanted."""
+def print_summary(bench: Bench) -> None:
+    """Print the main figures of the record."""
     record = bench.record
     found = record.get("stages", {}).get("bf16", {}).get("median", {})
     rows = [(f"{name}, 1 clip", value) for name, value in found.items()]
     print(f"\n{'':34}{'measured':>12}")
     for name, value in rows:
         print(f"{name:34}{1000 * value:9.1f} ms")
-    for name, made in (record.get("steps", {}) | record.get("unfused", {})).items():
-        if isinstance(made, dict) and "step_seconds" in made:
-            show(f"step {name}", made)
+    for name, row in (record.get("steps", {}) | record.get("unfused", {})).items():
+        if isinstance(row, dict) and "step_seconds" in row:
+            print_step(f"step {name}", row)
     ceiling = bench.ceiling()
     if ceiling:
         print(
-            f"bf16 product {ceiling / 1e12:.0f} TFLOP/s, floor of a step and clip "
+            f"bf16 product {ceiling / 1e12:.0f} TFLOP/s, floor per step and clip "
             f"{1000 * step_flop(bench.preset.dit, bench.args.seconds) / ceiling:.2f} ms"
         )
     if failed := record["failed"]:
         print(f"failed: {', '.join(failed)}")
 
 
-def versions() -> dict[str, Any]:
-    """Of the machine and of what is installed, where it can be told."""
+def collect_versions() -> dict[str, Any]:
+    """The versions of the machine and of the packages; None for those that are not installed."""
     found: dict[str, Any] = {"torch": torch.__version__, "cuda": torch.version.cuda}
     if torch.cuda.is_available():
         found["gpu"] = torch.cuda.get_device_name()
@@ -91,12 +91,13 @@ def versions() -> dict[str, Any]:
             found[package] = None
     try:
         return found | environment()
-    except OSError as error:  # no git, or no nvidia-smi
+    except OSError as error:  # git or nvidia-smi is missing
         date = datetime.now(UTC).isoformat(timespec="seconds")
         return found | {"date": date, "commit": "unknown", "note": str(error)}
 
 
 def main() -> None:
+    """Run the parts; the exit status is 1 if one failed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", default="xxl", choices=sorted(PRESETS))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -106,9 +107,11 @@ def main() -> None:
     parser.add_argument("--precision", nargs="+", default=["bf16"], choices=["bf16", "fp8"])
     parser.add_argument("--memory", nargs="+", default=["full", "balanced", "low"])
     parser.add_argument("--parts", nargs="+", choices=[*PARTS, "start"])
-    parser.add_argument("--brief", action="store_true", help="steps of equal clips alone")
+    parser.add_argument("--brief", action="store_true", help="only steps of clips of equal length")
     parser.add_argument(
-        "--cache", type=Path, help="for starts: a filled compile cache, then only the warm one"
+        "--cache",
+        type=Path,
+        help="for starts: a compile cache; if it is filled, only the warm start is measured",
     )
     parser.add_argument("--out", type=Path)
     parser.add_argument("--json-only", action="store_true")
@@ -118,7 +121,7 @@ def main() -> None:
     device = torch.device(args.device)
     if device.type == "cuda":
         device = torch.device("cuda", device.index or 0)
-    record = versions() | {
+    record = collect_versions() | {
         "what": "gpu",
         "preset": args.preset,
         "device": str(device),
@@ -138,8 +141,10 @@ def main() -> None:
             begun = time.perf_counter()
             try:
                 with torch.no_grad():
-                    record[name] = parts.start(bench) if name == "start" else PARTS[name](bench)
-            except Exception:  # noqa: BLE001 - one part must not lose the others
+                    record[name] = (
+                        parts.measure_start(bench) if name == "start" else PARTS[name](bench)
+                    )
+            except Exception:  # noqa: BLE001 - the other parts run nevertheless
                 traceback.print_exc()
                 record["failed"].append(name)
             bench.reset_peak()
@@ -147,7 +152,7 @@ def main() -> None:
             if args.out:
                 args.out.write_text(json.dumps(record, indent=1) + "\n")
     if not args.json_only:
-        summary(bench)
+        print_summary(bench)
     finish(record, hardware=args.hardware, write=args.record)
     if record["failed"]:
         sys.exit(1)

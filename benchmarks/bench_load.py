@@ -1,10 +1,10 @@
-"""Loading a full-size checkpoint: time, and peak memory against the file's size.
+"""Measure the time and the peak memory of loading a full-size checkpoint.
 
     python -m benchmarks.bench_load [--preset xl] [--folder DIR] [--record]
 
-Writes a transformer file of random numbers in the official layout (5.8 GB for xl), loads it in a
-fresh process as `.pth` and as safetensors, touches every weight, and deletes it. Peak memory counts
-the mapped pages of the file too: two copies would show as twice its size.
+The program writes a transformer file of random numbers in the official layout (5.8 GB for xl). It
+loads the file in a fresh process as `.pth` and as safetensors, and reads every weight. Peak memory
+includes the mapped pages of the file, so that a second copy would show as twice the file's size.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 
 from benchmarks.records import ROOT, environment, finish, own_bytes
 from foley.configs import PRESETS
-from foley.weights.loading import load_official
+from foley.weights.parts import load_official
 from foley.weights.tensors import read_weights
 
 MANIFESTS = ROOT / "tests" / "assets" / "manifests"
@@ -29,7 +29,12 @@ LIMIT_BYTES = 10**9  # allowed above the file's size
 
 
 def write_random(manifest: Path, path: Path) -> None:
-    """A checkpoint with the manifest's keys, shapes and dtypes."""
+    """Write a checkpoint of random numbers.
+
+    Args:
+        manifest: a JSON file with the keys, shapes and dtypes.
+        path: to write; its suffix selects the format, `.pth` or `.safetensors`.
+    """
     generator = torch.Generator().manual_seed(0)
     weights = {}
     for key, (shape, dtype) in json.loads(manifest.read_text())["tensors"].items():
@@ -41,8 +46,8 @@ def write_random(manifest: Path, path: Path) -> None:
         save_file(weights, path)
 
 
-def load_here(path: Path, preset_name: str) -> dict[str, Any]:
-    """What a fresh process measures while it loads and then reads every weight once."""
+def load_in_this_process(path: Path, preset_name: str) -> dict[str, Any]:
+    """Load the checkpoint and read every weight once; returns seconds and bytes of memory."""
     before = own_bytes("VmRSS")
     start = time.perf_counter()
     weights, _ = read_weights(path)
@@ -61,7 +66,7 @@ def load_here(path: Path, preset_name: str) -> dict[str, Any]:
 
 
 def measure(preset: str, folder: Path) -> list[dict[str, Any]]:
-    """A row for each format."""
+    """One row for each format, measured on a file that is written to `folder` and deleted."""
     rows = []
     for suffix in (".pth", ".safetensors"):
         path = folder / f"random{suffix}"
@@ -78,9 +83,10 @@ def measure(preset: str, folder: Path) -> list[dict[str, Any]]:
 
 
 def main() -> None:
+    """Run the benchmark, or one step of it in a child process."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", choices=("xl", "xxl"), default="xl")
-    parser.add_argument("--folder", type=Path, help="where there is room for the file")
+    parser.add_argument("--folder", type=Path, help="folder for the temporary file")
     parser.add_argument("--hardware", default="cpu", help="short name for the record's file")
     parser.add_argument("--record", action="store_true")
     parser.add_argument("--write", type=Path, help=argparse.SUPPRESS)
@@ -90,7 +96,7 @@ def main() -> None:
         write_random(MANIFESTS / f"dit_{arguments.preset}.json", arguments.write)
         return
     if arguments.load:
-        print(json.dumps(load_here(arguments.load, arguments.preset)))
+        print(json.dumps(load_in_this_process(arguments.load, arguments.preset)))
         return
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         rows = measure(arguments.preset, Path(folder))

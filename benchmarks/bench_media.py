@@ -1,7 +1,7 @@
-"""Decoding and scaling a clip: one pass with torch against the reference's two passes with Pillow.
+"""Compare one pass of decoding and scaling with the reference's two passes with Pillow.
 
-Both run on one processor core. Memory is measured in a fresh process for each clip, above what the
-process takes after its imports.
+Both run on one processor core. Memory is measured in a fresh process for each clip, as the growth
+over the memory after the imports.
 
     python -m benchmarks.bench_media [CLIP] [--repeats N] [--record]
 """
@@ -19,6 +19,7 @@ from typing import Any
 
 import av
 import numpy as np
+import numpy.typing as npt
 import torch
 from av.video.reformatter import VideoReformatter
 from PIL import Image
@@ -28,51 +29,62 @@ from foley.media.clock import FramePicker
 from foley.media.decode import decode_frames
 from foley.media.scale import fit_and_crop, fitted_size, rgb_view, stretch
 
+Pixels = npt.NDArray[np.uint8]
+
 VISUAL_SIZE, SYNC_SIZE = 512, 224
 MAX_SECONDS = 15.0
 CLIP = ROOT / "examples" / "bigbuckbunny.mp4"
 
 
-def one_pass(clip: Path) -> tuple[np.ndarray, np.ndarray]:
-    """The product's way."""
+def one_pass(clip: Path) -> tuple[Pixels, Pixels]:
+    """The frames at 8 and at 25 fps by `decode_frames`."""
     frames = decode_frames(
         clip, visual_size=VISUAL_SIZE, sync_size=SYNC_SIZE, trim=True, num_threads=1
     )
     return frames.visual.numpy(), frames.sync.numpy()
 
 
-def two_passes(clip: Path) -> tuple[np.ndarray, np.ndarray]:
-    """The reference's way: decode for each rate, hold the picked frames, scale with Pillow."""
-    visual = [pillow_stretch(image) for image in picked_at_full_size(clip, 8)]
-    sync = [pillow_fit_and_crop(image) for image in picked_at_full_size(clip, 25)]
+def two_passes(clip: Path) -> tuple[Pixels, Pixels]:
+    """The frames at 8 and at 25 fps, decoded once for each rate and then scaled with Pillow.
+
+    This is how the reference prepares a clip.
+    """
+    visual = [pillow_stretch(image) for image in pick_full_size(clip, 8)]
+    sync = [pillow_fit_and_crop(image) for image in pick_full_size(clip, 25)]
     return np.stack(visual), np.stack(sync)
 
 
-def picked_at_full_size(clip: Path, fps: int) -> list[np.ndarray]:
-    picker, images = FramePicker(fps), []
+def pick_full_size(clip: Path, fps: int) -> list[Pixels]:
+    """The frames picked at `fps`, uint8 [H, W, 3], not scaled."""
+    picker = FramePicker(fps)
+    images: list[Pixels] = []
     with av.open(str(clip)) as reader:
         stream = reader.streams.video[0]
         stream.codec_context.thread_count = 1
         for frame in reader.decode(stream):
-            if 0 <= frame.time <= MAX_SECONDS and (count := picker.count(frame.time)):
+            seconds = frame.time
+            assert seconds is not None
+            if 0 <= seconds <= MAX_SECONDS and (count := picker.count(seconds)):
                 images += [frame.to_ndarray(format="rgb24")] * count
     return images
 
 
-def pillow_stretch(image: np.ndarray) -> np.ndarray:
+def pillow_stretch(image: Pixels) -> Pixels:
+    """The image scaled to the visual encoder's square with Pillow's bilinear filter."""
     size = (VISUAL_SIZE, VISUAL_SIZE)
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
 
 
-def pillow_fit_and_crop(image: np.ndarray) -> np.ndarray:
-    height, width = fitted_size(*image.shape[:2], SYNC_SIZE)
+def pillow_fit_and_crop(image: Pixels) -> Pixels:
+    """The middle square for the sync encoder, scaled with Pillow's bicubic filter."""
+    height, width = fitted_size(image.shape[0], image.shape[1], SYNC_SIZE)
     scaled = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
     top, left = round((height - SYNC_SIZE) / 2), round((width - SYNC_SIZE) / 2)
     return np.asarray(scaled)[top : top + SYNC_SIZE, left : left + SYNC_SIZE]
 
 
 def decode_only(clip: Path) -> None:
-    """What neither way can avoid."""
+    """Decode every frame once, without scaling: the cost that both methods share."""
     with av.open(str(clip)) as reader:
         stream = reader.streams.video[0]
         stream.codec_context.thread_count = 1
@@ -80,18 +92,18 @@ def decode_only(clip: Path) -> None:
             pass
 
 
-WAYS: dict[str, Callable[[Path], object]] = {
+METHODS: dict[str, Callable[[Path], object]] = {
     "one_pass": one_pass,
     "two_passes": two_passes,
     "decode_only": decode_only,
 }
 
 
-def timed(clip: Path, repeats: int) -> dict[str, list[float]]:
-    """Seconds of every run; the ways take turns, so that other load meets them alike."""
-    samples: dict[str, list[float]] = {name: [] for name in WAYS}
-    for round_index in range(repeats + 1):  # the first round warms up
-        for name, run in WAYS.items():
+def measure_seconds(clip: Path, repeats: int) -> dict[str, list[float]]:
+    """Seconds of every run. The methods alternate, so that other load affects them equally."""
+    samples: dict[str, list[float]] = {name: [] for name in METHODS}
+    for round_index in range(repeats + 1):  # the first round is the warm-up
+        for name, run in METHODS.items():
             start = time.perf_counter()
             run(clip)
             if round_index:
@@ -99,8 +111,8 @@ def timed(clip: Path, repeats: int) -> dict[str, list[float]]:
     return samples
 
 
-def stages(clip: Path, num_frames: int = 30) -> dict[str, float]:
-    """Milliseconds a frame of each step of the one pass, best of five."""
+def measure_steps(clip: Path, num_frames: int = 30) -> dict[str, float]:
+    """Milliseconds per frame of each step of the single pass, the best of five runs."""
     with av.open(str(clip)) as reader:
         frames = [f for f, _ in zip(reader.decode(video=0), range(num_frames), strict=False)]
     reformatter = VideoReformatter()
@@ -122,8 +134,8 @@ def stages(clip: Path, num_frames: int = 30) -> dict[str, float]:
     return best
 
 
-def differences(clip: Path) -> dict[str, float | int]:
-    """How far the two ways' frames are apart, in levels of 255."""
+def compare_frames(clip: Path) -> dict[str, float | int]:
+    """The differences between the two methods' frames, in levels of 255."""
     result: dict[str, float | int] = {}
     for name, ours, theirs in zip(
         ("visual", "sync"), one_pass(clip), two_passes(clip), strict=True
@@ -135,21 +147,22 @@ def differences(clip: Path) -> dict[str, float | int]:
     return result
 
 
-def peak_bytes(way: str, clip: Path) -> int:
-    """Growth of the peak resident memory while a fresh process runs `way` on the clip."""
-    command = [sys.executable, "-m", "benchmarks.bench_media", str(clip), "--measure", way]
+def measure_peak_bytes(method: str, clip: Path) -> int:
+    """The growth of the peak resident memory while a fresh process runs the method on the clip."""
+    command = [sys.executable, "-m", "benchmarks.bench_media", str(clip), "--measure", method]
     done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
     return int(done.stdout)
 
 
-def measure_here(way: str, clip: Path) -> None:
+def print_peak_growth(method: str, clip: Path) -> None:
+    """Run the method in this process and print the growth of its peak memory in bytes."""
     before = own_bytes("VmRSS")
-    WAYS[way](clip)
+    METHODS[method](clip)
     print(own_bytes("VmHWM") - before)
 
 
-def memory(folder: Path) -> list[dict[str, Any]]:
-    """Peak memory on clips of growing size and growing length."""
+def measure_memory(folder: Path) -> list[dict[str, Any]]:
+    """One row of peak memory for each of several clips of growing size and length."""
     rows = []
     for width, height, seconds in (
         (640, 360, 4),
@@ -162,10 +175,10 @@ def memory(folder: Path) -> list[dict[str, Any]]:
         clip = folder / f"{width}x{height}_{seconds}s.mp4"
         write_moving_clip(clip, width, height, seconds)
         row: dict[str, Any] = {"width": width, "height": height, "seconds": seconds}
-        for way in WAYS:
-            if way == "two_passes" and width * height * seconds > 1280 * 720 * 8:
-                continue  # it would hold gigabytes
-            row[f"{way}_bytes"] = peak_bytes(way, clip)
+        for method in METHODS:
+            if method == "two_passes" and width * height * seconds > 1280 * 720 * 8:
+                continue  # it would need gigabytes
+            row[f"{method}_bytes"] = measure_peak_bytes(method, clip)
         num_frames = 8 * seconds * VISUAL_SIZE**2 + 25 * seconds * SYNC_SIZE**2
         row["returned_bytes"] = 3 * num_frames
         rows.append(row)
@@ -173,6 +186,14 @@ def memory(folder: Path) -> list[dict[str, Any]]:
 
 
 def write_moving_clip(path: Path, width: int, height: int, seconds: int) -> None:
+    """Write an H.264 clip at 25 fps of a moving random texture.
+
+    Args:
+        path: to write.
+        width: in pixels, a multiple of 8.
+        height: in pixels, a multiple of 8.
+        seconds: length.
+    """
     rng = np.random.default_rng(0)
     texture = rng.integers(0, 255, (height // 8, width // 8, 3), np.uint8).repeat(8, 0).repeat(8, 1)
     with av.open(str(path), "w") as writer:
@@ -185,13 +206,14 @@ def write_moving_clip(path: Path, width: int, height: int, seconds: int) -> None
 
 
 def show(record: dict[str, Any]) -> None:
+    """Print the record as tables."""
     print(f"{record['clip']} on {record['cpu']}, one core, {record['num_samples']} runs each")
-    print(f"{'way':<14}{'p50 s':>9}{'p95 s':>9}")
-    for name in WAYS:
+    print(f"{'method':<14}{'p50 s':>9}{'p95 s':>9}")
+    for name in METHODS:
         p50, p95 = record["p50_seconds"][name], record["p95_seconds"][name]
         print(f"{name:<14}{p50:>9.3f}{p95:>9.3f}")
     print(f"one pass is {record['ratio']:.2f} times as fast as two")
-    print("one pass, ms a frame:", {k: round(v, 2) for k, v in record["stages"].items()})
+    print("one pass, ms per frame:", {k: round(v, 2) for k, v in record["steps"].items()})
     print("differences:", record["differences"])
     print(
         f"{'peak memory, MB':<20}{'one pass':>10}{'returned':>10}{'decoder':>10}{'two passes':>12}"
@@ -206,26 +228,27 @@ def show(record: dict[str, Any]) -> None:
 
 
 def main() -> None:
+    """Run the benchmark, or measure one method's memory in a child process."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("clip", nargs="?", type=Path, default=CLIP)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--record", action="store_true", help="write the record")
-    parser.add_argument("--measure", choices=WAYS, help=argparse.SUPPRESS)
+    parser.add_argument("--measure", choices=METHODS, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    # One core for everything, the converters' own thread pools included.
+    # Restrict everything to one core, including the thread pools of the libraries.
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     torch.set_num_threads(1)
     if options.measure:
-        measure_here(options.measure, options.clip)
+        print_peak_growth(options.measure, options.clip)
         return
 
     record = {"what": "media", **environment()}
-    samples = timed(options.clip, options.repeats)
+    samples = measure_seconds(options.clip, options.repeats)
     p50 = {name: percentile(values, 50) for name, values in samples.items()}
     clip = options.clip.resolve()
     with tempfile.TemporaryDirectory() as folder:
-        rows = memory(Path(folder))
+        rows = measure_memory(Path(folder))
     record |= {
         "clip": str(clip.relative_to(ROOT) if clip.is_relative_to(ROOT) else clip.name),
         "clip_bytes": clip.stat().st_size,
@@ -235,10 +258,10 @@ def main() -> None:
         "p50_seconds": p50,
         "p95_seconds": {name: percentile(values, 95) for name, values in samples.items()},
         "ratio": p50["two_passes"] / p50["one_pass"],
-        "stages": stages(clip),
-        "differences": differences(clip),
-        "peak_memory_bytes": peak_bytes("one_pass", clip),
-        "two_passes_peak_memory_bytes": peak_bytes("two_passes", clip),
+        "steps": measure_steps(clip),
+        "differences": compare_frames(clip),
+        "peak_memory_bytes": measure_peak_bytes("one_pass", clip),
+        "two_passes_peak_memory_bytes": measure_peak_bytes("two_passes", clip),
         "memory": rows,
     }
     show(record)

@@ -1,10 +1,10 @@
-"""From the click on the page to the first sound: a fresh service, a fresh visitor, an example clip.
+"""Measure the time from the click on the page's button to the first sound.
 
     python -m benchmarks.bench_page [--visits 3] [--clip bigbuckbunny.mp4] [--record]
 
-Each visit starts the service with `tiny` and opens the page in a headless Chromium. What is timed
-begins with the click on the button and ends when the player's clock runs. The page's own start is
-told beside it.
+Each visit starts the service with `tiny` and opens the page with an example clip in a headless
+Chromium. The measured time begins with the click and ends when the player's clock advances. The
+time in which the page opens is reported separately.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from benchmarks.records import ROOT, environment, finish
 from tests.server import Server
 
 LIMIT_SECONDS = 15.0
-# Length and loudness of what the player plays, as the browser decodes it.
+# The length in seconds and the RMS of the sound that the player plays, decoded by the browser.
 LISTEN = """async (video) => {
     const bytes = await (await fetch(video.currentSrc)).arrayBuffer();
     const sound = await new OfflineAudioContext(1, 48000, 48000).decodeAudioData(bytes);
@@ -31,19 +31,21 @@ LISTEN = """async (video) => {
 }"""
 
 
-def visit(browser: Browser, clip: str) -> dict[str, float]:
+def measure_visit(browser: Browser, clip: str) -> dict[str, float]:
+    """Start a service, use its page once, and return the seconds of each step."""
     with tempfile.TemporaryDirectory() as folder:
         server = Server(Path(folder), {"OMP_NUM_THREADS": "2"})
         try:
             started = time.monotonic()
             server.wait_until_ready()
             ready_seconds = time.monotonic() - started
-            return {"service_seconds": ready_seconds, **use(browser, server.port, clip)}
+            return {"service_seconds": ready_seconds, **use_page(browser, server.port, clip)}
         finally:
             server.stop()
 
 
-def use(browser: Browser, port: int, clip: str) -> dict[str, float]:
+def use_page(browser: Browser, port: int, clip: str) -> dict[str, float]:
+    """Open the page, generate the sound of an example clip, and play it."""
     context = browser.new_context()
     page = context.new_page()
     opened = time.monotonic()
@@ -70,6 +72,7 @@ def use(browser: Browser, port: int, clip: str) -> dict[str, float]:
 
 
 def main() -> None:
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--visits", type=int, default=3)
     parser.add_argument("--clip", default="bigbuckbunny.mp4")
@@ -84,7 +87,7 @@ def main() -> None:
             executable_path=found.stdout.strip(),
             args=["--no-sandbox", "--autoplay-policy=no-user-gesture-required"],
         )
-        visits = [visit(browser, options.clip) for _ in range(options.visits)]
+        visits = [measure_visit(browser, options.clip) for _ in range(options.visits)]
         version = browser.version
         browser.close()
     print("| service ready | page open | result shown | first sound |")

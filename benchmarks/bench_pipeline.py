@@ -1,9 +1,10 @@
-"""A whole generation, stage by stage, against the arithmetic floor of the same machine and run.
+"""Measure a whole generation by stages, and compare it with the machine's arithmetic limit.
 
     python -m benchmarks.bench_pipeline [CLIP] [--preset tiny] [--steps N] [--repeats N] [--record]
 
-The floor is the stage's floating-point operations, counted while it runs, over the rate of a large
-matrix product measured beside it. The quality number is the parity error against the golden files.
+A stage's floor is the number of its floating-point operations, counted while it runs, divided by
+the rate of a large matrix product measured in the same process. The quality figure is the parity
+error on a golden file.
 """
 
 import argparse
@@ -24,11 +25,17 @@ from tests.parity.check import run as check_golden_file
 
 CLIP = ROOT / "examples" / "bigbuckbunny.mp4"
 GOLDEN = ROOT / "tests" / "assets" / "golden" / "sampler_euler_cfg.safetensors"
-STAGES = ("decode_video", "encode", "sample", "decode_audio", "mux")
+STAGES = (Stage.DECODE_VIDEO, Stage.ENCODE, Stage.SAMPLE, Stage.DECODE_AUDIO, Stage.MUX)
 
 
-def matrix_rate(device: torch.device, dtype: torch.dtype, size: int = 2048) -> float:
-    """Operations a second of a large matrix product on random data, the best of five."""
+def measure_matrix_rate(device: torch.device, dtype: torch.dtype, size: int = 2048) -> float:
+    """Operations per second of a matrix product on random data, the best of six.
+
+    Args:
+        device: on which it runs.
+        dtype: of both matrices.
+        size: rows and columns of both matrices.
+    """
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     best = 0.0
     for _ in range(6):
@@ -38,45 +45,47 @@ def matrix_rate(device: torch.device, dtype: torch.dtype, size: int = 2048) -> f
     return best
 
 
-def one_run(pipeline: FoleyPipeline, clip: Path, request: GenerationRequest) -> dict[str, float]:
-    """Seconds of each stage, from the clip's file to the file with its new sound."""
+def measure_stages(
+    pipeline: FoleyPipeline, clip: Path, request: GenerationRequest
+) -> dict[str, float]:
+    """Seconds of each stage, from the clip's file to the result file."""
     start = time.perf_counter()
     frames = pipeline.decode_video(clip, trim=True)
-    seconds = {"decode_video": time.perf_counter() - start}
-    made = pipeline.generate(frames, request)
+    seconds: dict[str, float] = {Stage.DECODE_VIDEO: time.perf_counter() - start}
+    result = pipeline.generate(frames, request)
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        stop_seconds = made.duration_seconds if frames.trimmed else None
+        stop_seconds = result.duration_seconds if frames.trimmed else None
         out = Path(folder) / "out.mp4"
-        write_video(clip, made.waveforms[0], out, stop_seconds=stop_seconds)
-    return seconds | made.timings | {"write": time.perf_counter() - start}
+        write_video(clip, result.waveforms[0], out, stop_seconds=stop_seconds)
+    return seconds | result.timings | {Stage.MUX: time.perf_counter() - start}
 
 
-def operations(
+def count_operations(
     pipeline: FoleyPipeline, frames: VideoFrames, request: GenerationRequest
 ) -> dict[str, float]:
-    """Floating-point operations of each stage, two for a multiply-add."""
+    """The floating-point operations of each stage; a multiply-add counts as two."""
     counts: dict[str, float] = {}
     session = pipeline.start(frames, request)
-    velocities = pipeline.velocity_model()
+    velocities = pipeline.make_velocity_model()
     with torch.inference_mode():
         with FlopCounterMode(display=False) as counter:
             while session.stage == Stage.ENCODE:
                 session.encode()
-        counts["encode"] = counter.get_total_flops()
+        counts[Stage.ENCODE] = counter.get_total_flops()
         with FlopCounterMode(display=False) as counter:
             while session.stage == Stage.SAMPLE:
-                session.advance(*velocities([session.part]))
-        counts["sample"] = counter.get_total_flops()
+                session.advance(*velocities([session.prepare_part()]))
+        counts[Stage.SAMPLE] = counter.get_total_flops()
         with FlopCounterMode(display=False) as counter:
-            while session.stage is Stage.DECODE_AUDIO:
+            while session.stage == Stage.DECODE_AUDIO:
                 session.decode()
-        counts["decode_audio"] = counter.get_total_flops()
+        counts[Stage.DECODE_AUDIO] = counter.get_total_flops()
     return counts
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The record."""
+    """Run the benchmark and return its record."""
     load_start = time.perf_counter()
     pipeline = FoleyPipeline.from_preset(arguments.preset, weights=arguments.weights)
     load_seconds = time.perf_counter() - load_start
@@ -85,23 +94,23 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     )
     frames = pipeline.decode_video(arguments.clip, trim=True)
     cold_start = time.perf_counter()
-    made = pipeline.generate(frames, request)
+    result = pipeline.generate(frames, request)
     cold_seconds = time.perf_counter() - cold_start
 
     samples: dict[str, list[float]] = {stage: [] for stage in STAGES}
     rates = []
-    # The transformer's type, in which nearly all of the arithmetic is done.
+    # The transformer does nearly all of the arithmetic, in this type.
     dtype = torch.bfloat16 if pipeline.device.type == "cuda" else torch.float32
     for _ in range(arguments.repeats):
-        rates.append(matrix_rate(pipeline.device, dtype))
-        for stage, seconds in one_run(pipeline, arguments.clip, request).items():
+        rates.append(measure_matrix_rate(pipeline.device, dtype))
+        for stage, seconds in measure_stages(pipeline, arguments.clip, request).items():
             samples[stage].append(seconds)
     peak_bytes = (
         own_bytes("VmHWM") if pipeline.device.type == "cpu" else torch.cuda.max_memory_allocated()
     )
     totals = [sum(row) for row in zip(*samples.values(), strict=True)]
     rate = max(rates)
-    counts = operations(pipeline, frames, request)
+    counts = count_operations(pipeline, frames, request)
     passed, parity = check_golden_file(GOLDEN)
     return environment() | {
         "what": "pipeline",
@@ -110,8 +119,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "weights": pipeline.source,
         "device": str(pipeline.device),
         "num_threads": torch.get_num_threads(),
-        "num_inference_steps": request.num_steps(pipeline.preset),
-        "audio_seconds": made.duration_seconds,
+        "num_inference_steps": request.choose_steps(pipeline.preset),
+        "audio_seconds": result.duration_seconds,
         "warmup": 1,
         "num_samples": arguments.repeats,
         "load_seconds": load_seconds,
@@ -121,7 +130,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "p95_seconds": {s: percentile(samples[s], 95) for s in STAGES},
         "total_p50_seconds": percentile(totals, 50),
         "total_p95_seconds": percentile(totals, 95),
-        "real_time_factor": percentile(totals, 50) / made.duration_seconds,
+        "real_time_factor": percentile(totals, 50) / result.duration_seconds,
         "flop": counts,
         "matrix_dtype": str(dtype),
         "matrix_flop_per_second": rate,
@@ -133,7 +142,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def show(record: dict[str, Any]) -> None:
-    """A table for people."""
+    """Print the record as a table."""
     print(
         f"preset {record['preset']} on {record['device']} ({record['cpu']}), "
         f"{record['num_inference_steps']} steps, {record['audio_seconds']:.2f} s of sound"
@@ -154,11 +163,12 @@ def show(record: dict[str, Any]) -> None:
 
 
 def main() -> None:
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("clip", nargs="?", type=Path, default=CLIP)
     parser.add_argument("--preset", default="tiny")
     parser.add_argument("--weights", type=Path)
-    parser.add_argument("--steps", type=int, help="without it, the preset's own")
+    parser.add_argument("--steps", type=int, help="by default the preset's")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--hardware", default="cpu", help="short name for the record's file")
     parser.add_argument("--record", action="store_true")

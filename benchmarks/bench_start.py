@@ -1,17 +1,18 @@
-"""A whole model from disk to the device: seconds, and peak host memory against the largest file.
+"""Measure the time and the peak host memory of loading a whole model from disk to the device.
 
     python -m benchmarks.bench_start [--preset xl] [--device cuda] [--folder DIR] [--record]
-    python -m benchmarks.bench_start --preset xxl --device cuda --model DIR     that folder alone
+    python -m benchmarks.bench_start --preset xxl --device cuda --model DIR     only that folder
 
-Writes a full-size folder of random numbers in the official layouts (xl 8.9 GB, xxl 13.3 GB), has
-`foley convert` make ours of it in bf16 and in fp8, and loads each in fresh processes: cold, with
-the files' pages dropped from the page cache first, and warm. On the CPU each part is read whole and
-dropped, as if it had gone to a GPU: that gives host memory and reading, and no GPU's seconds. fp8
-is left out there, since it would be widened on the host. `benchmarks.random_model` makes a folder
-for --model, which benchmarks of the service can use too.
+The program writes a full-size folder of random numbers in the official layouts (xl 8.9 GB, xxl
+13.3 GB), converts it with `foley convert` to bf16 and to fp8, and loads each folder in fresh
+processes: once cold, after dropping the files from the page cache, and then warm. On the CPU each
+part is read completely and dropped, as if it had moved to a GPU. This measures host memory and
+reading, without the transfer to a GPU. fp8 is left out there, because it would be widened on the
+host. `benchmarks.random_model` writes a folder for --model.
 
-Seconds go from imported libraries to weights on the device, the start of CUDA included, which is
-told apart; with the whole process, Python and its imports, beside them.
+The measured time starts after the imports and ends when the weights are on the device. It includes
+the start of CUDA, which is also reported separately. `process_seconds` is the time of the whole
+process.
 """
 
 import argparse
@@ -29,8 +30,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from benchmarks.bench_load import LIMIT_BYTES, MANIFESTS, own_bytes, write_random
-from benchmarks.records import ROOT, environment, finish
+from benchmarks.bench_load import LIMIT_BYTES, MANIFESTS, write_random
+from benchmarks.records import ROOT, environment, finish, own_bytes
 from foley.configs import PRESETS, Preset
 from foley.pipeline import FoleyPipeline
 from foley.weights import loading
@@ -43,7 +44,12 @@ DIT_FILES = {"xl": "hunyuanvideo_foley_xl.pth", "xxl": "hunyuanvideo_foley.pth"}
 
 
 def write_folder(folder: Path, preset: Preset) -> None:
-    """The official files with random numbers; of the encoders, the towers that are used."""
+    """Write random numbers in the official layout; of the encoders, only the towers that are used.
+
+    Args:
+        folder: an empty folder.
+        preset: xl or xxl.
+    """
     write_random(MANIFESTS / f"dit_{preset.name}.json", folder / DIT_FILES[preset.name])
     write_random(MANIFESTS / "dac_vae.json", folder / "vae_128d_48k.pth")
     write_random(MANIFESTS / "synchformer_full.json", folder / "synchformer_state_dict.pth")
@@ -55,6 +61,7 @@ def write_folder(folder: Path, preset: Preset) -> None:
 
 
 def random_tower(part: str, preset: Preset, prefix: str) -> dict[str, Tensor]:
+    """Random weights of an encoder (`vision` or `text`), their names with the prefix."""
     generator = torch.Generator().manual_seed(0)
     module = loading.build_on_meta(part, preset)
     return {
@@ -63,8 +70,8 @@ def random_tower(part: str, preset: Preset, prefix: str) -> dict[str, Tensor]:
     }
 
 
-def load_here(folder: Path, preset: Preset, device: str) -> dict[str, Any]:
-    """What a fresh process measures."""
+def load_whole_model(folder: Path, preset: Preset, device: str) -> dict[str, Any]:
+    """Load the folder in this process; returns seconds and bytes of memory."""
     before = own_bytes("VmRSS")
     start = time.perf_counter()
     found: dict[str, Any] = {}
@@ -75,7 +82,7 @@ def load_here(folder: Path, preset: Preset, device: str) -> dict[str, Any]:
         torch.cuda.synchronize()
         found["cuda_seconds"] = time.perf_counter() - start
         found["cuda_bytes"] = own_bytes("VmRSS") - before
-        device = f"cuda:{torch.cuda.current_device()}"  # as the service names it
+        device = f"cuda:{torch.cuda.current_device()}"  # with an index, as in the service
         components = loading.load_components(folder, preset, device=device)
         found["read_seconds"] = time.perf_counter() - start - found["cuda_seconds"]
         pipeline = FoleyPipeline(components, torch.device(device))
@@ -90,7 +97,7 @@ def load_here(folder: Path, preset: Preset, device: str) -> dict[str, Any]:
 
 
 def load_and_drop(folder: Path, preset: Preset) -> None:
-    """Read every weight once, part after part, and keep none."""
+    """Read every weight once, part after part, and keep none in memory."""
     moved = torch.nn.Module.to
 
     def read(module: torch.nn.Module, *_: object, **__: object) -> torch.nn.Module:
@@ -103,6 +110,7 @@ def load_and_drop(folder: Path, preset: Preset) -> None:
 
 
 def drop_from_page_cache(folder: Path) -> None:
+    """Have the system drop the pages of all files in the folder from its cache."""
     for path in folder.rglob("*"):
         if path.is_file():
             with path.open("rb") as file:
@@ -111,7 +119,7 @@ def drop_from_page_cache(folder: Path) -> None:
 
 
 def measure(root: Path, preset: Preset, device: str, num_warm: int) -> list[dict[str, Any]]:
-    """A row for each layout."""
+    """One row for each layout, measured on folders that are written to `root`."""
     rows = []
     official = root / "official"
     official.mkdir()
@@ -128,7 +136,14 @@ def measure(root: Path, preset: Preset, device: str, num_warm: int) -> list[dict
 
 
 def measure_folder(folder: Path, preset: Preset, device: str, num_warm: int) -> dict[str, Any]:
-    """A folder in fresh processes: cold once, then warm."""
+    """Load a folder in fresh processes, cold once and then warm; returns its row of the record.
+
+    Args:
+        folder: of a model.
+        preset: of the model.
+        device: cpu or cuda.
+        num_warm: number of warm loads.
+    """
     again = [sys.executable, "-m", "benchmarks.bench_start", "--preset", preset.name]
     again += ["--device", device, "--load", str(folder.absolute())]
     runs = []
@@ -153,11 +168,12 @@ def measure_folder(folder: Path, preset: Preset, device: str, num_warm: int) -> 
 
 
 def main() -> None:
+    """Run the benchmark, or one load in a child process."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", choices=("tiny", "xl", "xxl"), default="xl")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--folder", type=Path, help="where there is room for two models")
-    parser.add_argument("--model", type=Path, help="measure this folder, as it is, and no other")
+    parser.add_argument("--folder", type=Path, help="folder for the temporary files of two models")
+    parser.add_argument("--model", type=Path, help="measure only this folder")
     parser.add_argument("--num-warm", type=int, default=2)
     parser.add_argument("--hardware", default="cpu", help="short name for the record's file")
     parser.add_argument("--record", action="store_true")
@@ -167,14 +183,14 @@ def main() -> None:
     if preset.name not in DIT_FILES and not (arguments.load or arguments.model):
         parser.error(f"{preset.name} has no official files; name a folder with --model")
     if arguments.load:
-        print(json.dumps(load_here(arguments.load, preset, arguments.device)))
+        print(json.dumps(load_whole_model(arguments.load, preset, arguments.device)))
         return
-    how = preset, arguments.device, arguments.num_warm
+    conditions = preset, arguments.device, arguments.num_warm
     if arguments.model:
-        rows = [{"layout": arguments.model.name} | measure_folder(arguments.model, *how)]
+        rows = [{"layout": arguments.model.name} | measure_folder(arguments.model, *conditions)]
     else:
         with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-            rows = measure(Path(folder), *how)
+            rows = measure(Path(folder), *conditions)
     print(f"{'layout':10}{'GB':>7}{'peak GB':>9}{'above GB':>10}{'cold s':>8}{'warm s':>8}")
     for row in rows:
         print(

@@ -1,4 +1,4 @@
-"""What a load takes of a machine: processors, GPU, and what the server counts meanwhile."""
+"""Measurement of a server under load: CPU time, GPU utilization and the server's own metrics."""
 
 import threading
 import time
@@ -12,10 +12,14 @@ GPU_PERIOD_SECONDS = 0.1
 
 
 class Meter:
-    """What a load took of the machine, and what the server counted meanwhile.
+    """Measures CPU time, GPU utilization and the server's metrics from its creation to `read`.
 
-    Where others took much of the processors, the machine was not quiet, and seconds say less than
-    the server's own.
+    `others_cpu_seconds` shows whether other processes used the machine. If it is high, the CPU
+    time of the server is a better measure than elapsed time.
+
+    Args:
+        server: a running server.
+        on_gpu: whether to sample the first GPU.
     """
 
     def __init__(self, server: Server, on_gpu: bool) -> None:
@@ -25,7 +29,11 @@ class Meter:
         self._began = self._now()
 
     def read(self, num_requests: int) -> dict[str, Any]:
-        """Since the meter was made; ends it."""
+        """The figures since the meter was created. It cannot be read again.
+
+        Args:
+            num_requests: that were served in this time, for means.
+        """
         machine, bench, server, seconds = (
             now - then for now, then in zip(self._now(), self._began, strict=True)
         )
@@ -58,7 +66,7 @@ class Meter:
 
 
 class GpuMeter:
-    """Reads the first GPU's busy share and memory until it is read itself."""
+    """Samples the first GPU's utilization and memory in a thread until `read` is called."""
 
     def __init__(self) -> None:
         self._samples: list[tuple[int, int]] = []
@@ -68,6 +76,7 @@ class GpuMeter:
         self._thread.start()
 
     def read(self) -> dict[str, Any]:
+        """The mean utilization (0 to 1) and the peak memory in bytes, or the error."""
         self._ended.set()
         self._thread.join()
         if not self._samples:
@@ -81,12 +90,12 @@ class GpuMeter:
 
     def _sample(self) -> None:
         try:
-            import pynvml  # nvidia-ml-py, which BentoML needs
+            import pynvml  # of nvidia-ml-py, a dependency of BentoML
 
             pynvml.nvmlInit()
             gpu = pynvml.nvmlDeviceGetHandleByIndex(0)
             while not self._ended.wait(GPU_PERIOD_SECONDS):
                 share = pynvml.nvmlDeviceGetUtilizationRates(gpu).gpu
                 self._samples.append((share, pynvml.nvmlDeviceGetMemoryInfo(gpu).used))
-        except Exception as error:  # noqa: BLE001 - the load's own figures are not lost with it
+        except Exception as error:  # noqa: BLE001 - the other figures are valid without the GPU
             self._error = repr(error)

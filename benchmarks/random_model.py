@@ -1,10 +1,10 @@
-"""A full-size model of random numbers in our own layout, for benchmarks where no weights are.
+"""Write a full-size model of random numbers in the converted layout.
 
     python -m benchmarks.random_model FOLDER --preset xxl --device cuda
 
-As `foley convert` would leave it: the transformer in bf16, the rest in float32 (xxl: 13 GB). The
-numbers are of the size of a fresh model's, so that its sound stays finite; drawn on a GPU they take
-seconds.
+The folder is like one of `foley convert`: the transformer in bf16, the rest in float32 (13 GB for
+xxl). The weights have the scale of an untrained model's, so that the sound stays finite. Drawing
+them on a GPU takes seconds.
 """
 
 import argparse
@@ -15,17 +15,24 @@ import torch
 
 from benchmarks.gpu.model import PARTS, random_model
 from foley.configs import PRESETS, Preset
-from foley.weights.loading import save_components
+from foley.weights.layout import save_components
 
 
 def write_model(folder: Path, preset: Preset, device: torch.device) -> None:
-    """The folder, which must not exist or be empty."""
+    """Write a model of random numbers.
+
+    Args:
+        folder: must not exist, or must be empty.
+        preset: the model's size.
+        device: on which the numbers are drawn.
+    """
     dtypes = dict.fromkeys(PARTS, torch.float32) | {"dit": torch.bfloat16}
     components = random_model(preset, device, dtypes, torch.device("cpu"))
     save_components(components, folder, source=components.source)
 
 
 def main() -> None:
+    """Write the folder and print its size."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--preset", choices=tuple(PRESETS), default="xxl")

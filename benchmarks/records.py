@@ -1,4 +1,4 @@
-"""What every benchmark record holds beside its numbers, and where records are written."""
+"""Benchmark records: the environment that each one states, and the files they are written to."""
 
 import importlib.metadata
 import json
@@ -17,7 +17,7 @@ PACKAGES = ("torch", "av", "numpy", "transformers", "bentoml")
 
 
 def environment() -> dict[str, Any]:
-    """Command, commit, machine and versions, as a record begins."""
+    """The command, commit, machine and package versions, with which a record begins."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": f"python -m {_module()} {' '.join(sys.argv[1:])}".strip(),
@@ -33,7 +33,12 @@ def environment() -> dict[str, Any]:
 
 
 def percentile(samples: Sequence[float], percent: float) -> float:
-    """The value below which `percent` of the samples lie, linear between neighbours."""
+    """The percentile of the samples, with linear interpolation.
+
+    Args:
+        samples: at least one value.
+        percent: 0 to 100.
+    """
     ordered = sorted(samples)
     position = (len(ordered) - 1) * percent / 100
     below = int(position)
@@ -42,14 +47,14 @@ def percentile(samples: Sequence[float], percent: float) -> float:
 
 
 def finish(record: dict[str, Any], *, hardware: str, write: bool) -> None:
-    """Print the record as the last line and, when asked to, write it beside the others.
+    """Print the record as one line of JSON and, if `write` is set, write it to `records/`.
 
     Args:
-        record: `what` names the benchmark; `environment` gave its beginning.
+        record: `what` names the benchmark; the keys of `environment` are required.
         hardware: a short name for the file, such as epyc or h200.
         write: whether to write the file.
     """
-    # Where the repository lies on some machine is nobody's business.
+    # Paths are recorded relative to the repository, whose place on the machine is private.
     record = json.loads(json.dumps(record).replace(f"{ROOT}/", ""))
     if write:
         RECORDS.mkdir(exist_ok=True)
@@ -61,16 +66,19 @@ def finish(record: dict[str, Any], *, hardware: str, write: bool) -> None:
 
 
 def own_bytes(name: str) -> int:
-    """A line of this process's memory account: VmRSS, VmHWM (its peak) or RssAnon.
+    """A memory figure of this process in bytes, from /proc/self/status.
 
-    Not resource's ru_maxrss: a child starts with its parent's.
+    `resource.getrusage` is not used, because a child's ru_maxrss starts at its parent's value.
+
+    Args:
+        name: VmRSS, VmHWM (the peak of VmRSS) or RssAnon.
     """
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
 
 
 def cpu_model() -> str:
-    """The processor's name, as the system states it."""
+    """The processor's model name."""
     info = Path("/proc/cpuinfo")
     if info.exists():
         for line in info.read_text().splitlines():

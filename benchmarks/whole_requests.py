@@ -2,8 +2,9 @@
 
     bentoml serve benchmarks.whole_requests:FoleyApi
 
-A batch takes those that wait longest, as long as their tokens fit the same budget; the next batch
-begins when all of it is done. All else is the same: engines, threads, packed evaluations.
+A batch takes the requests that have waited longest, as long as their tokens fit the budget. The
+next batch begins when all requests of the batch are finished. Everything else is the same as in the
+service: engines, threads, packed evaluations.
 """
 
 from dataclasses import dataclass
@@ -14,16 +15,19 @@ from runners.worker.scheduler import KINDS, Action, Entry, Scheduler
 
 
 @dataclass
-class Batch:
+class RequestBatch:
+    """Requests that are computed together from their first stage to their last."""
+
     device: int
     entries: list[Entry]
 
     @property
-    def resting(self) -> bool:
+    def is_idle(self) -> bool:
+        """Whether no request of the batch is being computed."""
         return not any(entry.executing for entry in self.entries)
 
     def action(self) -> Action | None:
-        """All conditions, then all evaluations, then all sounds."""
+        """The next action: first all encoding, then all evaluations, then all decoding."""
         for kind in KINDS:
             members = tuple(entry for entry in self.entries if entry.left(kind))
             if members:
@@ -32,16 +36,16 @@ class Batch:
 
 
 class WholeRequests(Scheduler):
-    """First come, first served, a batch at a time on each lane."""
+    """Schedules whole batches in the order of arrival, one on each lane."""
 
-    _batches: list[Batch]
+    _batches: list[RequestBatch]
 
     def _choose(self, device: int) -> Action | None:
         batches = [batch for batch in getattr(self, "_batches", ()) if not self._done(batch)]
         self._batches = batches
         here = [batch for batch in batches if batch.device == device]
         for batch in here:
-            if batch.resting and (action := batch.action()) is not None:
+            if batch.is_idle and (action := batch.action()) is not None:
                 return action
         if len(here) >= self._budgets[device].lanes:
             return None
@@ -54,14 +58,14 @@ class WholeRequests(Scheduler):
             members.append(entry)
         if not members:
             return None
-        self._batches.append(Batch(device, members))
+        self._batches.append(RequestBatch(device, members))
         return self._batches[-1].action()
 
-    def _done(self, batch: Batch) -> bool:
+    def _done(self, batch: RequestBatch) -> bool:
         batch.entries = [entry for entry in batch.entries if entry in self.entries]
         return not batch.entries
 
 
 runners.worker.worker.Scheduler = WholeRequests  # type: ignore[misc]
 
-from service import FoleyApi, GpuRunner  # noqa: E402, F401 - after the scheduler was exchanged
+from service import FoleyApi, GpuRunner  # noqa: E402, F401 - after the replacement

@@ -1,4 +1,4 @@
-"""What the parts of the GPU benchmark share: the device, the clock, and how results are told."""
+"""The state and the measuring functions that the parts of the GPU benchmark share."""
 
 import argparse
 import gc
@@ -18,7 +18,14 @@ from foley.configs import Preset
 
 @dataclass
 class Bench:
-    """What all parts share."""
+    """The options, the device, the preset, and the record that the parts fill.
+
+    Attributes:
+        args: of the command.
+        device: cpu or cuda.
+        preset: the model's size.
+        record: results of the parts that have run.
+    """
 
     args: argparse.Namespace
     device: torch.device
@@ -27,18 +34,29 @@ class Bench:
 
     @property
     def on_gpu(self) -> bool:
+        """Whether the device is a GPU."""
         return self.device.type == "cuda"
 
     @property
     def half(self) -> torch.dtype:
+        """The type of the transformer: bfloat16 on a GPU, float32 on the CPU."""
         return torch.bfloat16 if self.on_gpu else torch.float32
 
     def wait(self) -> None:
+        """Wait until the device has finished its work."""
         if self.on_gpu:
             torch.cuda.synchronize(self.device)
 
-    def timed(self, run: Callable[[], object], repeats: int, warm_up: int = 2) -> list[float]:
-        """Seconds of each of several runs, the device waited for after each."""
+    def measure_seconds(
+        self, run: Callable[[], object], repeats: int, warm_up: int = 2
+    ) -> list[float]:
+        """Seconds of each run, measured until the device has finished.
+
+        Args:
+            run: the work.
+            repeats: number of measured runs.
+            warm_up: number of runs before them.
+        """
         for _ in range(warm_up):
             run()
         self.wait()
@@ -50,17 +68,22 @@ class Bench:
             samples.append(time.perf_counter() - start)
         return samples
 
-    def kernel_seconds(self, run: Callable[[], object], repeats: int = 20) -> float:
-        """Median seconds of a short run on the device, without what the host needs to launch it."""
+    def measure_kernel_seconds(self, run: Callable[[], object], repeats: int = 20) -> float:
+        """Median seconds of a short run on the device, without the host's time for the launches.
+
+        Args:
+            run: launches kernels.
+            repeats: number of measured runs.
+        """
         if not self.on_gpu:
-            return percentile(self.timed(run, 3, 1), 50)
+            return percentile(self.measure_seconds(run, 3, 1), 50)
         for _ in range(3):
             run()
         pairs = [
             (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True))
             for _ in range(repeats)
         ]
-        # A long kernel first, behind which the launches queue up.
+        # A long kernel runs first, so that the launches queue up behind it.
         torch.cuda._sleep(20_000_000)
         for begin, end in pairs:
             begin.record()
@@ -70,22 +93,24 @@ class Bench:
         return percentile([begin.elapsed_time(end) / 1000 for begin, end in pairs], 50)
 
     def reset_peak(self) -> None:
+        """Free unused memory and start a new measurement of its peak."""
         gc.collect()
         if self.on_gpu:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(self.device)
 
-    def peak(self) -> int:
+    def peak_bytes(self) -> int:
+        """The peak of the allocated GPU memory since `reset_peak`; 0 on the CPU."""
         return torch.cuda.max_memory_allocated(self.device) if self.on_gpu else 0
 
-    def held(self) -> int:
-        """Bytes that other parts have left allocated."""
+    def allocated_bytes(self) -> int:
+        """The GPU memory that is allocated now; 0 on the CPU."""
         gc.collect()
         return torch.cuda.memory_allocated(self.device) if self.on_gpu else 0
 
     @contextmanager
-    def limited_to(self, num_bytes: int | None) -> Iterator[None]:
-        """Within, the process may reserve no more of the GPU than this; None: all of it."""
+    def limit_memory(self, num_bytes: int | None) -> Iterator[None]:
+        """Limit the GPU memory that the process may reserve inside the block; None for no limit."""
         if not self.on_gpu or num_bytes is None:
             yield
             return
@@ -96,26 +121,33 @@ class Bench:
         finally:
             torch.cuda.set_per_process_memory_fraction(1.0, self.device)
 
-    def peak_reserved(self) -> int:
+    def peak_reserved_bytes(self) -> int:
+        """The peak of the reserved GPU memory since `reset_peak`; 0 on the CPU."""
         return torch.cuda.max_memory_reserved(self.device) if self.on_gpu else 0
 
     def ceiling(self, precision: str = "bf16") -> float | None:
-        return self.record.get("ceilings", {}).get(f"matrix_{precision}")
+        """The measured rate of a large product in operations per second; None if not measured."""
+        rate: float | None = self.record.get("ceilings", {}).get(f"matrix_{precision}")
+        return rate
 
 
-def drained(encoding: Encoding) -> Tensor:
-    """What an encoding returns at its end."""
-    try:
-        while True:
+def drain(encoding: Encoding) -> Tensor:
+    """Run an encoding to its end and return its result."""
+    while True:
+        try:
             next(encoding)
-    except StopIteration as stop:
-        return stop.value
+        except StopIteration as stop:
+            tokens: Tensor = stop.value
+            return tokens
 
 
 @contextmanager
-def settled(bench: Bench) -> Iterator[dict[str, Any]]:
-    """In which the garbage collector passes over what was there before, as in the runner's process;
-    what it costs nevertheless: how often it ran, the longest time and the sum, in seconds.
+def freeze_collector(bench: Bench) -> Iterator[dict[str, Any]]:
+    """Freeze the existing objects for the garbage collector, as the service's GPU process does.
+
+    Yields:
+        The collector's remaining cost: how often it ran inside the block (`count`), how often over
+        all generations (`full`), and the longest and the total time in seconds.
     """
     bench.wait()
     gc.collect()
@@ -143,17 +175,23 @@ def settled(bench: Bench) -> Iterator[dict[str, Any]]:
         gc.unfreeze()
 
 
-def show(name: str, made: dict[str, Any]) -> None:
-    text = f"{name:38}{1000 * made['step_seconds']:9.2f} ms"
-    text += f"{made['flop_per_second'] / 1e12:8.0f} TFLOP/s"
-    if "efficiency" in made:
+def print_step(name: str, row: dict[str, Any]) -> None:
+    """Print one line about a measured step.
+
+    Args:
+        name: of the step.
+        row: its row of the record, see `benchmarks.gpu.parts`.
+    """
+    text = f"{name:38}{1000 * row['step_seconds']:9.2f} ms"
+    text += f"{row['flop_per_second'] / 1e12:8.0f} TFLOP/s"
+    if "efficiency" in row:
         text += (
-            f"{100 * made['efficiency']:5.0f} % of the ceiling"
-            f" ({100 * made['computed_efficiency']:.0f} % computed),"
-            f" floor {1000 * made['floor_seconds']:.2f} ms"
+            f"{100 * row['efficiency']:5.0f} % of the ceiling"
+            f" ({100 * row['computed_efficiency']:.0f} % computed),"
+            f" floor {1000 * row['floor_seconds']:.2f} ms"
         )
-    if "times_bf16" in made:
-        text += f", {made['times_bf16']:.2f} times bf16"
-    if "efficiency_of_equal" in made:
-        text += f", {100 * made['efficiency_of_equal']:.0f} % of equal lengths"
-    print(f"{text}, peak {made['peak_bytes'] / 1e9:.2f} GB", flush=True)
+    if "times_bf16" in row:
+        text += f", {row['times_bf16']:.2f} times bf16"
+    if "efficiency_of_equal" in row:
+        text += f", {100 * row['efficiency_of_equal']:.0f} % of equal lengths"
+    print(f"{text}, peak {row['peak_bytes'] / 1e9:.2f} GB", flush=True)

@@ -1,6 +1,6 @@
-"""Kernels that may be faster than what the product uses, each beside its plain twin: for timing.
+"""Candidate kernels for the model, each with its reference in plain PyTorch.
 
-Nothing imports this but `bench_gpu`. What wins there by enough moves to `foley.models`.
+Only `bench_gpu` imports this module. A candidate that is clearly faster moves to `foley.gpu`.
 """
 
 # N tokens, C width, F MLP width
@@ -13,19 +13,19 @@ from torch import Tensor
 from foley.gpu import pointwise
 
 
-def gated_convolutions_plain(x: Tensor, weight: Tensor, first: Tensor, last: Tensor) -> Tensor:
-    """SiLU(gate(x)) * up(x) [N, F], as the product computes it: neighbours, one product, gating.
+def convolve_and_gate_plain(x: Tensor, weight: Tensor, first: Tensor, last: Tensor) -> Tensor:
+    """SiLU(gate(x)) * up(x) [N, F], computed as in the model: neighbours, one product, gating.
 
     Args:
         x: [N, C].
-        weight: [2 * F, 3 * C], the gate's rows before those of up.
-        first: bool [N, 1], whether a token is its clip's first.
-        last: likewise.
+        weight: [2 * F, 3 * C], the rows of gate before those of up.
+        first: bool [N, 1], whether a token is the first of its clip.
+        last: bool [N, 1], whether a token is the last of its clip.
     """
     return pointwise.gated(pointwise.neighbours(x, first, last) @ weight.t())
 
 
-def gated_convolutions(
+def convolve_and_gate(
     x: Tensor,
     weight: Tensor,
     first: Tensor,
@@ -35,16 +35,23 @@ def gated_convolutions(
     num_warps: int = 8,
     num_stages: int = 3,
 ) -> Tensor:
-    """The same in one kernel: shifted rows are read where they lie, and only the result is written.
+    """The result of `convolve_and_gate_plain` by one kernel, without intermediate tensors.
 
-    C must be a multiple of the last block size, F of the middle one.
+    Args:
+        x: [N, C].
+        weight: [2 * F, 3 * C].
+        first: bool [N, 1].
+        last: bool [N, 1].
+        block: tile sizes for N, F and C. F and C must be multiples of theirs.
+        num_warps: of each program.
+        num_stages: of the software pipeline.
     """
     num_tokens, dim = x.shape
     hidden = weight.shape[0] // 2
     out = x.new_empty(num_tokens, hidden)
     block_n, block_f, block_c = block
     grid = (triton.cdiv(num_tokens, block_n) * (hidden // block_f),)
-    _gated_convolutions[grid](
+    _convolve_and_gate[grid](
         x,
         weight,
         first.view(torch.uint8),
@@ -63,7 +70,7 @@ def gated_convolutions(
 
 
 @triton.jit
-def _gated_convolutions(
+def _convolve_and_gate(
     x,
     weight,
     first,
@@ -76,7 +83,7 @@ def _gated_convolutions(
     BLOCK_F: tl.constexpr,  # noqa: N803
     BLOCK_C: tl.constexpr,  # noqa: N803
 ):
-    # Neighbouring programs share the rows of the weight, which is the larger operand.
+    # Consecutive programs share rows of the weight, which is the larger operand.
     blocks_n = tl.cdiv(num_tokens, BLOCK_N)
     program = tl.program_id(0)
     rows = (program % blocks_n) * BLOCK_N + tl.arange(0, BLOCK_N)

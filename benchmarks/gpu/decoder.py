@@ -1,9 +1,10 @@
-"""The sound decoder: as the product runs it, and layer by layer."""
+"""The audio decoder: as the pipeline runs it, and layer by layer."""
 
 # C channels, S samples
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,8 +19,8 @@ from foley.gpu.placement import halve_sound_decoder
 from foley.models.vae import FoleyVAE
 
 
-def sound(bench: Bench) -> dict[str, Any]:
-    """The sound decoder as the product runs it, and its error."""
+def measure_decoder(bench: Bench) -> dict[str, Any]:
+    """Seconds of the audio decoder as the pipeline runs it, and its error against float32."""
     vae: Any = random_module("vae", bench.preset, bench.device, torch.float32)
     latents = torch.randn(
         1, bench.preset.vae.latent_dim, round(bench.args.seconds * LATENT_RATE), device=bench.device
@@ -32,8 +33,8 @@ def sound(bench: Bench) -> dict[str, Any]:
             with torch.inference_mode():
                 made = decode(latents).float()
                 first = time.perf_counter() - begun
-                samples = bench.timed(lambda: decode(latents), 10 if bench.on_gpu else 1)
-        except Exception as error:  # noqa: BLE001 - one way must not lose the others
+                samples = bench.measure_seconds(lambda: decode(latents), 10 if bench.on_gpu else 1)
+        except Exception as error:  # noqa: BLE001 - the other variants are measured nevertheless
             found[name] = {"failed": (str(error) or repr(error)).splitlines()[0]}
             print(f"{name}: failed: {found[name]['failed'][:150]}")
             return
@@ -53,21 +54,21 @@ def sound(bench: Bench) -> dict[str, Any]:
     return found
 
 
-def layers(bench: Bench) -> dict[str, float]:
-    """Seconds of each convolution channels last, by block."""
+def measure_layers(bench: Bench) -> dict[str, float]:
+    """Seconds of each convolution in the channels-last layout, by block."""
     vae: Any = random_module("vae", bench.preset, bench.device, torch.float32)
     with torch.inference_mode():
         return _layers(bench, halve_sound_decoder(vae), round(bench.args.seconds * LATENT_RATE))
 
 
 def _layers(bench: Bench, vae: FoleyVAE, num_latents: int) -> dict[str, float]:
-    FusedSoundDecoder(vae, compiled=False)  # re-lays the weights
+    FusedSoundDecoder(vae, compiled=False)  # converts the weights to that layout
     found: dict[str, float] = {}
 
     def measure(name: str, run: Callable[[], object], flop: float, num_bytes: float) -> None:
         try:
-            found[name] = seconds = bench.kernel_seconds(run, 5)
-        except Exception as error:  # noqa: BLE001 - one kernel must not lose the others
+            found[name] = seconds = bench.measure_kernel_seconds(run, 5)
+        except Exception as error:  # noqa: BLE001 - the other layers are measured nevertheless
             print(f"  {name:44} failed: {(str(error) or repr(error)).splitlines()[0][:100]}")
             return
         rates = f"{flop / seconds / 1e12:6.0f} TFLOP/s {num_bytes / seconds / 1e12:6.2f} TB/s"
@@ -81,7 +82,7 @@ def _layers(bench: Bench, vae: FoleyVAE, num_latents: int) -> dict[str, float]:
         x = _pixels(bench, wide, num_samples)
         num_samples *= rate
         size = 2.0 * c * num_samples
-        run = _bound(upsample, block.upsample, x)
+        run: Callable[[], object] = partial(upsample, block.upsample, x)
         where = f"block {index}, {c} x {num_samples}"
         measure(f"{where}: upsample", run, 4.0 * num_samples * wide * c, size * (1 + 2 / rate))
         x = _pixels(bench, c, num_samples)
@@ -89,10 +90,10 @@ def _layers(bench: Bench, vae: FoleyVAE, num_latents: int) -> dict[str, float]:
             d = unit.conv1.dilation[0]
             flop = 14.0 * num_samples * c * c
             for how in ("direct", "phases", "taps") if d > 1 and c <= 128 else ("direct",):
-                run = _bound(convolve, unit.conv1, x, how)
+                run = partial(convolve, unit.conv1, x, how)
                 measure(f"{where}: 7 taps, {d} apart, {how}", run, flop, 2 * size)
         flop = 2.0 * num_samples * c * c
-        measure(f"{where}: 1 tap", _bound(convolve, block.units[0].conv2, x), flop, 2 * size)
+        measure(f"{where}: 1 tap", partial(convolve, block.units[0].conv2, x), flop, 2 * size)
         del x
         bench.reset_peak()
     return found
@@ -101,7 +102,3 @@ def _layers(bench: Bench, vae: FoleyVAE, num_latents: int) -> dict[str, float]:
 def _pixels(bench: Bench, channels: int, num_samples: int) -> Tensor:
     x = torch.randn(1, channels, 1, num_samples, device=bench.device).half()
     return x.contiguous(memory_format=torch.channels_last)
-
-
-def _bound(function: Callable[..., object], *arguments: Any) -> Callable[[], object]:
-    return lambda: function(*arguments)

@@ -1,4 +1,4 @@
-"""The encoders: their kernels, the errors of their GPU form, and ways that may be faster."""
+"""The encoders: their kernels, the errors of their GPU form, and other batch sizes."""
 
 import time
 from collections.abc import Callable
@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.gpu.bench import Bench, drained
+from benchmarks.gpu.bench import Bench, drain
 from benchmarks.gpu.model import random_frames, random_module
-from benchmarks.gpu.profiling import profiled
+from benchmarks.gpu.profiling import profile_run
 from benchmarks.records import percentile
 from foley.conditioning import encode_sync, encode_text, encode_visual, tokenize
 from foley.gpu.encoder_batches import Cut, Encoders, Pieces, normalise_frames
@@ -17,19 +17,20 @@ from foley.gpu.placement import fuse_encoders, to_dtype
 from foley.gpu.step_graphs import CudaCapture, free_bytes
 from foley.models.encoders import fuse_text_encoder
 from foley.models.synchformer import DividedAttention
-from foley.weights.loading import load_tokenizer
+from foley.weights.parts import load_tokenizer
 from foley.weights.selection import EMBEDDED_WEIGHTS
 
-# Frames and segments at a time.
+# Frames and segments per batch.
 _PIECES = ((16, 6), (32, 12), (64, 24), (64, 12))
-# Of the kernel that attends over space: queries of a program, warps.
+# Queries per program, and warps, of the kernel for attention over space.
 _TILES = ((128, 8), (64, 4))
 
 
 @torch.inference_mode()
-def encoders(bench: Bench) -> dict[str, Any]:
-    """What the conditions of a clip cost, encoder by encoder."""
-    device, found = bench.device, {"errors": {}}
+def measure_encoders(bench: Bench) -> dict[str, Any]:
+    """Seconds, kernels and errors of each encoder on one clip."""
+    device = bench.device
+    found: dict[str, Any] = {"errors": {}}
     vision: Any = random_module("vision", bench.preset, device, torch.float32)
     sync: Any = random_module("synchformer", bench.preset, device, torch.float32)
     text: Any = random_module("text", bench.preset, device, bench.half)
@@ -58,33 +59,33 @@ def encoders(bench: Bench) -> dict[str, Any]:
     words = tokenize(load_tokenizer(EMBEDDED_WEIGHTS / "text"), text, "noisy, harsh", "a dog barks")
 
     def together(encoders: Encoders) -> None:
-        """As the product orders them."""
-        drained(encode_visual(encoders, frames.visual))
+        """Run all encoders in the order of the pipeline."""
+        drain(encode_visual(encoders, frames.visual))
         tokens = encode_text(encoders, words)
-        drained(encode_sync(encoders, frames.sync))
+        drain(encode_sync(encoders, frames.sync))
         tokens()
 
     def runs(encoders: Encoders) -> dict[str, Callable[[], object]]:
         return {
-            "visual": lambda: drained(encode_visual(encoders, visual_frames)),
-            "sync": lambda: drained(encode_sync(encoders, sync_frames)),
+            "visual": lambda: drain(encode_visual(encoders, visual_frames)),
+            "sync": lambda: drain(encode_sync(encoders, sync_frames)),
             "text": lambda: encode_text(encoders, words)(),
-            "visual_from_host": lambda: drained(encode_visual(encoders, frames.visual)),
-            "sync_from_host": lambda: drained(encode_sync(encoders, frames.sync)),
+            "visual_from_host": lambda: drain(encode_visual(encoders, frames.visual)),
+            "sync_from_host": lambda: drain(encode_sync(encoders, frames.sync)),
             "together": lambda: together(encoders),
         }
 
     plain = Encoders(sync, vision, text, device)
     for name, run in runs(plain).items():
         shown = 22 if name in ("visual", "sync", "text") else 0
-        found[name] = profiled(bench, name, run, rows_shown=shown)
+        found[name] = profile_run(bench, name, run, rows_shown=shown)
     if not bench.on_gpu:
         return found
 
     for num_frames, num_segments in _PIECES:
         cut = Cut(Pieces(num_frames), Pieces(num_segments))
         cutting = Encoders(sync, vision, text, device, cut=cut)
-        pieces = f"{num_frames} frames, {num_segments} segments at a time"
+        pieces = f"{num_frames} frames, {num_segments} segments per batch"
         for name in ("visual", "sync", "together"):
             _time(bench, found, f"{name}, {pieces}", runs(cutting)[name])
     for num_segments in (12, 24):
@@ -94,7 +95,7 @@ def encoders(bench: Bench) -> dict[str, Any]:
         fast.prepare()
         bench.wait()
         pool = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        title = f"from graphs, {num_segments} segments at a time"
+        title = f"from graphs, {num_segments} segments per batch"
         found[title] = {"prepare": time.perf_counter() - begun, "pool_bytes": pool}
         print(f"{title}: {found[title]}; {free / 1e9:.1f} GB were free")
         for name, run in runs(fast).items():
@@ -107,8 +108,8 @@ def encoders(bench: Bench) -> dict[str, Any]:
 
 def _time(bench: Bench, found: dict[str, Any], name: str, run: Callable[[], object]) -> None:
     try:
-        samples = bench.timed(run, 8, warm_up=3)
-    except Exception as error:  # noqa: BLE001 - one way must not lose the others
+        samples = bench.measure_seconds(run, 8, warm_up=3)
+    except Exception as error:  # noqa: BLE001 - the other variants are measured nevertheless
         found[name] = {"failed": (str(error) or repr(error)).splitlines()[0]}
         print(f"{name}: failed: {found[name]['failed'][:150]}")
         return
@@ -117,7 +118,7 @@ def _time(bench: Bench, found: dict[str, Any], name: str, run: Callable[[], obje
 
 
 def _attention(bench: Bench, sync: Any) -> dict[str, float]:
-    """Synchformer's attentions of 12 segments, between their two products."""
+    """Seconds of Synchformer's attention kernels for 12 segments, without the projections."""
     from foley.gpu import kernels
 
     attention = next(m for m in sync.modules() if isinstance(m, DividedAttention))
@@ -130,8 +131,8 @@ def _attention(bench: Bench, sync: Any) -> dict[str, float]:
     def measure(name: str, over_time: bool) -> None:
         run = lambda: kernels.attend_divided(qkv, *shape, over_time)  # noqa: E731
         try:
-            found[name] = bench.kernel_seconds(run)
-        except Exception as error:  # noqa: BLE001 - likewise
+            found[name] = bench.measure_kernel_seconds(run)
+        except Exception as error:  # noqa: BLE001 - the other kernels are measured nevertheless
             print(f"  {name:38} failed: {(str(error) or repr(error)).splitlines()[0][:100]}")
             return
         rate = 8 * qkv.numel() / 3 / found[name] / 1e12

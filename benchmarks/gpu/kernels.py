@@ -1,8 +1,9 @@
-"""The kernels of one audio block, each in several ways, with their rates beside the ceilings."""
+"""The kernels of one audio block in several variants, with their rates."""
 
 # N tokens, C width, F MLP width
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +18,14 @@ from foley.models.packing import Borders, Segments
 
 
 class Case(NamedTuple):
-    """Something to time: its operations, or the bytes that it must move."""
+    """A variant to measure.
+
+    Attributes:
+        name: for the record.
+        run: launches it.
+        flop: its floating-point operations.
+        num_bytes: the bytes that it must read and write.
+    """
 
     name: str
     run: Callable[[], object]
@@ -25,23 +33,25 @@ class Case(NamedTuple):
     num_bytes: float = 0.0
 
 
-def kernels(bench: Bench) -> dict[str, Any]:
-    """Convolutions, attention, and what lies between, at the token counts of the steps."""
-    return _groups(bench, _products, _products8, _between, _attention, _candidates)
+def measure_kernels(bench: Bench) -> dict[str, Any]:
+    """Seconds of convolutions, attention and pointwise kernels at the steps' token counts."""
+    return _measure_groups(
+        bench, _products, _fp8_products, _pointwise_kernels, _attention, _candidates
+    )
 
 
-def products(bench: Bench) -> dict[str, Any]:
-    """The matrix products alone: they decide how fp8 is scaled and summed."""
-    return _groups(bench, _products, _products8)
+def measure_products(bench: Bench) -> dict[str, Any]:
+    """Seconds of the matrix products alone, in bf16 and with each way to scale and sum fp8."""
+    return _measure_groups(bench, _products, _fp8_products)
 
 
-def _groups(bench: Bench, *groups: Callable[..., list[Case]]) -> dict[str, Any]:
+def _measure_groups(bench: Bench, *groups: Callable[..., list[Case]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for clips in bench.args.clips:
         lengths = [round(bench.args.seconds * LATENT_RATE)] * (2 * clips)
         print(f"{sum(lengths)} tokens")
         found[str(sum(lengths))] = {
-            case.name: _measured(bench, case)
+            case.name: _measure(bench, case)
             for group in groups
             for case in _cases(bench, group, lengths)
         }
@@ -52,7 +62,7 @@ def _groups(bench: Bench, *groups: Callable[..., list[Case]]) -> dict[str, Any]:
 def _cases(bench: Bench, group: Callable[..., list[Case]], lengths: list[int]) -> list[Case]:
     try:
         return group(bench, lengths)
-    except Exception as error:  # noqa: BLE001 - one kernel must not lose the others
+    except Exception as error:  # noqa: BLE001 - the other kernels are measured nevertheless
         return [Case(group.__name__, _raiser(error))]
 
 
@@ -63,11 +73,11 @@ def _raiser(error: Exception) -> Callable[[], object]:
     return run
 
 
-def _measured(bench: Bench, case: Case) -> dict[str, Any]:
+def _measure(bench: Bench, case: Case) -> dict[str, Any]:
     try:
         with torch.inference_mode():
-            seconds = bench.kernel_seconds(case.run)
-    except Exception as error:  # noqa: BLE001 - one kernel must not lose the others
+            seconds = bench.measure_kernel_seconds(case.run)
+    except Exception as error:  # noqa: BLE001 - the other kernels are measured nevertheless
         message = (str(error) or repr(error)).splitlines()[0]
         print(f"  {case.name:38} failed: {message[:90]}")
         return {"failed": message}
@@ -85,7 +95,7 @@ def _measured(bench: Bench, case: Case) -> dict[str, Any]:
     return made
 
 
-def _drawing(bench: Bench) -> Callable[..., Tensor]:
+def _make_draw(bench: Bench) -> Callable[..., Tensor]:
     def draw(*shape: int, fan_in: int = 1) -> Tensor:
         return (fan_in**-0.5 * torch.randn(*shape, device=bench.device)).to(bench.half)
 
@@ -93,7 +103,7 @@ def _drawing(bench: Bench) -> Callable[..., Tensor]:
 
 
 def _products(bench: Bench, lengths: list[int]) -> list[Case]:
-    config, draw, n = bench.preset.dit, _drawing(bench), sum(lengths)
+    config, draw, n = bench.preset.dit, _make_draw(bench), sum(lengths)
     c, f = config.hidden_dim, config.conv_mlp_dim
     num_rows = 100 * len(lengths)
     x, x3, h, h3 = draw(n, c), draw(n, 3 * c), draw(n, f), draw(n, 3 * f)
@@ -115,11 +125,11 @@ def _products(bench: Bench, lengths: list[int]) -> list[Case]:
     ]
 
 
-def _products8(bench: Bench, lengths: list[int]) -> list[Case]:
-    """Products in eight bits: with a scale for each row, as it is, and with one for each matrix."""
+def _fp8_products(bench: Bench, lengths: list[int]) -> list[Case]:
+    """Products in fp8, with a scale for each row (as in the model) and for each matrix."""
     if not bench.on_gpu or "fp8" not in bench.args.precision:
         return []
-    config, draw, n = bench.preset.dit, _drawing(bench), sum(lengths)
+    config, draw, n = bench.preset.dit, _make_draw(bench), sum(lengths)
     c, f = config.hidden_dim, config.conv_mlp_dim
     cases = []
     for name, inner, outer in (
@@ -132,10 +142,10 @@ def _products8(bench: Bench, lengths: list[int]) -> list[Case]:
         expected, flop = x.float() @ weight.float().t(), 2.0 * n * inner * outer
         for kind, (rows, row_scale), (columns, column_scale) in (
             ("rows", pointwise.quantise(x), pointwise.quantise(weight)),
-            ("matrices", _quantised_whole(x), _quantised_whole(weight)),
+            ("matrices", _quantise_whole(x), _quantise_whole(weight)),
         ):
             for fast in (True, False):
-                run = _scaled(rows, columns, row_scale, column_scale, fast)
+                run = partial(_multiply_fp8, rows, columns, row_scale, column_scale, fast)
                 error = ((run().float() - expected).norm() / expected.norm()).item()
                 sums = "fast" if fast else "exact"
                 title = f"fp8 {name}, {kind}, {sums} sums, {100 * error:.1f} %"
@@ -143,15 +153,15 @@ def _products8(bench: Bench, lengths: list[int]) -> list[Case]:
     return cases
 
 
-def _quantised_whole(x: Tensor) -> tuple[Tensor, Tensor]:
+def _quantise_whole(x: Tensor) -> tuple[Tensor, Tensor]:
     scale = x.float().abs().amax().view(1, 1) / torch.finfo(torch.float8_e4m3fn).max
     return (x.float() / scale).to(torch.float8_e4m3fn), scale
 
 
-def _scaled(
+def _multiply_fp8(
     rows: Tensor, columns: Tensor, row_scale: Tensor, column_scale: Tensor, fast: bool
-) -> Callable[[], Tensor]:
-    return lambda: torch._scaled_mm(
+) -> Tensor:
+    return torch._scaled_mm(
         rows,
         columns.t(),
         scale_a=row_scale,
@@ -161,8 +171,8 @@ def _scaled(
     )
 
 
-def _between(bench: Bench, lengths: list[int]) -> list[Case]:
-    config, draw, n = bench.preset.dit, _drawing(bench), sum(lengths)
+def _pointwise_kernels(bench: Bench, lengths: list[int]) -> list[Case]:
+    config, draw, n = bench.preset.dit, _make_draw(bench), sum(lengths)
     c, f, d = config.hidden_dim, config.conv_mlp_dim, config.head_dim
     borders = Borders.of(lengths, bench.device)
     ends = borders.first, borders.last
@@ -176,11 +186,11 @@ def _between(bench: Bench, lengths: list[int]) -> list[Case]:
     kinds = {"": pointwise.compiled(), ", plain": pointwise.PLAIN} if bench.on_gpu else {}
     for suffix, ops in (kinds or {"": pointwise.PLAIN}).items():
         cases += [
-            Case(f"neighbours{suffix}", _bound(ops.neighbours, x, *ends), 0, 8 * n * c),
-            Case(f"gated{suffix}", _bound(ops.gated, both), 0, 6 * n * f),
+            Case(f"neighbours{suffix}", partial(ops.neighbours, x, *ends), 0, 8 * n * c),
+            Case(f"gated{suffix}", partial(ops.gated, both), 0, 6 * n * f),
             Case(
                 f"add taps and modulate{suffix}",
-                _bound(
+                partial(
                     ops.add_taps_and_modulate,
                     *(stream, taps, None, m[5], m[0], m[1], owner, *ends, 1e-5),
                 ),
@@ -189,11 +199,11 @@ def _between(bench: Bench, lengths: list[int]) -> list[Case]:
             ),
             Case(
                 f"norm and rotate{suffix}",
-                _bound(ops.norm_and_rotate, qkv[:, :c], None, weight, None, table, table, 1e-6),
+                partial(ops.norm_and_rotate, qkv[:, :c], None, weight, None, table, table, 1e-6),
                 0,
                 4 * n * c,
             ),
-            Case(f"quantise{suffix}", _bound(ops.quantise, x), 0, 3 * n * c),
+            Case(f"quantise{suffix}", partial(ops.quantise, x), 0, 3 * n * c),
         ]
     if bench.on_gpu and "fp8" in bench.args.precision:
         by_kernel = pointwise.compiled("fp8")
@@ -206,20 +216,16 @@ def _between(bench: Bench, lengths: list[int]) -> list[Case]:
             ),
         ):
             cases += [
-                Case(f"neighbours in fp8{suffix}", _bound(beside, x, *ends), 0, 5 * n * c),
-                Case(f"gated in fp8{suffix}", _bound(gates, both), 0, 5 * n * f),
+                Case(f"neighbours in fp8{suffix}", partial(beside, x, *ends), 0, 5 * n * c),
+                Case(f"gated in fp8{suffix}", partial(gates, both), 0, 5 * n * f),
             ]
     return cases
-
-
-def _bound(function: Callable[..., object], *arguments: Any) -> Callable[[], object]:
-    return lambda: function(*arguments)
 
 
 def _attention(bench: Bench, lengths: list[int]) -> list[Case]:
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    config, draw, n = bench.preset.dit, _drawing(bench), sum(lengths)
+    config, draw, n = bench.preset.dit, _make_draw(bench), sum(lengths)
     q, k, v = (draw(1, n, config.num_heads, config.head_dim) for _ in range(3))
     batched = [part.view(len(lengths), lengths[0], *part.shape[2:]) for part in (q, k, v)]
     halves = [lengths[0] // 2, lengths[0] - lengths[0] // 2, *lengths[1:]]
@@ -235,16 +241,17 @@ def _attention(bench: Bench, lengths: list[int]) -> list[Case]:
     ]
     if bench.on_gpu:
 
-        def forced(backend: SDPBackend) -> Callable[[], object]:
-            def run() -> Tensor:
-                with sdpa_kernel(backend):
-                    return attend(*batched)
-
-            return run
+        def attend_with(backend: SDPBackend) -> Tensor:
+            with sdpa_kernel(backend):
+                return attend(batched[0], batched[1], batched[2])
 
         cases += [
-            Case("attention, cuDNN", forced(SDPBackend.CUDNN_ATTENTION), flop(lengths)),
-            Case("attention, flash", forced(SDPBackend.FLASH_ATTENTION), flop(lengths)),
+            Case(
+                "attention, cuDNN", partial(attend_with, SDPBackend.CUDNN_ATTENTION), flop(lengths)
+            ),
+            Case(
+                "attention, flash", partial(attend_with, SDPBackend.FLASH_ATTENTION), flop(lengths)
+            ),
         ]
     return cases
 
@@ -252,26 +259,26 @@ def _attention(bench: Bench, lengths: list[int]) -> list[Case]:
 def _candidates(bench: Bench, lengths: list[int]) -> list[Case]:
     if not bench.on_gpu:
         return []
-    from benchmarks.gpu.candidates import gated_convolutions, gated_convolutions_plain
+    from benchmarks.gpu.candidates import convolve_and_gate, convolve_and_gate_plain
 
-    config, draw, n = bench.preset.dit, _drawing(bench), sum(lengths)
+    config, draw, n = bench.preset.dit, _make_draw(bench), sum(lengths)
     c, f = config.hidden_dim, config.conv_mlp_dim
     x, weight = draw(n, c), draw(2 * f, 3 * c, fan_in=3 * c)
     borders = Borders.of(lengths, bench.device)
     ends = borders.first, borders.last
     ops = pointwise.compiled()
-    expected = gated_convolutions_plain(x, weight, *ends).float()
-    made = gated_convolutions(x, weight, *ends).float()
+    expected = convolve_and_gate_plain(x, weight, *ends).float()
+    made = convolve_and_gate(x, weight, *ends).float()
     error = ((made - expected).norm() / expected.norm()).item()
     print(f"  candidate's error {error:.1e}")
     if not error < 0.01:
         raise RuntimeError(f"the candidate is wrong by {error}")
     flop = 12.0 * n * c * f
 
-    def now() -> Tensor:
+    def run_current() -> Tensor:
         return ops.gated(ops.neighbours(x, *ends) @ weight.t())
 
-    cases = [Case("gate, up and gating, as it is", now, flop)]
+    cases = [Case("gate, up and gating, as it is", run_current, flop)]
     for block, warps, stages in (
         ((128, 128, 64), 8, 3),
         ((128, 128, 64), 8, 4),
@@ -279,13 +286,7 @@ def _candidates(bench: Bench, lengths: list[int]) -> list[Case]:
         ((128, 64, 64), 4, 4),
         ((64, 64, 64), 4, 5),
     ):
-        options = {"block": block, "num_warps": warps, "num_stages": stages}
-        run = _with_options(gated_convolutions, options, x, weight, *ends)
+        options: dict[str, Any] = {"block": block, "num_warps": warps, "num_stages": stages}
+        run = partial(convolve_and_gate, x, weight, *ends, **options)
         cases.append(Case(f"gate, up and gating, Triton {block} {warps} {stages}", run, flop))
     return cases
-
-
-def _with_options(
-    function: Callable[..., object], options: dict[str, Any], *arguments: Any
-) -> Callable[[], object]:
-    return lambda: function(*arguments, **options)

@@ -1,4 +1,4 @@
-"""Full-size models of random numbers, made where they run, their inputs, and their arithmetic."""
+"""Full-size models of random numbers, inputs for them, and their numbers of operations."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,13 +8,14 @@ from torch import Tensor, nn
 
 from benchmarks.gpu.bench import Bench
 from foley.configs import LATENT_RATE, SYNC_FPS, VISUAL_FPS, DiTConfig, Preset
-from foley.denoise import Denoising, Part
+from foley.denoise import Denoising, EvaluationPart
 from foley.gpu.encoder_batches import num_segments
 from foley.models.dit import FoleyDiT
 from foley.models.encoders import restore_buffers
 from foley.sampling import draw_noise, make_sigmas
 from foley.types import Conditions, VideoFrames
-from foley.weights.loading import Components, build_on_meta, load_tokenizer
+from foley.weights.components import Components, build_on_meta
+from foley.weights.parts import load_tokenizer
 from foley.weights.selection import EMBEDDED_WEIGHTS
 
 SEED = 0
@@ -23,7 +24,14 @@ NUM_TEXT = 16
 
 
 def random_module(part: str, preset: Preset, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    """A part of seeded random numbers, made where it will run, at the scale of a fresh model's."""
+    """A part of the model with random weights of an untrained model's scale.
+
+    Args:
+        part: one of `PARTS`.
+        preset: the model's size.
+        device: on which the weights are drawn, with a fixed seed.
+        dtype: of the weights.
+    """
     module = build_on_meta(part, preset)
     module = nn.Module.to_empty(nn.Module.to(module, dtype=dtype), device=device)
     if part in ("vision", "text"):
@@ -31,7 +39,7 @@ def random_module(part: str, preset: Preset, device: torch.device, dtype: torch.
         nn.Module.to(module, device)
     generator = torch.Generator(device).manual_seed(SEED)
     for name, weight in module.named_parameters():
-        if (weight.ndim == 1 and name.endswith("weight")) or name.endswith("alpha"):  # of a norm
+        if (weight.ndim == 1 and name.endswith("weight")) or name.endswith("alpha"):  # scales
             weight.data.normal_(1.0, 0.1, generator=generator)
         elif weight.ndim == 1:
             weight.data.normal_(0.0, 0.02, generator=generator)
@@ -42,7 +50,7 @@ def random_module(part: str, preset: Preset, device: torch.device, dtype: torch.
 
 
 def random_components(bench: Bench, home: torch.device) -> Components:
-    """A whole model, made on the bench's device and then taken to `home`."""
+    """A whole model, drawn on the bench's device and then moved to `home`."""
     dtypes = dict.fromkeys(PARTS, bench.half) | {"vae": torch.float32}
     return random_model(bench.preset, bench.device, dtypes, home)
 
@@ -50,7 +58,14 @@ def random_components(bench: Bench, home: torch.device) -> Components:
 def random_model(
     preset: Preset, device: torch.device, dtypes: Mapping[str, torch.dtype], home: torch.device
 ) -> Components:
-    """A whole model of seeded random numbers, made on a device, each part then taken to `home`."""
+    """A whole model of random numbers.
+
+    Args:
+        preset: the model's size.
+        device: on which the weights are drawn.
+        dtypes: of each part.
+        home: to which each part is moved.
+    """
     parts: dict[str, Any] = {}
     for part in PARTS:
         module = random_module(part, preset, device, dtypes[part])
@@ -64,7 +79,7 @@ def random_model(
 
 
 def random_frames(preset: Preset, seconds: float) -> VideoFrames:
-    """Noise for frames, in host memory."""
+    """Frames of noise for a clip of that many seconds, in host memory."""
     generator = torch.Generator().manual_seed(SEED)
 
     def noise(count: int, size: int) -> Tensor:
@@ -86,8 +101,16 @@ def _num_sync(seconds: float) -> int:
 
 def random_part(
     bench: Bench, dit: FoleyDiT, seconds: float, seed: int, guidance: float = 4.5
-) -> Part:
-    """One request's part of an evaluation, somewhere on its way."""
+) -> EvaluationPart:
+    """One request's part of an evaluation, with random conditions.
+
+    Args:
+        bench: the shared state.
+        dit: the transformer.
+        seconds: length of the clip.
+        seed: of the conditions and the noise.
+        guidance: scale of the guidance; above 1, the part has an unconditional half.
+    """
     config, generator = bench.preset.dit, torch.Generator().manual_seed(seed)
 
     def draw(*shape: int) -> Tensor:
@@ -103,13 +126,18 @@ def random_part(
     noise = draw_noise((seed,), config.latent_dim, frames).to(bench.device)
     with torch.inference_mode():
         path = Denoising(dit, conditions, noise, make_sigmas(3), guidance_scale=guidance)
-        path.part  # noqa: B018 - computes the modulations
-        assert path.point is not None
-        return path.part
+        return path.prepare_part()
 
 
 def step_flop(config: DiTConfig, seconds: float) -> float:
-    """Operations of one guided evaluation of one clip. Source: specification, section 14."""
+    """The operations of one guided evaluation of one clip, without any savings.
+
+    Args:
+        config: of the transformer.
+        seconds: length of the clip.
+
+    Source: specification, section 14.
+    """
     c, f = config.hidden_dim, config.conv_mlp_dim
     a, v = round(seconds * LATENT_RATE), max(1, round(seconds * VISUAL_FPS))
     s, t = _num_sync(seconds), NUM_TEXT
@@ -124,20 +152,33 @@ def step_flop(config: DiTConfig, seconds: float) -> float:
 
 
 def computed_flop(config: DiTConfig, seconds: float) -> float:
-    """The same without what is constant over the steps, dead, or alike for tokens of one row."""
+    """The operations that this implementation computes in the same evaluation.
+
+    It leaves out what is constant over the steps, what has no effect on the result, and what is
+    equal for several tokens.
+
+    Args:
+        config: of the transformer.
+        seconds: length of the clip.
+    """
     c, f = config.hidden_dim, config.conv_mlp_dim
     a, v = round(seconds * LATENT_RATE), max(1, round(seconds * VISUAL_FPS))
     s, t = _num_sync(seconds), NUM_TEXT
     full = 14 * c**2 * (a + v) + 2 * c * (a + v) ** 2 + 2 * c * (a + v) * t
     last = 14 * c**2 * a + 2 * c**2 * v + 2 * c * a * (a + v) + 2 * c * a * t
     joint = 2 * ((config.num_joint_blocks - 1) * full + last)
-    rows = min(s, a) + 8  # of both halves of guidance
+    rows = min(s, a) + 8  # of both halves of the guidance
     single = 2 * (a * (6 * c**2 + 9 * c * f) + 2 * c * a**2) + 6 * c**2 * rows
     return 2.0 * (joint + config.num_audio_blocks * single + 2 * 2 * 128 * a * c)
 
 
 def mixed_lengths(seconds: float, count: int) -> list[float]:
-    """Lengths around `seconds`, half to nearly twice as long, with the same sum."""
+    """Lengths from half of `seconds` to nearly twice as much, with the mean `seconds`.
+
+    Args:
+        seconds: the mean.
+        count: number of lengths, at least 2.
+    """
     shares = [0.5, 1.6, 0.8, 1.1, 0.65, 1.35, 0.9, 1.1]
     lengths = [round(seconds * shares[i % len(shares)] * 25) / 25 for i in range(count)]
     lengths[-1] = round((seconds * count - sum(lengths[:-1])) * 25) / 25

@@ -1,4 +1,4 @@
-"""The parts of the GPU benchmark, but for single kernels."""
+"""The parts of the GPU benchmark that run the whole model."""
 
 import json
 import os
@@ -7,13 +7,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.gpu.bench import Bench, show
+from benchmarks.gpu.bench import Bench, print_step
 from benchmarks.gpu.model import (
     computed_flop,
     mixed_lengths,
@@ -23,9 +24,9 @@ from benchmarks.gpu.model import (
     random_part,
     step_flop,
 )
-from benchmarks.gpu.profiling import profiled
+from benchmarks.gpu.profiling import profile_run
 from benchmarks.records import percentile
-from foley.denoise import Part, VelocityModel
+from foley.denoise import EvaluationPart, VelocityModel
 from foley.gpu import pointwise
 from foley.gpu.fused_step import FusedContext, FusedDiT
 from foley.gpu.placement import FusedStep, Memory, halve_sound_decoder, to_dtype
@@ -35,24 +36,24 @@ from foley.models.dit import DiTContext, FoleyDiT
 from foley.pipeline import FoleyPipeline
 from foley.request import GenerationRequest
 
-# What the memory modes for small GPUs may take.
-MADE_FOR_BYTES = {"balanced": 12_000_000_000, "low": 8_000_000_000}
+# The sizes of the GPUs for which the memory modes are made.
+MODE_LIMIT_BYTES = {"balanced": 12_000_000_000, "low": 8_000_000_000}
 
 
-def ceilings(bench: Bench) -> dict[str, float]:
-    """Rates of the library's largest products and of a copy, on random data."""
+def measure_ceilings(bench: Bench) -> dict[str, float]:
+    """Operations per second of large products, and bytes per second of a copy, on random data."""
     size = 8192 if bench.on_gpu else 512
     a, b = (torch.randn(size, size, device=bench.device).to(bench.half) for _ in range(2))
     flop = 2 * size**3
-    found = {"matrix_bf16": flop / bench.kernel_seconds(lambda: a @ b, 30)}
+    found = {"matrix_bf16": flop / bench.measure_kernel_seconds(lambda: a @ b, 30)}
     count = 2**31 if bench.on_gpu else 2**22
     source = torch.randint(0, 255, (count,), dtype=torch.uint8, device=bench.device)
     target = torch.empty_like(source)
-    found["copy"] = 2 * count / bench.kernel_seconds(lambda: target.copy_(source), 20)
+    found["copy"] = 2 * count / bench.measure_kernel_seconds(lambda: target.copy_(source), 20)
     x, x_scale = pointwise.quantise(a)
     y, y_scale = pointwise.quantise(b)
 
-    def scaled() -> Tensor:
+    def multiply_fp8() -> Tensor:
         return torch._scaled_mm(
             x,
             y.t(),
@@ -63,18 +64,18 @@ def ceilings(bench: Bench) -> dict[str, float]:
         )
 
     try:
-        found["matrix_fp8"] = flop / bench.kernel_seconds(scaled, 30)
+        found["matrix_fp8"] = flop / bench.measure_kernel_seconds(multiply_fp8, 30)
     except RuntimeError as error:
         print(f"fp8 product: {str(error).splitlines()[0]}")
     return found
 
 
-def start(bench: Bench) -> dict[str, Any]:
-    """From random weights on the device to ready, in a process that has done nothing before."""
+def measure_start(bench: Bench) -> dict[str, Any]:
+    """Seconds from weights on the device to a warm pipeline, to be run in a fresh process."""
     began = time.perf_counter()
     components = random_components(bench, bench.device)
     bench.wait()
-    made = time.perf_counter()
+    drawn = time.perf_counter()
     pipeline = FoleyPipeline(components, bench.device, memory="full" if bench.on_gpu else "auto")
     bench.wait()
     placed = time.perf_counter()
@@ -89,17 +90,17 @@ def start(bench: Bench) -> dict[str, Any]:
         pipeline.generate(frames, request)
         totals.append(time.perf_counter() - begun)
     return {
-        "make_seconds": made - began,
-        "place_seconds": placed - made,
+        "make_seconds": drawn - began,
+        "place_seconds": placed - drawn,
         "warm_up_seconds": ready - placed,
-        "place_to_ready_seconds": ready - made,
+        "place_to_ready_seconds": ready - drawn,
         "generate_seconds": totals,
         "first_over_later": totals[0] / percentile(totals[1:], 50),
     }
 
 
-def starts(bench: Bench) -> dict[str, Any]:
-    """`start` in two processes: with an empty compile cache, and with the one that it filled."""
+def measure_starts(bench: Bench) -> dict[str, Any]:
+    """`measure_start` in two processes: with an empty compile cache, and with the filled one."""
     given: Path | None = bench.args.cache
     is_filled = given is not None and given.is_dir() and any(given.iterdir())
     cache = given or Path(tempfile.mkdtemp(prefix="foley-compiled-"))
@@ -115,13 +116,13 @@ def starts(bench: Bench) -> dict[str, Any]:
         lines = done.stdout.strip().splitlines()
         if done.returncode or not lines:
             raise RuntimeError(f"{name} start failed: {done.stderr[-1500:]}")
-        made = json.loads(lines[-1])
-        found[name] = made.get("start") or made
+        row = json.loads(lines[-1])
+        found[name] = row.get("start") or row
     return found
 
 
-def parity(bench: Bench) -> dict[str, Any]:
-    """Relative L2 errors: golden files at toy width, and float32 at full size."""
+def measure_parity(bench: Bench) -> dict[str, Any]:
+    """Relative L2 errors against the golden files, and against float32 at full size."""
     from tests.parity import fixtures
 
     golden = Path(__file__).parents[2] / "tests" / "assets" / "golden"
@@ -178,7 +179,7 @@ def parity(bench: Bench) -> dict[str, Any]:
     part = random_part(bench, dit, bench.args.seconds, 1)
     other = random_part(bench, dit, 0.6 * bench.args.seconds, 2)
 
-    def at_full_size(model: VelocityModel, members: Sequence[Part]) -> Tensor:
+    def at_full_size(model: VelocityModel, members: Sequence[EvaluationPart]) -> Tensor:
         return model(members)[0].float().cpu()
 
     modules = at_full_size(VelocityModel(dit), [part])
@@ -208,7 +209,7 @@ def parity(bench: Bench) -> dict[str, Any]:
 
 
 def _run_again(run: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
-    """Instead of a CUDA graph, where there is none."""
+    """Stand in for a CUDA graph on the CPU: a function that computes the result again."""
     result = run()
 
     def replay() -> None:
@@ -217,8 +218,8 @@ def _run_again(run: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
     return replay, result
 
 
-def steps(bench: Bench) -> dict[str, Any]:
-    """One evaluation of several clips together, for each precision, and of mixed lengths."""
+def measure_steps(bench: Bench) -> dict[str, Any]:
+    """Seconds of one evaluation of several clips, of equal and of mixed lengths, by precision."""
     found: dict[str, Any] = {}
     seconds = bench.args.seconds
     for precision in bench.args.precision:
@@ -232,12 +233,12 @@ def steps(bench: Bench) -> dict[str, Any]:
             if precision != "bf16" and f"bf16_{count}" in found:
                 before = found[f"bf16_{count}"]["step_seconds"]
                 found[name]["times_bf16"] = before / found[name]["step_seconds"]
-            show(f"{precision}, {count} clips of {seconds:g} s", found[name])
+            print_step(f"{precision}, {count} clips of {seconds:g} s", found[name])
         for length, count in ((15.0, 1), (15.0, 4)) if bench.on_gpu and more else ():
             parts = [random_part(bench, dit, length, seed) for seed in range(count)]
             name = f"{precision}_{count}_of_{length:g}s"
             found[name] = _time_step(bench, model, parts, [length] * count, precision)
-            show(name, found[name])
+            print_step(name, found[name])
         for count in [n for n in bench.args.clips if n > 1 and more]:
             lengths = mixed_lengths(seconds, count)
             parts = [random_part(bench, dit, n, seed) for seed, n in enumerate(lengths)]
@@ -246,14 +247,14 @@ def steps(bench: Bench) -> dict[str, Any]:
             mixed["efficiency_of_equal"] = mixed["flop_per_second"] / equal["flop_per_second"]
             mixed["lengths_seconds"] = lengths
             found[f"{precision}_{count}_mixed"] = mixed
-            show(f"{precision}, {count} clips mixed", mixed)
+            print_step(f"{precision}, {count} clips mixed", mixed)
         del model, dit
         bench.reset_peak()
     return found
 
 
-def unfused(bench: Bench) -> dict[str, Any]:
-    """One clip without a graph, and by the modules' own forward."""
+def measure_unfused(bench: Bench) -> dict[str, Any]:
+    """Seconds of one evaluation without a graph, and by the unfused modules."""
     if not bench.on_gpu:
         return {"skipped": "no GPU"}
     seconds = bench.args.seconds
@@ -288,45 +289,49 @@ def _without_graph(bench: Bench, dit: FoleyDiT, seconds: float) -> dict[str, Any
 
 
 def _time_step(
-    bench: Bench, model: VelocityModel, parts: list[Part], lengths: list[float], precision: str
+    bench: Bench,
+    model: VelocityModel,
+    parts: list[EvaluationPart],
+    lengths: list[float],
+    precision: str,
 ) -> dict[str, Any]:
     bench.reset_peak()
-    # Long enough for a graph of large steps too.
+    # Graphs of large steps are captured only after this many evaluations.
     warm_up = LARGE_EVALUATIONS + 1 if bench.on_gpu else 3
-    (first,) = bench.timed(lambda: model(parts), 1, warm_up=warm_up)
-    # A second of them, so that long steps cost no more than short ones.
+    (first,) = bench.measure_seconds(lambda: model(parts), 1, warm_up=warm_up)
+    # About one second in all, however long a step takes.
     repeats = min(30, max(6, round(1.0 / first))) if bench.on_gpu else 2
-    samples = bench.timed(lambda: model(parts), repeats, warm_up=0)
+    samples = bench.measure_seconds(lambda: model(parts), repeats, warm_up=0)
     median = percentile(samples, 50)
     flop = sum(step_flop(bench.preset.dit, n) for n in lengths)
     computed = sum(computed_flop(bench.preset.dit, n) for n in lengths)
     ceiling = bench.ceiling(precision)
-    made = {
+    row = {
         "step_seconds": median,
         "samples": samples,
         "flop": flop,
         "computed_flop": computed,
         "flop_per_second": flop / median,
         "computed_flop_per_second": computed / median,
-        "peak_bytes": bench.peak(),
+        "peak_bytes": bench.peak_bytes(),
     }
     if ceiling:
-        made["floor_seconds"] = flop / ceiling
-        made["efficiency"] = flop / median / ceiling
-        made["computed_efficiency"] = computed / median / ceiling
-    return made
+        row["floor_seconds"] = flop / ceiling
+        row["efficiency"] = flop / median / ceiling
+        row["computed_efficiency"] = computed / median / ceiling
+    return row
 
 
-def memory(bench: Bench) -> dict[str, Any]:
-    """Peak memory and time of three requests in each memory mode, beside what other parts left.
+def measure_memory(bench: Bench) -> dict[str, Any]:
+    """Peak memory and seconds of three requests in each memory mode.
 
-    The modes for small GPUs get no more of the card than they are made for: the allocator's
-    unused blocks, which a large card lets it keep, have to fit too.
+    Memory that other parts still hold is subtracted. The modes for small GPUs may use only as much
+    memory as such a GPU has, because the allocator's unused blocks have to fit as well.
     """
     found: dict[str, Any] = {}
     for mode in bench.args.memory if bench.on_gpu else ["auto"]:
-        held, limit = bench.held(), MADE_FOR_BYTES.get(mode)
-        with bench.limited_to(limit and limit + held):
+        held, limit = bench.allocated_bytes(), MODE_LIMIT_BYTES.get(mode)
+        with bench.limit_memory(limit and limit + held):
             found[mode] = {"limit_bytes": limit, **_peaks(bench, mode, held)}
         placing, requests = found[mode]["placing_peak_bytes"], found[mode]["requests"]
         print(
@@ -341,12 +346,12 @@ def memory(bench: Bench) -> dict[str, Any]:
 
 
 def _peaks(bench: Bench, mode: Memory, held: int) -> dict[str, Any]:
-    """Of one mode, without the `held` bytes of other parts."""
+    """The figures of one mode, without the `held` bytes of other parts."""
     home = bench.device if mode == "full" else torch.device("cpu")
     components = random_components(bench, home)
     bench.reset_peak()
     pipeline = FoleyPipeline(components, bench.device, memory=mode)
-    placing = bench.peak() - held
+    placing = bench.peak_bytes() - held
     frames = random_frames(bench.preset, bench.args.seconds)
     request = GenerationRequest(seed=1, num_inference_steps=bench.args.steps)
     pipeline.warm_up()
@@ -354,20 +359,20 @@ def _peaks(bench: Bench, mode: Memory, held: int) -> dict[str, Any]:
     for _ in range(3):
         bench.reset_peak()
         begun = time.perf_counter()
-        made = pipeline.generate(frames, request)
+        result = pipeline.generate(frames, request)
         requests.append(
             {
                 "seconds": time.perf_counter() - begun,
-                "peak_bytes": bench.peak() - held,
-                "peak_reserved_bytes": bench.peak_reserved() - held,
-                **made.timings,
+                "peak_bytes": bench.peak_bytes() - held,
+                "peak_reserved_bytes": bench.peak_reserved_bytes() - held,
+                **result.timings,
             }
         )
     return {"placing_peak_bytes": placing, "requests": requests}
 
 
-def exhausted(bench: Bench) -> dict[str, Any]:
-    """Out of memory ends in a DeviceError, and the pipeline goes on."""
+def check_out_of_memory(bench: Bench) -> dict[str, Any]:
+    """Whether the pipeline gives the same result as before after it ran out of memory."""
     from foley.errors import DeviceError
 
     if not bench.on_gpu:
@@ -391,25 +396,21 @@ def exhausted(bench: Bench) -> dict[str, Any]:
     return {"message": message, "same_afterwards": bool(torch.equal(before, after)), "error": error}
 
 
-def profile(bench: Bench) -> dict[str, Any]:
-    """Which kernels a step's time goes to: of the fewest clips, and of the most."""
+def profile_steps(bench: Bench) -> dict[str, Any]:
+    """The kernels of a step with the fewest and with the most clips, by precision."""
     found: dict[str, Any] = {}
     for precision in bench.args.precision:
         dit = random_module("dit", bench.preset, bench.device, bench.half)
         model = VelocityModel(dit, _step(bench, dit, precision))
         for count in sorted({bench.args.clips[0], bench.args.clips[-1]}):
             parts = [random_part(bench, dit, bench.args.seconds, seed) for seed in range(count)]
-            found[f"{precision}_{count}"] = profiled(
+            found[f"{precision}_{count}"] = profile_run(
                 bench,
                 f"{precision}, {count} clips",
-                _bound(model, parts),
+                partial(model, parts),
                 warm_up=LARGE_EVALUATIONS + 1 if bench.on_gpu else 3,
                 rows_shown=25,
             )
         del model, dit
         bench.reset_peak()
     return found
-
-
-def _bound(model: VelocityModel, parts: list[Part]) -> Callable[[], object]:
-    return lambda: model(parts)

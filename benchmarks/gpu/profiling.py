@@ -1,4 +1,4 @@
-"""Which kernels the time of a run goes to."""
+"""The kernels of a run and their times."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,19 +10,26 @@ from benchmarks.gpu.bench import Bench
 from benchmarks.records import percentile
 
 
-def profiled(
+def profile_run(
     bench: Bench, name: str, run: Callable[[], object], *, warm_up: int = 3, rows_shown: int = 16
 ) -> dict[str, Any]:
-    """The kernels of one run, the longest first, and how long it takes undisturbed.
+    """The kernels of one run, the longest first, and the elapsed time without the profiler.
 
-    Where the wall's time is well above the kernels' sum, the device waits for the host.
+    If the elapsed time is well above the kernels' sum, the device waits for the host.
+
+    Args:
+        bench: the shared state.
+        name: for the printed table.
+        run: the work.
+        warm_up: number of runs before the measurement.
+        rows_shown: number of kernels to print.
     """
-    wall = percentile(bench.timed(run, 5 if bench.on_gpu else 1, warm_up=warm_up), 50)
+    wall = percentile(bench.measure_seconds(run, 5 if bench.on_gpu else 1, warm_up=warm_up), 50)
     activity = ProfilerActivity.CUDA if bench.on_gpu else ProfilerActivity.CPU
     with record(activities=[activity]) as recorded:
         run()
         bench.wait()
-    rows = []
+    rows: list[dict[str, Any]] = []
     for event in recorded.key_averages():
         micros = event.self_device_time_total if bench.on_gpu else event.self_cpu_time_total
         if micros:

@@ -1,4 +1,4 @@
-"""A whole generation on the device by its stages, and what the short ones consist of."""
+"""A whole generation on the device by its stages, and the steps of the short stages."""
 
 import itertools
 import time
@@ -8,22 +8,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.gpu.bench import Bench, drained, settled
+from benchmarks.gpu.bench import Bench, drain, freeze_collector
 from benchmarks.gpu.model import random_components, random_frames
 from benchmarks.records import percentile
 from foley.conditioning import encode_sync, encode_text, encode_visual, tokenize
 from foley.configs import LATENT_RATE
-from foley.denoise import clip_context, denoise
+from foley.denoise import Denoising, make_clip_context
 from foley.pipeline import FoleyPipeline
 from foley.request import GenerationRequest
 from foley.sampling import make_sigmas
-from foley.types import Conditions, VideoFrames
+from foley.types import Conditions, Stage, VideoFrames
+
+_STAGES = (Stage.ENCODE, Stage.SAMPLE, Stage.DECODE_AUDIO)
 
 
-def stages(bench: Bench) -> dict[str, Any]:
-    """A generation from frames in host memory to a waveform in host memory, by its stages.
+def measure_stages(bench: Bench) -> dict[str, Any]:
+    """Seconds of each stage of a generation, from frames to a waveform, both in host memory.
 
-    In the first of the precisions.
+    Only the first precision of the command is measured.
     """
     args = bench.args
     precision = args.precision[0] if bench.on_gpu else "bf16"
@@ -35,13 +37,13 @@ def stages(bench: Bench) -> dict[str, Any]:
     frames = random_frames(bench.preset, args.seconds)
     request = GenerationRequest(seed=1, num_inference_steps=args.steps)
     bench.reset_peak()
-    rows: dict[str, list[float]] = {"condition": [], "sample": [], "decode": [], "total": []}
-    with settled(bench) as pauses:
+    rows: dict[str, list[float]] = {stage: [] for stage in _STAGES} | {"total": []}
+    with freeze_collector(bench) as pauses:
         for _ in range(11 if bench.on_gpu else 2):
             begun = time.perf_counter()
-            made = pipeline.generate(frames, request)
+            result = pipeline.generate(frames, request)
             rows["total"].append(time.perf_counter() - begun)
-            for name, seconds in made.timings.items():
+            for name, seconds in result.timings.items():
                 rows[name].append(seconds)
         again = pipeline.generate(frames, request)
         repeats = _repeats(bench, pipeline, frames, request)
@@ -52,9 +54,9 @@ def stages(bench: Bench) -> dict[str, Any]:
             "first": {name: values[0] for name, values in rows.items()},
             "median": medians,
             "samples": rows,
-            "peak_bytes": bench.peak(),
-            "peak_reserved_bytes": bench.peak_reserved(),
-            "repeats_bit_for_bit": bool(torch.equal(made.waveforms, again.waveforms)),
+            "peak_bytes": bench.peak_bytes(),
+            "peak_reserved_bytes": bench.peak_reserved_bytes(),
+            "repeats_bit_for_bit": bool(torch.equal(result.waveforms, again.waveforms)),
             "different_of_20": repeats,
             "decode_pieces": pieces,
             "collector": pauses,
@@ -73,28 +75,32 @@ def stages(bench: Bench) -> dict[str, Any]:
 def _repeats(
     bench: Bench, pipeline: FoleyPipeline, frames: VideoFrames, request: GenerationRequest
 ) -> dict[str, int]:
-    """How many of 20 runs of each stage differ from the first, given the same input bit for bit."""
+    """The number of 20 runs of each stage whose result differs from the first, for equal inputs."""
     encoders, prompts = pipeline._encoders, (request.prompt, request.negative_prompt)
     words = tokenize(pipeline._tokenizer, encoders.text_model, *reversed(prompts))
     shape = 1, bench.preset.vae.latent_dim, round(bench.args.seconds * LATENT_RATE)
     latents = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(bench.device)
-    told = pipeline.condition(frames, *prompts)
+    known = pipeline.condition(frames, *prompts)
 
-    def sampled(conditions: Conditions, num_steps: int) -> Tensor:
-        sigmas, scale = make_sigmas(num_steps), request.guidance(bench.preset)
-        model = pipeline.velocity_model()
-        return denoise(model, conditions, latents, sigmas, guidance_scale=scale)
+    def sample(conditions: Conditions, num_steps: int) -> Tensor:
+        sigmas, scale = make_sigmas(num_steps), request.choose_guidance(bench.preset)
+        model = pipeline.make_velocity_model()
+        path = Denoising(pipeline.dit, conditions, latents, sigmas, guidance_scale=scale)
+        while path.point is not None:
+            path.advance(*model([path.prepare_part()]))
+        assert path.latents is not None
+        return path.latents
 
     def text() -> Tensor:
         return encode_text(encoders, words)()
 
     runs_of: dict[str, Callable[[], Tensor]] = {
-        "visual": lambda: drained(encode_visual(encoders, frames.visual)),
-        "sync": lambda: drained(encode_sync(encoders, frames.sync)),
+        "visual": lambda: drain(encode_visual(encoders, frames.visual)),
+        "sync": lambda: drain(encode_sync(encoders, frames.sync)),
         "text": text,
         "text_beside_frames": lambda: pipeline.condition(frames, *prompts).text_tokens,
-        "steps": lambda: sampled(told, 4),
-        "conditions_and_steps": lambda: sampled(pipeline.condition(frames, *prompts), 50),
+        "steps": lambda: sample(known, 4),
+        "conditions_and_steps": lambda: sample(pipeline.condition(frames, *prompts), 50),
         "sound": lambda: pipeline.decode(latents),
     }
     runs = 20 if bench.on_gpu else 2
@@ -107,7 +113,7 @@ def _repeats(
 
 
 def _decode_pieces(bench: Bench, pipeline: FoleyPipeline) -> dict[str, Any]:
-    """What the decode stage consists of, each piece waited for."""
+    """Seconds of each step of the stage `decode_audio`."""
     num_latents = round(bench.args.seconds * LATENT_RATE)
     latents = torch.randn(1, bench.preset.vae.latent_dim, num_latents, device=bench.device)
     rows: dict[str, list[float]] = {"decoder": [], "check": [], "to_host": []}
@@ -128,11 +134,11 @@ def _decode_pieces(bench: Bench, pipeline: FoleyPipeline) -> dict[str, Any]:
 
 
 def _condition_parts(bench: Bench, pipeline: FoleyPipeline, frames: VideoFrames) -> dict[str, Any]:
-    """Each encoder alone, all of them, and the frames' way to the device."""
+    """Seconds of each encoder alone, of all together, and of the frames' transfer."""
 
     def run(function: Callable[[], object]) -> dict[str, Any]:
         with torch.inference_mode():
-            samples = bench.timed(function, 10 if bench.on_gpu else 1)
+            samples = bench.measure_seconds(function, 10 if bench.on_gpu else 1)
         return {"median": percentile(samples, 50), "samples": samples}
 
     device, encoders = bench.device, pipeline._encoders
@@ -143,11 +149,11 @@ def _condition_parts(bench: Bench, pipeline: FoleyPipeline, frames: VideoFrames)
         conditions = pipeline.condition(frames, *prompts)
     found = {
         "copy": run(lambda: (frames.visual.to(device), frames.sync.to(device))),
-        "visual": run(lambda: drained(encode_visual(encoders, near[0]))),
-        "sync": run(lambda: drained(encode_sync(encoders, near[1]))),
+        "visual": run(lambda: drain(encode_visual(encoders, near[0]))),
+        "sync": run(lambda: drain(encode_sync(encoders, near[1]))),
         "text": run(lambda: encode_text(encoders, words)()),
         "encoders": run(lambda: pipeline.condition(frames, *prompts)),
-        "context": run(lambda: clip_context(pipeline.dit, conditions, 1, guided=True)),
+        "context": run(lambda: make_clip_context(pipeline.dit, conditions, 1, guided=True)),
     }
     print(", ".join(f"{name} {1000 * value['median']:.1f} ms" for name, value in found.items()))
     return found

@@ -1,4 +1,4 @@
-"""What the benchmarks of serving and starting make, ask for and count; no server is started."""
+"""The loads and figures of the benchmarks of serving and starting. No server is started."""
 
 import argparse
 import asyncio
@@ -14,14 +14,14 @@ import torch
 from benchmarks import meters
 from benchmarks.bench_serving import (
     Load,
-    Served,
-    Wanted,
-    closed_load,
+    LoadRequest,
+    LoadResponse,
+    compute_ratios,
     draw_load,
-    ratios,
-    show,
-    summary,
-    tell,
+    make_closed_load,
+    print_progress,
+    print_table,
+    summarise,
 )
 from benchmarks.bench_start import measure_folder
 from benchmarks.random_model import write_model
@@ -29,7 +29,7 @@ from foley.configs import TINY
 from foley.weights.loading import load_components
 
 ROOT = Path(__file__).parents[2]
-ASKED = argparse.Namespace(
+ARGUMENTS = argparse.Namespace(
     closed_requests=5,
     closed_seconds=8,
     closed_steps=50,
@@ -40,11 +40,11 @@ ASKED = argparse.Namespace(
 )
 
 
-ONE_PICTURE = argparse.Namespace(**vars(ASKED) | {"picture": ["320x240"]})
+ONE_PICTURE = argparse.Namespace(**vars(ARGUMENTS) | {"picture": ["320x240"]})
 
 
-def test_equal_callers_ask_for_the_same_work_with_seeds_of_their_own() -> None:
-    load = closed_load(ASKED)
+def test_requests_of_a_closed_load_differ_only_in_their_seeds() -> None:
+    load = make_closed_load(ARGUMENTS)
     assert {(one.seconds, one.steps) for one in load} == {(8, 50)}
     assert len({one.seed for one in load}) == len(load) == 5
 
@@ -56,7 +56,7 @@ def test_drawn_loads_repeat_and_keep_to_the_steps() -> None:
     assert load[-1].at == pytest.approx(25, rel=0.5)
 
 
-def test_callers_wait_for_their_answers() -> None:
+def test_callers_wait_for_their_responses() -> None:
     at_once, most = 0, 0
 
     async def call(_clip: bytes, _fields: dict[str, str]) -> bytes:
@@ -67,12 +67,12 @@ def test_callers_wait_for_their_answers() -> None:
         at_once -= 1
         return b""
 
-    async def served(num_callers: int) -> list[Served]:
-        return await Load(call, {8: b""}).send_closed([Wanted(0, 8, 50, 0)] * 8, num_callers)
+    async def send_all(num_callers: int) -> list[LoadResponse]:
+        return await Load(call, {8: b""}).send_closed([LoadRequest(0, 8, 50, 0)] * 8, num_callers)
 
     for num_callers in (1, 4):
         at_once, most = 0, 0
-        row = summary(asyncio.run(served(num_callers)))
+        row = summarise(asyncio.run(send_all(num_callers)))
         assert most == num_callers
         assert row["num_requests"] == 8
         assert row["seconds"] >= 0.08 / num_callers
@@ -80,23 +80,25 @@ def test_callers_wait_for_their_answers() -> None:
         assert row["short_p50_seconds"] is None  # there are no short clips
 
 
-def test_a_load_that_fails_whole_is_told_and_shown(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_load_of_which_every_request_fails_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     async def call(_clip: bytes, _fields: dict[str, str]) -> bytes:
         raise RuntimeError("503 not now")
 
-    row = summary(asyncio.run(Load(call, {8: b""}).send_closed([Wanted(0, 8, 50, 0)] * 3, 2)))
+    row = summarise(
+        asyncio.run(Load(call, {8: b""}).send_closed([LoadRequest(0, 8, 50, 0)] * 3, 2))
+    )
     assert len(row["errors"]) == 3
     row |= {"server_cpu_seconds": 1.0, "others_cpu_seconds": 0.0, "mean_stage_seconds": {}}
-    tell("callers_2", row)
-    show({"step": {"callers_2": row}})
+    print_progress("callers_2", row)
+    print_table({"step": {"callers_2": row}})
     assert "503 not now" in capsys.readouterr().out
-    assert ratios({"step": {"callers_1": row, "callers_4": row}}, ONE_PICTURE) == {}
+    assert compute_ratios({"step": {"callers_1": row, "callers_4": row}}, ONE_PICTURE) == {}
 
 
 def test_each_picture_has_a_ratio_of_its_own() -> None:
     rates = {"callers_1": 1, "callers_4": 2, "callers_1_320x240": 2, "callers_4_320x240": 3}
     step = {name: {"requests_per_second": rate} for name, rate in rates.items()}
-    assert ratios({"step": step}, ASKED) == {
+    assert compute_ratios({"step": step}, ARGUMENTS) == {
         "throughput_4_over_1": 2,
         "throughput_4_320x240_over_1": 1.5,
     }
@@ -121,7 +123,7 @@ def test_the_gpu_is_read_while_a_load_runs(monkeypatch: pytest.MonkeyPatch) -> N
     assert found["gpu_used_bytes"] == 7
 
 
-def test_a_gpu_that_cannot_be_read_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_of_an_unreadable_gpu_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", None)
     found = meters.GpuMeter().read()
     assert found["gpu_busy_share"] is None
