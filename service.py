@@ -24,22 +24,19 @@ from typing import Any
 import bentoml
 import structlog
 from bentoml.exceptions import BentoMLConfigException
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Mount, Route
-from starlette.types import Receive, Scope, Send
 
 from foley.errors import CancelledRequestError, ConfigError, FoleyError, NotReadyError, ServerError
 from runners.auth import ApiKeys
 from runners.grpc.server import RpcServer
 from runners.grpc.servicer import FoleyServicer
 from runners.handoff import MAX_FRAMES_BYTES
-from runners.http.handlers import Endpoints
-from runners.http.health import Health
+from runners.http.generate import GenerateEndpoint
+from runners.http.handlers import Handlers
+from runners.http.health import HealthCheck
 from runners.http.middleware import ErrorMiddleware
+from runners.http.routes import build_routes
 from runners.jobs.cancellation import CancellationRegistry
-from runners.jobs.results import Results
+from runners.jobs.results import ResultStore
 from runners.jobs.run import GenerationService
 from runners.jobs.scratch import Common, Scratch
 from runners.logs import configure_logging
@@ -128,71 +125,8 @@ class GpuRunner:
         end_tracing()
 
 
-class Generate:
-    """POST /v1/generate, an ASGI application: its files must outlive the sending of the answer."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        await endpoints().generate(scope, receive, send)
-
-
-class PageDoor:
-    """/ui, an ASGI application: the page's process answers, and streams."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        await bentoml.get_current_service().page(scope, receive, send)
-
-
-def endpoints() -> Endpoints:
-    """What answers in this process; it is made after the routes."""
-    made: Endpoints = bentoml.get_current_service().endpoints
-    return made
-
-
-async def result(request: Request) -> Response:
-    """GET /v1/results/{request_id}/{file}."""
-    return await endpoints().result(request)
-
-
-async def cancel(request: Request) -> Response:
-    """POST /v1/requests/{request_id}/cancel."""
-    return await endpoints().cancel(request)
-
-
-async def models(request: Request) -> Response:
-    """GET /v1/models."""
-    return await endpoints().models(request)
-
-
-async def health(_request: Request) -> Response:
-    """GET /ping: for load balancers."""
-    made: Health = bentoml.get_current_service().health
-    return await made.answer()
-
-
-async def metrics(request: Request) -> Response:
-    """GET /metrics, in place of BentoML's."""
-    return await endpoints().metrics(request)
-
-
-async def document(request: Request) -> Response:
-    """GET /docs.json."""
-    return await endpoints().document(request)
-
-
-ROUTES = Starlette(
-    routes=[
-        Route("/v1/generate", Generate(), methods=["POST"]),
-        Route("/v1/results/{request_id}/{file}", result),
-        Route("/v1/requests/{request_id}/cancel", cancel, methods=["POST"]),
-        Route("/v1/models", models),
-        Route(SETTINGS.health_path, health),
-        Route("/metrics", metrics),
-        Route("/docs.json", document),
-        Mount("/ui", PageDoor()),
-    ]
-)
+# BentoML makes the instance in each process after this: the routes find it at each request.
+ROUTES = build_routes(bentoml.get_current_service, SETTINGS.health_path)
 
 
 @bentoml.service(
@@ -212,8 +146,8 @@ class FoleyApi:
         configure_tracing("FoleyApi")
         self.scratch = Scratch(SETTINGS.scratch_root)
         self.common = Common(SETTINGS.scratch_root)
-        self.in_flight = CancellationRegistry(self.common.requests)
-        self.results = Results(
+        self.cancellations = CancellationRegistry(self.common.requests)
+        self.results = ResultStore(
             self.common.results,
             keep_seconds=SETTINGS.keep_results_seconds,
             keep_bytes=SETTINGS.keep_results_bytes,
@@ -227,11 +161,12 @@ class FoleyApi:
             ),
             child_environment(),
         )
-        self.generation = GenerationService(SETTINGS, self.gpu, self.sandbox)
-        self.endpoints = Endpoints(
-            SETTINGS, self.generation, self.scratch, self.in_flight, self.results
+        self.service = GenerationService(SETTINGS, self.gpu, self.sandbox)
+        self.generate = GenerateEndpoint(
+            SETTINGS, self.service, self.scratch, self.cancellations, self.results
         )
-        self.health = Health(self.__is_ready__, SETTINGS)
+        self.handlers = Handlers(SETTINGS, self.service, self.cancellations, self.results)
+        self.health = HealthCheck(self.__is_ready__, SETTINGS)
         self.page = PageHost(self.common.folder, prefix="/ui")
         self.rpc: RpcServer | None = None
 
@@ -239,14 +174,14 @@ class FoleyApi:
     async def start(self) -> None:
         """Prepare the reading of media beside answering probes: it takes seconds."""
         self.media = asyncio.create_task(self.sandbox.start())
-        self.sweeping = asyncio.create_task(self.results.sweep_always())
+        self.sweeping = asyncio.create_task(self.results.sweep_forever())
         await self.health.start()
         self.page.heed_signals()
         if SETTINGS.grpc_port:
             servicer = FoleyServicer(
-                SETTINGS, self.generation, self.scratch, self.in_flight, ApiKeys(SETTINGS.keys)
+                SETTINGS, self.service, self.scratch, self.cancellations, ApiKeys(SETTINGS.keys)
             )
-            self.rpc = RpcServer(servicer, SETTINGS, ready=self.__is_ready__)
+            self.rpc = RpcServer(servicer, SETTINGS, check_ready=self.__is_ready__)
 
     @bentoml.on_shutdown
     async def close(self) -> None:
@@ -268,7 +203,7 @@ class FoleyApi:
         self.media.result()
         if self.rpc is not None:
             self.rpc.check()
-        await self.generation.ask_model()
+        await self.service.ask_model()
         return True
 
 

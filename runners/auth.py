@@ -1,43 +1,62 @@
-"""API keys: who may call, and whose a request is. HTTP and gRPC ask here."""
+"""API keys and request ids: who calls, and by which name. HTTP and gRPC share both."""
 
 import hashlib
 import hmac
+import re
+import uuid
 from collections.abc import Iterable, Mapping
 
 from foley.errors import UnauthorizedError
 
+# A request id is a segment of a path, so it must not be `.` or `..`.
+REQUEST_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}", re.ASCII)
+
 
 class ApiKeys:
-    """The keys that open the service. Without any, it is open to everybody."""
+    """The API keys that the service accepts. Without any, it accepts every caller.
+
+    Args:
+        keys: in plain text. Only their digests are kept.
+    """
 
     def __init__(self, keys: Iterable[str]) -> None:
-        # Digests have one length: comparing them tells nothing of a key's own.
+        # Digests have one length, so the time of a comparison says nothing about a key's length.
         self._digests = [_digest(key) for key in keys]
 
     def owner_of(self, headers: Mapping[str, str]) -> str:
-        """Whose the request with these headers is: a digest of its key; empty where all may call.
+        """Return the owner of a request: the digest of its API key, or "" where no key is needed.
 
         Args:
-            headers: by lower-case names, as HTTP headers and gRPC metadata have them. The key is in
-                `authorization: Bearer KEY` or in `x-api-key`.
+            headers: HTTP headers or gRPC metadata, by lower-case name. The key is in
+                `authorization: Bearer KEY`, or in `x-api-key`.
 
         Raises:
-            UnauthorizedError: no key, or a wrong one.
+            UnauthorizedError: there is no key, or it is unknown.
         """
         if not self._digests:
             return ""
-        given = _given(headers)
-        if not given:
+        key = _read_key(headers)
+        if not key:
             raise UnauthorizedError("no API key; send one as `Authorization: Bearer KEY`")
-        digest = _digest(given)
-        # All of them are compared, so that the time does not tell which was nearly right.
-        same = [hmac.compare_digest(digest, known) for known in self._digests]
-        if not any(same):
+        digest = _digest(key)
+        # Compare with every key, so that the time does not depend on which one matches.
+        matches = [hmac.compare_digest(digest, known) for known in self._digests]
+        if not any(matches):
             raise UnauthorizedError("this API key is not known")
         return digest.hex()
 
 
-def _given(headers: Mapping[str, str]) -> str:
+def request_id_of(headers: Mapping[str, str]) -> str:
+    """Return the caller's own `x-request-id` where it matches `REQUEST_ID`, else a new id.
+
+    Args:
+        headers: HTTP headers or gRPC metadata, by lower-case name.
+    """
+    given = headers.get("x-request-id", "")
+    return given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def _read_key(headers: Mapping[str, str]) -> str:
     scheme, _, key = headers.get("authorization", "").partition(" ")
     return key.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "").strip()
 

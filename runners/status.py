@@ -1,6 +1,11 @@
-"""Exception class -> HTTP status and gRPC code, in one table."""
+"""The HTTP status, the gRPC code and the public form of every error.
+
+`STATUS` is the only table from exception classes to statuses, and `public_error` the only place
+that decides which messages callers may see. HTTP, server-sent events and gRPC use both.
+"""
 
 import math
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from foley.errors import (
@@ -29,13 +34,18 @@ from foley.errors import (
 
 
 class Status(NamedTuple):
-    """How an error is told to the caller."""
+    """The status of an error in both protocols.
+
+    Attributes:
+        http: status code, 400 to 599.
+        grpc: name of a member of `grpc.StatusCode`.
+    """
 
     http: int
-    grpc: str  # a member of grpc.StatusCode
+    grpc: str
 
 
-# An error that is not listed is told as the nearest of its ancestors that is.
+# An error class that is not listed has the status of its nearest listed ancestor.
 STATUS: dict[type[FoleyError], Status] = {
     RequestError: Status(400, "INVALID_ARGUMENT"),
     ParameterError: Status(422, "INVALID_ARGUMENT"),
@@ -60,7 +70,7 @@ STATUS: dict[type[FoleyError], Status] = {
     RequestTimeoutError: Status(504, "DEADLINE_EXCEEDED"),
 }
 
-# Codes of answers that never were an exception of ours: routing, and the server underneath.
+# Error codes of responses that no exception of ours caused: those of the router and of BentoML.
 CODE_OF_HTTP_STATUS = {
     401: UnauthorizedError.code,
     404: NotFoundError.code,
@@ -72,33 +82,62 @@ CODE_OF_HTTP_STATUS = {
     503: NotReadyError.code,
     504: RequestTimeoutError.code,
 }
-RETRY_AFTER_SECONDS = 5
+DEFAULT_RETRY_SECONDS = 5
 INTERNAL_CODE = "internal"
+INTERNAL_STATUS = Status(500, "INTERNAL")
 INTERNAL_MESSAGE = "something went wrong inside the service"
+REDACTED_MESSAGE = "the service cannot do this now; its log has the reason"
 
-# Their messages are written for callers; those of other server errors may name files.
-_OPEN = (RequestError, NotReadyError, ModelFailedError, RunnerLostError, RequestTimeoutError)
+# The messages of these classes are written for callers. Those of other errors may name files.
+_PUBLIC = (RequestError, NotReadyError, ModelFailedError, RunnerLostError, RequestTimeoutError)
+# The same request may succeed later.
+_TRANSIENT = (BusyError, NotReadyError, RunnerLostError)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublicError:
+    """An error as callers see it.
+
+    Attributes:
+        code: stable name of the error; see `foley.errors`.
+        message: one sentence for the caller.
+        status: HTTP status and gRPC code.
+        redacted: whether `message` replaces the error's own, which then belongs into the log.
+        retry_after_seconds: whole seconds after which the same request may succeed; None where
+            waiting does not help.
+    """
+
+    code: str
+    message: str
+    status: Status
+    redacted: bool
+    retry_after_seconds: int | None = None
+
+
+def public_error(error: Exception) -> PublicError:
+    """Return the public form of an error; an exception that is not ours becomes `internal`."""
+    if not isinstance(error, FoleyError):
+        return PublicError(
+            code=INTERNAL_CODE, message=INTERNAL_MESSAGE, status=INTERNAL_STATUS, redacted=True
+        )
+    is_public = isinstance(error, _PUBLIC)
+    retry_after_seconds = None
+    if isinstance(error, _TRANSIENT):
+        retry_after_seconds = math.ceil(error.retry_after_seconds or DEFAULT_RETRY_SECONDS)
+    return PublicError(
+        code=error.code,
+        message=str(error) if is_public else REDACTED_MESSAGE,
+        status=status_of(type(error)),
+        redacted=not is_public,
+        retry_after_seconds=retry_after_seconds,
+    )
 
 
 def status_of(kind: type[FoleyError]) -> Status:
-    """The status of the class itself, or of its nearest listed ancestor."""
+    """Return the status of an error class, or of its nearest listed ancestor."""
     return next(STATUS[ancestor] for ancestor in kind.__mro__ if ancestor in STATUS)
 
 
 def code_of_http_status(status: int) -> str:
-    """A stable code for an error answer that carries none."""
+    """Return a stable error code for an HTTP status (400 to 599) that came without one."""
     return CODE_OF_HTTP_STATUS.get(status, RequestError.code if status < 500 else INTERNAL_CODE)
-
-
-def public_message(error: FoleyError) -> str:
-    """What the caller is told of an error; whoever runs the service finds the rest in its log."""
-    if isinstance(error, _OPEN):
-        return str(error)
-    return "the service cannot do this now; whoever runs it finds the reason in its log"
-
-
-def retry_after(error: FoleyError) -> int | None:
-    """Seconds after which the same request may succeed; None where waiting does not help."""
-    if not isinstance(error, BusyError | NotReadyError | RunnerLostError):
-        return None
-    return math.ceil(error.retry_after_seconds or RETRY_AFTER_SECONDS)

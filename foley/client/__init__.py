@@ -11,10 +11,11 @@ neither PyTorch nor PyAV.
 """
 
 from foley.client.async_client import AsyncFoleyClient
-from foley.client.request import Format, RequestOptions
+from foley.client.request import RequestOptions
 from foley.client.results import RemoteFile, RemoteGeneration, RemoteModel, RemoteUpdate
 from foley.client.sync_client import FoleyClient
 from foley.errors import ConnectionFailedError
+from foley.request import Format
 
 __all__ = [
     "AsyncFoleyClient",

@@ -4,16 +4,15 @@ Nothing here opens a connection: both clients use it.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 from foley.client.results import RemoteFile, RemoteGeneration, RemoteUpdate
 from foley.errors import ParameterError, VideoDecodeError
-from foley.request import GenerationRequest, Solver
+from foley.request import AudioFormat, Format, GenerationRequest, Solver
 
 Clip = Path | str | bytes
-Format = Literal["mp4", "mov", "mkv", "webm", "wav", "flac"]
 OnUpdate = Callable[[RemoteUpdate], None]
 
 EVENT_STREAM = "text/event-stream"
@@ -31,6 +30,7 @@ class RequestOptions(TypedDict, total=False):
     num_variations: int
     trim: bool  # cut a clip that is too long instead of refusing it
     format: Format  # of the files; mp4 by default
+    also: Sequence[AudioFormat]  # formats of the sound alone, written too; none by default
     priority: Literal["interactive", "bulk"]  # bulk lets interactive requests go first
 
 
@@ -54,8 +54,7 @@ class PreparedRequest:
         if unknown:
             raise ParameterError(f"{unknown[0]}: no such option")
         self._clip = clip if isinstance(clip, bytes) else Path(clip)
-        self._fields = {k: _format_field(v) for k, v in options.items() if v is not None}
-        self._format: str = options.get("format") or "mp4"
+        self._fields = {k: format_field(v) for k, v in options.items() if v is not None}
         self._headers = {"Accept": EVENT_STREAM}
         if request_id is not None:
             self._headers["X-Request-Id"] = request_id
@@ -85,25 +84,26 @@ class PreparedRequest:
             yield {"data": self._fields, "files": {"clip": clip}, "headers": self._headers}
 
     def result_paths(self, result: RemoteGeneration, folder: Path) -> list[tuple[RemoteFile, Path]]:
-        """Pair each file in the requested format with its path in a folder.
+        """Pair each file of the result with its path in a folder.
 
         Args:
             result: the service's answer to this request.
             folder: parent of the paths; it need not exist.
 
         Returns:
-            One pair for each variation: CLIP.foley.FORMAT, or CLIP.foley-N.FORMAT if there are
-            several.
+            One pair for each file: CLIP.foley.FORMAT, or CLIP.foley-N.FORMAT if there are several
+            variations.
         """
         stem = "clip" if isinstance(self._clip, bytes) else self._clip.stem
-        files = result.select_files(self._format)
         pairs = []
-        for file in files:
-            number = f"-{file.variation}" if len(files) > 1 else ""
+        for file in result.files:
+            number = f"-{file.variation}" if len(result.seeds) > 1 else ""
             pairs.append((file, folder / f"{stem}.foley{number}.{file.format}"))
         return pairs
 
 
-def _format_field(value: object) -> str:
-    """Write an option as the form's text: booleans are `true` and `false`."""
+def format_field(value: object) -> str:
+    """Write an option as the form's text: `true` or `false`, and lists with commas."""
+    if isinstance(value, list | tuple):
+        return ",".join(str(item) for item in value)
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -62,8 +62,9 @@ class RemoteGeneration(_RemoteObject):
         timings_seconds: seconds in each stage, in order, and their `total`.
         notices: sentences about what was done to the clip or the prompts.
         seeds: the seed of each variation.
-        files: all formats of all variations.
-        saved: the paths that `generate` wrote, one for each variation; empty without a destination.
+        files: by variation, the format asked for first.
+        saved: the paths that `generate` wrote, in the order of `files`; empty without a
+            destination.
     """
 
     request_id: str

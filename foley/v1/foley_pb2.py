@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x66oley/v1/foley.proto\x12\x08\x66oley.v1\"X\n\x0fGenerateRequest\x12,\n\x07options\x18\x01 \x01(\x0b\x32\x19.foley.v1.GenerateOptionsH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"\x99\x03\n\x0fGenerateOptions\x12\x13\n\x06prompt\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x1c\n\x0fnegative_prompt\x18\x02 \x01(\tH\x01\x88\x01\x01\x12\x1b\n\x0eguidance_scale\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12 \n\x13num_inference_steps\x18\x04 \x01(\x05H\x03\x88\x01\x01\x12\x13\n\x06solver\x18\x05 \x01(\tH\x04\x88\x01\x01\x12\x11\n\x04seed\x18\x06 \x01(\x03H\x05\x88\x01\x01\x12\x1b\n\x0enum_variations\x18\x07 \x01(\x05H\x06\x88\x01\x01\x12\x11\n\x04trim\x18\x08 \x01(\x08H\x07\x88\x01\x01\x12\x13\n\x06\x66ormat\x18\t \x01(\tH\x08\x88\x01\x01\x12\x15\n\x08priority\x18\n \x01(\tH\t\x88\x01\x01\x42\t\n\x07_promptB\x12\n\x10_negative_promptB\x11\n\x0f_guidance_scaleB\x16\n\x14_num_inference_stepsB\t\n\x07_solverB\x07\n\x05_seedB\x11\n\x0f_num_variationsB\x07\n\x05_trimB\t\n\x07_formatB\x0b\n\t_priority\"\xb5\x01\n\x10GenerateResponse\x12&\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\x12.foley.v1.AcceptedH\x00\x12&\n\x08progress\x18\x02 \x01(\x0b\x32\x12.foley.v1.ProgressH\x00\x12\"\n\x06result\x18\x03 \x01(\x0b\x32\x10.foley.v1.ResultH\x00\x12$\n\x05\x63hunk\x18\x04 \x01(\x0b\x32\x13.foley.v1.FileChunkH\x00\x42\x07\n\x05\x65vent\"\x1e\n\x08\x41\x63\x63\x65pted\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"\xb7\x01\n\x08Progress\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x1b\n\x0equeue_position\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x11\n\x04step\x18\x03 \x01(\x05H\x01\x88\x01\x01\x12\x16\n\tnum_steps\x18\x04 \x01(\x05H\x02\x88\x01\x01\x12\x19\n\x0cseconds_left\x18\x05 \x01(\x01H\x03\x88\x01\x01\x42\x11\n\x0f_queue_positionB\x07\n\x05_stepB\x0c\n\n_num_stepsB\x0f\n\r_seconds_left\"\xb6\x01\n\x06Result\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x18\n\x10\x64uration_seconds\x18\x04 \x01(\x01\x12\x16\n\x0esample_rate_hz\x18\x05 \x01(\x05\x12!\n\x07timings\x18\x06 \x03(\x0b\x32\x10.foley.v1.Timing\x12\x0f\n\x07notices\x18\x07 \x03(\t\x12\x1d\n\x05\x66iles\x18\x08 \x03(\x0b\x32\x0e.foley.v1.FileJ\x04\x08\x03\x10\x04\"(\n\x06Timing\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x0f\n\x07seconds\x18\x02 \x01(\x01\"^\n\x04\x46ile\x12\x11\n\tvariation\x18\x01 \x01(\x05\x12\x0c\n\x04seed\x18\x02 \x01(\x03\x12\x0e\n\x06\x66ormat\x18\x03 \x01(\t\x12\x12\n\nmedia_type\x18\x04 \x01(\t\x12\x11\n\tnum_bytes\x18\x05 \x01(\x03\"-\n\tFileChunk\x12\x12\n\nfile_index\x18\x01 \x01(\x05\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"\x11\n\x0fGetModelRequest\"\xa2\x01\n\x10GetModelResponse\x12\x0e\n\x06preset\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\t\x12\x0f\n\x07licence\x18\x04 \x01(\t\x12\x11\n\tterritory\x18\x05 \x01(\t\x12\x1b\n\x13num_inference_steps\x18\x06 \x01(\x05\x12\r\n\x05\x61\x62out\x18\x07 \x01(\t\x12\x16\n\x0eguidance_scale\x18\x08 \x01(\x01J\x04\x08\x02\x10\x03\"#\n\rCancelRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"\x10\n\x0e\x43\x61ncelResponse2\xd5\x01\n\x0c\x46oleyService\x12\x45\n\x08Generate\x12\x19.foley.v1.GenerateRequest\x1a\x1a.foley.v1.GenerateResponse(\x01\x30\x01\x12\x41\n\x08GetModel\x12\x19.foley.v1.GetModelRequest\x1a\x1a.foley.v1.GetModelResponse\x12;\n\x06\x43\x61ncel\x12\x17.foley.v1.CancelRequest\x1a\x18.foley.v1.CancelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x66oley/v1/foley.proto\x12\x08\x66oley.v1\"X\n\x0fGenerateRequest\x12,\n\x07options\x18\x01 \x01(\x0b\x32\x19.foley.v1.GenerateOptionsH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"\xa7\x03\n\x0fGenerateOptions\x12\x13\n\x06prompt\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x1c\n\x0fnegative_prompt\x18\x02 \x01(\tH\x01\x88\x01\x01\x12\x1b\n\x0eguidance_scale\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12 \n\x13num_inference_steps\x18\x04 \x01(\x05H\x03\x88\x01\x01\x12\x13\n\x06solver\x18\x05 \x01(\tH\x04\x88\x01\x01\x12\x11\n\x04seed\x18\x06 \x01(\x03H\x05\x88\x01\x01\x12\x1b\n\x0enum_variations\x18\x07 \x01(\x05H\x06\x88\x01\x01\x12\x11\n\x04trim\x18\x08 \x01(\x08H\x07\x88\x01\x01\x12\x13\n\x06\x66ormat\x18\t \x01(\tH\x08\x88\x01\x01\x12\x15\n\x08priority\x18\n \x01(\tH\t\x88\x01\x01\x12\x0c\n\x04\x61lso\x18\x0b \x03(\tB\t\n\x07_promptB\x12\n\x10_negative_promptB\x11\n\x0f_guidance_scaleB\x16\n\x14_num_inference_stepsB\t\n\x07_solverB\x07\n\x05_seedB\x11\n\x0f_num_variationsB\x07\n\x05_trimB\t\n\x07_formatB\x0b\n\t_priority\"\xb5\x01\n\x10GenerateResponse\x12&\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\x12.foley.v1.AcceptedH\x00\x12&\n\x08progress\x18\x02 \x01(\x0b\x32\x12.foley.v1.ProgressH\x00\x12\"\n\x06result\x18\x03 \x01(\x0b\x32\x10.foley.v1.ResultH\x00\x12$\n\x05\x63hunk\x18\x04 \x01(\x0b\x32\x13.foley.v1.FileChunkH\x00\x42\x07\n\x05\x65vent\"\x1e\n\x08\x41\x63\x63\x65pted\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"\xb7\x01\n\x08Progress\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x1b\n\x0equeue_position\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x11\n\x04step\x18\x03 \x01(\x05H\x01\x88\x01\x01\x12\x16\n\tnum_steps\x18\x04 \x01(\x05H\x02\x88\x01\x01\x12\x19\n\x0cseconds_left\x18\x05 \x01(\x01H\x03\x88\x01\x01\x42\x11\n\x0f_queue_positionB\x07\n\x05_stepB\x0c\n\n_num_stepsB\x0f\n\r_seconds_left\"\xb6\x01\n\x06Result\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x18\n\x10\x64uration_seconds\x18\x04 \x01(\x01\x12\x16\n\x0esample_rate_hz\x18\x05 \x01(\x05\x12!\n\x07timings\x18\x06 \x03(\x0b\x32\x10.foley.v1.Timing\x12\x0f\n\x07notices\x18\x07 \x03(\t\x12\x1d\n\x05\x66iles\x18\x08 \x03(\x0b\x32\x0e.foley.v1.FileJ\x04\x08\x03\x10\x04\"(\n\x06Timing\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x0f\n\x07seconds\x18\x02 \x01(\x01\"^\n\x04\x46ile\x12\x11\n\tvariation\x18\x01 \x01(\x05\x12\x0c\n\x04seed\x18\x02 \x01(\x03\x12\x0e\n\x06\x66ormat\x18\x03 \x01(\t\x12\x12\n\nmedia_type\x18\x04 \x01(\t\x12\x11\n\tnum_bytes\x18\x05 \x01(\x03\"-\n\tFileChunk\x12\x12\n\nfile_index\x18\x01 \x01(\x05\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"\x11\n\x0fGetModelRequest\"\xa2\x01\n\x10GetModelResponse\x12\x0e\n\x06preset\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\t\x12\x0f\n\x07licence\x18\x04 \x01(\t\x12\x11\n\tterritory\x18\x05 \x01(\t\x12\x1b\n\x13num_inference_steps\x18\x06 \x01(\x05\x12\r\n\x05\x61\x62out\x18\x07 \x01(\t\x12\x16\n\x0eguidance_scale\x18\x08 \x01(\x01J\x04\x08\x02\x10\x03\"#\n\rCancelRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"\x10\n\x0e\x43\x61ncelResponse2\xd5\x01\n\x0c\x46oleyService\x12\x45\n\x08Generate\x12\x19.foley.v1.GenerateRequest\x1a\x1a.foley.v1.GenerateResponse(\x01\x30\x01\x12\x41\n\x08GetModel\x12\x19.foley.v1.GetModelRequest\x1a\x1a.foley.v1.GetModelResponse\x12;\n\x06\x43\x61ncel\x12\x17.foley.v1.CancelRequest\x1a\x18.foley.v1.CancelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,29 +35,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GENERATEREQUEST']._serialized_start=34
   _globals['_GENERATEREQUEST']._serialized_end=122
   _globals['_GENERATEOPTIONS']._serialized_start=125
-  _globals['_GENERATEOPTIONS']._serialized_end=534
-  _globals['_GENERATERESPONSE']._serialized_start=537
-  _globals['_GENERATERESPONSE']._serialized_end=718
-  _globals['_ACCEPTED']._serialized_start=720
-  _globals['_ACCEPTED']._serialized_end=750
-  _globals['_PROGRESS']._serialized_start=753
-  _globals['_PROGRESS']._serialized_end=936
-  _globals['_RESULT']._serialized_start=939
-  _globals['_RESULT']._serialized_end=1121
-  _globals['_TIMING']._serialized_start=1123
-  _globals['_TIMING']._serialized_end=1163
-  _globals['_FILE']._serialized_start=1165
-  _globals['_FILE']._serialized_end=1259
-  _globals['_FILECHUNK']._serialized_start=1261
-  _globals['_FILECHUNK']._serialized_end=1306
-  _globals['_GETMODELREQUEST']._serialized_start=1308
-  _globals['_GETMODELREQUEST']._serialized_end=1325
-  _globals['_GETMODELRESPONSE']._serialized_start=1328
-  _globals['_GETMODELRESPONSE']._serialized_end=1490
-  _globals['_CANCELREQUEST']._serialized_start=1492
-  _globals['_CANCELREQUEST']._serialized_end=1527
-  _globals['_CANCELRESPONSE']._serialized_start=1529
-  _globals['_CANCELRESPONSE']._serialized_end=1545
-  _globals['_FOLEYSERVICE']._serialized_start=1548
-  _globals['_FOLEYSERVICE']._serialized_end=1761
+  _globals['_GENERATEOPTIONS']._serialized_end=548
+  _globals['_GENERATERESPONSE']._serialized_start=551
+  _globals['_GENERATERESPONSE']._serialized_end=732
+  _globals['_ACCEPTED']._serialized_start=734
+  _globals['_ACCEPTED']._serialized_end=764
+  _globals['_PROGRESS']._serialized_start=767
+  _globals['_PROGRESS']._serialized_end=950
+  _globals['_RESULT']._serialized_start=953
+  _globals['_RESULT']._serialized_end=1135
+  _globals['_TIMING']._serialized_start=1137
+  _globals['_TIMING']._serialized_end=1177
+  _globals['_FILE']._serialized_start=1179
+  _globals['_FILE']._serialized_end=1273
+  _globals['_FILECHUNK']._serialized_start=1275
+  _globals['_FILECHUNK']._serialized_end=1320
+  _globals['_GETMODELREQUEST']._serialized_start=1322
+  _globals['_GETMODELREQUEST']._serialized_end=1339
+  _globals['_GETMODELRESPONSE']._serialized_start=1342
+  _globals['_GETMODELRESPONSE']._serialized_end=1504
+  _globals['_CANCELREQUEST']._serialized_start=1506
+  _globals['_CANCELREQUEST']._serialized_end=1541
+  _globals['_CANCELRESPONSE']._serialized_start=1543
+  _globals['_CANCELRESPONSE']._serialized_end=1559
+  _globals['_FOLEYSERVICE']._serialized_start=1562
+  _globals['_FOLEYSERVICE']._serialized_end=1775
 # @@protoc_insertion_point(module_scope)

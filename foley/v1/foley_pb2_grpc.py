@@ -57,22 +57,22 @@ class FoleyServiceServicer:
 
     def Generate(self, request_iterator, context):
         """Makes the sound of a clip. The caller sends the options, then the clip in chunks of at most
-        4 MB each (rather 64 kB to 1 MB). The service tells how far it is, then what came of it, then
-        sends the files. Whoever cancels the call, or lets its deadline pass, cancels the work.
+        4 MB each; 64 kB to 1 MB are best. The service sends progress, then the result, then the files.
+        The work stops when the caller cancels the call or its deadline passes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetModel(self, request, context):
-        """What is served, and under which licence.
+        """Returns the model that is served, and the licence of its weights.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Cancel(self, request, context):
-        """Drops a request, however it was made; NOT_FOUND where no such request is worked on.
+        """Cancels a request that was made over gRPC or HTTP; NOT_FOUND where no such request is active.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

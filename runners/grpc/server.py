@@ -1,4 +1,4 @@
-"""The gRPC server of one API process, beside its HTTP server and in the same event loop."""
+"""The gRPC server of one API process, in the same event loop as its HTTP server."""
 
 import asyncio
 import ipaddress
@@ -21,9 +21,9 @@ from runners.settings import Settings
 
 log = structlog.get_logger(__name__)
 
-LOOK_SECONDS = 1.0  # how often readiness is looked at, and a port that was taken
-DRAIN_SECONDS = 25.0  # how long calls in flight may take to end
-LAST_WORD_SECONDS = 0.2  # how long the last state may take to reach those who watch
+POLL_SECONDS = 1.0  # between two checks of readiness, or two tries to take the port
+DRAIN_SECONDS = 25.0  # how long active calls may take to end
+LAST_STATUS_SECONDS = 0.2  # how long the last health status may take to reach its watchers
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 
 
@@ -31,17 +31,21 @@ class RpcServer:
     """Serves `FoleyService`, health and reflection; needs a running event loop.
 
     Args:
-        servicer: answers the calls.
-        settings: host and port.
-        ready: raises while requests cannot be served.
+        servicer: has the methods of `FoleyService`.
+        settings: host, port and number of API processes, which share the port.
+        check_ready: returns when requests can be served, and raises the reason when they cannot.
     """
 
     def __init__(
-        self, servicer: FoleyServicer, settings: Settings, *, ready: Callable[[], Awaitable[object]]
+        self,
+        servicer: FoleyServicer,
+        settings: Settings,
+        *,
+        check_ready: Callable[[], Awaitable[object]],
     ) -> None:
         self._host = settings.grpc_host or _http_host()
         self._port = settings.grpc_port
-        self._ready = ready
+        self._check_ready = check_ready
         self._listening = False
         self._server = grpc.aio.server(
             options=[
@@ -50,29 +54,33 @@ class RpcServer:
             ]
         )
         add_FoleyServiceServicer_to_server(servicer, self._server)
-        self._health = _Health()
+        self._health = _HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
         self._running = asyncio.create_task(self._run())
         self._stopping: asyncio.Task[None] | None = None
-        # HTTP's connections are drained before anybody is told of the end.
+        # Shutdown hooks run only after HTTP's connections are drained, which is too late for gRPC.
         on_end_asked(self.begin_stop)
 
     def check(self) -> None:
-        """Raise what says why nothing can be served here."""
+        """Return if the server listens.
+
+        Raises:
+            NotReadyError: another process uses its port.
+        """
         if not self._listening:
             raise NotReadyError(
                 f"port {self._port} of gRPC is taken; set FOLEY_GRPC_PORT to another, or to 0"
             )
 
     def begin_stop(self) -> None:
-        """Take no new calls from now on."""
+        """Stop taking calls, and begin to drain the active ones."""
         if self._stopping is None:
             self._stopping = asyncio.create_task(self._stop())
 
     async def stop(self) -> None:
-        """Let the calls in flight end, within bounds."""
+        """Stop, and return when the active calls have ended or the time to drain them is over."""
         self.begin_stop()
         assert self._stopping is not None
         await self._stopping
@@ -89,40 +97,40 @@ class RpcServer:
         serving = False
         while True:
             try:
-                await self._ready()
+                await self._check_ready()
                 now_serving = True
-            except Exception:  # noqa: BLE001 - whatever it is, /readyz tells it
+            except Exception:  # noqa: BLE001 - /readyz has the reason
                 now_serving = False
             if now_serving != serving:
                 serving = now_serving
                 await self._set_health(serving=serving)
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(POLL_SECONDS)
 
     async def _listen(self) -> None:
-        """Take the port; where an earlier service has not yet left it, as soon as it does."""
+        """Take the port, as soon as an earlier process has left it."""
         host = f"[{self._host}]" if _is_v6(self._host) else self._host
-        told = False
+        is_logged = False
         while not self._listening:
             try:
                 self._server.add_insecure_port(f"{host}:{self._port}")
                 self._listening = True
             except RuntimeError as error:
-                if not told:
+                if not is_logged:
                     log.error("grpc_port_taken", port=self._port, reason=str(error))
-                told = True
-                await asyncio.sleep(LOOK_SECONDS)
+                is_logged = True
+                await asyncio.sleep(POLL_SECONDS)
         await self._server.start()
         log.info("grpc_listening", host=self._host, port=self._port)
 
     async def _set_health(self, *, serving: bool) -> None:
-        known = health_pb2.HealthCheckResponse
-        status = known.SERVING if serving else known.NOT_SERVING
+        statuses = health_pb2.HealthCheckResponse
+        status = statuses.SERVING if serving else statuses.NOT_SERVING
         for name in ("", SERVICE):
             await self._health.set(name, status)
 
 
-class _Health(health.aio.HealthServicer):
-    """The library's, whose watchers would hold the server until it stops draining."""
+class _HealthServicer(health.aio.HealthServicer):
+    """The library's servicer, whose watchers do not hold up the server while it drains here."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -131,25 +139,25 @@ class _Health(health.aio.HealthServicer):
     async def Watch(  # noqa: N802
         self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext
     ) -> None:
-        """Tell every change, up to the end."""
+        """Send every change of a service's status until the server ends."""
         watching = asyncio.create_task(super().Watch(request, context))
         ending = asyncio.create_task(self._ended.wait())
         try:
             await asyncio.wait({watching, ending}, return_when=asyncio.FIRST_COMPLETED)
-            await asyncio.wait({watching}, timeout=LAST_WORD_SECONDS)
+            await asyncio.wait({watching}, timeout=LAST_STATUS_SECONDS)
         finally:
             watching.cancel()
             ending.cancel()
             await asyncio.gather(watching, ending, return_exceptions=True)
 
     async def end(self) -> None:
-        """Tell that nothing is served any more, and let the watchers go."""
+        """Set all services to NOT_SERVING, and end the calls of their watchers."""
         await self.enter_graceful_shutdown()
         self._ended.set()
 
 
 def _http_host() -> str:
-    """The address that this process serves HTTP on: BentoML gives its workers the socket only."""
+    """Return the address on which this process serves HTTP; BentoML hands it only the socket."""
     context = click.get_current_context(silent=True)
     descriptor = context.params.get("fd") if context else None
     if descriptor is None:

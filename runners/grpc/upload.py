@@ -1,4 +1,4 @@
-"""What a caller streams to `Generate`: the options, then the clip; read with limits and checked."""
+"""Read the upload of a `Generate` call: the options, then the clip in chunks."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -9,59 +9,59 @@ from pydantic import ValidationError
 from foley.errors import ParameterError, UploadTooLargeError
 from foley.request import describe_validation_error
 from foley.v1.foley_pb2 import GenerateOptions, GenerateRequest
-from runners.jobs.job import GenerationJob, GenerationOptions
+from runners.jobs.job import GenerationOptions
+from runners.jobs.scratch import CLIP
 
 
-async def read_order(
+async def read_upload(
     requests: AsyncIterator[GenerateRequest], folder: Path, *, max_bytes: int
-) -> GenerationJob:
-    """Read the call's messages, storing the clip in `folder`.
+) -> GenerationOptions:
+    """Store the clip of a call in `folder`, as `runners.jobs.scratch.CLIP`; return its options.
+
+    The next message is read only after the last chunk was written, which is backpressure for the
+    sender.
+
+    Args:
+        requests: the messages of the call.
+        folder: of the request.
+        max_bytes: limit of the clip, checked while it is read.
 
     Raises:
-        ParameterError: an option is out of bounds, or the messages come in another order.
-        UploadTooLargeError: more than `max_bytes`, noticed before the rest is read.
+        ParameterError: an option is out of bounds, or the messages are in another order.
+        UploadTooLargeError: the clip has more than `max_bytes`.
     """
-    form: GenerationOptions | None = None
-    clip: Path | None = None
-    num_bytes = 0
-    async for message in requests:
-        part = message.WhichOneof("part")
-        if part == "options":
-            if form is not None:
-                raise ParameterError("options: given twice")
-            form = _form(message.options)
-        elif form is None:
-            raise ParameterError("options: missing; send them in the first message")
-        elif part == "chunk":
-            num_bytes += len(message.chunk)
-            if num_bytes > max_bytes:
-                raise UploadTooLargeError(f"the clip has more than {max_bytes} bytes, the limit")
-            clip = folder / "clip"
-            await asyncio.to_thread(_append, clip, message.chunk)
-        else:
-            raise ParameterError("a message holds neither options nor a chunk of the clip")
-    if form is None:
+    options: GenerationOptions | None = None
+    num_chunks = num_bytes = 0
+    with (folder / CLIP).open("xb") as file:
+        async for message in requests:
+            part = message.WhichOneof("part")
+            if part == "options":
+                if options is not None:
+                    raise ParameterError("options: given twice")
+                options = _parse_options(message.options)
+            elif options is None:
+                raise ParameterError("options: missing; send them in the first message")
+            elif part == "chunk":
+                num_chunks += 1
+                num_bytes += len(message.chunk)
+                if num_bytes > max_bytes:
+                    raise UploadTooLargeError(
+                        f"the clip has more than {max_bytes} bytes, the limit"
+                    )
+                await asyncio.to_thread(file.write, message.chunk)
+            else:
+                raise ParameterError("a message holds neither options nor a chunk of the clip")
+    if options is None:
         raise ParameterError("options: missing; send them in the first message")
-    if clip is None:
+    if not num_chunks:
         raise ParameterError("clip: missing; send the video in chunks after the options")
-    return GenerationJob(
-        clip=clip,
-        request=form.generation_request(),
-        trim=form.trim,
-        format=form.format or "mp4",
-        zipped=False,
-        priority=form.priority,
-    )
+    return options
 
 
-def _form(options: GenerateOptions) -> GenerationOptions:
-    given = {field.name: value for field, value in options.ListFields()}
+def _parse_options(options: GenerateOptions) -> GenerationOptions:
+    fields = {field.name: value for field, value in options.ListFields()}
+    fields["also"] = tuple(options.also)  # as a list of protobuf's own kind it would be refused
     try:
-        return GenerationOptions.model_validate(given)
+        return GenerationOptions.model_validate(fields)
     except ValidationError as error:
         raise ParameterError(describe_validation_error(error)) from error
-
-
-def _append(path: Path, chunk: bytes) -> None:
-    with path.open("ab") as file:
-        file.write(chunk)

@@ -1,6 +1,6 @@
-"""Health as load balancers ask for it: 200 ready, 204 still loading, 503 it never will be.
+"""Health for load balancers: 200 ready, 204 loading, 503 if the model could not be loaded.
 
-`/readyz` tells the same to people and orchestrators: 503 with a reason until 200.
+`/readyz` has the same for orchestrators: 503 with a reason until it is 200.
 """
 
 import asyncio
@@ -17,40 +17,40 @@ from runners.settings import Settings
 log = structlog.get_logger(__name__)
 
 POLL_SECONDS = 0.5
-IsReady = Callable[[], Awaitable[object]]
+CheckReady = Callable[[], Awaitable[object]]
 
 
-class Health:
-    """Answers the load balancer, on a port of its own too where one is set.
+class HealthCheck:
+    """Answers load balancers on the API's port, and on a port of its own where one is set.
 
     Args:
-        is_ready: returns when requests can be served, else raises what says why not.
+        check_ready: returns when requests can be served, and raises the reason when they cannot.
         settings: path, port and address.
     """
 
-    def __init__(self, is_ready: IsReady, settings: Settings) -> None:
-        self._is_ready = is_ready
+    def __init__(self, check_ready: CheckReady, settings: Settings) -> None:
+        self._check_ready = check_ready
         self._settings = settings
         self._created = time.monotonic()
         self._waiting: asyncio.Task[None] | None = None
         self._listener: web.AppRunner | None = None
 
     async def start(self) -> None:
-        """Begin to listen, and to wait for the moment to be logged as the end of the start.
+        """Listen on the port of its own, and begin to wait until the service is ready.
 
         Raises:
-            ConfigError: the port is taken.
+            ConfigError: the port is in use.
         """
-        self._waiting = asyncio.create_task(self._announce())
+        self._waiting = asyncio.create_task(self._log_when_ready())
         port = self._settings.health_port
         if port is None:
             return
         application = web.Application()
-        application.router.add_get(self._settings.health_path, self._answer_apart)
+        application.router.add_get(self._settings.health_path, self._respond_on_own_port)
         # Signals belong to the server around this one.
         self._listener = web.AppRunner(application, handle_signals=False, access_log=None)
         await self._listener.setup()
-        # Every API worker listens, and the kernel shares the connections out.
+        # Every API worker listens, and the kernel distributes the connections.
         site = web.TCPSite(
             self._listener, self._settings.health_host, port, reuse_port=True, shutdown_timeout=1
         )
@@ -71,31 +71,31 @@ class Health:
             await self._listener.cleanup()
 
     async def status(self) -> int:
-        """The HTTP status of the answer."""
+        """Return the HTTP status for a load balancer: 200, 204 or 503."""
         try:
-            await self._is_ready()
+            await self._check_ready()
         except NotReadyError:
             return 204
         except FoleyError:
             return 503
         return 200
 
-    async def answer(self) -> Response:
-        """The answer on the API's own port; it has no body."""
+    async def respond(self) -> Response:
+        """Return the response on the API's own port; it has no body."""
         return Response(status_code=await self.status())
 
-    async def _answer_apart(self, _request: web.Request) -> web.Response:
+    async def _respond_on_own_port(self, _request: web.Request) -> web.Response:
         return web.Response(status=await self.status())
 
-    async def _announce(self) -> None:
-        """Log once when requests can be served."""
+    async def _log_when_ready(self) -> None:
+        """Log the time that the start took, once requests can be served."""
         while True:
             try:
-                await self._is_ready()
+                await self._check_ready()
                 break
             except NotReadyError:
                 await asyncio.sleep(POLL_SECONDS)
-            except FoleyError:  # the runner's log says what is wrong
+            except FoleyError:  # the runner has logged the reason
                 return
         seconds = {"api": round(time.monotonic() - self._created, 2)}
         if self._settings.container_started is not None:

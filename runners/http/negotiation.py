@@ -1,10 +1,14 @@
-"""Content negotiation: which media type an `Accept` header asks for (RFC 9110, 12.5.1)."""
+"""Content negotiation: how a request is answered, by its `Accept` header (RFC 9110, 12.5.1)."""
 
 import re
+from dataclasses import dataclass
 
+from foley.errors import NotAcceptableError
+from foley.request import Format
 from runners.http import sse
-from runners.jobs.job import ZIP, Format
+from runners.jobs.job import GenerationOptions
 
+ZIP = "application/zip"
 # What `Accept` may name, in the order of our preference where it leaves a choice.
 ACCEPTED: dict[str, Format] = {
     "video/mp4": "mp4",
@@ -23,40 +27,82 @@ OTHER_NAMES = {
 WEIGHT = re.compile(r"0(\.\d*)?|1(\.0*)?", re.ASCII)
 
 
-def accept_weights(accept: str) -> dict[str, float]:
-    """How much an `Accept` header wants each media type that we make; absent: it names none.
+@dataclass(frozen=True, kw_only=True)
+class ResponseFormat:
+    """How a request is answered.
 
-    Of the ranges that a type falls under, the most specific one counts. An empty header is none.
+    Attributes:
+        format: container of each variation.
+        zipped: whether the response is a zip of all files.
+        streamed: whether it is a stream of server-sent events.
     """
-    given = _ranges(accept) or {"*/*": 1.0}
+
+    format: Format
+    zipped: bool = False
+    streamed: bool = False
+
+
+def negotiate(accept: str, options: GenerationOptions) -> ResponseFormat:
+    """Choose how a request is answered.
+
+    The option `format` decides the container, or else the most wanted media type. Several files
+    come as a zip, unless the caller asks for events.
+
+    Args:
+        accept: value of the `Accept` header; empty: anything.
+        options: of the request.
+
+    Raises:
+        NotAcceptableError: `Accept` allows no format that exists here, or no zip of several files.
+    """
+    weights = accept_weights(accept)
+    media_types = sort_acceptable(weights)
+    if wants_events(accept):
+        default = ACCEPTED[(media_types or ["video/mp4"])[0]]
+        return ResponseFormat(format=options.format or default, streamed=True)
+    if options.format is None and not media_types:
+        raise NotAcceptableError(f"Accept allows none of {', '.join(ACCEPTED)}, which we make")
+    chosen = options.format or ACCEPTED[media_types[0]]
+    is_several = options.num_variations > 1 or any(name != chosen for name in options.also)
+    if options.format is None and is_several and weights.get(ZIP) == 0:
+        raise NotAcceptableError(f"Accept forbids {ZIP}, in which several files come")
+    return ResponseFormat(format=chosen, zipped=is_several or media_types[:1] == [ZIP])
+
+
+def accept_weights(accept: str) -> dict[str, float]:
+    """Return the weight of each media type of ours that an `Accept` header names, from 0 to 1.
+
+    Of the ranges that match a type, the most specific one counts. An empty header allows all types.
+    """
+    ranges = _parse_ranges(accept) or {"*/*": 1.0}
     weights: dict[str, float] = {}
     for media_type in ACCEPTED:
         for media_range in ("*/*", media_type.split("/")[0] + "/*", media_type):
-            if media_range in given:
-                weights[media_type] = given[media_range]
+            if media_range in ranges:
+                weights[media_type] = ranges[media_range]
     return weights
 
 
+def sort_acceptable(weights: dict[str, float]) -> list[str]:
+    """Return the media types whose weight is not 0, the most wanted first."""
+    allowed = [media_type for media_type, weight in weights.items() if weight > 0]
+    return sorted(allowed, key=lambda media_type: -weights[media_type])  # stable: ours break ties
+
+
 def wants_events(accept: str) -> bool:
-    """Whether an `Accept` header names the stream of events, and wants no file more."""
-    given = _ranges(accept)
-    weight = given.get(sse.MEDIA_TYPE, 0.0)
-    return weight > 0 and all(given.get(media_type, 0.0) <= weight for media_type in ACCEPTED)
+    """Return whether an `Accept` header names server-sent events, and wants no file more."""
+    ranges = _parse_ranges(accept)
+    weight = ranges.get(sse.MEDIA_TYPE, 0.0)
+    return weight > 0 and all(ranges.get(media_type, 0.0) <= weight for media_type in ACCEPTED)
 
 
-def _ranges(accept: str) -> dict[str, float]:
-    """How much each media range of an `Accept` header is wanted."""
-    given: dict[str, float] = {}
+def _parse_ranges(accept: str) -> dict[str, float]:
+    """Return the weight of each media range of an `Accept` header."""
+    ranges: dict[str, float] = {}
     for entry in filter(None, (entry.strip().lower() for entry in accept.split(","))):
         media_range, *parameters = (part.strip() for part in entry.split(";"))
         stated = [part[2:] for part in parameters if part.startswith("q=")]
         weight = float(stated[0]) if stated and WEIGHT.fullmatch(stated[0]) else float(not stated)
         media_range = OTHER_NAMES.get(media_range, media_range)
-        given[media_range] = max(weight, given.get(media_range, 0.0))
-    return given
-
-
-def acceptable(weights: dict[str, float]) -> list[str]:
-    """The media types that may be answered, the most wanted first."""
-    allowed = [media_type for media_type, weight in weights.items() if weight > 0]
-    return sorted(allowed, key=lambda media_type: -weights[media_type])  # stable: ours break ties
+        ranges[media_range] = max(weight, ranges.get(media_range, 0.0))
+    return ranges

@@ -1,4 +1,4 @@
-"""A finished job as one HTTP response, or as the data of the last event."""
+"""The outcome of a request as JSON or files: the same in HTTP responses and in events."""
 
 import json
 import zipfile
@@ -6,52 +6,78 @@ from typing import Any
 
 from starlette.responses import FileResponse
 
-from runners.jobs.job import MEDIA_TYPES, ZIP
-from runners.jobs.outputs import JobResult
+from runners.http.negotiation import ZIP
+from runners.jobs.job import MEDIA_TYPES
+from runners.jobs.outputs import JobResult, OutputFile
 
 MANIFEST = "manifest.json"
 
 
-def result(filled: JobResult, url: str, kept_seconds: float) -> dict[str, Any]:
-    """What the last event tells: the facts, and where the files are.
+def result_event(result: JobResult, url: str, kept_seconds: float) -> dict[str, Any]:
+    """Return the data of the last event: the metadata, and where the files are.
 
     Args:
-        filled: the order.
-        url: of the folder that the files are in.
-        kept_seconds: for how long they are.
+        result: of the job.
+        url: path of the folder that holds the files, without a slash at the end.
+        kept_seconds: for how long they can be fetched.
     """
-    seeds = filled.facts.made.seeds
-    files = [
-        {
-            "variation": variation,
-            "seed": seed,
-            "format": file.container,
-            "media_type": MEDIA_TYPES[file.container],
-            "bytes": file.path.stat().st_size,
-            "url": f"{url}/{file.path.name}",
-        }
-        for variation, (seed, copies) in enumerate(zip(seeds, filled.variations, strict=True), 1)
-        for file in copies
-    ]
     return {
-        **filled.facts.summary(),
+        **result.summary(),
         "kept_seconds": kept_seconds,
-        "seeds": list(seeds),
-        "files": files,
+        "seeds": list(result.seeds),
+        "files": [
+            {**describe_file(file), "url": f"{url}/{file.path.name}"} for file in result.files
+        ],
     }
 
 
-def answer(filled: JobResult) -> FileResponse:
-    """The one file, or a zip of several with a manifest."""
-    order, sounds, facts = filled.order, filled.sounds, filled.facts
-    path = sounds[0].path
-    media_type = MEDIA_TYPES[sounds[0].container]
-    if order.zipped:
+def describe_file(file: OutputFile) -> dict[str, Any]:
+    """Return the metadata of a file as a JSON object."""
+    return {
+        "variation": file.variation,
+        "seed": file.seed,
+        "format": file.container,
+        "media_type": MEDIA_TYPES[file.container],
+        "bytes": file.path.stat().st_size,
+    }
+
+
+def error_body(
+    code: str, message: str, request_id: str, retry_after_seconds: int | None = None
+) -> dict[str, Any]:
+    """Return the JSON object that every error has, as a response and as an event.
+
+    Args:
+        code: stable name of the error.
+        message: for the caller.
+        request_id: of the request.
+        retry_after_seconds: when the same request may succeed; None where waiting does not help.
+    """
+    error: dict[str, str | int] = {"code": code, "message": message, "request_id": request_id}
+    if retry_after_seconds is not None:
+        error["retry_after_seconds"] = retry_after_seconds
+    return {"error": error}
+
+
+def file_response(result: JobResult, *, zipped: bool) -> FileResponse:
+    """Return the response with the files of a result; reads and writes the disk.
+
+    Args:
+        result: of the job; has one file where it is not zipped.
+        zipped: whether to send a zip of all files with a manifest.
+    """
+    path, media_type = result.files[0].path, MEDIA_TYPES[result.files[0].container]
+    if zipped:
         path, media_type = path.with_name("foley.zip"), ZIP
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:  # media does not shrink
-            for sound in sounds:
-                archive.write(sound.path, sound.path.name)
-            archive.writestr(MANIFEST, json.dumps(facts.manifest(sounds), indent=2))
+        manifest = {
+            **result.summary(),
+            "files": [{"file": file.path.name, **describe_file(file)} for file in result.files],
+        }
+        # Media does not shrink, so the files are stored as they are.
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+            for file in result.files:
+                archive.write(file.path, file.path.name)
+            archive.writestr(MANIFEST, json.dumps(manifest, indent=2))
     return FileResponse(
-        path, media_type=media_type, filename=f"foley{path.suffix}", headers=facts.headers()
+        path, media_type=media_type, filename=f"foley{path.suffix}", headers=result.headers()
     )

@@ -1,4 +1,7 @@
-"""Server-sent events: the answer to one request, told as it comes about."""
+"""Server-sent events: the response to one request, sent while it is worked on.
+
+Source: HTML Living Standard, 9.2 "Server-sent events".
+"""
 
 import asyncio
 import json
@@ -12,21 +15,34 @@ KEEP_ALIVE = b": keep-alive\n\n"
 
 
 class EventStream:
-    """Events in the order in which they are told."""
+    """A queue of events between the work on a request and its HTTP response.
+
+    The queue has no limit of its own: a request has one event for each solver step, at most a few
+    hundred small ones.
+    """
 
     def __init__(self) -> None:
-        self._waiting: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self._queue: asyncio.Queue[bytes | None] = asyncio.Queue()
 
-    def tell(self, event: str, data: dict[str, Any]) -> None:
-        """Say something; never waits for the caller to read it."""
-        self._waiting.put_nowait(f"event: {event}\ndata: {json.dumps(data)}\n\n".encode())
+    def put(self, name: str, data: dict[str, Any]) -> None:
+        """Add an event without waiting for the caller to read it.
 
-    def end(self) -> None:
-        """Say that nothing follows."""
-        self._waiting.put_nowait(None)
+        Args:
+            name: of the event.
+            data: JSON object.
+        """
+        self._queue.put_nowait(f"event: {name}\ndata: {json.dumps(data)}\n\n".encode())
+
+    def close(self) -> None:
+        """End the stream after the events that were added so far."""
+        self._queue.put_nowait(None)
 
     async def send_to(self, send: Send) -> None:
-        """Send what is told until the end, and a comment whenever nothing was said for a while."""
+        """Send the response: its head, the events until the end, and comments while there is none.
+
+        Args:
+            send: of the ASGI connection.
+        """
         headers = {"content-type": MEDIA_TYPE, "cache-control": "no-store"}
         headers["x-accel-buffering"] = "no"  # proxies would hold events back
         raw = [(name.encode(), value.encode()) for name, value in headers.items()]
@@ -34,7 +50,7 @@ class EventStream:
         block: bytes | None = b""
         while block is not None:
             try:
-                block = await asyncio.wait_for(self._waiting.get(), KEEP_ALIVE_SECONDS)
+                block = await asyncio.wait_for(self._queue.get(), KEEP_ALIVE_SECONDS)
             except TimeoutError:
                 block = KEEP_ALIVE
             more = block is not None

@@ -1,17 +1,16 @@
-"""One generation job: the options that a caller gives, and the validated job made of them."""
+"""The options of a generation as callers send them, and the job that is made of them."""
 
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field, field_validator
 from pydantic_core import PydanticKnownError
 
-from foley.request import GenerationRequest
+from foley.request import AudioFormat, Format, GenerationRequest
 from runners.messages import Priority
 
-Format = Literal["mp4", "mov", "mkv", "webm", "wav", "flac"]
 MEDIA_TYPES = {
     "mp4": "video/mp4",
     "mov": "video/quicktime",
@@ -20,14 +19,15 @@ MEDIA_TYPES = {
     "wav": "audio/wav",
     "flac": "audio/flac",
 }
-AUDIO_FORMATS: tuple[Format, ...] = ("wav", "flac")
-ZIP = "application/zip"
 INTEGER = re.compile(r"[+-]?\d+", re.ASCII)
 NUMBER = re.compile(r"[+-]?(\d*\.?\d+(e[+-]?\d+)?|nan|inf)", re.ASCII | re.IGNORECASE)
 
 
 class GenerationOptions(GenerationRequest):
-    """The fields of the form beside the clip: all generation options, and how to answer."""
+    """All options of a request beside the clip: those of the model, and those of the files.
+
+    HTTP forms, gRPC messages and queue jobs are validated by this class.
+    """
 
     trim: Annotated[
         bool,
@@ -36,36 +36,56 @@ class GenerationOptions(GenerationRequest):
     format: Annotated[
         Format | None,
         Field(
-            description="Container of the answer. The video ones hold the clip's own picture, "
+            description="Container of the result. The video ones hold the clip's own picture, "
             "untouched, with the new sound; wav and flac hold the sound alone. "
             "Absent: what the `Accept` header asks for, else mp4."
         ),
     ] = None
+    also: Annotated[
+        tuple[AudioFormat, ...],
+        Field(
+            max_length=8,
+            description="Formats of the sound alone in which each variation is written too: "
+            "wav, flac or both. The field may be repeated, or hold several separated by commas.",
+        ),
+    ] = ()
     priority: Annotated[
         Priority,
         Field(
-            description="bulk lets interactive requests go first, but is never passed over for "
-            "good: for work that nobody waits for."
+            description="bulk lets interactive requests go first, but always gets a share of the "
+            "device: for work that nobody waits for."
         ),
     ] = "interactive"
 
     @field_validator("num_inference_steps", "seed", "num_variations", mode="before")
     @classmethod
-    def _plain_integer(cls, value: object) -> object:
-        # Pydantic reads 1_0 and 1.0 too: what looks like a slip is told instead.
+    def _check_integer(cls, value: object) -> object:
+        # Pydantic reads 1_0 and 1.0 too. Both look like slips, so they are refused.
         if isinstance(value, str) and not INTEGER.fullmatch(value):
             raise PydanticKnownError("int_parsing")
         return value
 
     @field_validator("guidance_scale", mode="before")
     @classmethod
-    def _plain_number(cls, value: object) -> object:
+    def _check_number(cls, value: object) -> object:
         if isinstance(value, str) and not NUMBER.fullmatch(value):
             raise PydanticKnownError("float_parsing")
         return value
 
+    @field_validator("also", mode="before")
+    @classmethod
+    def _split_formats(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return [name.strip() for name in value.split(",")]
+
+    @field_validator("also")
+    @classmethod
+    def _drop_repeats(cls, value: tuple[AudioFormat, ...]) -> tuple[AudioFormat, ...]:
+        return tuple(dict.fromkeys(value))
+
     def generation_request(self) -> GenerationRequest:
-        """The options that the model sees."""
+        """Return the options that the model needs, without those of the files."""
         return GenerationRequest(
             **{name: getattr(self, name) for name in GenerationRequest.model_fields}
         )
@@ -73,18 +93,21 @@ class GenerationOptions(GenerationRequest):
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationJob:
-    """A request that was read and found well-formed."""
+    """One generation: a clip that was received, and validated options.
 
-    clip: Path
-    request: GenerationRequest
-    trim: bool
+    Attributes:
+        request_id: of the caller; need not be unique.
+        folder: holds the clip as `runners.jobs.scratch.CLIP`, and receives all other files.
+        options: as the caller gave them.
+        format: container of the result, agreed with the caller.
+    """
+
+    request_id: str
+    folder: Path
+    options: GenerationOptions
     format: Format
-    zipped: bool  # several sounds, or the caller asked for a zip
-    also: tuple[Format, ...] = ()  # formats in which each sound is written too
-    priority: Priority = "interactive"
-    streamed: bool = False  # answered with events
 
     @property
     def formats(self) -> tuple[Format, ...]:
-        """All formats in which each sound is written, the one asked for first."""
-        return tuple(dict.fromkeys((self.format, *self.also)))
+        """All formats in which each variation is written, without repeats, `format` first."""
+        return tuple(dict.fromkeys((self.format, *self.options.also)))

@@ -1,79 +1,77 @@
-"""What one finished job is: its files, and what the caller is told beside them."""
+"""The result of a job: its files, and what callers learn about them."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runners.jobs.job import GenerationJob
-from runners.messages import ModelStatus, RunnerResult
-
 
 @dataclass(frozen=True, kw_only=True)
-class SoundFile:
-    """A file with one sound, beside the clip's picture or alone."""
+class OutputFile:
+    """A file with one variation of the sound, together with the clip's picture or alone.
 
+    Attributes:
+        variation: counted from 1.
+        seed: gives this variation again.
+        path: in the job's folder.
+        container: mp4, mov, mkv, webm, wav or flac; mkv where the one asked for cannot hold the
+            clip's picture.
+    """
+
+    variation: int
+    seed: int
     path: Path
-    container: str  # mkv where the one asked for cannot hold the picture
-    notices: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ResultMetadata:
-    """What the caller is told beside the sound."""
-
-    request_id: str
-    model: ModelStatus
-    made: RunnerResult
-    timings: dict[str, float]  # seconds in each stage, in order
-    notices: list[str] = field(default_factory=list)
-
-    def headers(self) -> dict[str, str]:
-        """The facts as headers; sentences as JSON, since headers are ASCII."""
-        durations = (f"{stage};dur={1000 * seconds:.1f}" for stage, seconds in self.timings.items())
-        return {
-            "X-Foley-Seed": ", ".join(str(seed) for seed in self.made.seeds),
-            "X-Foley-Duration-Seconds": f"{self.made.duration_seconds:.6f}",
-            "X-Foley-Timings": json.dumps(rounded(self.timings)),
-            "Server-Timing": ", ".join(durations),
-            "X-Foley-Model": self.model.preset,
-            "X-Foley-Notices": json.dumps(self.notices),
-        }
-
-    def summary(self) -> dict[str, Any]:
-        """The facts as JSON."""
-        return {
-            "request_id": self.request_id,
-            "model": self.model.preset,
-            "duration_seconds": self.made.duration_seconds,
-            "sample_rate_hz": self.made.sample_rate,
-            "timings_seconds": rounded(self.timings),
-            "notices": self.notices,
-        }
-
-    def manifest(self, sounds: list[SoundFile]) -> dict[str, Any]:
-        """The facts as the JSON file of a zip."""
-        variations = [
-            {"file": sound.path.name, "seed": seed}
-            for sound, seed in zip(sounds, self.made.seeds, strict=True)
-        ]
-        return {**self.summary(), "variations": variations}
+    container: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobResult:
-    """What came of an order."""
+    """The result of one job.
 
-    order: GenerationJob
-    variations: list[tuple[SoundFile, ...]]  # of each, its files in the order's formats
-    facts: ResultMetadata
+    Attributes:
+        request_id: of the request.
+        preset: name of the model.
+        seeds: of each variation.
+        duration_seconds: of each variation.
+        sample_rate: Hz.
+        timings: seconds in each stage, by the names of `foley.types.Stage`, in the order in which
+            they ended; "total" is the last.
+        notices: sentences for the caller about what was done to the clip and to the prompts.
+        files: by variation, then in the order of the job's formats.
+    """
 
-    @property
-    def sounds(self) -> list[SoundFile]:
-        """One file for each variation, in the format asked for."""
-        return [copies[0] for copies in self.variations]
+    request_id: str
+    preset: str
+    seeds: tuple[int, ...]
+    duration_seconds: float
+    sample_rate: int
+    timings: dict[str, float]
+    notices: tuple[str, ...]
+    files: tuple[OutputFile, ...]
 
+    def headers(self) -> dict[str, str]:
+        """Return the metadata as HTTP headers; sentences as JSON, since headers are ASCII."""
+        durations = (f"{stage};dur={1000 * seconds:.1f}" for stage, seconds in self.timings.items())
+        return {
+            "X-Foley-Seed": ", ".join(str(seed) for seed in self.seeds),
+            "X-Foley-Duration-Seconds": f"{self.duration_seconds:.6f}",
+            "X-Foley-Timings": json.dumps(self.rounded_timings()),
+            "Server-Timing": ", ".join(durations),
+            "X-Foley-Model": self.preset,
+            "X-Foley-Notices": json.dumps(self.notices),
+        }
 
-def rounded(timings: dict[str, float]) -> dict[str, float]:
-    """Seconds to the tenth of a millisecond."""
-    return {stage: round(seconds, 4) for stage, seconds in timings.items()}
+    def summary(self) -> dict[str, Any]:
+        """Return the metadata as a JSON object, without the files."""
+        return {
+            "request_id": self.request_id,
+            "model": self.preset,
+            "duration_seconds": self.duration_seconds,
+            "sample_rate_hz": self.sample_rate,
+            "timings_seconds": self.rounded_timings(),
+            "notices": list(self.notices),
+        }
+
+    def rounded_timings(self) -> dict[str, float]:
+        """Return the timings to a tenth of a millisecond."""
+        return {stage: round(seconds, 4) for stage, seconds in self.timings.items()}

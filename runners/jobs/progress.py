@@ -1,4 +1,4 @@
-"""Progress of one job as callers see it, with an estimate of the time left."""
+"""The progress of one job as callers see it, with an estimate of the time left."""
 
 import time
 from typing import Any
@@ -6,21 +6,30 @@ from typing import Any
 from runners.messages import ProgressUpdate
 
 
-class Pace:
-    """How long the rest of the steps will take, by the rate of those before."""
+class ProgressEstimator:
+    """Adds the time left to the updates of one job, from the rate of its solver steps so far."""
 
     def __init__(self) -> None:
-        self._first: tuple[int, float] | None = None  # step, and when
+        self._first: tuple[int, float] | None = None  # a step, and when it was done
 
-    def described(self, update: ProgressUpdate) -> dict[str, Any]:
-        """The update as callers see it, with `seconds_left` of its stage where that is known."""
-        told = update.model_dump(exclude_none=True)
+    def describe(self, update: ProgressUpdate) -> dict[str, Any]:
+        """Return an update as a JSON object.
+
+        Args:
+            update: of the job, in the order in which they come.
+
+        Returns:
+            The fields of the update that are set, and `seconds_left` of the stage from the second
+            solver step on.
+        """
+        fields = update.model_dump(exclude_none=True)
         if update.step is None or update.num_steps is None:
-            return told
+            return fields
         now = time.monotonic()
         if self._first is None or update.step <= self._first[0]:
             self._first = (update.step, now)
-            return told
+            return fields
         step, since = self._first
-        seconds_a_step = (now - since) / (update.step - step)
-        return told | {"seconds_left": round(seconds_a_step * (update.num_steps - update.step), 3)}
+        seconds_per_step = (now - since) / (update.step - step)
+        seconds_left = seconds_per_step * (update.num_steps - update.step)
+        return fields | {"seconds_left": round(seconds_left, 3)}

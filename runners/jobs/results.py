@@ -1,8 +1,8 @@
-"""Results that are kept for a while, for whoever asked for them, in all processes of the server.
+"""The files of finished requests, kept for a while for their owners, by all API processes.
 
 <folder>/<digest of owner and request id>.<bytes>.<random>/foley-1.mp4  foley-1.wav ...
 
-A folder appears whole, by renaming, and its time of change says since when it is kept.
+A folder appears complete, by a rename, and its modification time says since when it is kept.
 """
 
 import asyncio
@@ -18,23 +18,22 @@ from foley.errors import NotFoundError, OutputError
 from runners.jobs.cancellation import digest
 
 FILE_NAME = re.compile(r"foley-\d+\.[a-z0-9]+", re.ASCII)
-
 MAX_SWEEP_SECONDS = 30.0
 
 
-class _Kept(NamedTuple):
-    since: float
+class _StoredResult(NamedTuple):
+    since: float  # Unix time
     num_bytes: int
     folder: Path
 
 
-class Results:
-    """Files of finished requests.
+class ResultStore:
+    """Keeps the files of finished requests until they expire or newer ones need the room.
 
     Args:
-        folder: shared by the API's processes, in the file system where results are made.
-        keep_seconds: how long they are kept.
-        keep_bytes: how much they take in all; the oldest go first.
+        folder: shared by the API's processes, on the file system where results are made.
+        keep_seconds: how long files are kept.
+        keep_bytes: how many bytes are kept in all; the oldest files go first.
     """
 
     def __init__(self, folder: Path, *, keep_seconds: float, keep_bytes: int) -> None:
@@ -43,10 +42,13 @@ class Results:
         self._keep_bytes = keep_bytes
 
     def check_room(self, num_bytes: int) -> None:
-        """Refuse a result that cannot be kept even alone.
+        """Refuse a result that is larger than all files that may be kept.
+
+        Args:
+            num_bytes: size of the result, or a lower bound of it.
 
         Raises:
-            OutputError: it is larger than all that may be kept.
+            OutputError: it is too large.
         """
         if num_bytes > self._keep_bytes:
             raise OutputError(
@@ -54,63 +56,77 @@ class Results:
                 "ask for fewer variations, or for the file itself instead of a stream of events"
             )
 
-    def keep(self, owner: str, request_id: str, files: Iterable[Path]) -> None:
-        """Move files here; the oldest results make room.
+    def store(self, owner: str, request_id: str, paths: Iterable[Path]) -> None:
+        """Move the files of a request here; the oldest results make room for them.
+
+        Args:
+            owner: see `runners.auth.ApiKeys.owner_of`.
+            request_id: may have been used before; `find` then returns the newest.
+            paths: of the files, on the same file system.
 
         Raises:
-            OutputError: they are larger than all that may be kept.
+            OutputError: they are larger than all files that may be kept.
         """
-        files = list(files)
-        num_bytes = sum(file.stat().st_size for file in files)
+        paths = list(paths)
+        num_bytes = sum(path.stat().st_size for path in paths)
         self.check_room(num_bytes)
-        self.sweep(room_bytes=num_bytes)
+        self.sweep(needed_bytes=num_bytes)
         folder = Path(tempfile.mkdtemp(prefix=".", dir=self._folder))
-        for file in files:
-            file.rename(folder / file.name)
+        for path in paths:
+            path.rename(folder / path.name)
         folder.rename(self._folder / f"{digest(owner, request_id)}.{num_bytes}{folder.name}")
 
     def find(self, owner: str, request_id: str, name: str) -> Path:
-        """A file of a result; of the latest, where an id was used again.
+        """Return the path of a file; of the newest request where an id was used more than once.
+
+        Args:
+            owner: of the request.
+            request_id: as the caller sent it; any text.
+            name: of the file, as the caller sent it; any text.
 
         Raises:
-            NotFoundError: there is none, or it is another's.
+            NotFoundError: there is no such file, or it belongs to another owner.
         """
-        kept = self._kept(digest(owner, request_id) + ".*")
-        if kept and FILE_NAME.fullmatch(name):
-            path = kept[-1].folder / name
-            if kept[-1].since + self.keep_seconds > time.time() and path.is_file():
+        stored = self._list_stored(digest(owner, request_id) + ".*")
+        if stored and FILE_NAME.fullmatch(name):
+            path = stored[-1].folder / name
+            if stored[-1].since + self.keep_seconds > time.time() and path.is_file():
                 return path
         raise NotFoundError(
             f"there is no such result; they are kept for {self.keep_seconds:g} s, "
             "and less where they would take too much room"
         )
 
-    def sweep(self, *, room_bytes: int = 0) -> None:
-        """Remove what was kept long enough, and what stands in the way of so many bytes more."""
-        kept = self._kept("*.*")
-        total_bytes = room_bytes + sum(result.num_bytes for result in kept)
+    def sweep(self, *, needed_bytes: int = 0) -> None:
+        """Remove what has expired, and then the oldest results until there is enough room.
+
+        Args:
+            needed_bytes: size of a result that is about to be stored.
+        """
+        stored = self._list_stored("*.*")
+        total_bytes = needed_bytes + sum(result.num_bytes for result in stored)
         oldest_since = time.time() - self.keep_seconds
-        for result in kept:
+        for result in stored:
             if result.since > oldest_since and total_bytes <= self._keep_bytes:
                 break
             shutil.rmtree(result.folder, ignore_errors=True)
             total_bytes -= result.num_bytes
 
-    async def sweep_always(self) -> None:
-        """Sweep again and again."""
+    async def sweep_forever(self) -> None:
+        """Sweep at intervals of a tenth of the time that results are kept, at most 30 s."""
         while True:
             await asyncio.sleep(min(self.keep_seconds / 10, MAX_SWEEP_SECONDS))
             await asyncio.to_thread(self.sweep)
 
-    def _kept(self, pattern: str) -> list[_Kept]:
-        """The results whose folders have such names, the oldest first."""
-        found = []
+    def _list_stored(self, pattern: str) -> list[_StoredResult]:
+        """Return the results whose folders match a pattern, the oldest first."""
+        stored = []
         for folder in self._folder.glob(pattern):
             if folder.name.startswith("."):
-                continue  # just being filled
+                continue  # it is being filled
             try:
                 since = folder.stat().st_mtime
             except FileNotFoundError:
-                continue  # just swept by another process
-            found.append(_Kept(since, int(folder.name.split(".")[1]), folder))
-        return sorted(found)
+                continue  # another process has just removed it
+            stored.append(_StoredResult(since, int(folder.name.split(".")[1]), folder))
+        return sorted(stored)

@@ -9,7 +9,6 @@ import math
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from pathlib import Path
 from typing import Any, Protocol
 
 import aiohttp
@@ -26,7 +25,7 @@ from foley.types import Stage
 from runners import metrics, tracing
 from runners.jobs.deadline import Deadline
 from runners.jobs.job import GenerationJob
-from runners.jobs.outputs import JobResult, ResultMetadata, SoundFile
+from runners.jobs.outputs import JobResult, OutputFile
 from runners.messages import ModelStatus, ProgressUpdate, RunnerEvent, RunnerRequest, RunnerResult
 from runners.sandbox.pool import Sandbox
 from runners.settings import Settings
@@ -103,68 +102,76 @@ class GenerationService:
         finally:
             self.num_in_house -= 1
 
-    async def run(
-        self,
-        order: GenerationJob,
-        folder: Path,
-        clock: Deadline,
-        request_id: str,
-        on_update: OnUpdate,
-    ) -> JobResult:
-        """Make the sounds of an order, as files in its folder.
+    async def run(self, job: GenerationJob, deadline: Deadline, on_update: OnUpdate) -> JobResult:
+        """Make the sounds of a job, as files in its folder.
 
-        Cancelling drops the job in the runner too.
+        Cancelling drops the request in the runner too.
         """
         started = time.monotonic()
         model = self._model or await self.ask_model()
         limits = self._media_limits()
         on_update(ProgressUpdate(stage=Stage.DECODE_VIDEO))
-        with clock.stage(Stage.DECODE_VIDEO):
+        with deadline.stage(Stage.DECODE_VIDEO):
             read = await self._sandbox.run(
                 "decode",
-                folder,
+                job.folder,
                 preset=model.preset,
-                container=order.format,
-                trim=order.trim,
+                container=job.format,
+                trim=job.options.trim,
                 limits=limits,
             )
-        job = RunnerRequest(
-            id=folder.name,
-            priority=order.priority,
-            folder=str(folder),
-            request=order.request,
-            timeout_seconds=clock.left_seconds,
+        request = RunnerRequest(
+            id=job.folder.name,
+            priority=job.options.priority,
+            folder=str(job.folder),
+            request=job.options.generation_request(),
+            timeout_seconds=deadline.left_seconds,
         )
         with tracing.span("generate", SpanKind.CLIENT):
-            carried = job.model_copy(update={"trace": tracing.carrier()})
+            carried = request.model_copy(update={"trace": tracing.carrier()})
             made = await self._call_runner(carried, on_update)
         self._next_place_seconds = made.next_place_seconds
-        clock.seconds.update(made.timings)
+        deadline.seconds.update(made.timings)
         on_update(ProgressUpdate(stage=Stage.MUX))
-        with clock.stage(Stage.MUX):
+        with deadline.stage(Stage.MUX):
             written = await self._sandbox.run(
                 "write",
-                folder,
-                formats=order.formats,
+                job.folder,
+                formats=job.formats,
                 sample_rate=made.sample_rate,
                 stop_seconds=made.duration_seconds if read["trimmed"] else None,
                 limits=limits,
             )
-        variations = [tuple(_file(folder, **file) for file in copies) for copies in written]
-        for stage, seconds in clock.seconds.items():
+        files = tuple(
+            OutputFile(
+                variation=variation,
+                seed=seed,
+                path=job.folder / file["name"],
+                container=file["container"],
+            )
+            for variation, (seed, copies) in enumerate(
+                zip(made.seeds, written, strict=True), start=1
+            )
+            for file in copies
+        )
+        # Several files may come with the same sentence.
+        file_notices = [
+            notice for copies in written for file in copies for notice in file["notices"]
+        ]
+        for stage, seconds in deadline.seconds.items():
             metrics.STAGE_SECONDS.labels(stage).observe(seconds)
         metrics.AUDIO_SECONDS.inc(made.duration_seconds * len(made.seeds))
-        # Each sound's file may come with the same sentence.
-        said = [notice for copies in variations for file in copies for notice in file.notices]
-        facts = ResultMetadata(
-            request_id=request_id,
-            model=model,
-            made=made,
-            timings=clock.with_total(),
-            notices=list(dict.fromkeys([*made.notices, *said])),
-        )
         self._recent_seconds.append(time.monotonic() - started)
-        return JobResult(order=order, variations=variations, facts=facts)
+        return JobResult(
+            request_id=job.request_id,
+            preset=model.preset,
+            seeds=made.seeds,
+            duration_seconds=made.duration_seconds,
+            sample_rate=made.sample_rate,
+            timings=deadline.with_total(),
+            notices=tuple(dict.fromkeys([*made.notices, *file_notices])),
+            files=files,
+        )
 
     def _media_limits(self) -> dict[str, Any]:
         """What the settings accept of a clip: `foley.media.source.MediaLimits` as JSON."""
@@ -197,10 +204,6 @@ class GenerationService:
             raise RunnerLostError("the model's process was lost; try again later") from error
         self._model = None
         raise RunnerLostError("the model's process ended in the midst of the work; try again later")
-
-
-def _file(folder: Path, *, name: str, container: str, notices: list[str]) -> SoundFile:
-    return SoundFile(path=folder / name, container=container, notices=tuple(notices))
 
 
 async def read_reports(chunks: AsyncIterator[str]) -> AsyncGenerator[RunnerEvent, None]:

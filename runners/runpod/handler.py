@@ -200,7 +200,7 @@ class Worker:
                 max_wait_seconds=self._settings.request_timeout_seconds,
                 **given.options(),
             )
-            files = await self._deliver(job, given, made, folder if by_bucket else None)
+            files = await self._deliver(job, made, folder if by_bucket else None)
         facts = made.model_dump(exclude={"files", "saved", "kept_seconds"}, mode="json")
         return {**facts, "files": files}
 
@@ -229,11 +229,10 @@ class Worker:
         await asyncio.to_thread(clip.write_bytes, content)
 
     async def _deliver(
-        self, job: Job, given: JobInput, made: RemoteGeneration, folder: Path | None
+        self, job: Job, made: RemoteGeneration, folder: Path | None
     ) -> list[dict[str, Any]]:
         """The files asked for, in the output itself, or by way of `folder` in the bucket."""
-        wanted = made.select_files(given.format or "mp4")
-        num_bytes = int(sum(file.num_bytes for file in wanted) * BASE64_RATIO)
+        num_bytes = int(sum(file.num_bytes for file in made.files) * BASE64_RATIO)
         limit = self._settings.max_result_bytes
         if folder is None and num_bytes > limit:
             raise OutputError(
@@ -242,7 +241,7 @@ class Worker:
                 "FOLEY_MAX_RESULT_BYTES to 20MB where jobs come by /runsync"
             )
         files = []
-        for file in wanted:
+        for file in made.files:
             described = file.model_dump(exclude={"url"}, mode="json")
             if folder is None:
                 content = await self._client.read(file)

@@ -197,6 +197,19 @@ def test_several_variations_come_one_after_another(
     assert len(set(answer.files.values())) == 3
 
 
+def test_further_formats_of_a_variation_follow_it(
+    stub: FoleyServiceStub, short_clip: bytes
+) -> None:
+    answer = generate(
+        stub, short_clip, num_variations=2, num_inference_steps=1, also=["flac", "wav"]
+    )
+    assert answer.result is not None
+    assert [(file.variation, file.format) for file in answer.result.files] == [
+        (variation, name) for variation in (1, 2) for name in ("mp4", "flac", "wav")
+    ]
+    assert [len(answer.files[i]) for i in range(6)] == [f.num_bytes for f in answer.result.files]
+
+
 def test_the_callers_id_is_kept(rpc: Server, stub: FoleyServiceStub, short_clip: bytes) -> None:
     metadata = (*KEY, ("x-request-id", "mine-3"))
     counted = f'foley_requests_total{{route="/{SERVICE}/Generate",status="OK"}}'
@@ -219,7 +232,7 @@ def test_the_callers_id_is_kept(rpc: Server, stub: FoleyServiceStub, short_clip:
 def test_the_options_are_the_fields_of_the_form() -> None:
     fields = GenerateOptions.DESCRIPTOR.fields
     assert {field.name for field in fields} == set(GenerationOptions.model_fields)
-    assert all(field.has_presence for field in fields)
+    assert all(field.has_presence for field in fields if field.name != "also")  # a list
 
 
 @pytest.mark.parametrize(
@@ -232,6 +245,7 @@ def test_the_options_are_the_fields_of_the_form() -> None:
         {"seed": -1, "num_variations": 9},
         {"prompt": "x" * 2001},
         {"format": "gif"},
+        {"also": ["mp4"]},
         {"priority": "first"},
     ],
 )
@@ -239,7 +253,8 @@ def test_bounds_are_those_of_http(
     rpc: Server, stub: FoleyServiceStub, short_clip: bytes, options: dict[str, Any]
 ) -> None:
     error = refused(lambda: generate(stub, short_clip, **options))
-    told = rpc.generate(short_clip, **options).json()["error"]
+    fields = {name: ",".join(v) if isinstance(v, list) else v for name, v in options.items()}
+    told = rpc.generate(short_clip, **fields).json()["error"]
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert facts(error)[0] == told["code"] == "invalid_parameter"
     # HTTP names the value as it was written, a text.

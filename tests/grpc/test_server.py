@@ -25,7 +25,7 @@ def test_a_port_that_is_taken_is_told_and_used_once_it_is_free() -> None:
             other.listen()
             port = other.getsockname()[1]
             settings = Settings(grpc_port=port, grpc_host="127.0.0.1")
-            server = RpcServer(FoleyServiceServicer(), settings, ready=ready)
+            server = RpcServer(FoleyServiceServicer(), settings, check_ready=ready)
             await asyncio.sleep(0.2)
             with pytest.raises(NotReadyError, match=f"port {port} of gRPC is taken"):
                 server.check()
@@ -53,7 +53,7 @@ def test_health_is_not_serving_from_the_moment_the_end_is_asked_for() -> None:
         server = RpcServer(
             FoleyServiceServicer(),
             Settings(grpc_port=free_port("::1"), grpc_host="::1"),
-            ready=ready,
+            check_ready=ready,
         )
         async with grpc.aio.insecure_channel(f"[::1]:{server._port}") as channel:
             watch = health_pb2_grpc.HealthStub(channel).Watch(

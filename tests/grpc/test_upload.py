@@ -1,94 +1,76 @@
-"""A caller who stops reading."""
+"""Reading what a caller streams to `Generate`."""
 
 import asyncio
-import contextlib
-import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
-from typing import Any
 
-import grpc
 import pytest
 
+from foley.errors import FoleyError, ParameterError, UploadTooLargeError
 from foley.v1.foley_pb2 import GenerateOptions, GenerateRequest
-from foley.v1.foley_pb2_grpc import FoleyServiceStub
-from runners.auth import ApiKeys
-from runners.grpc.server import RpcServer
-from runners.grpc.servicer import FoleyServicer
-from runners.jobs.cancellation import CancellationRegistry
-from runners.jobs.job import GenerationJob
-from runners.jobs.outputs import JobResult, ResultMetadata, SoundFile
-from runners.jobs.scratch import Scratch
-from runners.messages import ModelStatus, RunnerResult
-from runners.process import free_port
-from runners.settings import Settings
-from tests.grpc.test_server import ready
+from runners.grpc.upload import read_upload
+from runners.jobs.job import GenerationOptions
+from tests.opened import record_opened_files
 
-NUM_BYTES = 40_000_000
-TIMEOUT_SECONDS = 1.0
+OPTIONS = GenerateRequest(options=GenerateOptions(prompt="rain"))
 
 
-class FullDesk:
-    """Fills every order with one large file."""
+def read(
+    messages: Iterable[GenerateRequest], folder: Path, max_bytes: int = 1_000_000
+) -> GenerationOptions:
+    async def run() -> GenerationOptions:
+        async def stream() -> AsyncIterator[GenerateRequest]:
+            for message in messages:
+                yield message
 
-    num_in_house = 0
+        return await read_upload(stream(), folder, max_bytes=max_bytes)
 
-    @contextlib.contextmanager
-    def admit(self) -> Iterator[None]:
-        self.num_in_house += 1
-        try:
-            yield
-        finally:
-            self.num_in_house -= 1
-
-    async def run(self, order: GenerationJob, folder: Path, *_: Any) -> JobResult:
-        path = folder / "foley-1.wav"
-        path.write_bytes(bytes(NUM_BYTES))
-        made = RunnerResult(
-            seeds=(1,), sample_rate=48_000, duration_seconds=1, timings={}, notices=()
-        )
-        model = ModelStatus(state="ready", preset="tiny")
-        facts = ResultMetadata(request_id="a", model=model, made=made, timings={"total": 1.0})
-        sound = SoundFile(path=path, container="wav", notices=())
-        return JobResult(order=order, variations=[(sound,)], facts=facts)
+    return asyncio.run(run())
 
 
-async def read_all(call: grpc.aio.StreamStreamCall) -> None:
-    while await call.read():
-        pass
+def test_a_clip_in_many_chunks_is_stored_through_one_file(tmp_path: Path) -> None:
+    chunks = [bytes([number]) * 5000 for number in range(100)]
+    with record_opened_files() as opened:
+        options = read([OPTIONS, *(GenerateRequest(chunk=chunk) for chunk in chunks)], tmp_path)
+    assert (tmp_path / "clip").read_bytes() == b"".join(chunks)
+    assert options.prompt == "rain"
+    assert opened == [tmp_path / "clip"]
 
 
-def test_a_caller_who_stops_reading_holds_neither_place_nor_files(tmp_path: Path) -> None:
-    async def run() -> None:
-        settings = Settings(
-            request_timeout_seconds=TIMEOUT_SECONDS, grpc_port=free_port("::1"), grpc_host="::1"
-        )
-        service, scratch = FullDesk(), Scratch(tmp_path)
-        servicer = FoleyServicer(
-            settings, service, scratch, CancellationRegistry(tmp_path), ApiKeys([])
-        )  # type: ignore[arg-type]
-        server = RpcServer(servicer, settings, ready=ready)
-        parts = [GenerateRequest(options=GenerateOptions()), GenerateRequest(chunk=b"clip")]
-        async with grpc.aio.insecure_channel(f"[::1]:{settings.grpc_port}") as channel:
-            call = FoleyServiceStub(channel).Generate(iter(parts), wait_for_ready=True)
-            while (await call.read()).WhichOneof("event") != "chunk":
-                pass
-            started = time.monotonic()
-            assert service.num_in_house == 1
-            while service.num_in_house or list(scratch.folder.iterdir()):
-                assert time.monotonic() - started < TIMEOUT_SECONDS + 1
-                await asyncio.sleep(0.05)
-            with pytest.raises(grpc.RpcError):
-                await read_all(call)
-            assert await call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-            # The connection serves others.
-            other = FoleyServiceStub(channel).Generate(iter(parts))
-            received = 0
-            async for message in other:
-                received += len(message.chunk.data)
-            assert received == NUM_BYTES
-        async with asyncio.timeout(2):
-            await server.stop()
-        scratch.close()
+def test_further_formats_are_a_repeated_field(tmp_path: Path) -> None:
+    message = GenerateRequest(options=GenerateOptions(also=["flac", "wav"]))
+    assert read([message, GenerateRequest(chunk=b"x")], tmp_path).also == ("flac", "wav")
 
-    asyncio.run(run())
+
+@pytest.mark.parametrize(
+    ("messages", "kind", "words"),
+    [
+        ([], ParameterError, "options: missing"),
+        ([GenerateRequest(chunk=b"x")], ParameterError, "options: missing"),
+        ([OPTIONS], ParameterError, "clip: missing"),
+        ([OPTIONS, OPTIONS], ParameterError, "given twice"),
+        ([OPTIONS, GenerateRequest()], ParameterError, "neither options nor a chunk"),
+        (
+            [GenerateRequest(options=GenerateOptions(also=["mp4"]))],
+            ParameterError,
+            "also",
+        ),
+    ],
+)
+def test_messages_that_make_no_request_are_refused(
+    tmp_path: Path, messages: list[GenerateRequest], kind: type[FoleyError], words: str
+) -> None:
+    with pytest.raises(kind, match=words):
+        read(messages, tmp_path)
+
+
+def test_a_clip_over_the_limit_is_refused_before_the_rest_is_read(tmp_path: Path) -> None:
+    def endless() -> Iterable[GenerateRequest]:
+        yield OPTIONS
+        for number in range(10):
+            assert number < 3, "it was read on"
+            yield GenerateRequest(chunk=bytes(500))
+
+    with pytest.raises(UploadTooLargeError, match="1000 bytes"):
+        read(endless(), tmp_path, max_bytes=1000)
+    assert (tmp_path / "clip").stat().st_size <= 1000

@@ -140,10 +140,7 @@ def test_several_variations_come_as_a_zip_with_their_seeds(
     assert response.headers["x-foley-seed"] == "5, 6, 7"
     with zipfile.ZipFile(io.BytesIO(response.content)) as archive:
         manifest = json.loads(archive.read("manifest.json"))
-        sounds = {
-            variation["seed"]: archive.read(variation["file"])
-            for variation in manifest["variations"]
-        }
+        sounds = {file["seed"]: archive.read(file["file"]) for file in manifest["files"]}
         assert len(archive.namelist()) == 4
     assert sorted(sounds) == [5, 6, 7]
     assert len(set(sounds.values())) == 3
@@ -163,6 +160,22 @@ def test_accept_names_the_format_of_each_of_several_sounds(
     with zipfile.ZipFile(io.BytesIO(response.content)) as archive:
         names = sorted(archive.namelist())
     assert names == ["foley-1.flac", "foley-2.flac", "manifest.json"]
+
+
+def test_further_formats_come_in_the_zip(server: Server, short_clip: bytes) -> None:
+    options = {"num_inference_steps": 1, "seed": 3, "also": "flac,wav"}
+    response = server.generate(short_clip, **options)
+    assert response.headers["content-type"] == "application/zip"
+    with zipfile.ZipFile(io.BytesIO(response.content)) as archive:
+        files = json.loads(archive.read("manifest.json"))["files"]
+        contents = {file["format"]: archive.read(file["file"]) for file in files}
+        assert [(file["variation"], file["seed"]) for file in files] == [(1, 3)] * 3
+        assert [file["bytes"] for file in files] == [len(content) for content in contents.values()]
+        assert len(archive.namelist()) == 4
+    assert list(contents) == ["mp4", "flac", "wav"]
+    assert np.array_equal(samples(contents["flac"]), samples(contents["wav"]))
+    alone = server.generate(short_clip, num_inference_steps=1, seed=3, format="wav")
+    assert contents["wav"] == alone.content
 
 
 def test_a_zip_can_be_asked_for_one_sound(server: Server, short_clip: bytes) -> None:

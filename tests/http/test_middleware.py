@@ -84,7 +84,10 @@ def test_only_plain_request_ids_are_kept(given: str, kept: bool) -> None:
 
 
 def test_the_form_of_an_error_is_one() -> None:
+    body = json.loads(ask(raising(VideoEmptyError("none")), **{"X-Request-Id": "me"}).content)
+    assert body == {"error": {"code": "video_empty", "message": "none", "request_id": "me"}}
     body = json.loads(ask(raising(BusyError("later")), **{"X-Request-Id": "me"}).content)
+    assert body["error"].pop("retry_after_seconds") == 5
     assert body == {"error": {"code": "busy", "message": "later", "request_id": "me"}}
 
 

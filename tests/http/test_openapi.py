@@ -79,12 +79,12 @@ def test_the_model_is_described_as_it_is_told(document: dict[str, Any], server: 
     assert (model["preset"], model["state"]) == ("tiny", "ready")
     request = GenerationRequest()
     own = (model["num_inference_steps"], model["guidance_scale"])
-    assert own == (request.num_steps(TINY), request.guidance(TINY))
+    assert own == (request.choose_steps(TINY), request.choose_guidance(TINY))
     assert (model["licence"], model["territory"]) == ("Apache-2.0", "worldwide")
 
 
 def test_references_resolve() -> None:
-    document = openapi.document(Settings())
+    document = openapi.build_document(Settings())
 
     def visit(node: object) -> None:
         if isinstance(node, dict):

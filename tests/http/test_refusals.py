@@ -47,6 +47,7 @@ def check(response: httpx.Response, status: int, code: str, *words: str) -> None
         ({"num_variations": 9}, ["num_variations", "8"]),
         ({"prompt": "x" * 2001}, ["prompt", "2000"]),
         ({"format": "gif"}, ["format", "'mp4'"]),
+        ({"also": "wav,mp4"}, ["also", "'flac'", "'mp4'"]),
         ({"trim": "perhaps"}, ["trim"]),
         ({"volume": 11}, ["volume", "not permitted"]),
         ({"seed": -1, "num_variations": 0}, ["seed", "num_variations"]),

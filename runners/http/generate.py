@@ -1,0 +1,212 @@
+"""POST /v1/generate: read the form, run the job, and answer with a file, a zip or events."""
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+from starlette.requests import Request
+from starlette.types import Receive, Scope, Send
+
+from foley.errors import RequestTimeoutError
+from foley.request import AUDIO_FORMATS
+from foley.types import Stage
+from runners import metrics
+from runners.http.forms import read_form
+from runners.http.negotiation import negotiate
+from runners.http.responses import error_body, file_response, result_event
+from runners.http.sse import EventStream
+from runners.jobs.cancellation import CancellationRegistry, CancellationToken
+from runners.jobs.deadline import Deadline, disconnected, run_until_cancelled
+from runners.jobs.job import GenerationJob, GenerationOptions
+from runners.jobs.progress import ProgressEstimator
+from runners.jobs.results import ResultStore
+from runners.jobs.run import GenerationService
+from runners.jobs.scratch import CLIP, Scratch
+from runners.messages import ProgressUpdate
+from runners.settings import Settings
+from runners.status import public_error
+
+log = structlog.get_logger(__name__)
+
+LAST_EVENT_SECONDS = 5.0  # how long the last event of a request may take to be read
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ActiveRequest:
+    """A request while it is worked on."""
+
+    request: Request
+    folder: Path  # holds its files, and is removed at its end
+    deadline: Deadline
+    cancellation: CancellationToken
+
+    @property
+    def request_id(self) -> str:
+        request_id: str = self.request.scope["foley.request_id"]
+        return request_id
+
+    @property
+    def owner(self) -> str:
+        owner: str = self.request.scope["foley.owner"]
+        return owner
+
+    def timeout_error(self) -> RequestTimeoutError:
+        return RequestTimeoutError(
+            f"the request took longer than {self.deadline.limit_seconds:g} s, and was dropped"
+        )
+
+
+class GenerateEndpoint:
+    """An ASGI application, because its files must exist until the response has been sent.
+
+    `ErrorMiddleware` around it has put "foley.request_id" and "foley.owner" into the scope.
+
+    Args:
+        settings: time and size limits.
+        service: runs the jobs.
+        scratch: has a folder for each request.
+        registry: of the requests that can be cancelled.
+        results: keeps the files of streamed requests.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        service: GenerationService,
+        scratch: Scratch,
+        registry: CancellationRegistry,
+        results: ResultStore,
+    ) -> None:
+        self._settings = settings
+        self._service = service
+        self._scratch = scratch
+        self._registry = registry
+        self._results = results
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request.
+
+        Raises:
+            FoleyError: the request was refused or failed before the response began.
+        """
+        deadline = Deadline(self._settings.request_timeout_seconds)
+        with (
+            self._service.admit(),
+            self._scratch.workspace() as folder,
+            self._registry.enter(scope["foley.owner"], scope["foley.request_id"]) as cancellation,
+        ):
+            active = _ActiveRequest(
+                request=Request(scope, receive),
+                folder=folder,
+                deadline=deadline,
+                cancellation=cancellation,
+            )
+            options = await self._read_options(active)
+            accept = ", ".join(active.request.headers.getlist("accept"))
+            response_format = negotiate(accept, options)
+            job = GenerationJob(
+                request_id=active.request_id,
+                folder=folder,
+                options=options,
+                format=response_format.format,
+            )
+            if response_format.streamed:
+                await self._send_events(active, job, send)
+            else:
+                await self._send_files(active, job, send, zipped=response_format.zipped)
+
+    async def _read_options(self, active: _ActiveRequest) -> GenerationOptions:
+        """Store the clip and return the options, within the time allowed."""
+        reading = read_form(
+            active.request, active.folder, max_bytes=self._settings.max_upload_bytes
+        )
+        try:
+            async with asyncio.timeout(active.deadline.left_seconds):
+                with active.deadline.stage(Stage.UPLOAD):
+                    return await run_until_cancelled(reading, active.cancellation.cancelled())
+        except TimeoutError as error:
+            raise active.timeout_error() from error
+
+    async def _send_files(
+        self, active: _ActiveRequest, job: GenerationJob, send: Send, *, zipped: bool
+    ) -> None:
+        """Run the job, unless the caller disconnects, and send its files."""
+        working = self._service.run(job, active.deadline, lambda update: None)
+        receive = active.request.receive
+        try:
+            async with asyncio.timeout(active.deadline.left_seconds):
+                cancel_signals = (disconnected(receive), active.cancellation.cancelled())
+                result = await run_until_cancelled(working, *cancel_signals)
+                response = await asyncio.to_thread(file_response, result, zipped=zipped)
+        except TimeoutError as error:
+            raise active.timeout_error() from error
+        # A caller who stops reading must not hold a place and files for ever.
+        async with asyncio.timeout(self._settings.request_timeout_seconds):
+            await response(active.request.scope, receive, send)
+
+    async def _send_events(self, active: _ActiveRequest, job: GenerationJob, send: Send) -> None:
+        """Run the job, and send its progress and its outcome as events.
+
+        Raises:
+            OutputError: the files would be larger than all results that are kept.
+        """
+        self._results.check_room(_min_result_bytes(job))
+        events = EventStream()
+        working = asyncio.create_task(self._run_with_events(active, job, events))
+        try:
+            async with asyncio.timeout(active.deadline.left_seconds + LAST_EVENT_SECONDS):
+                await events.send_to(send)
+        finally:
+            working.cancel()
+            await asyncio.gather(working, return_exceptions=True)
+
+    async def _run_with_events(
+        self, active: _ActiveRequest, job: GenerationJob, events: EventStream
+    ) -> None:
+        """Run the job; its last event is the result or the error."""
+        events.put("accepted", {"request_id": job.request_id})
+        working = self._run_and_store(active, job, events)
+        cancel_signals = (disconnected(active.request.receive), active.cancellation.cancelled())
+        try:
+            async with asyncio.timeout(active.deadline.left_seconds):
+                await run_until_cancelled(working, *cancel_signals)
+        except TimeoutError:
+            _put_error(active, events, active.timeout_error())
+        except Exception as error:  # noqa: BLE001 - the response has begun: its last event tells
+            _put_error(active, events, error)
+        finally:
+            events.close()
+
+    async def _run_and_store(
+        self, active: _ActiveRequest, job: GenerationJob, events: EventStream
+    ) -> None:
+        estimator = ProgressEstimator()
+
+        def on_update(update: ProgressUpdate) -> None:
+            events.put("progress", estimator.describe(update))
+
+        result = await self._service.run(job, active.deadline, on_update)
+        url = f"{active.request.scope.get('root_path', '')}/v1/results/{job.request_id}"
+        event = result_event(result, url, self._results.keep_seconds)
+        paths = [file.path for file in result.files]
+        await asyncio.to_thread(self._results.store, active.owner, job.request_id, paths)
+        events.put("result", event)
+
+
+def _put_error(active: _ActiveRequest, events: EventStream, error: Exception) -> None:
+    """Add the public form of an error to the events, and note it for the log and the metrics."""
+    public = public_error(error)
+    if public.redacted:
+        log.error("request_failed", code=public.code, exc_info=error)
+    metrics.ERRORS.labels(public.code).inc()
+    active.request.scope["foley.code"] = public.code  # `ErrorMiddleware` logs it
+    body = error_body(public.code, public.message, active.request_id, public.retry_after_seconds)
+    events.put("error", body)
+
+
+def _min_result_bytes(job: GenerationJob) -> int:
+    """Return a lower bound of the size of a job's files: the clip's picture in each variation."""
+    if job.format in AUDIO_FORMATS:
+        return 0
+    return job.options.num_variations * (job.folder / CLIP).stat().st_size

@@ -1,0 +1,81 @@
+"""The HTTP routes of an API process.
+
+BentoML takes the routes with the service's class, before it makes an instance in each process. So
+they look the instance up at each request.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Mount, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from runners.http.generate import GenerateEndpoint
+from runners.http.handlers import Handlers
+from runners.http.health import HealthCheck
+
+
+class Api(Protocol):
+    """The instance that answers in a process.
+
+    Attributes:
+        generate: POST /v1/generate.
+        handlers: the other routes.
+        health: the load balancer's route.
+        page: /ui.
+    """
+
+    generate: GenerateEndpoint
+    handlers: Handlers
+    health: HealthCheck
+    page: ASGIApp
+
+
+def build_routes(find_api: Callable[[], Api], health_path: str) -> Starlette:
+    """Return the application with all routes.
+
+    Args:
+        find_api: returns the instance of this process.
+        health_path: path for load balancers.
+    """
+
+    def bind(
+        method: Callable[[Handlers, Request], Awaitable[Response]],
+    ) -> Callable[[Request], Awaitable[Response]]:
+        async def handle(request: Request) -> Response:
+            return await method(find_api().handlers, request)
+
+        return handle
+
+    async def check_health(_request: Request) -> Response:
+        return await find_api().health.respond()
+
+    return Starlette(
+        routes=[
+            Route("/v1/generate", _Deferred(lambda: find_api().generate), methods=["POST"]),
+            Route("/v1/results/{request_id}/{file}", bind(Handlers.get_result)),
+            Route(
+                "/v1/requests/{request_id}/cancel",
+                bind(Handlers.cancel_request),
+                methods=["POST"],
+            ),
+            Route("/v1/models", bind(Handlers.list_models)),
+            Route(health_path, check_health),
+            Route("/metrics", bind(Handlers.get_metrics)),  # in place of BentoML's
+            Route("/docs.json", bind(Handlers.get_openapi)),
+            Mount("/ui", _Deferred(lambda: find_api().page)),
+        ]
+    )
+
+
+class _Deferred:
+    """An ASGI application that is looked up at each request."""
+
+    def __init__(self, find: Callable[[], ASGIApp]) -> None:
+        self._find = find
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._find()(scope, receive, send)

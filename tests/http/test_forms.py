@@ -1,0 +1,231 @@
+"""The form of a request: where its bytes go, and what is refused."""
+
+import asyncio
+import tempfile
+import tracemalloc
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from starlette.requests import Request
+from starlette.types import Message
+
+from foley.errors import (
+    CancelledRequestError,
+    FoleyError,
+    MediaTypeError,
+    ParameterError,
+    RequestError,
+    UploadTooLargeError,
+)
+from runners.auth import ApiKeys
+from runners.http.forms import read_form
+from runners.http.generate import GenerateEndpoint
+from runners.http.middleware import ErrorMiddleware
+from runners.http.multipart import MAX_FIELD_BYTES
+from runners.jobs.cancellation import CancellationRegistry
+from runners.jobs.job import GenerationOptions
+from runners.jobs.results import ResultStore
+from runners.jobs.scratch import Common, Scratch
+from runners.settings import Settings
+from tests.fake_service import FakeService
+from tests.opened import record_opened_files
+
+FORM = "multipart/form-data; boundary=b"
+END = b"--b--\r\n"
+PIECE_BYTES = 64 * 1024
+# Looks like the beginning of a boundary, over and over.
+CLIP = b"\r\n--\r\n--c\r\r\n-\n--b\r" * 3
+
+
+def part(name: str, value: bytes, *, file_name: str | None = None) -> bytes:
+    given = "" if file_name is None else f'; filename="{file_name}"'
+    head = f'--b\r\nContent-Disposition: form-data; name="{name}"{given}\r\n\r\n'
+    return head.encode() + value + b"\r\n"
+
+
+def clip_part(value: bytes = CLIP) -> bytes:
+    return part("clip", value, file_name="a.mp4")
+
+
+def read(
+    pieces: Iterable[bytes],
+    folder: Path,
+    *,
+    content_type: str = FORM,
+    content_length: int | None = None,
+    max_bytes: int = 10_000_000,
+    disconnects: bool = False,
+) -> GenerationOptions:
+    """The options of a form whose body comes in these pieces; the caller may then disconnect."""
+    headers = [(b"content-type", content_type.encode())]
+    if content_length is not None:
+        headers.append((b"content-length", str(content_length).encode()))
+    rest = iter(pieces)
+
+    async def receive() -> Message:
+        piece = next(rest, None)
+        if piece is None and disconnects:
+            return {"type": "http.disconnect"}
+        return {"type": "http.request", "body": piece or b"", "more_body": piece is not None}
+
+    request = Request({"type": "http", "method": "POST", "headers": headers}, receive)
+    return asyncio.run(read_form(request, folder, max_bytes=max_bytes))
+
+
+def test_a_form_is_the_same_wherever_its_body_is_cut(tmp_path: Path) -> None:
+    body = part("prompt", b"caf\xc3\xa9") + clip_part() + part("seed", b"7") + END
+    for cut in range(1, len(body)):
+        folder = tmp_path / str(cut)
+        folder.mkdir()
+        options = read([body[:cut], body[cut:]], folder)
+        assert (options.prompt, options.seed) == ("caf\u00e9", 7)
+        assert (folder / "clip").read_bytes() == CLIP
+    read([body[i : i + 1] for i in range(len(body))], tmp_path)
+    assert (tmp_path / "clip").read_bytes() == CLIP
+
+
+def test_an_upload_is_written_once_and_only_below_the_scratch_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scratch_root, full = tmp_path / "scratch", tmp_path / "full"
+    # The system's temporary folder does not exist, so that nothing can be written there.
+    monkeypatch.setenv("TMPDIR", str(full))
+    monkeypatch.setattr(tempfile, "tempdir", str(full))
+    clip = bytes(3_000_000)
+
+    async def upload() -> httpx.Response:
+        scratch, common = Scratch(scratch_root), Common(scratch_root)
+        endpoint = GenerateEndpoint(
+            Settings(),
+            service,  # type: ignore[arg-type]
+            scratch,
+            CancellationRegistry(common.requests),
+            ResultStore(common.results, keep_seconds=60, keep_bytes=10_000),
+        )
+        transport = httpx.ASGITransport(app=ErrorMiddleware(endpoint, ApiKeys([])))
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            response = await client.post("/v1/generate", files={"clip": clip})
+        scratch.close()
+        common.close()
+        return response
+
+    service = FakeService()
+    with record_opened_files() as opened:
+        response = asyncio.run(upload())
+    assert response.status_code == 200, response.text
+    assert response.content == bytes(service.num_bytes)
+    assert [path.name for path in opened].count("clip") == 1
+    assert {path for path in opened if not path.is_relative_to(scratch_root)} <= {Path("/dev/null")}
+    assert not full.exists()
+
+
+def test_an_upload_is_not_held_in_memory(tmp_path: Path) -> None:
+    def body() -> Iterator[bytes]:
+        yield b'--b\r\nContent-Disposition: form-data; name="clip"; filename="a"\r\n\r\n'
+        for _ in range(256):
+            yield bytes(PIECE_BYTES)
+        yield b"\r\n" + END
+
+    tracemalloc.start()
+    try:
+        read(body(), tmp_path, max_bytes=100_000_000)
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (tmp_path / "clip").stat().st_size == 256 * PIECE_BYTES
+    assert peak_bytes < 8 * PIECE_BYTES  # measured: 2.6 pieces
+
+
+def test_further_formats_may_be_repeated_or_separated_by_commas(tmp_path: Path) -> None:
+    for number, parts in enumerate(
+        (part("also", b"wav,flac"), part("also", b"wav") + part("also", b"flac"))
+    ):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        assert read([clip_part() + parts + END], folder).also == ("wav", "flac")
+
+
+def test_a_field_that_is_not_utf8_is_read_as_latin_1(tmp_path: Path) -> None:
+    body = clip_part() + part("prompt", b"caf\xe9") + END
+    assert read([body], tmp_path).prompt == "caf\u00e9"
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "words"),
+    [
+        (END, ParameterError, "clip: missing"),
+        (part("clip", CLIP) + END, ParameterError, "clip"),  # a text, not a file
+        (clip_part() + clip_part() + END, RequestError, "too many files"),
+        (part("prompt", b"", file_name="a") + END, ParameterError, "prompt: only clip may be"),
+        (clip_part() + part("seed", b"1") * 2 + END, ParameterError, "seed: given twice"),
+        (clip_part() + part("volume", b"") + END, ParameterError, "volume"),
+        (part("prompt", b"x" * (MAX_FIELD_BYTES + 1)) + END, RequestError, "prompt has more than"),
+        (part("also", b"wav") * 100 + END, RequestError, r"more than \d+ fields"),
+        (b"--b\r\nContent-Type: text/plain\r\n\r\nx\r\n" + END, RequestError, "no name"),
+        (b"no form at all" + END, RequestError, "not valid multipart"),
+        (clip_part() + b"--b\r\nwrong\x00header" + END, RequestError, "not valid multipart"),
+    ],
+)
+def test_a_wrong_form_is_refused(
+    tmp_path: Path, body: bytes, kind: type[FoleyError], words: str
+) -> None:
+    with pytest.raises(kind, match=words):
+        read([body], tmp_path)
+
+
+def test_a_form_that_ends_early_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="ends before its closing boundary"):
+        read([clip_part()], tmp_path)
+
+
+@pytest.mark.parametrize("content_type", ["", "application/json", "multipart/mixed; boundary=b"])
+def test_another_type_of_body_is_refused_before_it_is_read(
+    tmp_path: Path, content_type: str
+) -> None:
+    with pytest.raises(MediaTypeError):
+        read(refuse_to_be_read(), tmp_path, content_type=content_type)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_form_without_a_boundary_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="boundary"):
+        read(refuse_to_be_read(), tmp_path, content_type="multipart/form-data")
+
+
+def test_a_declared_length_over_the_limit_is_refused_before_the_body_is_read(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(UploadTooLargeError, match="1000 bytes"):
+        read(refuse_to_be_read(), tmp_path, content_length=1001, max_bytes=1000)
+
+
+@pytest.mark.parametrize(
+    ("first", "kind"),
+    [
+        (clip_part(bytes(2000)), UploadTooLargeError),
+        (clip_part() + clip_part(), RequestError),
+        (part("volume", b"", file_name="a"), ParameterError),
+        (part("prompt", bytes(MAX_FIELD_BYTES + 1)), RequestError),
+    ],
+)
+def test_a_limit_is_noticed_before_the_rest_of_the_body_is_read(
+    tmp_path: Path, first: bytes, kind: type[FoleyError]
+) -> None:
+    def body() -> Iterator[bytes]:
+        yield first
+        yield from refuse_to_be_read()
+
+    with pytest.raises(kind):
+        read(body(), tmp_path, max_bytes=1000 if kind is UploadTooLargeError else 10_000_000)
+
+
+def test_a_caller_who_disconnects_cancels_the_request(tmp_path: Path) -> None:
+    with pytest.raises(CancelledRequestError):
+        read([clip_part()], tmp_path, disconnects=True)
+
+
+def refuse_to_be_read() -> Iterator[bytes]:
+    raise AssertionError("the body was read")
+    yield b""

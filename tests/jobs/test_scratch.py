@@ -1,0 +1,78 @@
+"""The folders of requests, and those that processes share."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from foley.errors import ConfigError, NoFramesError
+from runners.jobs.scratch import Common, Scratch, remove_leftovers
+from tests.server import ROOT
+
+
+def test_a_folder_goes_with_its_request_and_the_rest_with_the_process(tmp_path: Path) -> None:
+    scratch = Scratch(tmp_path)
+    with scratch.workspace() as folder:
+        (folder / "clip").write_bytes(b"bytes")
+    assert list(scratch.folder.iterdir()) == []
+    scratch.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failing_request_leaves_no_folder(tmp_path: Path) -> None:
+    scratch = Scratch(tmp_path)
+
+    def fail() -> None:
+        with scratch.workspace() as folder:
+            (folder / "clip").write_bytes(b"bytes")
+            raise NoFramesError("none")
+
+    with pytest.raises(NoFramesError):
+        fail()
+    assert list(scratch.folder.iterdir()) == []
+    scratch.close()
+
+
+def test_leftovers_of_a_killed_process_are_removed_and_those_of_a_living_one_are_not(
+    tmp_path: Path,
+) -> None:
+    program = (
+        "import pathlib, sys, time; from runners.jobs.scratch import Scratch\n"
+        "scratch = Scratch(pathlib.Path(sys.argv[1]))\n"
+        "(scratch.folder / 'clip').write_bytes(b'x'); print('made', flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert remove_leftovers(tmp_path) == []
+        (clip,) = tmp_path.glob("foley-*/clip")
+        process.send_signal(signal.SIGKILL)
+        process.wait(10)
+    assert remove_leftovers(tmp_path) == [clip.parent]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_last_process_removes_what_all_have_in_common(tmp_path: Path) -> None:
+    one, two = Common(tmp_path), Common(tmp_path)
+    assert one.folder == two.folder
+    (one.results / "kept").write_bytes(b"x")
+    Scratch(tmp_path).close()  # takes leftovers away, and these are none
+    one.close()
+    assert (two.results / "kept").is_file()
+    two.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_somebody_else_put_there_is_not_used(tmp_path: Path) -> None:
+    common = Common(tmp_path / "root")
+    assert common.folder.stat().st_mode & 0o077 == 0
+    common.close()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    common.folder.symlink_to(elsewhere)
+    with pytest.raises(ConfigError, match="FOLEY_SCRATCH_DIR"):
+        Common(tmp_path / "root")
+    assert list(elsewhere.iterdir()) == []

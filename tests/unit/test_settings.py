@@ -1,0 +1,42 @@
+"""Settings from the environment."""
+
+from pathlib import Path
+
+import pytest
+
+from foley.errors import ConfigError
+from runners.settings import load_settings
+
+
+@pytest.fixture
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    for name in ("FOLEY_PRESET", "FOLEY_DEVICE", "FOLEY_SCRATCH_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    return monkeypatch
+
+
+def test_settings_come_from_the_environment(clean_environment: pytest.MonkeyPatch) -> None:
+    clean_environment.setenv("FOLEY_MAX_UPLOAD_BYTES", "2MiB")
+    clean_environment.setenv("FOLEY_SCRATCH_DIR", "/somewhere")
+    clean_environment.setenv("FOLEY_REQUIRE_GPU", "0")  # the tests' own, known here
+    settings = load_settings()
+    assert settings.max_upload_bytes == 2 * 1024**2
+    assert settings.scratch_root == Path("/somewhere")
+    assert settings.preset == "auto"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("FOLEY_MAX_UPLOAD_BITES", "1", "did you mean FOLEY_MAX_UPLOAD_BYTES"),
+        ("FOLEY_DEVICE", "tpu", "device"),
+        ("FOLEY_REQUEST_TIMEOUT_SECONDS", "0", "request_timeout_seconds"),
+        ("FOLEY_MAX_CLIP_SECONDS", "16", "max_clip_seconds"),
+    ],
+)
+def test_wrong_settings_are_named(
+    clean_environment: pytest.MonkeyPatch, name: str, value: str, message: str
+) -> None:
+    clean_environment.setenv(name, value)
+    with pytest.raises(ConfigError, match=message):
+        load_settings()
