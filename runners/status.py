@@ -82,7 +82,7 @@ CODE_OF_HTTP_STATUS = {
     503: NotReadyError.code,
     504: RequestTimeoutError.code,
 }
-DEFAULT_RETRY_SECONDS = 5
+RETRY_SECONDS = 5
 INTERNAL_CODE = "internal"
 INTERNAL_STATUS = Status(500, "INTERNAL")
 INTERNAL_MESSAGE = "something went wrong inside the service"
@@ -123,7 +123,7 @@ def public_error(error: Exception) -> PublicError:
     is_public = isinstance(error, _PUBLIC)
     retry_after_seconds = None
     if isinstance(error, _TRANSIENT):
-        retry_after_seconds = math.ceil(error.retry_after_seconds or DEFAULT_RETRY_SECONDS)
+        retry_after_seconds = math.ceil(error.retry_after_seconds or RETRY_SECONDS)
     return PublicError(
         code=error.code,
         message=str(error) if is_public else REDACTED_MESSAGE,

@@ -1,7 +1,5 @@
 """The service without a model: every job becomes one file."""
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 from runners.jobs.job import GenerationJob
@@ -13,22 +11,12 @@ class FakeService:
 
     Attributes:
         num_bytes: size of each file.
-        num_active: requests that are worked on.
         jobs: that were run.
     """
 
     def __init__(self, num_bytes: int = 1000) -> None:
         self.num_bytes = num_bytes
-        self.num_active = 0
         self.jobs: list[GenerationJob] = []
-
-    @contextlib.contextmanager
-    def admit(self) -> Iterator[None]:
-        self.num_active += 1
-        try:
-            yield
-        finally:
-            self.num_active -= 1
 
     async def run(self, job: GenerationJob, *_: Any) -> JobResult:
         self.jobs.append(job)

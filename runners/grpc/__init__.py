@@ -1,7 +1,7 @@
-"""gRPC: `foley.v1.FoleyService`, filled at the same service as HTTP's requests.
+"""The gRPC interface: the server, its methods, their uploads and their error boundary.
 
-`foley_pb2` and `foley_pb2_grpc` are generated from proto/foley/v1/foley.proto; clients in Python
-may use them too.
+`foley.v1` has the messages and stubs, and `runners.jobs` does the work. Nothing here imports
+`runners.http`.
 """
 
 SERVICE = "foley.v1.FoleyService"

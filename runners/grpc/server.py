@@ -27,7 +27,7 @@ LAST_STATUS_SECONDS = 0.2  # how long the last health status may take to reach i
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 
 
-class RpcServer:
+class GrpcServer:
     """Serves `FoleyService`, health and reflection; needs a running event loop.
 
     Args:

@@ -1,4 +1,4 @@
-"""The HTTP interface: routes, handlers, middleware, forms, content negotiation, server-sent events.
+"""The HTTP interface: routes, handlers, forms, content negotiation, server-sent events, OpenAPI.
 
-The work itself is in `runners.jobs`.
+`runners.jobs` does the work. Nothing here imports `runners.grpc`.
 """

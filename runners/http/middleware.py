@@ -101,7 +101,7 @@ class ErrorMiddleware:
             if response.replaced is not None:
                 await response.send_replacement(scope, receive)
         except Exception as error:
-            if response.status:  # the head was sent: only a broken connection can tell the error
+            if response.status:  # the head was sent: only breaking the connection shows an error
                 raise
             public = public_error(error)
             if public.redacted:

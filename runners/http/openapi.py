@@ -5,7 +5,7 @@ from typing import Any
 from runners.http.negotiation import ZIP
 from runners.http.schemas import (
     EVENTS,
-    MODEL,
+    MODEL_SCHEMA,
     RESULT_FILE,
     TEXT,
     Schema,
@@ -72,7 +72,7 @@ def build_document(settings: Settings) -> dict[str, Any]:
         "components": {
             "schemas": {
                 "GenerationOptions": _build_form_schema(settings),
-                "Model": MODEL,
+                "Model": MODEL_SCHEMA,
                 "ResultFile": RESULT_FILE,
                 **{f"Event_{name}": schema for name, schema in EVENTS.items()},
                 "Error": build_error_schema(),

@@ -78,7 +78,7 @@ EVENTS: dict[str, Schema] = {
         "description": "The last event of a request that fails.",
     },
 }
-MODEL: Schema = {
+MODEL_SCHEMA: Schema = {
     "type": "object",
     "properties": {
         "state": {**TEXT, "enum": ["ready"]},

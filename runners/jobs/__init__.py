@@ -1,4 +1,4 @@
 """One generation from clip to files: the job, its run, deadline, cancellation, results and scratch.
 
-Shared by HTTP and gRPC; it knows neither.
+HTTP and gRPC share it. It imports neither.
 """

@@ -19,8 +19,8 @@ MEDIA_TYPES = {
     "wav": "audio/wav",
     "flac": "audio/flac",
 }
-INTEGER = re.compile(r"[+-]?\d+", re.ASCII)
-NUMBER = re.compile(r"[+-]?(\d*\.?\d+(e[+-]?\d+)?|nan|inf)", re.ASCII | re.IGNORECASE)
+INTEGER_TEXT = re.compile(r"[+-]?\d+", re.ASCII)
+NUMBER_TEXT = re.compile(r"[+-]?(\d*\.?\d+(e[+-]?\d+)?|nan|inf)", re.ASCII | re.IGNORECASE)
 
 
 class GenerationOptions(GenerationRequest):
@@ -61,14 +61,14 @@ class GenerationOptions(GenerationRequest):
     @classmethod
     def _check_integer(cls, value: object) -> object:
         # Pydantic reads 1_0 and 1.0 too. Both look like slips, so they are refused.
-        if isinstance(value, str) and not INTEGER.fullmatch(value):
+        if isinstance(value, str) and not INTEGER_TEXT.fullmatch(value):
             raise PydanticKnownError("int_parsing")
         return value
 
     @field_validator("guidance_scale", mode="before")
     @classmethod
     def _check_number(cls, value: object) -> object:
-        if isinstance(value, str) and not NUMBER.fullmatch(value):
+        if isinstance(value, str) and not NUMBER_TEXT.fullmatch(value):
             raise PydanticKnownError("float_parsing")
         return value
 

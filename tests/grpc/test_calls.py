@@ -1,4 +1,4 @@
-"""gRPC, with two API workers and with keys; HTTP is asked the same where both must agree."""
+"""gRPC calls to two API workers with keys, compared with HTTP where both must agree."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -26,7 +26,7 @@ from foley.v1.foley_pb2_grpc import FoleyServiceStub
 from runners.grpc import SERVICE
 from runners.jobs.job import GenerationOptions
 from tests.http.test_generate import packets
-from tests.http.test_streaming import ENDLESS, ORDER
+from tests.http.test_streaming import ENDLESS, STAGES
 from tests.server import Server
 
 MAX_UPLOAD_BYTES = 4_000_000
@@ -35,13 +35,15 @@ OTHER_KEY = (("x-api-key", "second"),)
 
 
 @pytest.fixture(scope="module")
-def health_seen() -> list[int]:
-    """Filled by `rpc`: what the health service said while the server started."""
+def health_statuses() -> list[int]:
+    """Filled by `grpc_server`: answers of the health service while the server started."""
     return []
 
 
 @pytest.fixture(scope="module")
-def rpc(tmp_path_factory: pytest.TempPathFactory, health_seen: list[int]) -> Iterator[Server]:
+def grpc_server(
+    tmp_path_factory: pytest.TempPathFactory, health_statuses: list[int]
+) -> Iterator[Server]:
     settings = {
         "FOLEY_API_WORKERS": "2",
         "FOLEY_API_KEYS": "first,second",
@@ -49,13 +51,13 @@ def rpc(tmp_path_factory: pytest.TempPathFactory, health_seen: list[int]) -> Ite
         "FOLEY_MAX_UPLOAD_BYTES": str(MAX_UPLOAD_BYTES),
         "FOLEY_MAX_CLIP_SECONDS": "6",
     }
-    server = Server(tmp_path_factory.mktemp("rpc"), settings)
+    server = Server(tmp_path_factory.mktemp("grpc"), settings)
     server.client.headers["Authorization"] = "Bearer first"
     try:
-        while not health_seen or health_seen[-1] != health_pb2.HealthCheckResponse.SERVING:
+        while not health_statuses or health_statuses[-1] != health_pb2.HealthCheckResponse.SERVING:
             assert server.process.poll() is None, server.log.read_text()
             assert time.monotonic() - server.started < 90, server.log.read_text()
-            health_seen.extend(health(server))
+            health_statuses.extend(health(server))
             time.sleep(0.1)
         yield server
     finally:
@@ -65,7 +67,7 @@ def rpc(tmp_path_factory: pytest.TempPathFactory, health_seen: list[int]) -> Ite
 
 
 def health(server: Server, name: str = "") -> list[int]:
-    """The answer of the health service; nothing while nobody listens."""
+    """The status from the health service; nothing while the server does not listen."""
     with grpc.insecure_channel(server.grpc_address) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         try:
@@ -75,9 +77,9 @@ def health(server: Server, name: str = "") -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def stub(rpc: Server) -> Iterator[FoleyServiceStub]:
-    """Keeps to one worker, as a connection does."""
-    with grpc.insecure_channel(rpc.grpc_address) as channel:
+def stub(grpc_server: Server) -> Iterator[FoleyServiceStub]:
+    """On one connection, so all its calls go to one worker."""
+    with grpc.insecure_channel(grpc_server.grpc_address) as channel:
         yield FoleyServiceStub(channel)
 
 
@@ -89,7 +91,7 @@ def messages(clip: bytes, *, size: int = 100_000, **options: Any) -> Iterator[Ge
 
 @dataclass
 class Answer:
-    """Everything that a call answered."""
+    """All messages of a call's response."""
 
     request_id: str = ""
     stages: list[str] = field(default_factory=list)
@@ -125,8 +127,8 @@ def refused(call: Callable[[], object]) -> grpc.Call:
     return error
 
 
-def facts(error: grpc.Call) -> tuple[str, dict[str, str | bytes]]:
-    """The error's code, which plain metadata and rich details agree on, and the metadata."""
+def read_error(error: grpc.Call) -> tuple[str, dict[str, str | bytes]]:
+    """The error's code, the same in plain metadata and in rich details, and the metadata."""
     trailing = {item.key: item.value for item in error.trailing_metadata()}
     rich = status_pb2.Status.FromString(trailing["grpc-status-details-bin"])
     assert (rich.code, rich.message) == (error.code().value[0], error.details())
@@ -138,19 +140,21 @@ def facts(error: grpc.Call) -> tuple[str, dict[str, str | bytes]]:
     return reason.reason, trailing
 
 
-def test_health_goes_from_not_serving_to_serving(rpc: Server, health_seen: list[int]) -> None:
-    known = health_pb2.HealthCheckResponse
-    assert set(health_seen) == {known.NOT_SERVING, known.SERVING}
+def test_health_goes_from_not_serving_to_serving(
+    grpc_server: Server, health_statuses: list[int]
+) -> None:
+    statuses = health_pb2.HealthCheckResponse
+    assert set(health_statuses) == {statuses.NOT_SERVING, statuses.SERVING}
     deadline = time.monotonic() + 10  # each worker looks for itself
-    while any(health(rpc, SERVICE) != [known.SERVING] for _ in range(10)):
+    while any(health(grpc_server, SERVICE) != [statuses.SERVING] for _ in range(10)):
         assert time.monotonic() < deadline
-    assert rpc.probe("/readyz") == 200
+    assert grpc_server.probe("/readyz") == 200
 
 
-def test_reflection_tells_the_services_and_their_description(rpc: Server) -> None:
+def test_reflection_lists_the_services_and_their_messages(grpc_server: Server) -> None:
     def ask(**question: str) -> reflection_pb2.ServerReflectionResponse:
         request = reflection_pb2.ServerReflectionRequest(**question)
-        with grpc.insecure_channel(rpc.grpc_address) as channel:
+        with grpc.insecure_channel(grpc_server.grpc_address) as channel:
             reflecting = reflection_pb2_grpc.ServerReflectionStub(channel)
             (answer,) = reflecting.ServerReflectionInfo(iter([request]), timeout=10)
             return answer
@@ -173,15 +177,15 @@ def test_a_real_clip_keeps_its_picture(stub: FoleyServiceStub, real_clip: bytes)
     assert answer.result.model == "tiny"
     assert answer.result.timings[0].stage == "upload"
     assert answer.result.timings[-1].stage == "total"
-    assert list(dict.fromkeys(answer.stages)) == ORDER
+    assert list(dict.fromkeys(answer.stages)) == STAGES
     assert answer.request_id == answer.result.request_id
 
 
 def test_the_seed_gives_the_same_sound_as_over_http(
-    rpc: Server, stub: FoleyServiceStub, short_clip: bytes
+    grpc_server: Server, stub: FoleyServiceStub, short_clip: bytes
 ) -> None:
     options = {"seed": 5, "num_inference_steps": 2, "prompt": "rain", "format": "wav"}
-    sound = rpc.generate(short_clip, guidance_scale=TINY_GUIDANCE, **options).content
+    sound = grpc_server.generate(short_clip, guidance_scale=TINY_GUIDANCE, **options).content
     assert generate(stub, short_clip, **options).files == {0: sound}
 
 
@@ -210,23 +214,25 @@ def test_further_formats_of_a_variation_follow_it(
     assert [len(answer.files[i]) for i in range(6)] == [f.num_bytes for f in answer.result.files]
 
 
-def test_the_callers_id_is_kept(rpc: Server, stub: FoleyServiceStub, short_clip: bytes) -> None:
+def test_the_callers_id_is_kept(
+    grpc_server: Server, stub: FoleyServiceStub, short_clip: bytes
+) -> None:
     metadata = (*KEY, ("x-request-id", "mine-3"))
     counted = f'foley_requests_total{{route="/{SERVICE}/Generate",status="OK"}}'
-    before = rpc.metric(counted)
+    before = grpc_server.metric(counted)
     secret = "a walrus in a lighthouse"
     call = stub.Generate(
         messages(short_clip, num_inference_steps=1, prompt=secret), metadata=metadata
     )
     assert ("x-request-id", "mine-3") in [tuple(item) for item in call.initial_metadata()]
     assert read(call).request_id == "mine-3"
-    event = rpc.wait_for_log("mine-3")
+    event = grpc_server.wait_for_log("mine-3")
     assert event["event"] == "request"
     assert event["method"] == "gRPC"
     assert event["path"] == f"/{SERVICE}/Generate"
     assert event["status"] == "OK"
-    rpc.wait_for_metric(counted, before + 1)
-    assert secret not in rpc.log.read_text()
+    grpc_server.wait_for_metric(counted, before + 1)
+    assert secret not in grpc_server.log.read_text()
 
 
 def test_the_options_are_the_fields_of_the_form() -> None:
@@ -250,15 +256,15 @@ def test_the_options_are_the_fields_of_the_form() -> None:
     ],
 )
 def test_bounds_are_those_of_http(
-    rpc: Server, stub: FoleyServiceStub, short_clip: bytes, options: dict[str, Any]
+    grpc_server: Server, stub: FoleyServiceStub, short_clip: bytes, options: dict[str, Any]
 ) -> None:
     error = refused(lambda: generate(stub, short_clip, **options))
     fields = {name: ",".join(v) if isinstance(v, list) else v for name, v in options.items()}
-    told = rpc.generate(short_clip, **fields).json()["error"]
+    expected = grpc_server.generate(short_clip, **fields).json()["error"]
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert facts(error)[0] == told["code"] == "invalid_parameter"
-    # HTTP names the value as it was written, a text.
-    rules = [part.partition(", got")[0] for part in told["message"].split("; ")]
+    assert read_error(error)[0] == expected["code"] == "invalid_parameter"
+    # HTTP shows the value as text.
+    rules = [part.partition(", got")[0] for part in expected["message"].split("; ")]
     assert [part.partition(", got")[0] for part in str(error.details()).split("; ")] == rules
 
 
@@ -284,7 +290,7 @@ def test_what_is_sent_is_checked(
 ) -> None:
     error = refused(lambda: read(stub.Generate(iter(make(real_clip)), metadata=KEY)))
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert facts(error)[0] == code
+    assert read_error(error)[0] == code
     assert words in str(error.details())
     assert "/" not in str(error.details()), "a path"
 
@@ -301,14 +307,14 @@ def test_a_clip_over_the_limit_is_refused_while_it_is_read(stub: FoleyServiceStu
 
     error = refused(lambda: read(stub.Generate(endless(), metadata=KEY, timeout=30)))
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert facts(error)[0] == "upload_too_large"
+    assert read_error(error)[0] == "upload_too_large"
     assert str(MAX_UPLOAD_BYTES) in str(error.details())
     assert sent < 20 * MAX_UPLOAD_BYTES
 
 
 @pytest.mark.parametrize("metadata", [(), (("authorization", "Bearer third"),)])
-def test_no_key_is_refused_before_the_clip_is_read(
-    rpc: Server, stub: FoleyServiceStub, metadata: tuple[tuple[str, str], ...]
+def test_a_call_without_a_key_is_refused_before_the_clip_is_read(
+    grpc_server: Server, stub: FoleyServiceStub, metadata: tuple[tuple[str, str], ...]
 ) -> None:
     def silent() -> Iterator[GenerateRequest]:
         yield GenerateRequest(options=GenerateOptions())
@@ -323,16 +329,16 @@ def test_no_key_is_refused_before_the_clip_is_read(
         error = refused(call)
         assert time.monotonic() - started < 1
         assert error.code() is grpc.StatusCode.UNAUTHENTICATED
-        assert facts(error)[0] == "unauthorized"
-    assert "third" not in rpc.log.read_text()
+        assert read_error(error)[0] == "unauthorized"
+    assert "third" not in grpc_server.log.read_text()
 
 
-def test_the_model_is_that_of_http(rpc: Server, stub: FoleyServiceStub) -> None:
+def test_the_model_is_that_of_http(grpc_server: Server, stub: FoleyServiceStub) -> None:
     model = stub.GetModel(GetModelRequest(), metadata=OTHER_KEY)
-    (told,) = rpc.client.get("/v1/models").json()["models"]
-    told.pop("state")  # gRPC's health tells it
-    assert {field.name for field in model.DESCRIPTOR.fields} == told.keys()
-    for name, value in told.items():
+    (expected,) = grpc_server.client.get("/v1/models").json()["models"]
+    expected.pop("state")  # in gRPC, the health service has it
+    assert {field.name for field in model.DESCRIPTOR.fields} == expected.keys()
+    for name, value in expected.items():
         assert getattr(model, name) == value
 
 
@@ -340,7 +346,7 @@ def until_sampling(responses: Iterable[GenerateResponse]) -> None:
     for response in responses:
         if response.progress.stage == "sample":
             return
-    raise AssertionError("it never came so far")
+    raise AssertionError("it never sampled")
 
 
 def endless(stub: FoleyServiceStub, clip: bytes, request_id: str, **named: Any) -> Any:
@@ -348,73 +354,75 @@ def endless(stub: FoleyServiceStub, clip: bytes, request_id: str, **named: Any) 
     return stub.Generate(messages(clip, **ENDLESS), metadata=metadata, **named)
 
 
-def post(rpc: Server, clip: bytes, **fields: int) -> httpx.Response:
+def post(grpc_server: Server, clip: bytes, **fields: int) -> httpx.Response:
     """POST /v1/generate on a connection of its own."""
-    with httpx.Client(base_url=rpc.client.base_url, timeout=60, trust_env=False) as client:
+    with httpx.Client(base_url=grpc_server.client.base_url, timeout=60, trust_env=False) as client:
         return client.post(
             "/v1/generate", files={"clip": clip}, data=fields, headers={"X-Api-Key": "first"}
         )
 
 
-def stopped_within(rpc: Server, seconds: float) -> None:
+def check_runner_stops_within(grpc_server: Server, seconds: float) -> None:
     started = time.monotonic()
-    rpc.wait_for_metric("foley_running", 0)
+    grpc_server.wait_for_metric("foley_running", 0)
     assert time.monotonic() - started < seconds
 
 
 def test_a_caller_who_cancels_stops_the_runner(
-    rpc: Server, stub: FoleyServiceStub, short_clip: bytes
+    grpc_server: Server, stub: FoleyServiceStub, short_clip: bytes
 ) -> None:
-    cancelled = rpc.metric('foley_errors_total{code="cancelled"}')
+    cancelled = grpc_server.metric('foley_errors_total{code="cancelled"}')
     call = endless(stub, short_clip, "left-1")
     until_sampling(call)
     call.cancel()
-    stopped_within(rpc, 2)
-    assert rpc.wait_for_log("left-1")["status"] == "CANCELLED"
-    assert rpc.metric('foley_errors_total{code="cancelled"}') == cancelled + 1
+    check_runner_stops_within(grpc_server, 2)
+    assert grpc_server.wait_for_log("left-1")["status"] == "CANCELLED"
+    assert grpc_server.metric('foley_errors_total{code="cancelled"}') == cancelled + 1
 
 
-def test_a_caller_whose_connection_ends_stops_the_runner(rpc: Server, short_clip: bytes) -> None:
-    with grpc.insecure_channel(rpc.grpc_address) as channel:
+def test_a_caller_whose_connection_ends_stops_the_runner(
+    grpc_server: Server, short_clip: bytes
+) -> None:
+    with grpc.insecure_channel(grpc_server.grpc_address) as channel:
         until_sampling(endless(FoleyServiceStub(channel), short_clip, "left-2"))
-    stopped_within(rpc, 2)
+    check_runner_stops_within(grpc_server, 2)
 
 
 def test_a_deadline_stops_the_runner(
-    rpc: Server, stub: FoleyServiceStub, short_clip: bytes
+    grpc_server: Server, stub: FoleyServiceStub, short_clip: bytes
 ) -> None:
     error = refused(lambda: read(endless(stub, short_clip, "late-1", timeout=1.5)))
     assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    stopped_within(rpc, 2)
-    event = rpc.wait_for_log("late-1")
+    check_runner_stops_within(grpc_server, 2)
+    event = grpc_server.wait_for_log("late-1")
     assert (event["status"], event["code"]) == ("DEADLINE_EXCEEDED", "timeout")
 
 
 @pytest.mark.parametrize("by", ["grpc", "http"])
 def test_a_request_is_cancelled_by_its_id_and_its_key(
-    rpc: Server, stub: FoleyServiceStub, short_clip: bytes, by: str
+    grpc_server: Server, stub: FoleyServiceStub, short_clip: bytes, by: str
 ) -> None:
     request_id = f"named-{by}"
     call = endless(stub, short_clip, request_id)
     until_sampling(call)
-    asked = CancelRequest(request_id=request_id)
-    error = refused(lambda: stub.Cancel(asked, metadata=OTHER_KEY))
+    cancel = CancelRequest(request_id=request_id)
+    error = refused(lambda: stub.Cancel(cancel, metadata=OTHER_KEY))
     assert error.code() is grpc.StatusCode.NOT_FOUND
-    assert facts(error)[0] == "not_found"
+    assert read_error(error)[0] == "not_found"
     if by == "grpc":
-        with grpc.insecure_channel(rpc.grpc_address) as channel:  # perhaps the other worker
-            FoleyServiceStub(channel).Cancel(asked, metadata=KEY)
+        with grpc.insecure_channel(grpc_server.grpc_address) as channel:  # perhaps the other worker
+            FoleyServiceStub(channel).Cancel(cancel, metadata=KEY)
     else:
-        response = rpc.client.post(f"/v1/requests/{request_id}/cancel")
+        response = grpc_server.client.post(f"/v1/requests/{request_id}/cancel")
         assert response.json() == {"cancelled": True}
     error = refused(lambda: read(call))
     assert error.code() is grpc.StatusCode.CANCELLED
-    assert facts(error)[0] == "cancelled"
-    stopped_within(rpc, 2)
+    assert read_error(error)[0] == "cancelled"
+    check_runner_stops_within(grpc_server, 2)
 
 
-def test_one_call_too_many_is_told_when_to_come_again(
-    rpc: Server, stub: FoleyServiceStub, short_clip: bytes
+def test_one_call_too_many_gets_a_retry_delay(
+    grpc_server: Server, stub: FoleyServiceStub, short_clip: bytes
 ) -> None:
     calls = [endless(stub, short_clip, f"busy-{i}") for i in range(2)]
     until_sampling(calls[0])
@@ -423,35 +431,35 @@ def test_one_call_too_many_is_told_when_to_come_again(
     for call in calls:
         call.cancel()
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    code, trailing = facts(error)
+    code, trailing = read_error(error)
     assert code == "busy"
     rich = status_pb2.Status.FromString(trailing["grpc-status-details-bin"])
     delay = error_details_pb2.RetryInfo()
     assert rich.details[1].Unpack(delay)
     assert delay.retry_delay.seconds == int(trailing["retry-after"]) > 0
-    stopped_within(rpc, 2)
+    check_runner_stops_within(grpc_server, 2)
 
 
-def test_nothing_is_left_on_disk(rpc: Server) -> None:
-    rpc.wait_until_scratch_is_empty()
+def test_nothing_is_left_on_disk(grpc_server: Server) -> None:
+    grpc_server.wait_until_scratch_is_empty()
 
 
-def test_sigterm_ends_the_calls_in_flight_well_and_takes_no_new_ones(
-    rpc: Server, short_clip: bytes
+def test_sigterm_lets_active_calls_finish_and_takes_no_new_ones(
+    grpc_server: Server, short_clip: bytes
 ) -> None:
     with (
-        grpc.insecure_channel(rpc.grpc_address) as channel,
-        grpc.insecure_channel(rpc.grpc_address) as late_channel,
+        grpc.insecure_channel(grpc_server.grpc_address) as channel,
+        grpc.insecure_channel(grpc_server.grpc_address) as late_channel,
         ThreadPoolExecutor() as pool,
     ):
         stub = FoleyServiceStub(channel)
         FoleyServiceStub(late_channel).GetModel(GetModelRequest(), metadata=KEY)  # connected
-        # HTTP's server tells of the end only when its own requests are done.
-        plain = pool.submit(post, rpc, short_clip, num_inference_steps=150)
+        # The HTTP server runs shutdown hooks only when its own requests are done.
+        plain = pool.submit(post, grpc_server, short_clip, num_inference_steps=150)
         call = stub.Generate(messages(short_clip, num_inference_steps=150), metadata=KEY)
         until_sampling(call)
         rest = pool.submit(read, call)
-        stopping = pool.submit(rpc.stop)
+        stopping = pool.submit(grpc_server.stop)
         time.sleep(0.5)
         error = refused(
             lambda: FoleyServiceStub(late_channel).GetModel(

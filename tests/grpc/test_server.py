@@ -9,7 +9,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from foley.errors import NotReadyError
 from foley.v1.foley_pb2_grpc import FoleyServiceServicer
-from runners.grpc.server import RpcServer
+from runners.grpc.server import GrpcServer
 from runners.process import free_port
 from runners.settings import Settings
 
@@ -18,14 +18,14 @@ async def ready() -> None:
     pass
 
 
-def test_a_port_that_is_taken_is_told_and_used_once_it_is_free() -> None:
+def test_a_port_in_use_is_reported_and_taken_once_it_is_free() -> None:
     async def run() -> None:
         with socket.socket() as other:
             other.bind(("127.0.0.1", 0))
             other.listen()
             port = other.getsockname()[1]
             settings = Settings(grpc_port=port, grpc_host="127.0.0.1")
-            server = RpcServer(FoleyServiceServicer(), settings, check_ready=ready)
+            server = GrpcServer(FoleyServiceServicer(), settings, check_ready=ready)
             await asyncio.sleep(0.2)
             with pytest.raises(NotReadyError, match=f"port {port} of gRPC is taken"):
                 server.check()
@@ -46,11 +46,11 @@ def test_a_port_that_is_taken_is_told_and_used_once_it_is_free() -> None:
     asyncio.run(run())
 
 
-def test_health_is_not_serving_from_the_moment_the_end_is_asked_for() -> None:
+def test_health_is_not_serving_once_the_server_stops() -> None:
     seen: list[int] = []
 
     async def run() -> None:
-        server = RpcServer(
+        server = GrpcServer(
             FoleyServiceServicer(),
             Settings(grpc_port=free_port("::1"), grpc_host="::1"),
             check_ready=ready,
@@ -63,7 +63,7 @@ def test_health_is_not_serving_from_the_moment_the_end_is_asked_for() -> None:
                 seen.append(answer.status)
                 if answer.status == health_pb2.HealthCheckResponse.SERVING:
                     server.begin_stop()
-            async with asyncio.timeout(2):  # whoever watches does not hold it up
+            async with asyncio.timeout(2):  # a watcher does not hold it up
                 await server.stop()
 
     asyncio.run(run())

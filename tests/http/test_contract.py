@@ -1,4 +1,4 @@
-"""Whatever the OpenAPI document allows, and much that it does not, gets an answer it describes."""
+"""Responses to generated requests, valid and not, conform to the OpenAPI document."""
 
 import collections
 from typing import Any
@@ -25,12 +25,12 @@ CHECKS = [
 
 
 @pytest.fixture(scope="module")
-def described(server: Server, short_clip: bytes) -> schemathesis.BaseSchema:
-    """The service as it describes itself; one body in four has a clip that is one."""
+def schema(server: Server, short_clip: bytes) -> schemathesis.BaseSchema:
+    """The schema that the service serves; one body in four has a real clip."""
     document = server.client.get("/docs.json").json()
-    schema = schemathesis.openapi.from_dict(document)
+    loaded = schemathesis.openapi.from_dict(document)
 
-    @schema.hook
+    @loaded.hook
     def map_body(_context: schemathesis.HookContext, body: Any) -> Any:
         if isinstance(body, dict) and "clip" in body and len(repr(body)) % 4 == 0:
             body["clip"] = short_clip
@@ -38,16 +38,16 @@ def described(server: Server, short_clip: bytes) -> schemathesis.BaseSchema:
             body["num_variations"] = 1
         return body
 
-    return schema
+    return loaded
 
 
 @pytest.mark.parametrize("mode", list(schemathesis.GenerationMode), ids=lambda mode: mode.name)
 @pytest.mark.parametrize(
     "num_examples", [20, pytest.param(1000, marks=[pytest.mark.soak, pytest.mark.timeout(1200)])]
 )
-def test_the_service_keeps_to_its_document(
+def test_responses_conform_to_the_document(
     server: Server,
-    described: schemathesis.BaseSchema,
+    schema: schemathesis.BaseSchema,
     mode: schemathesis.GenerationMode,
     num_examples: int,
 ) -> None:
@@ -55,7 +55,7 @@ def test_the_service_keeps_to_its_document(
     statuses = collections.Counter[int]()
     with requests.Session() as session:
         session.trust_env = False
-        for found in described.get_all_operations():
+        for found in schema.get_all_operations():
             operation = found.ok()
             if not operation.body and not operation.path_parameters:
                 cases = hypothesis.strategies.just(operation.Case())
@@ -66,11 +66,11 @@ def test_the_service_keeps_to_its_document(
                 max_examples=num_examples, deadline=None, database=None, derandomize=True
             )
             @hypothesis.given(case=cases)
-            def keeps_to_it(case: schemathesis.Case) -> None:
+            def check_response(case: schemathesis.Case) -> None:
                 response = case.call_and_validate(base_url, session, checks=CHECKS)
                 statuses[response.status_code] += 1
 
-            keeps_to_it()
+            check_response()
     print(statuses)
     assert statuses[404]
     assert statuses[422]

@@ -1,4 +1,4 @@
-"""What a load balancer sees of a service: 204 while it loads, then 200, or 503."""
+"""Health for load balancers: 204 while the service loads, then 200, or 503."""
 
 import json
 import time
@@ -16,13 +16,13 @@ PATH = "/health/check"
 
 
 def events(server: Server, name: str) -> list[dict[str, Any]]:
-    """The log's lines about one thing."""
+    """The log's lines of one event."""
     lines = [json.loads(x) for x in server.log.read_text().splitlines() if x.startswith("{")]
     return [line for line in lines if line["event"] == name]
 
 
 def statuses_until(server: Server, urls: list[str], last: int) -> list[set[int]]:
-    """All statuses of each address, until each has given the last one."""
+    """The statuses of each address, until each has answered with `last`."""
     seen: list[set[int]] = [set() for _ in urls]
     deadline = Deadline(90)
     with httpx.Client(trust_env=False, timeout=scale(5)) as client:
@@ -47,7 +47,7 @@ def test_the_load_balancer_sees_loading_then_ready_on_both_ports(tmp_path: Path)
         {
             "FOLEY_HEALTH_PORT": str(port),
             "FOLEY_HEALTH_PATH": PATH,
-            "FOLEY_API_KEYS": "a-key",  # which a load balancer has not
+            "FOLEY_API_KEYS": "a-key",  # a load balancer has none
             "FOLEY_API_WORKERS": "2",
             "FOLEY_CONTAINER_STARTED": str(time.time() - 100),
         },
@@ -56,7 +56,7 @@ def test_the_load_balancer_sees_loading_then_ready_on_both_ports(tmp_path: Path)
         urls = [f"http://127.0.0.1:{server.port}{PATH}", f"http://127.0.0.1:{port}{PATH}"]
         assert statuses_until(server, urls, 200) == [{204, 200}, {204, 200}]
         other = httpx.get(f"http://127.0.0.1:{port}/v1/models", trust_env=False)
-        assert other.status_code == 404  # nothing but health is told there
+        assert other.status_code == 404  # this port has no other path
         assert PATH in httpx.get(f"http://127.0.0.1:{server.port}/docs.json").json()["paths"]
         wait_until(  # one line of each worker
             lambda: len(events(server, "service_ready")) == 2, what=server.log.read_text
@@ -73,7 +73,7 @@ def test_the_load_balancer_sees_loading_then_ready_on_both_ports(tmp_path: Path)
     assert PATH not in asked  # no line for each probe
 
 
-def test_a_model_that_cannot_be_loaded_is_out(tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_loaded_is_503(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     server = Server(tmp_path, {"FOLEY_PRESET": "xl", "FOLEY_WEIGHTS": str(tmp_path / "empty")})
     try:
@@ -84,7 +84,7 @@ def test_a_model_that_cannot_be_loaded_is_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["ping", "/a b", "/{x}"])
-def test_a_path_that_routes_otherwise_is_refused(path: str, tmp_path: Path) -> None:
+def test_a_health_path_with_other_characters_is_refused(path: str, tmp_path: Path) -> None:
     server = Server(tmp_path, {"FOLEY_HEALTH_PATH": path})
     assert wait_for_exit(server.process, 30) != 0
     assert "health_path" in server.log.read_text()

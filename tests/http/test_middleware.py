@@ -1,4 +1,4 @@
-"""The outermost boundary, around small applications that fail in every way."""
+"""The error boundary, around small applications that fail."""
 
 import asyncio
 import json
@@ -30,7 +30,7 @@ def raising(error: Exception) -> ASGIApp:
     return app
 
 
-def test_an_unforeseen_error_is_internal_and_its_words_stay_inside(
+def test_an_unforeseen_error_is_internal_and_its_message_is_not_sent(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     response = ask(raising(KeyError("/secret/path")))
@@ -40,7 +40,7 @@ def test_an_unforeseen_error_is_internal_and_its_words_stay_inside(
     assert "/secret/path" in capsys.readouterr().out  # the log has it
 
 
-def test_the_models_troubles_are_told_by_code_only(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_device_error_is_sent_without_its_message(capsys: pytest.CaptureFixture[str]) -> None:
     response = ask(raising(DeviceError("/dev/nvidia0 ran out of memory")))
     assert response.status_code == 503
     assert response.json()["error"]["code"] == "device_unavailable"
@@ -48,24 +48,24 @@ def test_the_models_troubles_are_told_by_code_only(capsys: pytest.CaptureFixture
     assert "/dev/nvidia0" in capsys.readouterr().out
 
 
-def test_a_callers_mistake_is_told_in_full() -> None:
+def test_a_callers_mistake_is_sent_with_its_message() -> None:
     response = ask(raising(VideoEmptyError("clip has 0 bytes")))
     assert response.status_code == 422
     assert response.json()["error"]["message"] == "clip has 0 bytes"
 
 
-def test_a_busy_service_says_when_to_come_again() -> None:
+def test_a_busy_service_sends_retry_after() -> None:
     assert ask(raising(BusyError("later"))).headers["retry-after"] == "5"
 
 
-def test_an_error_that_others_worded_is_told_in_our_form() -> None:
+def test_an_error_response_of_the_application_is_replaced_by_ours() -> None:
     response = ask(PlainTextResponse("Too bad", status_code=415, headers={"X-Inner": "1"}))
     assert response.json()["error"]["code"] == "unsupported_media_type"
     assert "Too bad" not in response.text
     assert "x-inner" not in response.headers
 
 
-def test_an_answer_that_broke_off_is_not_given_a_second_head() -> None:
+def test_a_response_that_fails_halfway_gets_no_second_head() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         raise ConnectionResetError
@@ -83,7 +83,7 @@ def test_only_plain_request_ids_are_kept(given: str, kept: bool) -> None:
     assert len(response.headers.get_list("x-request-id")) == 1
 
 
-def test_the_form_of_an_error_is_one() -> None:
+def test_every_error_has_the_same_form() -> None:
     body = json.loads(ask(raising(VideoEmptyError("none")), **{"X-Request-Id": "me"}).content)
     assert body == {"error": {"code": "video_empty", "message": "none", "request_id": "me"}}
     body = json.loads(ask(raising(BusyError("later")), **{"X-Request-Id": "me"}).content)
@@ -99,7 +99,7 @@ KINDS = [kind for kind in _family(FoleyError) if kind is not ConnectionFailedErr
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.code)
-def test_no_error_tells_of_the_inside(
+def test_no_error_reveals_internals(
     kind: type[FoleyError], capsys: pytest.CaptureFixture[str]
 ) -> None:
     error = kind("words of the error")
@@ -118,7 +118,7 @@ def test_no_error_tells_of_the_inside(
     assert ("/secret/path" in capsys.readouterr().out) is hidden
 
 
-def test_a_wrong_key_is_told_how_to_send_one_and_nothing_inside_runs() -> None:
+def test_a_wrong_key_is_refused_before_the_application_runs() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         raise AssertionError("was let in")
 
@@ -133,7 +133,7 @@ def test_a_wrong_key_is_told_how_to_send_one_and_nothing_inside_runs() -> None:
         assert response.headers["www-authenticate"] == "Bearer"
 
 
-def test_retry_after_is_what_the_error_knows() -> None:
+def test_retry_after_is_that_of_the_error() -> None:
     error = BusyError("later")
     error.retry_after_seconds = 11.2
     assert ask(raising(error)).headers["retry-after"] == "12"

@@ -1,4 +1,4 @@
-"""The document says what the code does."""
+"""The OpenAPI document agrees with the code."""
 
 import subprocess
 import sys
@@ -50,7 +50,7 @@ def test_the_clip_is_described_with_the_limits_of_this_service(document: dict[st
         assert words in clip["description"]
 
 
-def test_answers_are_described(document: dict[str, Any]) -> None:
+def test_responses_are_described(document: dict[str, Any]) -> None:
     responses = document["paths"]["/v1/generate"]["post"]["responses"]
     files = {*MEDIA_TYPES.values(), "application/zip"}
     assert set(responses["200"]["content"]) == {*files, "text/event-stream"}
@@ -71,7 +71,7 @@ def test_the_headers_described_are_those_sent(
     assert {name.lower() for name in described} == ours | {"x-request-id"}
 
 
-def test_the_model_is_described_as_it_is_told(document: dict[str, Any], server: Server) -> None:
+def test_the_model_is_described_as_it_is_sent(document: dict[str, Any], server: Server) -> None:
     answer = server.client.get("/v1/models")
     assert answer.status_code == 200
     (model,) = answer.json()["models"]

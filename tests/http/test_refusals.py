@@ -1,4 +1,4 @@
-"""What a caller's mistake gets: a 4xx and a stable code, in one form."""
+"""Errors of callers: a 4xx status and a stable code, in one form."""
 
 import re
 import socket
@@ -20,7 +20,7 @@ POST = (
 
 
 def check(response: httpx.Response, status: int, code: str, *words: str) -> None:
-    """The answer has the form of all errors, and tells nothing of the inside."""
+    """The response has the form of all errors, and reveals nothing internal."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/json"
     (body,) = response.json().values()
@@ -128,22 +128,22 @@ def test_wrong_paths_and_methods(server: Server) -> None:
 
 
 def test_an_upload_over_the_limit_is_refused_by_its_declared_length(server: Server) -> None:
-    # Only the head is sent: an answer can come only from the declared length.
+    # Only the head is sent: a response can come only from the declared length.
     head = f"{POST}Content-Length: {MAX_UPLOAD_BYTES + 1}\r\n\r\n"
-    assert answer_to(server, head.encode()).startswith(b"HTTP/1.1 413 ")
+    assert exchange_raw(server, head.encode()).startswith(b"HTTP/1.1 413 ")
 
 
 def test_an_upload_over_the_limit_is_refused_while_reading(server: Server) -> None:
-    # No length is declared and the body never ends: an answer can come only while reading.
+    # No length is declared and the body never ends: a response can come only while reading.
     head = f"{POST}Transfer-Encoding: chunked\r\n\r\n"
     part = b'--b\r\nContent-Disposition: form-data; name="clip"; filename="c"\r\n\r\n'
     body = part + bytes(MAX_UPLOAD_BYTES + 1)
-    answer = answer_to(server, head.encode() + b"%x\r\n" % len(body) + body + b"\r\n")
+    answer = exchange_raw(server, head.encode() + b"%x\r\n" % len(body) + body + b"\r\n")
     assert answer.startswith(b"HTTP/1.1 413 ")
     assert b'"upload_too_large"' in answer
 
 
-def answer_to(server: Server, sent: bytes) -> bytes:
+def exchange_raw(server: Server, sent: bytes) -> bytes:
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
         connection.sendall(sent)
         received = b""
@@ -154,7 +154,7 @@ def answer_to(server: Server, sent: bytes) -> bytes:
         return received
 
 
-def test_an_upload_over_the_limit_gets_an_ordinary_client_its_answer(server: Server) -> None:
+def test_an_upload_over_the_limit_is_answered_to_an_ordinary_client(server: Server) -> None:
     def body() -> Iterator[bytes]:
         yield b'--b\r\nContent-Disposition: form-data; name="clip"; filename="c"\r\n\r\n'
         for _ in range(2 * MAX_UPLOAD_BYTES // 65536):

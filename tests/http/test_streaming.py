@@ -1,4 +1,4 @@
-"""Events, kept results and cancelling, with two API workers and with keys."""
+"""Server-sent events, kept results and cancelling, with two API workers and with keys."""
 
 import io
 import json
@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.http.test_generate import seconds_of_sound
-from tests.http.test_refusals import POST, answer_to, check
+from tests.http.test_refusals import POST, check, exchange_raw
 from tests.server import Server
 
 KEEP_SECONDS = 6
@@ -20,7 +20,7 @@ KEY = {"Authorization": "Bearer first"}
 OTHER_KEY = {"X-Api-Key": "second"}
 # 800 model evaluations: far longer than any test waits.
 ENDLESS = {"num_inference_steps": 200, "solver": "rk4"}
-ORDER = ["decode_video", "queue", "encode", "sample", "decode_audio", "mux"]
+STAGES = ["decode_video", "queue", "encode", "sample", "decode_audio", "mux"]
 
 
 @pytest.fixture(scope="module")
@@ -65,13 +65,13 @@ def stream(
                     yield event, json.loads(line[6:])
 
 
-def fresh(server: Server, method: str, path: str, **options: object) -> httpx.Response:
+def request_anew(server: Server, method: str, path: str, **options: object) -> httpx.Response:
     """A call on a new connection, which either worker may get."""
     with httpx.Client(base_url=server.client.base_url, timeout=30, trust_env=False) as client:
         return client.request(method, path, **{"headers": KEY, **options})  # type: ignore[arg-type]
 
 
-def test_events_tell_progress_then_where_the_files_are(shared: Server, short_clip: bytes) -> None:
+def test_events_report_progress_and_then_the_files(shared: Server, short_clip: bytes) -> None:
     given = {"X-Request-Id": "story-1"}
     fields = {"num_inference_steps": 4, "num_variations": 2, "seed": 5, "priority": "bulk"}
     fields["also"] = "wav,flac"
@@ -80,7 +80,7 @@ def test_events_tell_progress_then_where_the_files_are(shared: Server, short_cli
     assert {name for name, _ in events[1:-1]} == {"progress"}
     updates = [data for _, data in events[1:-1]]
     stages = list(dict.fromkeys(update["stage"] for update in updates))
-    assert stages == ORDER
+    assert stages == STAGES
     steps = [update for update in updates if update["stage"] == "sample"]
     assert [update["num_steps"] for update in steps] == [4] * len(steps)
     assert [update["step"] for update in steps] == sorted(update["step"] for update in steps)
@@ -100,7 +100,7 @@ def test_events_tell_progress_then_where_the_files_are(shared: Server, short_cli
     ]
     assert [file["seed"] for file in files] == [5, 5, 5, 6, 6, 6]
     for file in files:
-        answer = fresh(shared, "GET", file["url"])
+        answer = request_anew(shared, "GET", file["url"])
         assert answer.status_code == 200
         assert answer.headers["content-type"] == file["media_type"]
         assert len(answer.content) == file["bytes"]
@@ -124,26 +124,26 @@ def test_results_are_served_in_ranges_by_any_worker(
 ) -> None:
     whole = shared.client.get(kept["url"]).content
     for _ in range(8):
-        part = fresh(shared, "GET", kept["url"], headers={**KEY, "Range": "bytes=4-11"})
+        part = request_anew(shared, "GET", kept["url"], headers={**KEY, "Range": "bytes=4-11"})
         assert part.status_code == 206
         assert part.headers["content-range"] == f"bytes 4-11/{kept['bytes']}"
         assert part.content == whole[4:12]
-    head = fresh(shared, "HEAD", kept["url"])
+    head = request_anew(shared, "HEAD", kept["url"])
     assert (head.status_code, head.headers["accept-ranges"]) == (200, "bytes")
     outside = {**KEY, "Range": "bytes=99999999-"}
-    refused = fresh(shared, "GET", kept["url"], headers=outside)
+    refused = request_anew(shared, "GET", kept["url"], headers=outside)
     check(refused, 416, "range_not_satisfiable")
     assert refused.headers["content-range"] == f"bytes */{kept['bytes']}"
     check(
-        fresh(shared, "GET", kept["url"], headers={**KEY, "Range": "bytes=x"}),
+        request_anew(shared, "GET", kept["url"], headers={**KEY, "Range": "bytes=x"}),
         400,
         "invalid_request",
     )
 
 
 def test_a_result_belongs_to_the_key_that_made_it(shared: Server, kept: dict[str, object]) -> None:
-    check(fresh(shared, "GET", kept["url"], headers=OTHER_KEY), 404, "not_found")
-    check(fresh(shared, "GET", kept["url"], headers={}), 401, "unauthorized")
+    check(request_anew(shared, "GET", kept["url"], headers=OTHER_KEY), 404, "not_found")
+    check(request_anew(shared, "GET", kept["url"], headers={}), 401, "unauthorized")
 
 
 def test_a_result_is_gone_after_its_time(shared: Server, kept: dict[str, object]) -> None:
@@ -207,13 +207,13 @@ def test_cancelling_takes_effect_within_a_second_whichever_worker_is_asked(
             pass
         started = time.monotonic()
         rest = pool.submit(list, events)
-        answer = fresh(shared, "POST", f"/v1/requests/cancel-{stage}/cancel")
+        answer = request_anew(shared, "POST", f"/v1/requests/cancel-{stage}/cancel")
         assert answer.json() == {"cancelled": True}
         assert rest.result()[-1][1]["error"]["code"] == "cancelled"
         assert time.monotonic() - started < 1
         ahead.close()
         shared.wait_for_metric("foley_running", 0)
-        gone = fresh(shared, "POST", f"/v1/requests/cancel-{stage}/cancel")
+        gone = request_anew(shared, "POST", f"/v1/requests/cancel-{stage}/cancel")
         check(gone, 404, "not_found")
 
 
@@ -221,9 +221,9 @@ def test_an_upload_that_goes_on_can_be_cancelled(shared: Server) -> None:
     head = f"{POST}Authorization: Bearer first\r\nX-Request-Id: upload-1\r\n"
     head += "Content-Length: 99\r\n\r\n"
     with ThreadPoolExecutor() as pool:
-        call = pool.submit(answer_to, shared, head.encode() + b"--b\r\n")
+        call = pool.submit(exchange_raw, shared, head.encode() + b"--b\r\n")
         deadline = time.monotonic() + 5
-        while fresh(shared, "POST", "/v1/requests/upload-1/cancel").status_code == 404:
+        while request_anew(shared, "POST", "/v1/requests/upload-1/cancel").status_code == 404:
             assert time.monotonic() < deadline
             time.sleep(0.02)
         started = time.monotonic()
@@ -239,12 +239,12 @@ def test_a_request_for_a_file_can_be_cancelled_too_but_not_by_another_key(
     with ThreadPoolExecutor() as pool:
         options = {"files": {"clip": short_clip}, "data": {k: str(v) for k, v in ENDLESS.items()}}
         headers = {**KEY, "X-Request-Id": "file-1"}
-        call = pool.submit(fresh, shared, "POST", "/v1/generate", headers=headers, **options)
+        call = pool.submit(request_anew, shared, "POST", "/v1/generate", headers=headers, **options)
         shared.wait_for_metric("foley_running", 1)
-        other = fresh(shared, "POST", "/v1/requests/file-1/cancel", headers=OTHER_KEY)
+        other = request_anew(shared, "POST", "/v1/requests/file-1/cancel", headers=OTHER_KEY)
         check(other, 404, "not_found")
         assert not call.done()
-        assert fresh(shared, "POST", "/v1/requests/file-1/cancel").status_code == 200
+        assert request_anew(shared, "POST", "/v1/requests/file-1/cancel").status_code == 200
         check(call.result(), 499, "cancelled")
 
 
@@ -260,22 +260,22 @@ def test_a_caller_who_leaves_a_stream_stops_the_runner(shared: Server, short_cli
     shared.wait_until_scratch_is_empty()
 
 
-def test_no_key_is_refused_before_the_body_is_read(shared: Server) -> None:
-    # Only the head is sent: an answer can come only without the body.
-    answer = answer_to(shared, f"{POST}Content-Length: 1000\r\n\r\n".encode())
+def test_a_request_without_a_key_is_refused_before_the_body_is_read(shared: Server) -> None:
+    # Only the head is sent: a response can come only without the body.
+    answer = exchange_raw(shared, f"{POST}Content-Length: 1000\r\n\r\n".encode())
     assert answer.startswith(b"HTTP/1.1 401 ")
     assert b"www-authenticate: bearer" in answer.lower()
     assert b'"unauthorized"' in answer
 
 
-def test_what_is_open_without_a_key(shared: Server) -> None:
+def test_probes_and_the_document_need_no_key(shared: Server) -> None:
     statuses = {
-        path: fresh(shared, "GET", path, headers={}).status_code
+        path: request_anew(shared, "GET", path, headers={}).status_code
         for path in ("/livez", "/readyz", "/healthz", "/docs.json", "/v1/models", "/metrics", "/")
     }
     assert statuses == {
         "/livez": 200, "/readyz": 200, "/healthz": 200, "/docs.json": 200,
         "/v1/models": 401, "/metrics": 401, "/": 401,
     }  # fmt: skip
-    assert fresh(shared, "GET", "/v1/models", headers=OTHER_KEY).status_code == 200
+    assert request_anew(shared, "GET", "/v1/models", headers=OTHER_KEY).status_code == 200
     assert "first" not in shared.log.read_text()

@@ -8,7 +8,7 @@ from runners.jobs.progress import ProgressEstimator
 from runners.messages import ProgressUpdate
 
 
-def test_the_pace_of_the_steps_tells_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_rate_of_the_steps_gives_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     estimator = ProgressEstimator()

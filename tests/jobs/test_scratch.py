@@ -55,7 +55,7 @@ def test_leftovers_of_a_killed_process_are_removed_and_those_of_a_living_one_are
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_last_process_removes_what_all_have_in_common(tmp_path: Path) -> None:
+def test_the_last_process_removes_the_shared_folder(tmp_path: Path) -> None:
     one, two = Common(tmp_path), Common(tmp_path)
     assert one.folder == two.folder
     (one.results / "kept").write_bytes(b"x")
@@ -66,7 +66,7 @@ def test_the_last_process_removes_what_all_have_in_common(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_somebody_else_put_there_is_not_used(tmp_path: Path) -> None:
+def test_a_shared_folder_of_another_user_is_not_used(tmp_path: Path) -> None:
     common = Common(tmp_path / "root")
     assert common.folder.stat().st_mode & 0o077 == 0
     common.close()

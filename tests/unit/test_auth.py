@@ -1,4 +1,4 @@
-"""Who may call."""
+"""API keys."""
 
 from pathlib import Path
 
@@ -38,13 +38,13 @@ def test_a_known_key_opens(headers: dict[str, str]) -> None:
         {"x-api-key": "third"},
     ],
 )
-def test_anything_else_does_not(headers: dict[str, str]) -> None:
+def test_other_headers_do_not_open(headers: dict[str, str]) -> None:
     with pytest.raises(UnauthorizedError) as caught:
         ApiKeys(["first", "second"]).owner_of(headers)
     assert "first" not in str(caught.value)
 
 
-def test_each_key_is_an_owner_of_its_own_and_is_not_told() -> None:
+def test_each_key_is_its_own_owner_and_is_not_revealed() -> None:
     keys = ApiKeys(["first", "second"])
     owners = {keys.owner_of({"x-api-key": key}) for key in ("first", "second")}
     assert len(owners) == 2
@@ -68,7 +68,7 @@ def test_keys_come_from_both_settings_and_are_not_shown(tmp_path: Path) -> None:
     ("value", "words"),
     [("good,b\u00e4d-secret", "number 2"), ("a b-secret", "number 1"), (",", "no key")],
 )
-def test_wrong_keys_end_the_start_without_being_named(
+def test_malformed_keys_end_the_start_and_are_not_shown(
     monkeypatch: pytest.MonkeyPatch, value: str, words: str
 ) -> None:
     monkeypatch.setenv("FOLEY_API_KEYS", value)
