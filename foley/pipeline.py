@@ -26,7 +26,7 @@ from foley.session import Session
 from foley.types import Conditions, Generation, Stage, VideoFrames
 from foley.weights.components import Components
 from foley.weights.licences import get_licence
-from foley.weights.selection import choose_device, load
+from foley.weights.selection import choose_device, load_preset
 
 if TYPE_CHECKING:
     from foley.media.source import MediaLimits
@@ -140,7 +140,7 @@ class FoleyPipeline:
         check_options(chosen, precision, memory)
         root = Path(weights) if weights is not None else None
         try:
-            components = load(name, root, loading_device(chosen, memory))
+            components = load_preset(name, root, loading_device(chosen, memory))
         except torch.OutOfMemoryError as error:
             torch.cuda.empty_cache()
             raise DeviceError(

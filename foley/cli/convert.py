@@ -29,7 +29,8 @@ def convert(
     with quiet_imports():
         import torch
 
-        from foley.weights.loading import load_components, save_components
+        from foley.weights.layout import save_components
+        from foley.weights.loading import load_components
         from foley.weights.selection import choose_preset
 
     components = load_components(source, choose_preset(preset, source))

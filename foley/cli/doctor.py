@@ -37,10 +37,10 @@ def doctor(
     Exit code 0 where the preset can run, 3 where it cannot.
     """
     with quiet_imports():
-        from foley.hardware.doctor import examine
-        from foley.hardware.machine import look
+        from foley.hardware.doctor import check_machine
+        from foley.hardware.machine import inspect_machine
 
-        findings = examine(look(weights, port=port), preset=preset, device=device)
+        findings = check_machine(inspect_machine(weights, port=port), preset=preset, device=device)
     is_fit = all(finding.state != "error" for finding in findings)
     if as_json:
         listed = [dataclasses.asdict(finding) for finding in findings]

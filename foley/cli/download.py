@@ -17,7 +17,7 @@ from rich.progress import (
 )
 
 from foley.errors import ConfigError
-from foley.weights.licences import Licence, is_accepted, licence_of, record_acceptance
+from foley.weights.licences import Licence, get_licence, is_accepted, record_acceptance
 from foley.weights.sources import FILES, HubFile
 
 
@@ -65,7 +65,7 @@ def obtain(
 
     folder = folder.absolute()
     console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
-    require_acceptance(licence_of(preset_name), folder, accepted=accepted)
+    require_acceptance(get_licence(preset_name), folder, accepted=accepted)
     if missing := missing_files(files, folder):
         console.print(f"{folder}: {len(missing)} files to fetch or verify")
         try:

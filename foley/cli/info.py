@@ -92,7 +92,7 @@ def _gpu(index: int) -> str:
 def _presets(weights: Path) -> dict[str, str]:
     from foley.configs import PRESETS, TINY
     from foley.weights.detection import DESCRIPTION_FILE, find_file
-    from foley.weights.loading import read_description
+    from foley.weights.layout import read_description
     from foley.weights.manifest import find_revision
     from foley.weights.selection import EMBEDDED_WEIGHTS
 
@@ -115,7 +115,7 @@ def _presets(weights: Path) -> dict[str, str]:
 
 
 def _terms(name: str) -> str:
-    from foley.weights.licences import licence_of
+    from foley.weights.licences import get_licence
 
-    licence = licence_of(name)
+    licence = get_licence(name)
     return f"{licence.name}; {licence.territory}"

@@ -1,4 +1,5 @@
-"""What this machine is, and whether it can run a preset.
+"""What a machine has, and whether it can run a preset: `foley doctor` and the start of the service.
 
-It works, and explains what is wrong, where PyTorch cannot be imported.
+It works, and explains what is wrong, if PyTorch cannot be imported. It imports `foley.weights`,
+never the other way round.
 """

@@ -1,4 +1,4 @@
-"""What is wrong with a machine, and what would fit: one line for each check."""
+"""Check a machine against a preset: one line for each check, with what would fit instead."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,23 +7,23 @@ from typing import Literal
 
 from foley.errors import ConfigError
 from foley.hardware.compatibility import (
-    DISK_BYTES,
     DRIVERS,
     FLASH_CAPABILITY,
     FLASH_WHEEL,
-    GPU_BYTES,
+    LIMITS,
     PACKAGES,
     PYTHONS,
     REFUSED,
     SERVING_PACKAGES,
     TORCH_CUDA,
     Version,
-    parse,
+    parse_version,
 )
-from foley.hardware.machine import Machine, look
+from foley.hardware.machine import Machine, inspect_machine
+from foley.weights.sources import DISK_BYTES, GPU_BYTES
 
 State = Literal["ok", "warning", "error"]
-# Without these nothing runs: what a start checks.
+# The checks that a start of the service makes: without these nothing runs.
 ESSENTIAL = ("python", "packages", "torch", "driver", "gpu", "media", "weights", "port")
 
 
@@ -32,8 +32,9 @@ class Finding:
     """The outcome of one check.
 
     Attributes:
-        state: error where the preset cannot run as asked.
-        message: what is there; or what is wrong and what would fit.
+        check: the name of the check.
+        state: error if the preset cannot run on the device.
+        message: one line: what was found, or what is wrong and what would fit.
     """
 
     check: str
@@ -41,83 +42,92 @@ class Finding:
     message: str
 
 
-def examine(machine: Machine, *, preset: str = "auto", device: str = "auto") -> list[Finding]:
-    """All checks, for a preset on a device."""
+def check_machine(machine: Machine, *, preset: str = "auto", device: str = "auto") -> list[Finding]:
+    """Make all checks; returns one finding for each, in a fixed order.
+
+    Args:
+        machine: the facts to check.
+        preset: tiny, xl, xxl or auto.
+        device: auto, cpu, cuda or cuda:N.
+    """
     needs_gpu = device.startswith("cuda") or (device == "auto" and preset in GPU_BYTES)
     return [
-        _python(machine),
-        _packages(machine),
-        _torch(machine),
-        _driver(machine, needs_gpu),
-        _gpu(machine, preset, needs_gpu),
-        _flash(machine),
-        _media(machine),
-        _weights(machine, preset),
-        _disk(machine, preset),
-        _port(machine),
+        _check_python(machine),
+        _check_packages(machine),
+        _check_torch(machine),
+        _check_driver(machine, needs_gpu),
+        _check_gpu(machine, preset, needs_gpu),
+        _check_flash(machine),
+        _check_media(machine),
+        _check_weights(machine, preset),
+        _check_disk(machine, preset),
+        _check_port(machine),
     ]
 
 
 def refuse_unfit(*, preset: str, device: str, weights: Path | None, port: int = 0) -> None:
-    """Nothing, where a model can start here.
+    """Refuse a start that would fail on this machine.
 
     Args:
-        preset: that is to run.
-        device: on which.
-        weights: their folder, where one is named.
-        port: that is to be listened on; 0 where none is.
+        preset: tiny, xl, xxl or auto.
+        device: auto, cpu, cuda or cuda:N.
+        weights: folder of the weights; None for the one that `foley download` fills.
+        port: the port to listen on; 0 for any free one.
 
     Raises:
-        ConfigError: the first thing that is wrong, in the line that `foley doctor` says.
+        ConfigError: the first error among the `ESSENTIAL` checks, as `foley doctor` prints it.
     """
-    for finding in examine(look(weights, port=port), preset=preset, device=device):
+    machine = inspect_machine(weights, port=port)
+    for finding in check_machine(machine, preset=preset, device=device):
         if finding.check in ESSENTIAL and finding.state == "error":
             raise ConfigError(f"{finding.check}: {finding.message}")
 
 
-def _python(machine: Machine) -> Finding:
-    here = _text(machine.python)
+def _check_python(machine: Machine) -> Finding:
+    here = _join(machine.python)
     if machine.python in PYTHONS:
         return Finding("python", "ok", here)
-    fitting = " or ".join(map(_text, PYTHONS))
+    fitting = " or ".join(map(_join, PYTHONS))
     return Finding("python", "error", f"Python {here} is not supported; install Python {fitting}")
 
 
-def _packages(machine: Machine) -> Finding:
-    wrong = list(_package_troubles(machine))
+def _check_packages(machine: Machine) -> Finding:
+    wrong = list(_find_package_problems(machine))
     if not wrong:
         return Finding("packages", "ok", f"{len(machine.packages)} of known versions")
-    # The service's packages are an extra: the command line works without them.
+    # The command line works without the packages of the service, which are an extra.
     only_serving = all(name in SERVING_PACKAGES for name, _ in wrong)
     state: State = "warning" if only_serving else "error"
     return Finding("packages", state, "; ".join(text for _, text in wrong))
 
 
-def _package_troubles(machine: Machine) -> Iterator[tuple[str, str]]:
+def _find_package_problems(machine: Machine) -> Iterator[tuple[str, str]]:
     for name, least in {**PACKAGES, **SERVING_PACKAGES}.items():
         found = machine.packages.get(name)
         if found is None:
             yield name, f"{name} is not installed; install {name}>={least}"
-        elif parse(found) < parse(least):
+        elif parse_version(found) < parse_version(least):
             yield name, f"{name} {found} is too old; install {name}>={least}"
+        elif name in LIMITS and parse_version(found) >= parse_version(LIMITS[name]):
+            yield name, f"{name} {found} is too new; install {name}>={least},<{LIMITS[name]}"
         elif found in REFUSED.get(name, {}):
             yield name, f"{name} {found}: {REFUSED[name][found]}"
 
 
-def _torch(machine: Machine) -> Finding:
+def _check_torch(machine: Machine) -> Finding:
     version = machine.packages.get("torch", "?")
     if machine.torch_error:
         return Finding(
             "torch",
             "error",
             f"torch {version} cannot be imported ({machine.torch_error}); install it again for "
-            f"Python {_text(machine.python)}, with nothing else of another CUDA beside it",
+            f"Python {_join(machine.python)}, with nothing else of another CUDA beside it",
         )
     built = f"CUDA {machine.torch_cuda}" if machine.torch_cuda else "the CPU alone"
     return Finding("torch", "ok", f"{version}, built for {built}")
 
 
-def _driver(machine: Machine, needs_gpu: bool) -> Finding:
+def _check_driver(machine: Machine, needs_gpu: bool) -> Finding:
     trouble: State = "error" if needs_gpu else "warning"
     if not machine.driver:
         if machine.gpus:
@@ -132,7 +142,7 @@ def _driver(machine: Machine, needs_gpu: bool) -> Finding:
         return Finding("driver", "ok", "none, and none is needed on the CPU")
     version = machine.packages.get("torch", "?")
     if not machine.torch_cuda:
-        fitting = _fitting_torch(machine.driver)
+        fitting = _advise_torch(machine.driver)
         return Finding(
             "driver",
             trouble,
@@ -140,28 +150,28 @@ def _driver(machine: Machine, needs_gpu: bool) -> Finding:
             f"install {fitting}",
         )
     least = DRIVERS.get(int(machine.torch_cuda.split(".")[0]))
-    if least and parse(machine.driver) < parse(least):
+    if least and parse_version(machine.driver) < parse_version(least):
         return Finding(
             "driver",
             trouble,
             f"driver {machine.driver} is too old for torch {version}, built for CUDA "
             f"{machine.torch_cuda}, which needs {least} or later; update it, or install "
-            f"{_fitting_torch(machine.driver)}",
+            f"{_advise_torch(machine.driver)}",
         )
     return Finding("driver", "ok", f"{machine.driver}, enough for CUDA {machine.torch_cuda}")
 
 
-def _fitting_torch(driver: str) -> str:
-    """The PyTorch that a driver can run."""
-    if parse(driver) >= parse(DRIVERS[13]):
+def _advise_torch(driver: str) -> str:
+    """Return which PyTorch a driver can run."""
+    if parse_version(driver) >= parse_version(DRIVERS[13]):
         return "torch 2.8 or later in its CUDA build"
-    if parse(driver) >= parse(DRIVERS[12]):
+    if parse_version(driver) >= parse_version(DRIVERS[12]):
         above = next(first for first, cuda in TORCH_CUDA if cuda.startswith("13."))
-        return f"a torch from 2.8 to before {_text(above)} in its CUDA 12.8 build"
+        return f"a torch from 2.8 to before {_join(above)} in its CUDA 12.8 build"
     return f"driver {DRIVERS[12]} or later with torch 2.8"
 
 
-def _gpu(machine: Machine, preset: str, needs_gpu: bool) -> Finding:
+def _check_gpu(machine: Machine, preset: str, needs_gpu: bool) -> Finding:
     if not machine.gpus:
         if needs_gpu:
             return Finding(
@@ -182,23 +192,23 @@ def _gpu(machine: Machine, preset: str, needs_gpu: bool) -> Finding:
         return Finding(
             "gpu",
             "warning",
-            f"{name}: compute capability {_text(best.capability)} has no fast bfloat16; "
-            f"{_text(FLASH_CAPABILITY)} or later does",
+            f"{name}: compute capability {_join(best.capability)} has no fast bfloat16; "
+            f"{_join(FLASH_CAPABILITY)} or later does",
         )
     return Finding("gpu", "ok", f"{name}; fits {', '.join(['tiny', *fitting])}")
 
 
-def _flash(machine: Machine) -> Finding:
+def _check_flash(machine: Machine) -> Finding:
     version = machine.packages.get("flash-attn")
-    torch = parse(machine.packages.get("torch", ""))
+    torch = parse_version(machine.packages.get("torch", ""))
     if version is None:
         return Finding("flash-attention", "ok", f"not installed; used: {machine.attention}")
     if machine.flash_error:
         return Finding(
             "flash-attention",
             "warning",
-            f"flash-attn {version} cannot be imported beside torch {_text(torch)} "
-            f"({machine.flash_error}); {_flash_advice(torch, machine)}; used: {machine.attention}",
+            f"flash-attn {version} cannot be imported beside torch {_join(torch)} "
+            f"({machine.flash_error}); {_advise_flash(torch, machine)}; used: {machine.attention}",
         )
     if "FlashAttention" not in machine.attention:
         return Finding(
@@ -209,17 +219,17 @@ def _flash(machine: Machine) -> Finding:
     return Finding("flash-attention", "ok", f"flash-attn {version}; used: {machine.attention}")
 
 
-def _flash_advice(torch: Version, machine: Machine) -> str:
+def _advise_flash(torch: Version, machine: Machine) -> str:
     wheel = FLASH_WHEEL
     if torch[:2] == wheel.torch and machine.python in wheel.pythons:
         return f"remove it, or install {wheel.name(machine.python)} with --no-deps"
     return (
-        f"remove it: its project has wheels up to torch {_text(wheel.torch)} for Python "
-        f"{' and '.join(map(_text, wheel.pythons))}"
+        f"remove it: its project has wheels up to torch {_join(wheel.torch)} for Python "
+        f"{' and '.join(map(_join, wheel.pythons))}"
     )
 
 
-def _media(machine: Machine) -> Finding:
+def _check_media(machine: Machine) -> Finding:
     if machine.media_error:
         return Finding(
             "media",
@@ -230,7 +240,7 @@ def _media(machine: Machine) -> Finding:
     return Finding("media", "ok", f"PyAV {machine.packages.get('av', '?')} with all codecs")
 
 
-def _weights(machine: Machine, preset: str) -> Finding:
+def _check_weights(machine: Machine, preset: str) -> Finding:
     wanted = [preset] if preset in machine.present else list(machine.present)
     for name in wanted:
         if machine.present[name] == "partial":
@@ -251,7 +261,7 @@ def _weights(machine: Machine, preset: str) -> Finding:
     return Finding("weights", "ok", f"none in {machine.folder}; tiny needs none")
 
 
-def _disk(machine: Machine, preset: str) -> Finding:
+def _check_disk(machine: Machine, preset: str) -> Finding:
     free = f"{machine.free_bytes / 1e9:.1f} GB free for {machine.folder}"
     needed = DISK_BYTES.get(preset, 0)
     if machine.present.get(preset) == "absent" and machine.free_bytes < needed:
@@ -264,7 +274,7 @@ def _disk(machine: Machine, preset: str) -> Finding:
     return Finding("disk", "ok", free)
 
 
-def _port(machine: Machine) -> Finding:
+def _check_port(machine: Machine) -> Finding:
     if machine.port_error:
         return Finding(
             "port",
@@ -275,5 +285,5 @@ def _port(machine: Machine) -> Finding:
     return Finding("port", "ok", f"{machine.port} is free")
 
 
-def _text(version: Version) -> str:
+def _join(version: Version) -> str:
     return ".".join(map(str, version)) or "?"

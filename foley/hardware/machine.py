@@ -1,4 +1,4 @@
-"""What this machine has: gathered without failing, so that what is broken can be told in a line."""
+"""Gather what a machine has. What is missing or broken becomes a value, not an exception."""
 
 import importlib
 import importlib.metadata
@@ -15,13 +15,19 @@ from foley.weights.manifest import MANIFEST_FILE, missing_files
 from foley.weights.sources import FILES
 
 DRIVER_FILE = Path("/proc/driver/nvidia/version")
-# Sound that is written, pictures that are read.
+# Codecs for the sound that is written and the video that is read.
 CODECS = ("aac", "flac", "libopus", "pcm_s24le", "h264", "hevc", "vp9", "av1")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """A CUDA device, as PyTorch sees it."""
+    """A CUDA device, as PyTorch reports it.
+
+    Attributes:
+        name: for people.
+        capability: CUDA compute capability, such as (9, 0).
+        num_bytes: its memory.
+    """
 
     name: str
     capability: Version
@@ -33,17 +39,21 @@ class Machine:
     """Facts about a machine and what is installed on it.
 
     Attributes:
-        packages: installed versions by the names of distributions; absent ones are left out.
-        torch_error: why PyTorch cannot be imported; empty where it can.
-        torch_cuda: the CUDA that PyTorch was built for; empty for a CPU build.
-        driver: NVIDIA's driver; empty where none is loaded.
-        flash_error: why flash-attn, installed, cannot be imported.
-        attention: the kernel that is used.
-        media_error: why FFmpeg's libraries cannot be used, or what they lack.
-        folder: of the weights.
-        present: how each downloadable preset lies there: complete, partial, other, or absent.
-        free_bytes: on the folder's disk.
-        port_error: why the service's port cannot be had.
+        python: major and minor version of this interpreter.
+        packages: distribution name -> installed version; missing ones are left out.
+        torch_error: why PyTorch cannot be imported; empty if it can.
+        torch_cuda: the CUDA version that PyTorch was built for; empty for a CPU build.
+        driver: version of NVIDIA's driver; empty if none is loaded.
+        gpus: the CUDA devices.
+        flash_error: why an installed flash-attn cannot be imported; empty if it can.
+        attention: the attention kernel that is used.
+        media_error: why FFmpeg's libraries cannot be used, or what they lack; empty if all is well.
+        folder: the folder of weights.
+        present: downloadable preset -> complete, partial, other (files that were not downloaded
+            by `foley download`) or absent.
+        free_bytes: free space on the folder's disk.
+        port: the port that was tried.
+        port_error: why the port cannot be used; empty if it can.
     """
 
     python: Version
@@ -62,15 +72,15 @@ class Machine:
     port_error: str
 
 
-def look(weights: Path | None, *, port: int = 0) -> Machine:
-    """The machine that this runs on.
+def inspect_machine(weights: Path | None, *, port: int = 0) -> Machine:
+    """Gather the facts about the machine that this runs on.
 
     Args:
-        weights: their folder; without it, the one that `foley download` fills.
-        port: to try; 0 for none in particular.
+        weights: folder of the weights; None for the one that `foley download` fills.
+        port: the port to try; 0 for any free one.
     """
-    torch_error, torch_cuda, gpus, attention = _look_at_torch()
-    packages = _versions([*PACKAGES, *SERVING_PACKAGES, "flash-attn"])
+    torch_error, torch_cuda, gpus, attention = _inspect_torch()
+    packages = _find_versions([*PACKAGES, *SERVING_PACKAGES, "flash-attn"])
     has_flash = "flash-attn" in packages and not torch_error
     folder = weights or default_folder()
     return Machine(
@@ -78,20 +88,20 @@ def look(weights: Path | None, *, port: int = 0) -> Machine:
         packages=packages,
         torch_error=torch_error,
         torch_cuda=torch_cuda,
-        driver=_driver(),
+        driver=_read_driver(),
         gpus=gpus,
-        flash_error=_import_error("flash_attn") if has_flash else "",
+        flash_error=_try_import("flash_attn") if has_flash else "",
         attention=attention,
-        media_error=_media_error(),
+        media_error=_try_media(),
         folder=str(folder),
-        present={name: _presence(name, folder) for name in FILES},
-        free_bytes=_free_bytes(folder),
+        present={name: _find_presence(name, folder) for name in FILES},
+        free_bytes=_measure_free_bytes(folder),
         port=port,
-        port_error=_port_error(port),
+        port_error=_try_port(port),
     )
 
 
-def _look_at_torch() -> tuple[str, str, tuple[Gpu, ...], str]:
+def _inspect_torch() -> tuple[str, str, tuple[Gpu, ...], str]:
     try:
         import torch
 
@@ -112,7 +122,7 @@ def _look_at_torch() -> tuple[str, str, tuple[Gpu, ...], str]:
         return _first_line(error), "", (), ""
 
 
-def _versions(names: list[str]) -> dict[str, str]:
+def _find_versions(names: list[str]) -> dict[str, str]:
     found = {}
     for name in names:
         try:
@@ -122,7 +132,7 @@ def _versions(names: list[str]) -> dict[str, str]:
     return found
 
 
-def _import_error(module: str) -> str:
+def _try_import(module: str) -> str:
     try:
         importlib.import_module(module)
     except (ImportError, OSError, RuntimeError) as error:
@@ -130,7 +140,7 @@ def _import_error(module: str) -> str:
     return ""
 
 
-def _media_error() -> str:
+def _try_media() -> str:
     try:
         import av
     except (ImportError, OSError) as error:
@@ -140,14 +150,14 @@ def _media_error() -> str:
     return f"no {', '.join(lacking)}" if lacking else ""
 
 
-def _presence(name: str, folder: Path) -> str:
-    """How a downloadable preset lies in a folder."""
+def _find_presence(name: str, folder: Path) -> str:
+    """Return how much of a preset the folder holds, as in `Machine.present`."""
     files = FILES[name]
     missing = missing_files(files, folder)
     if not missing:
         return "complete"
     if (folder / MANIFEST_FILE).is_file():
-        # The transformer comes last, and no other preset has it.
+        # The last file is the transformer, which no other preset has.
         was_begun = (folder / files[-1].place).is_file() or len(missing) == 1
         return "partial" if was_begun else "absent"
     has_others = folder.is_dir() and any(
@@ -156,14 +166,14 @@ def _presence(name: str, folder: Path) -> str:
     return "other" if has_others else "absent"
 
 
-def _free_bytes(folder: Path) -> int:
+def _measure_free_bytes(folder: Path) -> int:
     place = folder.absolute()
     while not place.exists():
         place = place.parent
     return shutil.disk_usage(place).free
 
 
-def _port_error(port: int) -> str:
+def _try_port(port: int) -> str:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -173,7 +183,7 @@ def _port_error(port: int) -> str:
     return ""
 
 
-def _driver() -> str:
+def _read_driver() -> str:
     try:
         # "... x86_64 Kernel Module  535.183.01 ..." or "... Open Kernel Module for x86_64  580...".
         found = re.search(r"Module\b.*?\s(\d+(?:\.\d+)+)", DRIVER_FILE.read_text())

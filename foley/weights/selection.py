@@ -1,4 +1,4 @@
-"""Which model, from which folder, on which device: what the words of a user come to."""
+"""Choose a model, its folder and a device from the names that a user gives."""
 
 from pathlib import Path
 
@@ -6,36 +6,35 @@ import torch
 
 from foley.configs import PRESETS, TINY, Preset
 from foley.errors import CheckpointError, ConfigError, DeviceError
-from foley.hardware.compatibility import GPU_BYTES
 from foley.weights.components import Components
 from foley.weights.detection import DESCRIPTION_FILE, has_official_files
 from foley.weights.hub import default_folder
 from foley.weights.loading import load_components
 from foley.weights.manifest import missing_files
-from foley.weights.sources import FILES
+from foley.weights.sources import FILES, GPU_BYTES
 
 EMBEDDED_WEIGHTS = Path(__file__).parent / "tiny"
 
 
-def load(name: str, weights: Path | None, device: torch.device) -> Components:
-    """The model of a preset's name.
+def load_preset(name: str, weights: Path | None, device: torch.device) -> Components:
+    """Load the model of a preset.
 
     Args:
         name: tiny, xl, xxl or auto.
-        weights: folder of the weights; without it, the one that `foley download` fills.
-        device: that it will run on; safetensors go straight there.
+        weights: folder of the weights; None for the one that `foley download` fills.
+        device: where the weights are put.
 
     Raises:
-        ConfigError: unknown preset, or weights needed and not there.
-        CheckpointError: the weights are missing or do not fit.
+        ConfigError: the preset is unknown, or its weights were not downloaded.
+        CheckpointError: weights are missing, changed, or do not fit.
     """
     if weights is not None:
         return load_components(weights, choose_preset(name, weights), device=str(device))
     if name == "auto":
-        name = largest_downloaded(device)
+        name = find_largest_preset(device)
     if name == TINY.name:
         return load_embedded()
-    preset, folder = known(name), default_folder()
+    preset, folder = find_preset(name), default_folder()
     if not has_official_files(preset, folder):
         raise ConfigError(
             f"preset {name} needs weights, and {folder} has none; run `foley download {name}`, or "
@@ -49,8 +48,8 @@ def load(name: str, weights: Path | None, device: torch.device) -> Components:
     return load_components(folder, preset, device=str(device))
 
 
-def largest_downloaded(device: torch.device) -> str:
-    """The largest preset that was downloaded whole and fits the GPU; tiny where there is none."""
+def find_largest_preset(device: torch.device) -> str:
+    """Return the name of the largest preset that is downloaded and fits the GPU, or tiny."""
     if device.type == "cuda":
         _, num_bytes = torch.cuda.mem_get_info(device)
         for name in ("xxl", "xl"):
@@ -60,10 +59,13 @@ def largest_downloaded(device: torch.device) -> str:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of that name; auto is the first GPU, or else the CPU.
+    """Return the device of a name; auto is the first GPU, or the CPU if there is none.
+
+    Args:
+        name: auto, cpu, cuda or cuda:N.
 
     Raises:
-        DeviceError: unknown, or not there.
+        DeviceError: the name is unknown, or there is no such device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -81,11 +83,14 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def known(name: str) -> Preset:
-    """The preset of that name.
+def find_preset(name: str) -> Preset:
+    """Return the preset of a name.
+
+    Args:
+        name: tiny, xl or xxl.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no such preset.
     """
     if name not in PRESETS:
         raise ConfigError(f"preset {name!r} is not known; there are {', '.join(PRESETS)} and auto")
@@ -93,16 +98,18 @@ def known(name: str) -> Preset:
 
 
 def choose_preset(name: str, weights: Path) -> Preset | None:
-    """The preset of that name; auto is the largest whose files lie in the directory.
+    """Return the preset to load from a folder; None for the one that its `foley.json` states.
 
-    None stands for what the directory's own description says.
+    Args:
+        name: tiny, xl, xxl, or auto for the largest preset that the folder holds.
+        weights: the folder.
 
     Raises:
-        ConfigError: unknown name.
-        CheckpointError: auto, and the directory holds no model.
+        ConfigError: the name is unknown.
+        CheckpointError: the name is auto, and the folder holds no model.
     """
     if name != "auto":
-        return known(name)
+        return find_preset(name)
     if (weights / DESCRIPTION_FILE).is_file():
         return None
     for preset in (PRESETS["xxl"], PRESETS["xl"]):
@@ -112,10 +119,10 @@ def choose_preset(name: str, weights: Path) -> Preset | None:
 
 
 def load_embedded() -> Components:
-    """The model in the package.
+    """Load the model in the package.
 
     Raises:
-        CheckpointError: it is missing or does not fit.
+        CheckpointError: the package was installed without it.
     """
     if not (EMBEDDED_WEIGHTS / DESCRIPTION_FILE).is_file():
         raise CheckpointError(

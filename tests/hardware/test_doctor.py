@@ -14,20 +14,20 @@ import pytest
 from foley.configs import PRESETS
 from foley.errors import ConfigError
 from foley.hardware.compatibility import (
-    DISK_BYTES,
     DRIVERS,
     FLASH_WHEEL,
-    GPU_BYTES,
+    LIMITS,
     PACKAGES,
     PYTHONS,
     REFUSED,
+    SERVING_PACKAGES,
     TORCH_CUDA,
-    parse,
+    parse_version,
 )
-from foley.hardware.doctor import examine, refuse_unfit
-from foley.hardware.machine import Gpu, Machine, look
+from foley.hardware.doctor import check_machine, refuse_unfit
+from foley.hardware.machine import Gpu, Machine, inspect_machine
 from foley.weights.components import PARTS, build_on_meta
-from foley.weights.sources import FILES
+from foley.weights.sources import DISK_BYTES, FILES, GPU_BYTES
 from tests.server import ROOT
 
 H100 = Gpu(name="H100", capability=(9, 0), num_bytes=85_000_000_000)
@@ -59,8 +59,12 @@ IMAGE = Machine(
 )
 
 
+# Distributions whose names are no names of Python.
+PACKAGE_NAMES = {"flash_attn": "flash-attn"}
+
+
 def packages(**changed: str | None) -> dict[str, str]:
-    merged = {**IMAGE.packages, **{key.replace("_", "-"): v for key, v in changed.items()}}
+    merged = {**IMAGE.packages, **{PACKAGE_NAMES.get(key, key): v for key, v in changed.items()}}
     return {key: version for key, version in merged.items() if version is not None}
 
 
@@ -85,13 +89,13 @@ def test_the_driver_is_read_of_proprietary_and_open_modules(
     text: str, version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("foley.hardware.machine.DRIVER_FILE", tmp_path / "version")
-    assert look(tmp_path).driver == ""
+    assert inspect_machine(tmp_path).driver == ""
     (tmp_path / "version").write_text(text)
-    assert look(tmp_path).driver == version
+    assert inspect_machine(tmp_path).driver == version
 
 
 def test_the_image_is_fit_for_xxl() -> None:
-    assert {finding.state for finding in examine(IMAGE, preset="xxl")} == {"ok"}
+    assert {finding.state for finding in check_machine(IMAGE, preset="xxl")} == {"ok"}
 
 
 @pytest.mark.parametrize(
@@ -114,6 +118,12 @@ def test_the_image_is_fit_for_xxl() -> None:
             "packages",
             "error",
             "diffusers is not installed; install diffusers>=0.36",
+        ),
+        (
+            {"packages": packages(huggingface_hub="3.0.0")},
+            "packages",
+            "error",
+            "huggingface_hub 3.0.0 is too new; install huggingface_hub>=1.31,<3",
         ),
         (
             {"packages": packages(bentoml="1.4.40")},
@@ -206,7 +216,7 @@ def test_what_is_wrong_is_said_in_one_line_with_what_would_fit(
     changes: dict[str, object], check: str, state: str, words: str
 ) -> None:
     machine = dataclasses.replace(IMAGE, **changes)  # type: ignore[arg-type]
-    findings = {finding.check: finding for finding in examine(machine, preset="xxl")}
+    findings = {finding.check: finding for finding in check_machine(machine, preset="xxl")}
     assert findings[check].state == state
     assert words in findings[check].message
     assert "\n" not in findings[check].message
@@ -226,13 +236,13 @@ def test_a_laptop_without_a_gpu_is_fit_for_tiny() -> None:
         packages=packages(torch="2.13.0+cpu", flash_attn=None),
         present={"xl": "absent", "xxl": "absent"},
     )
-    assert {finding.state for finding in examine(laptop)} == {"ok"}
-    assert "error" in {finding.state for finding in examine(laptop, device="cuda")}
+    assert {finding.state for finding in check_machine(laptop)} == {"ok"}
+    assert "error" in {finding.state for finding in check_machine(laptop, device="cuda")}
 
 
 def test_files_of_others_are_no_fault() -> None:
     machine = dataclasses.replace(IMAGE, present={"xl": "absent", "xxl": "other"})
-    assert {finding.state for finding in examine(machine, preset="xxl")} == {"ok"}
+    assert {finding.state for finding in check_machine(machine, preset="xxl")} == {"ok"}
 
 
 def test_a_start_is_refused_with_that_line(tmp_path: Path) -> None:
@@ -249,14 +259,15 @@ def test_a_start_is_refused_with_that_line(tmp_path: Path) -> None:
 
 def test_the_matrix_agrees_with_what_the_project_says() -> None:
     text = (ROOT / "pyproject.toml").read_text()
-    for name, least in PACKAGES.items():
-        assert f'"{name}>={least}"' in text
+    for name, least in {**PACKAGES, **SERVING_PACKAGES}.items():
+        limit = f",<{LIMITS[name]}" if name in LIMITS else ""
+        assert f'"{name}>={least}{limit}' in text
     assert f'requires-python = ">={PYTHONS[0][0]}.{PYTHONS[0][1]},<3.{PYTHONS[-1][1] + 1}"' in text
     for name, versions in REFUSED.items():
         assert all(f"{name}>=" in text and f"!={version}" in text for version in versions)
     assert list(TORCH_CUDA) == sorted(TORCH_CUDA)
     assert {int(cuda.split(".")[0]) for _, cuda in TORCH_CUDA} == DRIVERS.keys()
-    assert FLASH_WHEEL.torch >= parse(PACKAGES["torch"])
+    assert FLASH_WHEEL.torch >= parse_version(PACKAGES["torch"])
 
 
 @pytest.mark.parametrize("name", ["xl", "xxl"])
@@ -275,11 +286,11 @@ def test_the_matrix_agrees_with_the_models(name: str) -> None:
     [("2.8.0+cu128", (2, 8, 0)), ("570.124.06", (570, 124, 6)), ("3.0rc1", (3, 0)), ("", ())],
 )
 def test_versions_are_read(text: str, version: tuple[int, ...]) -> None:
-    assert parse(text) == version
+    assert parse_version(text) == version
 
 
 def test_this_machine_is_looked_at() -> None:
-    machine = look(None)
+    machine = inspect_machine(None)
     assert machine.python == sys.version_info[:2]
     assert machine.media_error == ""
     assert machine.torch_error == ""

@@ -26,7 +26,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_without_weights_a_preset_says_how_to_get_them(home: Path) -> None:
     with pytest.raises(ConfigError, match=r"xl needs weights, .*run `foley download xl`"):
-        selection.load("xl", None, CPU)
+        selection.load_preset("xl", None, CPU)
 
 
 def test_half_a_download_is_not_loaded(home: Path) -> None:
@@ -34,7 +34,7 @@ def test_half_a_download_is_not_loaded(home: Path) -> None:
     with pytest.raises(
         CheckpointError, match=r"lacks 12 of the files of xl .*run `foley download xl` again"
     ):
-        selection.load("xl", None, CPU)
+        selection.load_preset("xl", None, CPU)
 
 
 def test_what_was_downloaded_is_loaded_with_its_revision(
@@ -48,13 +48,13 @@ def test_what_was_downloaded_is_loaded_with_its_revision(
     # These are smaller than the published ones, whose sizes and hashes are known.
     monkeypatch.setitem(selection.FILES, "xl", ())
     monkeypatch.setitem(selection.PRESETS, "xl", official_preset())
-    components = selection.load("xl", None, CPU)
+    components = selection.load_preset("xl", None, CPU)
     assert components.revision == "3abd4e833b95b8db0fc9c687afc52483a48e9a97"
     assert components.source == str(home)
 
 
 def test_auto_on_the_cpu_is_tiny(home: Path) -> None:
-    assert selection.largest_downloaded(CPU) == "tiny"
+    assert selection.find_largest_preset(CPU) == "tiny"
 
 
 def test_a_copy_of_the_files_has_no_known_revision(tmp_path: Path) -> None:
@@ -78,4 +78,4 @@ def test_a_package_without_its_small_model_is_refused(
     shutil.copytree(selection.EMBEDDED_WEIGHTS / "text", tmp_path / "text")
     monkeypatch.setattr(selection, "EMBEDDED_WEIGHTS", tmp_path)
     with pytest.raises(CheckpointError, match="installed without its small model"):
-        selection.load("tiny", None, CPU)
+        selection.load_preset("tiny", None, CPU)
