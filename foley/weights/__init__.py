@@ -1,5 +1,4 @@
-"""Weights: where they come from, under which licence, and how files become loaded networks.
+"""Download, verify, convert and load weights.
 
-Key maps translate published layouts into ours; `tiny/` is the embedded model's data.
-The networks themselves are in `foley.models`.
+`tiny/` is the data of the embedded model. The networks themselves are in `foley.models`.
 """

@@ -1,4 +1,4 @@
-"""Which file of a folder holds which part: by the published names, else by what is in it."""
+"""Find the file of each part in a folder: by the published names, then by the content."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -9,8 +9,9 @@ from foley.weights.tensors import Outline, read_outline
 
 DESCRIPTION_FILE = "foley.json"
 
-# Where each part may lie under a directory of downloaded files, the first that exists wins.
-OFFICIAL_FILES: dict[str, dict[str, tuple[str, ...]]] = {
+# Part -> preset (empty for all) -> places in a folder of downloaded files. The first that exists is
+# used.
+_PLACES: dict[str, dict[str, tuple[str, ...]]] = {
     "dit": {
         "xxl": ("hunyuanvideo_foley.safetensors", "hunyuanvideo_foley.pth"),
         "xl": ("hunyuanvideo_foley_xl.safetensors", "hunyuanvideo_foley_xl.pth"),
@@ -32,7 +33,7 @@ OFFICIAL_FILES: dict[str, dict[str, tuple[str, ...]]] = {
     },
 }
 
-# A key that a file of each part has and no other: whole, or the beginning where it ends in a dot.
+# A key that only this part's file has. It is the beginning of a key if it ends in a dot.
 _SIGNS = {
     "dit": "audio_embedder.proj.weight",
     "vae": "decoder.model.0.",
@@ -42,8 +43,12 @@ _SIGNS = {
 }
 
 
-def part_of(keys: Iterable[str]) -> str | None:
-    """The part that official keys belong to."""
+def identify_part(keys: Iterable[str]) -> str | None:
+    """Return the part that a file holds; None if it holds none.
+
+    Args:
+        keys: the official keys in the file.
+    """
     keys = list(keys)
     for part, sign in _SIGNS.items():
         if any(key.startswith(sign) if sign.endswith(".") else key == sign for key in keys):
@@ -51,8 +56,12 @@ def part_of(keys: Iterable[str]) -> str | None:
     return None
 
 
-def dit_sizes(shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
-    """Width and depths of a transformer, from its official keys."""
+def measure_dit(shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
+    """Return the width and depths of a transformer, by the names of `DiTConfig`.
+
+    Args:
+        shapes: official keys -> shapes.
+    """
 
     def count(name: str) -> int:
         return len({key.split(".")[1] for key in shapes if key.startswith(f"{name}.")})
@@ -64,8 +73,13 @@ def dit_sizes(shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
     }
 
 
-def fits(sizes: Mapping[str, int], preset: Preset) -> bool:
-    """Whether a transformer of these sizes is the preset's."""
+def fits_preset(sizes: Mapping[str, int], preset: Preset) -> bool:
+    """Return whether a transformer of these sizes is the preset's.
+
+    Args:
+        sizes: from `measure_dit`.
+        preset: the preset to compare with.
+    """
     return sizes == {
         "hidden_dim": preset.dit.hidden_dim,
         "num_joint_blocks": preset.dit.num_joint_blocks,
@@ -80,25 +94,32 @@ def describe_fit(part: str, shapes: Mapping[str, Sequence[int]]) -> str:
         part: the part that the file was read as.
         shapes: official keys -> shapes.
     """
-    found = part_of(shapes)
+    found = identify_part(shapes)
     if found is None:
         return "it holds no part of this model under the official names"
     if found != part:
         return f"it holds the {found}"
     if part != "dit":
         return "it is of another version of this part"
-    sizes = dit_sizes(shapes)
-    names = [preset.name for preset in PRESETS.values() if fits(sizes, preset)]
+    sizes = measure_dit(shapes)
+    names = [preset.name for preset in PRESETS.values() if fits_preset(sizes, preset)]
     return f"it fits preset {names[0]}" if names else f"it fits no preset of this version: {sizes}"
 
 
 def has_official_files(preset: Preset, root: Path) -> bool:
-    """Whether the transformer of `preset` lies under `root` in an official or third-party file."""
+    """Return whether the transformer of `preset` is under `root`, official or third-party."""
     return find_file("dit", preset, root) is not None
 
 
 def find_file(part: str, preset: Preset, root: Path) -> Path | None:
-    """Where a part of the official model lies under `root`; the names come before the content."""
+    """Return the file of a part of the official model; None if there is none.
+
+    Args:
+        part: a name in `components.PARTS`.
+        preset: decides which transformer is meant.
+        root: the folder. Published names are tried first, then the content of every safetensors
+            file; of several, the one with the most bits per number is returned.
+    """
     for candidate in _candidates(part, preset):
         if (root / candidate).is_file():
             return root / candidate
@@ -106,17 +127,19 @@ def find_file(part: str, preset: Preset, root: Path) -> Path | None:
     for path in sorted(root.rglob("*.safetensors")):
         outline = read_outline(path)
         shapes = {key: entry.shape for key, entry in outline.items()}
-        if part_of(shapes) == part and (part != "dit" or fits(dit_sizes(shapes), preset)):
+        if identify_part(shapes) == part and (
+            part != "dit" or fits_preset(measure_dit(shapes), preset)
+        ):
             found.append((_mean_bytes(outline), path))
-    # The one that kept most of each number; by name where that leaves a choice.
+    # By name if several have as many bits per number.
     return min(found, key=lambda item: (-item[0], item[1]))[1] if found else None
 
 
 def find_official_file(part: str, preset: Preset, root: Path) -> Path:
-    """Where a part of the official model lies under `root`.
+    """Return the file of a part of the official model, as `find_file`.
 
     Raises:
-        CheckpointError: nowhere; names every place that was looked at.
+        CheckpointError: there is none; the message names every place that was tried.
     """
     path = find_file(part, preset, root)
     if path is None:
@@ -129,7 +152,7 @@ def find_official_file(part: str, preset: Preset, root: Path) -> Path:
 
 
 def _candidates(part: str, preset: Preset) -> tuple[str, ...]:
-    by_preset = OFFICIAL_FILES[part]
+    by_preset = _PLACES[part]
     return by_preset.get(preset.name, by_preset.get("", ()))
 
 

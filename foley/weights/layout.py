@@ -20,7 +20,7 @@ from foley.configs import Preset, parse_preset
 from foley.errors import CheckpointError, ConfigError, OutputError
 from foley.weights.components import PARTS, Components, build_on_meta
 from foley.weights.detection import DESCRIPTION_FILE
-from foley.weights.fp8 import Storage, pack, unpack
+from foley.weights.fp8 import Storage, pack_fp8, unpack_fp8
 from foley.weights.licences import ACCEPTANCE_FILE, get_licence
 from foley.weights.parts import load_strict, load_tokenizer
 from foley.weights.tensors import read_weights
@@ -74,7 +74,7 @@ def load_layout(root: Path, preset: Preset | None, device: str) -> Components:
     for part, path in _find_part_files(root, description).items():
         weights, _ = read_weights(path, device)
         module = build_on_meta(part, found)
-        load_strict(module, unpack(weights), origin=f"{root.name}/{part}")
+        load_strict(module, unpack_fp8(weights), origin=f"{root.name}/{part}")
         del weights
         parts[part] = nn.Module.to(module, device)
     return Components(
@@ -147,7 +147,7 @@ def _write_parts(components: Components, folder: Path, storage: Storage) -> dict
         module.save_pretrained(folder / part, max_shard_size="1TB")  # type: ignore[operator]
         (path,) = (folder / part).glob("*.safetensors")
         if part == "dit" and storage == "fp8":
-            save_file(pack(module.state_dict()), path, metadata={"format": "pt"})
+            save_file(pack_fp8(module.state_dict()), path, metadata={"format": "pt"})
         files[part] = {
             "path": path.relative_to(folder).as_posix(),
             "bytes": path.stat().st_size,

@@ -1,4 +1,4 @@
-"""Under which terms the weights are: shown before a download, and wherever a model is named."""
+"""The licences of the weights, and the record that a user accepted one."""
 
 import getpass
 import json
@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 
+from foley.atomic import atomic_path
 from foley.errors import DownloadError
 
 ACCEPTANCE_FILE = "licence-accepted.json"
@@ -15,12 +16,12 @@ ACCEPTANCE_FILE = "licence-accepted.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Licence:
-    """Terms of a preset's weights.
+    """The licence of a preset's weights.
 
     Attributes:
-        name: as its owner calls it.
+        name: the name that its owner uses.
         territory: where it applies, in one phrase.
-        notice: what must be shown before the weights are fetched; empty where nothing must be.
+        notice: what is shown before a download; empty if nothing must be shown.
     """
 
     name: str
@@ -29,7 +30,7 @@ class Licence:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the notice: an acceptance holds for this text only."""
+        """The SHA-256 of the notice; an acceptance is valid for this text only."""
         return sha256(self.notice.encode()).hexdigest()
 
 
@@ -40,7 +41,7 @@ TENCENT = Licence(
     territory="worldwide except the European Union, the United Kingdom and South Korea",
     notice="""\
 The weights of xl and xxl are under the Tencent Hunyuan Community License Agreement (2025-08-28).
-It lies beside the weights as LICENSE. In short, and not in its place:
+It lies beside the weights as LICENSE. This summary does not replace it:
 
   * It does not apply in the European Union, the United Kingdom and South Korea. Neither the weights
     nor what they make may be used there.
@@ -60,12 +61,16 @@ The encoders come with them: Synchformer (MIT), SigLIP2 (Apache-2.0), CLAP (Apac
 
 
 def get_licence(preset_name: str) -> Licence:
-    """The terms of a preset's weights."""
+    """Return the licence of a preset's weights.
+
+    Args:
+        preset_name: any name; presets other than xl and xxl have this project's licence.
+    """
     return TENCENT if preset_name in ("xl", "xxl") else OWN
 
 
 def is_accepted(licence: Licence, folder: Path) -> bool:
-    """Whether this very text was accepted for the weights in `folder`."""
+    """Return whether the licence's present text was accepted for the weights in `folder`."""
     try:
         return json.loads((folder / ACCEPTANCE_FILE).read_text())["sha256"] == licence.digest
     except (OSError, ValueError, KeyError, TypeError):
@@ -76,16 +81,16 @@ def record_acceptance(licence: Licence, folder: Path, *, how: str) -> None:
     """Write beside the weights who accepted which text, when and how.
 
     Args:
-        licence: what was shown.
-        folder: of the weights; made if it does not exist.
-        how: by which means, such as "typed yes at a terminal".
+        licence: the licence that was shown.
+        folder: the folder of weights; made if it does not exist.
+        how: the means of acceptance, such as "typed yes at a terminal".
 
     Raises:
         DownloadError: the folder cannot be written.
     """
     record = {
         "licence": licence.name,
-        "who": f"{_user()} on {socket.gethostname()}",
+        "who": f"{_find_user()} on {socket.gethostname()}",
         "how": how,
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "sha256": licence.digest,
@@ -93,16 +98,15 @@ def record_acceptance(licence: Licence, folder: Path, *, how: str) -> None:
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / f".{ACCEPTANCE_FILE}"
-        partial.write_text(json.dumps(record, indent=2) + "\n")
-        partial.replace(folder / ACCEPTANCE_FILE)
+        with atomic_path(folder / ACCEPTANCE_FILE) as partial:
+            partial.write_text(json.dumps(record, indent=2) + "\n")
     except OSError as error:
         raise DownloadError(
             f"cannot write to {folder}: {error.strerror}; name another folder with --to"
         ) from error
 
 
-def _user() -> str:
+def _find_user() -> str:
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a container's user may have no name

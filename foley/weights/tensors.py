@@ -1,4 +1,4 @@
-"""Files of tensors: read with restrictions, or only their keys and shapes."""
+"""Read files of tensors, or only their keys and shapes. No file can run code."""
 
 import json
 import pickle
@@ -14,11 +14,11 @@ from torch import Tensor
 from foley.errors import CheckpointError
 
 _MAX_HEADER_BYTES = 100 * 1024 * 1024  # the format's own limit
-# What is copied to a device out of one map of a file: while the map lasts, the pages that were read
-# through it count as this process's memory.
+# How much is copied to a device through one memory map. Pages that were read through a map count as
+# this process's memory until the map is closed.
 _MAPPED_BYTES = 1 << 30
 
-# What torch's restricted unpickler is seen to raise on bytes that are no pickle, among others.
+# Exceptions that PyTorch's restricted unpickler raises on damaged files, among others.
 _UNREADABLE = (
     SafetensorError,
     pickle.UnpicklingError,
@@ -32,14 +32,16 @@ _UNREADABLE = (
 
 
 def read_weights(
-    path: Path, device: str = "cpu", wanted: Callable[[str], bool] = lambda _key: True
+    path: Path, device: str = "cpu", is_wanted: Callable[[str], bool] = lambda _key: True
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors of a checkpoint, mapped from the file where its format allows, and its metadata.
+    """Read a checkpoint; returns its tensors by key, and its metadata.
+
+    Tensors on the CPU are views of a memory map if the format allows it.
 
     Args:
-        path: safetensors, or what PyTorch writes.
-        device: where safetensors are put, each straight from the map.
-        wanted: which keys of safetensors to read.
+        path: a safetensors file, or one that `torch.save` wrote.
+        device: where tensors of a safetensors file are put, such as cpu or cuda:0.
+        is_wanted: whether to read the tensor of a key; applies to safetensors files only.
 
     Raises:
         CheckpointError: the file is missing, damaged, or holds more than tensors.
@@ -48,7 +50,7 @@ def read_weights(
         raise CheckpointError(f"{path} does not exist; download the weights or name their folder")
     try:
         if path.suffix == ".safetensors":
-            return _read_safetensors(path, device, wanted)
+            return _read_safetensors(path, device, is_wanted)
         content = _unpickle(path)
     except _UNREADABLE as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -64,17 +66,17 @@ def read_weights(
 
 
 def _read_safetensors(
-    path: Path, device: str, wanted: Callable[[str], bool]
+    path: Path, device: str, is_wanted: Callable[[str], bool]
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     tensors: dict[str, Tensor] = {}
     while True:
         num_bytes = 0
         with safe_open(path, framework="pt", device=device) as file:
             for key in file.keys():  # noqa: SIM118
-                if key in tensors or not wanted(key):
+                if key in tensors or not is_wanted(key):
                     continue
                 if num_bytes >= _MAPPED_BYTES and device != "cpu":
-                    break  # through a new map; on the CPU, tensors are views of the one there is
+                    break  # and go on with a new map; on the CPU, the tensors are views of this one
                 tensors[key] = file.get_tensor(key)
                 num_bytes += tensors[key].nbytes
             else:
@@ -92,14 +94,19 @@ def _unpickle(path: Path) -> Any:
 
 @dataclass(frozen=True)
 class Outline:
-    """What a file says of a tensor before it is read."""
+    """A tensor's description in the header of a safetensors file.
+
+    Attributes:
+        shape: sizes of its dimensions.
+        dtype: the format's name of its type, such as BF16.
+    """
 
     shape: tuple[int, ...]
     dtype: str
 
 
 def read_outline(path: Path) -> dict[str, Outline]:
-    """Keys, shapes and types of a safetensors file; empty where it is none."""
+    """Return the keys, shapes and types in a safetensors file; empty if it is not one."""
     try:
         with path.open("rb") as file:
             num_bytes = int.from_bytes(file.read(8), "little")

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from foley.errors import CheckpointError
-from foley.weights.fp8 import SCALE, pack, unpack
+from foley.weights.fp8 import SCALE_SUFFIX, pack_fp8, unpack_fp8
 from foley.weights.layout import save_components
 from foley.weights.licences import ACCEPTANCE_FILE, TENCENT, is_accepted, record_acceptance
 from foley.weights.loading import load_components
@@ -79,15 +79,15 @@ def test_fp8_halves_the_blocks_and_stays_near(source: Path, tmp_path: Path) -> N
 def test_the_loss_does_not_depend_on_the_size_of_the_weights(size: float) -> None:
     torch.manual_seed(0)
     weight = (size * torch.randn(64, 32, 3)).bfloat16()
-    stored = pack({"audio_blocks.0.x": weight})
-    assert stored["audio_blocks.0.x" + SCALE].shape == (64,)
-    error = (unpack(stored)["audio_blocks.0.x"].float() - weight.float()).norm()
+    stored = pack_fp8({"audio_blocks.0.x": weight})
+    assert stored["audio_blocks.0.x" + SCALE_SUFFIX].shape == (64,)
+    error = (unpack_fp8(stored)["audio_blocks.0.x"].float() - weight.float()).norm()
     assert error / weight.float().norm() < 0.03  # measured: 0.0258
 
 
 def test_rows_of_zeros_survive() -> None:
-    packed = pack({"audio_blocks.0.x": torch.zeros(4, 4)})
-    assert not unpack(packed)["audio_blocks.0.x"].any()
+    packed = pack_fp8({"audio_blocks.0.x": torch.zeros(4, 4)})
+    assert not unpack_fp8(packed)["audio_blocks.0.x"].any()
 
 
 def test_a_part_that_the_index_does_not_name_is_refused(source: Path, tmp_path: Path) -> None:
