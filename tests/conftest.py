@@ -9,6 +9,11 @@ from pathlib import Path
 
 import pytest
 import pytest_timeout
+
+# PyTorch's threads spin while they wait for one another, which takes the cores from other processes
+# where there are more of these than cores: a command of 32 s then took 192 s. It is read once, when
+# PyTorch is imported, and the processes that the tests start inherit it.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 
 from tests.patience import scale

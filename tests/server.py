@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -112,6 +113,19 @@ class Server:
         headers = {"Accept": accept}
         return self.client.post("/v1/generate", files={"clip": clip}, data=data, headers=headers)
 
+    def open_call(self, clip: bytes, **fields: object) -> socket.socket:
+        """Send POST /v1/generate and return its connection. Closing that is leaving the call."""
+        data = {name: str(value) for name, value in fields.items()}
+        asked = httpx.Request("POST", "http://test/v1/generate", files={"clip": clip}, data=data)
+        body = asked.read()
+        head = (
+            f"POST /v1/generate HTTP/1.1\r\nHost: test\r\nContent-Length: {len(body)}\r\n"
+            f"Content-Type: {asked.headers['content-type']}\r\n\r\n"
+        )
+        connection = socket.create_connection(("127.0.0.1", self.port), timeout=scale(120))
+        connection.sendall(head.encode() + body)
+        return connection
+
     def metric(self, line_start: str) -> float:
         """Return the value of the metric whose line starts so; 0 without one."""
         for line in self.client.get("/metrics").text.splitlines():
@@ -123,6 +137,14 @@ class Server:
         """Wait until the metric has the value."""
         wait_until(
             lambda: self.metric(line_start) == value, what=f"{line_start} never became {value}"
+        )
+
+    def wait_for_num_requests(self, num_requests: int) -> None:
+        """Wait until the model has so many requests, running and queued together."""
+        names = ("foley_running", "foley_queue_depth")
+        wait_until(
+            lambda: sum(map(self.metric, names)) == num_requests,
+            what=f"the model never had {num_requests} requests",
         )
 
     def wait_for_log(self, request_id: str) -> dict[str, Any]:
