@@ -115,7 +115,11 @@ class PublicError:
 
 
 def public_error(error: Exception) -> PublicError:
-    """Return the public form of an error; an exception that is not ours becomes `internal`."""
+    """Return what callers may see of an error.
+
+    Args:
+        error: any exception; one that is no FoleyError becomes `internal`.
+    """
     if not isinstance(error, FoleyError):
         return PublicError(
             code=INTERNAL_CODE, message=INTERNAL_MESSAGE, status=INTERNAL_STATUS, redacted=True
@@ -134,10 +138,18 @@ def public_error(error: Exception) -> PublicError:
 
 
 def status_of(kind: type[FoleyError]) -> Status:
-    """Return the status of an error class, or of its nearest listed ancestor."""
+    """Return the status of an error class.
+
+    Args:
+        kind: a class that `STATUS` lists, or a subclass of one.
+    """
     return next(STATUS[ancestor] for ancestor in kind.__mro__ if ancestor in STATUS)
 
 
 def code_of_http_status(status: int) -> str:
-    """Return a stable error code for an HTTP status (400 to 599) that came without one."""
+    """Return the error code of a response that has none of its own.
+
+    Args:
+        status: HTTP status, 400 to 599.
+    """
     return CODE_OF_HTTP_STATUS.get(status, RequestError.code if status < 500 else INTERNAL_CODE)

@@ -72,7 +72,10 @@ def negotiate(accept: str, options: GenerationOptions) -> ResponseFormat:
 def accept_weights(accept: str) -> dict[str, float]:
     """Return the weight of each media type of ours that an `Accept` header names, from 0 to 1.
 
-    Of the ranges that match a type, the most specific one counts. An empty header allows all types.
+    Of the ranges that match a type, the most specific one counts.
+
+    Args:
+        accept: value of the header; empty: all types.
     """
     ranges = _parse_ranges(accept) or {"*/*": 1.0}
     weights: dict[str, float] = {}
@@ -84,13 +87,21 @@ def accept_weights(accept: str) -> dict[str, float]:
 
 
 def sort_acceptable(weights: dict[str, float]) -> list[str]:
-    """Return the media types whose weight is not 0, the most wanted first."""
+    """Return the media types whose weight is not 0, the most wanted first.
+
+    Args:
+        weights: from `accept_weights`.
+    """
     allowed = [media_type for media_type, weight in weights.items() if weight > 0]
     return sorted(allowed, key=lambda media_type: -weights[media_type])  # stable: ours break ties
 
 
 def wants_events(accept: str) -> bool:
-    """Return whether an `Accept` header names server-sent events, and wants no file more."""
+    """Return whether an `Accept` header names server-sent events, and wants no file more.
+
+    Args:
+        accept: value of the header.
+    """
     ranges = _parse_ranges(accept)
     weight = ranges.get(sse.MEDIA_TYPE, 0.0)
     return weight > 0 and all(ranges.get(media_type, 0.0) <= weight for media_type in ACCEPTED)

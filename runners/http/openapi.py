@@ -51,7 +51,11 @@ REQUEST_ID_PARAMETER = {
 
 
 def build_document(settings: Settings) -> dict[str, Any]:
-    """Return the OpenAPI 3.1 document of a service with these settings."""
+    """Return the OpenAPI 3.1 document of a service.
+
+    Args:
+        settings: the limits of the clip, the path for load balancers, whether keys are needed.
+    """
     return {
         "openapi": "3.1.0",
         "info": {

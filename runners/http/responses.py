@@ -32,7 +32,11 @@ def result_event(result: JobResult, url: str, kept_seconds: float) -> dict[str, 
 
 
 def describe_file(file: OutputFile) -> dict[str, Any]:
-    """Return the metadata of a file as a JSON object."""
+    """Return the metadata of a file as a JSON object.
+
+    Args:
+        file: on the disk, where its size is read.
+    """
     return {
         "variation": file.variation,
         "seed": file.seed,
