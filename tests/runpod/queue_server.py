@@ -1,4 +1,4 @@
-"""RunPod's side of a queue worker on loopback: jobs out, stop signals out, results in."""
+"""A stub of RunPod's queue on loopback. It sends jobs and stop signals and receives results."""
 
 import json
 import threading
@@ -7,28 +7,30 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-POLL_SECONDS = 0.5  # how long a question for jobs or stop signals is held open
+from tests.patience import Deadline
+
+POLL_SECONDS = 0.5  # how long a request for jobs or stop signals waits
 WORKER = "worker-1"
 API_KEY = "a-key-of-the-platform"
 
 
 class JobQueue(ThreadingHTTPServer):
-    """Hands jobs to one worker and keeps what it says of them."""
+    """Gives jobs to one worker and stores its messages about them."""
 
     daemon_threads = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Calls)
-        self.changed = threading.Condition()  # guards what follows
+        self.changed = threading.Condition()  # guards the attributes below
         self.waiting: list[dict[str, Any]] = []
         self.to_stop: list[str] = []
         self.batch_sizes: list[int] = []
-        self.said: dict[str, list[dict[str, Any]]] = {}
+        self.messages: dict[str, list[dict[str, Any]]] = {}
         self.num_pings = 0
         threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
 
     def environment(self) -> dict[str, str]:
-        """What the platform sets for a worker."""
+        """Return the environment variables that the platform sets for a worker."""
         base = f"http://127.0.0.1:{self.server_port}/v2/endpoint"
         return {
             "RUNPOD_WEBHOOK_GET_JOB": f"{base}/job-take/$ID?gpu=none",
@@ -43,37 +45,39 @@ class JobQueue(ThreadingHTTPServer):
         }
 
     def send(self, job_id: str, given: object) -> None:
-        """Queue a job."""
+        """Add a job to the queue."""
         with self.changed:
             self.waiting.append({"id": job_id, "input": given})
-            self.said[job_id] = []
+            self.messages[job_id] = []
             self.changed.notify_all()
 
     def stop(self, job_id: str) -> None:
-        """Signal that a job is cancelled."""
+        """Cancel a job."""
         with self.changed:
             self.to_stop.append(job_id)
             self.changed.notify_all()
 
     def wait_for(self, job_id: str, condition: Any, seconds: float = 60) -> Any:
-        """The first thing said of a job that fulfils the condition; fails when it does not come."""
+        """Wait for the first message about a job that fulfils a condition, and return it."""
 
         def found() -> Any:
-            return next((said for said in self.said[job_id] if condition(said)), None)
+            return next((m for m in self.messages[job_id] if condition(m)), None)
 
+        deadline = Deadline(seconds)
         with self.changed:
-            assert self.changed.wait_for(found, seconds), (job_id, self.said[job_id])
+            while not self.changed.wait_for(found, 1):
+                assert not deadline.is_over(), (job_id, self.messages[job_id])
             return found()
 
     def result(self, job_id: str, seconds: float = 60) -> dict[str, Any]:
-        """What a job came to."""
+        """Wait for the last message about a job and return it."""
         answer: dict[str, Any] = self.wait_for(
-            job_id, lambda said: said.get("status") != "IN_PROGRESS", seconds
+            job_id, lambda message: message.get("status") != "IN_PROGRESS", seconds
         )
         return answer
 
     def take(self, num_jobs: int) -> list[dict[str, Any]]:
-        """Up to so many jobs, when there are some."""
+        """Wait for jobs; return at most `num_jobs`, or none."""
         with self.changed:
             self.batch_sizes.append(num_jobs)
             self.changed.wait_for(lambda: self.waiting, POLL_SECONDS)
@@ -81,7 +85,7 @@ class JobQueue(ThreadingHTTPServer):
             return taken
 
     def take_stops(self) -> list[str]:
-        """Jobs to be stopped, when there are some."""
+        """Wait for cancelled jobs; return their ids, or none."""
         with self.changed:
             self.changed.wait_for(lambda: self.to_stop, POLL_SECONDS)
             taken, self.to_stop = self.to_stop, []
@@ -93,7 +97,7 @@ class JobQueue(ThreadingHTTPServer):
         self.server_close()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A worker that ends in the middle of a question is no error."""
+        """Ignore errors: a worker may end while its request is open."""
 
 
 class _Calls(BaseHTTPRequestHandler):

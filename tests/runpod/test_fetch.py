@@ -1,4 +1,4 @@
-"""Fetching by address against a real HTTPS server, and what an address must not reach."""
+"""Downloads by URL from a real HTTPS server, and addresses that must not be reached."""
 
 import asyncio
 import datetime
@@ -19,6 +19,7 @@ from cryptography.x509.oid import NameOID
 
 from foley.errors import FetchError, FoleyError, UploadTooLargeError
 from runners.runpod.fetch import MAX_REDIRECTS, Fetcher, is_public
+from tests.patience import scale
 
 NAME = "clips.test"  # reserved for tests; resolved by the `names` fixture alone
 CLIP = bytes(range(256)) * 40
@@ -26,7 +27,7 @@ MAX_BYTES = 20_000
 
 
 class Host(ThreadingHTTPServer):
-    """An HTTPS server on loopback, with a certificate for NAME and a log of what was asked."""
+    """An HTTPS server on loopback with a certificate for NAME and a list of its requests."""
 
     daemon_threads = True
 
@@ -38,7 +39,7 @@ class Host(ThreadingHTTPServer):
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate)
         self.trust = ssl.create_default_context(cafile=str(certificate))
-        # The handshake happens in the connection's thread: a client may break it off.
+        # The handshake runs in the connection's thread, because a client may abort it.
         self.socket = context.wrap_socket(
             self.socket, server_side=True, do_handshake_on_connect=False
         )
@@ -47,7 +48,7 @@ class Host(ThreadingHTTPServer):
         return f"https://{name}:{self.server_port}{path}"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that leaves is no error of the test."""
+        """Ignore errors: a client may close its connection."""
 
 
 class Answers(BaseHTTPRequestHandler):
@@ -99,7 +100,7 @@ class Answers(BaseHTTPRequestHandler):
 
 
 def make_certificate(folder: Path) -> Path:
-    """A file with a key and a certificate for NAME that it signs itself."""
+    """Write a key and a self-signed certificate for NAME to a file and return its path."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, NAME)])
     now = datetime.datetime.now(datetime.UTC)
@@ -140,7 +141,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
 
 @pytest.fixture
 def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
-    """Addresses of names; each look-up of a name with several lists takes the next one."""
+    """The IP addresses of each host name, which the test may change."""
     known = {NAME: ["127.0.0.1"]}
     real = socket.getaddrinfo
 
@@ -163,18 +164,23 @@ def run(fetcher: Fetcher, address: str, destination: Path) -> int:
         try:
             return await fetcher.fetch(address, destination)
         finally:
-            await asyncio.sleep(0.05)  # the loop ends here: broken connections close before it does
+            await asyncio.sleep(scale(0.05))  # broken connections close before the loop ends
 
     return asyncio.run(whole())
 
 
 def fetch(
-    host: Host, address: str, destination: Path, *, guarded: bool = False, seconds: float = 10
+    host: Host,
+    address: str,
+    destination: Path,
+    *,
+    guarded: bool = False,
+    seconds: float | None = None,
 ) -> int:
-    """Fetch with the host's certificate trusted; unguarded, loopback alone may be reached."""
+    """Download with the host's certificate trusted; if unguarded, from loopback only."""
     fetcher = Fetcher(
         max_bytes=MAX_BYTES,
-        timeout_seconds=seconds,
+        timeout_seconds=seconds or scale(10),
         is_allowed=is_public if guarded else lambda address: address.is_loopback,
         tls=host.trust,
     )
@@ -185,7 +191,7 @@ def fetch(
         assert left == []
 
 
-def refused(
+def assert_refused(
     host: Host,
     address: str,
     folder: Path,
@@ -199,11 +205,11 @@ def refused(
     assert list(folder.iterdir()) == []
 
 
-def test_a_clip_is_fetched_whole(host: Host, names: object, tmp_path: Path) -> None:
+def test_a_clip_is_downloaded_completely(host: Host, names: object, tmp_path: Path) -> None:
     assert fetch(host, host.url("/clip?signature=x%2By"), tmp_path / "clip") == len(CLIP)
     assert (tmp_path / "clip").read_bytes() == CLIP
     path, headers = host.asked[-1]
-    assert path == "/clip?signature=x%2By"  # a signed address is sent as it was given
+    assert path == "/clip?signature=x%2By"  # a signed URL is sent unchanged
     assert headers["Accept-Encoding"] == "identity"
     assert "Cookie" not in headers
     assert "Authorization" not in headers
@@ -215,11 +221,11 @@ def test_redirects_are_followed(host: Host, names: object, tmp_path: Path, statu
     assert fetch(host, host.url(f"/to/{status}/{target}"), tmp_path / "clip") == len(CLIP)
 
 
-def test_redirects_end(host: Host, names: object, tmp_path: Path) -> None:
+def test_the_number_of_redirects_is_limited(host: Host, names: object, tmp_path: Path) -> None:
     before = len(host.asked)
-    refused(host, host.url("/loop/0"), tmp_path, f"more than {MAX_REDIRECTS} times")
+    assert_refused(host, host.url("/loop/0"), tmp_path, f"more than {MAX_REDIRECTS} times")
     assert len(host.asked) - before == MAX_REDIRECTS + 1
-    refused(host, host.url("/to/302/"), tmp_path, "leads nowhere")
+    assert_refused(host, host.url("/to/302/"), tmp_path, "leads nowhere")
 
 
 @pytest.mark.parametrize(
@@ -238,11 +244,11 @@ def test_redirects_end(host: Host, names: object, tmp_path: Path) -> None:
         ("https://clips.test/" + "x" * 5000, "longer than"),
     ],
 )
-def test_other_addresses_are_refused_unasked(
+def test_urls_that_are_not_https_are_refused_without_a_request(
     host: Host, names: object, tmp_path: Path, address: str, words: str
 ) -> None:
     before = len(host.asked)
-    refused(host, address, tmp_path, words)
+    assert_refused(host, address, tmp_path, words)
     assert len(host.asked) == before
 
 
@@ -250,7 +256,7 @@ def test_other_addresses_are_refused_unasked(
 def test_a_redirect_cannot_leave_https(
     host: Host, names: object, tmp_path: Path, target: str
 ) -> None:
-    refused(host, host.url(f"/to/302/{target}"), tmp_path, "must begin with https://")
+    assert_refused(host, host.url(f"/to/302/{target}"), tmp_path, "must begin with https://")
 
 
 PRIVATE = [
@@ -290,12 +296,12 @@ PUBLIC = ["1.1.1.1", "8.8.8.8", "93.184.216.34", "2606:4700:4700::1111", "::ffff
 
 
 @pytest.mark.parametrize("address", PRIVATE)
-def test_private_addresses_are_known(address: str) -> None:
+def test_private_addresses_are_not_public(address: str) -> None:
     assert not is_public(ipaddress.ip_address(address))
 
 
 @pytest.mark.parametrize("address", PUBLIC)
-def test_public_addresses_are_known(address: str) -> None:
+def test_public_addresses_are_public(address: str) -> None:
     assert is_public(ipaddress.ip_address(address))
 
 
@@ -303,20 +309,20 @@ def test_public_addresses_are_known(address: str) -> None:
     "name",
     ["127.0.0.1", "[::1]", "localhost", "2130706433", "0x7f000001", "017700000001", "127.1", "0"],
 )
-def test_loopback_is_refused_however_it_is_written(host: Host, tmp_path: Path, name: str) -> None:
+def test_loopback_is_refused_in_every_notation(host: Host, tmp_path: Path, name: str) -> None:
     before = len(host.asked)
     words = "not the open internet|malformed"
-    refused(host, host.url("/clip", name), tmp_path, words, guarded=True)
+    assert_refused(host, host.url("/clip", name), tmp_path, words, guarded=True)
     assert len(host.asked) == before
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "169.254.169.254", "10.0.0.1", "::1"])
-def test_a_name_that_leads_inside_is_refused(
+def test_a_name_with_a_private_address_is_refused(
     host: Host, names: dict[str, list[str]], tmp_path: Path, address: str
 ) -> None:
     names[NAME] = [address]
     before = len(host.asked)
-    refused(host, host.url("/clip"), tmp_path, "not the open internet", guarded=True)
+    assert_refused(host, host.url("/clip"), tmp_path, "not the open internet", guarded=True)
     assert len(host.asked) == before
 
 
@@ -325,21 +331,21 @@ def test_every_address_of_a_name_is_checked(
 ) -> None:
     names[NAME] = ["169.254.169.254", "10.0.0.1", "127.0.0.1"]
     before = len(host.asked)
-    refused(host, host.url("/clip"), tmp_path, "not the open internet|failed", guarded=True)
+    assert_refused(host, host.url("/clip"), tmp_path, "not the open internet|failed", guarded=True)
     assert len(host.asked) == before
 
 
 @pytest.mark.parametrize("target", ["https://169.254.169.254/latest/", "https://10.0.0.1/"])
-def test_a_redirect_that_leads_inside_is_refused(
+def test_a_redirect_to_a_private_address_is_refused(
     host: Host, names: object, tmp_path: Path, target: str
 ) -> None:
-    refused(host, host.url(f"/to/307/{target}"), tmp_path, "not the open internet")
+    assert_refused(host, host.url(f"/to/307/{target}"), tmp_path, "not the open internet")
 
 
-def test_the_checked_address_is_the_one_that_is_connected_to(
+def test_the_connection_uses_the_address_that_was_checked(
     host: Host, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    # A name server that answers a public address once, and loopback ever after.
+    # The name has a public address in the first look-up and loopback in all later ones.
     look_ups = 0
 
     def look_up(name: Any, port: Any, *args: Any, **options: Any) -> Any:
@@ -361,7 +367,7 @@ def test_the_checked_address_is_the_one_that_is_connected_to(
 
     async def sock_connect(loop: Any, sock: socket.socket, place: Any) -> None:
         connected.append(place[0])
-        if place[0] == "192.0.2.1":  # a documentation address: nothing is sent there
+        if place[0] == "192.0.2.1":  # reserved for documentation
             raise OSError("unreachable")
         await real(loop, sock, place)
 
@@ -370,10 +376,10 @@ def test_the_checked_address_is_the_one_that_is_connected_to(
         "sock_connect",
         sock_connect,
     )
-    fetcher = Fetcher(max_bytes=1, timeout_seconds=5, is_allowed=is_allowed, tls=host.trust)
+    fetcher = Fetcher(max_bytes=1, timeout_seconds=scale(5), is_allowed=is_allowed, tls=host.trust)
     with pytest.raises(FetchError):
         run(fetcher, host.url("/clip"), tmp_path / "clip")
-    assert connected == ["192.0.2.1"]  # of the look-up that was checked
+    assert connected == ["192.0.2.1"]  # the address that was checked
     assert checked == connected
     assert look_ups == 1
 
@@ -386,27 +392,27 @@ def test_a_proxy_of_the_environment_is_not_used(
 
 
 @pytest.mark.parametrize("path", [f"/declared/{MAX_BYTES + 1}", "/endless"])
-def test_too_large_a_clip_is_broken_off(
+def test_a_download_that_is_too_large_is_aborted(
     host: Host, names: object, tmp_path: Path, path: str
 ) -> None:
     words = f"limit of {MAX_BYTES} bytes"
-    refused(host, host.url(path), tmp_path, words, kind=UploadTooLargeError)
+    assert_refused(host, host.url(path), tmp_path, words, kind=UploadTooLargeError)
 
 
 def test_a_compressed_answer_is_refused(host: Host, names: object, tmp_path: Path) -> None:
-    refused(host, host.url("/gzip"), tmp_path, "compressed")
+    assert_refused(host, host.url("/gzip"), tmp_path, "compressed")
 
 
-def test_a_slow_host_is_left(host: Host, names: object, tmp_path: Path) -> None:
-    refused(host, host.url("/slow"), tmp_path, "within 0.5 s", seconds=0.5)
+def test_a_slow_host_times_out(host: Host, names: object, tmp_path: Path) -> None:
+    assert_refused(host, host.url("/slow"), tmp_path, "within 0.5 s", seconds=0.5)
 
 
-def test_a_broken_connection_leaves_no_file(host: Host, names: object, tmp_path: Path) -> None:
-    refused(host, host.url("/cut"), tmp_path, "connection .* failed")
+def test_a_lost_connection_leaves_no_file(host: Host, names: object, tmp_path: Path) -> None:
+    assert_refused(host, host.url("/cut"), tmp_path, "connection .* failed")
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 500])
-def test_the_hosts_refusal_is_told_without_its_page(
+def test_an_error_of_the_host_names_its_status_and_not_its_page(
     host: Host, names: object, tmp_path: Path, status: int
 ) -> None:
     with pytest.raises(FetchError, match=str(status)) as caught:
@@ -417,16 +423,16 @@ def test_the_hosts_refusal_is_told_without_its_page(
 def test_a_wrong_certificate_is_refused(
     host: Host, names: dict[str, list[str]], tmp_path: Path
 ) -> None:
-    names["other.test"] = ["127.0.0.1"]  # the certificate is for another name
-    refused(host, host.url("/clip", "other.test"), tmp_path, "no valid certificate")
-    fetcher = Fetcher(max_bytes=MAX_BYTES, timeout_seconds=5, is_allowed=lambda _: True)
-    with pytest.raises(FetchError, match="no valid certificate"):  # and nobody known signed it
+    names["other.test"] = ["127.0.0.1"]  # the certificate is for NAME
+    assert_refused(host, host.url("/clip", "other.test"), tmp_path, "no valid certificate")
+    fetcher = Fetcher(max_bytes=MAX_BYTES, timeout_seconds=scale(5), is_allowed=lambda _: True)
+    with pytest.raises(FetchError, match="no valid certificate"):  # no trusted signature
         run(fetcher, host.url("/clip"), tmp_path / "clip")
 
 
-def test_an_unknown_name_is_told(host: Host, tmp_path: Path, monkeypatch: Any) -> None:
+def test_an_unknown_name_is_refused(host: Host, tmp_path: Path, monkeypatch: Any) -> None:
     def look_up(*_: object, **__: object) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "unknown")
 
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
-    refused(host, "https://nowhere.test/", tmp_path, "not known")
+    assert_refused(host, "https://nowhere.test/", tmp_path, "not known")

@@ -1,4 +1,4 @@
-"""The queue worker: the SDK's real loop against a loopback queue, the real service behind it."""
+"""The queue worker: the SDK's own loop with a stub queue and a real service."""
 
 import base64
 import json
@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from tests.image.sounds import seconds_of
+from tests.patience import is_within, scale, wait_for_exit
 from tests.runpod.queue_server import JobQueue
 from tests.server import ROOT, draw_clip
 
@@ -27,7 +28,7 @@ LONG = {"num_inference_steps": 200, "solver": "rk4", "num_variations": 8}
 
 
 class Bucket(HTTPServer):
-    """As much of S3 as an upload of one part needs."""
+    """A stub of S3 that accepts uploads of one part."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Put)
@@ -41,7 +42,7 @@ class _Put(BaseHTTPRequestHandler):
     def do_PUT(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         if "aws-chunked" in self.headers.get("Content-Encoding", ""):
-            body = unchunked(body)
+            body = join_chunks(body)
         if "refused" in self.path:
             self.send_error(403)
             return
@@ -54,8 +55,8 @@ class _Put(BaseHTTPRequestHandler):
         pass
 
 
-def unchunked(body: bytes) -> bytes:
-    """The content of a body in signed chunks."""
+def join_chunks(body: bytes) -> bytes:
+    """Return the content of a body in signed chunks."""
     content = b""
     while True:
         head, _, body = body.partition(b"\r\n")
@@ -66,7 +67,7 @@ def unchunked(body: bytes) -> bytes:
 
 
 class HandlerProcess:
-    """`python handler.py`, as the image starts it in the role queue."""
+    """`python handler.py`, as the image starts it for the role `queue`."""
 
     def __init__(
         self, folder: Path, queue: JobQueue | None, settings: dict[str, str] | None = None
@@ -91,7 +92,7 @@ class HandlerProcess:
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, ROOT / "handler.py"],
-                cwd=folder,  # the SDK leaves a file there
+                cwd=folder,  # the SDK writes a file there
                 env=environment,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -103,13 +104,13 @@ class HandlerProcess:
         return [worker, *worker.children(recursive=True)]
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """The exit status after a signal; whatever is left is killed."""
+        """Send a signal, return the exit status and kill the remaining processes."""
         family = self.family() if self.process.poll() is None else []
         try:
             self.process.send_signal(number)
-            return self.process.wait(60)
+            return wait_for_exit(self.process, 60)
         finally:
-            _, alive = psutil.wait_procs(family, 1)
+            _, alive = psutil.wait_procs(family, scale(1))
             for member in alive:
                 member.kill()
 
@@ -147,7 +148,7 @@ def worker(
     family = worker.family()
     started = time.monotonic()
     assert worker.stop() == 0, worker.log.read_text()
-    assert time.monotonic() - started < 20
+    assert is_within(time.monotonic() - started, 20)
     assert not [member for member in family if member.is_running()]  # the service went with it
 
 
@@ -158,14 +159,14 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> str:
     return base64.b64encode(draw_clip(path)).decode()
 
 
-def given(clip: str, **options: object) -> dict[str, object]:
+def job_input(clip: str, **options: object) -> dict[str, object]:
     return {"clip_base64": clip, "num_inference_steps": 2, "output": "base64", **options}
 
 
-def test_a_job_comes_back_as_base64_with_progress_on_the_way(
+def test_a_job_reports_progress_and_returns_base64(
     queue: JobQueue, worker: HandlerProcess, clip: str
 ) -> None:
-    queue.send("first", given(clip, format="wav", seed=7))
+    queue.send("first", job_input(clip, format="wav", seed=7))
     result = queue.result("first", 90)
     assert "error" not in result, result
     output = result["output"]
@@ -178,20 +179,20 @@ def test_a_job_comes_back_as_base64_with_progress_on_the_way(
         len(content),
     )
     assert seconds_of(content) == pytest.approx(1, abs=0.1)
-    said = [s["output"] for s in queue.said["first"] if s.get("status") == "IN_PROGRESS"]
-    assert {"decode_video", "sample"} <= {update["stage"] for update in said}
+    progress = [m["output"] for m in queue.messages["first"] if m.get("status") == "IN_PROGRESS"]
+    assert {"decode_video", "sample"} <= {update["stage"] for update in progress}
     assert queue.num_pings > 0
-    # Again, by a data: URI, in a batch of as many as there are places.
-    queue.send("again", given("data:video/mp4;base64," + clip, format="wav", seed=7))
+    # The worker asks for as many jobs as the service runs at once.
+    queue.send("again", job_input("data:video/mp4;base64," + clip, format="wav", seed=7))
     (file,) = queue.result("again")["output"]["files"]
     assert base64.b64decode(file["base64"]) == content
     assert max(queue.batch_sizes) == MAX_CONCURRENCY
 
 
-def test_results_go_to_the_bucket_where_there_is_one(
+def test_files_are_uploaded_to_the_bucket_if_there_is_one(
     queue: JobQueue, worker: HandlerProcess, bucket: Bucket, clip: str
 ) -> None:
-    queue.send("by-bucket", given(clip, output="auto", num_variations=2))
+    queue.send("by-bucket", job_input(clip, output="auto", num_variations=2))
     result = queue.result("by-bucket")
     assert "error" not in result, result
     files = result["output"]["files"]
@@ -203,7 +204,7 @@ def test_results_go_to_the_bucket_where_there_is_one(
         assert media_type == "video/mp4"
         assert len(content) == file["num_bytes"]
         assert content[4:8] == b"ftyp"
-    queue.send("refused", given(clip, output="bucket"))
+    queue.send("refused", job_input(clip, output="bucket"))
     assert "its bucket did not take it" in queue.result("refused")["error"]
 
 
@@ -226,7 +227,7 @@ def test_results_go_to_the_bucket_where_there_is_one(
         ({"num_variations": 3, "format": "wav"}, "invalid_output", f"limit is {MAX_RESULT_BYTES}"),
     ],
 )
-def test_what_cannot_be_done_is_told_by_code(
+def test_a_wrong_job_returns_an_error_with_its_code(
     queue: JobQueue,
     worker: HandlerProcess,
     clip: str,
@@ -235,10 +236,10 @@ def test_what_cannot_be_done_is_told_by_code(
     words: str,
 ) -> None:
     job_id = f"wrong-{hash(str(wrong))}"
-    queue.send(job_id, {k: v for k, v in given(clip, **wrong).items() if v is not None})
+    queue.send(job_id, {k: v for k, v in job_input(clip, **wrong).items() if v is not None})
     result = queue.result(job_id)
-    told, _, message = result["error"].partition(": ")
-    assert told == code or not code
+    error_code, _, message = result["error"].partition(": ")
+    assert error_code == code or not code
     assert words in message
     assert "Traceback" not in result["error"]
     assert "output" not in result
@@ -247,7 +248,7 @@ def test_what_cannot_be_done_is_told_by_code(
 def test_the_log_holds_neither_clips_nor_prompts(
     queue: JobQueue, worker: HandlerProcess, clip: str
 ) -> None:
-    queue.send("secret", given(clip, prompt="a whispered secret", format="wav"))
+    queue.send("secret", job_input(clip, prompt="a whispered secret", format="wav"))
     assert "output" in queue.result("secret")
     text = worker.log.read_text()
     assert "secret" in text  # the job's id
@@ -255,38 +256,41 @@ def test_the_log_holds_neither_clips_nor_prompts(
     assert clip[:60] not in text
 
 
-def test_an_input_that_is_no_object_is_told(queue: JobQueue, worker: HandlerProcess) -> None:
+def test_an_input_that_is_no_object_is_refused(queue: JobQueue, worker: HandlerProcess) -> None:
     queue.send("no-object", "clip")
     assert queue.result("no-object")["error"].startswith("invalid_parameter: ")
 
 
-def test_a_cancelled_job_ends_and_the_others_go_on(
+def test_a_cancelled_job_ends_and_the_others_continue(
     queue: JobQueue, worker: HandlerProcess, clip: str
 ) -> None:
-    queue.send("endless", given(clip, **LONG))
-    queue.wait_for("endless", lambda said: said["output"].get("stage") == "sample")
-    queue.send("beside", given(clip, format="wav"))
+    queue.send("endless", job_input(clip, **LONG))
+    queue.wait_for("endless", lambda message: message["output"].get("stage") == "sample")
+    queue.send("beside", job_input(clip, format="wav"))
     stopped = time.monotonic()
     queue.stop("endless")
     assert "output" in queue.result("beside")
-    assert time.monotonic() - stopped < 30  # measured: 2 s; the whole job would take minutes
-    results = [said for said in queue.said["endless"] if said.get("status") != "IN_PROGRESS"]
+    # Measured: 2 s. The whole job would take minutes.
+    assert is_within(time.monotonic() - stopped, 30)
+    results = [m for m in queue.messages["endless"] if m.get("status") != "IN_PROGRESS"]
     assert results == []
 
 
 @pytest.mark.soak
-def test_a_lost_runner_is_waited_for(queue: JobQueue, worker: HandlerProcess, clip: str) -> None:
+def test_a_job_waits_for_a_restarted_runner(
+    queue: JobQueue, worker: HandlerProcess, clip: str
+) -> None:
     (runner,) = [p for p in worker.family() if "GpuRunner" in p.cmdline()]
     runner.kill()
-    queue.send("after-loss", given(clip, format="wav"))
+    queue.send("after-loss", job_input(clip, format="wav"))
     assert "output" in queue.result("after-loss")
 
 
-def test_a_worker_without_its_service_ends(tmp_path: Path) -> None:
+def test_a_worker_exits_when_its_service_ends(tmp_path: Path) -> None:
     queue = JobQueue()
     worker = HandlerProcess(tmp_path, queue, {"FOLEY_PRESET": "xl", "FOLEY_WEIGHTS": str(tmp_path)})
     try:
-        assert worker.process.wait(60) == 1
+        assert wait_for_exit(worker.process, 60) == 1
         assert queue.batch_sizes == []  # no job was taken
     finally:
         worker.stop(signal.SIGKILL)
@@ -297,7 +301,7 @@ def test_a_bucket_without_keys_fails_the_fitness_check(tmp_path: Path) -> None:
     queue = JobQueue()
     worker = HandlerProcess(tmp_path, queue, {"FOLEY_BUCKET": "sounds"})
     try:
-        assert worker.process.wait(60) == 1
+        assert wait_for_exit(worker.process, 60) == 1
         assert "BUCKET_ENDPOINT_URL" in worker.log.read_text()
         assert queue.batch_sizes == []
     finally:
@@ -305,11 +309,11 @@ def test_a_bucket_without_keys_fails_the_fitness_check(tmp_path: Path) -> None:
         queue.close()
 
 
-def test_the_example_input_works(tmp_path: Path) -> None:
+def test_the_example_input_runs(tmp_path: Path) -> None:
     shutil.copy(ROOT / "test_input.json", tmp_path)
     worker = HandlerProcess(tmp_path, None)  # without a queue the SDK runs test_input.json
     try:
-        assert worker.process.wait(90) == 0, worker.log.read_text()
+        assert wait_for_exit(worker.process, 90) == 0, worker.log.read_text()
     finally:
         worker.stop(signal.SIGKILL)
     assert "completed successfully" in worker.log.read_text()
@@ -318,10 +322,10 @@ def test_the_example_input_works(tmp_path: Path) -> None:
         assert test["input"]["clip_base64"] == example["clip_base64"]
 
 
-def test_every_input_of_the_hubs_tests_is_understood() -> None:
-    from runners.runpod.handler import JobInput
+def test_every_input_of_the_hub_s_tests_is_valid() -> None:
+    from runners.runpod.job_input import parse_job_input
 
     tests: list[dict[str, Any]] = json.loads((ROOT / ".runpod" / "tests.json").read_text())["tests"]
     assert tests
     for test in tests:
-        JobInput.read(test["input"])
+        parse_job_input(test["input"])
