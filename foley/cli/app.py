@@ -1,4 +1,4 @@
-"""The command line: one module a command. Heavy imports stay inside the commands."""
+"""The entry point of the `foley` command, and its exit codes."""
 
 import logging
 import sys
@@ -15,14 +15,14 @@ from foley.errors import FoleyError, ParameterError, RequestError, UnauthorizedE
 from foley.version import __version__
 
 EXIT_OK = 0
-EXIT_FAILED = 1  # a clip could not be used, or its result not written
-EXIT_USAGE = 2  # options that make no sense, a wrong key among them
-EXIT_SERVER = 3  # weights, device or settings; a service that cannot be reached
+EXIT_FAILED = 1  # a clip could not be used, or a result could not be written
+EXIT_USAGE = 2  # wrong options, including a wrong API key
+EXIT_SERVER = 3  # wrong weights, device or settings, or an unreachable service
 EXIT_INTERRUPTED = 130
 
 app = App(
     name="foley",
-    help="Sound for silent video: the same clip with synchronised 48 kHz sound.",
+    help="Generate synchronised 48 kHz sound for silent video.",
     help_epilogue=(
         "Exit codes: 0 done; 1 a clip failed; 2 wrong options; 3 weights, device, settings or "
         "service; 130 interrupted."
@@ -40,16 +40,20 @@ app.command(serve)
 
 
 def exit_code(error: FoleyError) -> int:
-    """The exit code that tells a script whose fault an error is."""
+    """Return the exit code that belongs to an error.
+
+    Args:
+        error: the error that ended the command.
+    """
     if isinstance(error, ParameterError | UnauthorizedError):
         return EXIT_USAGE
     return EXIT_FAILED if isinstance(error, RequestError) else EXIT_SERVER
 
 
 def main() -> None:
-    """Entry point of the `foley` command."""
+    """Run the command line and exit with its exit code."""
     logging.basicConfig(level=logging.WARNING, format="foley: %(message)s", stream=sys.stderr)
-    # Their notes about kernels and attributes are for developers of models.
+    # These libraries log remarks that concern model developers only.
     for library in ("diffusers", "transformers"):
         logging.getLogger(library).setLevel(logging.ERROR)
     try:
@@ -58,7 +62,7 @@ def main() -> None:
         print(f"foley: {error}", file=sys.stderr)
         sys.exit(exit_code(error))
     except KeyboardInterrupt:
-        print("foley: interrupted; nothing partial was left", file=sys.stderr)
+        print("foley: interrupted; no partial file was left", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
 
 

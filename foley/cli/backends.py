@@ -1,178 +1,214 @@
-"""Who makes the sounds for `foley generate`: a model in this process, or a service."""
+"""Where `foley generate` runs: a model in this process, or a service."""
 
 import contextlib
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
 from foley.cli.options import ModelOptions
+from foley.cli.plan import AUDIO_SUFFIXES, ClipTask
 from foley.errors import ParameterError
-from foley.request import GenerationRequest
+from foley.types import Stage
 
 if TYPE_CHECKING:
-    from foley.client import Format, RemoteUpdate
+    from foley.client import Format, RemoteGeneration, RemoteUpdate
+    from foley.media.mux import MediaFile
+    from foley.pipeline import Progress
+    from foley.types import Generation
 
-AUDIO_SUFFIXES = (".wav", ".flac")
-# A service that is busy is asked again for so long: other tables of clips may be before this one.
-MAX_WAIT_SECONDS = 600.0
-
-Show = Callable[[str, int, int], None]  # stage, steps done, of so many
-
-
-@dataclass(frozen=True)
-class Task:
-    """One clip to sound: where it is, what was asked, where the result goes."""
-
-    clip: Path
-    request: GenerationRequest
-    output: Path
-
-    def outputs(self) -> list[Path]:
-        """The file of each variation; numbered where there are several."""
-        count = self.request.num_variations
-        if count == 1:
-            return [self.output]
-        names = (f"{self.output.stem}-{i}{self.output.suffix}" for i in range(1, count + 1))
-        return [self.output.with_name(name) for name in names]
+MAX_WAIT_SECONDS = 600.0  # how long a busy service is retried
 
 
-@dataclass(frozen=True)
-class Sounded:
-    """What came of a task.
+class OnStage(Protocol):
+    """A function that shows how far a clip is."""
+
+    def __call__(self, stage: str, step: int = 0, num_steps: int = 1) -> None:
+        """Show that `step` of `num_steps` steps of a stage are done.
+
+        Args:
+            stage: a value of `foley.types.Stage`, with a remark if there is one.
+            step: steps that are done, from 0.
+            num_steps: steps in all, at least 1.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipResult:
+    """What was made for one clip.
 
     Attributes:
         paths: one file for each variation.
-        seeds: of each.
+        seeds: the seed of each variation.
         duration_seconds: length of each sound.
-        timings: seconds in each stage, in order; together the whole time.
+        seconds: wall time, including the transfer to and from a service.
+        timings: seconds in each stage, in order.
         notices: sentences about what was done to the clip.
     """
 
     paths: list[Path]
     seeds: tuple[int, ...]
     duration_seconds: float
+    seconds: float
     timings: dict[str, float]
     notices: tuple[str, ...]
 
 
-class Maker(Protocol):
-    """Makes sounds.
+class GenerationBackend(Protocol):
+    """Generates the sounds of clips.
 
     Attributes:
-        description: of the model, in a line.
-        about: what the model is and is not; empty where its publisher tells.
+        description: the model and where it runs, in one line.
+        about: what the model can and cannot do; empty if its publisher says it.
     """
 
     description: str
     about: str
 
-    def make(self, task: Task, *, trim: bool, show: Show) -> Sounded:
-        """Make the files of a task."""
+    def run(self, task: ClipTask, *, trim: bool, on_stage: OnStage) -> ClipResult:
+        """Generate the sounds of a clip and write its files.
+
+        Args:
+            task: the clip, its options and its outputs.
+            trim: whether to cut a clip that is too long instead of refusing it.
+            on_stage: called when a stage begins or moves on.
+
+        Raises:
+            RequestError: the clip or its output cannot be used.
+            ServerError: the model or the service failed.
+            ConnectionFailedError: the service cannot be reached.
+        """
 
     def close(self) -> None:
-        """Give up what it holds."""
+        """Release connections."""
 
 
-class LocalMaker:
-    """A model in this process."""
+class LocalBackend:
+    """A `GenerationBackend` with a model in this process.
+
+    Args:
+        options: which model, and where it runs.
+
+    Raises:
+        ServerError: the weights or the device cannot be used.
+    """
 
     def __init__(self, options: ModelOptions) -> None:
         self._pipeline = options.load()
         self.description = self._pipeline.description
         self.about = self._pipeline.preset.about
 
-    def make(self, task: Task, *, trim: bool, show: Show) -> Sounded:
-        """Make the files of a task."""
-        from foley.media.mux import write_audio, write_video
+    def run(self, task: ClipTask, *, trim: bool, on_stage: OnStage) -> ClipResult:
+        """See `GenerationBackend.run`."""
+
+        def on_progress(progress: "Progress") -> None:
+            on_stage(progress.stage, progress.step, progress.num_steps)
 
         start = time.perf_counter()
-        show("decoding", 0, 1)
+        on_stage(Stage.DECODE_VIDEO)
         frames = self._pipeline.decode_video(task.clip, trim=trim)
         decode_seconds = time.perf_counter() - start
-        made = self._pipeline.generate(
-            frames, task.request, lambda now: show(now.stage, now.step, now.num_steps)
-        )
+        generation = self._pipeline.generate(frames, task.request, on_progress)
         mux_start = time.perf_counter()
-        show("writing", 0, 1)
-        stop_seconds = made.duration_seconds if frames.trimmed else None
-        written = []
-        for waveform, path in zip(made.waveforms, task.outputs(), strict=True):
-            if path.suffix.lower() in AUDIO_SUFFIXES:
-                written.append(write_audio(waveform, path))
-            else:
-                written.append(write_video(task.clip, waveform, path, stop_seconds=stop_seconds))
-        write_seconds = time.perf_counter() - mux_start
-        return Sounded(
-            paths=[item.path for item in written],
-            seeds=made.seeds,
-            duration_seconds=made.duration_seconds,
-            timings={"decode_video": decode_seconds, **made.timings, "write": write_seconds},
-            notices=(*made.notices, *(notice for item in written for notice in item.notices)),
+        on_stage(Stage.MUX)
+        stop_seconds = generation.duration_seconds if frames.trimmed else None
+        files = _write_files(task, generation, stop_seconds)
+        end = time.perf_counter()
+        return ClipResult(
+            paths=[file.path for file in files],
+            seeds=generation.seeds,
+            duration_seconds=generation.duration_seconds,
+            seconds=end - start,
+            timings={
+                Stage.DECODE_VIDEO: decode_seconds,
+                **generation.timings,
+                Stage.MUX: end - mux_start,
+            },
+            notices=(*generation.notices, *(notice for file in files for notice in file.notices)),
         )
 
     def close(self) -> None:
-        """Nothing is held beside memory."""
+        """Do nothing: a local model holds memory only."""
 
 
-class ServiceMaker:
-    """A service.
+def _write_files(
+    task: ClipTask, generation: "Generation", stop_seconds: float | None
+) -> "list[MediaFile]":
+    from foley.media.mux import write_audio, write_video
+
+    files = []
+    for waveform, path in zip(generation.waveforms, task.outputs(), strict=True):
+        if path.suffix.lower() in AUDIO_SUFFIXES:
+            files.append(write_audio(waveform, path))
+        else:
+            files.append(write_video(task.clip, waveform, path, stop_seconds=stop_seconds))
+    return files
+
+
+class ServerBackend:
+    """A `GenerationBackend` that sends clips to a service.
 
     Args:
-        base_url: its address.
-        api_key: where it asks for one.
-        patient: whether others go first, as for many clips at once.
+        base_url: address of the service.
+        api_key: the key, if the service asks for one.
+        bulk: whether interactive requests of other callers go first.
+
+    Raises:
+        ParameterError: the address or the key is malformed.
+        FoleyError: the service cannot be reached, is not ready or refuses the key.
     """
 
-    def __init__(self, base_url: str, api_key: str | None, *, patient: bool) -> None:
+    def __init__(self, base_url: str, api_key: str | None, *, bulk: bool) -> None:
         from foley.client import FoleyClient
 
         with contextlib.ExitStack() as stack:
             self._client = stack.enter_context(FoleyClient(base_url, api_key=api_key))
             (model, *_) = self._client.list_models()
             self.close = stack.pop_all().close
-        self._patient = patient
+        self._bulk = bulk
         self.about = model.about
         self.description = f"{base_url}: preset {model.preset}"
 
-    def make(self, task: Task, *, trim: bool, show: Show) -> Sounded:
-        """Make the files of a task."""
+    def run(self, task: ClipTask, *, trim: bool, on_stage: OnStage) -> ClipResult:
+        """See `GenerationBackend.run`."""
 
         def on_update(update: "RemoteUpdate") -> None:
-            stage = update.stage
-            if update.queue_position:
-                stage = f"{stage}, {update.queue_position} before"
-            show(stage, update.step or 0, update.num_steps or 1)
+            position = f", {update.queue_position} before" if update.queue_position else ""
+            on_stage(f"{update.stage}{position}", update.step or 0, update.num_steps or 1)
 
         start = time.perf_counter()
-        show("sending", 0, 1)
-        wanted = cast("Format", task.output.suffix.lower()[1:])
-        made = self._client.generate(
+        on_stage(Stage.UPLOAD)
+        result = self._client.generate(
             task.clip,
             on_update=on_update,
             max_wait_seconds=MAX_WAIT_SECONDS,
             trim=trim,
-            format=wanted,
-            priority="bulk" if self._patient else "interactive",
+            format=cast("Format", _format_of(task)),
+            priority="bulk" if self._bulk else "interactive",
             **task.request.model_dump(),
         )
-        show("fetching", 0, 1)
-        files = made.select_files(wanted)
-        # Where the service gave another container after all, that name was not said to be free.
+        paths = self._download(task, result)
+        return ClipResult(
+            paths=paths,
+            seeds=result.seeds,
+            duration_seconds=result.duration_seconds,
+            seconds=time.perf_counter() - start,
+            timings={k: s for k, s in result.timings_seconds.items() if k != "total"},
+            notices=result.notices,
+        )
+
+    def _download(self, task: ClipTask, result: "RemoteGeneration") -> list[Path]:
+        wanted = _format_of(task)
         paths = []
-        for file, path in zip(files, task.outputs(), strict=True):
+        for file, path in zip(result.select_files(wanted), task.outputs(), strict=True):
             if file.format != wanted:
+                # The service chose another container, whose path was not checked before.
                 path = path.with_suffix(f".{file.format}")
                 if path.exists():
                     raise ParameterError(f"{path} exists; name another output for {task.clip}")
             paths.append(self._client.download(file, path))
-        timings = {stage: s for stage, s in made.timings_seconds.items() if stage != "total"}
-        timings["transfer"] = time.perf_counter() - start - sum(timings.values())
-        return Sounded(
-            paths=paths,
-            seeds=made.seeds,
-            duration_seconds=made.duration_seconds,
-            timings=timings,
-            notices=made.notices,
-        )
+        return paths
+
+
+def _format_of(task: ClipTask) -> str:
+    return task.output.suffix.lower()[1:]

@@ -1,4 +1,4 @@
-"""`foley convert`: official files -> our own layout."""
+"""`foley convert`: write a model as one folder of safetensors files."""
 
 import dataclasses
 from pathlib import Path
@@ -11,20 +11,20 @@ from foley.cli.options import quiet_imports
 
 def convert(
     source: Annotated[Path, Parameter(help="Folder of the official or third-party files.")],
-    destination: Annotated[Path, Parameter(help="Folder to make; must not hold anything.")],
+    destination: Annotated[Path, Parameter(help="Folder to create. It must be empty or missing.")],
     *,
     preset: Annotated[
-        str, Parameter(help="xl, xxl, or auto: the larger one that the folder holds.")
+        str, Parameter(help="xl, xxl or auto. auto is the larger preset that the folder holds.")
     ] = "auto",
     storage: Annotated[
         Literal["bf16", "fp8"],
-        Parameter(help="fp8 halves the transformer's file; it still runs in bfloat16."),
+        Parameter(help="fp8 halves the transformer's file. It still runs in bfloat16."),
     ] = "bf16",
 ) -> None:
-    """Write a model as one folder of safetensors files that load by memory map.
+    """Write a model as one folder of safetensors files, which load by memory mapping.
 
-    The transformer is written in bfloat16 or fp8, the rest in the type that it has; of the
-    encoders, only the towers that are used. The folder appears when it is complete.
+    The transformer is written in bfloat16 or fp8. The other networks keep their types, and the
+    encoders lose the towers that are not used. The folder appears when it is complete.
     """
     with quiet_imports():
         import torch

@@ -1,4 +1,4 @@
-"""`foley doctor`: what is wrong with this machine, and what would fit."""
+"""`foley doctor`: check whether this machine can run a preset."""
 
 import dataclasses
 import json
@@ -17,24 +17,24 @@ def doctor(
     *,
     preset: Annotated[
         str,
-        Parameter(env_var="FOLEY_PRESET", help="What should run: tiny, xl, xxl, or auto."),
+        Parameter(env_var="FOLEY_PRESET", help="Preset to check: tiny, xl, xxl or auto."),
     ] = "auto",
     weights: Annotated[
         Path | None,
         Parameter(
             env_var="FOLEY_WEIGHTS",
-            help="Folder of the weights. Without it, the one that `foley download` fills.",
+            help="Folder of the weights. By default the folder of `foley download`.",
         ),
     ] = None,
     device: Annotated[
         str, Parameter(env_var="FOLEY_DEVICE", help="auto, cpu, cuda or cuda:N.")
     ] = "auto",
-    port: Annotated[int, Parameter(help="Port that the service should listen on.")] = 3000,
-    as_json: Annotated[bool, Parameter(name="--json", negative=(), help="For programs.")] = False,
+    port: Annotated[int, Parameter(help="Port to check for the service.")] = 3000,
+    as_json: Annotated[bool, Parameter(name="--json", negative=(), help="Print JSON.")] = False,
 ) -> int:
     """Check versions, driver, GPU, attention, FFmpeg, weights, disk and port.
 
-    Exit code 0 where the preset can run, 3 where it cannot.
+    The exit code is 0 if the preset can run and 3 if it cannot.
     """
     with quiet_imports():
         from foley.hardware.doctor import check_machine

@@ -1,4 +1,4 @@
-"""`foley download`: the official weights, fetched once and verified."""
+"""`foley download`: download and verify the official weights."""
 
 import sys
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ def download(
         Path | None,
         Parameter(
             env_var="FOLEY_WEIGHTS",
-            help="Folder of the weights. Without it, the one where all commands look.",
+            help="Folder of the weights. By default the folder that all commands use.",
         ),
     ] = None,
     accept_license: Annotated[
@@ -36,29 +36,39 @@ def download(
         Parameter(
             env_var="FOLEY_ACCEPT_LICENSE",
             negative=(),
-            help="Accept the licence that is shown, instead of being asked.",
+            help="Accept the licence that is shown, without a question.",
         ),
     ] = False,
-    quiet: Annotated[bool, Parameter(alias="-q", negative=(), help="No progress.")] = False,
+    quiet: Annotated[bool, Parameter(alias="-q", negative=(), help="Show no progress.")] = False,
 ) -> None:
-    """Fetch the official weights of a preset, and verify them.
+    """Download the official weights of a preset and verify them.
 
-    Run again after an interruption, it goes on from there; after success, it fetches nothing.
-    What the hub's cache holds is used, and HF_TOKEN, HF_ENDPOINT, HF_HOME, HF_HUB_OFFLINE count.
+    A download that was interrupted continues when the command runs again. Files that are complete
+    are not downloaded again. Files in the hub's cache are used. The command reads HF_TOKEN,
+    HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE.
     """
     from foley.weights.hub import default_folder
 
-    obtain(preset, FILES[preset], to or default_folder(), accepted=accept_license, quiet=quiet)
+    download_preset(
+        preset, FILES[preset], to or default_folder(), accepted=accept_license, quiet=quiet
+    )
 
 
-def obtain(
+def download_preset(
     preset_name: str, files: Sequence[HubFile], folder: Path, *, accepted: bool, quiet: bool
 ) -> None:
-    """Have the licence accepted and the files fetched, and say so.
+    """Ask for acceptance of the licence, download the missing files and print the result.
+
+    Args:
+        preset_name: xl or xxl; it decides the licence.
+        files: the files that the preset needs.
+        folder: where they are stored.
+        accepted: whether the user has accepted the licence already.
+        quiet: whether to hide progress.
 
     Raises:
         ConfigError: the licence was not accepted.
-        DownloadError: a file could not be fetched, verified or stored.
+        DownloadError: a file could not be downloaded, verified or stored.
     """
     from foley.weights.download import download_files
     from foley.weights.manifest import missing_files
@@ -67,17 +77,19 @@ def obtain(
     console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
     require_acceptance(get_licence(preset_name), folder, accepted=accepted)
     if missing := missing_files(files, folder):
-        console.print(f"{folder}: {len(missing)} files to fetch or verify")
+        console.print(f"{folder}: {len(missing)} files to download or verify")
         try:
             with _bars(console) as bars:
                 download_files(
                     files,
                     folder,
-                    on_progress=_Show(bars),
-                    on_wait=lambda: console.print("another process fetches them: waiting"),
+                    on_progress=_FileBars(bars),
+                    on_wait=lambda: console.print(
+                        "waiting for another process that downloads them"
+                    ),
                 )
         except KeyboardInterrupt:
-            print("foley: interrupted; run again, and it goes on from there", file=sys.stderr)
+            print("foley: interrupted; run the command again to continue", file=sys.stderr)
             sys.exit(130)
     places = [folder / file.place for file in files]
     num_bytes = sum(path.stat().st_size for path in places if path.is_file())
@@ -85,10 +97,15 @@ def obtain(
 
 
 def require_acceptance(licence: Licence, folder: Path, *, accepted: bool) -> None:
-    """Show the licence's notice and have it accepted, once for each folder and text.
+    """Show the licence's notice and ask for acceptance, once for each folder and text.
+
+    Args:
+        licence: the licence of the weights.
+        folder: where the weights and the record of the acceptance are stored.
+        accepted: whether the user has accepted the licence already.
 
     Raises:
-        ConfigError: it was not accepted.
+        ConfigError: the licence was not accepted.
         DownloadError: the acceptance cannot be recorded.
     """
     if is_accepted(licence, folder):
@@ -103,7 +120,7 @@ def require_acceptance(licence: Licence, folder: Path, *, accepted: bool) -> Non
             )
         print("Do you accept these terms? Type yes: ", end="", file=sys.stderr, flush=True)
         if sys.stdin.readline().strip().lower() != "yes":
-            raise ConfigError(f"the {licence.name} was not accepted; nothing was fetched")
+            raise ConfigError(f"the {licence.name} was not accepted; nothing was downloaded")
         how = "typed yes at a terminal"
     record_acceptance(licence, folder, how=how)
 
@@ -120,15 +137,21 @@ def _bars(console: Console) -> Progress:
     )
 
 
-class _Show:
-    """One bar for each file."""
+class _FileBars:
+    """One progress bar for each file."""
 
     def __init__(self, bars: Progress) -> None:
         self._bars = bars
         self._tasks: dict[str, int] = {}
 
     def __call__(self, place: str, num_done: int, num_bytes: int) -> None:
-        """Show how far a file has come."""
+        """Move the bar of a file.
+
+        Args:
+            place: the file's path in the folder.
+            num_done: bytes that are stored.
+            num_bytes: size of the file.
+        """
         if place not in self._tasks:
             self._tasks[place] = self._bars.add_task(place, total=num_bytes)
         self._bars.update(self._tasks[place], completed=num_done)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""`foley info`: what is installed, and what it would run on."""
+"""`foley info`: show versions, devices and presets."""
 
 import json
 import platform
@@ -29,14 +29,14 @@ def info(
         Path | None,
         Parameter(
             env_var="FOLEY_WEIGHTS",
-            help="Folder to look for presets in. Without it, the one that `foley download` fills.",
+            help="Folder to search for presets. By default the folder of `foley download`.",
         ),
     ] = None,
-    as_json: Annotated[bool, Parameter(name="--json", negative=(), help="For programs.")] = False,
+    as_json: Annotated[bool, Parameter(name="--json", negative=(), help="Print JSON.")] = False,
 ) -> None:
-    """Show versions, device, attention kernel and the presets found."""
+    """Show versions, devices, the attention kernel, presets and licences."""
     with quiet_imports():
-        facts = collect(weights)
+        facts = collect_info(weights)
     if as_json:
         print(json.dumps(facts, indent=2))
         return
@@ -49,8 +49,12 @@ def info(
             print(f"{name + ':':16}{value}")
 
 
-def collect(weights: Path | None) -> dict[str, Any]:
-    """What `foley info` shows, as plain values."""
+def collect_info(weights: Path | None) -> dict[str, Any]:
+    """Return what `foley info` shows, as values that JSON can hold.
+
+    Args:
+        weights: folder to search for presets; None for the folder of `foley download`.
+    """
     import av
     import torch
 

@@ -1,5 +1,6 @@
-"""Options that several commands share."""
+"""Groups of options on the command line, and quiet imports."""
 
+import dataclasses
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,18 +10,92 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from foley.configs import OFFICIAL_GUIDANCE, OFFICIAL_STEPS, TINY_GUIDANCE, TINY_STEPS
+from foley.request import GenerationRequest, Solver
+
 if TYPE_CHECKING:
     from foley.pipeline import FoleyPipeline
 
 
 @contextmanager
 def quiet_imports() -> Iterator[None]:
-    """Hide what libraries note about each other's versions while they are imported."""
+    """Hide log lines below `ERROR` inside the block.
+
+    Libraries log remarks about each other's versions while they are imported.
+    """
     logging.disable(logging.WARNING)
     try:
         yield
     finally:
         logging.disable(logging.NOTSET)
+
+
+_DEFAULTS = GenerationRequest()
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class SoundOptions:
+    """What the sound should be."""
+
+    prompt: Annotated[str, Parameter(alias="-p", help="What should be heard.")] = _DEFAULTS.prompt
+    negative_prompt: Annotated[str, Parameter(help="What should not be heard.")] = (
+        _DEFAULTS.negative_prompt
+    )
+    guidance_scale: Annotated[
+        float | None,
+        Parameter(
+            help="How strongly the sound follows prompt and picture; 1 to 20. By default "
+            f"{TINY_GUIDANCE:g} with tiny and {OFFICIAL_GUIDANCE:g} with official weights."
+        ),
+    ] = None
+    num_inference_steps: Annotated[
+        int | None,
+        Parameter(
+            alias="--steps",
+            help=f"Solver steps; 1 to 200. By default {TINY_STEPS} with tiny and {OFFICIAL_STEPS} "
+            "with official weights.",
+        ),
+    ] = None
+    solver: Annotated[Solver, Parameter(help="ODE solver.")] = _DEFAULTS.solver
+    seed: Annotated[
+        int | None,
+        Parameter(help="Seed that repeats a result. By default it is random; it is always shown."),
+    ] = None
+    num_variations: Annotated[
+        int, Parameter(alias="--variations", help="Sounds for each clip; 1 to 8.")
+    ] = _DEFAULTS.num_variations
+
+    def parse(self) -> GenerationRequest:
+        """Return the options as a request.
+
+        Raises:
+            ParameterError: an option is out of bounds.
+        """
+        return GenerationRequest.parse(**dataclasses.asdict(self))
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class ServerOptions:
+    """The service that generates, if it is not this process."""
+
+    url: Annotated[
+        str | None,
+        Parameter(
+            name="--server",
+            help="Address of a service that generates, such as http://127.0.0.1:3000.",
+        ),
+    ] = None
+    api_key: Annotated[
+        str | None,
+        Parameter(
+            name="--api-key",
+            env_var="FOLEY_API_KEY",
+            help="Key of the service. Other users can see a command's options, so prefer the "
+            "variable.",
+        ),
+    ] = None
 
 
 @Parameter(name="*")
@@ -31,33 +106,39 @@ class ModelOptions:
     preset: Annotated[
         str,
         Parameter(
-            help="tiny, xl, xxl, or auto: the largest in --weights; without them, the largest that "
-            "was downloaded and fits the GPU, else tiny."
+            help="tiny, xl, xxl or auto. auto is the largest in --weights; without --weights, the "
+            "largest that was downloaded and fits the GPU, or else tiny."
         ),
     ] = "auto"
     weights: Annotated[
         Path | None,
         Parameter(
             env_var="FOLEY_WEIGHTS",
-            help="Folder of the official files, or of what `foley convert` made. Without it, what "
-            "`foley download` fetched.",
+            help="Folder of the official files, or a folder that `foley convert` wrote. By default "
+            "the folder of `foley download`.",
         ),
     ] = None
     device: Annotated[str, Parameter(help="auto, cpu, cuda or cuda:N.")] = "auto"
     precision: Annotated[
         Literal["bf16", "fp8"],
-        Parameter(help="On a GPU: fp8 is faster and less exact. The CPU computes in float32."),
+        Parameter(
+            help="Precision on a GPU; fp8 is faster and less exact. A CPU computes in float32."
+        ),
     ] = "bf16"
     memory: Annotated[
         Literal["auto", "full", "balanced", "low"],
         Parameter(
-            help="Weights on a GPU: all, the transformer, or a part of it; auto is the first that "
-            "fits."
+            help="Which weights stay on the GPU: all (full), the transformer (balanced) or a part "
+            "of it (low); auto is the first that fits."
         ),
     ] = "auto"
 
     def load(self) -> "FoleyPipeline":
-        """The pipeline that these options name."""
+        """Load the model and return its pipeline.
+
+        Raises:
+            ServerError: the preset, the weights or the device cannot be used.
+        """
         with quiet_imports():
             from foley.pipeline import FoleyPipeline
 

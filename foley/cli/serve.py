@@ -1,4 +1,4 @@
-"""`foley serve`: the BentoML service, in place of this process."""
+"""`foley serve`: replace this process by the BentoML service."""
 
 import os
 import sys
@@ -18,12 +18,12 @@ SOURCE_ROOT = Path(__file__).resolve().parents[2]
 def serve(
     *,
     host: Annotated[
-        str, Parameter(help="Address to listen on; 0.0.0.0 for every interface.")
+        str, Parameter(help="Address to listen on; 0.0.0.0 listens on every interface.")
     ] = "127.0.0.1",
-    port: Annotated[int, Parameter(help="Port of HTTP.")] = 3000,
+    port: Annotated[int, Parameter(help="Port for HTTP.")] = 3000,
     preset: Annotated[
         str | None,
-        Parameter(env_var="FOLEY_PRESET", help="tiny, xl, xxl or auto."),
+        Parameter(env_var="FOLEY_PRESET", help="Preset: tiny, xl, xxl or auto."),
     ] = None,
     weights: Annotated[
         Path | None,
@@ -34,23 +34,34 @@ def serve(
         Parameter(env_var="FOLEY_DEVICE", help="auto, cpu, cuda or cuda:N."),
     ] = None,
 ) -> None:
-    """Serve over HTTP. Settings come from FOLEY_* in the environment; options go before them."""
+    """Serve over HTTP and gRPC.
+
+    Settings come from FOLEY_* environment variables. The options override them.
+    """
     if not (SOURCE_ROOT / "service.py").is_file():
         raise ConfigError(f"service.py is not in {SOURCE_ROOT}; install with the extra 'serve'")
     command = [sys.executable, "-m", "bentoml", "serve", "service:FoleyApi"]
     command += ["--working-dir", str(SOURCE_ROOT), "--host", host, "--port", str(port)]
-    # A caller who stops reading would otherwise hold back the end of the process for ever.
+    # Without a limit, a client that stops reading would delay the shutdown for ever.
     command += ["--timeout-graceful-shutdown", str(DRAIN_SECONDS)]
-    # Here it ends in one line; in the service's processes it would end in tracebacks.
+    # The checks end with one line here; in the service's processes they would end in tracebacks.
     with quiet_imports():
         refuse_unfit(preset=preset or "auto", device=device or "auto", weights=weights, port=port)
     sys.stdout.flush()
-    # Handed on, not read: what the variables mean is known to runners.settings alone.
-    os.execve(sys.executable, command, {**os.environ, **overrides(preset, weights, device)})
+    # The variables are passed on and not read: only runners.settings interprets them.
+    os.execve(sys.executable, command, {**os.environ, **override_settings(preset, weights, device)})
 
 
-def overrides(preset: str | None, weights: Path | None, device: str | None) -> dict[str, str]:
-    """The settings that options were given for."""
+def override_settings(
+    preset: str | None, weights: Path | None, device: str | None
+) -> dict[str, str]:
+    """Return the environment variables that the given options set.
+
+    Args:
+        preset: tiny, xl, xxl or auto; None sets nothing.
+        weights: folder of the weights; None sets nothing.
+        device: auto, cpu, cuda or cuda:N; None sets nothing.
+    """
     given = {
         "FOLEY_PRESET": preset,
         "FOLEY_WEIGHTS": str(weights.resolve()) if weights else None,

@@ -1,4 +1,4 @@
-"""The command line: exit codes, messages, files."""
+"""The commands: exit codes, messages and files."""
 
 import csv
 import json
@@ -16,7 +16,7 @@ import av
 import pytest
 
 from foley.cli.app import main
-from foley.cli.serve import overrides
+from foley.cli.serve import override_settings
 from foley.configs import OFFICIAL_GUIDANCE, TINY, TINY_GUIDANCE
 from foley.version import __version__
 
@@ -25,8 +25,8 @@ FAST = ("--steps", "1", "--guidance-scale", "1")
 
 
 @dataclass(frozen=True)
-class Result:
-    """What a command left: its exit code and what it printed."""
+class CommandResult:
+    """The exit code of a command and what it printed."""
 
     returncode: int
     stdout: str
@@ -36,10 +36,10 @@ class Result:
 @pytest.fixture
 def foley(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> Callable[..., Result]:
-    """Runs the entry point in this process: importing torch anew for each command takes seconds."""
+) -> Callable[..., CommandResult]:
+    """A function that runs the entry point in this process, where torch is imported only once."""
 
-    def run(*arguments: object) -> Result:
+    def run(*arguments: object) -> CommandResult:
         monkeypatch.setattr(sys, "argv", ["foley", *map(str, arguments)])
         code = 0
         try:
@@ -47,12 +47,12 @@ def foley(
         except SystemExit as stop:
             code = int(stop.code or 0)
         out, err = capfd.readouterr()
-        return Result(code, out, err)
+        return CommandResult(code, out, err)
 
     return run
 
 
-Foley = Callable[..., Result]
+RunFoley = Callable[..., CommandResult]
 
 
 def streams(path: Path) -> dict[str, str]:
@@ -60,7 +60,9 @@ def streams(path: Path) -> dict[str, str]:
         return {stream.type: stream.codec_context.name for stream in container.streams}
 
 
-def test_a_clip_becomes_a_clip_with_sound(foley: Foley, tmp_path: Path) -> None:
+def test_generate_writes_a_clip_with_sound_and_nothing_else(
+    foley: RunFoley, tmp_path: Path
+) -> None:
     out = tmp_path / "new folder" / "out.mp4"
     result = foley("generate", CLIP, "-p", "birds", "--seed", 7, "-o", out, *FAST)
     assert result.returncode == 0, result.stderr
@@ -70,7 +72,7 @@ def test_a_clip_becomes_a_clip_with_sound(foley: Foley, tmp_path: Path) -> None:
     assert list(out.parent.iterdir()) == [out]
 
 
-def test_guidance_is_the_model_s_unless_it_is_named(foley: Foley, tmp_path: Path) -> None:
+def test_guidance_defaults_to_the_model_s(foley: RunFoley, tmp_path: Path) -> None:
     for name, options in {
         "unnamed": (),
         "own": ("--guidance-scale", TINY_GUIDANCE),
@@ -85,15 +87,17 @@ def test_guidance_is_the_model_s_unless_it_is_named(foley: Foley, tmp_path: Path
     assert unnamed == own != other
 
 
-def test_variations_are_numbered_and_sound_alone_can_be_had(foley: Foley, tmp_path: Path) -> None:
+def test_variations_are_numbered_and_audio_alone_is_written(
+    foley: RunFoley, tmp_path: Path
+) -> None:
     result = foley("generate", CLIP, "-o", tmp_path / "x.flac", "--variations", 2, *FAST)
     assert result.returncode == 0, result.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x-1.flac", "x-2.flac"]
     assert streams(tmp_path / "x-1.flac") == {"audio": "flac"}
 
 
-def test_a_table_of_clips_goes_on_after_a_bad_one_and_skips_what_exists(
-    foley: Foley, tmp_path: Path
+def test_a_table_continues_after_a_bad_clip_and_skips_existing_results(
+    foley: RunFoley, tmp_path: Path
 ) -> None:
     (tmp_path / "bad.mp4").write_bytes(b"not a video")
     table = tmp_path / "clips.csv"
@@ -111,10 +115,10 @@ def test_a_table_of_clips_goes_on_after_a_bad_one_and_skips_what_exists(
     assert "seed 3" in result.stderr
     assert (tmp_path / "good.wav").is_file()
 
-    made_at = (tmp_path / "good.wav").stat().st_mtime_ns
+    written_at = (tmp_path / "good.wav").stat().st_mtime_ns
     again = foley("generate", "--csv", table, "--skip-existing", *FAST)
     assert "1 of 3 results exist: skipped" in again.stderr
-    assert (tmp_path / "good.wav").stat().st_mtime_ns == made_at
+    assert (tmp_path / "good.wav").stat().st_mtime_ns == written_at
 
 
 @pytest.mark.parametrize(
@@ -137,8 +141,8 @@ def test_a_table_of_clips_goes_on_after_a_bad_one_and_skips_what_exists(
         (["frob"], 2, "frob"),
     ],
 )
-def test_nonsense_ends_in_one_clear_line(
-    foley: Foley,
+def test_wrong_arguments_end_with_a_message_and_no_files(
+    foley: RunFoley,
     arguments: list[object],
     code: int,
     words: str,
@@ -162,8 +166,8 @@ def test_nonsense_ends_in_one_clear_line(
         ("clip,output\na.mp4,x.avi\n", "line 2: output x.avi"),
     ],
 )
-def test_a_table_with_mistakes_names_the_line(
-    foley: Foley, content: str, words: str, tmp_path: Path
+def test_a_wrong_table_is_refused_with_its_line(
+    foley: RunFoley, content: str, words: str, tmp_path: Path
 ) -> None:
     table = tmp_path / "clips.csv"
     table.write_text(content)
@@ -172,7 +176,7 @@ def test_a_table_with_mistakes_names_the_line(
     assert words in result.stderr
 
 
-def test_no_result_overwrites_a_clip(foley: Foley, tmp_path: Path) -> None:
+def test_a_result_never_overwrites_a_clip(foley: RunFoley, tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     for name in ("a.mp4", "b.mp4"):
         shutil.copy(CLIP, tmp_path / name)
@@ -200,9 +204,7 @@ def write_vp8_clip(path: Path) -> None:
         writer.mux(stream.encode(None))
 
 
-def test_where_another_container_is_needed_nothing_is_overwritten(
-    foley: Foley, tmp_path: Path
-) -> None:
+def test_another_container_overwrites_no_file(foley: RunFoley, tmp_path: Path) -> None:
     clip = tmp_path / "clip.mkv"
     write_vp8_clip(clip)
     before = clip.read_bytes()
@@ -214,13 +216,13 @@ def test_where_another_container_is_needed_nothing_is_overwritten(
     result = foley("generate", clip, "-o", tmp_path / "new.mp4", *FAST)
     assert result.returncode == 0, result.stderr
     assert streams(tmp_path / "new.mkv") == {"video": "vp8", "audio": "aac"}
-    assert "mp4 does not take its picture" in result.stderr
+    assert "mp4 cannot hold its video stream" in result.stderr
     again = foley("generate", clip, "-o", tmp_path / "new.mp4", "--skip-existing", *FAST)
     assert "1 of 1 results exist: skipped" in again.stderr
 
 
-def test_a_folder_that_cannot_be_made_is_told_before_the_model_is_loaded(
-    foley: Foley, tmp_path: Path
+def test_a_folder_that_cannot_be_created_is_refused_before_the_model_loads(
+    foley: RunFoley, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("")
     for output in (tmp_path / "file" / "out.mp4", tmp_path / "file" / "deeper" / "out.mp4"):
@@ -231,7 +233,7 @@ def test_a_folder_that_cannot_be_made_is_told_before_the_model_is_loaded(
 
 
 @pytest.mark.parametrize("name", ["clip [final].mp4", "clip [/b].mp4"])
-def test_brackets_in_a_name_are_only_brackets(foley: Foley, name: str, tmp_path: Path) -> None:
+def test_brackets_in_a_name_are_not_markup(foley: RunFoley, name: str, tmp_path: Path) -> None:
     clip = tmp_path / name
     clip.parent.mkdir(exist_ok=True)
     shutil.copy(CLIP, clip)
@@ -241,18 +243,21 @@ def test_brackets_in_a_name_are_only_brackets(foley: Foley, name: str, tmp_path:
     assert str(out) in result.stderr
 
 
-def test_lines_of_a_table_are_counted_as_an_editor_counts(foley: Foley, tmp_path: Path) -> None:
+def test_the_line_of_a_table_is_the_line_of_the_file(foley: RunFoley, tmp_path: Path) -> None:
     table = tmp_path / "clips.csv"
     table.write_text('clip,prompt\n\n"a.mp4","two\nlines"\nb.mp4,x,y\n')
     assert "line 5: the row does not match" in foley("generate", "--csv", table).stderr
 
 
-def test_serve_hands_on_only_what_was_given() -> None:
-    assert overrides(None, None, None) == {}
-    assert overrides("xl", Path("/w"), None) == {"FOLEY_PRESET": "xl", "FOLEY_WEIGHTS": "/w"}
+def test_serve_sets_only_the_given_options() -> None:
+    assert override_settings(None, None, None) == {}
+    assert override_settings("xl", Path("/w"), None) == {
+        "FOLEY_PRESET": "xl",
+        "FOLEY_WEIGHTS": "/w",
+    }
 
 
-def test_info_lists_what_is_there(foley: Foley) -> None:
+def test_info_lists_presets_packages_and_attention(foley: RunFoley) -> None:
     result = foley("info", "--json")
     assert result.returncode == 0
     facts = json.loads(result.stdout)
@@ -261,13 +266,13 @@ def test_info_lists_what_is_there(foley: Foley) -> None:
     assert facts["attention"]
 
 
-def test_the_installed_command_runs() -> None:
+def test_the_installed_command_prints_its_version() -> None:
     command = [str(Path(sys.executable).with_name("foley")), "--version"]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == __version__
 
 
-def test_an_interruption_leaves_nothing(tmp_path: Path) -> None:
+def test_an_interrupted_command_leaves_no_file(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "from foley.cli.app import main; main()", "generate"]
     command += [str(CLIP), "-o", str(tmp_path / "out.mp4"), "--steps", "200", "--solver", "rk4"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:

@@ -1,4 +1,4 @@
-"""`foley generate --server`: what it sends, what it leaves, and how it ends."""
+"""`foley generate --server`: the requests it sends, the files it writes, its exit codes."""
 
 import json
 import os
@@ -30,8 +30,8 @@ MODELS = Reply(
 )
 
 
-def result_of(*formats: str) -> Reply:
-    """One variation, in these formats."""
+def result_reply(*formats: str) -> Reply:
+    """A result with one variation in these formats."""
     files = [
         {
             "variation": 1,
@@ -56,7 +56,7 @@ def service() -> Iterator[StubServer]:
 def foley(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[int, str]]:
-    """Runs the command in this process; returns its exit code and what it said."""
+    """A function that runs the command; it returns the exit code and standard error."""
 
     def run(*arguments: object, key: str = "") -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["foley", "generate", *map(str, arguments)])
@@ -71,11 +71,11 @@ def foley(
     return run
 
 
-Foley = Callable[..., tuple[int, str]]
+RunFoley = Callable[..., tuple[int, str]]
 
 
-def test_a_table_of_clips_goes_to_the_service(
-    foley: Foley, service: StubServer, tmp_path: Path
+def test_a_table_of_clips_is_sent_as_bulk_requests(
+    foley: RunFoley, service: StubServer, tmp_path: Path
 ) -> None:
     shutil.copy(CLIP, tmp_path / "a.mp4")
     table = tmp_path / "clips.csv"
@@ -85,19 +85,19 @@ def test_a_table_of_clips_goes_to_the_service(
     (tmp_path / "three.mp4").write_bytes(b"there")
     service.replies = [
         MODELS,
-        result_of("wav", "mp4"),
+        result_reply("wav", "mp4"),
         Reply(pieces=(b"pic.",)),
         error_reply(422, "prompt_too_long"),
     ]
-    code, said = foley(
+    code, stderr = foley(
         "--csv", table, "--server", service.url, "--skip-existing", "--steps", 3, key="k-1"
     )
-    assert code == 1, said
-    assert "preset tiny, a small model" in said
-    assert "1 of 3 results exist: skipped" in said
+    assert code == 1, stderr
+    assert "preset tiny, a small model" in stderr
+    assert "1 of 3 results exist: skipped" in stderr
     assert "two.wav" not in "".join(path.name for path in tmp_path.iterdir())
-    assert "a.mp4: why" in said
-    assert "seed 7" in said
+    assert "a.mp4: why" in stderr
+    assert "seed 7" in stderr
     assert (tmp_path / "out" / "one.mp4").read_bytes() == b"pic."
     assert sorted(path.name for path in tmp_path.rglob("*.*")) == [
         "a.mp4", "clips.csv", "one.mp4", "three.mp4",
@@ -117,12 +117,12 @@ def test_a_table_of_clips_goes_to_the_service(
         ([error_reply(503, "not_ready")], [], 3, "why"),
         ([MODELS, Reply(502)], [], 3, "502"),
         ([MODELS, event_reply(EVENTS[:-30])], [], 3, "before the result"),
-        ([MODELS, result_of("mp4"), Reply(pieces=(b"p",))], [], 3, "1 of 4 bytes"),
+        ([MODELS, result_reply("mp4"), Reply(pieces=(b"p",))], [], 3, "1 of 4 bytes"),
         ([MODELS], ["--preset", "xl"], 2, "leave --preset"),
     ],
 )
-def test_failures_end_in_one_line_and_leave_nothing(
-    foley: Foley,
+def test_a_failure_ends_with_a_message_and_no_files(
+    foley: RunFoley,
     service: StubServer,
     tmp_path: Path,
     replies: list[Reply],
@@ -131,24 +131,24 @@ def test_failures_end_in_one_line_and_leave_nothing(
     words: str,
 ) -> None:
     service.replies = replies
-    ended, said = foley(CLIP, "-o", tmp_path / "out.mp4", "--server", service.url, *options)
-    assert ended == code, said
-    assert words in said
-    assert "Traceback" not in said
+    ended, stderr = foley(CLIP, "-o", tmp_path / "out.mp4", "--server", service.url, *options)
+    assert ended == code, stderr
+    assert words in stderr
+    assert "Traceback" not in stderr
     assert list(tmp_path.iterdir()) == []
 
 
-def test_nobody_there(foley: Foley, tmp_path: Path) -> None:
-    code, said = foley(CLIP, "-o", tmp_path / "out.mp4", "--server", "http://127.0.0.1:9")
+def test_an_unreachable_service_ends_with_3(foley: RunFoley, tmp_path: Path) -> None:
+    code, stderr = foley(CLIP, "-o", tmp_path / "out.mp4", "--server", "http://127.0.0.1:9")
     assert code == 3
-    assert "http://127.0.0.1:9 cannot be reached" in said
+    assert "http://127.0.0.1:9 cannot be reached" in stderr
 
 
-def test_an_interruption_leaves_nothing(service: StubServer, tmp_path: Path) -> None:
+def test_an_interrupted_download_leaves_no_file(service: StubServer, tmp_path: Path) -> None:
     end = threading.Event()
     file = Reply(pieces=(b"p", b"ic."), wait=lambda: end.wait(20))
-    service.replies = [MODELS, result_of("mp4"), file]
-    # As at a prompt: what a shell starts in the background is deaf to this signal.
+    service.replies = [MODELS, result_reply("mp4"), file]
+    # A process that a shell starts in the background ignores SIGINT by default.
     program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
     program += "from foley.cli.app import main; main()"
     arguments = [sys.executable, "-c", program, "generate", str(CLIP)]

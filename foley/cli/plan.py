@@ -1,0 +1,172 @@
+"""What `foley generate` will do: which clips, with which options, into which files.
+
+Everything that can be refused is refused here, before a model is loaded.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rich.console import Console
+
+from foley.cli.options import quiet_imports
+from foley.errors import OutputError, ParameterError, RequestError
+from foley.request import GenerationRequest
+
+VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm")
+AUDIO_SUFFIXES = (".wav", ".flac")
+SUFFIXES = VIDEO_SUFFIXES + AUDIO_SUFFIXES
+
+
+@dataclass(frozen=True)
+class ClipTask:
+    """One clip, its options and its output.
+
+    Attributes:
+        clip: path of the video.
+        request: options of the generation.
+        output: path of the result. With several variations, each path has a number added.
+    """
+
+    clip: Path
+    request: GenerationRequest
+    output: Path
+
+    def outputs(self) -> list[Path]:
+        """Return the path of each variation."""
+        count = self.request.num_variations
+        if count == 1:
+            return [self.output]
+        names = (f"{self.output.stem}-{i}{self.output.suffix}" for i in range(1, count + 1))
+        return [self.output.with_name(name) for name in names]
+
+
+def plan_clips(
+    clips: Sequence[Path], request: GenerationRequest, output: Path | None
+) -> list[ClipTask]:
+    """Return one task for each clip.
+
+    Args:
+        clips: paths of the videos; they need not exist.
+        request: the options of all clips.
+        output: the result's file, a folder, or None for a file beside each clip.
+
+    Raises:
+        ParameterError: `output` is one file for several clips, or has an unknown suffix.
+    """
+    if output is not None and output.suffix and not output.is_dir():
+        if output.suffix.lower() not in SUFFIXES:
+            raise ParameterError(
+                f"--output ends in {output.suffix}; use one of {' '.join(SUFFIXES)}, or a folder"
+            )
+        if len(clips) > 1:
+            raise ParameterError(
+                f"--output {output} is one file for {len(clips)} clips; name a folder"
+            )
+        return [ClipTask(clip, request, output) for clip in clips]
+    return [ClipTask(clip, request, default_output(clip, output)) for clip in clips]
+
+
+def default_output(clip: Path, folder: Path | None) -> Path:
+    """Return the path of a result that the user did not name: CLIP.foley.mp4.
+
+    Args:
+        clip: path of the video. The result has its suffix, or .mp4 if it is no video suffix.
+        folder: parent of the result; None for the clip's folder.
+    """
+    suffix = clip.suffix.lower() if clip.suffix.lower() in VIDEO_SUFFIXES else ".mp4"
+    return (folder or clip.parent) / f"{clip.stem}.foley{suffix}"
+
+
+def check_clips(tasks: Sequence[ClipTask], console: Console) -> list[ClipTask]:
+    """Return the tasks whose clip can be opened, with the suffix that their result will have.
+
+    A clip that cannot be opened is reported on standard error and left out.
+
+    Args:
+        tasks: what was asked for.
+        console: receives a line for each output whose suffix changes.
+    """
+    usable = []
+    for task in tasks:
+        try:
+            usable.append(_choose_container(task, console))
+        except RequestError as error:
+            print(f"foley: {task.clip}: {error}", file=sys.stderr)
+    return usable
+
+
+def _choose_container(task: ClipTask, console: Console) -> ClipTask:
+    with quiet_imports():
+        from foley.media.mux import CONTAINERS, choose_container
+
+    wanted = next((c for c in CONTAINERS if task.output.suffix.lower() == f".{c}"), None)
+    if wanted is None and task.clip.is_file():  # audio only: decoding will check the clip
+        return task
+    container = choose_container(task.clip, wanted or CONTAINERS[0])
+    if container == wanted:
+        return task
+    task = replace(task, output=task.output.with_suffix(f".{container}"))
+    console.print(
+        f"{task.clip}: {wanted} cannot hold its video stream; writing {task.output} instead"
+    )
+    return task
+
+
+def skip_finished(tasks: Sequence[ClipTask], console: Console, num_clips: int) -> list[ClipTask]:
+    """Return the tasks that lack at least one of their outputs.
+
+    Args:
+        tasks: what was asked for.
+        console: receives one line if tasks are skipped.
+        num_clips: number of clips that the line names.
+    """
+    waiting = [task for task in tasks if not all(path.exists() for path in task.outputs())]
+    if len(waiting) < len(tasks):
+        console.print(f"{len(tasks) - len(waiting)} of {num_clips} results exist: skipped")
+    return waiting
+
+
+def refuse_collisions(tasks: Sequence[ClipTask]) -> None:
+    """Check that no result overwrites a clip or another result.
+
+    Args:
+        tasks: what was asked for.
+
+    Raises:
+        ParameterError: two paths are the same file; the message names both.
+    """
+    clips = {task.clip.resolve() for task in tasks}
+    seen: dict[Path, Path] = {}
+    for task in tasks:
+        for path in (output.resolve() for output in task.outputs()):
+            if path in clips:
+                raise ParameterError(
+                    f"the result for {task.clip} would overwrite the clip {path}; "
+                    "name another output"
+                )
+            if path in seen:
+                raise ParameterError(
+                    f"{seen[path]} and {task.clip} would both be written to {path}; "
+                    "name other outputs"
+                )
+            seen[path] = task.clip
+
+
+def create_folders(tasks: Sequence[ClipTask]) -> None:
+    """Create the folder of each output.
+
+    Args:
+        tasks: what was asked for.
+
+    Raises:
+        OutputError: a folder cannot be created.
+    """
+    for folder in {task.output.parent for task in tasks}:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(
+                f"folder {folder} cannot be made ({error.strerror}); name another output"
+            ) from error
