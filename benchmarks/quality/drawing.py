@@ -1,4 +1,4 @@
-"""One picture of a clip and its sounds over one time line: frames, waveforms, spectrograms."""
+"""A plot of a clip and its sounds over one time axis: frames, waveforms, spectrograms."""
 
 # S samples
 
@@ -24,10 +24,10 @@ class Sound:
     """A sound to draw.
 
     Attributes:
-        name: as the picture calls it.
+        name: its label.
         samples: float32 [S].
-        rate: Hz.
-        found: seconds at which something was found to start to sound.
+        rate: in Hz.
+        found: the detected onsets, in seconds.
     """
 
     name: str
@@ -47,11 +47,11 @@ def draw(
     """Write a PNG: a strip of frames, and each sound's waveform and spectrogram below it.
 
     Args:
-        clip: whose frames are shown, each in the middle of its share of the time.
-        sounds: at least one; the first tells how long the time line is.
+        clip: whose frames are shown.
+        sounds: at least one; the first determines the length of the time axis.
         path: of the PNG.
-        title: above everything.
-        events: seconds at which the picture is known to sound; None where nobody knows.
+        title: above the plot.
+        events: the known events, in seconds; None if they are not known.
     """
     seconds = len(sounds[0].samples) / sounds[0].rate
     heights = [STRIP_INCHES, *(h for _ in sounds for h in (WAVE_INCHES, SPECTROGRAM_INCHES))]
@@ -72,19 +72,19 @@ def draw(
         wave.plot(sound.found, [0.9] * len(sound.found), "v", color=FOUND, markersize=6)
     for at in sounds[0].found:
         strip.axvline(at, color=FOUND, linewidth=1.2, alpha=0.9)
-    known = "" if events is None else "green dashed: events known; "
-    strip.set_title(f"{title}\n{known}orange: onsets found".strip(), loc="left", fontsize=9)
+    known = "" if events is None else "green dashed: known events; "
+    strip.set_title(f"{title}\n{known}orange: detected onsets".strip(), loc="left", fontsize=9)
     rows[-1].set_xlabel("seconds")
     rows[-1].set_xlim(0, seconds)
     figure.savefig(path)
 
 
 def _draw_strip(axes: Axes, clip: Path, seconds: float) -> None:
-    (first,) = plots.frames_at(clip, [0.0])
+    (first,) = plots.pick_frames(clip, [0.0])
     width_inches = STRIP_INCHES * first.width / first.height
     count = max(2, round(WIDTH_INCHES / width_inches))
     share = seconds / count
-    frames = plots.frames_at(clip, [(index + 0.5) * share for index in range(count)])
+    frames = plots.pick_frames(clip, [(index + 0.5) * share for index in range(count)])
     for index, frame in enumerate(frames):
         axes.imshow(frame, extent=(index * share, (index + 1) * share, 0, 1), aspect="auto")
     axes.set_ylim(0, 1)
@@ -93,14 +93,14 @@ def _draw_strip(axes: Axes, clip: Path, seconds: float) -> None:
 
 def _draw_sound(wave: Axes, spectrum: Axes, sound: Sound, num_samples: int) -> None:
     seconds = num_samples / sound.rate
-    lower, upper = plots.outline(sound.samples, num_samples)
+    lower, upper = plots.measure_peaks(sound.samples, num_samples)
     middle = (np.arange(len(lower)) + 0.5) * seconds / len(lower)
     wave.fill_between(middle, lower, upper, linewidth=0.4, color="#2c3e50")
     wave.set_ylim(-1, 1)
     wave.set_yticks([])
     wave.set_ylabel(sound.name, fontsize=9)
     spectrum.imshow(
-        plots.spectrogram_db(sound.samples, num_samples, sound.rate),
+        plots.measure_spectrum(sound.samples, num_samples, sound.rate),
         extent=(0, seconds, 0, 1),
         origin="lower",
         aspect="auto",

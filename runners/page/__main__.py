@@ -14,7 +14,7 @@ import uvicorn
 from cyclopts import App, Parameter
 
 from runners.logs import configure_logging
-from runners.page.app import LatePage
+from runners.page.app import PageApp
 
 GRACE_SECONDS = 2
 
@@ -26,64 +26,59 @@ def main(
     *,
     server: Annotated[str, Parameter(help="Address of the service.")] = "http://127.0.0.1:3000",
     host: Annotated[
-        str, Parameter(help="Address to listen on; 0.0.0.0 for every interface.")
+        str, Parameter(help="Address to listen on; 0.0.0.0 listens on every interface.")
     ] = "127.0.0.1",
     port: Annotated[int, Parameter(help="Port to listen on.")] = 7860,
     socket: Annotated[
-        Path | None, Parameter(help="Unix socket to listen on, in place of host and port.")
+        Path | None, Parameter(help="Unix socket to listen on instead of host and port.")
     ] = None,
     prefix: Annotated[str, Parameter(help="Path below which the page is served.")] = "",
     below_service: Annotated[
         bool,
         Parameter(
-            help="The service hands this page to visitors, and ends it by closing its input."
+            help="The service starts this process, forwards requests to it, and ends it by "
+            "closing its standard input."
         ),
     ] = False,
 ) -> None:
     """Serve the page of a Foley service."""
     configure_logging("info")
-    # Uvicorn raises the signal again when it has ended; this way what follows is still done.
+    # Uvicorn raises the signal again when it has stopped. With this handler the signal becomes an
+    # exception, so that the temporary folder is removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     if below_service:
         threading.Thread(target=_end_with_input, daemon=True).start()
     with tempfile.TemporaryDirectory(prefix="foley-page-") as folder:
-        tempfile.tempdir = folder  # uploads too go when this process ends
-        asyncio.run(_serve(server, Path(folder), host, port, socket, prefix, below_service))
+        tempfile.tempdir = folder  # Gradio's uploads are removed with it
+        results = Path(folder) / "results"
+        results.mkdir()
+        page = PageApp(server, results, prefix=prefix, same_origin=below_service)
+        config = uvicorn.Config(
+            page,
+            host=host,
+            port=port,
+            uds=str(socket) if socket else None,
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=GRACE_SECONDS,
+        )
+        asyncio.run(_serve(page, uvicorn.Server(config)))
 
 
-async def _serve(
-    server_url: str,
-    folder: Path,
-    host: str,
-    port: int,
-    socket: Path | None,
-    prefix: str,
-    same_origin: bool,
-) -> None:
-    made = folder / "made"
-    made.mkdir()
-    page = LatePage(server_url, made, prefix=prefix, same_origin=same_origin)
-    config = uvicorn.Config(
-        page,
-        host=host,
-        port=port,
-        uds=str(socket) if socket else None,
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=GRACE_SECONDS,
-    )
-    listening = uvicorn.Server(config)
+async def _serve(page: PageApp, server: uvicorn.Server) -> None:
+    """Serve until the server is asked to stop, or the page cannot be built."""
     building = asyncio.create_task(page.run())
-    # A page that cannot be built is an error of this process, not a page that starts for ever.
-    building.add_done_callback(lambda _: setattr(listening, "should_exit", True))
-    await listening.serve()
+    # A page that cannot be built ends the process instead of showing the placeholder for ever.
+    building.add_done_callback(lambda _: setattr(server, "should_exit", True))
+    await server.serve()
     building.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await building
 
 
 def _end_with_input() -> None:
+    """End this process when standard input is closed."""
     sys.stdin.buffer.read()
     os.kill(os.getpid(), signal.SIGTERM)
 

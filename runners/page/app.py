@@ -1,34 +1,33 @@
-"""The page as an ASGI application: Gradio's, the results of visits, and what stands in till then.
+"""The page as an ASGI application: a placeholder while it starts, then Gradio and result files.
 
-Gradio takes seconds to import, and the page is built from what the service tells of its limits, so
-this answers at once and holds the page as soon as there is one.
+Importing Gradio takes seconds, and the page needs the service's limits before it can be built. The
+application therefore answers with a placeholder until the page is ready.
 """
 
 import asyncio
-import contextlib
 from pathlib import Path
 
-import httpx
 import structlog
 from fastapi import FastAPI
 from starlette.responses import HTMLResponse, PlainTextResponse
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from runners.page.bounds import PageBounds, fetch_bounds
+
 log = structlog.get_logger(__name__)
 
 ASSETS = Path(__file__).parent / "assets"
-ASK_AGAIN_SECONDS = 1.0
 
 
-class LatePage:
-    """Answers with the page once it is built, and says that it comes until then.
+class PageApp:
+    """Serves the page once it is built, and a placeholder until then.
 
     Args:
-        server_url: of the service.
-        folder: for the files of visits; whoever made it removes it.
+        server_url: address of the service.
+        folder: for the files of the sessions; the caller creates and removes it.
         prefix: path below which the page is served: empty, or such as /ui.
-        same_origin: whether visitors reach the service at the page's own address.
+        same_origin: whether the service has the page's own address.
     """
 
     def __init__(self, server_url: str, folder: Path, *, prefix: str, same_origin: bool) -> None:
@@ -37,59 +36,54 @@ class LatePage:
         self._prefix = prefix
         self._same_origin = same_origin
         self._page: ASGIApp | None = None
-        self._starting = (ASSETS / "starting.html").read_text()
+        self._placeholder = (ASSETS / "starting.html").read_text()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        app: ASGIApp = HTMLResponse(self._starting, headers={"Cache-Control": "no-store"})
+        """Serve one request.
+
+        Args:
+            scope: of an HTTP request.
+            receive: as in ASGI.
+            send: as in ASGI.
+        """
+        app: ASGIApp = HTMLResponse(self._placeholder, headers={"Cache-Control": "no-store"})
         if self._page is not None:
             app = self._page
-        if "/file=http" in scope["path"]:  # Gradio would fetch any public address for anybody
+        if "/file=http" in scope["path"]:  # Gradio would download any public URL for any caller
             app = PlainTextResponse("no such file", status_code=404)
         await app(scope, receive, send)
 
     async def run(self) -> None:
-        """Build the page, and keep it until this is cancelled."""
-        facts = await self._ask_clip_limits()
-        app = await asyncio.to_thread(self._build, facts)
+        """Build the page and serve it until the task is cancelled.
+
+        It waits as long as the service cannot be reached.
+        """
+        bounds = await fetch_bounds(self._server_url)
+        app = await asyncio.to_thread(self._build, bounds)
         async with app.router.lifespan_context(app):
             self._page = app
             log.info("page_ready", server=self._server_url, prefix=self._prefix)
             await asyncio.Event().wait()
 
-    async def _ask_clip_limits(self) -> dict[str, float]:
-        """The service's limits, as soon as it tells them."""
-        async with httpx.AsyncClient(base_url=self._server_url, timeout=10) as client:
-            while True:
-                with contextlib.suppress(httpx.HTTPError, ValueError, KeyError):
-                    document = (await client.get("/docs.json")).json()
-                    form = document["components"]["schemas"]["GenerationOptions"]
-                    facts: dict[str, float] = form["properties"]["clip"]
-                    return facts
-                await asyncio.sleep(ASK_AGAIN_SECONDS)
-
-    def _build(self, facts: dict[str, float]) -> FastAPI:
+    def _build(self, bounds: PageBounds) -> FastAPI:
         import gradio as gr  # takes seconds
 
-        from runners.page.layout import EXAMPLES_FOLDER, Page, PageBounds
-        from runners.page.sessions import Visits
-        from runners.page.theme import theme
+        from runners.page.build import build_page
+        from runners.page.controls import EXAMPLES_FOLDER
+        from runners.page.sessions import PageSessions
+        from runners.page.theme import build_theme
 
-        bounds = PageBounds(
-            max_seconds=facts["x-max-seconds"], max_bytes=int(facts["x-max-request-bytes"])
-        )
-        visits = Visits(self._folder, self._server_url)
-        page = Page(visits, bounds, prefix=self._prefix, same_origin=self._same_origin)
-        blocks = page.build()
-        blocks.queue(default_concurrency_limit=None)  # the service has the queue
+        sessions = PageSessions(self._folder, self._server_url)
+        blocks = build_page(sessions, bounds, prefix=self._prefix, same_origin=self._same_origin)
+        blocks.queue(default_concurrency_limit=None)  # the service has its own queue
         app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-        app.mount(f"{self._prefix}/made", StaticFiles(directory=self._folder))
+        app.mount(f"{self._prefix}/results", StaticFiles(directory=self._folder))
         return gr.mount_gradio_app(
             app,
             blocks,
             path=self._prefix or "/",
             root_path=self._prefix or None,
-            theme=theme(),
+            theme=build_theme(),
             css=(ASSETS / "page.css").read_text(),
             head=(ASSETS / "head.html").read_text()
             + f"<script>{(ASSETS / 'page.js').read_text()}</script>",

@@ -1,4 +1,4 @@
-"""What the page says: errors beside the control that caused them, which model answers, progress."""
+"""The texts of the page: errors, the model, progress. The functions return HTML unless stated."""
 
 import re
 from html import escape
@@ -15,7 +15,7 @@ from foley.errors import (
 )
 from foley.types import Stage
 
-# Where a sentence stands: beside one of these controls, or beside the button that starts the work.
+# Where an error stands: beside one of these controls, or beside the button that starts.
 PLACES = (
     "clip",
     "prompt",
@@ -29,51 +29,67 @@ PLACES = (
     "start",
 )
 DOT = " \u00b7 "
-STAGES: dict[str, str] = {
-    Stage.UPLOAD: "Sending the clip",
-    Stage.DECODE_VIDEO: "Reading the clip",
-    Stage.ENCODE: "Looking at the picture and the words",
-    Stage.DECODE_AUDIO: "Turning the result into sound",
+STAGE_TEXTS: dict[str, str] = {
+    Stage.UPLOAD: "Uploading the clip",
+    Stage.DECODE_VIDEO: "Decoding the clip",
+    Stage.ENCODE: "Analysing the picture and the prompt",
+    Stage.SAMPLE: "Generating the sound",
+    Stage.DECODE_AUDIO: "Decoding the sound",
     Stage.MUX: "Writing the files",
 }
 
 
-def place_of(error: FoleyError) -> str:
-    """Which control an error is about: one of `PLACES`."""
+def locate_error(error: FoleyError) -> str:
+    """Return the place in `PLACES` where an error stands.
+
+    Args:
+        error: any error of the package.
+    """
     if isinstance(error, VideoError | UploadTooLargeError):
         return "clip"
     if isinstance(error, UnauthorizedError):
         return "api_key"
     if isinstance(error, PromptTooLongError):
         return "prompt"
-    named = re.match(r"\w+", str(error))
-    if isinstance(error, ParameterError) and named and named[0] in PLACES:
-        return named[0]
+    field = re.match(r"\w+", str(error))
+    if isinstance(error, ParameterError) and field and field[0] in PLACES:
+        return field[0]
     return "start"
 
 
-def error_sentence(error: FoleyError, *, key_given: bool) -> str:
-    """What was wrong and what to do, in plain text."""
+def describe_error(error: FoleyError, *, key_given: bool) -> str:
+    """Return what was wrong and what to do, as plain text that ends with a full stop.
+
+    Args:
+        error: any error of the package.
+        key_given: whether the user has entered an API key.
+    """
     if isinstance(error, UnauthorizedError):
         if key_given:
             return "The service does not know this key. Check it for missing characters."
-        return "The service answers only with a key. Whoever runs it gives you one."
+        return "The service requires a key. Ask its operator for one."
     if isinstance(error, ConnectionFailedError):
-        return "The service cannot be reached at the moment. Your entries stay here: try again."
-    text = str(error).removeprefix(f"{place_of(error)}: ").strip()
+        return "The service cannot be reached at the moment. Your entries are kept: try again."
+    text = str(error).removeprefix(f"{locate_error(error)}: ").strip()
     text = text[:1].upper() + text[1:]
-    if text.endswith((".", "!", "?")):
-        return text
-    return text + "."
+    return text if text.endswith((".", "!", "?")) else text + "."
 
 
-def error_html(text: str) -> str:
-    """A sentence as it stands beside a control; empty where there is none."""
+def render_error(text: str) -> str:
+    """Return an error for the place beside a control; empty if there is none.
+
+    Args:
+        text: plain text, which may hold what other people wrote.
+    """
     return f'<p class="foley-error" role="alert">{escape(text)}</p>' if text else ""
 
 
-def model_html(model: RemoteModel) -> str:
-    """Which model answers, what to expect of it, and the terms of its weights."""
+def render_model(model: RemoteModel) -> str:
+    """Return the model's name, what it can do, and the licence of its weights.
+
+    Args:
+        model: as the service describes it.
+    """
     about = f"<strong>{escape(model.preset)}</strong>"
     about += f", {escape(model.about)}." if model.about else "."
     terms = [f"Weights under {escape(model.licence)}"] if model.licence else []
@@ -86,35 +102,48 @@ def model_html(model: RemoteModel) -> str:
     return f'<p class="foley-model">Model: {about}</p><p class="foley-terms">{DOT.join(terms)}</p>'
 
 
-def waiting_html(text: str) -> str:
-    """What stands in the model's place while it cannot tell of itself."""
+def render_status(text: str) -> str:
+    """Return a sentence that screen readers announce.
+
+    Args:
+        text: plain text.
+    """
     return f'<p class="foley-model" role="status">{escape(text)}</p>'
 
 
-def progress_html(update: RemoteUpdate) -> str:
-    """How far the work has come: a sentence and a bar."""
+def render_progress(update: RemoteUpdate) -> str:
+    """Return a sentence about the progress of a generation, and a bar.
+
+    Args:
+        update: as the service reports it.
+    """
     if update.stage == Stage.QUEUE:
         before = update.queue_position or 0
-        text = f"In the queue: {before} before yours" if before else "Next in the queue"
-        return _progress(text, "")
+        return _render_bar(
+            f"In the queue: {before} before yours" if before else "Next in the queue"
+        )
     if update.stage != Stage.SAMPLE or not update.num_steps:
-        return _progress(STAGES.get(update.stage, update.stage), "")
+        return _render_bar(STAGE_TEXTS.get(update.stage, update.stage))
     step = update.step or 0
     text = f"Step {step} of {update.num_steps}"
     if update.seconds_left is not None:
-        text += f", about {duration_text(update.seconds_left)} left"
-    return _progress(text, f' value="{step}" max="{update.num_steps}"')
+        text += f", about {format_duration(update.seconds_left)} left"
+    return _render_bar(text, f' value="{step}" max="{update.num_steps}"')
 
 
-def duration_text(seconds: float) -> str:
-    """A duration as one says it."""
+def format_duration(seconds: float) -> str:
+    """Return a duration as plain text, rounded to seconds or minutes.
+
+    Args:
+        seconds: not negative.
+    """
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     return f"{round(seconds / 60)} min"
 
 
-def _progress(text: str, value: str) -> str:
-    # A bar without a value moves: it says that something happens, and not how much is left.
+def _render_bar(text: str, value: str = "") -> str:
+    # Without a value the bar is animated, and does not say how much is left.
     return (
         f'<div class="foley-progress"><p role="status">{escape(text)}</p>'
         f'<progress aria-label="Progress"{value}></progress></div>'

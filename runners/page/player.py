@@ -1,6 +1,6 @@
-"""A take as HTML: one player for the original and all variations, over one time line.
+"""A result as HTML: one player for the original and all variations, with one timeline.
 
-`assets/page.js` brings it to life: it finds the parts by their classes and data attributes.
+`assets/page.js` adds the behaviour. It finds the elements by their classes and data attributes.
 """
 
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from runners.jobs.job import MEDIA_TYPES
 from runners.page.plots import NUM_COLUMNS
-from runners.page.results import Take, Track
+from runners.page.results import AUDIO_SUFFIXES, PageResult, Track
 
 UrlOf = Callable[[Path], str]
 
@@ -19,59 +19,56 @@ EMPTY = """\
 <p>Choose a clip, say what should be heard, and switch between the new sound and the original
 without losing your place.</p>
 </section>"""
+FIRST_TRACK = 1  # the first variation is shown first; track 0 is the original
+TICK_STEPS_SECONDS = (1, 2, 5, 10, 60)
+MAX_TICKS = 8
 
 
-def take_html(take: Take, url_of: UrlOf) -> str:
-    """The whole of it.
+def render_player(result: PageResult, url_of: UrlOf) -> str:
+    """Return the player of a result with its pictures, downloads, description and snippets.
 
     Args:
-        take: what to show.
-        url_of: where the browser finds a file.
+        result: what to show.
+        url_of: returns the address of a file for the browser.
     """
-    shown = 1  # the first variation
-    tracks = "".join(
-        _choice(take, index, track, url_of, checked=index == shown)
-        for index, track in enumerate(take.tracks)
-    )
-    lanes = "".join(
-        _lane(index, track, url_of, hidden=index != shown)
-        for index, track in enumerate(take.tracks)
-    )
-    downloads = "".join(
-        _downloads(index, track, url_of, hidden=index != shown)
-        for index, track in enumerate(take.tracks)
-    )
-    poster = ' class="foley-sound-only"' if _is_sound(take.tracks[shown].media) else ""
+    tracks = list(enumerate(result.tracks))
+    choices = "".join(_render_choice(result, index, track, url_of) for index, track in tracks)
+    lanes = "".join(_render_lane(index, track, url_of) for index, track in tracks)
+    downloads = "".join(_render_downloads(index, track, url_of) for index, track in tracks)
+    media = result.tracks[FIRST_TRACK].media
+    css_class = ' class="foley-sound-only"' if media.suffix in AUDIO_SUFFIXES else ""
+    seconds = result.generation.duration_seconds
     return f"""\
-<section class="foley-player" data-player aria-label="Result {take.number}">
-<video controls playsinline preload="auto" src="{url_of(take.tracks[shown].media)}"{poster}
+<section class="foley-player" data-player aria-label="Result {result.number}">
+<video controls playsinline preload="auto" src="{url_of(media)}"{css_class}
  aria-label="Player"></video>
-<fieldset class="foley-tracks"><legend>Listen to</legend>{tracks}</fieldset>
+<fieldset class="foley-tracks"><legend>Listen to</legend>{choices}</fieldset>
 <div class="foley-timeline">
-<img class="foley-strip" src="{url_of(take.film_strip)}" alt="Frames of the clip over its time">
+<img class="foley-strip" src="{url_of(result.film_strip)}" alt="Frames of the clip over its time">
 {lanes}
 <span class="foley-playhead" aria-hidden="true"></span>
-<input class="foley-seek" type="range" min="0" max="{take.duration_seconds:.3f}" step="0.01"
+<input class="foley-seek" type="range" min="0" max="{seconds:.3f}" step="0.01"
  value="0" aria-label="Position in seconds">
 </div>
-<p class="foley-ticks" aria-hidden="true">{_ticks(take.duration_seconds)}</p>
+<p class="foley-ticks" aria-hidden="true">{_render_ticks(seconds)}</p>
 {downloads}
-{_facts(take)}
-{_repeat(take)}
+{_render_facts(result)}
+{_render_snippets(result)}
 </section>"""
 
 
-def _choice(take: Take, index: int, track: Track, url_of: UrlOf, *, checked: bool) -> str:
+def _render_choice(result: PageResult, index: int, track: Track, url_of: UrlOf) -> str:
+    checked = " checked" if index == FIRST_TRACK else ""
     return (
-        f'<label><input type="radio" name="track-{take.number}" value="{index}"'
-        f' data-track data-media="{url_of(track.media)}"{" checked" if checked else ""}>'
+        f'<label><input type="radio" name="track-{result.number}" value="{index}"'
+        f' data-track data-media="{url_of(track.media)}"{checked}>'
         f"<span>{escape(track.label)}</span></label>"
     )
 
 
-def _lane(index: int, track: Track, url_of: UrlOf, *, hidden: bool) -> str:
-    """Waveform and spectrogram of one track."""
-    attributes = f'class="foley-lane" data-of="{index}"{" hidden" if hidden else ""}'
+def _render_lane(index: int, track: Track, url_of: UrlOf) -> str:
+    """Return the waveform and the spectrogram of one track."""
+    attributes = _track_attributes("foley-lane", index)
     if track.spectrogram is None:
         return (
             f'<div {attributes}><p class="foley-silent">This clip has no sound of its own</p></div>'
@@ -80,52 +77,60 @@ def _lane(index: int, track: Track, url_of: UrlOf, *, hidden: bool) -> str:
     return f"""\
 <div {attributes}>
 <svg viewBox="0 0 {NUM_COLUMNS} 2" preserveAspectRatio="none" role="img" \
-aria-label="Waveform: {name}"><path d="{track.outline}"/></svg>
+aria-label="Waveform: {name}"><path d="{track.waveform}"/></svg>
 <div class="foley-spectrogram"><img src="{url_of(track.spectrogram)}" alt="Spectrogram: {name}">
 <span>20 kHz</span><span>40 Hz</span></div>
 </div>"""
 
 
-def _downloads(index: int, track: Track, url_of: UrlOf, *, hidden: bool) -> str:
-    attributes = f'class="foley-downloads" data-of="{index}"{" hidden" if hidden else ""}'
-    links = "".join(
-        f'<a href="{url_of(path)}" download="{path.name}" type="{MEDIA_TYPES[_format(path)]}">'
-        f"Download {_format(path).upper()}</a>"
-        for path in track.files
-    )
-    return f"<p {attributes}>{links}</p>"
+def _render_downloads(index: int, track: Track, url_of: UrlOf) -> str:
+    links = []
+    for path in track.files:
+        format_ = path.suffix.removeprefix(".")
+        links.append(
+            f'<a href="{url_of(path)}" download="{path.name}" type="{MEDIA_TYPES[format_]}">'
+            f"Download {format_.upper()}</a>"
+        )
+    return f"<p {_track_attributes('foley-downloads', index)}>{''.join(links)}</p>"
 
 
-def _facts(take: Take) -> str:
-    made = take.made
+def _track_attributes(css_class: str, index: int) -> str:
+    """Return the attributes of an element that is visible only while its track is selected."""
+    hidden = "" if index == FIRST_TRACK else " hidden"
+    return f'class="{css_class}" data-of="{index}"{hidden}'
+
+
+def _render_facts(result: PageResult) -> str:
+    generation = result.generation
+    rate_khz = generation.sample_rate_hz / 1000
     facts = {
-        "Model": made.model,
-        "Seed": ", ".join(str(seed) for seed in made.seeds),
-        "Length": f"{made.duration_seconds:.2f} s at {made.sample_rate_hz / 1000:g} kHz",
-        "Made in": f"{made.timings_seconds['total']:.1f} s",
+        "Model": generation.model,
+        "Seed": ", ".join(str(seed) for seed in generation.seeds),
+        "Length": f"{generation.duration_seconds:.2f} s at {rate_khz:g} kHz",
+        "Time taken": f"{generation.timings_seconds['total']:.1f} s",
     }
     terms = "".join(f"<div><dt>{k}</dt><dd>{escape(v)}</dd></div>" for k, v in facts.items())
-    notices = "".join(f"<li>{escape(notice)}</li>" for notice in made.notices)
+    notices = "".join(f"<li>{escape(notice)}</li>" for notice in generation.notices)
     return f'<dl class="foley-facts">{terms}</dl>' + (
         f'<ul class="foley-notices">{notices}</ul>' if notices else ""
     )
 
 
-def _repeat(take: Take) -> str:
-    """The exact settings, to be taken along."""
-    recipe = take.recipe
-    with_clip = "" if recipe.example else " The clip is not in it."
+def _render_snippets(result: PageResult) -> str:
+    """Return the link and the programs that repeat a result."""
+    settings = result.settings
+    without_clip = "" if settings.example else " The link does not hold the clip."
     return f"""\
-<details class="foley-repeat"><summary>Repeat this exactly</summary>
-<p><a class="foley-link" href="{escape(recipe.link)}" target="_blank">Link with these settings</a>
-<button type="button" data-copy-link>Copy link</button> Opens this page with every control set \
-so.{with_clip}</p>
-{_snippet("curl", recipe.curl)}
-{_snippet("Python", recipe.python)}
+<details class="foley-repeat"><summary>Repeat this result</summary>
+<p><a class="foley-link" href="{escape(settings.link)}" target="_blank">Link with these settings</a>
+<button type="button" data-copy-link>Copy link</button> Opens this page with the same \
+settings.{without_clip}</p>
+{_render_snippet("curl", settings.curl)}
+{_render_snippet("Python", settings.python)}
 </details>"""
 
 
-def _snippet(name: str, text: str) -> str:
+def _render_snippet(name: str, text: str) -> str:
     return (
         f'<div class="foley-snippet"><h3>{name}</h3>'
         f'<button type="button" data-copy>Copy {name}</button>'
@@ -133,20 +138,12 @@ def _snippet(name: str, text: str) -> str:
     )
 
 
-def _ticks(duration_seconds: float) -> str:
-    """Whole seconds, as many as there is room for."""
-    every = next(step for step in (1, 2, 5, 10, 60) if duration_seconds / step <= 8)
+def _render_ticks(duration_seconds: float) -> str:
+    """Return the labels of whole seconds below the timeline, at most `MAX_TICKS` of them."""
+    every = next(step for step in TICK_STEPS_SECONDS if duration_seconds / step <= MAX_TICKS)
     marks = range(0, int(duration_seconds) + 1, every)
     return "".join(
         f'<span style="left:{100 * mark / duration_seconds:.3f}%">{mark} s</span>'
         for mark in marks
-        if mark < 0.97 * duration_seconds  # the last word would hang over the edge
+        if mark < 0.97 * duration_seconds  # a label at the very end would overhang the edge
     )
-
-
-def _format(path: Path) -> str:
-    return path.suffix.removeprefix(".")
-
-
-def _is_sound(path: Path) -> bool:
-    return _format(path) in ("wav", "flac")

@@ -1,6 +1,6 @@
-"""Pictures of a sound and of the clip it belongs to, as wide as its time is long.
+"""Waveforms and spectrograms of sounds, and film strips of clips, without axes or words.
 
-Drawn without axes or words: the page writes those, in its own type and colours.
+The horizontal axis of each picture is the clip's whole time. The page writes the labels.
 """
 
 # S samples, W columns, F frequency rows
@@ -21,16 +21,19 @@ LOWEST_HZ, HIGHEST_HZ = 40.0, 20_000.0
 FLOOR_DB = -90.0
 COLOURS = "magma"
 NUM_FRAMES = 12
-FRAME_HEIGHT = 96  # pixels; twice what is shown, for dense screens
+FRAME_HEIGHT = 96  # pixels; twice the height on the page, for high-density screens
 
 Samples = NDArray[np.float32]
 
 
 def read_sound(path: Path) -> tuple[Samples, int] | None:
-    """Samples [S], all channels averaged, and their rate in Hz; None where the file has no sound.
+    """Return the mono samples [S] in [-1, 1] and their rate in Hz; None without an audio stream.
+
+    Args:
+        path: a file of any format that FFmpeg decodes.
 
     Raises:
-        av.FFmpegError: the file cannot be read.
+        av.FFmpegError: the file cannot be decoded.
     """
     with av.open(str(path)) as container:
         if not container.streams.audio:
@@ -45,45 +48,61 @@ def read_sound(path: Path) -> tuple[Samples, int] | None:
         return np.concatenate(parts).astype(np.float32), stream.rate
 
 
-def waveform_path(samples: Samples, num_samples: int) -> str:
-    """An SVG path in a box of NUM_COLUMNS x 2, its middle at 1: the outline of least and greatest.
+def trace_waveform(samples: Samples, num_samples: int) -> str:
+    """Return an SVG path around the waveform, in a box of `NUM_COLUMNS` x 2 with silence at 1.
 
     Args:
-        samples: [S]
-        num_samples: how many the whole width stands for; what is missing is silence.
+        samples: [S], in [-1, 1].
+        num_samples: length of the whole width, at least 1; a shorter sound ends with silence.
     """
-    lower, upper = outline(samples, num_samples)
+    lower, upper = measure_peaks(samples, num_samples)
     points = [f"{x} {1 - y - 0.006:.3f}" for x, y in enumerate(upper)]
     points += [f"{x} {1 - y + 0.006:.3f}" for x, y in reversed(list(enumerate(lower)))]
     return "M" + "L".join(points) + "Z"
 
 
-def outline(samples: Samples, num_samples: int) -> tuple[Samples, Samples]:
-    """Least and greatest values [W] over the width, at most full scale; see `waveform_path`."""
-    columns = np.array_split(_fitted(samples, num_samples), NUM_COLUMNS)
+def measure_peaks(samples: Samples, num_samples: int) -> tuple[Samples, Samples]:
+    """Return the least and the greatest sample [W] of each column, clipped to [-1, 1].
+
+    Args:
+        samples: [S].
+        num_samples: length of the whole width, at least 1; a shorter sound ends with silence.
+    """
+    columns = np.array_split(_fit_length(samples, num_samples), NUM_COLUMNS)
     lower = [max(-1.0, float(column.min(initial=0.0))) for column in columns]
     upper = [min(1.0, float(column.max(initial=0.0))) for column in columns]
     return np.array(lower, np.float32), np.array(upper, np.float32)
 
 
 def draw_spectrogram(samples: Samples, num_samples: int, rate: int, path: Path) -> None:
-    """Write a PNG: time to the right, frequency upwards on a logarithmic scale, loudness as light.
+    """Write a spectrogram as a PNG of `NUM_COLUMNS` x `NUM_ROWS` pixels.
+
+    Time runs to the right, frequency upwards on a logarithmic scale. Louder is brighter.
 
     Args:
-        samples: [S]
-        num_samples: how many the whole width stands for.
-        rate: Hz
-        path: of the PNG.
+        samples: [S], in [-1, 1].
+        num_samples: length of the whole width, at least 1; a shorter sound ends with silence.
+        rate: sample rate in Hz.
+        path: where to write the PNG.
+
+    Raises:
+        OSError: the file cannot be written.
     """
-    loudness_db = spectrogram_db(samples, num_samples, rate)
+    levels_db = measure_spectrum(samples, num_samples, rate)
     matplotlib.image.imsave(
-        path, loudness_db, cmap=COLOURS, vmin=FLOOR_DB, vmax=0, origin="lower", format="png"
+        path, levels_db, cmap=COLOURS, vmin=FLOOR_DB, vmax=0, origin="lower", format="png"
     )
 
 
-def spectrogram_db(samples: Samples, num_samples: int, rate: int) -> Samples:
-    """Levels [F, W] in dB of full scale, the lowest frequency first; see `draw_spectrogram`."""
-    padded = np.pad(_fitted(samples, num_samples), WINDOW // 2)
+def measure_spectrum(samples: Samples, num_samples: int, rate: int) -> Samples:
+    """Return levels [F, W] in dB relative to a full-scale sine, the lowest frequency first.
+
+    Args:
+        samples: [S], in [-1, 1].
+        num_samples: length of the whole width, at least 1; a shorter sound ends with silence.
+        rate: sample rate in Hz.
+    """
+    padded = np.pad(_fit_length(samples, num_samples), WINDOW // 2)
     starts = np.linspace(0, len(padded) - WINDOW, NUM_COLUMNS).astype(int)
     windows = padded[starts[:, None] + np.arange(WINDOW)] * np.hanning(WINDOW)  # [W, WINDOW]
     amplitude = np.abs(np.fft.rfft(windows)) / (WINDOW / 4)  # a full-scale sine is 1
@@ -96,13 +115,19 @@ def spectrogram_db(samples: Samples, num_samples: int, rate: int) -> Samples:
 
 
 def draw_film_strip(clip: Path, duration_seconds: float, path: Path) -> None:
-    """Write a JPEG of frames side by side, each from the middle of its share of the duration.
+    """Write a JPEG of `NUM_FRAMES` frames side by side, evenly spaced in time.
+
+    Args:
+        clip: path of the video.
+        duration_seconds: length of the whole width; each frame is from the middle of its part.
+        path: where to write the JPEG.
 
     Raises:
-        av.FFmpegError: the clip cannot be read.
+        av.FFmpegError: the clip cannot be decoded.
+        OSError: the file cannot be written.
     """
     wanted = [(index + 0.5) * duration_seconds / NUM_FRAMES for index in range(NUM_FRAMES)]
-    frames = frames_at(clip, wanted)
+    frames = pick_frames(clip, wanted)
     width = max(frame.width for frame in frames)
     strip = Image.new("RGB", (width * NUM_FRAMES, FRAME_HEIGHT))
     for index, frame in enumerate(frames):
@@ -110,19 +135,21 @@ def draw_film_strip(clip: Path, duration_seconds: float, path: Path) -> None:
     strip.save(path, quality=82)
 
 
-def frames_at(clip: Path, wanted_seconds: list[float]) -> list[Image.Image]:
-    """The frame shown at each of the times, which rise; the last one where the picture ends.
+def pick_frames(clip: Path, wanted_seconds: list[float]) -> list[Image.Image]:
+    """Return the frame at each time, `FRAME_HEIGHT` pixels high and upright.
 
-    They are FRAME_HEIGHT pixels high.
+    Args:
+        clip: path of the video.
+        wanted_seconds: times in ascending order. A time past the end gives the last frame.
 
     Raises:
-        av.FFmpegError: the clip cannot be read.
+        av.FFmpegError: the clip cannot be decoded.
     """
     with av.open(str(clip)) as container:
-        return _frames_at(container, wanted_seconds)
+        return _pick_frames(container, wanted_seconds)
 
 
-def _frames_at(container: InputContainer, wanted_seconds: list[float]) -> list[Image.Image]:
+def _pick_frames(container: InputContainer, wanted_seconds: list[float]) -> list[Image.Image]:
     stream = container.streams.video[0]
     stream.thread_type = "AUTO"
     found: list[Image.Image] = []
@@ -133,16 +160,16 @@ def _frames_at(container: InputContainer, wanted_seconds: list[float]) -> list[I
             and len(found) < len(wanted_seconds)
             and (frame.time or 0.0) > wanted_seconds[len(found)]
         ):
-            found.append(_small(shown))
+            found.append(_shrink(shown))
         if len(found) == len(wanted_seconds):
             break
         shown = frame
     if shown is not None:
-        found += [_small(shown)] * (len(wanted_seconds) - len(found))
+        found += [_shrink(shown)] * (len(wanted_seconds) - len(found))
     return found
 
 
-def _small(frame: av.VideoFrame) -> Image.Image:
+def _shrink(frame: av.VideoFrame) -> Image.Image:
     turned = frame.rotation % 180 != 0
     long, short = frame.width, frame.height
     width = max(2, round(FRAME_HEIGHT * (short / long if turned else long / short)))
@@ -151,6 +178,6 @@ def _small(frame: av.VideoFrame) -> Image.Image:
     return image.rotate(frame.rotation, expand=True) if frame.rotation else image
 
 
-def _fitted(samples: Samples, num_samples: int) -> Samples:
-    """The samples, cut or filled with silence."""
+def _fit_length(samples: Samples, num_samples: int) -> Samples:
+    """Return [num_samples]: the samples, cut or extended with silence."""
     return np.pad(samples[:num_samples], (0, max(0, num_samples - len(samples))))

@@ -1,4 +1,4 @@
-"""A finished generation as the page shows it: files to play, pictures of them, and its words."""
+"""A result as the page shows it: files to play, pictures of the sounds, and what repeats it."""
 
 import asyncio
 import shutil
@@ -9,122 +9,137 @@ import av
 
 from foley.client import AsyncFoleyClient, RemoteGeneration
 from runners.page import plots
-from runners.page.snippets import Recipe
+from runners.page.snippets import ResultSettings
+
+MAX_TITLE_CHARACTERS = 40  # of the prompt, in the list of results
+AUDIO_SUFFIXES = (".wav", ".flac")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Track:
-    """One thing to listen to: the original, or a variation.
+    """A sound that the user can select: the original, or a variation.
 
     Attributes:
-        label: as the visitor chooses it.
-        media: what the player plays.
-        outline: of its waveform, an SVG path; empty where it has no sound.
-        spectrogram: PNG; None where it has no sound.
-        files: what there is to download.
+        label: the name that the user reads.
+        media: the file that the player plays.
+        waveform: an SVG path; empty if the file has no sound.
+        spectrogram: a PNG; None if the file has no sound.
+        files: the files to download.
     """
 
     label: str
     media: Path
-    outline: str
+    waveform: str
     spectrogram: Path | None
     files: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Take:
-    """One result of a visit.
+class PageResult:
+    """One result of a session.
 
     Attributes:
-        number: which one of this visit, counted from 1.
-        duration_seconds: of every variation, and of the time line.
-        film_strip: JPEG of frames side by side.
-        tracks: the original first.
-        made: what the service told.
-        recipe: what repeats it.
+        number: its number in the session, counted from 1.
+        folder: holds all its files.
+        film_strip: a JPEG of frames side by side.
+        tracks: the original, then the variations.
+        generation: the service's description of the result.
+        settings: what repeats the result.
     """
 
     number: int
-    duration_seconds: float
+    folder: Path
     film_strip: Path
     tracks: tuple[Track, ...]
-    made: RemoteGeneration
-    recipe: Recipe
+    generation: RemoteGeneration
+    settings: ResultSettings
 
     @property
     def title(self) -> str:
-        """Short enough for a list."""
-        words = str(self.recipe.options["prompt"]) or "without words"
-        words = words if len(words) <= 40 else words[:39].rstrip() + "\u2026"
-        return f"{self.number}. {words} \u00b7 seed {self.made.seeds[0]}"
+        """The line that stands for the result in a list."""
+        words = str(self.settings.options["prompt"]) or "no prompt"
+        if len(words) > MAX_TITLE_CHARACTERS:
+            words = words[: MAX_TITLE_CHARACTERS - 1].rstrip() + "\u2026"
+        return f"{self.number}. {words} \u00b7 seed {self.generation.seeds[0]}"
 
 
-async def gather_take(
+async def collect_result(
     client: AsyncFoleyClient,
-    made: RemoteGeneration,
-    recipe: Recipe,
+    generation: RemoteGeneration,
+    settings: ResultSettings,
     *,
     number: int,
     clip: Path,
     folder: Path,
-) -> Take:
-    """Fetch the files of a result into a folder of its own, and draw them.
+) -> PageResult:
+    """Download the files of a result into a folder, draw its pictures and return it.
+
+    Args:
+        client: where the files are.
+        generation: the service's description of the result. Its files include wav.
+        settings: what repeats the result.
+        number: its number in the session, counted from 1.
+        clip: the video, which is copied into the folder.
+        folder: created; it must not exist.
 
     Raises:
-        FoleyError: a file cannot be fetched.
-        av.FFmpegError: the clip's picture, or a sound, cannot be read.
+        FoleyError: a file cannot be downloaded.
+        av.FFmpegError: the clip's video stream or a sound cannot be decoded.
     """
     folder.mkdir()
     original = folder / f"original{clip.suffix}"
     await asyncio.to_thread(shutil.copyfile, clip, original)
-    drawing = asyncio.create_task(asyncio.to_thread(_draw_clip, original, made, folder))
-    fetched = [
+    strip = folder / "strip.jpg"
+    drawing = asyncio.create_task(asyncio.to_thread(_draw_original, original, generation, strip))
+    downloads = [
         (file, await client.download(file, folder / f"foley-{file.variation}.{file.format}"))
-        for file in made.files
+        for file in generation.files
     ]
     tracks = [await drawing]
-    for index in range(1, len(made.seeds) + 1):
-        files = tuple(path for file, path in fetched if file.variation == index)
-        label = f"Variation {index}" if len(made.seeds) > 1 else "New sound"
-        tracks.append(await asyncio.to_thread(_draw_sound, files, label, made))
-    return Take(
+    num_variations = len(generation.seeds)
+    for index in range(1, num_variations + 1):
+        files = tuple(path for file, path in downloads if file.variation == index)
+        label = f"Variation {index}" if num_variations > 1 else "New sound"
+        tracks.append(await asyncio.to_thread(_draw_variation, files, label, generation))
+    return PageResult(
         number=number,
-        duration_seconds=made.duration_seconds,
-        film_strip=folder / "strip.jpg",
+        folder=folder,
+        film_strip=strip,
         tracks=tuple(tracks),
-        made=made,
-        recipe=recipe,
+        generation=generation,
+        settings=settings,
     )
 
 
-def _draw_clip(original: Path, made: RemoteGeneration, folder: Path) -> Track:
-    plots.draw_film_strip(original, made.duration_seconds, folder / "strip.jpg")
+def _draw_original(original: Path, generation: RemoteGeneration, strip: Path) -> Track:
+    plots.draw_film_strip(original, generation.duration_seconds, strip)
     try:
-        outline, spectrogram = _draw(original, made.duration_seconds)
-    except av.FFmpegError:  # the service needs the clip's picture alone
-        outline, spectrogram = "", None
-    return Track(label="Original", media=original, outline=outline, spectrogram=spectrogram)
+        waveform, spectrogram = _draw_sound(original, generation.duration_seconds)
+    except av.FFmpegError:  # a broken audio stream does not matter: only the picture was used
+        waveform, spectrogram = "", None
+    return Track(label="Original", media=original, waveform=waveform, spectrogram=spectrogram)
 
 
-def _draw_sound(files: tuple[Path, ...], label: str, made: RemoteGeneration) -> Track:
+def _draw_variation(files: tuple[Path, ...], label: str, generation: RemoteGeneration) -> Track:
     wav = next(path for path in files if path.suffix == ".wav")
-    videos = [path for path in files if path.suffix not in (".wav", ".flac")]
-    outline, spectrogram = _draw(wav, made.duration_seconds)
+    videos = [path for path in files if path.suffix not in AUDIO_SUFFIXES]
+    waveform, spectrogram = _draw_sound(wav, generation.duration_seconds)
     return Track(
         label=label,
         media=videos[0] if videos else wav,
-        outline=outline,
+        waveform=waveform,
         spectrogram=spectrogram,
         files=files,
     )
 
 
-def _draw(sound: Path, duration_seconds: float) -> tuple[str, Path | None]:
-    read = plots.read_sound(sound)
-    if read is None:
+def _draw_sound(file: Path, duration_seconds: float) -> tuple[str, Path | None]:
+    """Return the waveform as an SVG path, and the path of the spectrogram."""
+    sound = plots.read_sound(file)
+    if sound is None:
         return "", None
-    samples, rate = read
+    samples, rate = sound
     num_samples = max(1, round(duration_seconds * rate))
-    picture = sound.with_name(f"{sound.stem}-spectrogram.png")
+    picture = file.with_name(f"{file.stem}-spectrogram.png")
     plots.draw_spectrogram(samples, num_samples, rate, picture)
-    return plots.waveform_path(samples, num_samples), picture
+    return plots.trace_waveform(samples, num_samples), picture

@@ -1,4 +1,4 @@
-"""What belongs to one visit: a tab's results, its files and its work. No visit sees another's."""
+"""The sessions of the page. One session is one tab: its results, files and running generation."""
 
 import asyncio
 import secrets
@@ -9,15 +9,23 @@ from pathlib import Path
 
 from foley.client import AsyncFoleyClient, RemoteGeneration, RemoteUpdate, RequestOptions
 from foley.errors import CancelledRequestError, FoleyError
-from runners.page.results import Take, gather_take
-from runners.page.snippets import Recipe
+from foley.request import AUDIO_FORMATS
+from runners.page.results import PageResult, collect_result
+from runners.page.snippets import ResultSettings
 
-MAX_TAKES = 20  # a visit's older results go, for their files take space
+MAX_RESULTS = 20  # of one session; older results are removed to bound the disk space
+CANCEL_TIMEOUT_SECONDS = 1.0
 
 
 @dataclass
-class Work:
-    """A generation under way."""
+class RunningGeneration:
+    """A generation that has not ended.
+
+    Attributes:
+        request_id: names it to the service.
+        client: the connection that it uses.
+        task: the call of the service.
+    """
 
     request_id: str
     client: AsyncFoleyClient
@@ -25,104 +33,146 @@ class Work:
 
 
 @dataclass
-class Visit:
-    """One tab, from its first result until it is closed."""
+class PageSession:
+    """What belongs to one tab, from its first generation until it is closed.
+
+    Attributes:
+        folder: holds a folder for each result.
+        results: the latest `MAX_RESULTS` results, oldest first.
+        num_results: how many results there have been.
+        running: the generation that has not ended, if there is one.
+    """
 
     folder: Path
-    takes: list[Take] = field(default_factory=list)
-    num_made: int = 0
-    work: Work | None = None
+    results: list[PageResult] = field(default_factory=list)
+    num_results: int = 0
+    running: RunningGeneration | None = None
 
 
-class Visits:
-    """All visits. Their folders have names that cannot be guessed: who knows one may read it.
+class PageSessions:
+    """All sessions of the page.
+
+    The folders have names of 128 random bits, because anyone who knows a name can read the files.
 
     Args:
-        root: folder for the files of all visits.
-        server_url: where the service is.
+        root: parent of the sessions' folders.
+        server_url: address of the service.
     """
 
     def __init__(self, root: Path, server_url: str) -> None:
         self.root = root
         self.server_url = server_url
-        self._visits: dict[str, Visit] = {}
+        self._sessions: dict[str, PageSession] = {}
 
-    def of(self, session: str) -> Visit:
-        """The visit of a session, which begins with the first question for it."""
-        if session not in self._visits:
-            folder = self.root / secrets.token_urlsafe(16)
-            folder.mkdir(parents=True)
-            self._visits[session] = Visit(folder=folder)
-        return self._visits[session]
-
-    async def end(self, session: str) -> None:
-        """Drop what the visit has under way, and its files."""
-        visit = self._visits.pop(session, None)
-        if visit is not None:
-            await self._drop_work(visit)
-            await asyncio.to_thread(shutil.rmtree, visit.folder, ignore_errors=True)
-
-    async def cancel(self, session: str) -> None:
-        """Drop what the visit has under way."""
-        await self._drop_work(self.of(session))
-
-    async def make(
-        self, session: str, clip: Path, options: RequestOptions, *, api_key: str, recipe: Recipe
-    ) -> AsyncGenerator[RemoteUpdate | Take, None]:
-        """Tell how far a generation has come, and its outcome last.
+    def get(self, session_id: str) -> PageSession:
+        """Return a session; create it if it is new.
 
         Args:
-            session: whose it is.
+            session_id: the id that Gradio gives each tab.
+        """
+        if session_id not in self._sessions:
+            folder = self.root / secrets.token_urlsafe(16)
+            folder.mkdir(parents=True)
+            self._sessions[session_id] = PageSession(folder=folder)
+        return self._sessions[session_id]
+
+    async def end(self, session_id: str) -> None:
+        """Cancel the session's running generation and remove its files.
+
+        Args:
+            session_id: any id; nothing happens if there is no such session.
+        """
+        session = self._sessions.pop(session_id, None)
+        if session is not None:
+            await _cancel_running(session)
+            await asyncio.to_thread(shutil.rmtree, session.folder, ignore_errors=True)
+
+    async def cancel(self, session_id: str) -> None:
+        """Cancel the session's running generation, if there is one.
+
+        Args:
+            session_id: the id that Gradio gives each tab.
+        """
+        await _cancel_running(self.get(session_id))
+
+    async def generate(
+        self, session_id: str, clip: Path, settings: ResultSettings, *, api_key: str
+    ) -> AsyncGenerator[RemoteUpdate | PageResult, None]:
+        """Generate a sound; yield its progress and, at the end, its result.
+
+        Args:
+            session_id: the session that the result belongs to.
             clip: the video.
-            options: of the generation.
-            api_key: the visitor's; empty where the service wants none.
-            recipe: the same options; the seed that was used is added to it.
+            settings: the options, and what the result's snippets name.
+            api_key: the user's key; empty if the service asks for none.
 
         Raises:
-            FoleyError: the service refused or failed, or the visitor gave up.
+            FoleyError: the service refused or failed, or the user cancelled.
         """
-        visit = self.of(session)
+        session = self.get(session_id)
         updates: asyncio.Queue[RemoteUpdate | None] = asyncio.Queue()
         request_id = f"page-{secrets.token_hex(12)}"
         async with AsyncFoleyClient(self.server_url, api_key=api_key or None) as client:
             task = asyncio.create_task(
                 client.generate(
-                    clip, request_id=request_id, on_update=updates.put_nowait, **options
+                    clip,
+                    request_id=request_id,
+                    on_update=updates.put_nowait,
+                    # The page draws wav files and offers both formats for download.
+                    **RequestOptions({**settings.options, "also": AUDIO_FORMATS}),
                 )
             )
             task.add_done_callback(lambda _: updates.put_nowait(None))
-            work = visit.work = Work(request_id=request_id, client=client, task=task)
+            running = session.running = RunningGeneration(request_id, client, task)
             try:
                 while (update := await updates.get()) is not None:
                     yield update
                 if task.cancelled():
                     raise CancelledRequestError("Cancelled. Nothing was kept.")
-                made = task.result()
-                visit.num_made += 1
-                take = await gather_take(
-                    client,
-                    made,
-                    recipe.with_seed(made.seeds[0]),
-                    number=visit.num_made,
-                    clip=clip,
-                    folder=visit.folder / str(visit.num_made),
-                )
+                result = await _collect(session, client, task.result(), settings, clip)
             finally:
-                task.cancel()  # whoever waited has left
-                if visit.work is work:
-                    visit.work = None
-        visit.takes.append(take)
-        for old in visit.takes[:-MAX_TAKES]:
-            visit.takes.remove(old)
-            await asyncio.to_thread(shutil.rmtree, old.film_strip.parent, ignore_errors=True)
-        yield take
+                task.cancel()  # the tab may have been closed
+                if session.running is running:
+                    session.running = None
+        await _add_result(session, result)
+        yield result
 
-    async def _drop_work(self, visit: Visit) -> None:
-        if (work := visit.work) is None:
-            return
-        visit.work = None
-        work.task.cancel()
-        try:  # leaving is enough where nothing stands between; this is for where something does
-            await asyncio.wait_for(work.client.cancel(work.request_id), timeout=1)
-        except (FoleyError, TimeoutError):
-            return
+
+async def _collect(
+    session: PageSession,
+    client: AsyncFoleyClient,
+    generation: RemoteGeneration,
+    settings: ResultSettings,
+    clip: Path,
+) -> PageResult:
+    session.num_results += 1
+    number = session.num_results
+    return await collect_result(
+        client,
+        generation,
+        settings.with_seed(generation.seeds[0]),
+        number=number,
+        clip=clip,
+        folder=session.folder / str(number),
+    )
+
+
+async def _add_result(session: PageSession, result: PageResult) -> None:
+    session.results.append(result)
+    for old in session.results[:-MAX_RESULTS]:
+        session.results.remove(old)
+        await asyncio.to_thread(shutil.rmtree, old.folder, ignore_errors=True)
+
+
+async def _cancel_running(session: PageSession) -> None:
+    if (running := session.running) is None:
+        return
+    session.running = None
+    running.task.cancel()
+    try:
+        # Closing the connection cancels the request too, unless a proxy keeps it open.
+        await asyncio.wait_for(
+            running.client.cancel(running.request_id), timeout=CANCEL_TIMEOUT_SECONDS
+        )
+    except (FoleyError, TimeoutError):
+        return

@@ -1,8 +1,8 @@
-"""Colours and type of the page. No font is fetched from anywhere."""
+"""Colours and fonts of the page. The fonts are those of the system: nothing is downloaded."""
 
 import gradio as gr
 
-# The spectrograms' own middle colour (matplotlib's magma), darker and lighter.
+# The middle colour of the spectrograms (matplotlib's magma) with darker and lighter shades.
 PLUM = gr.themes.Color(
     name="plum",
     c50="#fdf4f8",
@@ -19,8 +19,8 @@ PLUM = gr.themes.Color(
 )
 
 
-def theme() -> gr.themes.Base:
-    """Quiet greys, one accent."""
+def build_theme() -> gr.themes.Base:
+    """Return a Gradio theme of greys with one accent colour."""
     return gr.themes.Base(
         primary_hue=PLUM,
         secondary_hue=PLUM,

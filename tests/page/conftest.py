@@ -1,4 +1,4 @@
-"""A real service, a real Chromium, and one result that several tests look at."""
+"""A real service, a real Chromium, and one result that several tests read."""
 
 import os
 import signal
@@ -12,27 +12,29 @@ import psutil
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Request, expect, sync_playwright
 
+from tests.patience import Deadline, is_within, scale, wait_for_exit
 from tests.server import ROOT, Server, draw_clip
 
 MAX_CLIP_SECONDS = 6
-READY_MS = 30_000
-PROMPT = "birds & <b>steps</b>, 'close'"  # what addresses, shells and HTML each read their own way
+READY_SECONDS = 30
+RESULT_SECONDS = 60
+PROMPT = "birds & <b>steps</b>, 'close'"  # has a meaning in URLs, shells and HTML
 SEED = 7
 
 
 @dataclass
 class Tab:
-    """A tab of a visitor, and what it asked of the network."""
+    """A browser tab with the page, and its requests."""
 
     page: Page
     requests: list[Request] = field(default_factory=list)
 
-    def make(self) -> None:
+    def generate(self) -> None:
         """Press the button."""
         self.page.get_by_role("button", name="Make the sound").click()
 
     def set_steps(self, steps: int) -> None:
-        """Few steps take little time, many leave some to look and to cancel."""
+        """Set the solver steps: few are fast, many leave time to look and to cancel."""
         if not self.page.get_by_label("Negative prompt").is_visible():
             self.page.get_by_role("button", name="More settings").click()
         field = self.page.get_by_role("spinbutton", name="Steps")
@@ -45,7 +47,7 @@ class Tab:
 
     def upload(self, clip: Path) -> None:
         """Choose a file; returns when the page holds it."""
-        # For a moment the one of the upload and the one of the player are both there.
+        # The buttons of the upload and of the player can exist at the same time.
         clear = self.page.locator("#clip").get_by_role("button", name="Clear").first
         if clear.count():
             clear.click()
@@ -53,10 +55,12 @@ class Tab:
         clear.wait_for()
 
     def wait_for_result(self, number: int = 1) -> None:
-        self.page.get_by_label(f"Result {number}", exact=True).wait_for(timeout=60_000)
+        self.page.get_by_label(f"Result {number}", exact=True).wait_for(
+            timeout=1000 * scale(RESULT_SECONDS)
+        )
 
     def error(self, place: str) -> str:
-        """The sentence beside a control, once it stands there."""
+        """Wait for the error beside a control and return it."""
         return self.page.locator(f"#error-{place}").get_by_role("alert").inner_text()
 
 
@@ -70,8 +74,8 @@ def browser() -> Iterator[Browser]:
         chromium = playwright.chromium.launch(
             executable_path=found.stdout.strip(),
             args=[
-                "--use-fake-device-for-media-stream",  # a camera that draws
-                "--use-fake-ui-for-media-stream",  # and a visitor who allows it
+                "--use-fake-device-for-media-stream",  # a camera with a test picture
+                "--use-fake-ui-for-media-stream",  # allow the camera without a question
                 *(["--no-sandbox"] if os.geteuid() == 0 else []),
             ],
         )
@@ -80,8 +84,8 @@ def browser() -> Iterator[Browser]:
 
 
 @dataclass
-class Start:
-    """What was seen while the page started, on its first visit."""
+class PageStart:
+    """What was observed while the page started, on the first request for it."""
 
     first_html: str = ""
     num_pages_before: int = -1
@@ -89,40 +93,43 @@ class Start:
 
 
 @pytest.fixture(scope="package")
-def start() -> Start:
+def page_start() -> PageStart:
     """Filled by `server`."""
-    return Start()
+    return PageStart()
 
 
 @pytest.fixture(scope="package")
-def server(tmp_path_factory: pytest.TempPathFactory, start: Start) -> Iterator[Server]:
+def server(tmp_path_factory: pytest.TempPathFactory, page_start: PageStart) -> Iterator[Server]:
     server = Server(
         tmp_path_factory.mktemp("page"), {"FOLEY_MAX_CLIP_SECONDS": str(MAX_CLIP_SECONDS)}
     )
     try:
         server.wait_until_ready()
-        start.num_pages_before = num_pages(server)
-        start.first_html = page_html(server)
+        page_start.num_pages_before = num_pages(server)
+        page_start.first_html = page_html(server)
+        deadline = Deadline(60)
         while "gradio_config" not in page_html(server):
             asked = time.monotonic()
             assert server.probe("/livez") == 200
-            start.livez_seconds.append(time.monotonic() - asked)
-            assert sum(start.livez_seconds) < 60
+            page_start.livez_seconds.append(time.monotonic() - asked)
+            assert not deadline.is_over(), server.log.read_text()
         yield server
-        # A tab holds a stream open; ending the service must not wait for it.
+        # An open tab holds a stream open, and the shutdown must not wait for it.
         with server.client.stream("GET", "/ui/gradio_api/heartbeat/tab") as heartbeat:
             next(heartbeat.iter_bytes())
             family, stopping = server.family(), time.monotonic()
             server.process.send_signal(signal.SIGTERM)
-            assert server.process.wait(20) == 0, server.log.read_text()
-        assert time.monotonic() - stopping < 15  # the grace for open streams is 30 s
-        assert psutil.wait_procs(family, 5)[1] == [], "the page's process is left"
+            assert wait_for_exit(server.process) == 0, server.log.read_text()
+        # The grace for open streams is 30 s.
+        assert is_within(time.monotonic() - stopping, 15)
+        _, alive = psutil.wait_procs(family, scale(5))
+        assert alive == [], "the page's process is left"
     finally:
         assert server.stop() == 0, server.log.read_text()
 
 
 def num_pages(server: Server) -> int:
-    """How many processes of the page there are."""
+    """Return the number of processes that serve the page."""
     return sum("runners.page" in process.cmdline() for process in server.family())
 
 
@@ -132,19 +139,22 @@ def page_html(server: Server) -> str:
 
 @pytest.fixture(scope="package")
 def open_tab(browser: Browser, server: Server) -> Iterator[Callable[..., Tab]]:
-    """Opens the page as a visitor who has never been there."""
+    """A function that opens the page in a new browser context."""
     contexts: list[BrowserContext] = []
 
     def open_(query: str = "", *, url: str = "") -> Tab:
         contexts.append(browser.new_context(viewport={"width": 1280, "height": 900}))
-        contexts[-1].set_default_timeout(10_000)
+        contexts[-1].set_default_timeout(1000 * scale(10))
+        expect.set_options(timeout=1000 * scale(5))
         tab = Tab(contexts[-1].new_page())
         tab.page.on("request", lambda request: tab.requests.append(request))
         tab.page.goto((url or f"http://127.0.0.1:{server.port}/ui/") + query)
         start = tab.page.get_by_role("button", name="Make the sound")
-        start.wait_for(timeout=READY_MS)
-        # Its scripts are alive once the model's name has come.
-        expect(tab.page.locator("#model")).not_to_contain_text("Asking", timeout=READY_MS)
+        start.wait_for(timeout=1000 * scale(READY_SECONDS))
+        # The page's scripts run once the model is shown.
+        expect(tab.page.locator("#model")).not_to_contain_text(
+            "Connecting", timeout=1000 * scale(READY_SECONDS)
+        )
         return tab
 
     yield open_
@@ -160,15 +170,15 @@ def tab(open_tab: Callable[..., Tab]) -> Iterator[Tab]:
 
 
 @pytest.fixture(scope="package")
-def made(open_tab: Callable[..., Tab]) -> Tab:
-    """A tab with a result: two variations of an example clip, uploaded as a visitor's own."""
+def result_tab(open_tab: Callable[..., Tab]) -> Tab:
+    """A tab with a result: two variations of an example clip that was uploaded as a file."""
     tab = open_tab()
     tab.upload(ROOT / "examples" / "bigbuckbunny.mp4")
     tab.page.get_by_label("Prompt").first.fill(PROMPT)
     tab.page.get_by_label("2", exact=True).check()
     tab.fix_seed(str(SEED))
     tab.set_steps(2)
-    tab.make()
+    tab.generate()
     tab.wait_for_result()
     return tab
 

@@ -1,4 +1,4 @@
-"""What goes in: errors beside their cause, cancelling, keys, and who uses keyboard or phone."""
+"""The page's controls: errors beside their cause, cancelling, keys, keyboard, contrast."""
 
 import re
 import subprocess
@@ -13,12 +13,13 @@ from playwright.sync_api import expect
 
 from foley.configs import OFFICIAL_GUIDANCE, TINY, TINY_GUIDANCE, TINY_STEPS
 from runners.process import free_port
-from tests.page.conftest import Start, Tab, num_pages
+from tests.page.conftest import PageStart, Tab, num_pages
+from tests.patience import is_within, scale, wait_until
 from tests.server import ROOT, Server
 
 MIN_CONTRAST = 4.5  # WCAG 2.2, AA, for text of ordinary size
-# Every visible piece of text whose contrast to what is behind it is too low. What is disabled is
-# exempt; colours are put over each other as far down as they let something through.
+# Every visible text whose contrast to its background is too low. Disabled elements are exempt.
+# Translucent colours are blended with what is behind them.
 POOR_CONTRAST = """(least) => {
     const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
     const parse = (text) => {
@@ -58,7 +59,7 @@ POOR_CONTRAST = """(least) => {
     }
     return [seen, poor];
 }"""
-# Names of all that can be operated, and what has none.
+# The number of interactive elements, and those without an accessible name.
 NAMELESS = """() => {
     const operable = document.querySelectorAll(
         "button, a[href], input:not([type=hidden]), select, textarea, video, summary");
@@ -69,37 +70,39 @@ NAMELESS = """() => {
         || (!node.matches("input, select, textarea, video") && node.textContent.trim())));
     return [visible.length, nameless.map((node) => node.outerHTML.slice(0, 160))];
 }"""
+# How long the camera's preview has played.
+CAMERA_SECONDS = "(document.querySelector('#clip video')?.currentTime ?? 0)"
 FOCUSED = "document.activeElement?.textContent.trim().slice(0, 40) || ''"
 
 
-def test_a_bad_clip_is_told_beside_the_clip(tab: Tab, clips: Path) -> None:
-    tab.make()
+def test_an_error_about_the_clip_stands_beside_the_clip(tab: Tab, clips: Path) -> None:
+    tab.generate()
     assert "no clip yet" in tab.error("clip")
     tab.upload(clips / "broken.mp4")
     expect(tab.page.locator("#error-clip").get_by_role("alert")).to_be_hidden()
-    tab.make()
+    tab.generate()
     assert "video" in tab.error("clip")
     assert "/" not in tab.error("clip"), "a path"
     expect(tab.page.get_by_role("button", name="Make the sound")).to_be_enabled()
 
 
-def test_a_clip_that_is_too_long_is_refused_or_cut(tab: Tab, clips: Path) -> None:
+def test_a_clip_that_is_too_long_is_refused_or_trimmed(tab: Tab, clips: Path) -> None:
     tab.upload(clips / "long.mp4")
     tab.set_steps(1)
-    tab.make()
+    tab.generate()
     assert "6" in tab.error("clip")
     tab.page.get_by_label("Use its beginning").check()
-    tab.make()
+    tab.generate()
     tab.wait_for_result()
     assert "6.00 s" in tab.page.locator(".foley-facts").inner_text()
 
 
-def test_a_seed_that_is_none_is_told_beside_the_seed(tab: Tab, clips: Path) -> None:
+def test_an_error_about_the_seed_stands_beside_the_seed(tab: Tab, clips: Path) -> None:
     tab.upload(clips / "short.mp4")
     beside = tab.page.locator("#error-seed")
     for seed, words in (("seven", "whole number"), (str(2**63), "less than"), ("-1", "whole")):
         tab.fix_seed(seed)
-        tab.make()
+        tab.generate()
         expect(beside).to_contain_text(words)
 
 
@@ -108,11 +111,11 @@ def test_a_seed_that_is_none_is_told_beside_the_seed(tab: Tab, clips: Path) -> N
     [
         ("", TINY_STEPS, TINY_GUIDANCE),
         ("?num_inference_steps=7", 7, TINY_GUIDANCE),
-        # The one that the page shows before it knows the model.
+        # The value that the page shows before it knows the model.
         (f"?guidance_scale={OFFICIAL_GUIDANCE}", TINY_STEPS, OFFICIAL_GUIDANCE),
     ],
 )
-def test_steps_and_guidance_are_the_model_s_unless_a_link_says_otherwise(
+def test_steps_and_guidance_default_to_the_model_s_unless_a_link_sets_them(
     open_tab: Callable[..., Tab], query: str, steps: int, guidance: float
 ) -> None:
     tab = open_tab(query)
@@ -123,52 +126,56 @@ def test_steps_and_guidance_are_the_model_s_unless_a_link_says_otherwise(
     tab.page.context.close()
 
 
-def test_a_link_that_does_not_fit_says_so(open_tab: Callable[..., Tab]) -> None:
+def test_a_link_with_a_wrong_setting_shows_an_error(open_tab: Callable[..., Tab]) -> None:
     tab = open_tab("?num_inference_steps=many")
     assert "num_inference_steps" in tab.error("start")
     tab.page.context.close()
 
 
-def test_cancelling_works_within_a_second_and_the_page_goes_on(
+def test_cancelling_works_within_a_second_and_the_page_remains_usable(
     tab: Tab, clips: Path, server: Server
 ) -> None:
     tab.upload(clips / "short.mp4")
     tab.set_steps(200)
     tab.page.get_by_label("rk4").check()
-    tab.make()
+    tab.generate()
     progress = tab.page.locator("#progress")
-    expect(progress).to_contain_text(" of 200", timeout=20_000)
+    expect(progress).to_contain_text(" of 200", timeout=1000 * scale(20))
     expect(progress).to_contain_text("left")
-    tab.page.get_by_label("Prompt").first.fill("meanwhile")  # the page stays usable
+    tab.page.get_by_label("Prompt").first.fill("meanwhile")  # the page remains usable
     started = time.monotonic()
     tab.page.get_by_role("button", name="Cancel").click()
     assert "Cancelled" in tab.error("start")
-    assert time.monotonic() - started < 1
+    assert is_within(time.monotonic() - started, 1)
     expect(tab.page.get_by_label("Prompt").first).to_have_value("meanwhile")
     server.wait_for_metric("foley_running", 0)
     tab.page.get_by_label("euler").check()
     tab.set_steps(1)
-    tab.make()
+    tab.generate()
     tab.wait_for_result()
 
 
-def test_a_clip_from_the_camera(tab: Tab) -> None:
+def test_a_clip_is_recorded_from_the_camera(tab: Tab) -> None:
     camera = tab.page.locator("#clip")
     camera.get_by_role("button", name="Capture from camera").click()
     camera.get_by_role("button", name="Click to Access Webcam").click()
+    tab.page.wait_for_function(CAMERA_SECONDS + " > 0")  # the camera delivers frames
     record = camera.get_by_role("button", name="start recording")
+    started = time.monotonic()
     record.click()
-    tab.page.wait_for_timeout(3000)
-    record.click()  # now it says Stop
+    begin = tab.page.evaluate(CAMERA_SECONDS)
+    tab.page.wait_for_function("begin => " + CAMERA_SECONDS + " > begin + 3", arg=begin)
+    record.click()  # the same button stops the recording
+    elapsed_seconds = time.monotonic() - started
     camera.get_by_role("button", name="Clear").first.wait_for()
     tab.set_steps(1)
-    tab.make()
+    tab.generate()
     tab.wait_for_result()
     (seconds,) = re.findall(r"Length\s+([\d.]+) s", tab.page.locator(".foley-facts").inner_text())
-    assert 2 < float(seconds) < 5  # a busy machine begins to record late
+    assert 1 < float(seconds) < elapsed_seconds + 1
 
 
-def test_the_keyboard_alone_suffices(tab: Tab) -> None:
+def test_the_page_can_be_used_with_the_keyboard_alone(tab: Tab) -> None:
     page = tab.page
 
     def tab_to(name: str) -> None:
@@ -196,7 +203,7 @@ def test_the_keyboard_alone_suffices(tab: Tab) -> None:
     tab_to("Make the sound")
     page.keyboard.press("Enter")
     tab.wait_for_result()
-    for _ in range(60):  # on to the result: the radio buttons of what to listen to
+    for _ in range(60):  # to the radio buttons that select a track
         page.keyboard.press("Tab")
         if page.evaluate("document.activeElement.matches('[data-track]')"):
             break
@@ -210,8 +217,8 @@ def test_the_keyboard_alone_suffices(tab: Tab) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_contrast_and_names_hold(made: Tab, scheme: str) -> None:
-    page = made.page
+def test_texts_have_contrast_and_controls_have_names(result_tab: Tab, scheme: str) -> None:
+    page = result_tab.page
     page.emulate_media(color_scheme=scheme)
     page.wait_for_function(
         "dark => document.body.classList.contains('dark') === dark", arg=scheme == "dark"
@@ -226,28 +233,30 @@ def test_contrast_and_names_hold(made: Tab, scheme: str) -> None:
 
 
 @pytest.mark.parametrize("width", [390, 1280])
-def test_nothing_hangs_over_the_edge(made: Tab, width: int) -> None:
-    made.page.set_viewport_size({"width": width, "height": 844})
-    made.page.locator("details").evaluate("details => { details.open = true; }")
-    assert made.page.evaluate("document.documentElement.scrollWidth") <= width
+def test_nothing_exceeds_the_width_of_the_screen(result_tab: Tab, width: int) -> None:
+    result_tab.page.set_viewport_size({"width": width, "height": 844})
+    result_tab.page.locator("details").evaluate("details => { details.open = true; }")
+    assert result_tab.page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def test_the_model_and_the_terms_of_its_weights_are_told(tab: Tab) -> None:
-    told = tab.page.locator("#model").inner_text()
-    assert f"tiny, {TINY.about}." in told
-    assert "Apache-2.0 \u00b7 worldwide" in told
-    assert not tab.page.get_by_role("textbox", name="Key").count()  # nobody asks for one
+def test_the_model_and_the_licence_of_its_weights_are_shown(tab: Tab) -> None:
+    summary = tab.page.locator("#model").inner_text()
+    assert f"tiny, {TINY.about}." in summary
+    assert "Apache-2.0 \u00b7 worldwide" in summary
+    assert not tab.page.get_by_role("textbox", name="Key").count()  # the service asks for none
 
 
-def test_the_page_starts_when_asked_for_and_holds_nothing_up(server: Server, start: Start) -> None:
-    assert start.num_pages_before == 0
+def test_the_page_starts_on_the_first_request_and_does_not_block_probes(
+    server: Server, page_start: PageStart
+) -> None:
+    assert page_start.num_pages_before == 0
     assert num_pages(server) == 1
-    assert "The page is starting" in start.first_html
-    assert len(start.livez_seconds) > 3
-    assert max(start.livez_seconds) < 1
+    assert "The page is starting" in page_start.first_html
+    assert len(page_start.livez_seconds) > 3
+    assert is_within(max(page_start.livez_seconds), 1)
 
 
-def test_gradio_fetches_nothing_for_anybody(server: Server) -> None:
+def test_gradio_serves_neither_urls_nor_files_outside_the_page(server: Server) -> None:
     url = f"http://127.0.0.1:{server.port}/livez"
     assert server.client.get(f"/ui/gradio_api/file={url}").status_code == 404
     for path in ("/etc/passwd", str(server.log)):
@@ -265,47 +274,45 @@ def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         server.stop()
 
 
-def test_keys_on_the_page_alone(open_tab: Callable[..., Tab], keyed: Server, clips: Path) -> None:
-    """The page as a process of its own, as on port 7860."""
+def test_a_page_of_its_own_asks_for_the_service_s_key(
+    open_tab: Callable[..., Tab], keyed: Server, clips: Path
+) -> None:
+    """The page runs as a process of its own, outside the service."""
     port = free_port()
     command = [sys.executable, "-m", "runners.page", "--port", str(port)]
     command += ["--server", f"http://127.0.0.1:{keyed.port}"]
     with subprocess.Popen(command, cwd=ROOT) as process:
         try:
-            wait_for(f"http://127.0.0.1:{port}/")
+            wait_until(lambda: answers(f"http://127.0.0.1:{port}/"), 30)
             tab = open_tab(url=f"http://127.0.0.1:{port}/")
             key = tab.page.get_by_role("textbox", name="Key")
             expect(key).to_be_visible()
             tab.upload(clips / "short.mp4")
             tab.set_steps(1)
-            tab.make()
-            assert "only with a key" in tab.error("api_key")
+            tab.generate()
+            assert "requires a key" in tab.error("api_key")
             key.fill("wrong-key")
-            tab.make()
+            tab.generate()
             expect(tab.page.locator("#error-api_key")).to_contain_text("does not know this key")
             key.fill("right-key")
-            tab.make()
+            tab.generate()
             tab.wait_for_result()
             expect(tab.page.locator("#model")).to_contain_text("tiny")
             expect(tab.page.locator("#error-api_key").get_by_role("alert")).to_be_hidden()
-            tab.page.get_by_text("Repeat this exactly").click()
+            tab.page.get_by_text("Repeat this result").click()
             assert "$FOLEY_API_KEY" in tab.page.get_by_label("curl", exact=True).inner_text()
             assert "right-key" not in tab.page.content()
             own = keyed.client.get("/ui/", headers={"Accept": "text/html"})
-            assert own.status_code == 200  # free to look at
+            assert own.status_code == 200  # the page itself needs no key
         finally:
             process.terminate()
     assert process.returncode == 0
     assert "right-key" not in keyed.log.read_text()
 
 
-def wait_for(url: str) -> None:
-    """Return when something answers."""
-    deadline = time.monotonic() + 30
-    while True:
-        try:
-            httpx.get(url, trust_env=False)
-            return
-        except httpx.TransportError:
-            assert time.monotonic() < deadline, f"nothing answers at {url}"
-            time.sleep(0.1)
+def answers(url: str) -> bool:
+    try:
+        httpx.get(url, trust_env=False)
+    except httpx.TransportError:
+        return False
+    return True

@@ -1,5 +1,6 @@
-"""What comes out: it plays, it is what the service made, and it can be taken along."""
+"""The page's results: they play, they match the service's files, and they can be repeated."""
 
+import contextlib
 import io
 import re
 import shutil
@@ -17,11 +18,12 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.page.conftest import PROMPT, SEED, Tab
+from tests.patience import Deadline
 from tests.server import ROOT, Server
 
 CLIP = ROOT / "examples" / "bigbuckbunny.mp4"
 SECONDS = 5.24  # the frames that the model saw; the clip's 132 frames last 5.28
-# What the browser itself decodes of what the player plays.
+# Duration and loudness of the player's sound, as the browser decodes it.
 LISTEN = """async (video) => {
     const bytes = await (await fetch(video.currentSrc)).arrayBuffer();
     const sound = await new OfflineAudioContext(1, 48000, 48000).decodeAudioData(bytes);
@@ -38,12 +40,12 @@ def sound_of(content: bytes) -> np.ndarray:
     return np.concatenate([frame.to_ndarray() for frame in frames], axis=1)
 
 
-def choose(page: Page, name: str) -> None:
+def select_track(page: Page, name: str) -> None:
     page.get_by_role("radio", name=name).check(force=True)
 
 
 def downloads(page: Page) -> dict[str, bytes]:
-    """What each download link of the chosen track gives."""
+    """Return the content of each download link of the selected track."""
     files = {}
     for link in page.get_by_role("link", name=re.compile("^Download")).all():
         with page.expect_download() as download:
@@ -53,17 +55,17 @@ def downloads(page: Page) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def files(made: Tab) -> dict[str, bytes]:
+def files(result_tab: Tab) -> dict[str, bytes]:
     found = {}
     for variation in "12":
-        choose(made.page, f"Variation {variation}")
-        found |= downloads(made.page)
+        select_track(result_tab.page, f"Variation {variation}")
+        found |= downloads(result_tab.page)
     return found
 
 
-def test_the_result_plays_and_is_not_silent(made: Tab) -> None:
-    choose(made.page, "Variation 1")
-    video = made.page.locator("[data-player] video")
+def test_the_result_plays_and_is_not_silent(result_tab: Tab) -> None:
+    select_track(result_tab.page, "Variation 1")
+    video = result_tab.page.locator("[data-player] video")
     expect(video).to_have_js_property("readyState", 4)
     assert video.evaluate("video => video.duration") == pytest.approx(5.28, abs=0.05)
     duration, loudness = video.evaluate(LISTEN)
@@ -71,19 +73,21 @@ def test_the_result_plays_and_is_not_silent(made: Tab) -> None:
     assert loudness > 1e-3
     assert video.evaluate("video => video.videoWidth") == 1280
     video.evaluate("video => { video.muted = true; video.currentTime = 0; return video.play(); }")
-    made.page.wait_for_function("document.querySelector('[data-player] video').currentTime > 0.3")
+    result_tab.page.wait_for_function(
+        "document.querySelector('[data-player] video').currentTime > 0.3"
+    )
     video.evaluate("video => video.pause()")
 
 
-def test_switching_keeps_the_place_and_shows_the_other_sound(made: Tab) -> None:
-    page = made.page
-    choose(page, "Variation 1")
+def test_switching_tracks_keeps_the_position_and_shows_the_other_waveform(result_tab: Tab) -> None:
+    page = result_tab.page
+    select_track(page, "Variation 1")
     video = page.locator("[data-player] video")
     page.get_by_label("Position in seconds").fill("2.5")
     expect(page.get_by_role("img", name=re.compile("Waveform: Variation 1"))).to_be_visible()
     source = video.evaluate("video => video.currentSrc")
     for name in ("Original", "Variation 2"):
-        choose(page, name)
+        select_track(page, name)
         page.wait_for_function(
             "source => { const video = document.querySelector('[data-player] video');"
             " return video.currentSrc !== source && video.readyState >= 2; }",
@@ -97,27 +101,27 @@ def test_switching_keeps_the_place_and_shows_the_other_sound(made: Tab) -> None:
             False
         ]
     assert page.locator(".foley-timeline").evaluate(
-        "line => Number(line.style.getPropertyValue('--place'))"
+        "line => Number(line.style.getPropertyValue('--position'))"
     ) == pytest.approx(2.5 / SECONDS, abs=0.01)
 
 
-def test_a_running_player_goes_on_after_a_switch(made: Tab) -> None:
-    choose(made.page, "Variation 1")
-    video = made.page.locator("[data-player] video")
+def test_a_playing_player_continues_after_a_switch(result_tab: Tab) -> None:
+    select_track(result_tab.page, "Variation 1")
+    video = result_tab.page.locator("[data-player] video")
     video.evaluate("video => { video.muted = true; video.currentTime = 1; return video.play(); }")
-    choose(made.page, "Original")
-    made.page.wait_for_function(
+    select_track(result_tab.page, "Original")
+    result_tab.page.wait_for_function(
         "() => { const video = document.querySelector('[data-player] video');"
         " return video.currentTime > 1.2 && !video.paused; }"
     )
     video.evaluate("video => video.pause()")
 
 
-def test_pictures_of_picture_and_sound_have_one_width(made: Tab) -> None:
-    choose(made.page, "Variation 1")
-    strip = made.page.locator(".foley-strip")
-    spectrogram = made.page.get_by_role("img", name=re.compile("^Spectrogram: Variation 1"))
-    waveform = made.page.get_by_role("img", name=re.compile("^Waveform: Variation 1"))
+def test_film_strip_waveform_and_spectrogram_have_the_same_width(result_tab: Tab) -> None:
+    select_track(result_tab.page, "Variation 1")
+    strip = result_tab.page.locator(".foley-strip")
+    spectrogram = result_tab.page.get_by_role("img", name=re.compile("^Spectrogram: Variation 1"))
+    waveform = result_tab.page.get_by_role("img", name=re.compile("^Waveform: Variation 1"))
     for picture in (strip, spectrogram):
         assert picture.evaluate("image => image.complete && image.naturalWidth > 600")
     boxes = [picture.bounding_box() for picture in (strip, spectrogram, waveform)]
@@ -125,30 +129,30 @@ def test_pictures_of_picture_and_sound_have_one_width(made: Tab) -> None:
     assert len({(round(box["x"]), round(box["width"])) for box in boxes if box}) == 1
 
 
-def test_downloads_hold_the_same_sound_and_the_untouched_picture(files: dict[str, bytes]) -> None:
+def test_downloads_hold_the_sound_and_the_unchanged_video_packets(files: dict[str, bytes]) -> None:
     assert sorted(files) == [f"foley-{n}.{f}" for n in (1, 2) for f in ("flac", "mp4", "wav")]
     assert not np.array_equal(sound_of(files["foley-1.wav"]), sound_of(files["foley-2.wav"]))
     for name, content in files.items():
         sound = sound_of(content)
         assert sound.shape[1] / 48_000 == pytest.approx(SECONDS, abs=0.1), name
         assert np.abs(sound).max() > 1e-3, name
-    with av.open(io.BytesIO(files["foley-1.mp4"])) as made, av.open(str(CLIP)) as clip:
-        packets = [[bytes(p) for p in x.demux(video=0) if p.size] for x in (made, clip)]
+    with av.open(io.BytesIO(files["foley-1.mp4"])) as result, av.open(str(CLIP)) as clip:
+        packets = [[bytes(p) for p in x.demux(video=0) if p.size] for x in (result, clip)]
     assert packets[0] == packets[1]
 
 
-def snippet(made: Tab, name: str) -> str:
-    if not made.page.get_by_role("button", name=f"Copy {name}").is_visible():
-        made.page.get_by_text("Repeat this exactly").click()
-    return made.page.get_by_label(name, exact=True).inner_text()
+def snippet(result_tab: Tab, name: str) -> str:
+    if not result_tab.page.get_by_role("button", name=f"Copy {name}").is_visible():
+        result_tab.page.get_by_text("Repeat this result").click()
+    return result_tab.page.get_by_label(name, exact=True).inner_text()
 
 
 @pytest.mark.skipif(not shutil.which("curl"), reason="no curl here")
 def test_the_curl_command_repeats_the_result(
-    made: Tab, files: dict[str, bytes], tmp_path: Path
+    result_tab: Tab, files: dict[str, bytes], tmp_path: Path
 ) -> None:
     shutil.copy(CLIP, tmp_path)
-    command = snippet(made, "curl")
+    command = snippet(result_tab, "curl")
     subprocess.run(["bash", "-ec", command], cwd=tmp_path, check=True, capture_output=True)
     with zipfile.ZipFile(tmp_path / "foley.zip") as archive:
         for name in ("foley-1.mp4", "foley-2.mp4"):
@@ -156,10 +160,10 @@ def test_the_curl_command_repeats_the_result(
 
 
 def test_the_python_program_repeats_the_result(
-    made: Tab, files: dict[str, bytes], tmp_path: Path
+    result_tab: Tab, files: dict[str, bytes], tmp_path: Path
 ) -> None:
     shutil.copy(CLIP, tmp_path)
-    program = snippet(made, "Python")
+    program = snippet(result_tab, "Python")
     ran = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, check=True, capture_output=True, text=True
     )
@@ -169,9 +173,11 @@ def test_the_python_program_repeats_the_result(
     assert len(ran.stdout.split()) == 2
 
 
-def test_the_link_sets_every_control_so(made: Tab, open_tab: Callable[..., Tab]) -> None:
-    snippet(made, "curl")
-    link = made.page.get_by_role("link", name="Link with these settings").get_attribute("href")
+def test_the_link_sets_every_control(result_tab: Tab, open_tab: Callable[..., Tab]) -> None:
+    snippet(result_tab, "curl")
+    link = result_tab.page.get_by_role("link", name="Link with these settings").get_attribute(
+        "href"
+    )
     assert link is not None
     page = open_tab(link).page
     expect(page.get_by_label("Prompt").first).to_have_value(PROMPT)
@@ -182,55 +188,57 @@ def test_the_link_sets_every_control_so(made: Tab, open_tab: Callable[..., Tab])
     page.context.close()
 
 
-def test_history_and_another_sound(made: Tab) -> None:
-    page = made.page
+def test_earlier_results_and_their_seeds_can_be_selected(result_tab: Tab) -> None:
+    page = result_tab.page
     page.get_by_role("button", name="Big Buck Bunny").click()
     page.get_by_label("1", exact=True).check()
     page.get_by_label("Sound alone").check()
     page.get_by_label("Random", exact=True).check()
-    made.make()
-    made.wait_for_result(2)
+    result_tab.generate()
+    result_tab.wait_for_result(2)
     video = page.locator("[data-player] video")
     assert video.evaluate(LISTEN)[1] > 1e-3
     assert sorted(downloads(page)) == ["foley-1.flac", "foley-1.wav"]
-    told = page.locator(".foley-facts").inner_text()
-    (seed,) = re.findall(r"Seed\s+(\d+)", told)
-    snippet(made, "curl")
+    facts = page.locator(".foley-facts").inner_text()
+    (seed,) = re.findall(r"Seed\s+(\d+)", facts)
+    snippet(result_tab, "curl")
     assert "example=bigbuckbunny.mp4" in str(
         page.get_by_role("link", name="Link with these settings").get_attribute("href")
     )
     page.get_by_role("button", name="Keep this seed").click()
     expect(page.get_by_label("Fixed seed")).to_have_value(seed)
-    page.get_by_role("group", name="History of this visit").get_by_role("radio").first.check()
-    made.wait_for_result(1)
+    page.get_by_role("group", name="Results of this session").get_by_role("radio").first.check()
+    result_tab.wait_for_result(1)
 
 
-def test_nothing_is_asked_of_other_machines(made: Tab, server: Server) -> None:
-    assert made.requests
-    hosts = {urlsplit(request.url).netloc for request in made.requests}
+def test_the_page_sends_no_request_to_another_host(result_tab: Tab, server: Server) -> None:
+    assert result_tab.requests
+    hosts = {urlsplit(request.url).netloc for request in result_tab.requests}
     assert hosts - {""} == {f"127.0.0.1:{server.port}"}  # "": data and blob
 
 
-def test_another_visitor_sees_nothing_of_it(made: Tab, tab: Tab, server: Server) -> None:
+def test_another_session_does_not_see_the_results(
+    result_tab: Tab, tab: Tab, server: Server
+) -> None:
     expect(tab.page.get_by_text("Your result appears here")).to_be_visible()
-    expect(tab.page.get_by_text("History of this visit")).to_be_hidden()
+    expect(tab.page.get_by_text("Results of this session")).to_be_hidden()
     assert tab.page.locator("[data-player]").count() == 0
 
 
-def test_a_closed_tab_leaves_no_files(open_tab: Callable[..., Tab], server: Server) -> None:
+def test_the_files_of_a_closed_tab_are_removed(
+    open_tab: Callable[..., Tab], server: Server
+) -> None:
     tab = open_tab("?num_inference_steps=1&example=bigbuckbunny.mp4&format=wav")
     tab.page.locator("#clip").get_by_role("button", name="Clear").first.wait_for()
-    tab.make()
+    tab.generate()
     tab.wait_for_result()
     source = tab.page.locator("[data-player] video").evaluate("video => video.currentSrc")
     assert server.client.get(source).status_code == 200
     tab.page.context.close()
-    answers = []
-    for _ in range(100):
-        try:
-            answers.append(server.client.get(source).status_code)
-        except httpx.RemoteProtocolError:  # the file went after an answer's head was sent
-            continue
-        if answers[-1] == 404:
-            return
-    pytest.fail(f"{source} still answers {answers[-1:]}")
+    deadline = Deadline(20)
+    status = 200
+    while status != 404:
+        assert not deadline.is_over(), f"{source} still answers {status}"
+        # The file may be removed between the head and the body of a response.
+        with contextlib.suppress(httpx.RemoteProtocolError):
+            status = server.client.get(source).status_code

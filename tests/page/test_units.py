@@ -1,4 +1,4 @@
-"""The parts of the page that need no browser."""
+"""The modules of the page that need no browser."""
 
 import ast
 import shlex
@@ -25,7 +25,7 @@ from foley.errors import (
     VideoTooLongError,
 )
 from runners.page import messages, plots
-from runners.page.snippets import FIELDS, Recipe
+from runners.page.snippets import FIELDS, ResultSettings
 from tests.media.clips import ROTATED, numbers, write_clip
 
 RATE = 48_000
@@ -43,8 +43,8 @@ OPTIONS = {
 
 
 @pytest.fixture
-def recipe() -> Recipe:
-    return Recipe(
+def settings() -> ResultSettings:
+    return ResultSettings(
         options=OPTIONS,
         clip_name='my "best"; clip, 1.mp4',
         example="bikes.mp4",
@@ -68,29 +68,29 @@ def recipe() -> Recipe:
         (ConnectionFailedError("refused"), "start"),
     ],
 )
-def test_an_error_stands_beside_its_cause(error: FoleyError, place: str) -> None:
-    assert messages.place_of(error) == place
-    sentence = messages.error_sentence(error, key_given=False)
+def test_an_error_stands_beside_the_control_that_caused_it(error: FoleyError, place: str) -> None:
+    assert messages.locate_error(error) == place
+    sentence = messages.describe_error(error, key_given=False)
     assert not sentence[0].islower()
     assert sentence.endswith(".")
 
 
-def test_every_error_has_a_place_and_a_sentence() -> None:
+def test_every_error_class_has_a_place_and_a_sentence() -> None:
     kinds = [x for x in vars(errors).values() if isinstance(x, type) and issubclass(x, FoleyError)]
     assert len(kinds) > 20
     for kind in kinds:
-        assert messages.place_of(kind("what, how much, what to do")) in messages.PLACES
-        assert messages.error_sentence(kind("what"), key_given=True)
+        assert messages.locate_error(kind("what, how much, what to do")) in messages.PLACES
+        assert messages.describe_error(kind("what"), key_given=True)
 
 
-def test_what_others_wrote_is_text() -> None:
-    assert "<script>" not in messages.error_html("<script>")
+def test_foreign_text_is_escaped() -> None:
+    assert "<script>" not in messages.render_error("<script>")
     model = RemoteModel(preset="<script>", about="<script>", territory="<script>")
-    assert "<script>" not in messages.model_html(model)
+    assert "<script>" not in messages.render_model(model)
 
 
-def test_the_terms_of_official_weights_are_told() -> None:
-    told = messages.model_html(
+def test_the_licence_of_official_weights_is_shown() -> None:
+    html = messages.render_model(
         RemoteModel(
             preset="xxl",
             revision="0123456789abcdef",
@@ -99,34 +99,34 @@ def test_the_terms_of_official_weights_are_told() -> None:
         )
     )
     for words in ("xxl", "Tencent", "except the European Union", "0123456789ab", "machine-gen"):
-        assert words in told
-    assert "small" not in told
+        assert words in html
+    assert "small" not in html
 
 
-def test_the_small_model_is_called_so() -> None:
-    tiny = messages.model_html(RemoteModel(preset="tiny", about=TINY.about))
+def test_the_small_model_is_described() -> None:
+    tiny = messages.render_model(RemoteModel(preset="tiny", about=TINY.about))
     assert f"<strong>tiny</strong>, {TINY.about}." in tiny
 
 
-def test_progress_tells_place_step_and_time() -> None:
-    told = messages.progress_html(RemoteUpdate(stage="queue", queue_position=3))
-    assert "3 before yours" in told
+def test_progress_shows_queue_position_step_and_time_left() -> None:
+    html = messages.render_progress(RemoteUpdate(stage="queue", queue_position=3))
+    assert "3 before yours" in html
     sampling = RemoteUpdate(stage="sample", step=4, num_steps=50, seconds_left=12.4)
-    told = messages.progress_html(sampling)
-    assert "Step 4 of 50, about 12 s left" in told
-    assert 'value="4" max="50"' in told
+    html = messages.render_progress(sampling)
+    assert "Step 4 of 50, about 12 s left" in html
+    assert 'value="4" max="50"' in html
 
 
-def test_a_link_holds_every_setting(recipe: Recipe) -> None:
-    held = parse_qs(recipe.link[1:], keep_blank_values=True)
+def test_a_link_holds_every_setting(settings: ResultSettings) -> None:
+    held = parse_qs(settings.link[1:], keep_blank_values=True)
     assert set(held) == {*FIELDS, "example"}
     assert held["prompt"] == [OPTIONS["prompt"]]
     assert held["seed"] == [str(2**63 - 1)]
     assert held["trim"] == ["true"]
 
 
-def test_the_shell_reads_the_curl_command_as_it_was_meant(recipe: Recipe) -> None:
-    words = shlex.split(recipe.curl.replace("\\\n", ""))
+def test_a_shell_parses_the_curl_command_into_the_options(settings: ResultSettings) -> None:
+    words = shlex.split(settings.curl.replace("\\\n", ""))
     given = [words[i + 1] for i, word in enumerate(words) if word == "--form-string"]
     assert given == [
         f"{k}={str(v).lower() if isinstance(v, bool) else v}" for k, v in OPTIONS.items()
@@ -135,15 +135,15 @@ def test_the_shell_reads_the_curl_command_as_it_was_meant(recipe: Recipe) -> Non
     assert "Authorization: Bearer $FOLEY_API_KEY" in words
 
 
-def test_python_reads_the_program_as_it_was_meant(recipe: Recipe) -> None:
-    calls = [x for x in ast.walk(ast.parse(recipe.python)) if isinstance(x, ast.Call)]
+def test_python_parses_the_program_into_the_options(settings: ResultSettings) -> None:
+    calls = [x for x in ast.walk(ast.parse(settings.python)) if isinstance(x, ast.Call)]
     (generate,) = [x for x in calls if ast.unparse(x.func) == "client.generate"]
     given = {x.arg: ast.literal_eval(x.value) for x in generate.keywords}
     assert given == {"destination": "results", **OPTIONS}
-    assert ast.literal_eval(generate.args[0]) == recipe.clip_name
+    assert ast.literal_eval(generate.args[0]) == settings.clip_name
 
 
-def test_a_spectrogram_shows_when_and_how_high(tmp_path: Path) -> None:
+def test_a_spectrogram_shows_the_time_and_the_frequency_of_a_tone(tmp_path: Path) -> None:
     seconds, hz = 4, 1000.0
     time = np.arange(seconds * RATE) / RATE
     samples = np.where(time >= 2, np.sin(2 * np.pi * hz * time), 0).astype(np.float32)
@@ -158,9 +158,9 @@ def test_a_spectrogram_shows_when_and_how_high(tmp_path: Path) -> None:
     assert light[:, 100].max() < light[brightest, -40] / 4
 
 
-def test_a_waveform_ends_where_its_sound_does() -> None:
+def test_a_waveform_is_flat_after_the_end_of_its_sound() -> None:
     half = np.full(RATE, 0.5, np.float32)
-    path = plots.waveform_path(half, 2 * RATE)
+    path = plots.trace_waveform(half, 2 * RATE)
     points = np.array([x.split() for x in path[1:-1].split("L")], float)
     upper = points[: plots.NUM_COLUMNS, 1]
     assert upper[10] == pytest.approx(0.5, abs=0.01)
@@ -168,7 +168,7 @@ def test_a_waveform_ends_where_its_sound_does() -> None:
 
 
 @pytest.mark.parametrize("turn", ROTATED)
-def test_a_film_strip_holds_the_frames_of_their_times_upright(tmp_path: Path, turn: int) -> None:
+def test_a_film_strip_holds_upright_frames_at_even_times(tmp_path: Path, turn: int) -> None:
     clip = write_clip(
         tmp_path / "clip.mp4",
         num_frames=120,
@@ -183,7 +183,7 @@ def test_a_film_strip_holds_the_frames_of_their_times_upright(tmp_path: Path, tu
     assert numbers(torch.from_numpy(turned_back.copy())) == wanted
 
 
-def test_a_strip_of_a_tall_clip_is_narrow(tmp_path: Path) -> None:
+def test_a_film_strip_keeps_the_aspect_ratio_of_a_tall_clip(tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "clip.mp4", size=(160, 80), display=ROTATED[90])
     plots.draw_film_strip(clip, 1.0, tmp_path / "strip.jpg")
     with Image.open(tmp_path / "strip.jpg") as strip:

@@ -1,15 +1,15 @@
-// The player, the copy buttons and what the page's framework leaves to do. No state of its own:
-// everything is found by class or data attribute, so that it works on whatever is shown now.
+// The player, the copy buttons, and accessibility that Gradio lacks. The script finds elements by
+// class or data attribute at each event, because Gradio replaces them.
 (() => {
   const within = (node, selector) => node?.closest?.(selector);
 
-  // Listen to another track, at the place where this one is.
+  // Play another track from the current position.
   function switchTrack(player, choice) {
     const video = player.querySelector("video");
     const { currentTime, paused, ended, playbackRate } = video;
-    holdPicture(video);
+    holdFrame(video);
     video.src = choice.dataset.media;
-    video.currentTime = currentTime; // honoured as soon as the new source knows its length
+    video.currentTime = currentTime; // takes effect when the new source's metadata has loaded
     video.playbackRate = playbackRate;
     if (!paused && !ended) video.play();
     for (const part of player.querySelectorAll("[data-of]")) {
@@ -17,8 +17,8 @@
     }
   }
 
-  // The picture stays while the next source loads.
-  function holdPicture(video) {
+  // Show the current frame while the next source loads.
+  function holdFrame(video) {
     if (!video.videoWidth) return;
     const canvas = document.createElement("canvas");
     canvas.width = video.videoWidth;
@@ -27,17 +27,17 @@
     video.poster = canvas.toDataURL("image/jpeg", 0.9);
   }
 
-  function showPlace(video) {
+  function showPosition(video) {
     const player = within(video, "[data-player]");
     if (!player) return;
     const seek = player.querySelector(".foley-seek");
     seek.value = video.currentTime;
     const share = Math.min(1, video.currentTime / Number(seek.max));
-    player.querySelector(".foley-timeline").style.setProperty("--place", share);
+    player.querySelector(".foley-timeline").style.setProperty("--position", share);
   }
 
   function follow(video) {
-    showPlace(video);
+    showPosition(video);
     if (!video.paused && !video.ended && video.isConnected) {
       requestAnimationFrame(() => follow(video));
     }
@@ -63,7 +63,7 @@
     if (!seek) return;
     const video = within(seek, "[data-player]").querySelector("video");
     video.currentTime = Number(seek.value);
-    showPlace(video);
+    showPosition(video);
   });
   function showMore(open) {
     document.body.classList.toggle("foley-more", open);
@@ -81,13 +81,13 @@
       ? beside.querySelector("a").href
       : beside.querySelector("code").textContent);
   });
-  // Events of media do not bubble: they are caught on the way down.
+  // Media events do not bubble, so they are handled in the capturing phase.
   for (const name of ["seeked", "timeupdate", "loadedmetadata"]) {
-    document.addEventListener(name, (event) => showPlace(event.target), true);
+    document.addEventListener(name, (event) => showPosition(event.target), true);
   }
   document.addEventListener("play", (event) => follow(event.target), true);
-  // The framework writes names above groups and the clip, and does not say whose they are.
-  function nameParts() {
+  // Gradio shows names of groups and of the clip without linking them to their elements.
+  function labelElements() {
     document.querySelector("#clip video:not([aria-label])")?.setAttribute("aria-label", "Clip");
     const more = document.querySelector("#more-button:not([aria-expanded])");
     if (more) showMore(["negative_prompt", "num_inference_steps", "guidance_scale", "solver", "trim"]
@@ -97,11 +97,11 @@
       if (name) group.setAttribute("aria-label", name);
     }
   }
-  // Progress and a new result may come below what the screen shows.
+  // Scroll to the progress and to a new result, which may be outside the screen.
   let shown = null;
   let working = false;
   new MutationObserver(() => {
-    nameParts();
+    labelElements();
     const progress = document.querySelector("#progress p");
     if (progress && !working) progress.parentElement.scrollIntoView({ block: "nearest" });
     working = Boolean(progress);
@@ -111,7 +111,7 @@
     const top = player.getBoundingClientRect().top;
     if (top < 0 || top > window.innerHeight / 2) player.scrollIntoView();
   }).observe(document, { childList: true, subtree: true });
-  // A container that this browser does not play: the sound alone, which every browser plays.
+  // If the browser cannot play the container, play the wav file, which every browser plays.
   document.addEventListener("error", (event) => {
     const player = within(event.target, "[data-player]");
     if (!player || event.target.tagName !== "VIDEO") return;

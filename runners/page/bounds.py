@@ -1,0 +1,42 @@
+"""The limits of the service that the page needs to know."""
+
+import asyncio
+import contextlib
+from dataclasses import dataclass
+
+import httpx
+
+POLL_SECONDS = 1.0
+REQUEST_TIMEOUT_SECONDS = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PageBounds:
+    """What the service accepts of a clip.
+
+    Attributes:
+        max_seconds: the longest clip.
+        max_bytes: the largest upload.
+    """
+
+    max_seconds: float
+    max_bytes: int
+
+
+async def fetch_bounds(server_url: str) -> PageBounds:
+    """Return the service's limits; wait until the service can be reached.
+
+    Args:
+        server_url: address of the service, whose OpenAPI document states the limits.
+    """
+    async with httpx.AsyncClient(base_url=server_url, timeout=REQUEST_TIMEOUT_SECONDS) as client:
+        while True:
+            with contextlib.suppress(httpx.HTTPError, ValueError, KeyError):
+                document = (await client.get("/docs.json")).json()
+                form = document["components"]["schemas"]["GenerationOptions"]
+                clip = form["properties"]["clip"]
+                return PageBounds(
+                    max_seconds=float(clip["x-max-seconds"]),
+                    max_bytes=int(clip["x-max-request-bytes"]),
+                )
+            await asyncio.sleep(POLL_SECONDS)

@@ -1,0 +1,35 @@
+"""Build the page: its controls, their handlers and the events between them."""
+
+import gradio as gr
+
+from runners.page.bounds import PageBounds
+from runners.page.events import connect_events
+from runners.page.handlers import PageHandlers
+from runners.page.layout import PageLayout
+from runners.page.sessions import PageSessions
+
+# Gradio checks every 10 minutes for uploads of closed tabs and removes those older than 2 hours.
+DELETE_CACHE_SECONDS = (600, 7200)
+
+
+def build_page(
+    sessions: PageSessions, bounds: PageBounds, *, prefix: str, same_origin: bool
+) -> gr.Blocks:
+    """Return the page as a Gradio application.
+
+    Args:
+        sessions: the results of each tab; it knows the service's address.
+        bounds: what the service accepts of a clip.
+        prefix: path below which the page is served: empty, or such as /ui.
+        same_origin: whether the service has the page's own address.
+    """
+    with gr.Blocks(
+        title="Foley",
+        analytics_enabled=False,
+        fill_width=True,
+        delete_cache=DELETE_CACHE_SECONDS,
+    ) as blocks:
+        layout = PageLayout(bounds)
+        handlers = PageHandlers(layout, sessions, prefix=prefix, same_origin=same_origin)
+        connect_events(blocks, layout, handlers)
+    return blocks

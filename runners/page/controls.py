@@ -1,0 +1,238 @@
+"""The controls of the page, in groups. Each group creates its components where it is built.
+
+Gradio adds a component to the block that is open when the component is created.
+"""
+
+from pathlib import Path
+
+import annotated_types
+import gradio as gr
+
+from foley.configs import OFFICIAL_GUIDANCE, OFFICIAL_STEPS
+from foley.request import SOLVERS, GenerationRequest
+from runners.page.bounds import PageBounds
+from runners.page.messages import render_status
+from runners.page.player import EMPTY
+
+EXAMPLES_FOLDER = Path(__file__).resolve().parents[2] / "examples"
+EXAMPLES = {"bigbuckbunny.mp4": "Big Buck Bunny, 5 s", "bikes.mp4": "Bikes, 10 s"}
+CREDIT = "Big Buck Bunny \u00a9 2008 Blender Foundation, CC BY 3.0"
+SAMPLE_PROMPTS = {
+    "Meadow": "a meadow in summer, birds, soft steps on grass",
+    "Bicycles": "bicycles rolling past on asphalt, chains clicking, light wind",
+    "Footsteps": "footsteps on gravel, close",
+    "Rain": "steady rain on leaves, distant thunder",
+    "Kitchen": "cooking in a kitchen, sizzling pan, a knife on a board",
+}
+RANDOM, FIXED = "Random", "Fixed"
+OUTPUTS = {"Picture and sound": "mp4", "Sound alone": "wav"}
+REFUSE, TRIM = "Refuse it", "Use its beginning"
+NUM_VARIATIONS = (1, 2, 3, 4)
+MODEL_POLL_SECONDS = 2.0  # between two questions while the model loads
+DEFAULTS = GenerationRequest()
+
+Errors = dict[str, gr.HTML]  # place of an error, see `messages.PLACES`, and its component
+
+
+class ModelControls:
+    """The model's name and licence, and the API key if the service asks for one.
+
+    Args:
+        errors: receives the component for errors about the key.
+    """
+
+    def __init__(self, errors: Errors) -> None:
+        self.summary = gr.HTML(render_status("Connecting to the service\u2026"), elem_id="model")
+        self.timer = gr.Timer(MODEL_POLL_SECONDS)
+        with gr.Column(visible=False, elem_classes="foley-key") as self.key_box:
+            self.api_key = gr.Textbox(
+                label="API key",
+                info="This service requires a key. The page sends it with each request and does "
+                "not store it.",
+                type="password",
+                elem_id="api-key",
+            )
+            _add_error(errors, "api_key")
+
+
+class ClipControls:
+    """The clip: upload, camera and examples.
+
+    Args:
+        errors: receives the component for errors about the clip.
+    """
+
+    def __init__(self, errors: Errors) -> None:
+        self.video = gr.Video(
+            label="Clip",
+            sources=["upload", "webcam"],
+            include_audio=True,
+            webcam_options=gr.WebcamOptions(mirror=False),
+            height=300,
+            elem_id="clip",
+        )
+        self.example = gr.State("")  # file name of the example, if the clip is one
+        _add_error(errors, "clip")
+        self.example_buttons: dict[str, gr.Button] = {}
+        examples = {k: v for k, v in EXAMPLES.items() if (EXAMPLES_FOLDER / k).is_file()}
+        if examples:
+            with gr.Row(elem_classes="foley-chips"):
+                gr.HTML("<span>Examples</span>", elem_classes="foley-chips-name")
+                for name, title in examples.items():
+                    self.example_buttons[name] = gr.Button(title, size="sm", min_width=0)
+            gr.HTML(f"<small>{CREDIT}</small>", elem_classes="foley-credit")
+
+
+class SoundControls:
+    """The prompt, the variations, the seed and the kind of result.
+
+    Args:
+        errors: receives the components for errors about these options.
+    """
+
+    def __init__(self, errors: Errors) -> None:
+        self.prompt = gr.Textbox(
+            label="Prompt",
+            info="What should be heard. Without a prompt, the picture alone decides.",
+            lines=2,
+            max_lines=5,
+            elem_id="prompt",
+        )
+        _add_error(errors, "prompt")
+        with gr.Row(elem_classes="foley-chips"):
+            gr.HTML("<span>Start from</span>", elem_classes="foley-chips-name")
+            self.prompt_buttons = {
+                gr.Button(name, size="sm", min_width=0): text
+                for name, text in SAMPLE_PROMPTS.items()
+            }
+        with gr.Row(elem_classes="foley-pair"):
+            self.num_variations = gr.Radio(
+                NUM_VARIATIONS, value=1, label="Variations", min_width=0, scale=5
+            )
+            self.seed_kind = gr.Radio(
+                [RANDOM, FIXED], value=RANDOM, label="Seed", min_width=0, scale=4
+            )
+        _add_error(errors, "num_variations")
+        self.seed = gr.Textbox(
+            label="Fixed seed",
+            info="The same seed and settings give the same sound.",
+            visible=False,
+            elem_id="seed",
+        )
+        _add_error(errors, "seed")
+        self.output = gr.Radio(list(OUTPUTS), value=next(iter(OUTPUTS)), label="Result")
+
+
+class ModelSlider:
+    """A slider for an option whose default depends on the model.
+
+    Args:
+        name: the option's name in `GenerationRequest`.
+        value: the value that is shown until the model is known.
+        step: distance between two values.
+        label: the name that the user reads.
+        info: the sentence below the name.
+        errors: receives the component for errors about the option.
+    """
+
+    def __init__(
+        self, name: str, value: float, *, step: float, label: str, info: str, errors: Errors
+    ) -> None:
+        least, most = read_bounds(name)
+        self.slider = gr.Slider(least, most, step=step, value=value, label=label, info=info)
+        _add_error(errors, name)
+        # The value that the page set last; None once a link has set the slider.
+        self.preset_value = gr.Number(value, visible=False)
+        self.model_value = gr.Number(visible=False)  # the model's default
+
+
+class SettingControls:
+    """The settings behind the button "More settings".
+
+    Args:
+        bounds: what the service accepts of a clip.
+        errors: receives the components for errors about these options.
+    """
+
+    def __init__(self, bounds: PageBounds, errors: Errors) -> None:
+        # No accordion: a closed accordion drops the values that a link sets inside it.
+        gr.Button("More settings", size="md", elem_id="more-button")
+        with gr.Column(elem_id="more"):
+            self.negative_prompt = gr.Textbox(
+                label="Negative prompt",
+                info="What should not be heard.",
+                value=DEFAULTS.negative_prompt,
+            )
+            _add_error(errors, "negative_prompt")
+            self.steps = ModelSlider(
+                "num_inference_steps",
+                OFFICIAL_STEPS,
+                step=1,
+                label="Steps",
+                info="More steps take longer and are more exact.",
+                errors=errors,
+            )
+            self.guidance = ModelSlider(
+                "guidance_scale",
+                OFFICIAL_GUIDANCE,
+                step=0.1,
+                label="Guidance",
+                info="How strongly the sound follows prompt and picture. 1 switches it off.",
+                errors=errors,
+            )
+            self.solver = gr.Radio(
+                list(SOLVERS),
+                value=DEFAULTS.solver,
+                label="Solver",
+                info="A step of heun or midpoint costs as much as two of euler, one of rk4 four.",
+            )
+            _add_error(errors, "solver")
+            self.too_long = gr.Radio(
+                [REFUSE, TRIM],
+                value=REFUSE,
+                label=f"A clip longer than {bounds.max_seconds:g} s",
+            )
+
+
+class ActionControls:
+    """The buttons that start and cancel a generation, and its progress.
+
+    Args:
+        errors: receives the component for errors that belong to no other control.
+    """
+
+    def __init__(self, errors: Errors) -> None:
+        with gr.Row(elem_classes="foley-actions"):
+            self.start = gr.Button("Make the sound", variant="primary", elem_id="start")
+            self.cancel = gr.Button("Cancel", variant="stop", interactive=False, elem_id="cancel")
+        _add_error(errors, "start")
+        self.progress = gr.HTML("", elem_id="progress")
+
+
+class ResultControls:
+    """The player, and the list of the session's results."""
+
+    def __init__(self) -> None:
+        self.player = gr.HTML(EMPTY, elem_id="result")
+        self.history = gr.Radio(
+            [], label="Results of this session", visible=False, elem_id="history", type="index"
+        )
+        with gr.Row(elem_classes="foley-actions", visible=False) as self.seed_row:
+            self.keep_seed = gr.Button("Keep this seed", size="sm", elem_id="keep-seed")
+
+
+def read_bounds(name: str) -> tuple[float, float]:
+    """Return the least and the greatest value of a number in `GenerationRequest`.
+
+    Args:
+        name: a field with both bounds.
+    """
+    rules = GenerationRequest.model_fields[name].metadata
+    (least,) = (rule.ge for rule in rules if isinstance(rule, annotated_types.Ge))
+    (most,) = (rule.le for rule in rules if isinstance(rule, annotated_types.Le))
+    return float(least), float(most)  # type: ignore[arg-type]
+
+
+def _add_error(errors: Errors, place: str) -> None:
+    """Add an empty component for the errors of the control before it."""
+    errors[place] = gr.HTML("", elem_id=f"error-{place}", elem_classes="foley-error-box")

@@ -1,0 +1,116 @@
+"""Which handler runs on which event of which control."""
+
+from typing import Any
+
+import gradio as gr
+
+from runners.page.controls import EXAMPLES_FOLDER, FIXED
+from runners.page.form import list_inputs, list_link_outputs
+from runners.page.handlers import PageHandlers
+from runners.page.layout import PageLayout
+
+# The page adds no API of its own, and shows its own progress.
+QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+UNQUEUED: dict[str, Any] = {**QUIET, "queue": False}
+# Runs in the browser, so that a value that the user sets meanwhile is kept. A slider that still has
+# the value that the page set last moves to the model's default.
+USE_MODEL_DEFAULT = (
+    "(value, preset, model) => model && value === preset ? [model, model] : [value, preset]"
+)
+
+
+def connect_events(blocks: gr.Blocks, layout: PageLayout, handlers: PageHandlers) -> None:
+    """Connect all controls with their handlers.
+
+    Args:
+        blocks: the Gradio application, which must be open.
+        layout: the page's controls.
+        handlers: the functions that run.
+    """
+    _connect_model(blocks, layout, handlers)
+    _connect_clip(layout)
+    _connect_sound(layout)
+    _connect_generation(layout, handlers)
+    _connect_results(layout, handlers)
+    blocks.unload(handlers.end_session)
+
+
+def _connect_model(blocks: gr.Blocks, layout: PageLayout, handlers: PageHandlers) -> None:
+    model, settings = layout.model, layout.settings
+    sliders = (settings.steps, settings.guidance)
+    show: dict[str, Any] = {
+        "fn": handlers.show_model,
+        "inputs": [model.api_key],
+        "outputs": [
+            model.summary,
+            model.key_box,
+            layout.errors["api_key"],
+            model.timer,
+            *(slider.model_value for slider in sliders),
+        ],
+        **QUIET,
+    }
+    linked = blocks.load(handlers.fill_from_link, None, list_link_outputs(layout), **UNQUEUED)
+    shown = [
+        model.timer.tick(**show),
+        linked.then(**show),  # afterwards: a link's values have priority over the model's
+        model.api_key.change(**show, trigger_mode="always_last"),
+    ]
+    for event in shown:
+        for slider in sliders:
+            values = [slider.slider, slider.preset_value]
+            event.then(
+                None, [*values, slider.model_value], values, js=USE_MODEL_DEFAULT, **UNQUEUED
+            )
+
+
+def _connect_clip(layout: PageLayout) -> None:
+    clip, error = layout.clip, layout.errors["clip"]
+    for name, button in clip.example_buttons.items():
+        path = str(EXAMPLES_FOLDER / name)
+        outputs = [clip.video, clip.example, error]
+        button.click(lambda path=path, name=name: (path, name, ""), None, outputs, **UNQUEUED)
+    for listen in (clip.video.upload, clip.video.clear, clip.video.stop_recording):
+        listen(lambda: ("", ""), None, [clip.example, error], **UNQUEUED)
+
+
+def _connect_sound(layout: PageLayout) -> None:
+    sound = layout.sound
+    for button, text in sound.prompt_buttons.items():
+        button.click(lambda text=text: text, None, sound.prompt, **UNQUEUED)
+    sound.seed_kind.change(
+        lambda kind: gr.Textbox(visible=kind == FIXED), sound.seed_kind, sound.seed, **UNQUEUED
+    )
+
+
+def _connect_generation(layout: PageLayout, handlers: PageHandlers) -> None:
+    actions, results = layout.actions, layout.results
+    generated = gr.on(
+        [actions.start.click, layout.sound.prompt.submit],
+        handlers.generate,
+        list_inputs(layout),
+        [
+            results.player,
+            results.history,
+            results.seed_row,
+            actions.progress,
+            actions.start,
+            actions.cancel,
+            layout.model.key_box,
+            *layout.errors.values(),
+        ],
+        trigger_mode="once",
+        concurrency_limit=None,
+        **QUIET,
+    )
+    # In an event of its own: Gradio ignores clicks until `generate` has ended.
+    generated.then(handlers.reset_buttons, None, [actions.start, actions.cancel], **UNQUEUED)
+    actions.cancel.click(handlers.cancel, None, actions.cancel, **UNQUEUED)
+
+
+def _connect_results(layout: PageLayout, handlers: PageHandlers) -> None:
+    results, sound = layout.results, layout.sound
+    results.history.input(handlers.show_result, results.history, results.player, **UNQUEUED)
+    results.keep_seed.click(
+        handlers.keep_seed, results.history, [sound.seed_kind, sound.seed], **UNQUEUED
+    )

@@ -1,0 +1,141 @@
+"""The form: from the values of the controls to the request's options, and from a link to controls.
+
+Gradio passes the values of the controls as a dictionary from component to value.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any, cast
+
+import gradio as gr
+
+from foley.client import RequestOptions
+from foley.errors import ParameterError
+from foley.request import GenerationRequest
+from runners.page.controls import EXAMPLES_FOLDER, FIXED, OUTPUTS, TRIM
+from runners.page.layout import PageLayout
+
+
+def list_inputs(layout: PageLayout) -> set[gr.components.Component]:
+    """Return the controls whose values a generation reads.
+
+    Args:
+        layout: the page's controls.
+    """
+    return {
+        layout.clip.video,
+        layout.clip.example,
+        layout.sound.prompt,
+        layout.sound.num_variations,
+        layout.sound.seed_kind,
+        layout.sound.seed,
+        layout.sound.output,
+        layout.settings.negative_prompt,
+        layout.settings.steps.slider,
+        layout.settings.guidance.slider,
+        layout.settings.solver,
+        layout.settings.too_long,
+        layout.model.api_key,
+    }
+
+
+def read_options(layout: PageLayout, values: Mapping[Any, Any]) -> RequestOptions:
+    """Return the options of a request.
+
+    Args:
+        layout: the page's controls.
+        values: the value of each control of `list_inputs`.
+
+    Raises:
+        ParameterError: an option is malformed or out of bounds.
+    """
+    sound, settings = layout.sound, layout.settings
+    request = GenerationRequest.parse(
+        prompt=values[sound.prompt] or "",
+        negative_prompt=values[settings.negative_prompt] or "",
+        guidance_scale=values[settings.guidance.slider],
+        num_inference_steps=values[settings.steps.slider],
+        solver=values[settings.solver],
+        num_variations=values[sound.num_variations],
+        seed=_read_seed(values[sound.seed]) if values[sound.seed_kind] == FIXED else None,
+    )
+    answer = {
+        "format": OUTPUTS[values[sound.output]],
+        "trim": values[settings.too_long] == TRIM,
+    }
+    return cast(RequestOptions, {**request.model_dump(), **answer})
+
+
+def _read_seed(text: object) -> int:
+    digits = str(text or "").strip()
+    if not re.fullmatch(r"\d+", digits, re.ASCII):
+        raise ParameterError("seed: write a whole number, such as 7, or choose Random")
+    return int(digits)
+
+
+def list_link_outputs(layout: PageLayout) -> list[gr.components.Component]:
+    """Return the controls that a link can set.
+
+    Args:
+        layout: the page's controls.
+    """
+    sound, settings = layout.sound, layout.settings
+    return [
+        layout.clip.video,
+        layout.clip.example,
+        sound.prompt,
+        sound.num_variations,
+        sound.seed_kind,
+        sound.seed,
+        sound.output,
+        settings.negative_prompt,
+        settings.steps.slider,
+        settings.steps.preset_value,
+        settings.guidance.slider,
+        settings.guidance.preset_value,
+        settings.solver,
+        settings.too_long,
+        layout.errors["start"],
+    ]
+
+
+def read_link(layout: PageLayout, query: Mapping[str, str]) -> dict[Any, Any]:
+    """Return the new value of each control that a link sets.
+
+    Args:
+        layout: the page's controls.
+        query: the parameters of the page's address; unknown ones are ignored. See
+            `snippets.ResultSettings.link`.
+
+    Raises:
+        ParameterError: an option is malformed or out of bounds.
+    """
+    sound, settings = layout.sound, layout.settings
+    names = [name for name in GenerationRequest.model_fields if name in query]
+    request = GenerationRequest.parse(**{name: query[name] for name in names})
+    controls = {
+        "prompt": sound.prompt,
+        "negative_prompt": settings.negative_prompt,
+        "num_inference_steps": settings.steps.slider,
+        "guidance_scale": settings.guidance.slider,
+        "solver": settings.solver,
+        "num_variations": sound.num_variations,
+    }
+    updates: dict[Any, Any] = {
+        controls[name]: getattr(request, name) for name in names if name != "seed"
+    }
+    if request.num_inference_steps is not None:
+        updates[settings.steps.preset_value] = None
+    if request.guidance_scale is not None:
+        updates[settings.guidance.preset_value] = None
+    if request.seed is not None:
+        updates[sound.seed_kind] = FIXED
+        updates[sound.seed] = gr.Textbox(value=str(request.seed), visible=True)
+    if query.get("format") in ("wav", "flac"):
+        updates[sound.output] = "Sound alone"
+    if query.get("trim") == "true":
+        updates[settings.too_long] = TRIM
+    if (name := query.get("example", "")) in layout.clip.example_buttons:
+        updates[layout.clip.video] = str(EXAMPLES_FOLDER / name)
+        updates[layout.clip.example] = name
+    return updates

@@ -1,0 +1,243 @@
+"""What the page does when a control is used. Every request goes through the public HTTP API."""
+
+import contextlib
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import gradio as gr
+import structlog
+
+from foley.client import AsyncFoleyClient
+from foley.errors import (
+    ConnectionFailedError,
+    FoleyError,
+    NotReadyError,
+    ParameterError,
+    UnauthorizedError,
+)
+from runners.page import messages
+from runners.page.controls import FIXED
+from runners.page.form import read_link, read_options
+from runners.page.layout import PageLayout
+from runners.page.player import render_player
+from runners.page.results import PageResult
+from runners.page.sessions import PageSessions
+from runners.page.snippets import ResultSettings
+
+log = structlog.get_logger(__name__)
+
+NO_CLIP = "There is no clip yet. Upload one, record one, or choose an example."
+PAGE_FAILED = "Something went wrong inside the page. Your entries are kept: try again."
+
+Updates = dict[Any, Any]  # new values of components
+
+
+class PageHandlers:
+    """The event handlers of one page.
+
+    Args:
+        layout: the page's controls.
+        sessions: the results of each tab; it knows the service's address.
+        prefix: path below which the page is served: empty, or such as /ui.
+        same_origin: whether the service has the page's own address, which the commands that
+            repeat a result then name.
+    """
+
+    def __init__(
+        self, layout: PageLayout, sessions: PageSessions, *, prefix: str, same_origin: bool
+    ) -> None:
+        self._layout = layout
+        self._sessions = sessions
+        self._prefix = prefix
+        self._same_origin = same_origin
+
+    async def show_model(self, api_key: str) -> Updates:
+        """Show the model's name and defaults, or why they are not known.
+
+        Args:
+            api_key: the value of the key's field; empty for none.
+        """
+        model = self._layout.model
+        key_error = self._layout.errors["api_key"]
+        url = self._sessions.server_url
+        try:
+            async with AsyncFoleyClient(url, api_key=api_key or None) as client:
+                (found, *_) = await client.list_models()
+        except (UnauthorizedError, ParameterError) as error:
+            text = messages.describe_error(error, key_given=True) if api_key else ""
+            return {
+                model.summary: messages.render_status("Enter a key to see the model."),
+                model.key_box: gr.Column(visible=True),
+                key_error: messages.render_error(text),
+                model.timer: gr.Timer(active=False),
+            }
+        except NotReadyError:
+            text = "The model is loading. You can choose a clip and settings meanwhile."
+            return {
+                model.summary: messages.render_status(text),
+                key_error: "",
+                model.timer: gr.Timer(active=True),
+            }
+        except FoleyError as error:
+            text = messages.describe_error(error, key_given=bool(api_key))
+            return {
+                model.summary: messages.render_status(text),
+                key_error: "",
+                model.timer: gr.Timer(active=isinstance(error, ConnectionFailedError)),
+            }
+        settings = self._layout.settings
+        return {
+            model.summary: messages.render_model(found),
+            key_error: "",
+            model.timer: gr.Timer(active=False),
+            settings.steps.model_value: found.num_inference_steps or None,
+            settings.guidance.model_value: found.guidance_scale or None,
+        }
+
+    def fill_from_link(self, request: gr.Request) -> Updates:
+        """Set the controls to what the page's address says.
+
+        Args:
+            request: the request for the page.
+        """
+        error = self._layout.errors["start"]
+        try:
+            return read_link(self._layout, dict(request.query_params)) or {error: ""}
+        except ParameterError as found:
+            text = f"This link has a setting that the page cannot use: {found}."
+            return {error: messages.render_error(text)}
+
+    async def generate(
+        self, values: dict[Any, Any], request: gr.Request
+    ) -> AsyncGenerator[Updates, None]:
+        """Generate the sound; yield progress, and the result or an error beside its cause.
+
+        Args:
+            values: the value of each control of `form.list_inputs`.
+            request: identifies the session.
+        """
+        layout = self._layout
+        yield {
+            **dict.fromkeys(layout.errors.values(), ""),
+            layout.actions.start: gr.Button(interactive=False),
+            layout.actions.cancel: gr.Button(interactive=True),
+            layout.actions.progress: messages.render_status("Starting"),
+        }
+        api_key = str(values[layout.model.api_key] or "")
+        try:
+            if not values[layout.clip.video]:
+                yield self._show_error("clip", NO_CLIP)
+                return
+            updates = self._run(values, request, api_key)
+            async with contextlib.aclosing(updates):
+                async for update in updates:
+                    yield update
+        except FoleyError as error:
+            text = messages.describe_error(error, key_given=bool(api_key))
+            yield self._show_error(messages.locate_error(error), text)
+        except Exception:  # the outermost boundary: the page must remain usable
+            log.exception("page_failed")
+            yield self._show_error("start", PAGE_FAILED)
+
+    async def _run(
+        self, values: dict[Any, Any], request: gr.Request, api_key: str
+    ) -> AsyncGenerator[Updates, None]:
+        layout = self._layout
+        session_id = str(request.session_hash)
+        clip = Path(values[layout.clip.video])
+        example = values[layout.clip.example]
+        settings = ResultSettings(
+            options=read_options(layout, values),
+            clip_name=example or clip.name,
+            example=example,
+            server_url=self._public_url(request),
+            with_key=bool(api_key),
+        )
+        progress = self._sessions.generate(session_id, clip, settings, api_key=api_key)
+        async with contextlib.aclosing(progress):
+            async for item in progress:
+                if isinstance(item, PageResult):
+                    yield self._show_new_result(session_id, item)
+                else:
+                    yield {layout.actions.progress: messages.render_progress(item)}
+
+    def reset_buttons(self) -> tuple[Any, Any]:
+        """Return the buttons "Make the sound" and "Cancel" as they are between generations."""
+        return gr.Button(interactive=True), gr.Button("Cancel", interactive=False)
+
+    async def cancel(self, request: gr.Request) -> Any:
+        """Cancel the session's running generation.
+
+        Args:
+            request: identifies the session.
+        """
+        await self._sessions.cancel(str(request.session_hash))
+        return gr.Button("Cancel", interactive=False)
+
+    def show_result(self, index: int | None, request: gr.Request) -> Any:
+        """Show an earlier result of this session.
+
+        Args:
+            index: its place in the list, from 0; None if nothing is chosen.
+            request: identifies the session.
+        """
+        result = self._find_result(index, request)
+        return gr.skip() if result is None else render_player(result, self._url_of)
+
+    def keep_seed(self, index: int | None, request: gr.Request) -> tuple[Any, Any]:
+        """Set the seed to that of the result that is shown.
+
+        Args:
+            index: the result's place in the list, from 0; None if nothing is chosen.
+            request: identifies the session.
+        """
+        result = self._find_result(index, request)
+        if result is None:
+            return gr.skip(), gr.skip()
+        return FIXED, gr.Textbox(value=str(result.generation.seeds[0]), visible=True)
+
+    async def end_session(self, request: gr.Request) -> None:
+        """Cancel and remove what belongs to a tab that was closed.
+
+        Args:
+            request: identifies the session.
+        """
+        await self._sessions.end(str(request.session_hash))
+
+    def _find_result(self, index: int | None, request: gr.Request) -> PageResult | None:
+        results = self._sessions.get(str(request.session_hash)).results
+        return None if index is None or index >= len(results) else results[index]
+
+    def _show_error(self, place: str, text: str) -> Updates:
+        layout = self._layout
+        updates: Updates = {
+            layout.actions.progress: "",
+            layout.errors[place]: messages.render_error(text),
+        }
+        if place == "api_key":
+            updates[layout.model.key_box] = gr.Column(visible=True)
+        return updates
+
+    def _show_new_result(self, session_id: str, result: PageResult) -> Updates:
+        layout = self._layout
+        titles = [item.title for item in self._sessions.get(session_id).results]
+        return {
+            layout.actions.progress: "",
+            layout.results.player: render_player(result, self._url_of),
+            layout.results.history: gr.Radio(choices=titles, value=titles[-1], visible=True),
+            layout.results.seed_row: gr.Row(visible=True),
+        }
+
+    def _url_of(self, path: Path) -> str:
+        return f"{self._prefix}/results/{quote(path.relative_to(self._sessions.root).as_posix())}"
+
+    def _public_url(self, request: gr.Request) -> str:
+        """Return the address at which this user reaches the service."""
+        if not self._same_origin:
+            return self._sessions.server_url
+        headers = request.headers
+        host = headers.get("x-forwarded-host") or headers["host"]
+        scheme = headers.get("x-forwarded-proto") or "http"
+        return f"{scheme}://{host}"
