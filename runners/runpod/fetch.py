@@ -1,9 +1,9 @@
-"""Fetches a clip from an address that a stranger names, without becoming the stranger's way inside.
+"""Download clips from user-supplied URLs, with SSRF and DNS-rebinding protection.
 
-The name is resolved once for each connection, and the very address that was checked is the one that
-is connected to: checking a name first and connecting by name later would let it change in between.
-The check sits where the socket is made, so it also meets addresses written as numbers, every
-address of a name, and every redirect.
+Each connection resolves the host name once, and connects to the IP address that was checked. If the
+name were checked first and resolved again for the connection, it could change in between (DNS
+rebinding). The check runs where the socket is created, so it also covers IP addresses in any
+notation, every address of a name, and every redirect.
 """
 
 import asyncio
@@ -24,12 +24,12 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 MAX_REDIRECTS = 5
 MAX_URL_CHARACTERS = 4096
-CONNECT_SECONDS = 10.0
-SILENCE_SECONDS = 20.0
+CONNECT_TIMEOUT_SECONDS = 10.0
+READ_TIMEOUT_SECONDS = 20.0
 CHUNK_BYTES = 256 * 1024
 REDIRECTS = (301, 302, 303, 307, 308)
-# Not the open internet, though Python's tables call them global: protocol assignments, Oracle's
-# metadata among them; relays of 6to4; Azure's platform and metadata service.
+# Private networks that `ipaddress` calls global: protocol assignments (with Oracle's metadata
+# service), 6to4 relays, and Azure's platform and metadata service.
 _FORBIDDEN = tuple(
     ipaddress.ip_network(block) for block in ("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32")
 )
@@ -37,11 +37,18 @@ _NAT64 = tuple(ipaddress.ip_network(block) for block in ("64:ff9b::/96", "64:ff9
 
 
 class _ForbiddenAddressError(OSError):
-    """Raised where a socket would be made; what is around it knows OSError."""
+    """Raised instead of creating a socket. aiohttp expects an OSError there."""
 
 
 def is_public(address: Address) -> bool:
-    """Whether an address belongs to the open internet, also inside the forms that wrap another."""
+    """Return whether an IP address belongs to the public internet.
+
+    An IPv4 address that is embedded in an IPv6 address (mapped, 6to4, Teredo, NAT64) counts by
+    itself.
+
+    Args:
+        address: the IP address.
+    """
     if isinstance(address, ipaddress.IPv6Address):
         inner: Address | None = address.ipv4_mapped or address.sixtofour
         if address.teredo is not None:
@@ -62,13 +69,13 @@ def is_public(address: Address) -> bool:
 
 
 class Fetcher:
-    """Fetches clips over HTTPS.
+    """Downloads clips over HTTPS.
 
     Args:
-        max_bytes: of one clip.
-        timeout_seconds: for one clip, redirects and all.
-        is_allowed: whether an address may be connected to.
-        tls: what certificates are trusted; the system's when absent.
+        max_bytes: largest clip.
+        timeout_seconds: longest download of one clip, including redirects.
+        is_allowed: whether a connection to an IP address is allowed.
+        tls: the trusted certificates; None trusts the system's.
     """
 
     def __init__(
@@ -85,51 +92,53 @@ class Fetcher:
         self._tls = tls or ssl.create_default_context()
 
     async def fetch(self, address: str, destination: Path) -> int:
-        """Write what the address names to a file; returns its bytes.
+        """Download a clip to a file and return its number of bytes.
 
         Args:
-            address: https://...
-            destination: not there when this fails.
+            address: an https:// URL without user name and password, of at most
+                `MAX_URL_CHARACTERS`.
+            destination: the file, which is not created if the download fails.
 
         Raises:
-            FetchError: refused, unreachable, not found, or too slow.
-            UploadTooLargeError: more than `max_bytes`.
+            FetchError: the URL is refused, or the host cannot be reached, does not have the clip or
+                is too slow.
+            UploadTooLargeError: the clip has more than `max_bytes`.
         """
         try:
             async with asyncio.timeout(self._timeout_seconds):
                 with atomic_path(destination) as partial:
-                    async with self._session() as session:
+                    async with self._open_session() as session:
                         return await self._follow(session, address, partial)
         except aiohttp.ClientError as error:
-            raise _told(error) from error
+            raise _translate_error(error) from error
         except TimeoutError as error:
             raise FetchError(
                 f"the clip did not arrive within {self._timeout_seconds:g} s; put it on a faster "
                 "host, or send it in the request"
             ) from error
 
-    def _session(self) -> aiohttp.ClientSession:
+    def _open_session(self) -> aiohttp.ClientSession:
         connector = aiohttp.TCPConnector(
             ssl=self._tls,
-            resolver=aiohttp.ThreadedResolver(),  # the system's, hosts file and all
-            socket_factory=self._socket,
+            resolver=aiohttp.ThreadedResolver(),  # the system's resolver, with its hosts file
+            socket_factory=self._create_socket,
             use_dns_cache=False,
             force_close=True,
-            happy_eyeballs_delay=None,  # one address after the other: each is checked alike
+            happy_eyeballs_delay=None,  # tries the addresses one after the other
         )
         return aiohttp.ClientSession(
             connector=connector,
             timeout=aiohttp.ClientTimeout(
-                total=None, sock_connect=CONNECT_SECONDS, sock_read=SILENCE_SECONDS
+                total=None, sock_connect=CONNECT_TIMEOUT_SECONDS, sock_read=READ_TIMEOUT_SECONDS
             ),
             headers={"User-Agent": "foley", "Accept": "*/*", "Accept-Encoding": "identity"},
             cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,  # a small answer cannot swell
-            trust_env=False,  # a proxy would resolve the name by itself
+            auto_decompress=False,  # a small response cannot expand into a large file
+            trust_env=False,  # a proxy would resolve the name itself, unchecked
         )
 
-    def _socket(self, info: tuple[int, int, int, str, tuple[object, ...]]) -> socket.socket:
-        """The socket for one resolved address, which is the address that it will connect to."""
+    def _create_socket(self, info: tuple[int, int, int, str, tuple[object, ...]]) -> socket.socket:
+        """Create the socket for one resolved address, which aiohttp then connects to."""
         family, kind, protocol, _, place = info
         if not self._is_allowed(ipaddress.ip_address(str(place[0]))):
             raise _ForbiddenAddressError
@@ -137,7 +146,7 @@ class Fetcher:
 
     async def _follow(self, session: aiohttp.ClientSession, address: str, destination: Path) -> int:
         for _ in range(MAX_REDIRECTS + 1):
-            url = _checked(address)
+            url = _parse_url(address)
             async with session.get(url, allow_redirects=False) as response:
                 if response.status not in REDIRECTS:
                     return await self._store(response, destination)
@@ -173,8 +182,8 @@ class Fetcher:
         )
 
 
-def _checked(address: str) -> URL:
-    """The address, when it is of the one kind that is fetched."""
+def _parse_url(address: str) -> URL:
+    """Return the parsed URL, or raise `FetchError` if it is not allowed."""
     if len(address) > MAX_URL_CHARACTERS:
         raise FetchError(f"the clip's address is longer than {MAX_URL_CHARACTERS} characters")
     try:
@@ -191,14 +200,14 @@ def _checked(address: str) -> URL:
     return url
 
 
-def _told(error: aiohttp.ClientError) -> FetchError:
-    """What went wrong between here and the clip's host, without telling what is around us."""
+def _translate_error(error: aiohttp.ClientError) -> FetchError:
+    """Return an error without details of the network around the worker."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, _ForbiddenAddressError):
             return FetchError("the clip's address leads to a network that is not the open internet")
         cause = cause.__cause__ or cause.__context__
-    if isinstance(error, aiohttp.InvalidURL):  # 127.1 or 0x7f000001, which systems read as numbers
+    if isinstance(error, aiohttp.InvalidURL):  # such as 127.1 or 0x7f000001
         return FetchError("the clip's address is malformed")
     if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientSSLError):
         return FetchError("the clip's host has no valid certificate")
