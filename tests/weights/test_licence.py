@@ -11,7 +11,7 @@ import pytest
 
 from foley.cli.download import require_acceptance
 from foley.errors import ConfigError
-from foley.weights.licences import ACCEPTANCE_FILE, OWN, TENCENT, is_accepted, licence_of
+from foley.weights.licences import ACCEPTANCE_FILE, OWN, TENCENT, get_licence, is_accepted
 from tests.server import ROOT
 from tests.weights.hub_server import Hub
 
@@ -43,7 +43,7 @@ def test_it_is_asked_and_who_said_yes_is_recorded(
 @pytest.mark.parametrize("answer", [b"no\n", b"\n", b"y\n"])
 def test_anything_but_yes_is_no(keyboard: int, tmp_path: Path, answer: bytes) -> None:
     os.write(keyboard, answer)
-    with pytest.raises(ConfigError, match="was not accepted; nothing was fetched"):
+    with pytest.raises(ConfigError, match="was not accepted; nothing was downloaded"):
         require_acceptance(TENCENT, tmp_path / "weights", accepted=False)
     assert not (tmp_path / "weights").exists()
 
@@ -56,8 +56,8 @@ def test_an_acceptance_of_another_text_does_not_count(tmp_path: Path) -> None:
 
 
 def test_presets_have_their_terms() -> None:
-    assert licence_of("xl") == licence_of("xxl") == TENCENT
-    assert licence_of("tiny") == OWN
+    assert get_licence("xl") == get_licence("xxl") == TENCENT
+    assert get_licence("tiny") == OWN
     for place in ("European Union", "United Kingdom", "South Korea"):
         assert place in TENCENT.territory
         assert place in TENCENT.notice
