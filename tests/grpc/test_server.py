@@ -4,7 +4,6 @@ import asyncio
 import socket
 
 import grpc
-import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from foley.errors import NotReadyError
@@ -12,10 +11,26 @@ from foley.v1.foley_pb2_grpc import FoleyServiceServicer
 from runners.grpc.server import GrpcServer
 from runners.process import free_port
 from runners.settings import Settings
+from tests.patience import Deadline, scale
 
 
 async def ready() -> None:
     pass
+
+
+async def wait_for_check(server: GrpcServer, words: str) -> None:
+    """Wait until the server's check fails with these words; with none, until it succeeds."""
+    deadline = Deadline(5)
+    while True:
+        try:
+            server.check()
+            reason = ""
+        except NotReadyError as error:
+            reason = str(error)
+        if words in reason and bool(words) == bool(reason):
+            return
+        assert not deadline.is_over(), reason
+        await asyncio.sleep(0.05)
 
 
 def test_a_port_in_use_is_reported_and_taken_once_it_is_free() -> None:
@@ -26,17 +41,8 @@ def test_a_port_in_use_is_reported_and_taken_once_it_is_free() -> None:
             port = other.getsockname()[1]
             settings = Settings(grpc_port=port, grpc_host="127.0.0.1")
             server = GrpcServer(FoleyServiceServicer(), settings, check_ready=ready)
-            await asyncio.sleep(0.2)
-            with pytest.raises(NotReadyError, match=f"port {port} of gRPC is taken"):
-                server.check()
-        async with asyncio.timeout(5):
-            while True:
-                await asyncio.sleep(0.1)
-                try:
-                    server.check()
-                    break
-                except NotReadyError:
-                    pass
+            await wait_for_check(server, f"port {port} of gRPC is taken")
+        await wait_for_check(server, "")
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             stub = health_pb2_grpc.HealthStub(channel)
             answer = await stub.Check(health_pb2.HealthCheckRequest(), wait_for_ready=True)
@@ -63,7 +69,7 @@ def test_health_is_not_serving_once_the_server_stops() -> None:
                 seen.append(answer.status)
                 if answer.status == health_pb2.HealthCheckResponse.SERVING:
                     server.begin_stop()
-            async with asyncio.timeout(2):  # a watcher does not hold it up
+            async with asyncio.timeout(scale(2)):  # a watcher does not hold it up
                 await server.stop()
 
     asyncio.run(run())
