@@ -37,7 +37,7 @@ from benchmarks.gpu.model import step_flop
 from benchmarks.gpu.stages import measure_stages
 from benchmarks.records import environment, finish
 from foley.configs import PRESETS
-from foley.models.attention import attention_kernel
+from foley.models.attention import find_attention_kernel
 
 # Short and important parts come first, in case the run is aborted.
 PARTS: dict[str, Callable[[Bench], dict[str, Any]]] = {
@@ -127,7 +127,7 @@ def main() -> None:
         "device": str(device),
         "audio_seconds": args.seconds,
         "num_inference_steps": args.steps,
-        "attention": attention_kernel(device if device.type == "cuda" else None),
+        "attention": find_attention_kernel(device if device.type == "cuda" else None),
         "warmup": 4,
         "failed": [],
     }

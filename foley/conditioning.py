@@ -11,8 +11,9 @@ from transformers import BatchEncoding, ClapTextModel, PreTrainedTokenizerBase
 
 from foley.configs import MAX_TEXT_TOKENS, SYNC_SEGMENT_STRIDE
 from foley.errors import PromptTooLongError
-from foley.gpu.encoder_batches import TEXT_PRIORITY, Encoders, num_frames, num_segments
-from foley.models.transfer import uploaded
+from foley.gpu.encoder_batches import TEXT_PRIORITY, Encoders
+from foley.models.synchformer import count_segment_frames, count_segments
+from foley.models.transfer import upload
 
 _POSITION_OFFSET = 2  # RoBERTa keeps its first two positions for padding
 
@@ -52,10 +53,10 @@ def encode_sync(encoders: Encoders, frames: Tensor) -> Encoding:
     """
     device, tokens = encoders.device, list[Tensor]()
     frames, start = _upload(frames, device), 0
-    for count in encoders.cut.segments.split(num_segments(len(frames))):
+    for count in encoders.cut.segments.split(count_segments(len(frames))):
         if tokens:
             yield
-        tokens.append(encoders.sync(frames[start : start + num_frames(count)]))
+        tokens.append(encoders.sync(frames[start : start + count_segment_frames(count)]))
         start += count * SYNC_SEGMENT_STRIDE
     return torch.cat(tokens)
 
@@ -69,7 +70,7 @@ def count_pieces(encoders: Encoders, num_visual: int, num_sync: int) -> int:
         num_sync: frames at 25 fps, at least 16.
     """
     frames, segments = encoders.cut
-    return frames.count(num_visual) + segments.count(num_segments(num_sync)) + 1
+    return frames.count(num_visual) + segments.count(count_segments(num_sync)) + 1
 
 
 def _upload(frames: Tensor, device: torch.device) -> Tensor:
@@ -148,10 +149,10 @@ def encode_text(encoders: Encoders, words: BatchEncoding) -> Ready:
     device = encoders.device
 
     def run() -> Tensor:
-        ids, mask = (uploaded(words[name], device) for name in ("input_ids", "attention_mask"))
+        ids, mask = (upload(words[name], device) for name in ("input_ids", "attention_mask"))
         return encoders.text(ids, mask)[:, :MAX_TEXT_TOKENS]
 
-    if device.type == "cuda" and encoders.text_is_there:
+    if device.type == "cuda" and encoders.text_is_resident:
         return _start_beside(device, run, TEXT_PRIORITY)
     tokens = run()  # streamed weights arrive in the current stream, so the work must run there
     return lambda: tokens

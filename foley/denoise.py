@@ -12,8 +12,10 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from foley.models.dit import DiTContext, FoleyDiT, TimeModulation
-from foley.models.transfer import uploaded
+from foley.models.context import DiTContext
+from foley.models.dit import FoleyDiT
+from foley.models.modulation import TimeModulation
+from foley.models.transfer import upload
 from foley.request import Solver
 from foley.sampling import SolverPoint, compute_evaluation_sigmas, guide, solve
 from foley.types import Conditions
@@ -34,7 +36,7 @@ class EvaluationPart(NamedTuple):
         path_id: identifies the path from noise to latents that this part belongs to. All parts of
             one path have the same context, and an evaluation takes at most one of them.
         latents: [N, L, A], the variations' states.
-        time: the modulation of its noise level, one row of `FoleyDiT.time_modulation`.
+        time: the modulation of its noise level, one row of `FoleyDiT.make_time_modulation`.
         context: of `make_clip_context`.
         guidance_scale: up to 1, the context has no unconditional half.
     """
@@ -128,7 +130,7 @@ class VelocityModel:
             self._path_ids = path_ids
             counts = torch.tensor([len(context.lengths) for context in contexts])
             part_of_clip = torch.arange(len(contexts)).repeat_interleave(counts)
-            self._part_of_clip = uploaded(part_of_clip, self._batch.visual.device)
+            self._part_of_clip = upload(part_of_clip, self._batch.visual.device)
         return self._batch
 
     def forget(self) -> None:
@@ -178,7 +180,7 @@ class Denoising:
         self._path_id = next(_path_ids)
         self._guidance_scale = guidance_scale
         self._context = make_clip_context(dit, conditions, len(noise), guided=guidance_scale > 1)
-        self._levels = uploaded(compute_evaluation_sigmas(sigmas, solver), noise.device)
+        self._levels = upload(compute_evaluation_sigmas(sigmas, solver), noise.device)
         self._times: TimeModulation | None = None
         self._path = solve(noise, sigmas, solver)
         self.latents: Tensor | None = None
@@ -193,7 +195,9 @@ class Denoising:
         row = self.point.index % TIMES_AT_ONCE
         if row == 0 or self._times is None:
             first = self.point.index - row
-            self._times = self._dit.time_modulation(self._levels[first : first + TIMES_AT_ONCE])
+            self._times = self._dit.make_time_modulation(
+                self._levels[first : first + TIMES_AT_ONCE]
+            )
         return EvaluationPart(
             path_id=self._path_id,
             latents=self.point.latents,
@@ -226,8 +230,8 @@ def make_clip_context(
     text, num_latents = conditions.text_tokens, conditions.num_latents
     visual, sync = conditions.visual_tokens[None], conditions.sync_tokens[None]
     if not guided:
-        contexts = [dit.context(visual, sync, text[1:], num_latents)] * num_variations
+        contexts = [dit.make_context(visual, sync, text[1:], num_latents)] * num_variations
     else:
-        uncond, cond = dit.both_contexts(visual, sync, text, num_latents)
+        uncond, cond = dit.make_guidance_contexts(visual, sync, text, num_latents)
         contexts = [uncond] * num_variations + [cond] * num_variations
     return DiTContext.concatenate(contexts)

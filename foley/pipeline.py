@@ -18,8 +18,9 @@ from foley.conditioning import count_pieces, encode_sync, encode_text, encode_vi
 from foley.configs import MAX_TEXT_TOKENS, SYNC_FPS, SYNC_SEGMENT_FRAMES, Preset
 from foley.denoise import VelocityModel
 from foley.errors import DeviceError
-from foley.gpu.placement import Memory, check_options, loading_device, place
-from foley.gpu.pointwise import Precision
+from foley.gpu.matrix import Precision
+from foley.gpu.memory_modes import Memory, check_options, choose_loading_device
+from foley.gpu.placement import place
 from foley.media.clock import num_latents
 from foley.request import GenerationRequest, Solver
 from foley.session import Session
@@ -140,7 +141,7 @@ class FoleyPipeline:
         check_options(chosen, precision, memory)
         root = Path(weights) if weights is not None else None
         try:
-            components = load_preset(name, root, loading_device(chosen, memory))
+            components = load_preset(name, root, choose_loading_device(chosen, memory))
         except torch.OutOfMemoryError as error:
             torch.cuda.empty_cache()
             raise DeviceError(

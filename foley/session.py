@@ -21,7 +21,7 @@ from foley.configs import SYNC_FPS, SYNC_SEGMENT_FRAMES, Preset
 from foley.denoise import Denoising, EvaluationPart
 from foley.errors import DeviceError, ModelError
 from foley.models.dit import FoleyDiT
-from foley.models.transfer import uploaded
+from foley.models.transfer import upload
 from foley.request import GenerationRequest
 from foley.sampling import choose_seeds, draw_noise, make_sigmas
 from foley.types import Conditions, Generation, Stage, VideoFrames
@@ -168,7 +168,7 @@ class Session:
         self._path = Denoising(
             model.dit,
             conditions,
-            uploaded(noise, model.device),
+            upload(noise, model.device),
             make_sigmas(self.num_steps),
             solver=request.solver,
             guidance_scale=request.choose_guidance(model.preset),

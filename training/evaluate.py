@@ -18,7 +18,7 @@ from torch import Tensor
 
 from foley.configs import OFFICIAL_GUIDANCE, SYNC_SEGMENT_STRIDE, TINY_GUIDANCE
 from foley.media.clock import num_latents
-from foley.models.dit import DiTContext
+from foley.models.context import DiTContext
 from foley.models.vae import FoleyVAE, build_vae
 from foley.sampling import SolverPoint, guide, integrate, make_sigmas
 from foley.session import fade
@@ -108,11 +108,11 @@ def generate(
     dit = parts.flow.dit
     with torch.autocast(device.type, torch.bfloat16, enabled=on_gpu):
         words = parts.flow.text(input_ids=ids, attention_mask=(ids != PAD).long()).last_hidden_state
-        cond = dit.context(visual, sync, words[:-1], count)
+        cond = dit.make_context(visual, sync, words[:-1], count)
         contexts = [cond]
         if how.guidance_scale > 1:
             negative = words[-1:].expand(len(batch), -1, -1)
-            uncond = dit.empty_context(visual.shape[1], sync.shape[1], negative, count)
+            uncond = dit.make_empty_context(visual.shape[1], sync.shape[1], negative, count)
             contexts = [uncond, cond]
         context = DiTContext.concatenate(contexts)
         generator = torch.Generator().manual_seed(seed)
@@ -121,7 +121,7 @@ def generate(
         def velocity(point: SolverPoint) -> Tensor:
             repeated = point.latents.repeat(len(contexts), 1, 1)
             sigmas = torch.full((len(repeated),), point.sigma, device=device)
-            times = dit.time_modulation(sigmas)
+            times = dit.make_time_modulation(sigmas)
             out = dit(repeated, times, context)
             return guide(*out.chunk(2), how.guidance_scale) if len(contexts) == 2 else out
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from foley.models import layers
+from foley.models import audio_block, joint_block
 from foley.models.layers import TokenConv
 from foley.models.rope import RotaryTable
 from training.flow import FlowModel, Losses, loss_of
@@ -44,7 +44,8 @@ def speed_up(model: FlowModel) -> None:
     for module in model.dit.modules():
         if isinstance(module, TokenConv):
             module.forward = partial(conv_as_product, module)  # type: ignore[method-assign]
-    layers.rotate = rotate_as_complex  # type: ignore[attr-defined]
+    for blocks in (audio_block, joint_block):
+        blocks.rotate = rotate_as_complex  # type: ignore[attr-defined]
 
 
 class RecordedSteps:

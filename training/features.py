@@ -15,9 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foley.configs import SYNC_SEGMENT_FRAMES, SYNC_SEGMENT_STRIDE
-from foley.gpu.encoder_batches import num_segments
 from foley.media.clock import num_latents
-from foley.models.synchformer import Synchformer
+from foley.models.synchformer import Synchformer, count_segments
 from training import labels
 from training.analysis import ACTIVE, Analysis
 from training.clips import Batch
@@ -56,7 +55,7 @@ class Encoders:
                 for part in seen.split(256)
             ]
             visual = torch.cat(pooled).float().unflatten(0, (batch, -1))
-            segments = num_segments(num_frames)
+            segments = count_segments(num_frames)
             used = (segments - 1) * SYNC_SEGMENT_STRIDE + SYNC_SEGMENT_FRAMES
             patches = [self.sync.embed_patches(normalise(clip[:used]))[None] for clip in pictures]
             windows = torch.cat([labels.by_tubelet(p) for p in patches])  # [B * G, 8, P, C]

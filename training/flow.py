@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foley.configs import SYNC_SEGMENT_FRAMES, SYNC_SEGMENT_STRIDE
-from foley.models.dit import SYNC_POSITIONS, FoleyDiT, build_dit
+from foley.models.dit import FoleyDiT, build_dit
+from foley.models.embeddings import SYNC_POSITIONS
 from foley.models.encoders import build_text_encoder
 from training.analysis import ACTIVE, LATENT_DIM
 from training.features import PAD
@@ -191,8 +192,8 @@ def loss_of(
     latents = torch.cat((active, noise[:, ACTIVE:]), dim=1)
     visual, sync, ids, blind = dropped(model, entry, negative, num_tokens)
     words = hear(model, ids)
-    context = model.dit.context(visual, sync, words, num_latents)
-    velocity = model.dit(latents, model.dit.time_modulation(sigma), context)
+    context = model.dit.make_context(visual, sync, words, num_latents)
+    velocity = model.dit(latents, model.dit.make_time_modulation(sigma), context)
     flow = (velocity[:, :ACTIVE] - (noise[:, :ACTIVE] - clean)).square().mean()
     curve = entry["curve"].float()
     middle = model.in_the_middle.float()

@@ -16,10 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from foley.gpu.encoder_batches import num_segments
 from foley.media.clock import num_latents
 from foley.models.encoders import build_vision_encoder
-from foley.models.synchformer import build_synchformer
+from foley.models.synchformer import build_synchformer, count_segments
 from training import clips, text
 from training.analysis import ACTIVE, Analysis
 from training.fast import RecordedSteps, speed_up
@@ -110,7 +109,7 @@ class Stepper:
         """Prepare a length."""
         assert self.recorded is not None
         batch, device = self.size(num_frames), self.cache.device
-        count, num_sync = num_latents(num_frames), 8 * num_segments(num_frames)
+        count, num_sync = num_latents(num_frames), 8 * count_segments(num_frames)
         num_visual = len(visual_frames(num_frames, device))
         config = TRAINED.dit
 

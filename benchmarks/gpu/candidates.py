@@ -22,7 +22,7 @@ def convolve_and_gate_plain(x: Tensor, weight: Tensor, first: Tensor, last: Tens
         first: bool [N, 1], whether a token is the first of its clip.
         last: bool [N, 1], whether a token is the last of its clip.
     """
-    return pointwise.gated(pointwise.neighbours(x, first, last) @ weight.t())
+    return pointwise.swiglu(pointwise.join_neighbours(x, first, last) @ weight.t())
 
 
 def convolve_and_gate(

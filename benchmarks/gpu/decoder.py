@@ -8,7 +8,8 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.model import random_module
@@ -89,14 +90,35 @@ def _layers(bench: Bench, vae: FoleyVAE, num_latents: int) -> dict[str, float]:
         for unit in block.units:
             d = unit.conv1.dilation[0]
             flop = 14.0 * num_samples * c * c
-            for how in ("direct", "phases", "taps") if d > 1 and c <= 128 else ("direct",):
-                run = partial(convolve, unit.conv1, x, how)
+            ways = _WAYS if d > 1 and c <= 128 else {"direct": _convolve_directly}
+            for how, convolve_dilated in ways.items():
+                run = partial(convolve_dilated, unit.conv1, x)
                 measure(f"{where}: 7 taps, {d} apart, {how}", run, flop, 2 * size)
         flop = 2.0 * num_samples * c * c
         measure(f"{where}: 1 tap", partial(convolve, block.units[0].conv2, x), flop, 2 * size)
         del x
         bench.reset_peak()
     return found
+
+
+def _convolve_directly(conv: nn.Conv1d, x: Tensor) -> Tensor:
+    """A dilated convolution by the library as it is."""
+    padding, dilation = (0, int(conv.padding[0])), (1, conv.dilation[0])
+    return F.conv2d(x, conv.weight[:, :, None], conv.bias, padding=padding, dilation=dilation)
+
+
+def _convolve_by_taps(conv: nn.Conv1d, x: Tensor) -> Tensor:
+    """A dilated convolution as one product, with all taps laid side by side."""
+    reach, dilation, num_samples = int(conv.padding[0]), conv.dilation[0], x.shape[-1]
+    padded = F.pad(x[:, :, 0].transpose(1, 2), (0, 0, reach, reach))  # [B, S + .., C]
+    starts = range(0, dilation * conv.weight.shape[-1], dilation)
+    side_by_side = torch.cat([padded[:, i : i + num_samples] for i in starts], dim=-1)
+    made = F.linear(side_by_side, conv.weight.transpose(1, 2).flatten(1), conv.bias)
+    return made.transpose(1, 2)[:, :, None]
+
+
+# How a dilated convolution can be computed; the product uses the phases.
+_WAYS = {"direct": _convolve_directly, "phases": convolve, "taps": _convolve_by_taps}
 
 
 def _pixels(bench: Bench, channels: int, num_samples: int) -> Tensor:

@@ -12,10 +12,11 @@ from benchmarks.gpu.model import random_frames, random_module
 from benchmarks.gpu.profiling import profile_run
 from benchmarks.records import percentile
 from foley.conditioning import encode_sync, encode_text, encode_visual, tokenize
-from foley.gpu.encoder_batches import Cut, Encoders, Pieces, normalise_frames
-from foley.gpu.placement import fuse_encoders, to_dtype
-from foley.gpu.step_graphs import CudaCapture, free_bytes
-from foley.models.encoders import fuse_text_encoder
+from foley.gpu.cuda_graphs import CudaCapture, count_free_bytes
+from foley.gpu.encoder_batches import Cut, Encoders, Pieces
+from foley.gpu.fused_encoders import fuse_encoders, fuse_text_encoder
+from foley.gpu.placement import to_dtype
+from foley.models.encoders import normalise_frames
 from foley.models.synchformer import DividedAttention
 from foley.weights.parts import load_tokenizer
 from foley.weights.selection import EMBEDDED_WEIGHTS
@@ -91,7 +92,7 @@ def measure_encoders(bench: Bench) -> dict[str, Any]:
     for num_segments in (12, 24):
         cut = Cut(Pieces(32, step=8), Pieces(num_segments, step=4))
         fast = Encoders(sync, vision, text, device, CudaCapture, cut)
-        begun, free = time.perf_counter(), free_bytes(device)
+        begun, free = time.perf_counter(), count_free_bytes(device)
         fast.prepare()
         bench.wait()
         pool = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -119,7 +120,7 @@ def _time(bench: Bench, found: dict[str, Any], name: str, run: Callable[[], obje
 
 def _attention(bench: Bench, sync: Any) -> dict[str, float]:
     """Seconds of Synchformer's attention kernels for 12 segments, without the projections."""
-    from foley.gpu import kernels
+    from foley.gpu import triton_attention
 
     attention = next(m for m in sync.modules() if isinstance(m, DividedAttention))
     num_tokens = sync.num_tubelets * (sync.position.shape[1] - 1) + 1
@@ -129,7 +130,7 @@ def _attention(bench: Bench, sync: Any) -> dict[str, float]:
     found: dict[str, float] = {}
 
     def measure(name: str, over_time: bool) -> None:
-        run = lambda: kernels.attend_divided(qkv, *shape, over_time)  # noqa: E731
+        run = lambda: triton_attention.attend_divided(qkv, *shape, over_time)  # noqa: E731
         try:
             found[name] = bench.measure_kernel_seconds(run)
         except Exception as error:  # noqa: BLE001 - the other kernels are measured nevertheless
@@ -139,9 +140,9 @@ def _attention(bench: Bench, sync: Any) -> dict[str, float]:
         print(f"  {name:38}{1e6 * found[name]:9.1f} us {rate:8.2f} TB/s", flush=True)
 
     measure("attention over time", over_time=True)
-    before = kernels._QUERIES, kernels._QUERY_WARPS
+    before = triton_attention._QUERIES, triton_attention._QUERY_WARPS
     for tile in _TILES:
-        kernels._QUERIES, kernels._QUERY_WARPS = tile
+        triton_attention._QUERIES, triton_attention._QUERY_WARPS = tile
         measure(f"attention over space {tile}", over_time=False)
-    kernels._QUERIES, kernels._QUERY_WARPS = before
+    triton_attention._QUERIES, triton_attention._QUERY_WARPS = before
     return found

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from benchmarks.gpu.bench import Bench
 from foley.configs import LATENT_RATE
-from foley.gpu import pointwise
+from foley.gpu import compilation, pointwise
 from foley.models.attention import attend
 from foley.models.packing import Borders, Segments
 
@@ -183,11 +183,13 @@ def _pointwise_kernels(bench: Bench, lengths: list[int]) -> list[Case]:
     m = rows.chunk(6, dim=1)
     table, weight = torch.randn(n, d // 2, device=bench.device), draw(d)
     cases = []
-    kinds = {"": pointwise.compiled(), ", plain": pointwise.PLAIN} if bench.on_gpu else {}
-    for suffix, ops in (kinds or {"": pointwise.PLAIN}).items():
+    kinds = (
+        {"": compilation.compile_pointwise(), ", plain": compilation.PLAIN} if bench.on_gpu else {}
+    )
+    for suffix, ops in (kinds or {"": compilation.PLAIN}).items():
         cases += [
-            Case(f"neighbours{suffix}", partial(ops.neighbours, x, *ends), 0, 8 * n * c),
-            Case(f"gated{suffix}", partial(ops.gated, both), 0, 6 * n * f),
+            Case(f"neighbours{suffix}", partial(ops.join_neighbours, x, *ends), 0, 8 * n * c),
+            Case(f"gated{suffix}", partial(ops.swiglu, both), 0, 6 * n * f),
             Case(
                 f"add taps and modulate{suffix}",
                 partial(
@@ -206,13 +208,13 @@ def _pointwise_kernels(bench: Bench, lengths: list[int]) -> list[Case]:
             Case(f"quantise{suffix}", partial(ops.quantise, x), 0, 3 * n * c),
         ]
     if bench.on_gpu and "fp8" in bench.args.precision:
-        by_kernel = pointwise.compiled("fp8")
+        by_kernel = compilation.compile_pointwise("fp8")
         for suffix, beside, gates in (
-            ("", by_kernel.neighbours, by_kernel.gated),
+            ("", by_kernel.join_neighbours, by_kernel.swiglu),
             (
                 " by the compiler",
-                torch.compile(pointwise.neighbours_8),
-                torch.compile(pointwise.gated_8),
+                torch.compile(pointwise.join_neighbours_fp8),
+                torch.compile(pointwise.swiglu_fp8),
             ),
         ):
             cases += [
@@ -266,7 +268,7 @@ def _candidates(bench: Bench, lengths: list[int]) -> list[Case]:
     x, weight = draw(n, c), draw(2 * f, 3 * c, fan_in=3 * c)
     borders = Borders.of(lengths, bench.device)
     ends = borders.first, borders.last
-    ops = pointwise.compiled()
+    ops = compilation.compile_pointwise()
     expected = convolve_and_gate_plain(x, weight, *ends).float()
     made = convolve_and_gate(x, weight, *ends).float()
     error = ((made - expected).norm() / expected.norm()).item()
@@ -276,7 +278,7 @@ def _candidates(bench: Bench, lengths: list[int]) -> list[Case]:
     flop = 12.0 * n * c * f
 
     def run_current() -> Tensor:
-        return ops.gated(ops.neighbours(x, *ends) @ weight.t())
+        return ops.swiglu(ops.join_neighbours(x, *ends) @ weight.t())
 
     cases = [Case("gate, up and gating, as it is", run_current, flop)]
     for block, warps, stages in (

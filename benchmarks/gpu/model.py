@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from benchmarks.gpu.bench import Bench
 from foley.configs import LATENT_RATE, SYNC_FPS, VISUAL_FPS, DiTConfig, Preset
 from foley.denoise import Denoising, EvaluationPart
-from foley.gpu.encoder_batches import num_segments
 from foley.models.dit import FoleyDiT
 from foley.models.encoders import restore_buffers
+from foley.models.synchformer import count_segments
 from foley.sampling import draw_noise, make_sigmas
 from foley.types import Conditions, VideoFrames
 from foley.weights.components import Components, build_on_meta
@@ -96,7 +96,7 @@ def random_frames(preset: Preset, seconds: float) -> VideoFrames:
 
 
 def _num_sync(seconds: float) -> int:
-    return 8 * max(1, num_segments(round(seconds * SYNC_FPS)))
+    return 8 * max(1, count_segments(round(seconds * SYNC_FPS)))
 
 
 def random_part(

@@ -28,11 +28,16 @@ from benchmarks.gpu.profiling import profile_run
 from benchmarks.records import percentile
 from foley.denoise import EvaluationPart, VelocityModel
 from foley.gpu import pointwise
-from foley.gpu.fused_step import FusedContext, FusedDiT
-from foley.gpu.placement import FusedStep, Memory, halve_sound_decoder, to_dtype
-from foley.gpu.pointwise import Pointwise, Precision
-from foley.gpu.step_graphs import LARGE_EVALUATIONS, CudaCapture
-from foley.models.dit import DiTContext, FoleyDiT
+from foley.gpu.compilation import Pointwise, compile_pointwise, select_plain
+from foley.gpu.cuda_graphs import CudaCapture
+from foley.gpu.fused_context import FusedContext
+from foley.gpu.fused_step import FusedDiT
+from foley.gpu.matrix import Precision
+from foley.gpu.memory_modes import Memory
+from foley.gpu.placement import halve_sound_decoder, to_dtype
+from foley.gpu.step_graphs import LARGE_EVALUATIONS, FusedStep
+from foley.models.context import DiTContext
+from foley.models.dit import FoleyDiT
 from foley.pipeline import FoleyPipeline
 from foley.request import GenerationRequest
 
@@ -145,8 +150,10 @@ def measure_parity(bench: Bench) -> dict[str, Any]:
 
     def velocity(dit: FoleyDiT, fused: FusedDiT | None) -> Tensor:
         x = inputs["x"]
-        context = dit.context(inputs["clip_feat"], inputs["sync_feat"], inputs["cond"], x.shape[-1])
-        times = dit.time_modulation(inputs["t"] / 1000)
+        context = dit.make_context(
+            inputs["clip_feat"], inputs["sync_feat"], inputs["cond"], x.shape[-1]
+        )
+        times = dit.make_time_modulation(inputs["t"] / 1000)
         if fused is None:
             return dit(x, times, context)
         out = fused(x.transpose(1, 2).flatten(0, 1), times, FusedContext.of(context))
@@ -271,7 +278,7 @@ def _step(bench: Bench, dit: FoleyDiT, precision: Precision) -> FusedStep:
 
 
 def _ops(bench: Bench, precision: Precision) -> Pointwise:
-    return pointwise.compiled(precision) if bench.on_gpu else pointwise.plain(precision)
+    return compile_pointwise(precision) if bench.on_gpu else select_plain(precision)
 
 
 def _without_graph(bench: Bench, dit: FoleyDiT, seconds: float) -> dict[str, Any]:

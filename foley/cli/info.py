@@ -59,7 +59,7 @@ def collect_info(weights: Path | None) -> dict[str, Any]:
     import torch
 
     from foley.configs import PRESETS
-    from foley.models.attention import attention_kernel
+    from foley.models.attention import find_attention_kernel
     from foley.weights.hub import default_folder
 
     ffmpeg = ".".join(map(str, av.library_versions["libavcodec"]))
@@ -72,7 +72,7 @@ def collect_info(weights: Path | None) -> dict[str, Any]:
         "cuda": torch.version.cuda or "this PyTorch is built without CUDA",
         "devices": {"cpu": f"{torch.get_num_threads()} threads"}
         | {f"cuda:{index}": text for index, text in enumerate(devices)},
-        "attention": attention_kernel(),
+        "attention": find_attention_kernel(),
         "presets": _presets(weights or default_folder()),
         "licences": {name: _terms(name) for name in PRESETS},
     }

@@ -1,4 +1,4 @@
-"""A function from CUDA graphs for few sizes of its inputs, all there before a request comes."""
+"""A function run from CUDA graphs for a few sizes of its inputs, captured before requests come."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -6,47 +6,52 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from foley.gpu.step_graphs import Capture
+from foley.gpu.cuda_graphs import Capture
 
 
-class Input(NamedTuple):
-    """What a graph reads from a fixed place.
+class GraphInput(NamedTuple):
+    """An input that a graph reads from a fixed place.
 
     Attributes:
         shape: with -1 for the dimension that grows.
         dtype: of its values.
-        filling: the value that fills it up to the size of a graph.
+        padding: the value that fills it up to the size of a graph.
     """
 
     shape: tuple[int, ...]
     dtype: torch.dtype
-    filling: int
+    padding: int
 
-    def place(self, size: int, device: torch.device) -> Tensor:
-        """Memory for an input of that size."""
+    def allocate(self, size: int, device: torch.device) -> Tensor:
+        """Return memory for an input, filled with the padding.
+
+        Args:
+            size: of the dimension that grows.
+            device: of the memory.
+        """
         shape = [size if length < 0 else length for length in self.shape]
-        return torch.full(shape, self.filling, dtype=self.dtype, device=device)
+        return torch.full(shape, self.padding, dtype=self.dtype, device=device)
 
 
 class SizedGraphs:
     """Runs a function of a few tensors that grow together, from a graph where one is large enough.
 
-    Smaller inputs are filled up to a graph's size, and as much is dropped from the end of the
-    result as was filled in: so what the function makes of the rest must not depend on that. It is
-    for one stream, since a graph's place is written anew for each call.
+    Smaller inputs are padded up to a graph's size, and as much is dropped from the end of the
+    result as was added: so the rest of the function's result must not depend on the padding. It
+    is for one stream, because each call writes to the graph's places anew.
 
     Args:
         run: of tensors on one device, without anything that waits for it. Its result grows along
-            the same dimension as the first input, one for one.
+            the same dimension as the first input, by the same number.
         inputs: of `run`.
         sizes: of the graphs.
-        device: where they lie.
+        device: of the graphs.
     """
 
     def __init__(
         self,
         run: Callable[..., Tensor],
-        inputs: Sequence[Input],
+        inputs: Sequence[GraphInput],
         sizes: Sequence[int],
         device: torch.device,
     ) -> None:
@@ -57,24 +62,31 @@ class SizedGraphs:
     def prepare(self, capture: Capture) -> None:
         """Capture a graph for each size.
 
+        Args:
+            capture: captures graphs.
+
         Raises:
-            torch.OutOfMemoryError: some are there.
+            torch.OutOfMemoryError: only some of the graphs were captured.
         """
         for size in reversed(self._sizes):  # the others find room in the memory of the largest
             self._graphs[size] = _SizedGraph(self._run, self._inputs, size, self._device, capture)
 
     def release(self) -> None:
-        """Let go of all graphs and their memory: the function runs as it is from now on."""
+        """Free all graphs and their memory: the function runs as it is from now on."""
         self._graphs.clear()
 
     def __call__(self, *inputs: Tensor) -> Tensor:
-        """What the function gives."""
+        """Return what the function returns.
+
+        Args:
+            *inputs: as described to the constructor.
+        """
         (dim,) = (d for d, length in enumerate(self._inputs[0].shape) if length < 0)
         count = inputs[0].shape[dim]
         for size in self._sizes:
             if size >= count and (graph := self._graphs.get(size)) is not None:
-                made = graph(inputs, dim, size - count)
-                return made.narrow(dim, 0, made.shape[dim] - (size - count)).clone()
+                result = graph(inputs, dim, size - count)
+                return result.narrow(dim, 0, result.shape[dim] - (size - count)).clone()
         return self._run(*inputs)
 
 
@@ -82,21 +94,21 @@ class _SizedGraph:
     def __init__(
         self,
         run: Callable[..., Tensor],
-        inputs: Sequence[Input],
+        inputs: Sequence[GraphInput],
         size: int,
         device: torch.device,
         capture: Capture,
     ) -> None:
         self._inputs = inputs
-        self._places = [wanted.place(size, device) for wanted in inputs]
+        self._places = [expected.allocate(size, device) for expected in inputs]
         self._replay, self._result = capture(lambda: run(*self._places))
 
     def __call__(self, inputs: Sequence[Tensor], dim: int, missing: int) -> Tensor:
-        """The result's place: it is the next call's too."""
-        for wanted, place, given in zip(self._inputs, self._places, inputs, strict=True):
+        """Return the tensor that holds the result, until the next call."""
+        for expected, place, given in zip(self._inputs, self._places, inputs, strict=True):
             count = place.shape[dim] - missing
             place.narrow(dim, 0, count).copy_(given)
-            if missing:  # an earlier call's, else
-                place.narrow(dim, count, missing).fill_(wanted.filling)
+            if missing:  # it may hold an earlier call's values
+                place.narrow(dim, count, missing).fill_(expected.padding)
         self._replay()
         return self._result

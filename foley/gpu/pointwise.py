@@ -1,38 +1,48 @@
-"""What stands between the matrix products of a step, each as one function of packed tokens.
+"""The functions between the matrix products of a step, for packed tokens.
 
-Plain PyTorch, and so its own oracle: on a GPU each function is compiled into one or two kernels, so
-that a tensor crosses the memory once between two products. The products themselves are left to the
-library (see `foley.gpu.fused_step`).
+They are plain PyTorch, and so their own reference. On a GPU `foley.gpu.compilation` compiles each
+function into one or two kernels, so that a tensor crosses the memory once between two products.
+
+Functions that end in `_fp8` return their result quantised, for a product in eight bits.
 """
 
-# N tokens, K clips, C width, F MLP width, H heads, D head size
+# N tokens, K clips, R sync rows, C width, F MLP width, H heads, D head size
 
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-try:
-    from foley.gpu import kernels as kernels
-except ImportError:  # PyTorch for the CPU has no Triton
-    kernels = None  # type: ignore[assignment]
+# Tokens [N, C] in eight bits, and the scale [N, 1], float32, by which they are multiplied.
+QuantisedTokens = tuple[Tensor, Tensor]
 
 
-Precision = Literal["bf16", "fp8"]
-# Tokens [N, C] in eight bits, and the scale [N, 1], float32, that gives them back.
-Quantised = tuple[Tensor, Tensor]
+def modulate_tokens(x: Tensor, shift: Tensor, scale: Tensor, owner: Tensor, eps: float) -> Tensor:
+    """Return tokens [N, C], layer-normed, scaled and shifted, in the dtype of `shift`.
 
+    Args:
+        x: [N, C].
+        shift: [K, C].
+        scale: [K, C].
+        owner: int64 [N], the row of shift and scale for each token.
+        eps: of the layer norm.
 
-def modulate(x: Tensor, shift: Tensor, scale: Tensor, owner: Tensor, eps: float) -> Tensor:
-    """Layer-normed tokens [N, C], scaled and shifted by the rows [K, C] that own them [N]."""
+    Source: docs/internals/model-specification.md, section 2.4.
+    """
     normed = F.layer_norm(x.float(), x.shape[-1:], eps=eps)
     return (normed * (1 + scale[owner].float()) + shift[owner].float()).to(shift.dtype)
 
 
-def add_gated(x: Tensor, branch: Tensor, gate: Tensor, owner: Tensor) -> Tensor:
-    """The residual stream [N, C] with a branch added, in the stream's dtype."""
+def add_branch(x: Tensor, branch: Tensor, gate: Tensor, owner: Tensor) -> Tensor:
+    """Return the residual stream [N, C] with a gated branch added, in the stream's dtype.
+
+    Args:
+        x: [N, C].
+        branch: [N, C].
+        gate: [K, C].
+        owner: int64 [N], the row of the gate for each token.
+    """
     return (x + gate[owner].float() * branch.float()).to(x.dtype)
 
 
@@ -46,34 +56,47 @@ def add_and_modulate(
     owner: Tensor,
     eps: float,
 ) -> tuple[Tensor, Tensor]:
-    """`add_gated`, and the result's `modulate`."""
-    x = add_gated(x, branch, gate, gate_owner)
-    return x, modulate(x, shift, scale, owner, eps)
+    """Return the stream after `add_branch`, and `modulate_tokens` of it."""
+    x = add_branch(x, branch, gate, gate_owner)
+    return x, modulate_tokens(x, shift, scale, owner, eps)
 
 
-def taps_sum(taps: Tensor, bias: Tensor | None, first: Tensor, last: Tensor) -> Tensor:
-    """A convolution's result [N, C], float32, from each tap's product with the tokens [N, 3 * C].
+def sum_taps(taps: Tensor, bias: Tensor | None, first: Tensor, last: Tensor) -> Tensor:
+    """Return a convolution's result [N, C], float32, from the product of each tap with each token.
 
-    Tap 0 belongs to the token after, tap 2 to the one before; none crosses the end of a clip.
+    Tap 0 reads the token before, tap 2 the token after. None crosses the border of a clip.
+
+    Args:
+        taps: [N, 3 * C], the products side by side.
+        bias: [C], or None.
+        first: bool [N, 1], whether a token is its clip's first.
+        last: bool [N, 1], whether a token is its clip's last.
     """
     before, here, after = taps.unflatten(1, (3, -1)).float().unbind(1)
-    before = _shifted(before, 1).masked_fill(first, 0)
-    after = _shifted(after, -1).masked_fill(last, 0)
+    before = _shift(before, 1).masked_fill(first, 0)
+    after = _shift(after, -1).masked_fill(last, 0)
     total = before + here + after
     return total if bias is None else total + bias.float()
 
 
-def neighbours(x: Tensor, first: Tensor, last: Tensor) -> Tensor:
-    """Each token between its neighbours, [N, 3 * C]; zeros past the ends of a clip."""
-    before = _shifted(x, 1).masked_fill(first, 0)
-    after = _shifted(x, -1).masked_fill(last, 0)
+def join_neighbours(x: Tensor, first: Tensor, last: Tensor) -> Tensor:
+    """Return each token between its two neighbours, [N, 3 * C].
+
+    Args:
+        x: [N, C].
+        first: bool [N, 1], whether a token is its clip's first; zeros stand before it.
+        last: bool [N, 1], whether a token is its clip's last; zeros stand after it.
+    """
+    before = _shift(x, 1).masked_fill(first, 0)
+    after = _shift(x, -1).masked_fill(last, 0)
     return torch.cat((before, x, after), dim=1)
 
 
-def _shifted(x: Tensor, places: int) -> Tensor:
-    """Rows moved on by one place or back, zeros after them.
+def _shift(x: Tensor, places: int) -> Tensor:
+    """Return the rows moved by one place, forward or back; a row of zeros fills the free place.
 
-    Padded before it is cut: N - 1 rows would tie what is compiled for two tokens to two tokens.
+    They are padded before they are cut: a tensor of N - 1 rows would tie what is compiled for two
+    tokens to two tokens.
     """
     return F.pad(x, (0, 0, 1, 0))[:-1] if places > 0 else F.pad(x, (0, 0, 0, 1))[1:]
 
@@ -90,16 +113,16 @@ def add_taps_and_modulate(
     last: Tensor,
     eps: float,
 ) -> tuple[Tensor, Tensor]:
-    """`add_and_modulate` where the branch is a convolution's taps."""
-    x = add_gated(x, taps_sum(taps, bias, first, last), gate, owner)
-    return x, modulate(x, shift, scale, owner, eps)
+    """Return `add_and_modulate` of a branch that is `sum_taps` of a convolution's products."""
+    x = add_branch(x, sum_taps(taps, bias, first, last), gate, owner)
+    return x, modulate_tokens(x, shift, scale, owner, eps)
 
 
 def add_taps_and_norm(
     x: Tensor, taps: Tensor, gate: Tensor, owner: Tensor, first: Tensor, last: Tensor, eps: float
 ) -> Tensor:
-    """The last residual sum, layer-normed, in the dtype of `gate`."""
-    x = add_gated(x, taps_sum(taps, None, first, last), gate, owner)
+    """Return the stream [N, C] after its last branch, layer-normed, in the dtype of `gate`."""
+    x = add_branch(x, sum_taps(taps, None, first, last), gate, owner)
     return F.layer_norm(x.float(), x.shape[-1:], eps=eps).to(gate.dtype)
 
 
@@ -112,16 +135,18 @@ def norm_and_rotate(
     sin: Tensor,
     eps: float,
 ) -> Tensor:
-    """Queries or keys [N, H, D]: gathered, normed over each head, turned by their positions.
+    """Return queries or keys [N, H, D]: gathered, RMS-normed by head, turned by their positions.
 
     Args:
         x: [M, H * D].
-        index: int64 [N], the token that stands at each place; None where it is its own.
+        index: int64 [N], the token of `x` at each place; None where N is M and it is its own.
         weight: of the norm [D], or of two streams [2, D].
-        stream: int64 [N], which of the two.
-        cos: [N, D / 2].
-        sin: likewise.
+        stream: int64 [N], the row of a weight of two streams; None for a weight [D].
+        cos: float32 [N, D / 2].
+        sin: float32 [N, D / 2].
         eps: of the norm.
+
+    Source: docs/internals/model-specification.md, section 2.2.
     """
     heads = (x if index is None else x[index]).unflatten(1, (-1, weight.shape[-1])).float()
     scale = weight.float() if stream is None else weight[stream].float()[:, None]
@@ -132,154 +157,70 @@ def norm_and_rotate(
     return turned.flatten(-2).to(x.dtype)
 
 
-def gated(both: Tensor) -> Tensor:
-    """SiLU(gate) * up [N, F] of [gate | up] [N, 2 * F]."""
+def swiglu(both: Tensor) -> Tensor:
+    """Return SiLU(gate) * up [N, F] of the products [gate | up] [N, 2 * F]."""
     gate, up = both.float().chunk(2, dim=1)
     return (F.silu(gate) * up).to(both.dtype)
 
 
 def gelu(x: Tensor) -> Tensor:
-    """The tanh approximation, in float32, dtype kept."""
+    """Return the tanh approximation of GELU, computed in float32, in the dtype of `x`."""
     return F.gelu(x.float(), approximate="tanh").to(x.dtype)
 
 
-def row_conditions(rows: Tensor, time: Tensor, owner: Tensor) -> Tensor:
-    """SiLU(sync + time) of the distinct sync rows [R, C]; `owner` [R] tells the row of `time`."""
+def condition_rows(rows: Tensor, time: Tensor, owner: Tensor) -> Tensor:
+    """Return SiLU(sync + time) [R, C] of the distinct sync rows.
+
+    Args:
+        rows: [R, C].
+        time: [K, C].
+        owner: int64 [R], the row of `time` for each sync row.
+
+    Source: docs/internals/model-specification.md, section 2.5.
+    """
     return F.silu(rows.float() + time[owner].float()).to(rows.dtype)
 
 
-def quantise(x: Tensor) -> Quantised:
-    """Tokens [N, C] in eight bits, each row by its own scale."""
+def quantise(x: Tensor) -> QuantisedTokens:
+    """Return tokens [N, C] in eight bits, each by a scale of its own."""
     largest = torch.finfo(torch.float8_e4m3fn).max
     x = x.float()
     scale = x.abs().amax(1, keepdim=True).clamp_min(1e-12) / largest
     return (x / scale).to(torch.float8_e4m3fn), scale
 
 
-def snake(x: Tensor, alpha: Tensor) -> Tensor:
-    """x + sin(alpha x)^2 / alpha in alpha's dtype, x's dtype kept: x [B, C, S], alpha [1, C, 1]."""
-    wide = x.to(alpha.dtype)
-    sine = torch.sin(alpha * wide)
-    return torch.addcmul(wide, sine * sine, 1.0 / (alpha + 1e-9)).to(x.dtype)
+def modulate_tokens_fp8(*arguments: Any) -> QuantisedTokens:
+    """Return `modulate_tokens`, quantised."""
+    return quantise(modulate_tokens(*arguments))
 
 
-def modulate_8(*arguments: Any) -> Quantised:
-    """`modulate`, quantised."""
-    return quantise(modulate(*arguments))
-
-
-def add_and_modulate_8(*arguments: Any) -> tuple[Tensor, Quantised]:
-    """`add_and_modulate`, what goes on to a product quantised."""
+def add_and_modulate_fp8(*arguments: Any) -> tuple[Tensor, QuantisedTokens]:
+    """Return `add_and_modulate`, with the modulated tokens quantised."""
     x, modulated = add_and_modulate(*arguments)
     return x, quantise(modulated)
 
 
-def add_taps_and_modulate_8(*arguments: Any) -> tuple[Tensor, Quantised]:
-    """`add_taps_and_modulate`, likewise."""
+def add_taps_and_modulate_fp8(*arguments: Any) -> tuple[Tensor, QuantisedTokens]:
+    """Return `add_taps_and_modulate`, with the modulated tokens quantised."""
     x, modulated = add_taps_and_modulate(*arguments)
     return x, quantise(modulated)
 
 
-def neighbours_8(x: Tensor, first: Tensor, last: Tensor) -> Quantised:
-    """`neighbours`, quantised."""
-    return quantise(neighbours(x, first, last))
+def join_neighbours_fp8(x: Tensor, first: Tensor, last: Tensor) -> QuantisedTokens:
+    """Return `join_neighbours`, quantised."""
+    return quantise(join_neighbours(x, first, last))
 
 
-def gated_8(both: Tensor) -> Quantised:
-    """`gated`, quantised."""
-    return quantise(gated(both))
+def swiglu_fp8(both: Tensor) -> QuantisedTokens:
+    """Return `swiglu`, quantised."""
+    return quantise(swiglu(both))
 
 
-def gelu_8(x: Tensor) -> Quantised:
-    """`gelu`, quantised."""
+def gelu_fp8(x: Tensor) -> QuantisedTokens:
+    """Return `gelu`, quantised."""
     return quantise(gelu(x))
 
 
-def row_conditions_8(rows: Tensor, time: Tensor, owner: Tensor) -> Quantised:
-    """`row_conditions`, quantised."""
-    return quantise(row_conditions(rows, time, owner))
-
-
-class Pointwise(NamedTuple):
-    """The functions of this module, plain or compiled.
-
-    `add_taps_and_modulate` leads to a convolution, `end_block` to a product: they differ where
-    what goes on to products is quantised.
-    """
-
-    modulate: Callable[..., Any] = modulate
-    add_and_modulate: Callable[..., Any] = add_and_modulate
-    add_taps_and_modulate: Callable[..., Any] = add_taps_and_modulate
-    end_block: Callable[..., Any] = add_taps_and_modulate
-    add_taps_and_norm: Callable[..., Any] = add_taps_and_norm
-    neighbours: Callable[..., Any] = neighbours
-    norm_and_rotate: Callable[..., Any] = norm_and_rotate
-    gated: Callable[..., Any] = gated
-    gelu: Callable[..., Any] = gelu
-    row_conditions: Callable[..., Any] = row_conditions
-    quantise: Callable[..., Any] = quantise
-
-
-PLAIN = Pointwise()
-# What goes on to products leaves these in eight bits.
-PLAIN8 = Pointwise(
-    modulate=modulate_8,
-    add_and_modulate=add_and_modulate_8,
-    end_block=add_taps_and_modulate_8,
-    neighbours=neighbours_8,
-    gated=gated_8,
-    gelu=gelu_8,
-    row_conditions=row_conditions_8,
-)
-
-
-def plain(precision: Precision) -> Pointwise:
-    """The functions as they stand here."""
-    return PLAIN8 if precision == "fp8" else PLAIN
-
-
-def compiled(precision: Precision = "bf16") -> Pointwise:
-    """The functions, compiled; the number of tokens may change from call to call."""
-    # Each has a few variants for each model (strides, streams, biases), and a process may hold
-    # several models; past PyTorch's limit of 8 a call would fail.
-    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
-    made = Pointwise(*map(_compiled, plain(precision)))
-    if kernels is None:
-        return made
-    by_compiler = made.norm_and_rotate
-
-    def by_kernel(x: Tensor, index: Tensor | None, weight: Tensor, *others: Any) -> Tensor:
-        fits = x.is_cuda and x.stride(1) == 1 and kernels.serves(weight.shape[-1])
-        return (kernels.norm_and_rotate if fits else by_compiler)(x, index, weight, *others)
-
-    made = made._replace(norm_and_rotate=by_kernel)
-    if precision == "fp8":
-        return made._replace(
-            neighbours=_on_gpu(kernels.neighbours_8, made.neighbours),
-            gated=_on_gpu(kernels.gated_8, made.gated),
-        )
-    return made._replace(neighbours=_on_gpu(kernels.neighbours, made.neighbours))
-
-
-def _on_gpu(kernel: Callable[..., Any], otherwise: Callable[..., Any]) -> Callable[..., Any]:
-    def call(x: Tensor, *others: Tensor) -> Any:
-        return (kernel if x.is_cuda and x.is_contiguous() else otherwise)(x, *others)
-
-    return call
-
-
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    fast = torch.compile(function, fullgraph=True)
-
-    def call(*arguments: Any) -> Any:
-        for argument in arguments:
-            # Widths are constants of the model; only the first dimension counts tokens, or clips.
-            if (isinstance(argument, Tensor) and argument.ndim > 1) or _is_index(argument):
-                torch._dynamo.maybe_mark_dynamic(argument, 0)
-        return fast(*arguments)
-
-    return call
-
-
-def _is_index(argument: Any) -> bool:
-    return isinstance(argument, Tensor) and argument.dtype == torch.int64
+def condition_rows_fp8(rows: Tensor, time: Tensor, owner: Tensor) -> QuantisedTokens:
+    """Return `condition_rows`, quantised."""
+    return quantise(condition_rows(rows, time, owner))

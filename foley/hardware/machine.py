@@ -105,7 +105,7 @@ def _inspect_torch() -> tuple[str, str, tuple[Gpu, ...], str]:
     try:
         import torch
 
-        from foley.models.attention import attention_kernel
+        from foley.models.attention import find_attention_kernel
 
         gpus = []
         for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
@@ -117,7 +117,7 @@ def _inspect_torch() -> tuple[str, str, tuple[Gpu, ...], str]:
                     num_bytes=found.total_memory,
                 )
             )
-        return "", torch.version.cuda or "", tuple(gpus), attention_kernel()
+        return "", torch.version.cuda or "", tuple(gpus), find_attention_kernel()
     except (ImportError, OSError, RuntimeError) as error:
         return _first_line(error), "", (), ""
 

@@ -1,4 +1,7 @@
-"""The attention kernel: FlashAttention 3, 2 or PyTorch's own, chosen once and reported at start."""
+"""Scaled dot-product attention by the fastest kernel there is: FlashAttention 3, 2 or PyTorch's.
+
+The kernel is chosen once for each GPU. `find_attention_kernel` gives its name for reports.
+"""
 
 # B batch, N queries, M keys, H heads, D head size
 
@@ -16,45 +19,49 @@ from foley.models.packing import Segments
 
 logger = logging.getLogger(__name__)
 
-# Package, its distribution's name for people, and the compute capabilities that it serves.
-_FLASH = (
+# Package, its name for people, and the major compute capabilities that it supports.
+_FLASH_PACKAGES = (
     ("flash_attn_interface", "FlashAttention 3", lambda major: major == 9),
     ("flash_attn", "FlashAttention 2", lambda major: major >= 8),
 )
-_HALF = (torch.float16, torch.bfloat16)
+_HALF_DTYPES = (torch.float16, torch.bfloat16)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, segments: Segments | None = None) -> Tensor:
-    """softmax(query key^T / sqrt(D)) value, without a mask.
+    """Return softmax(query key^T / sqrt(D)) value, without a mask.
 
     Args:
-        query: [B, N, H, D].
-        key: [B, M, H, D].
+        query: [B, N, H, D]. It is converted to the dtype of `value`.
+        key: [B, M, H, D]. It is converted likewise.
         value: [B, M, H, D].
-        segments: where B is 1 and the row holds several clips: each attends to itself alone.
+        segments: for a row (B is 1) that holds several clips; each clip attends to itself alone.
 
     Returns:
         [B, N, H, D], in the dtype of `value`.
+
+    Source: docs/internals/model-specification.md, section 2.2.
     """
     query, key = query.to(value.dtype), key.to(value.dtype)
     if segments is not None:
         return _attend_segments(query, key, value, segments)
-    # Compiled layers (the encoders') take PyTorch's: the choice cannot be traced.
-    if value.is_cuda and value.dtype in _HALF and not torch.compiler.is_compiling():
-        kernel = _flash_kernel(value.device.index)
+    # Compiled layers use PyTorch's kernel, because torch.compile cannot trace the choice.
+    if value.is_cuda and value.dtype in _HALF_DTYPES and not torch.compiler.is_compiling():
+        kernel = _choose_kernel(value.device.index)
         if kernel.dense is not None:
-            return _output(kernel.dense(query, key, value))
+            return _drop_normaliser(kernel.dense(query, key, value))
     query, key, value = (x.transpose(1, 2) for x in (query, key, value))  # [B, H, N, D]
-    # Not in training, which need not repeat: compiled, the gradients of these sums came out wrong.
-    served = value.is_cuda and value.dtype in _HALF and not torch.is_grad_enabled()
-    if query.shape[2] == 1 and served:
-        return attend_once(query, key, value).transpose(1, 2)
+    # Not in training: it needs no repeatable bits, and torch.compile gave wrong gradients of these
+    # sums.
+    needs_same_bits = value.is_cuda and value.dtype in _HALF_DTYPES and not torch.is_grad_enabled()
+    if query.shape[2] == 1 and needs_same_bits:
+        return attend_single_query(query, key, value).transpose(1, 2)
     return scaled_dot_product_attention(query, key, value).transpose(1, 2)
 
 
-def attend_once(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """The attention of a single query, spelt out: cuDNN's kernel, which PyTorch would take on an
-    H100, now and then gives another last bit for the same input.
+def attend_single_query(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Return the attention of one query, with the same bits for the same input.
+
+    PyTorch would use cuDNN's kernel on an H100, which sometimes gives another last bit.
 
     Args:
         query: [B, H, 1, D].
@@ -64,21 +71,23 @@ def attend_once(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     Returns:
         [B, H, 1, D], in the dtype of `value`.
     """
-    # Sums, not products of float32 matrices: compiled, they read each key and value once.
+    # Sums instead of float32 matrix products: compiled, they read each key and value once.
     scores = (query.float() * key.float()).sum(-1) * query.shape[-1] ** -0.5  # [B, H, M]
     weights = scores.softmax(-1)[..., None]
     return (weights * value.float()).sum(2, keepdim=True).to(value.dtype)
 
 
 def _attend_segments(query: Tensor, key: Tensor, value: Tensor, segments: Segments) -> Tensor:
-    """Clip after clip; neighbours of equal lengths together."""
+    """Return the attention of a row of clips [1, N, H, D], each clip to itself."""
     runs = segments.runs()
-    if len(runs) > 1 and value.is_cuda and value.dtype in _HALF:
-        kernel = _flash_kernel(value.device.index)
+    if len(runs) > 1 and value.is_cuda and value.dtype in _HALF_DTYPES:
+        kernel = _choose_kernel(value.device.index)
         if kernel.segmented is not None:
             begins = segments.query_offsets, segments.key_offsets
             longest = segments.longest_query, segments.longest_key
-            return _output(kernel.segmented(query[0], key[0], value[0], *begins, *longest))[None]
+            out = kernel.segmented(query[0], key[0], value[0], *begins, *longest)
+            return _drop_normaliser(out)[None]
+    # Consecutive clips of equal lengths form a batch.
     outs, first_query, first_key = [], 0, 0
     for count, num_queries, num_keys in runs:
         last_query = first_query + count * num_queries
@@ -90,13 +99,17 @@ def _attend_segments(query: Tensor, key: Tensor, value: Tensor, segments: Segmen
         )
         outs.append(out.flatten(0, 1))
         first_query, first_key = last_query, last_key
-    # Not through cat where there is one: it copies.
+    # torch.cat would copy a single result.
     return (outs[0] if len(outs) == 1 else torch.cat(outs))[None]
 
 
-def attention_kernel(device: torch.device | None = None) -> str:
-    """The name of the kernel that half-precision attention on a GPU runs on, for people."""
-    return _flash_kernel(device.index if device else None).name
+def find_attention_kernel(device: torch.device | None = None) -> str:
+    """Return the name of the kernel that half-precision attention uses, for people.
+
+    Args:
+        device: a GPU, or None for the current one.
+    """
+    return _choose_kernel(device.index if device else None).name
 
 
 class _Kernel(NamedTuple):
@@ -106,24 +119,24 @@ class _Kernel(NamedTuple):
 
 
 @cache
-def _flash_kernel(index: int | None) -> _Kernel:
+def _choose_kernel(index: int | None) -> _Kernel:
     if torch.cuda.is_available():
         major, _ = torch.cuda.get_device_capability(index)
-        for module, name, serves in _FLASH:
-            if not serves(major):
+        for module, name, supports in _FLASH_PACKAGES:
+            if not supports(major):
                 continue
             try:
                 flash = importlib.import_module(module)
                 return _Kernel(name, flash.flash_attn_func, flash.flash_attn_varlen_func)
-            except (ImportError, AttributeError) as error:  # absent, or built for another torch
+            except (ImportError, AttributeError) as error:  # absent, or built for another PyTorch
                 logger.info("%s is not usable: %s", name, error)
     try:
-        own = importlib.import_module("torch.nn.attention.varlen").varlen_attn
-    except ImportError:  # before PyTorch 2.10: clips of different lengths, run by run
-        own = None
-    return _Kernel("PyTorch scaled_dot_product_attention", None, own)
+        segmented = importlib.import_module("torch.nn.attention.varlen").varlen_attn
+    except ImportError:  # before PyTorch 2.10: `_attend_segments` loops over the runs
+        segmented = None
+    return _Kernel("PyTorch scaled_dot_product_attention", None, segmented)
 
 
-def _output(out: Any) -> Tensor:
-    """Some versions give the softmax's normaliser too."""
+def _drop_normaliser(out: Any) -> Tensor:
+    """Return the attention alone: some versions also return the softmax's normaliser."""
     return out[0] if isinstance(out, tuple) else out

@@ -1,10 +1,10 @@
 """Clips of different lengths on one row of tokens: where each clip's tokens lie.
 
-Nothing is padded. Whatever works token by token does not see the clips; attention is told where the
-segments are, convolutions where they end.
+Nothing is padded. Layers that work token by token do not see the clips. Attention gets the clips'
+segments, and convolutions get their borders.
 """
 
-# K clips (batch elements), A, V, T audio, visual and text tokens of all of them together
+# K clips; A, V, T audio, visual and text tokens of all clips together; N tokens of one kind
 
 import itertools
 from collections.abc import Sequence
@@ -14,23 +14,27 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
-from foley.models.transfer import uploaded
+from foley.models.transfer import upload
 
-# Kernels are told the longest segment only to size their grid. In steps, so that what is compiled
-# for one mixture of lengths serves nearly all.
+# Kernels use the longest segment only to size their grid. It is rounded up to a multiple of this,
+# so that what is compiled for one mixture of lengths serves nearly all mixtures.
 _LONGEST_STEP = 512
 
 
 class Lengths(NamedTuple):
-    """Tokens of one clip."""
+    """Numbers of tokens of one clip."""
 
     audio: int
     visual: int
     text: int
 
 
-def offsets(lengths: Sequence[int]) -> list[int]:
-    """Where each segment begins, and where the last one ends."""
+def sum_offsets(lengths: Sequence[int]) -> list[int]:
+    """Return where each segment begins, and where the last one ends: one value more than lengths.
+
+    Args:
+        lengths: tokens of each segment, in order.
+    """
     return list(itertools.accumulate(lengths, initial=0))
 
 
@@ -39,12 +43,12 @@ class Segments:
     """Which queries attend to which keys: those of the same clip.
 
     Attributes:
-        query_lengths: of each clip, in order.
-        key_lengths: likewise.
+        query_lengths: queries of each clip, in order.
+        key_lengths: keys of each clip, in order.
         query_offsets: int32 [K + 1], where each clip's queries begin.
-        key_offsets: likewise.
+        key_offsets: int32 [K + 1], where each clip's keys begin.
         longest_query: at least the longest of the query lengths.
-        longest_key: likewise.
+        longest_key: at least the longest of the key lengths.
     """
 
     query_lengths: tuple[int, ...]
@@ -58,10 +62,16 @@ class Segments:
     def of(
         cls, queries: Sequence[int], keys: Sequence[int], device: torch.device | None = None
     ) -> Self:
-        """Segments of these lengths."""
+        """Return the segments of clips with these lengths.
+
+        Args:
+            queries: of each clip, in order.
+            keys: of each clip, in order; as many clips as in `queries`.
+            device: of the offsets; None for the CPU.
+        """
 
         def begins(lengths: Sequence[int]) -> Tensor:
-            return uploaded(torch.tensor(offsets(lengths), dtype=torch.int32), device)
+            return upload(torch.tensor(sum_offsets(lengths), dtype=torch.int32), device)
 
         def longest(lengths: Sequence[int]) -> int:
             return -(-max(lengths) // _LONGEST_STEP) * _LONGEST_STEP
@@ -76,7 +86,7 @@ class Segments:
         )
 
     def runs(self) -> list[tuple[int, int, int]]:
-        """Neighbours of equal lengths: how many, and their numbers of queries and of keys."""
+        """Return each run of consecutive clips of equal lengths: clips, queries and keys of one."""
         pairs = zip(self.query_lengths, self.key_lengths, strict=True)
         return [(len(list(group)), *pair) for pair, group in itertools.groupby(pairs)]
 
@@ -86,10 +96,10 @@ class Borders:
     """Where the segments of a row end, for convolutions of three taps.
 
     Attributes:
-        spaced: int64 [N + K - 1], the tokens with a gap between clips; a gap is the index N.
-        kept: int64 [N], where the tokens stand among those.
+        spaced: int64 [N + K - 1], the tokens with a gap between clips; a gap has the index N.
+        kept: int64 [N], where the tokens are in `spaced`.
         first: bool [N, 1], whether a token is its clip's first.
-        last: likewise.
+        last: bool [N, 1], whether a token is its clip's last.
     """
 
     spaced: Tensor
@@ -99,36 +109,41 @@ class Borders:
 
     @classmethod
     def of(cls, lengths: Sequence[int], device: torch.device | None = None) -> Self:
-        """The borders of segments of these lengths."""
-        total, begins = sum(lengths), torch.tensor(offsets(lengths))
-        owner = _owners(lengths)
+        """Return the borders of segments with these lengths.
+
+        Args:
+            lengths: tokens of each clip, in order.
+            device: of the tensors; None for the CPU.
+        """
+        total, begins = sum(lengths), torch.tensor(sum_offsets(lengths))
+        owner = _repeat_owners(lengths)
         kept = torch.arange(total) + owner
         spaced = torch.full((total + len(lengths) - 1,), total)
         spaced[kept] = torch.arange(total)
         first, last = (torch.zeros(total, 1, dtype=torch.bool) for _ in range(2))
         first[begins[:-1]], last[begins[1:] - 1] = True, True
-        return cls(*(uploaded(x, device) for x in (spaced, kept, first, last)))
+        return cls(*(upload(x, device) for x in (spaced, kept, first, last)))
 
 
 @dataclass(frozen=True)
 class Packing:
-    """Clips one after another: all audio tokens on one row, all visual ones on another.
+    """Clips one after another: all audio tokens on one row, all visual tokens on another.
 
     The joint sequence is ordered clip by clip, each with its visual tokens before its audio tokens.
 
     Attributes:
         audio_owner: int64 [A], the clip of each audio token.
-        visual_owner: int64 [V].
+        visual_owner: int64 [V], the clip of each visual token.
         joint: int64 [V + A], for each place of the joint sequence the index of its token among
             all visual tokens, followed by all audio tokens.
         visual_place: int64 [V], the place of each visual token in the joint sequence.
-        audio_place: int64 [A].
+        audio_place: int64 [A], the place of each audio token in the joint sequence.
         borders: of the audio tokens.
-        joint_self: the joint sequence to itself.
-        audio_joint: audio tokens alone to the joint sequence.
-        joint_text: the joint sequence to the text.
-        audio_text: audio tokens alone to the text.
-        audio_self: audio tokens to themselves.
+        joint_self: the joint sequence attends to itself.
+        audio_joint: audio tokens alone attend to the joint sequence.
+        joint_text: the joint sequence attends to the text.
+        audio_text: audio tokens alone attend to the text.
+        audio_self: audio tokens attend to audio tokens.
     """
 
     audio_owner: Tensor
@@ -145,23 +160,28 @@ class Packing:
 
     @classmethod
     def of(cls, lengths: Sequence[Lengths], device: torch.device | None = None) -> Self:
-        """The packing of clips of these lengths, in order."""
+        """Return the packing of clips with these lengths.
+
+        Args:
+            lengths: of each clip, in order.
+            device: of the tensors; None for the CPU.
+        """
         audio, visual, text = (list(column) for column in zip(*lengths, strict=True))
         both = [a + v for a, v in zip(audio, visual, strict=True)]
-        audio_owner, visual_owner = _owners(audio), _owners(visual)
-        # A visual token is preceded by the audio tokens of the clips before its own; an audio token
-        # also by the visual ones of its own.
-        visual_place = torch.arange(sum(visual)) + torch.tensor(offsets(audio))[visual_owner]
-        audio_place = torch.arange(sum(audio)) + torch.tensor(offsets(visual))[audio_owner + 1]
+        audio_owner, visual_owner = _repeat_owners(audio), _repeat_owners(visual)
+        # Before a visual token come the audio tokens of the clips before its own. Before an audio
+        # token come the visual tokens of its own clip, too.
+        visual_place = torch.arange(sum(visual)) + torch.tensor(sum_offsets(audio))[visual_owner]
+        audio_place = torch.arange(sum(audio)) + torch.tensor(sum_offsets(visual))[audio_owner + 1]
         joint = torch.empty(sum(both), dtype=torch.long)
         joint[visual_place] = torch.arange(sum(visual))
         joint[audio_place] = sum(visual) + torch.arange(sum(audio))
         return cls(
-            audio_owner=uploaded(audio_owner, device),
-            visual_owner=uploaded(visual_owner, device),
-            joint=uploaded(joint, device),
-            visual_place=uploaded(visual_place, device),
-            audio_place=uploaded(audio_place, device),
+            audio_owner=upload(audio_owner, device),
+            visual_owner=upload(visual_owner, device),
+            joint=upload(joint, device),
+            visual_place=upload(visual_place, device),
+            audio_place=upload(audio_place, device),
             borders=Borders.of(audio, device),
             joint_self=Segments.of(both, both, device),
             audio_joint=Segments.of(audio, both, device),
@@ -171,6 +191,6 @@ class Packing:
         )
 
 
-def _owners(lengths: Sequence[int]) -> Tensor:
-    """int64 [sum of lengths], the segment of each token."""
+def _repeat_owners(lengths: Sequence[int]) -> Tensor:
+    """Return int64 [sum of lengths], the segment of each token."""
     return torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))

@@ -1,26 +1,46 @@
-"""The visual branch of Synchformer: 25 fps frames -> sync tokens."""
+"""The visual branch of Synchformer: from frames at 25 fps to sync tokens."""
 
 # n frames, G segments, F tubelets of a segment, P patches of a frame, N = 1 + F * P tokens,
-# C width, H heads, D head size
+# S = F * G sync tokens, C width, H heads, D head size
 
 from collections.abc import Callable
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from foley.configs import SYNC_SEGMENT_STRIDE, SynchformerConfig
+from foley.configs import SYNC_SEGMENT_FRAMES, SYNC_SEGMENT_STRIDE, SynchformerConfig
 from foley.models.attention import attend
 
 _EPS = 1e-6
 
 
-class DividedAttention(nn.Module):
-    """Self-attention of patches within their group, and of the class token with everything.
+def count_segments(num_frames: int) -> int:
+    """Return the number of whole segments in frames at 25 fps.
 
-    A group is the same place over time, or the same frame: each patch sees the class token and its
-    own group.
+    Args:
+        num_frames: at least 16.
+
+    Source: docs/internals/model-specification.md, section 6.
+    """
+    return (num_frames - SYNC_SEGMENT_FRAMES) // SYNC_SEGMENT_STRIDE + 1
+
+
+def count_segment_frames(num_segments: int) -> int:
+    """Return the number of frames at 25 fps that so many segments span; at least one segment."""
+    return (num_segments - 1) * SYNC_SEGMENT_STRIDE + SYNC_SEGMENT_FRAMES
+
+
+class DividedAttention(nn.Module):
+    """Self-attention of patches within their group, and of the class token to all tokens.
+
+    A group is the same place over time, or the same frame. Each patch attends to the class token
+    and to its own group.
+
+    Attributes:
+        function: used between the two products where it is set: of the projections [G, N, 3 * C],
+            H, F and `over_time`. A faster implementation can be put here.
     """
 
     def __init__(self, dim: int, num_heads: int) -> None:
@@ -28,11 +48,16 @@ class DividedAttention(nn.Module):
         self.num_heads = num_heads
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
-        # Something faster between the products: of the projections [G, N, 3 * C], H, F, over_time.
         self.function: Callable[[Tensor, int, int, bool], Tensor] | None = None
 
     def forward(self, x: Tensor, num_tubelets: int, *, over_time: bool) -> Tensor:
-        """[G, N, C] -> [G, N, C], class token first."""
+        """Return [G, N, C].
+
+        Args:
+            x: [G, N, C], class token first.
+            num_tubelets: F.
+            over_time: True: groups are places over time; False: groups are frames.
+        """
         segments = len(x)
         projected = self.qkv(x)
         if self.function is not None:
@@ -40,18 +65,18 @@ class DividedAttention(nn.Module):
         query, key, value = projected.unflatten(-1, (3, self.num_heads, -1)).unbind(2)
         class_out = attend(query[:, :1], key, value)  # [G, 1, H, D]
 
-        def grouped(tokens: Tensor) -> Tensor:
+        def group(tokens: Tensor) -> Tensor:
             patches = tokens[:, 1:].unflatten(1, (num_tubelets, -1))  # [G, F, P, H, D]
             if over_time:
                 patches = patches.transpose(1, 2)
             return patches.flatten(0, 1)  # [G * groups, members, H, D]
 
-        def with_class(tokens: Tensor) -> Tensor:
-            members = grouped(tokens)
+        def group_with_class(tokens: Tensor) -> Tensor:
+            members = group(tokens)
             first = tokens[:, :1].repeat_interleave(len(members) // segments, dim=0)
             return torch.cat((first, members), dim=1)
 
-        patch_out = attend(grouped(query), with_class(key), with_class(value))
+        patch_out = attend(group(query), group_with_class(key), group_with_class(value))
         patch_out = patch_out.unflatten(0, (segments, -1))  # [G, groups, members, H, D]
         if over_time:
             patch_out = patch_out.transpose(1, 2)
@@ -59,8 +84,8 @@ class DividedAttention(nn.Module):
         return self.proj(out.flatten(-2))
 
 
-class Block(nn.Module):
-    """Attention over time, over space, then an MLP."""
+class SynchformerBlock(nn.Module):
+    """Attention over time, attention over space, then an MLP."""
 
     def __init__(self, dim: int, num_heads: int, mlp_dim: int) -> None:
         super().__init__()
@@ -72,14 +97,19 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(dim, mlp_dim), nn.GELU(), nn.Linear(mlp_dim, dim))
 
     def forward(self, x: Tensor, num_tubelets: int) -> Tensor:
-        """[G, N, C] -> [G, N, C]."""
+        """Return [G, N, C] of `x` [G, N, C], class token first; `num_tubelets` is F."""
         x = x + self.time_attention(self.time_norm(x), num_tubelets, over_time=True)
         x = x + self.space_attention(self.space_norm(x), num_tubelets, over_time=False)
         return x + self.mlp(self.mlp_norm(x))
 
 
 class FrameAggregation(nn.Module):
-    """One pre-norm transformer layer that gathers a frame's patches in a class token."""
+    """One pre-norm transformer layer that gathers a frame's patches in a class token.
+
+    Attributes:
+        function: used between the two products of the attention where it is set: of the projections
+            [frames, 1 + P, 3 * C] and H. A faster implementation can be put here.
+    """
 
     def __init__(self, dim: int, num_heads: int, mlp_dim: int) -> None:
         super().__init__()
@@ -88,19 +118,19 @@ class FrameAggregation(nn.Module):
         self.norm1 = nn.LayerNorm(dim, eps=_EPS)
         self.qkv = nn.Linear(dim, 3 * dim)
         self.out = nn.Linear(dim, dim)
-        # Something faster between the products: of the projections [frames, 1 + P, 3 * C] and H.
         self.function: Callable[[Tensor, int], Tensor] | None = None
         self.norm2 = nn.LayerNorm(dim, eps=_EPS)
         self.mlp = nn.Sequential(nn.Linear(dim, mlp_dim), nn.GELU(), nn.Linear(mlp_dim, dim))
 
     def forward(self, patches: Tensor) -> Tensor:
-        """[frames, P, C] -> [frames, C]. Only the class token's result is computed."""
+        """Return the class token's result [frames, C] of patches [frames, P, C]."""
         first = self.cls_token.expand(len(patches), -1, -1)
         projected = self.qkv(self.norm1(torch.cat((first, patches), dim=1)))
-        x = first + self.out(self._gathered(projected))  # [frames, 1, C]
+        x = first + self.out(self._gather(projected))  # [frames, 1, C]
         return (x + self.mlp(self.norm2(x))).squeeze(1)
 
-    def _gathered(self, projected: Tensor) -> Tensor:
+    def _gather(self, projected: Tensor) -> Tensor:
+        """Return the class token's attention [frames, 1, C] to its frame."""
         if self.function is not None:
             return self.function(projected, self.num_heads)
         query, key, value = projected.unflatten(-1, (3, self.num_heads, -1)).unbind(2)
@@ -110,11 +140,12 @@ class FrameAggregation(nn.Module):
 class Synchformer(ModelMixin, ConfigMixin):
     """Divided space-time transformer over segments of 16 frames, 8 apart.
 
-    Source: specification, section 6."""
+    Source: docs/internals/model-specification.md, section 6.
+    """
 
     _supports_gradient_checkpointing = False
     _supports_group_offloading = True
-    _no_split_modules = ["Block"]
+    _no_split_modules = ["SynchformerBlock"]
 
     @register_to_config
     def __init__(
@@ -140,14 +171,19 @@ class Synchformer(ModelMixin, ConfigMixin):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.position = nn.Parameter(torch.zeros(1, 1 + num_patches, dim))
         self.time_position = nn.Parameter(torch.zeros(1, self.num_tubelets, dim))
-        self.blocks = nn.ModuleList(Block(dim, num_heads, mlp_dim) for _ in range(num_layers))
+        self.blocks = nn.ModuleList(
+            SynchformerBlock(dim, num_heads, mlp_dim) for _ in range(num_layers)
+        )
         self.norm = nn.LayerNorm(dim, eps=_EPS)
         self.aggregation = FrameAggregation(dim, num_heads, mlp_dim)
 
     def embed_patches(self, frames: Tensor) -> Tensor:
-        """Tokens [n / 2, P, C] of frames [n, 3, H, W] with values in [-1, 1], pair by pair.
+        """Return tokens [n / 2, P, C] of pairs of frames.
 
-        Segments start at even frames, so neighbours share these.
+        Segments start at even frames, so overlapping segments share these tokens.
+
+        Args:
+            frames: [n, 3, height, width] in [-1, 1], n even.
         """
         size, pair = self.patch_size, self.tubelet_frames
         pairs = frames.unflatten(0, (-1, pair))  # [n / 2, 2, 3, H, W]
@@ -156,7 +192,7 @@ class Synchformer(ModelMixin, ConfigMixin):
         return self.patch_in(patches.flatten(3).flatten(1, 2))
 
     def encode_segments(self, patches: Tensor) -> Tensor:
-        """Sync tokens [G, F, C] of embedded patches [G, F, P, C]."""
+        """Return sync tokens [G, F, C] of embedded patches [G, F, P, C]."""
         x = patches + self.position[:, 1:] + self.time_position.unsqueeze(2)
         first = (self.cls_token + self.position[:, :1]).expand(len(x), -1, -1)
         x = torch.cat((first, x.flatten(1, 2)), dim=1)  # [G, N, C]
@@ -166,11 +202,12 @@ class Synchformer(ModelMixin, ConfigMixin):
         return self.aggregation(patches.flatten(0, 1)).unflatten(0, (len(x), -1))
 
     def forward(self, frames: Tensor, segments_at_once: int = 8) -> Tensor:
-        """Sync tokens [S, C] of a clip, 8 for each of its segments, in order.
+        """Return sync tokens [S, C] of a clip, 8 for each of its segments, in order.
 
         Args:
-            frames: [n, 3, H, W] in [-1, 1], n at least 16. Frames that fill no segment are dropped.
-            segments_at_once: bounds the memory.
+            frames: [n, 3, height, width] in [-1, 1], n at least 16. Frames after the last whole
+                segment are dropped.
+            segments_at_once: the most segments in memory together.
         """
         num_segments = (len(frames) - self.segment_frames) // SYNC_SEGMENT_STRIDE + 1
         tokens = []
@@ -186,5 +223,5 @@ class Synchformer(ModelMixin, ConfigMixin):
 
 
 def build_synchformer(config: SynchformerConfig) -> Synchformer:
-    """A Synchformer of this architecture, with PyTorch's initial weights."""
+    """Return a Synchformer of this architecture, with PyTorch's initial weights."""
     return Synchformer(**vars(config))

@@ -4,11 +4,15 @@ import torch
 from torch import Tensor
 
 
-def uploaded(tensor: Tensor, device: torch.device | None) -> Tensor:
-    """The tensor on the device; neither the host nor what is queued on a GPU waits for it.
+def upload(tensor: Tensor, device: torch.device | None) -> Tensor:
+    """Return the tensor on a device, without waiting for the GPU.
 
-    From ordinary memory each copy would hold the host until the GPU has done all before it, and
-    then the GPU waits for what the host launches next.
+    A copy from ordinary memory would hold the host until the GPU has finished all earlier work, and
+    then the GPU would wait for the host's next launch. The copy goes through pinned memory instead.
+
+    Args:
+        tensor: of any shape, small: it is copied once more in host memory.
+        device: where it goes; None for the CPU.
     """
     if device is None or device.type != "cuda" or tensor.is_cuda:
         return tensor.to(device)

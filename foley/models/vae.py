@@ -1,36 +1,52 @@
-"""The DAC-VAE: waveform <-> latents. Weight norm is fused when a checkpoint is loaded."""
+"""The DAC-VAE: an encoder from waveforms to latents, and a decoder back.
+
+Weight norm is fused when a checkpoint is loaded.
+"""
 
 # B batch, A latent frames, L latent channels, C channels, S samples
 
 import math
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foley.configs import VAEConfig
-from foley.gpu.pointwise import snake
 
 _DILATIONS = (1, 3, 9)
 _LOGVAR_RANGE = (-30.0, 20.0)
 
 
+def snake(x: Tensor, alpha: Tensor) -> Tensor:
+    """Return x + sin(alpha x)^2 / alpha, computed in the dtype of `alpha`, in that of `x`.
+
+    Args:
+        x: [B, C, ...].
+        alpha: [1, C, ...], with as many dimensions as `x`.
+
+    Source: docs/internals/model-specification.md, section 5.
+    """
+    wide = x.to(alpha.dtype)
+    sine = torch.sin(alpha * wide)
+    return torch.addcmul(wide, sine * sine, 1.0 / (alpha + 1e-9)).to(x.dtype)
+
+
 class Snake(nn.Module):
-    """x + sin(alpha x)^2 / alpha, with an alpha for each channel."""
+    """`snake`, with an alpha for each channel."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.alpha = nn.Parameter(torch.ones(1, dim, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, S] -> [B, C, S]."""
+        """Return [B, C, S] of `x` [B, C, S]."""
         return snake(x, self.alpha)
 
 
 class ResidualUnit(nn.Module):
-    """A dilated and a pointwise convolution around the identity."""
+    """A dilated convolution and one of a single tap, added to their input."""
 
     def __init__(self, dim: int, dilation: int) -> None:
         super().__init__()
@@ -40,16 +56,16 @@ class ResidualUnit(nn.Module):
         self.conv2 = nn.Conv1d(dim, dim, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, S] -> [B, C, S]."""
+        """Return [B, C, S] of `x` [B, C, S]."""
         return x + self.conv2(self.snake2(self.conv1(self.snake1(x))))
 
 
-def _units(dim: int) -> nn.Sequential:
+def _make_units(dim: int) -> nn.Sequential:
     return nn.Sequential(*(ResidualUnit(dim, dilation) for dilation in _DILATIONS))
 
 
 class DecoderBlock(nn.Module):
-    """`rate` times as many samples, half the channels."""
+    """Makes `rate` times as many samples, with half the channels."""
 
     def __init__(self, dim: int, rate: int) -> None:
         super().__init__()
@@ -62,31 +78,31 @@ class DecoderBlock(nn.Module):
             padding=math.ceil(rate / 2),
             output_padding=rate % 2,
         )
-        self.units = _units(dim // 2)
+        self.units = _make_units(dim // 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, S] -> [B, C / 2, rate * S]."""
+        """Return [B, C / 2, rate * S] of `x` [B, C, S]."""
         return self.units(self.upsample(self.snake(x)))
 
 
 class EncoderBlock(nn.Module):
-    """A `rate`-th of the samples, twice the channels."""
+    """Makes a `rate`-th of the samples, with twice the channels."""
 
     def __init__(self, dim: int, rate: int) -> None:
         super().__init__()
-        self.units = _units(dim)
+        self.units = _make_units(dim)
         self.snake = Snake(dim)
         self.downsample = nn.Conv1d(
             dim, 2 * dim, 2 * rate, stride=rate, padding=math.ceil(rate / 2)
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, S] -> [B, 2C, S / rate]."""
+        """Return [B, 2C, S / rate] of `x` [B, C, S]."""
         return self.downsample(self.snake(self.units(x)))
 
 
 class Decoder(nn.Module):
-    """Latents to a waveform."""
+    """From latents to a waveform."""
 
     def __init__(self, latent_dim: int, dim: int, rates: tuple[int, ...]) -> None:
         super().__init__()
@@ -97,12 +113,12 @@ class Decoder(nn.Module):
         self.conv_out = nn.Conv1d(last_dim, 1, 7, padding=3)
 
     def forward(self, latents: Tensor) -> Tensor:
-        """[B, L, A] -> [B, 1, hop * A]."""
+        """Return the waveform [B, 1, hop * A] of latents [B, L, A]."""
         return self.conv_out(self.snake_out(self.blocks(self.conv_in(latents)))).tanh()
 
 
 class Encoder(nn.Module):
-    """A waveform to features."""
+    """From a waveform to features."""
 
     def __init__(self, latent_dim: int, dim: int, rates: tuple[int, ...]) -> None:
         super().__init__()
@@ -113,12 +129,15 @@ class Encoder(nn.Module):
         self.conv_out = nn.Conv1d(last_dim, latent_dim, 3, padding=1)
 
     def forward(self, waveform: Tensor) -> Tensor:
-        """[B, 1, S] -> [B, L, S / hop]."""
+        """Return features [B, L, S / hop] of a waveform [B, 1, S]."""
         return self.conv_out(self.snake_out(self.blocks(self.conv_in(waveform))))
 
 
 class FoleyVAE(ModelMixin, ConfigMixin):
-    """The autoencoder of 48 kHz mono sound. Source: specification, section 5."""
+    """The autoencoder of 48 kHz mono sound.
+
+    Source: docs/internals/model-specification.md, section 5.
+    """
 
     _supports_gradient_checkpointing = False
     _supports_group_offloading = True
@@ -152,23 +171,29 @@ class FoleyVAE(ModelMixin, ConfigMixin):
         self.decoder = Decoder(latent_dim, decoder_dim, config.decoder_rates)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """The waveform [B, 1, hop * A] in [-1, 1] of latents [B, L, A], in the weights' dtype."""
+        """Return the waveform [B, 1, hop * A] in [-1, 1], in the weights' dtype.
+
+        Args:
+            latents: [B, L, A], in any floating dtype.
+        """
         return self.decoder(self.post_quant(latents.to(self.post_quant.weight.dtype)))
 
     def encode(self, waveform: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance [B, L, A] of the latents of a waveform [B, 1, S].
+        """Return mean and log-variance of the latents, [B, L, A] each.
 
-        The waveform is padded with zeros on the right to a multiple of the hop.
+        Args:
+            waveform: [B, 1, S] in [-1, 1], in the weights' dtype. It is padded with zeros on the
+                right to a multiple of the hop.
         """
         padded = F.pad(waveform, (0, -waveform.shape[-1] % self.hop))
         mean, logvar = self.quant(self.encoder(padded)).chunk(2, dim=1)
         return mean, logvar.clamp(*_LOGVAR_RANGE)
 
     def forward(self, latents: Tensor) -> Tensor:
-        """`decode`: generation needs nothing else."""
+        """Return `decode` of the latents: generation needs nothing else."""
         return self.decode(latents)
 
 
 def build_vae(config: VAEConfig) -> FoleyVAE:
-    """A FoleyVAE of this architecture, with PyTorch's initial weights."""
+    """Return a FoleyVAE of this architecture, with PyTorch's initial weights."""
     return FoleyVAE(**vars(config))

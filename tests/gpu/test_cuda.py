@@ -1,4 +1,4 @@
-"""On a GPU: the same numbers within half precision, and the same sound for a seed."""
+"""On a GPU: the modules' numbers within half precision, and the same sound for a seed."""
 
 import copy
 import gc
@@ -13,23 +13,20 @@ from foley.configs import PRESETS
 from foley.denoise import EvaluationPart, VelocityModel, make_clip_context
 from foley.errors import DeviceError
 from foley.gpu import pointwise, step_graphs
-from foley.gpu.fused_step import FusedContext, FusedDiT, Matrix
+from foley.gpu.compilation import compile_pointwise
+from foley.gpu.cuda_graphs import CudaCapture, Replay
+from foley.gpu.fused_context import FusedContext
+from foley.gpu.fused_encoders import fuse_encoders, fuse_synchformer, fuse_text_encoder
+from foley.gpu.fused_step import FusedDiT
 from foley.gpu.fused_vae import FusedSoundDecoder
-from foley.gpu.placement import (
-    FusedStep,
-    Memory,
-    fuse_encoders,
-    fuse_synchformer,
-    halve_sound_decoder,
-    place,
-    to_device,
-    to_dtype,
-)
-from foley.gpu.pointwise import Precision
-from foley.gpu.step_graphs import CudaCapture, Replay
+from foley.gpu.matrix import Matrix, Precision
+from foley.gpu.memory_modes import Memory
+from foley.gpu.offload import WeightStreamer
+from foley.gpu.placement import halve_sound_decoder, place, to_device, to_dtype
+from foley.gpu.step_graphs import FusedStep
 from foley.models.attention import attend
-from foley.models.dit import DiTContext, FoleyDiT
-from foley.models.encoders import fuse_text_encoder
+from foley.models.context import DiTContext
+from foley.models.dit import FoleyDiT
 from foley.models.packing import Borders, Segments
 from foley.models.synchformer import DividedAttention, FrameAggregation, build_synchformer
 from foley.pipeline import FoleyPipeline
@@ -40,7 +37,7 @@ from tests.toys import toy_components, toy_frames
 
 pytestmark = [
     pytest.mark.needs_gpu,
-    # PyTorch's own.
+    # PyTorch warns of itself.
     pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:Synchronization debug mode:UserWarning"),
 ]
@@ -49,14 +46,14 @@ CUDA = torch.device("cuda")
 
 
 @pytest.fixture(autouse=True)
-def _nothing_compiled_before() -> None:
-    """What is compiled belongs to a function: for another test's model it is compiled again."""
+def _forget_compiled_code() -> None:
+    """Code that another test's model had compiled would count as a recompilation."""
     torch.compiler.reset()
 
 
 @contextmanager
-def no_waiting() -> Iterator[None]:
-    """In which whatever would wait for the GPU raises."""
+def refuse_waiting() -> Iterator[None]:
+    """A context in which an operation that waits for the GPU raises."""
     try:
         torch.cuda.set_sync_debug_mode("error")
         yield
@@ -75,21 +72,21 @@ def test_half_precision_stays_close_to_the_golden_velocity(fused: Precision | No
     golden = fixtures.load(GOLDEN / "dit_tiny.safetensors")
     dit = to_dtype(to_device(copy.deepcopy(fixtures.dit(golden)), CUDA), torch.bfloat16)
     x = golden["in.x"].cuda()
-    context = dit.context(
+    context = dit.make_context(
         golden["in.clip_feat"].cuda(),
         golden["in.sync_feat"].cuda(),
         golden["in.cond"].cuda(),
         x.shape[-1],
     )
-    times = dit.time_modulation(golden["in.t"].cuda() / 1000)
+    times = dit.make_time_modulation(golden["in.t"].cuda() / 1000)
     if fused is None:
         velocity = dit(x, times, context)
     else:
         packed = FusedContext.of(DiTContext.concatenate([context], packed=True))
-        step = FusedDiT(dit, fused, pointwise.compiled(fused))
+        step = FusedDiT(dit, fused, compile_pointwise(fused))
         out = step(x.transpose(1, 2).flatten(0, 1), times, packed)
         velocity = out.unflatten(0, (len(x), -1)).transpose(1, 2)
-    # The published program has 0.0075; on the CPU these have 0.0072, 0.0069 and 0.033.
+    # The published program has an error of 0.0075; on the CPU these have 0.0072, 0.0069 and 0.033.
     assert relative_l2(velocity, golden["out.x"]) < (0.05 if fused == "fp8" else 0.015)
 
 
@@ -106,12 +103,12 @@ def part(dit: FoleyDiT, seed: int, num_latents: int, guidance_scale: float = 4.5
         num_latents=num_latents,
     )
     context = make_clip_context(dit, conditions, 1, guided=guidance_scale > 1)
-    time = dit.time_modulation(torch.rand(1, generator=generator).cuda())
+    time = dit.make_time_modulation(torch.rand(1, generator=generator).cuda())
     return EvaluationPart(seed, draw(1, 8, num_latents), time, context, guidance_scale)
 
 
 @torch.inference_mode()
-def test_graphs_serve_whoever_comes_and_repeat_bit_for_bit() -> None:
+def test_graphs_serve_any_batch_and_repeat_bit_for_bit() -> None:
     placed = place(toy_components(), CUDA, memory="full")
     fast = VelocityModel(placed.dit, placed.step)
     exact_dit = to_device(toy_components().dit, CUDA)
@@ -126,13 +123,13 @@ def test_graphs_serve_whoever_comes_and_repeat_bit_for_bit() -> None:
         made = fast([parts[name] for name in names])
         wanted = exact([exact_parts[name] for name in names])
         for velocity, expected in zip(made, wanted, strict=True):
-            assert relative_l2(velocity, expected) < 0.015  # on the CPU: 0.0129
+            assert relative_l2(velocity, expected) < 0.015  # measured on the CPU: 0.0129
         for velocity, before in zip(made, seen.setdefault(tuple(names), made), strict=True):
             assert torch.equal(velocity, before)
 
 
 @torch.inference_mode()
-def test_graphs_come_again_after_all_were_let_go() -> None:
+def test_graphs_are_captured_again_after_all_were_released() -> None:
     placed = place(toy_components(), CUDA, memory="full")
     assert placed.step is not None
     model, one = VelocityModel(placed.dit, placed.step), part(placed.dit, 0, 100)
@@ -155,6 +152,7 @@ def test_packed_and_alone_agree() -> None:
         assert relative_l2(velocity, alone) < 0.015
 
 
+@torch.inference_mode()
 def test_attention_in_half_precision_stays_within_the_segments() -> None:
     queries, keys = [300, 40, 300, 1, 700], [16, 300, 77, 700, 1]
     torch.manual_seed(0)
@@ -165,9 +163,10 @@ def test_attention_in_half_precision_stays_within_the_segments() -> None:
     assert relative_l2(half, exact) < 0.01
 
 
+@torch.inference_mode()
 def test_attention_of_one_query_repeats_bit_for_bit() -> None:
     torch.manual_seed(0)
-    # As Synchformer's projections lie: cuDNN's kernel gives another last bit in 3 of 40 runs.
+    # In Synchformer's layout, where cuDNN's kernel gives another last bit in 3 of 40 runs.
     projected = torch.randn(192, 197, 3, 12, 64, device="cuda")
     query, key, value = projected.bfloat16().unbind(2)
     made = attend(query[:, :1], key, value)
@@ -200,29 +199,28 @@ def test_every_memory_mode_makes_the_same_sound() -> None:
 
 
 def test_streamed_weights_leave_nothing_on_the_gpu() -> None:
-    from foley.gpu.offload import Streamed
-
     torch.manual_seed(0)
     layers = torch.nn.Sequential(*(torch.nn.Linear(1024, 1024) for _ in range(12)))
     layers.requires_grad_(False)
     x = torch.randn(64, 1024)
     expected = layers(x)
-    Streamed(list(layers), CUDA)
+    WeightStreamer(list(layers), CUDA)
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     for _ in range(5):
-        assert relative_l2(layers(x.cuda()), expected) < 1e-3
+        with torch.inference_mode():  # as a request runs them
+            assert relative_l2(layers(x.cuda()), expected) < 1e-3
     torch.cuda.synchronize()
     layer_bytes = 4 * 1024 * 1025
-    assert torch.cuda.memory_allocated() - before <= 2 * layer_bytes  # the next turn's first
+    assert torch.cuda.memory_allocated() - before <= 2 * layer_bytes  # the next turn's first layer
     assert torch.cuda.max_memory_allocated() - before < 6 * layer_bytes
 
 
-def test_running_out_of_memory_is_told_and_survived() -> None:
+def test_a_pipeline_reports_and_survives_running_out_of_memory() -> None:
     pipeline = FoleyPipeline(toy_components(), CUDA, memory="full")
     request = GenerationRequest(seed=1, num_inference_steps=3)
     before = pipeline.generate(toy_frames(), request).waveforms
-    gc.collect()  # what earlier tests left could make room in the midst of it
+    gc.collect()  # objects of earlier tests could be freed during the request
     torch.cuda.empty_cache()
     limit = (torch.cuda.memory_reserved() + 2**20) / torch.cuda.mem_get_info()[1]
     torch.cuda.set_per_process_memory_fraction(limit)
@@ -236,8 +234,8 @@ def test_running_out_of_memory_is_told_and_survived() -> None:
 
 
 @torch.inference_mode()
-def test_heads_are_normed_and_turned_as_by_plain_pytorch() -> None:
-    from foley.gpu import kernels
+def test_the_norm_and_rotate_kernel_is_the_plain_function() -> None:
+    from foley.gpu.triton_pointwise import norm_and_rotate_triton
 
     torch.manual_seed(0)
     for num_tokens, num_heads, dim in ((864, 12, 128), (37, 5, 32), (1, 2, 16)):
@@ -253,23 +251,27 @@ def test_heads_are_normed_and_turned_as_by_plain_pytorch() -> None:
             (x[:num_tokens], None, weight[1], None, *table, 1e-6),
         ):
             expected = pointwise.norm_and_rotate(*arguments)
-            assert relative_l2(kernels.norm_and_rotate(*arguments), expected) < 1e-3
+            assert relative_l2(norm_and_rotate_triton(*arguments), expected) < 1e-3
 
 
 @torch.inference_mode()
-def test_neighbours_and_gates_are_those_of_plain_pytorch() -> None:
-    from foley.gpu import kernels
+def test_the_neighbour_and_swiglu_kernels_are_the_plain_functions() -> None:
+    from foley.gpu import triton_pointwise
 
     torch.manual_seed(0)
     for lengths, dim in (([400, 1, 37], 1536), ([1], 1408), ([5, 3], 32)):
         borders = Borders.of(lengths, CUDA)
         x = torch.randn(sum(lengths), dim, device="cuda").bfloat16()
         ends = borders.first, borders.last
-        assert torch.equal(kernels.neighbours(x, *ends), pointwise.neighbours(x, *ends))
+        joined = triton_pointwise.join_neighbours_triton(x, *ends)
+        assert torch.equal(joined, pointwise.join_neighbours(x, *ends))
         both = torch.randn(sum(lengths), 2 * dim, device="cuda").bfloat16()
         for (rows, scale), (expected, its_scale) in (
-            (kernels.neighbours_8(x, *ends), pointwise.neighbours_8(x, *ends)),
-            (kernels.gated_8(both), pointwise.gated_8(both)),
+            (
+                triton_pointwise.join_neighbours_fp8_triton(x, *ends),
+                pointwise.join_neighbours_fp8(x, *ends),
+            ),
+            (triton_pointwise.swiglu_fp8_triton(both), pointwise.swiglu_fp8(both)),
         ):
             assert rows.dtype == expected.dtype
             assert relative_l2(scale, its_scale) < 0.002
@@ -278,20 +280,20 @@ def test_neighbours_and_gates_are_those_of_plain_pytorch() -> None:
 
 @torch.inference_mode()
 @pytest.mark.parametrize("over_time", [True, False])
-def test_patches_attend_as_by_plain_pytorch(over_time: bool) -> None:
-    from foley.gpu import kernels
+def test_the_divided_attention_kernel_is_the_module(over_time: bool) -> None:
+    from foley.gpu.triton_attention import attend_divided
 
     torch.manual_seed(0)
     for dim, num_heads, num_patches in ((768, 12, 196), (128, 4, 13)):
         plain = DividedAttention(dim, num_heads).cuda()
         fast = copy.deepcopy(plain).bfloat16()
-        fast.function = kernels.attend_divided
+        fast.function = attend_divided
         x = torch.randn(3, 1 + 8 * num_patches, dim, device="cuda")
         expected = plain(x, 8, over_time=over_time)
         for _ in range(2):
             made = fast(x.bfloat16(), 8, over_time=over_time)
             assert relative_l2(made, expected) < 0.01
-            # The class token is one row of many: its own error.
+            # The class token is one row of many, so its error is checked alone.
             assert relative_l2(made[:, 0], expected[:, 0]) < 0.02
             fast.compile()
 
@@ -311,14 +313,14 @@ def test_fused_encoders_are_the_encoders() -> None:
 
 
 @torch.inference_mode()
-def test_one_sound_decoder_serves_all_lengths() -> None:
+def test_one_compiled_sound_decoder_serves_all_lengths_on_a_gpu() -> None:
     vae = to_device(toy_components().vae, CUDA)
     lengths = (100, *range(31, 41), 1, 750)
     latents = {length: torch.randn(1, 8, length, device="cuda") for length in lengths}
     expected = {length: vae(x) for length, x in latents.items()}
     decode = FusedSoundDecoder(halve_sound_decoder(vae), compiled=True)
     for length, x in latents.items():
-        # Only a single latent is compiled apart, and no clip is so short.
+        # Only a single latent is compiled separately, and no clip is so short.
         with torch._dynamo.config.patch(error_on_recompile=length > 1):
             assert relative_l2(decode(x), expected[length]) < 0.015
     x = torch.cat([latents[100], latents[100].flip(2)])
@@ -326,7 +328,7 @@ def test_one_sound_decoder_serves_all_lengths() -> None:
 
 
 @torch.inference_mode()
-def test_one_text_encoder_serves_all_prompts() -> None:
+def test_one_compiled_text_encoder_serves_all_prompts() -> None:
     text = to_device(toy_components().text, CUDA)
     prompts = {}
     for count, other in ((5, 2), (5, 5), (2, 2), (77, 30), (512, 2), (33, 7)):
@@ -341,13 +343,13 @@ def test_one_text_encoder_serves_all_prompts() -> None:
             assert relative_l2(made, expected) < 0.015
 
 
-# Frames at 25 fps, prompt, guidance and variations of clips that find other sizes of everything.
+# Frames at 25 fps, prompt, guidance and variations of clips that need other sizes of everything.
 ASKED = (
     (40, "tap", 4.5, 1),
     (16, "", 1.0, 1),
     (375, "the hoofs of a horse on cobbles, then rain", 4.5, 2),
     (103, "tap, tap", 1.0, 3),
-    (325, "x" * 120, 7.0, 1),  # more than any graph of the text is for
+    (325, "x" * 120, 7.0, 1),  # longer than any graph of the text
     (200, "tap", 4.5, 1),
 )
 
@@ -380,7 +382,7 @@ def test_encoders_from_graphs_are_the_encoders() -> None:
             return super().__call__(run)
 
     pipeline = FoleyPipeline(toy_components(), CUDA, memory="full")
-    # The card has the memory: the product's choice.
+    # The GPU has enough free memory for `place` to choose graphs.
     assert pipeline._encoders._capture is CudaCapture
     pipeline._encoders._capture = Counted
     pipeline.warm_up()
@@ -397,28 +399,28 @@ def test_encoders_from_graphs_are_the_encoders() -> None:
         for name in ("visual_tokens", "sync_tokens", "text_tokens"):
             tokens, wanted = getattr(conditions, name), getattr(plain, name)
             assert tokens.shape == wanted.shape
-            # Two ways to round in bf16, whose own error is up to 0.01.
+            # Both round in bf16, each with an error of up to 0.01.
             assert relative_l2(tokens, wanted) < 0.015, name
     pipeline.warm_up()
     assert captures == 2 * (4 + 6 + 5)
 
 
 @torch.inference_mode()
-def test_a_frames_token_gathers_as_by_plain_pytorch_and_repeats() -> None:
-    from foley.gpu import kernels
+def test_the_first_token_kernel_is_the_module_and_repeats_bit_for_bit() -> None:
+    from foley.gpu.triton_attention import attend_first
 
     torch.manual_seed(0)
     for frames, num_patches, dim, num_heads in ((192, 196, 768, 12), (5, 13, 128, 4)):
         plain = FrameAggregation(dim, num_heads, 4 * dim).cuda()
         fast = copy.deepcopy(plain).bfloat16()
-        fast.function = kernels.attend_first
+        fast.function = attend_first
         patches = torch.randn(frames, num_patches, dim, device="cuda")
         made = fast(patches.bfloat16())
         assert relative_l2(made, plain(patches)) < 0.01
         assert all(torch.equal(fast(patches.bfloat16()), made) for _ in range(100))
         projected = torch.randn(frames, 1 + num_patches, 3 * dim, device="cuda").bfloat16()
-        gathered = plain._gathered(projected.float())
-        assert relative_l2(kernels.attend_first(projected, num_heads), gathered) < 0.005
+        gathered = plain._gather(projected.float())
+        assert relative_l2(attend_first(projected, num_heads), gathered) < 0.005
 
 
 @torch.inference_mode()
@@ -436,7 +438,7 @@ def test_the_full_size_sync_encoder_repeats_bit_for_bit() -> None:
         assert torch.equal(made, first)
 
 
-def test_encoders_repeat_bit_for_bit_whatever_came_between() -> None:
+def test_encoders_repeat_bit_for_bit_after_other_clips() -> None:
     pipeline = FoleyPipeline(toy_components(), CUDA, memory="full")
     pipeline.warm_up()
     first = pipeline.condition(toy_frames(60), "tap", "noisy")
@@ -448,7 +450,9 @@ def test_encoders_repeat_bit_for_bit_whatever_came_between() -> None:
 
 
 @torch.inference_mode()
-def test_a_large_step_comes_from_a_graph_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_step_is_captured_once_its_batch_has_lasted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(step_graphs, "_SMALL_TOKENS", 150)
     placed = place(toy_components(), CUDA, memory="full")
     assert placed.step is not None
@@ -471,6 +475,7 @@ def test_eight_bits_serve_any_number_of_tokens(num_tokens: int) -> None:
         assert relative_l2(made, x.float() @ weight.float().t() + bias.float()) < 0.04
 
 
+@torch.inference_mode()
 def test_the_candidate_kernel_is_its_plain_twin() -> None:
     from benchmarks.gpu.candidates import gated_convolutions, gated_convolutions_plain
 
@@ -487,11 +492,11 @@ def test_the_candidate_kernel_is_its_plain_twin() -> None:
 @torch.inference_mode()
 def test_nothing_in_a_step_waits_for_the_gpu() -> None:
     placed = place(toy_components(), CUDA, memory="full")
-    step = FusedStep(placed.dit, "bf16", pointwise.compiled(), CudaCapture())
+    step = FusedStep(placed.dit, "bf16", compile_pointwise(), CudaCapture())
     model, one = VelocityModel(placed.dit, step), part(placed.dit, 0, 100)
     for _ in range(3):
         model([one])
-    with no_waiting():
+    with refuse_waiting():
         model([one])
 
 
@@ -501,7 +506,7 @@ def test_nothing_before_the_first_step_waits_for_the_gpu() -> None:
     pipeline.warm_up()
     for _ in range(2):
         session = pipeline.start(toy_frames(200), GenerationRequest(prompt="tap", seed=1))
-        with no_waiting():
+        with refuse_waiting():
             while session.stage == "encode":
                 session.encode()
             pipeline.make_velocity_model()([session.prepare_part()])

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from foley.conditioning import count_pieces, encode_sync, encode_text, encode_visual, tokenize
-from foley.gpu.encoder_batches import FROM_GRAPHS, ON_CPU, ON_GPU, Encoders, Pieces, num_frames
-from foley.gpu.encoder_graphs import Input, SizedGraphs
-from foley.gpu.step_graphs import Capture, Replay
-from foley.models.encoders import fuse_text_encoder
+from foley.gpu.cuda_graphs import Capture, Replay
+from foley.gpu.encoder_batches import FROM_GRAPHS, ON_CPU, ON_GPU, Encoders, Pieces
+from foley.gpu.fused_encoders import fuse_text_encoder
+from foley.models.synchformer import count_segment_frames
 from foley.pipeline import FoleyPipeline
 from tests.gpu.test_step_graphs import Recorder
 from tests.toys import toy_components, toy_frames
@@ -117,25 +117,6 @@ def test_the_text_shares_no_memory_with_the_frames_beside_which_it_runs() -> Non
     assert [recorder.replays for recorder in made] == [2, 1]
 
 
-def test_the_smallest_graph_that_is_large_enough_is_replayed() -> None:
-    sizes: list[int] = []
-
-    def run(values: Tensor) -> Tensor:
-        sizes.append(len(values))
-        return values.float()
-
-    graphs = SizedGraphs(run, [Input((-1, 2), torch.long, 7)], (8, 4), CPU)
-    graphs.prepare(Recorder())
-    assert sizes == [8, 4]  # the largest first
-    for count, size in ((1, 4), (4, 4), (5, 8), (8, 8), (9, 9)):
-        sizes.clear()
-        assert graphs(torch.ones(count, 2, dtype=torch.long)).shape == (count, 2)
-        assert sizes == [size]
-    graphs.release()
-    graphs(torch.ones(3, 2, dtype=torch.long))
-    assert sizes[-1] == 3
-
-
 @pytest.mark.parametrize("fails_at", [1, 7, 13])
 def test_without_memory_for_all_graphs_there_are_none(
     fails_at: int, caplog: pytest.LogCaptureFixture
@@ -187,7 +168,7 @@ def test_pieces_are_few_even_and_steps_but_for_the_last(pieces: Pieces) -> None:
         assert all(part % pieces.step == 0 for part in parts[:-1])
         assert max(parts) - min(parts) <= pieces.step
         assert min(parts) > 1 or total == 1
-    assert num_frames(24) == 200
+    assert count_segment_frames(24) == 200
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # PyTorch's own, on compiling

@@ -1,11 +1,17 @@
 """The step for a GPU computes what the modules' forward computes."""
 
+from typing import get_args
+
 import pytest
 import torch
 
-from foley.gpu.fused_step import FusedContext, FusedDiT
-from foley.gpu.pointwise import PLAIN, Pointwise, compiled, neighbours
-from foley.models.dit import DiTContext, FoleyDiT
+from foley.gpu.compilation import compile_pointwise, select_plain
+from foley.gpu.fused_context import FusedContext
+from foley.gpu.fused_step import FusedDiT
+from foley.gpu.matrix import Precision
+from foley.gpu.pointwise import join_neighbours
+from foley.models.context import DiTContext
+from foley.models.dit import FoleyDiT
 from tests.toys import toy_components
 
 LENGTHS = [(37, 6, 2, 5), (12, 20, 1, 3), (1, 1, 1, 1), (37, 6, 2, 5)]  # A, V, segments, T
@@ -16,14 +22,14 @@ def draw(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def batch(dit: FoleyDiT, lengths: list[tuple[int, int, int, int]]) -> DiTContext:
-    """Of each clip both halves of guidance."""
+    """Both halves of guidance of each clip, packed."""
     contexts = []
     for seed, (audio, visual, segments, text) in enumerate(lengths):
         words = draw(2, text, 16, seed=seed)
         sync = draw(1, 8 * segments, 16, seed=seed)
         contexts += [
-            dit.empty_context(visual, 8 * segments, words[:1], audio),
-            dit.context(draw(1, visual, 24, seed=seed), sync, words[1:], audio),
+            dit.make_empty_context(visual, 8 * segments, words[:1], audio),
+            dit.make_context(draw(1, visual, 24, seed=seed), sync, words[1:], audio),
         ]
     return DiTContext.concatenate(contexts, packed=True)
 
@@ -39,19 +45,19 @@ def case(
 
 def velocity(dit: FoleyDiT, lengths: list[tuple[int, int, int, int]]) -> torch.Tensor:
     latents, sigmas, context = case(dit, lengths)
-    return dit(latents.t()[None], dit.time_modulation(sigmas), context)[0].t()
+    return dit(latents.t()[None], dit.make_time_modulation(sigmas), context)[0].t()
 
 
 def fused_velocity(
     dit: FoleyDiT, step: FusedDiT, lengths: list[tuple[int, int, int, int]]
 ) -> torch.Tensor:
     latents, sigmas, context = case(dit, lengths)
-    return step(latents, dit.time_modulation(sigmas), FusedContext.of(context))
+    return step(latents, dit.make_time_modulation(sigmas), FusedContext.of(context))
 
 
 @pytest.mark.parametrize("count", [1, 4])
 @torch.no_grad()
-def test_the_step_is_the_forward(count: int) -> None:
+def test_the_step_computes_what_the_forward_computes(count: int) -> None:
     dit = toy_components().dit
     expected = velocity(dit, LENGTHS[:count])
     made = fused_velocity(dit, FusedDiT(dit), LENGTHS[:count])
@@ -59,7 +65,7 @@ def test_the_step_is_the_forward(count: int) -> None:
 
 
 @torch.no_grad()
-def test_relaid_weights_keep_their_names_shapes_values_and_memory() -> None:
+def test_weights_laid_out_anew_keep_their_names_shapes_values_and_memory() -> None:
     dit = toy_components().dit
     before = {name: weight.clone() for name, weight in dit.state_dict().items()}
     expected = velocity(dit, LENGTHS)
@@ -83,7 +89,7 @@ def test_half_precision_stays_close() -> None:
 
 
 @torch.no_grad()
-def test_eight_bits_stay_close_and_replace_the_weights() -> None:
+def test_fp8_stays_close_and_frees_the_weights() -> None:
     exact = velocity(toy_components().dit, LENGTHS)
     dit = torch.nn.Module.to(toy_components().dit, dtype=torch.bfloat16)
     rough = fused_velocity(dit, FusedDiT(dit, "fp8"), LENGTHS)
@@ -94,9 +100,9 @@ def test_eight_bits_stay_close_and_replace_the_weights() -> None:
 @pytest.mark.soak
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # PyTorch's own, on compiling
 @torch.inference_mode()
-def test_compiled_functions_are_the_plain_ones_and_serve_all_lengths() -> None:
+def test_compiled_functions_compute_the_same_for_all_lengths() -> None:
     dit = toy_components().dit
-    step = FusedDiT(dit, pointwise=compiled())
+    step = FusedDiT(dit, pointwise=compile_pointwise())
     made = fused_velocity(dit, step, LENGTHS)
     torch.testing.assert_close(made, velocity(dit, LENGTHS), rtol=0, atol=1e-5)
     with torch._dynamo.config.patch(error_on_recompile=True):
@@ -106,16 +112,18 @@ def test_compiled_functions_are_the_plain_ones_and_serve_all_lengths() -> None:
 
 
 @torch.inference_mode()
-def test_what_two_tokens_compile_serves_many() -> None:
-    """PyTorch 2.11 lost the guard where N - 1 rows being one row had tied the code to N = 2."""
-    fast = torch.compile(neighbours, backend="aot_eager", fullgraph=True)
+def test_what_is_compiled_for_two_tokens_serves_many() -> None:
+    # PyTorch 2.11 had no guard where N - 1 rows, being one row, tied the code to N = 2.
+    fast = torch.compile(join_neighbours, backend="aot_eager", fullgraph=True)
     for count in (2, 160):
         x, first, last = draw(count, 16), torch.zeros(count, 1).bool(), torch.ones(count, 1).bool()
         for tensor in (x, first, last):
             torch._dynamo.maybe_mark_dynamic(tensor, 0)
         with torch._dynamo.config.patch(error_on_recompile=count > 2):
-            assert torch.equal(fast(x, first, last), neighbours(x, first, last))
+            assert torch.equal(fast(x, first, last), join_neighbours(x, first, last))
 
 
-def test_every_function_between_the_products_is_compiled() -> None:
-    assert len(compiled()) == len(PLAIN) == len(Pointwise._fields)
+@pytest.mark.parametrize("precision", get_args(Precision))
+def test_every_function_between_the_products_is_compiled(precision: Precision) -> None:
+    plain, fast = select_plain(precision), compile_pointwise(precision)
+    assert all(a is not b for a, b in zip(plain, fast, strict=True))

@@ -1,7 +1,7 @@
 """Replaying a step for other requests: every input reaches the places that the graph reads.
 
-On the CPU a replay runs the step's kernels anew on the graph's own places; on a GPU, tests/gpu does
-the same with CUDA graphs.
+On the CPU a replay runs the step again on the graph's own places. `test_cuda.py` does the same with
+CUDA graphs.
 """
 
 from collections.abc import Callable
@@ -12,9 +12,9 @@ from torch import Tensor
 
 from foley.denoise import EvaluationPart, VelocityModel, make_clip_context
 from foley.gpu import step_graphs
-from foley.gpu.placement import FusedStep
-from foley.gpu.pointwise import PLAIN
-from foley.gpu.step_graphs import Replay
+from foley.gpu.compilation import PLAIN
+from foley.gpu.cuda_graphs import Replay
+from foley.gpu.step_graphs import FusedStep
 from foley.types import Conditions
 from tests.toys import toy_components
 
@@ -22,7 +22,7 @@ DIT = toy_components().dit
 
 
 class Recorder:
-    """Takes the place of CUDA's capture: replays by running again, and counts."""
+    """A capture without CUDA: it replays by running again, and counts captures and replays."""
 
     def __init__(self) -> None:
         self.captures = self.replays = 0
@@ -53,7 +53,7 @@ def part(
         num_latents=num_latents,
     )
     context = make_clip_context(DIT, conditions, 1, guided=guidance_scale > 1)
-    time = DIT.time_modulation(torch.rand(1, generator=generator))
+    time = DIT.make_time_modulation(torch.rand(1, generator=generator))
     return EvaluationPart(seed, draw(1, 8, num_latents), time, context, guidance_scale)
 
 
@@ -67,7 +67,7 @@ def _without_gradients() -> object:
         yield
 
 
-def test_replays_are_the_forward_of_whoever_comes() -> None:
+def test_replays_compute_what_the_forward_computes_for_any_batch() -> None:
     one, same, other, plain = part(0), part(1), part(2, 12, 20), part(3, guidance_scale=1.0)
     recorder = Recorder()
     fast, slow = model(recorder), VelocityModel(DIT)
@@ -89,7 +89,7 @@ def test_a_batch_that_changes_at_each_step_is_never_captured() -> None:
     assert recorder.captures == 0
 
 
-def test_without_memory_for_a_graph_the_step_runs_as_it_is() -> None:
+def test_without_memory_for_a_graph_the_step_runs_without_one() -> None:
     recorder = Recorder()
 
     def capture(run: Callable[[], Tensor]) -> tuple[Replay, Tensor]:
@@ -100,11 +100,11 @@ def test_without_memory_for_a_graph_the_step_runs_as_it_is() -> None:
 
     fast, exact = VelocityModel(DIT, FusedStep(DIT, "bf16", PLAIN, capture)), VelocityModel(DIT)
     one, large, other = part(0), part(1, 50), part(2, 50)
-    # The one is captured; the large one's capture fails, once; the next of its size is captured.
+    # `one` is captured. The capture of `large` fails, and is tried once. `other` is captured.
     for asked in (one, one, large, large, large, other, other, one, one):
         ((made,), (wanted,)) = fast([asked]), exact([asked])
         torch.testing.assert_close(made, wanted, rtol=0, atol=1e-5)
-    assert recorder.captures == 4  # `one` again too: all graphs made room
+    assert recorder.captures == 4  # `one` again, because the failure freed all graphs
 
 
 def test_a_velocity_is_not_overwritten_by_the_next() -> None:
@@ -123,7 +123,7 @@ def test_a_large_step_is_captured_once_its_batch_has_lasted(
 ) -> None:
     free = 80_000_000_000
     monkeypatch.setattr(step_graphs, "_SMALL_TOKENS", 50)
-    monkeypatch.setattr(step_graphs, "free_bytes", lambda device: free)
+    monkeypatch.setattr(step_graphs, "count_free_bytes", lambda device: free)
     recorder = Recorder()
     fast, exact = model(recorder), VelocityModel(DIT)
     large, other, small = part(0), part(1, 40), part(2, 20)
@@ -135,20 +135,20 @@ def test_a_large_step_is_captured_once_its_batch_has_lasted(
             torch.testing.assert_close(made, wanted, rtol=0, atol=1e-5)
 
     ask(large, step_graphs.LARGE_EVALUATIONS - 1)
-    ask(other, 1)  # begins to count anew
+    ask(other, 1)  # the count starts again
     ask(large, step_graphs.LARGE_EVALUATIONS - 1)
     assert recorder.captures == 0
     ask(large, 1)
     assert (recorder.captures, recorder.replays) == (1, 1)
     ask(small, 2)
-    assert recorder.captures == 2  # those at once
+    assert recorder.captures == 2  # a small step is captured at its second evaluation
     ask(large, 1)
     assert (recorder.captures, recorder.replays) == (2, 3)
     free = 2_000_000_000
     ask(other, step_graphs.LARGE_EVALUATIONS + 2)
     assert recorder.captures == 2
     ask(large, 1)
-    assert recorder.replays == 4  # a graph that is there serves on
+    assert recorder.replays == 4  # an existing graph is used
     free = 80_000_000_000
     ask(other, step_graphs.LARGE_EVALUATIONS)
     assert recorder.captures == 3

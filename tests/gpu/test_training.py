@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from foley.models.synchformer import Synchformer, build_synchformer
 from training.settings import TRAINED
-from training.train_encoders import FRAMES, normalised, segment_tokens
+from training.train_encoders import FRAMES, normalise, segment_tokens
 
 pytestmark = pytest.mark.needs_gpu
 CLIPS = 8
@@ -35,7 +35,7 @@ def test_the_sync_encoder_is_trained_by_its_true_gradients() -> None:
             torch.nn.init.normal_(parameter, std=0.02)
     coarse = torch.rand(CLIPS * FRAMES, 3, 28, 28, device="cuda")
     pictures = F.interpolate(coarse, scale_factor=8).unflatten(0, (CLIPS, FRAMES))
-    pictures = normalised((pictures * 255).byte())
+    pictures = normalise((pictures * 255).byte())
     exact = _gradients(sync, pictures, compiled=False, half=False)
     made = _gradients(sync, pictures, compiled=True, half=True)
     assert made.keys() == exact.keys()

@@ -1,4 +1,4 @@
-"""Requests of any lengths, schedules and guidance in one forward pass: each as if alone."""
+"""Requests of any lengths, schedules and guidance share a forward pass without any effect."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from foley.denoise import Denoising, EvaluationPart, VelocityModel, make_clip_context
 from foley.models.attention import attend
-from foley.models.dit import DiTContext
+from foley.models.context import DiTContext
 from foley.models.layers import TokenConv
 from foley.models.packing import Borders, Lengths, Packing, Segments
 from foley.request import SOLVERS, Solver
@@ -26,7 +26,7 @@ def draw(*shape: int, seed: int = 0) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Asked:
-    """A request, as a scheduler knows it."""
+    """A request: the sizes of its clip, and its options."""
 
     num_latents: int
     num_visual: int
@@ -73,14 +73,14 @@ ASKED = st.builds(
 
 
 def together(asked: list[Asked]) -> list[torch.Tensor]:
-    """Latents of requests that share every evaluation, until each has come to its end."""
+    """Latents of requests that share every evaluation until each has ended."""
     model = VelocityModel(DIT)
     running, latents = {}, {}
     for i, one in enumerate(asked):
         sigmas = make_sigmas(one.num_steps)
         guided = one.guidance_scale > 1
         context = make_clip_context(DIT, one.conditions(i), one.num_variations, guided=guided)
-        times = DIT.time_modulation(compute_evaluation_sigmas(sigmas, one.solver))
+        times = DIT.make_time_modulation(compute_evaluation_sigmas(sigmas, one.solver))
         path = solve(one.noise(i), sigmas, one.solver)
         running[i] = (path, next(path), times, context)
     while running:
@@ -107,7 +107,7 @@ def together(asked: list[Asked]) -> list[torch.Tensor]:
 @settings(max_examples=25, deadline=None)
 @given(st.lists(ASKED, min_size=2, max_size=4))
 @torch.no_grad()
-def test_a_request_comes_out_as_if_it_were_alone(asked: list[Asked]) -> None:
+def test_a_request_in_a_batch_gives_what_it_gives_alone(asked: list[Asked]) -> None:
     for i, (one, latents) in enumerate(zip(asked, together(asked), strict=True)):
         path, model = one.path(i), VelocityModel(DIT)
         while path.point is not None:
@@ -125,17 +125,21 @@ def part(
     asked = Asked(num_latents, num_visual, 3, 5, 1, 1, "euler", guidance_scale)
     context = make_clip_context(DIT, asked.conditions(seed), 1, guided=guidance_scale > 1)
     return EvaluationPart(
-        seed, asked.noise(seed), DIT.time_modulation(torch.tensor([0.7])), context, guidance_scale
+        seed,
+        asked.noise(seed),
+        DIT.make_time_modulation(torch.tensor([0.7])),
+        context,
+        guidance_scale,
     )
 
 
 @torch.no_grad()
-def test_clips_of_one_length_may_be_packed_too() -> None:
+def test_clips_of_equal_lengths_can_be_packed_too() -> None:
     contexts = [part(37, 6, seed).context for seed in range(2)]
     rows, packed = (DiTContext.concatenate(contexts, packed=p) for p in (False, True))
     assert rows.packing is None
     assert packed.visual.shape[:2] == (1, 4 * 6)
-    latents, times = draw(4, 8, 37), DIT.time_modulation(torch.tensor([1.0, 0.7, 0.4, 0.1]))
+    latents, times = draw(4, 8, 37), DIT.make_time_modulation(torch.tensor([1.0, 0.7, 0.4, 0.1]))
     flat = latents.transpose(0, 1).flatten(1)[None]  # [1, L, 4 * A]
     out = DIT(flat, times, packed)[0].unflatten(1, (4, 37)).transpose(0, 1)
     # Measured: 4e-7.
@@ -143,7 +147,7 @@ def test_clips_of_one_length_may_be_packed_too() -> None:
 
 
 @torch.no_grad()
-def test_who_joins_and_leaves_changes_nothing_for_the_others() -> None:
+def test_requests_that_join_or_leave_a_batch_change_nothing_for_the_others() -> None:
     one, two, three = part(37, 6, 0), part(12, 2, 1, 1.0), part(20, 30, 2)
     model = VelocityModel(DIT)
     (alone,) = VelocityModel(DIT)([one])

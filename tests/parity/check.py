@@ -23,9 +23,12 @@ from foley.denoise import Denoising, VelocityModel
 from foley.media.clock import FramePicker, num_latents, seconds_of
 from foley.media.decode import VideoInfo, decode_frames, probe
 from foley.media.scale import fit_and_crop, stretch
-from foley.models.dit import DiTContext, FoleyDiT, embed_time
-from foley.models.layers import AUDIO_NORM_EPS, JOINT_EPS, JointBlock, JointRotary
-from foley.models.rope import InterleavedPositions, RotaryTable, rotate, stretch_index
+from foley.models.context import DiTContext
+from foley.models.dit import FoleyDiT
+from foley.models.embeddings import embed_time
+from foley.models.joint_block import JointBlock
+from foley.models.layers import AUDIO_NORM_EPS, JOINT_EPS
+from foley.models.rope import InterleavedPositions, JointRotary, RotaryTable, rotate, stretch_index
 from foley.request import Solver
 from foley.sampling import SolverPoint, compute_evaluation_sigmas, guide, make_sigmas
 from foley.types import Conditions
@@ -60,12 +63,12 @@ def relative_error(actual: Tensor, expected: Tensor) -> float:
 
 
 def _velocity(model: FoleyDiT, latents: Tensor, timesteps: Tensor, context: DiTContext) -> Tensor:
-    return model(latents, model.time_modulation(timesteps / 1000.0), context)
+    return model(latents, model.make_time_modulation(timesteps / 1000.0), context)
 
 
 def _case(model: FoleyDiT, file: Fixture, prefix: str) -> Comparison:
     x = file[f"{prefix}in.x"]
-    context = model.context(
+    context = model.make_context(
         file[f"{prefix}in.clip_feat"],
         file[f"{prefix}in.sync_feat"],
         file[f"{prefix}in.cond"],
@@ -87,7 +90,7 @@ def check_dit_cases(file: Fixture) -> Iterator[Comparison]:
         yield _case(model, file, f"case{index}.")
     lengths = json.loads(file.metadata["empty"])
     x = file["empty.in.x"]
-    context = model.empty_context(
+    context = model.make_empty_context(
         lengths["visual"], lengths["sync"], file["empty.in.cond"], x.shape[-1]
     )
     velocity = _velocity(model, x, file["empty.in.t"], context)
@@ -131,7 +134,7 @@ def check_dit_mid(file: Fixture) -> Iterator[Comparison]:
 
     handles = [module.register_forward_hook(record(name)) for name, module in model.named_modules()]
     x = base["in.x"]
-    context = model.context(
+    context = model.make_context(
         base["in.clip_feat"], base["in.sync_feat"], base["in.cond"], x.shape[-1]
     )
     _velocity(model, x, base["in.t"], context)

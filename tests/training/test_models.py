@@ -110,11 +110,11 @@ def test_an_optimiser_changes_every_parameter_that_has_a_gradient(
 def test_noise_channels_pass_through_the_sampler(entry: dict[str, torch.Tensor]) -> None:
     model = FlowModel().eval()
     words = torch.randn(2, 6, TRAINED.dit.text_dim)
-    context = model.dit.context(entry["visual"].float(), entry["sync"].float(), words, 64)
+    context = model.dit.make_context(entry["visual"].float(), entry["sync"].float(), words, 64)
     noise = torch.randn(2, TRAINED.dit.latent_dim, 64)
     latents = integrate(
         lambda point: model.dit(
-            point.latents, model.dit.time_modulation(torch.full((2,), point.sigma)), context
+            point.latents, model.dit.make_time_modulation(torch.full((2,), point.sigma)), context
         ),
         noise,
         make_sigmas(2),

@@ -8,7 +8,8 @@ from diffusers import TorchAoConfig
 from diffusers.hooks.group_offloading import ModuleGroup
 from torchao.quantization import Int8WeightOnlyConfig
 
-from foley.models.dit import DiTContext, FoleyDiT
+from foley.models.context import DiTContext
+from foley.models.dit import FoleyDiT
 from foley.models.vae import FoleyVAE
 from tests.toys import toy_components
 
@@ -23,10 +24,10 @@ def draw(*shape: int) -> torch.Tensor:
 def velocity(dit: FoleyDiT) -> torch.Tensor:
     """With guidance's both halves, so that every weight is used."""
     text, num_latents = draw(2, 5, 16), 37
-    cond = dit.context(draw(1, 6, 24), draw(1, 24, 16), text[:1], num_latents)
-    empty = dit.empty_context(6, 24, text[1:], num_latents)
+    cond = dit.make_context(draw(1, 6, 24), draw(1, 24, 16), text[:1], num_latents)
+    empty = dit.make_empty_context(6, 24, text[1:], num_latents)
     context = DiTContext.concatenate([empty, cond])
-    return dit(draw(2, 8, num_latents), dit.time_modulation(torch.tensor([1.0, 0.5])), context)
+    return dit(draw(2, 8, num_latents), dit.make_time_modulation(torch.tensor([1.0, 0.5])), context)
 
 
 def assert_same(actual: torch.Tensor, wanted: torch.Tensor) -> None:

@@ -58,7 +58,7 @@ def test_schedules_longer_than_what_is_computed_at_once_keep_their_times() -> No
             session.encode()
         for sigma in make_sigmas(num_steps)[:-1]:
             part = session.prepare_part()
-            expected = dit.time_modulation(sigma[None])
+            expected = dit.make_time_modulation(sigma[None])
             # Measured: at most 1.1e-7; neighbours in this schedule differ by 0.05 or more.
             torch.testing.assert_close(part.time.audio, expected.audio, rtol=0, atol=1e-5)
             session.advance(*velocities([part]))

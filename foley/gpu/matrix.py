@@ -1,0 +1,124 @@
+"""Matrix products of a step: weights in 16 bits, or in 8 bits with a scale for each row."""
+
+# N tokens
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from foley.gpu.pointwise import QuantisedTokens, quantise
+
+# Of the products: 16 bits in the weights' dtype, or 8 bits.
+Precision = Literal["bf16", "fp8"]
+Tokens = Tensor | QuantisedTokens
+
+# The library has products in 8 bits only for some small numbers of rows.
+_FEWEST_FP8_ROWS = 128
+# False: products in 8 bits are summed with float32's precision throughout.
+_FAST_FP8_SUMS = True
+
+
+class Matrix:
+    """The product of a linear layer.
+
+    In 8 bits, tokens come quantised or are quantised here. Each token has a scale of its own: one
+    scale for all would tie a request's sound to the loudest value of the requests that share a pass
+    with it.
+
+    Args:
+        weight: [out, in].
+        bias: [out], or None.
+        precision: of the product.
+        quantise_tokens: used in 8 bits for tokens that come in 16.
+    """
+
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        precision: Precision,
+        quantise_tokens: Callable[[Tensor], QuantisedTokens],
+    ) -> None:
+        self.bias, self.scale = bias, None
+        self.weight = weight.t()  # [in, out]
+        self._dtype = weight.dtype
+        if precision == "fp8":
+            rows, scale = quantise(weight)
+            self.weight, self.scale = rows.t(), scale.t()
+        self._quantise_tokens = quantise_tokens
+
+    def __call__(self, x: Tokens, out: Tensor | None = None) -> Tensor:
+        """Return the products [N, out].
+
+        Args:
+            x: [N, in].
+            out: where the products are written; new memory when None.
+        """
+        if self.scale is not None:
+            quantised = x if isinstance(x, tuple) else self._quantise_tokens(x)
+            return self._multiply_fp8(quantised, out)
+        assert isinstance(x, Tensor)
+        if self.bias is None:
+            return torch.mm(x, self.weight, out=out)
+        return torch.addmm(self.bias, x, self.weight, out=out)
+
+    def multiply_and_activate(self, x: Tokens, gelu: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return GELU (the tanh approximation) of the products, in one kernel where there is one.
+
+        Args:
+            x: [N, in].
+            gelu: used where there is no such kernel.
+        """
+        if isinstance(x, Tensor) and x.is_cuda and self.scale is None and self.bias is not None:
+            return torch._addmm_activation(self.bias, x, self.weight, use_gelu=True)
+        return gelu(self(x))
+
+    def new_empty(self, num_tokens: int) -> Tensor:
+        """Return uninitialised memory for the products of so many tokens."""
+        like = self.weight if self.bias is None else self.bias
+        return like.new_empty(num_tokens, self.weight.shape[1], dtype=self._dtype)
+
+    def _multiply_fp8(self, x: QuantisedTokens, out: Tensor | None) -> Tensor:
+        assert self.scale is not None
+        rows, scale = x
+        count = len(rows)
+        missing = max(0, _FEWEST_FP8_ROWS - count)
+        if missing:
+            rows, scale = (F.pad(part, (0, 0, 0, missing)) for part in (rows, scale))
+        product = torch._scaled_mm(
+            rows,
+            self.weight,
+            scale_a=scale,
+            scale_b=self.scale,
+            bias=self.bias,
+            out_dtype=self._dtype,
+            use_fast_accum=_FAST_FP8_SUMS,
+            out=None if missing else out,
+        )
+        if not missing:
+            return product
+        return product[:count] if out is None else out.copy_(product[:count])
+
+
+def count_tokens(x: Tokens) -> int:
+    """Return N of tokens, quantised or not."""
+    return len(x[0] if isinstance(x, tuple) else x)
+
+
+def multiply_side_by_side(first: Matrix, second: Matrix, x: Tokens, y: Tokens) -> Tensor:
+    """Return the products of two groups of tokens in one tensor [N + M, out], the first's on top.
+
+    Args:
+        first: of the tokens `x`.
+        second: of the tokens `y`, with as many outputs as `first`.
+        x: [N, in].
+        y: [M, in].
+    """
+    count = count_tokens(x)
+    both = second.new_empty(count + count_tokens(y))
+    first(x, both[:count])
+    second(y, both[count:])
+    return both

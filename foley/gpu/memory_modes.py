@@ -1,0 +1,71 @@
+"""How much of a model stays on a GPU: the memory modes, which one fits, and what they exclude."""
+
+from typing import Literal
+
+import torch
+
+from foley.errors import ConfigError
+from foley.gpu.matrix import Precision
+
+Memory = Literal["auto", "full", "balanced", "low"]
+
+# What a request of one 15 s clip needs beside the weights, with room to spare.
+_WORKING_BYTES = 2_500_000_000
+# With so much free memory, any preset is loaded straight to the GPU.
+_ROOMY_BYTES = 24_000_000_000
+
+
+def check_options(device: torch.device, precision: Precision, memory: Memory) -> None:
+    """Refuse options that exclude each other.
+
+    Args:
+        device: where the model runs.
+        precision: of the transformer's products.
+        memory: the mode.
+
+    Raises:
+        ConfigError: names the options, and what to choose instead.
+    """
+    if device.type != "cuda" and (precision != "bf16" or memory not in ("auto", "full")):
+        raise ConfigError(
+            f"precision {precision} and memory {memory} are for GPUs, and the model runs on "
+            f"{device}, in float32; leave them at bf16 and auto"
+        )
+    if precision == "fp8" and memory == "low":
+        raise ConfigError(
+            "precision fp8 needs the transformer resident, and memory low streams it; "
+            "use memory balanced or precision bf16"
+        )
+    if precision == "fp8" and torch.cuda.get_device_capability(device) < (8, 9):
+        raise ConfigError(
+            f"precision fp8 needs a GPU of compute capability 8.9 or more, and {device} has "
+            f"{'.'.join(map(str, torch.cuda.get_device_capability(device)))}; use bf16"
+        )
+
+
+def choose_loading_device(device: torch.device, memory: Memory) -> torch.device:
+    """Return where to load a model before it is placed: the GPU only if all of it may stay there.
+
+    Args:
+        device: where the model will run.
+        memory: the mode.
+    """
+    if device.type != "cuda" or memory == "full":
+        return device
+    if memory == "auto" and torch.cuda.mem_get_info(device)[0] >= _ROOMY_BYTES:
+        return device
+    return torch.device("cpu")
+
+
+def choose_memory(dit_bytes: int, other_bytes: int, free_bytes: int) -> Memory:
+    """Return the mode that fits, for memory="auto".
+
+    Args:
+        dit_bytes: of the transformer, in the dtype that it has on the GPU.
+        other_bytes: of the other parts.
+        free_bytes: of the GPU's memory, without any part of the model.
+    """
+    if free_bytes >= dit_bytes + other_bytes + _WORKING_BYTES:
+        return "full"
+    # Streamed parts are present a layer at a time.
+    return "balanced" if free_bytes >= dit_bytes + _WORKING_BYTES else "low"

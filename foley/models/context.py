@@ -1,0 +1,97 @@
+"""What the transformer knows of the clips of a batch, the same in all steps."""
+
+# B batch, A audio tokens, V visual tokens, T text tokens, C width, H heads, D head size,
+# R distinct sync rows, L joint blocks, K clips of a batch
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from foley.models.packing import Lengths, Packing, sum_offsets
+from foley.models.rope import JointRotary
+
+
+@dataclass(frozen=True)
+class DiTContext:
+    """What does not change over the steps of K clips; with guidance, both halves count as clips.
+
+    Clips of one length have a row of the batch each: B = K. Packed clips, of any lengths, lie one
+    after another on a single row: B = 1, and A, V and T are those of all clips together.
+
+    Attributes:
+        visual: projected visual tokens [B, V, C].
+        text_keys: for each joint block, normed and rotated [L, B, T, H, D].
+        text_values: for each joint block [L, B, T, H, D].
+        sync_rows: the distinct projected sync tokens of all clips [R, C].
+        row_owner: int64 [R], the clip of each row.
+        row_index: int64 [B, A], the row of each audio token.
+        rotary: tables of these lengths.
+        lengths: of each clip, in order.
+        packing: None where each clip has a row of the batch.
+    """
+
+    visual: Tensor
+    text_keys: Tensor
+    text_values: Tensor
+    sync_rows: Tensor
+    row_owner: Tensor
+    row_index: Tensor
+    rotary: JointRotary
+    lengths: tuple[Lengths, ...]
+    packing: Packing | None = None
+
+    @classmethod
+    def concatenate(cls, contexts: Sequence["DiTContext"], *, packed: bool = False) -> "DiTContext":
+        """Return the clips of several contexts, in order.
+
+        Args:
+            contexts: at least one, with clips of any lengths.
+            packed: put all clips on one row, also where each could have its own.
+        """
+        packed = packed or any(c.packing is not None for c in contexts)
+        if packed or len({c.lengths[0] for c in contexts}) > 1:
+            contexts = [c.pack() for c in contexts]
+        if len(contexts) == 1:
+            return contexts[0]
+        first = contexts[0]
+        lengths = tuple(itertools.chain.from_iterable(c.lengths for c in contexts))
+        owners = sum_offsets([len(c.lengths) for c in contexts])
+        rows = sum_offsets([len(c.sync_rows) for c in contexts])
+        # A batch grows by rows, packed clips grow by tokens of their only row.
+        axis = 0 if first.packing is None else 1
+
+        def join(tensor: Callable[[DiTContext], Tensor], dim: int) -> Tensor:
+            return torch.cat([tensor(c) for c in contexts], dim)
+
+        row_index = [c.row_index + n for c, n in zip(contexts, rows, strict=False)]
+        row_owner = [c.row_owner + n for c, n in zip(contexts, owners, strict=False)]
+        return cls(
+            visual=join(lambda c: c.visual, axis),
+            text_keys=join(lambda c: c.text_keys, 1 + axis),
+            text_values=join(lambda c: c.text_values, 1 + axis),
+            sync_rows=join(lambda c: c.sync_rows, 0),
+            row_owner=torch.cat(row_owner),
+            row_index=torch.cat(row_index, axis),
+            rotary=JointRotary.concatenate([c.rotary for c in contexts]) if axis else first.rotary,
+            lengths=lengths,
+            packing=Packing.of(lengths, first.visual.device) if axis else None,
+        )
+
+    def pack(self) -> "DiTContext":
+        """Return the same clips on one row."""
+        if self.packing is not None:
+            return self
+        return DiTContext(
+            visual=self.visual.flatten(0, 1)[None],
+            text_keys=self.text_keys.flatten(1, 2)[:, None],
+            text_values=self.text_values.flatten(1, 2)[:, None],
+            sync_rows=self.sync_rows,
+            row_owner=self.row_owner,
+            row_index=self.row_index.flatten()[None],
+            rotary=JointRotary.concatenate([self.rotary] * len(self.lengths)),
+            lengths=self.lengths,
+            packing=Packing.of(self.lengths, self.visual.device),
+        )

@@ -1,0 +1,35 @@
+"""Memory modes: which one fits, and which options exclude each other."""
+
+import pytest
+import torch
+
+from foley.errors import ConfigError
+from foley.gpu.matrix import Precision
+from foley.gpu.memory_modes import Memory, check_options, choose_memory
+from foley.pipeline import FoleyPipeline
+from tests.toys import toy_components
+
+CPU = torch.device("cpu")
+GB = 10**9
+
+
+@pytest.mark.parametrize(
+    ("precision", "memory"), [("fp8", "auto"), ("bf16", "low"), ("bf16", "balanced")]
+)
+def test_options_for_a_gpu_are_refused_on_the_cpu(precision: Precision, memory: Memory) -> None:
+    with pytest.raises(ConfigError, match="are for GPUs"):
+        FoleyPipeline(toy_components(), CPU, precision=precision, memory=memory)
+    with pytest.raises(ConfigError, match="are for GPUs"):
+        FoleyPipeline.from_preset("tiny", "cpu", precision=precision, memory=memory)
+
+
+def test_fp8_needs_a_resident_transformer() -> None:
+    with pytest.raises(ConfigError, match="memory low streams it"):
+        check_options(torch.device("cuda"), "fp8", "low")
+
+
+@pytest.mark.parametrize(
+    ("free", "mode"), [(80, "full"), (16, "full"), (14, "balanced"), (12, "low"), (8, "low")]
+)
+def test_the_first_mode_that_fits_is_chosen(free: int, mode: Memory) -> None:
+    assert choose_memory(int(10.3 * GB), int(1.4 * GB), free * GB) == mode
