@@ -21,23 +21,30 @@ from foley.models.encoders import build_vision_encoder
 from foley.models.synchformer import build_synchformer, count_segments
 from training import clips, text
 from training.analysis import ACTIVE, Analysis
-from training.fast import RecordedSteps, speed_up
-from training.features import MAX_TOKENS, Cache, Drawer, Encoders, Words, visual_frames
-from training.flow import FlowModel, Losses, loss_of
+from training.distributed import ProcessGroup
+from training.fast import RecordedSteps, use_fast_kernels
+from training.features import (
+    MAX_TOKENS,
+    CacheFiller,
+    ClipCache,
+    FrozenEncoders,
+    PromptTokenizer,
+    visual_frame_indices,
+)
+from training.flow import FlowModel, Losses, compute_losses
 from training.optimizers import OPTIMIZERS
 from training.scene import FPS
 from training.settings import (
     TRAINED,
-    Average,
-    Budget,
-    load_compiled,
+    TrainingBudget,
+    WeightAverage,
+    load_compile_cache,
     load_state,
-    record,
-    save_compiled,
+    save_compile_cache,
     save_state,
     set_up,
+    write_record,
 )
-from training.team import Team
 
 DATA_SEED = 303
 LENGTHS = tuple(range(40, 377, 8))  # frames; half of all batches last 3 to 8 s
@@ -62,7 +69,9 @@ class FewLengths:
         return seconds, min(60, max(1, round(self.total_seconds / seconds)))
 
 
-def load_frozen(state: Path, device: torch.device) -> tuple[Analysis, Encoders, Words]:
+def load_frozen(
+    state: Path, device: torch.device
+) -> tuple[Analysis, FrozenEncoders, PromptTokenizer]:
     """The parts that earlier runs trained."""
     analysis = Analysis().to(device)
     analysis.load_state_dict(load_state(state / "analysis.safetensors"))
@@ -72,16 +81,16 @@ def load_frozen(state: Path, device: torch.device) -> tuple[Analysis, Encoders, 
     for prefix, module in (("sync.", sync), ("vision.", vision)):
         own = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
         module.load_state_dict(own)
-    return analysis, Encoders(sync, vision), Words(state / "tokenizer")
+    return analysis, FrozenEncoders(sync, vision), PromptTokenizer(state / "tokenizer")
 
 
-def rate_at(progress: float, step: int, peak: float, decay_from: float) -> float:
+def compute_rate(progress: float, step: int, peak: float, decay_from: float) -> float:
     """A warm-up, a plateau, and a straight line to a fiftieth of the peak."""
     left = min(1.0, (1 - progress) / (1 - decay_from))
     return peak * min(1.0, (step + 1) / WARM_UP) * (0.02 + 0.98 * left)
 
 
-class Stepper:
+class StepRunner:
     """Losses and gradients of batches of one length after another.
 
     On a GPU drawing goes on beside it and steps are replayed; on a CPU one follows the other.
@@ -93,7 +102,7 @@ class Stepper:
         total: latent frames of a batch.
     """
 
-    def __init__(self, model: FlowModel, cache: Cache, negative: Tensor, total: int) -> None:
+    def __init__(self, model: FlowModel, cache: ClipCache, negative: Tensor, total: int) -> None:
         self.model, self.cache, self.negative, self.total = model, cache, negative, total
         self.recorded = RecordedSteps(model, negative) if cache.device.type == "cuda" else None
 
@@ -110,7 +119,7 @@ class Stepper:
         assert self.recorded is not None
         batch, device = self.size(num_frames), self.cache.device
         count, num_sync = num_latents(num_frames), 8 * count_segments(num_frames)
-        num_visual = len(visual_frames(num_frames, device))
+        num_visual = len(visual_frame_indices(num_frames, device))
         config = TRAINED.dit
 
         def normal(*shape: int) -> Tensor:
@@ -127,14 +136,14 @@ class Stepper:
 
     def __call__(self) -> Losses:
         """The losses of a batch; its gradients are in the parameters."""
-        num_frames, shelf = self.cache.choose()
+        num_frames, buffer = self.cache.choose()
         if self.recorded is not None:
-            rows = shelf.rows(self.size(num_frames), self.num_tokens(num_frames))
-            return self.recorded(num_frames, rows, shelf.store)
-        rows = shelf.rows(max(2, self.total // shelf.num_latents), TEXT_TOKENS[0])
-        entry = {name: value[rows] for name, value in shelf.store.items()}
+            rows = buffer.rows(self.size(num_frames), self.num_tokens(num_frames))
+            return self.recorded(num_frames, rows, buffer.store)
+        rows = buffer.rows(max(2, self.total // buffer.num_latents), TEXT_TOKENS[0])
+        entry = {name: value[rows] for name, value in buffer.store.items()}
         self.model.zero_grad(set_to_none=True)
-        losses = loss_of(self.model, entry, self.negative, TEXT_TOKENS[0])
+        losses = compute_losses(self.model, entry, self.negative, TEXT_TOKENS[0])
         losses.total.backward()
         return losses
 
@@ -158,103 +167,103 @@ def main() -> None:
     parser.add_argument("--render-workers", type=int, default=10)
     parser.add_argument("--smoke", action="store_true")
     args = parser.parse_args()
-    team = Team.join()
+    group = ProcessGroup.join()
     device = set_up(3)  # the same initial weights everywhere
     on_gpu = device.type == "cuda"
     args.out.mkdir(parents=True, exist_ok=True)
-    budget = Budget(args.minutes, max_steps=2 if args.smoke else None)
+    budget = TrainingBudget(args.minutes, max_steps=2 if args.smoke else None)
     analysis, encoders, words = load_frozen(args.state, device)
-    cache = Cache(analysis, encoders, words, device, 40.0 if args.smoke else 4000.0)
+    cache = ClipCache(analysis, encoders, words, device, 40.0 if args.smoke else 4000.0)
     schedule = clips.FixedSize(2.0, 2) if args.smoke else FewLengths(96.0)
-    seed = args.data_seed + 1000 * team.rank
+    seed = args.data_seed + 1000 * group.rank
     stream = clips.stream(seed, schedule, 0 if args.smoke else args.workers)
     model = FlowModel().to(device)
     if args.resume:
         model.load_state_dict(load_state(args.resume / "dit.safetensors"))
     torch.manual_seed(3 + seed)
-    negative = words.ids([*(p for p in text.NEGATIVE if p), ""]).to(device)
-    steps = Stepper(model, cache, negative, 400 if args.smoke else args.latents)
-    drawer, renderer = None, None
+    negative = words.encode([*(p for p in text.NEGATIVE if p), ""]).to(device)
+    steps = StepRunner(model, cache, negative, 400 if args.smoke else args.latents)
+    filler, renderer = None, None
     if args.rendered:
         from training.rendered.stream import Lengths, RenderedStream
 
         cache.rendered_share = args.rendered
         recipe = Lengths((50,) if args.smoke else RENDERED_LENGTHS, 2 if args.smoke else 6)
-        renderer = RenderedStream(seed + 1, recipe, args.render_workers, device)
+        renderer = RenderedStream(seed + 1, recipe, args.render_workers)
     if on_gpu:
-        speed_up(model)
-        load_compiled(args.state)  # the drawing
+        use_fast_kernels(model)
+        load_compile_cache(args.state)  # the drawing
         for num_frames in LENGTHS:
             steps.record(num_frames)
         print(f"{budget.elapsed:.0f} s: steps recorded", flush=True)
-        drawer = Drawer(cache, stream, args.share, args.fill, renderer)
-        drawer.start()
-        while drawer.batches < args.fill or len(cache.shelves) < len(LENGTHS) // 2:
-            drawer.take()
+        filler = CacheFiller(cache, stream, args.share, args.fill, renderer)
+        filler.start()
+        while filler.batches < args.fill or len(cache.buffers) < len(LENGTHS) // 2:
+            filler.take()
             time.sleep(0.05)
     else:
         for _ in range(2):
-            cache.put(*cache.make(next(stream)))
+            cache.put(*cache.encode_batch(next(stream)))
         if renderer is not None:
-            cache.put(*cache.make(renderer.wait(300)), rendered=True)
+            cache.put(*cache.encode_batch(renderer.wait(300)), rendered=True)
     optimizer = OPTIMIZERS[args.optimizer](model, args.rate)
-    average = Average(model, 0.998)
+    average = WeightAverage(model, 0.998)
     print(f"{budget.elapsed:.0f} s: {cache.clips} clips, {cache.seen_seconds:.0f} s", flush=True)
     step, shown, log = 0, time.monotonic(), []
-    progress = team.mean(budget.progress(step))
+    progress = group.mean(budget.progress(step))
     while progress < 1.0:
-        if drawer is not None:
-            drawer.take()
+        if filler is not None:
+            filler.take()
         losses = steps()
-        team.average(optimizer.gradients())
+        group.average(optimizer.gradients())
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step(rate_at(progress, step, args.rate, args.decay_from))
+        optimizer.step(compute_rate(progress, step, args.rate, args.decay_from))
         average.update()
         step += 1
         if step % _PACE == 0 or args.smoke:
             if on_gpu:
                 torch.cuda.synchronize()  # the clock is the GPU's, too
-            progress = team.mean(budget.progress(step))
-        if team.leads and (time.monotonic() - shown > 15 or args.smoke):
+            progress = group.mean(budget.progress(step))
+        if group.is_main and (time.monotonic() - shown > 15 or args.smoke):
             shown = time.monotonic()
-            log.append([step, round(budget.elapsed), *losses.numbers()])
+            log.append([step, round(budget.elapsed), *losses.to_list()])
             print(
                 f"step {step} {budget.elapsed:.0f} s flow, onset, place, aligned {log[-1][2:]} "
                 f"clips {cache.clips}",
                 flush=True,
             )
-    if drawer is not None:
-        drawer.stop()
+    if filler is not None:
+        filler.stop()
     if renderer is not None:
         renderer.stop()
-    seen_clips, seen_seconds = team.mean(cache.clips), team.mean(cache.seen_seconds)
-    if team.leads:
+    seen_clips, seen_seconds = group.mean(cache.clips), group.mean(cache.seen_seconds)
+    if group.is_main:
         average.swap()
         with torch.no_grad():  # noise channels pass unchanged
             model.dit.velocity_out.weight[ACTIVE:] = 0
             model.dit.velocity_out.bias[ACTIVE:] = 0
         save_state(args.out / "dit.safetensors", model.state_dict(), half=True)
         if on_gpu:
-            save_compiled(args.out / "drawing.compiled")
-        record(
+            save_compile_cache(args.out / "drawing.compiled")
+        write_record(
             args.out / "dit.json",
             what="dit",
             data_seed=args.data_seed,
-            gpus=team.size,
+            gpus=group.size,
             optimizer=args.optimizer,
             rate=args.rate,
             decay_from=args.decay_from,
             steps=step,
-            latents_a_batch=steps.total * team.size,
-            clips=round(seen_clips * team.size),
-            seconds_of_clips=round(seen_seconds * team.size),
+            latents_a_batch=steps.total * group.size,
+            clips=round(seen_clips * group.size),
+            seconds_of_clips=round(seen_seconds * group.size),
             seconds=round(budget.elapsed, 1),
             resumed=bool(args.resume),
             rendered=args.rendered,
             rendered_batches=renderer.batches if renderer is not None else 0,
             losses=log,
         )
-    team.leave()
+    group.leave()
 
 
 if __name__ == "__main__":

@@ -20,21 +20,21 @@ from torch.nn import functional as F
 from foley.models.encoders import build_vision_encoder
 from foley.models.synchformer import Synchformer, build_synchformer
 from training import clips, judge, labels
+from training.distributed import ProcessGroup
 from training.optimizers import OPTIMIZERS
 from training.scene import FPS, LAYERS, UNSEEN
 from training.settings import (
     TRAINED,
-    Average,
-    Budget,
+    TrainingBudget,
+    WeightAverage,
     learning_rate,
-    load_compiled,
+    load_compile_cache,
     load_state,
-    record,
-    save_compiled,
+    save_compile_cache,
     save_state,
     set_up,
+    write_record,
 )
-from training.team import Team
 
 DATA_SEED = 202
 HELD_OUT_SEED = 909
@@ -70,11 +70,11 @@ def normalise(pictures: Tensor) -> Tensor:
     return pictures.float().div(255).sub(0.5).div(0.5)
 
 
-def segment_tokens(sync: Synchformer, pictures: Tensor) -> tuple[Tensor, Tensor]:
+def compute_segment_tokens(sync: Synchformer, pictures: Tensor) -> tuple[Tensor, Tensor]:
     """Sync tokens [G, 8, C] and patch tokens [G, 8, P, C] of pictures [B, n, 3, H, W]."""
     batch = len(pictures)
     patches = sync.embed_patches(pictures.flatten(0, 1)).unflatten(0, (batch, -1))
-    x = labels.by_tubelet(patches)  # [G, 8, P, C]
+    x = labels.group_by_tubelet(patches)  # [G, 8, P, C]
     x = x + sync.position[:, 1:] + sync.time_position.unsqueeze(2)
     first = (sync.cls_token + sync.position[:, :1]).expand(len(x), -1, -1)
     x = torch.cat((first, x.flatten(1, 2)), dim=1)
@@ -85,7 +85,7 @@ def segment_tokens(sync: Synchformer, pictures: Tensor) -> tuple[Tensor, Tensor]
     return tokens, patches
 
 
-class Pool:
+class CropPool:
     """Drawn crops, each used a few times: drawing takes as long as half a step."""
 
     def __init__(self, stream: Iterator[clips.Batch], size: int, device: torch.device) -> None:
@@ -113,8 +113,8 @@ def sync_loss(heads: SyncHeads, tokens: Tensor, patches: Tensor, batch: clips.Ba
     half = FRAMES // 2
     curve = labels.onset_curve(batch, 0.02, half * labels.BINS, 0.03)
     curve = curve.unflatten(2, (half, labels.BINS)).permute(0, 2, 1, 3)  # [B, n / 2, 2, 4]
-    target = labels.by_tubelet(curve)  # [G, 8, 2, 4]
-    levels = labels.by_tubelet(labels.layer_levels(batch, half).transpose(1, 2))
+    target = labels.group_by_tubelet(curve)  # [G, 8, 2, 4]
+    levels = labels.group_by_tubelet(labels.layer_levels(batch, half).transpose(1, 2))
     kinds = labels.material_share(batch).repeat_interleave(len(tokens) // len(batch), 0)
     out = heads.token(tokens).float()
     onset, force, level, kind, size = out.split(
@@ -136,7 +136,7 @@ def sync_loss(heads: SyncHeads, tokens: Tensor, patches: Tensor, batch: clips.Ba
     here = struck.amax(-1)
     loss = loss + 0.3 * (here * (size[..., 0] - sizes).square()).sum() / here.sum().clamp_min(1)
 
-    dense = labels.by_tubelet(labels.dense_maps(batch))  # [G, 8, P, 4]
+    dense = labels.group_by_tubelet(labels.dense_maps(batch))  # [G, 8, P, 4]
     found = heads.patch(patches).float()
     where = F.binary_cross_entropy_with_logits(found[..., :2], dense[..., :2], reduction="none")
     where = (where * (1 + 4 * dense[..., :2])).mean((0, 1, 2))
@@ -162,7 +162,7 @@ def vision_loss(heads: VisionHeads, pooled: Tensor, batch: clips.Batch, frames: 
 
 
 @torch.no_grad()
-def onset_scores(
+def score_onsets(
     sync: Synchformer, heads: SyncHeads, batches: list[clips.Batch], threshold: float = 0.4
 ) -> judge.Match:
     """Onsets as the head sees them in held-out crops: peaks over the two views of each moment."""
@@ -171,7 +171,7 @@ def onset_scores(
     for batch in batches:
         pictures = normalise(batch.pictures(fast=device.type == "cuda"))
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            tokens, _ = segment_tokens(sync, pictures)
+            tokens, _ = compute_segment_tokens(sync, pictures)
             onset = heads.token(tokens)[..., : labels.BINS].float().sigmoid()
         count = FRAMES // 2 * labels.BINS
         onset = onset.flatten(1, 2).unflatten(0, (len(batch), -1))  # [B, 3, 32]
@@ -187,14 +187,14 @@ def onset_scores(
         for clip in range(len(batch)):
             found = [(i + 0.5) * 0.02 for i in peaks[clip].nonzero().flatten().tolist()]
             truth = batch.hits["seconds"][batch.owner == clip].tolist()
-            match.add(found, judge.merged(truth))
+            match.add(found, judge.merge_close_events(truth))
     return match
 
 
-def onset_figures(
+def measure_onsets(
     sync: Synchformer, heads: SyncHeads, count: int, batches: int
 ) -> dict[str, dict[str, float]]:
-    """`onset_scores` of batches of `count` held-out crops, at the best of a few thresholds."""
+    """`score_onsets` of batches of `count` held-out crops, at the best of a few thresholds."""
     device = sync.position.device
     figures = {}
     for name, style in (("held_out", None), ("unseen_style", UNSEEN)):
@@ -203,7 +203,7 @@ def onset_figures(
         for i in range(batches):
             scenes = clips.make_batch(HELD_OUT_SEED, i * count, count, SCENE_SECONDS, **options)
             crops.append(labels.crop(scenes.to(device), 10 * (i % 6), FRAMES))
-        tried = {t: onset_scores(sync, heads, crops, t) for t in THRESHOLDS}
+        tried = {t: score_onsets(sync, heads, crops, t) for t in THRESHOLDS}
         threshold, scores = max(tried.items(), key=lambda item: item[1].f1)
         figures[name] = {
             "threshold": threshold,
@@ -215,10 +215,10 @@ def onset_figures(
     return figures
 
 
-def rendered_figures(
+def measure_rendered_onsets(
     sync: Synchformer, heads: SyncHeads, count: int, batches: int
 ) -> dict[str, dict[str, float]]:
-    """Return `onset_scores` of rendered held-out clips of 4 s, seen and unseen looks."""
+    """Return `score_onsets` of rendered held-out clips of 4 s, seen and unseen looks."""
     from training.rendered.evaluate import make_clips
     from training.rendered.stream import collate
 
@@ -229,7 +229,7 @@ def rendered_figures(
         for index in range(batches):
             whole = collate(made[index * count : (index + 1) * count])
             crops.append(labels.crop(whole.to(sync.position.device), 20 * (index % 4), FRAMES))
-        tried = {t: onset_scores(sync, heads, crops, t) for t in THRESHOLDS}
+        tried = {t: score_onsets(sync, heads, crops, t) for t in THRESHOLDS}
         threshold, scores = max(tried.items(), key=lambda item: item[1].f1)
         figures[name] = {
             "threshold": threshold,
@@ -256,10 +256,10 @@ def main() -> None:
     parser.add_argument("--render-workers", type=int, default=10)
     parser.add_argument("--smoke", action="store_true")
     args = parser.parse_args()
-    team = Team.join()
+    group = ProcessGroup.join()
     device = set_up(2)  # the same initial weights everywhere
     args.out.mkdir(parents=True, exist_ok=True)
-    budget = Budget(args.minutes, max_steps=2 if args.smoke else None)
+    budget = TrainingBudget(args.minutes, max_steps=2 if args.smoke else None)
     on_gpu = device.type == "cuda"
     sync = build_synchformer(TRAINED.synchformer).to(device).train()
     vision = build_vision_encoder(TRAINED.vision).to(device).train()
@@ -277,25 +277,25 @@ def main() -> None:
     )
     if args.resume:
         model.load_state_dict(load_state(args.resume / "encoders.safetensors"))
-        load_compiled(args.resume)
-    seed = args.data_seed + 1000 * team.rank
+        load_compile_cache(args.resume)
+    seed = args.data_seed + 1000 * group.rank
     torch.manual_seed(2 + seed)
     optimizer = OPTIMIZERS[args.optimizer](model, args.rate)
-    average = Average(model, 0.999)
-    tokens_of = torch.compile(segment_tokens) if on_gpu else segment_tokens
+    average = WeightAverage(model, 0.999)
+    tokens_of = torch.compile(compute_segment_tokens) if on_gpu else compute_segment_tokens
     count = 2 if args.smoke else args.batch
     size = clips.FixedSize(SCENE_SECONDS, count)
     stream = clips.stream(seed, size, 0 if args.smoke else args.workers)
-    pool = Pool(stream, POOL, device)
+    pool = CropPool(stream, POOL, device)
     rendered = None
     if args.rendered:
         from training.rendered.stream import Crops, RenderedPool, RenderedStream
 
         recipe = Crops(FRAMES, count)
-        renderer = RenderedStream(seed + 1, recipe, args.render_workers, device)
-        rendered = RenderedPool(renderer, RENDERED_POOL)
+        renderer = RenderedStream(seed + 1, recipe, args.render_workers)
+        rendered = RenderedPool(renderer, RENDERED_POOL, device)
     step, shown, log = 0, time.monotonic(), []
-    progress = team.mean(budget.progress(step))
+    progress = group.mean(budget.progress(step))
     while progress < 1.0:
         drawn = None
         if rendered is not None:
@@ -314,14 +314,14 @@ def main() -> None:
             looked = vision_loss(vision_heads, pooled, batch, picked)
         model.zero_grad(set_to_none=True)
         (seen + looked).backward()
-        team.average(optimizer.gradients())
+        group.average(optimizer.gradients())
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step(learning_rate(progress, args.rate, step, 200))
         average.update()
         step += 1
         if step % _PACE == 0 or args.smoke:
-            progress = team.mean(budget.progress(step))
-        if team.leads and (time.monotonic() - shown > 20 or args.smoke):
+            progress = group.mean(budget.progress(step))
+        if group.is_main and (time.monotonic() - shown > 20 or args.smoke):
             shown = time.monotonic()
             log.append(
                 [step, round(budget.elapsed), round(seen.item(), 4), round(looked.item(), 4)]
@@ -332,25 +332,25 @@ def main() -> None:
             )
     if rendered is not None:
         renderer.stop()
-    if team.leads:
+    if group.is_main:
         average.swap()
         model.eval()
         save_state(args.out / "encoders.safetensors", model.state_dict())
         if on_gpu:
-            save_compiled(args.out / "encoders.compiled")
-        figures = onset_figures(sync, sync_heads, count, 1 if args.smoke else 8)
+            save_compile_cache(args.out / "encoders.compiled")
+        figures = measure_onsets(sync, sync_heads, count, 1 if args.smoke else 8)
         if rendered is not None:
             few = (2, 1) if args.smoke else (16, 4)
-            figures |= rendered_figures(sync, sync_heads, *few)
-        record(
+            figures |= measure_rendered_onsets(sync, sync_heads, *few)
+        write_record(
             args.out / "encoders.json",
             what="encoders",
             data_seed=args.data_seed,
-            gpus=team.size,
+            gpus=group.size,
             optimizer=args.optimizer,
             rate=args.rate,
             steps=step,
-            batch=args.batch * team.size,
+            batch=args.batch * group.size,
             seconds=round(budget.elapsed, 1),
             resumed=bool(args.resume),
             rendered=args.rendered,
@@ -358,7 +358,7 @@ def main() -> None:
             losses=log,
             onset_head=figures,
         )
-    team.leave()
+    group.leave()
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from training import scene, text
-from training.materials import MATERIALS, TABLE, Voice, draw_voice, level_of, struck_gains
+from training.materials import MATERIALS, TABLE, Voice, draw_hit_gains, draw_voice, hit_level
 from training.rendered import camera, contacts, simulate
 from training.rendered.driven import DRIVEN
 from training.rendered.loose import LOOSE
@@ -96,7 +96,7 @@ def _try_clip(
     if rng.random() < DISTRACTOR_SHARE:
         world.add_distractor()
     field_of_view = world.uniform(24, 62)
-    moments = scene.shown_times(rng, round(seconds * scene.FPS))
+    moments = scene.draw_frame_times(rng, round(seconds * scene.FPS))
     # What is shown at the end may have been taken after it.
     moments = np.minimum(moments, seconds - simulate.TIME_STEP)
     motion = simulate.simulate(world, world.xml(field_of_view), seconds, moments)
@@ -182,13 +182,13 @@ class _Sounds:
         return {
             "hz": voice.hz,
             "rates": voice.decay_rates,
-            "gains": struck_gains(voice, force, rng),
+            "gains": draw_hit_gains(voice, force, rng),
             "screen": screen,
             "seconds": impact.seconds,
             "force": force,
             "material": voice.material,
             "size": voice.size,
-            "level": level_of(force) * gain,
+            "level": hit_level(force) * gain,
             "noise": voice.noise * (0.6 + 0.8 * force),
             "noise_hz": spec.noise_hz * (0.7 + 0.6 * force),
             "noise_rate": 1 / spec.noise_seconds,

@@ -2,10 +2,6 @@
 
 # n frames, S pixels a side
 
-import os
-
-os.environ.setdefault("MUJOCO_GL", "egl")
-
 import mujoco
 import numpy as np
 

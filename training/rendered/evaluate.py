@@ -18,10 +18,10 @@ from torch import multiprocessing as mp
 
 from training import judge
 from training.clips import Batch
-from training.evaluate import Sampling, Trained, generate, load
+from training.evaluate import Sampling, TrainedModel, generate_sounds, load_trained
 from training.rendered.clip import RenderedClip, make_clip
 from training.rendered.stream import collate
-from training.settings import record, set_up
+from training.settings import set_up, write_record
 
 HELD_OUT_SEED = 911
 STEPS = 16  # as served
@@ -59,7 +59,7 @@ def score(
         rubbing = clip.scene.layers["level"].max(0) > 0.02
         rest += [frame / 50 for frame in rubbing.nonzero()[0][::5]]
         for match in (total, kinds[clip.kind]):
-            match.add(judge.onsets(sound), judge.merged(scored), rest)
+            match.add(judge.detect_onsets(sound), judge.merge_close_events(scored), rest)
     return total, kinds
 
 
@@ -74,7 +74,7 @@ def _figures(match: judge.Match) -> dict[str, float]:
 
 
 @torch.no_grad()
-def measure(parts: Trained, made: Sequence[RenderedClip]) -> dict[str, object]:
+def measure(parts: TrainedModel, made: Sequence[RenderedClip]) -> dict[str, object]:
     """Return the figures of one set of clips: exact sounds, generated ones, and chance."""
     batches = [collate(made[i : i + _AT_ONCE]) for i in range(0, len(made), _AT_ONCE)]
     exact = [sound for batch in batches for sound in batch.to(parts.device).waveform().cpu()]
@@ -91,12 +91,12 @@ def measure(parts: Trained, made: Sequence[RenderedClip]) -> dict[str, object]:
     return figures
 
 
-def _generate(parts: Trained, batches: Sequence[Batch], seed: int) -> list[Tensor]:
+def _generate(parts: TrainedModel, batches: Sequence[Batch], seed: int) -> list[Tensor]:
     sounds = []
     for index, batch in enumerate(batches):
         on_device = replace(batch.to(parts.device))
         how = Sampling(steps=STEPS)
-        sounds += list(generate(parts, on_device, how, seed=100 * seed + index).cpu())
+        sounds += list(generate_sounds(parts, on_device, how, seed=100 * seed + index).cpu())
     return sounds
 
 
@@ -116,8 +116,8 @@ def main() -> None:
         )
         for name in ("seen", "unseen")
     }
-    parts = load(args.state, device)
-    record(
+    parts = load_trained(args.state, device)
+    write_record(
         args.out,
         what="rendered_quality",
         steps=STEPS,

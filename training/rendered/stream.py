@@ -22,6 +22,7 @@ from training.rendered.clip import RenderedClip, make_clip
 from training.scene import FPS
 
 SIDE = 224
+MAX_RESTARTS = 100  # a fault in a scene ends one process in a while, a broken renderer all
 # What a worker makes of its clips: given the worker's random numbers and a function that makes
 # `count` clips of some seconds.
 Draw = Callable[[float, int], Batch]
@@ -126,61 +127,69 @@ class RenderedStream(threading.Thread):
         seed: of all clips.
         recipe: what each worker makes.
         num_workers: processes.
-        device: where batches are put.
         ahead: batches that wait to be taken.
     """
 
-    def __init__(
-        self, seed: int, recipe: Recipe, num_workers: int, device: torch.device, ahead: int = 4
-    ) -> None:
+    def __init__(self, seed: int, recipe: Recipe, num_workers: int, ahead: int = 4) -> None:
         super().__init__(daemon=True)
         memory = Path("/dev/shm")
         self._folder = tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None)
         context = mp.get_context("spawn")  # a fork of a process that uses CUDA cannot draw
         self._made = context.Queue(num_workers)
-        self._workers = [
-            context.Process(
-                target=_work,
-                args=(index, seed, recipe, self._folder.name, self._made),
-                daemon=True,
-            )
-            for index in range(num_workers)
-        ]
+        # A library that aborts takes one process with it, not the training: it is started again
+        # with other clips.
+        self._start = lambda index: context.Process(
+            target=_work,
+            args=(index, seed, recipe, self._folder.name, self._made),
+            daemon=True,
+        )
+        self._workers = {index: self._start(index) for index in range(num_workers)}
+        self.restarts = 0
         self._ready: queue.Queue[Batch] = queue.Queue(ahead)
-        self._device = device
         self._stopped = threading.Event()
         self.batches = 0
-        for worker in self._workers:
+        for worker in self._workers.values():
             worker.start()
         self.start()
 
     def run(self) -> None:
-        """Bring what the workers made to the device."""
+        """Read what the workers made."""
         while not self._stopped.is_set():
+            self._replace_dead()
             try:
                 path, batch = self._made.get(timeout=0.5)
             except queue.Empty:
                 continue
-            drawn = torch.from_numpy(np.load(path))
+            # It stays on the host: whoever takes it moves it on a CUDA stream of its own.
+            batch = replace(batch, drawn=torch.from_numpy(np.load(path)))
             path.unlink()
-            batch = replace(batch, drawn=drawn)
             while not self._stopped.is_set():
                 try:
-                    self._ready.put(batch.to(self._device), timeout=0.5)
+                    self._ready.put(batch, timeout=0.5)
                     self.batches += 1
                     break
                 except queue.Full:
                     continue
 
+    def _replace_dead(self) -> None:
+        for index, worker in list(self._workers.items()):
+            if worker.exitcode is None or self._stopped.is_set():
+                continue
+            self.restarts += 1
+            print(f"a rendering process ended with status {worker.exitcode}", flush=True)
+            del self._workers[index]
+            fresh = index + 1000  # other clips than those that ended it
+            self._workers[fresh] = self._start(fresh)
+            self._workers[fresh].start()
+
     def take(self) -> Batch | None:
         """Return a batch, or None where none is ready.
 
         Raises:
-            RuntimeError: a worker has died.
+            RuntimeError: many rendering processes have ended.
         """
-        dead = [worker for worker in self._workers if worker.exitcode is not None]
-        if dead and not self._stopped.is_set():
-            raise RuntimeError(f"a rendering process ended with status {dead[0].exitcode}")
+        if self.restarts > MAX_RESTARTS:
+            raise RuntimeError(f"{self.restarts} rendering processes have ended")
         try:
             return self._ready.get_nowait()
         except queue.Empty:
@@ -202,26 +211,26 @@ class RenderedStream(threading.Thread):
     def stop(self) -> None:
         """End the processes and remove their files."""
         self._stopped.set()
-        for worker in self._workers:
-            worker.terminate()
-        for worker in self._workers:
-            worker.join(10)
         self.join(10)
+        for worker in self._workers.values():
+            worker.terminate()
+        for worker in self._workers.values():
+            worker.join(10)
         self._folder.cleanup()
 
 
 class RenderedPool:
     """Batches kept on the device, each used several times; new ones replace the oldest."""
 
-    def __init__(self, stream: RenderedStream, size: int) -> None:
-        self._stream, self._size = stream, size
+    def __init__(self, stream: RenderedStream, size: int, device: torch.device) -> None:
+        self._stream, self._size, self._device = stream, size, device
         self._kept: list[Batch] = []
         self._next = 0
 
     def refresh(self) -> None:
         """Keep what is ready."""
         while (batch := self._stream.take()) is not None:
-            self._kept[self._next : self._next + 1] = [batch]
+            self._kept[self._next : self._next + 1] = [batch.to(self._device)]
             self._next = (self._next + 1) % self._size
 
     def draw(self) -> tuple[Batch, Tensor] | None:
