@@ -98,7 +98,7 @@ class Analysis(nn.Module):
         return (self.basis * self.scale).T @ centred
 
 
-def with_noise(active: Tensor, generator: torch.Generator | None = None) -> Tensor:
+def append_noise(active: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """All 128 channels: the active ones, then unit noise."""
     batch, _, count = active.shape
     size = (batch, LATENT_DIM - ACTIVE, count)

@@ -47,15 +47,15 @@ class Batch:
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on another device."""
 
-        def moved(values: dict[str, Tensor]) -> dict[str, Tensor]:
+        def move(values: dict[str, Tensor]) -> dict[str, Tensor]:
             return {name: value.to(device, non_blocking=True) for name, value in values.items()}
 
         return Batch(
-            moved(self.frames),
-            moved(self.still),
-            moved(self.hits),
+            move(self.frames),
+            move(self.still),
+            move(self.hits),
             self.owner.to(device),
-            moved(self.layers),
+            move(self.layers),
             self.reverb.to(device),
             self.prompts,
             self.seconds,
@@ -77,20 +77,20 @@ class Batch:
 def collate(scenes: list[Scene]) -> Batch:
     """One batch of scenes of one length."""
 
-    def stacked(parts: list[dict[str, np.ndarray]]) -> dict[str, Tensor]:
+    def stack(parts: list[dict[str, np.ndarray]]) -> dict[str, Tensor]:
         return {name: torch.from_numpy(np.stack([p[name] for p in parts])) for name in parts[0]}
 
     names = scenes[0].hits
     counts = [len(scene.hits["seconds"]) for scene in scenes]
     return Batch(
-        frames=stacked([scene.frames for scene in scenes]),
-        still=stacked([scene.still for scene in scenes]),
+        frames=stack([scene.frames for scene in scenes]),
+        still=stack([scene.still for scene in scenes]),
         hits={
             name: torch.from_numpy(np.concatenate([scene.hits[name] for scene in scenes]))
             for name in names
         },
         owner=torch.arange(len(scenes)).repeat_interleave(torch.tensor(counts)),
-        layers=stacked([scene.layers for scene in scenes]),
+        layers=stack([scene.layers for scene in scenes]),
         reverb=torch.from_numpy(np.stack([scene.reverb for scene in scenes])),
         prompts=[scene.prompt for scene in scenes],
         seconds=scenes[0].seconds,

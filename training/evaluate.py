@@ -23,12 +23,12 @@ from foley.models.vae import FoleyVAE, build_vae
 from foley.sampling import SolverPoint, guide, integrate, make_sigmas
 from foley.session import fade
 from training import clips, judge, labels, text
-from training.analysis import LATENT_DIM, SAMPLE_RATE, Analysis, with_noise
-from training.features import PAD, Encoders, Words
+from training.analysis import LATENT_DIM, SAMPLE_RATE, Analysis, append_noise
+from training.features import PAD, FrozenEncoders, PromptTokenizer
 from training.flow import FlowModel
 from training.materials import MATERIALS
 from training.scene import PLAIN, UNSEEN, Style
-from training.settings import TRAINED, load_state, record, set_up
+from training.settings import TRAINED, load_state, set_up, write_record
 from training.train_dit import load_frozen
 
 HELD_OUT_SEED = 909
@@ -38,12 +38,12 @@ EVALUATIONS_PER_STEP = {"euler": 1, "heun": 2, "midpoint": 2, "rk4": 4}
 
 
 @dataclass
-class Trained:
+class TrainedModel:
     """All parts, on one device."""
 
     analysis: Analysis
-    encoders: Encoders
-    words: Words
+    encoders: FrozenEncoders
+    words: PromptTokenizer
     flow: FlowModel
     vae: FoleyVAE
     materials: judge.MaterialJudge
@@ -59,7 +59,7 @@ class Sampling:
     solver: str = "euler"
 
 
-def load(state: Path, device: torch.device) -> Trained:
+def load_trained(state: Path, device: torch.device) -> TrainedModel:
     """The parts that the training scripts wrote."""
     analysis, encoders, words = load_frozen(state, device)
 
@@ -71,12 +71,12 @@ def load(state: Path, device: torch.device) -> Trained:
     flow.load_state_dict(weights("dit"))
     vae.load_state_dict(weights("vae"))
     materials.load_state_dict(weights("judge"))
-    return Trained(analysis, encoders, words, flow, vae, materials, device)
+    return TrainedModel(analysis, encoders, words, flow, vae, materials, device)
 
 
 @torch.no_grad()
-def generate(
-    parts: Trained,
+def generate_sounds(
+    parts: TrainedModel,
     batch: clips.Batch,
     how: Sampling,
     prompts: list[str] | None = None,
@@ -104,7 +104,7 @@ def generate(
         sync = sync.roll(1, 0)
     count = num_latents(pictures.shape[1])
     said = prompts or batch.prompts
-    ids = parts.words.ids([*said, NEGATIVE]).to(device)
+    ids = parts.words.encode([*said, NEGATIVE]).to(device)
     dit = parts.flow.dit
     with torch.autocast(device.type, torch.bfloat16, enabled=on_gpu):
         words = parts.flow.text(input_ids=ids, attention_mask=(ids != PAD).long()).last_hidden_state
@@ -131,13 +131,13 @@ def generate(
 
 
 @torch.no_grad()
-def rebuild(parts: Trained, sounds: Tensor) -> Tensor:
+def reconstruct(parts: TrainedModel, sounds: Tensor) -> Tensor:
     """What the decoder makes of the latents of sounds [B, S]: no generated one can be better."""
-    return parts.vae.decode(with_noise(parts.analysis(sounds))).float()[:, 0]
+    return parts.vae.decode(append_noise(parts.analysis(sounds))).float()[:, 0]
 
 
-def held_out(
-    parts: Trained, seconds: float, count: int, style: Style = PLAIN, **options: object
+def make_held_out(
+    parts: TrainedModel, seconds: float, count: int, style: Style = PLAIN, **options: object
 ) -> list[clips.Batch]:
     """Clips of seeds that no training uses."""
     batches = []
@@ -148,21 +148,21 @@ def held_out(
     return batches
 
 
-def scored(
+def score(
     batch: clips.Batch, sounds: Tensor, match: judge.Match, strict: judge.Match | None = None
 ) -> None:
     """Count the onsets of a batch of sounds; `strict` counts those where rubbing begins as false,
     as it would those of the exact sounds.
     """
-    for clip, unscored in enumerate(labels.shoves(batch)):
-        truth = judge.merged(batch.hits["seconds"][batch.owner == clip].tolist())
-        found = judge.onsets(sounds[clip])
+    for clip, unscored in enumerate(labels.find_shoves(batch)):
+        truth = judge.merge_close_events(batch.hits["seconds"][batch.owner == clip].tolist())
+        found = judge.detect_onsets(sounds[clip])
         match.add(found, truth, unscored)
         if strict is not None:
             strict.add(found, truth)
 
 
-def figures_of(match: judge.Match) -> dict[str, float]:
+def match_figures(match: judge.Match) -> dict[str, float]:
     """A match as plain numbers."""
     return {
         "f1": round(match.f1, 4),
@@ -172,8 +172,8 @@ def figures_of(match: judge.Match) -> dict[str, float]:
     }
 
 
-def synchrony(
-    parts: Trained,
+def measure_synchrony(
+    parts: TrainedModel,
     how: Sampling,
     lengths: tuple[float, ...],
     count: int,
@@ -183,47 +183,49 @@ def synchrony(
 ) -> dict[str, dict[str, float]]:
     """Onsets of generated sounds; as controls of true, rebuilt and deliberately mismatched ones.
 
-    `strict` are the generated ones, see `scored`.
+    `strict` are the generated ones, see `score`.
     """
     kinds = ("generated", "strict", "truth", "rebuilt", "other_clip")
     kinds = kinds if controls else kinds[:2]
     matches = {kind: judge.Match() for kind in kinds}
     for seconds in lengths:
-        for batch in held_out(parts, seconds, count, style, quiet=True):
-            sounds = generate(parts, batch, how)
-            scored(batch, sounds, matches["generated"], matches["strict"])
+        for batch in make_held_out(parts, seconds, count, style, quiet=True):
+            sounds = generate_sounds(parts, batch, how)
+            score(batch, sounds, matches["generated"], matches["strict"])
             if controls:
                 real = batch.waveform()
-                scored(batch, real, matches["truth"])
-                rebuilt = rebuild(parts, real)
-                scored(batch, rebuilt, matches["rebuilt"])
-                scored(batch, generate(parts, batch, how, shuffled=True), matches["other_clip"])
-    return {kind: figures_of(match) for kind, match in matches.items()}
+                score(batch, real, matches["truth"])
+                rebuilt = reconstruct(parts, real)
+                score(batch, rebuilt, matches["rebuilt"])
+                score(
+                    batch, generate_sounds(parts, batch, how, shuffled=True), matches["other_clip"]
+                )
+    return {kind: match_figures(match) for kind, match in matches.items()}
 
 
 @torch.no_grad()
-def obedience(parts: Trained, how: Sampling, count: int) -> dict[str, float]:
+def measure_obedience(parts: TrainedModel, how: Sampling, count: int) -> dict[str, float]:
     """How often a material that the prompt names is heard, whatever the picture's own is."""
     rng = np.random.default_rng(5)
     totals = dict.fromkeys(("asked", "rebuilt", "real", "hits"), 0)
     for action in ("bounce", "tap", "strike"):
-        for batch in held_out(parts, 4.0, count, action=action, quiet=True):
+        for batch in make_held_out(parts, 4.0, count, action=action, quiet=True):
             own = torch.full((len(batch),), -1, device=parts.device)
             own[batch.owner] = batch.hits["material"].long()
             asked = [
                 int(rng.choice([m for m in range(len(MATERIALS)) if m != mine]))
                 for mine in own.tolist()
             ]
-            prompts = [text.naming(rng, MATERIALS[m]) for m in asked]
+            prompts = [text.name_material(rng, MATERIALS[m]) for m in asked]
             real = batch.waveform()
-            rebuilt = rebuild(parts, real)
+            rebuilt = reconstruct(parts, real)
             wanted = torch.tensor(asked, device=parts.device)[batch.owner]
             for name, sounds, target in (
-                ("asked", generate(parts, batch, how, prompts), wanted),
+                ("asked", generate_sounds(parts, batch, how, prompts), wanted),
                 ("rebuilt", rebuilt, batch.hits["material"].long()),
                 ("real", real, batch.hits["material"].long()),
             ):
-                windows = judge.cut_windows(sounds, batch.owner, batch.hits["seconds"])
+                windows = judge.cut_hit_windows(sounds, batch.owner, batch.hits["seconds"])
                 heard = parts.materials(parts.materials.features(windows)).argmax(1)
                 totals[name] += int((heard == target).sum())
             totals["hits"] += len(wanted)
@@ -234,7 +236,7 @@ def obedience(parts: Trained, how: Sampling, count: int) -> dict[str, float]:
 
 
 @torch.no_grad()
-def loudness(parts: Trained, how: Sampling, count: int) -> dict[str, float]:
+def measure_loudness(parts: TrainedModel, how: Sampling, count: int) -> dict[str, float]:
     """Whether loudness follows force, and how silent it is between events.
 
     Loudness in sones, of all hits at their exact time, heard or not; and levels in dB against the
@@ -250,23 +252,25 @@ def loudness(parts: Trained, how: Sampling, count: int) -> dict[str, float]:
     forces: list[float] = []
     depths: dict[str, list[float]] = {kind: [] for kind in ("generated", "rebuilt", "named")}
     for action in ("bounce", "roam", "tap", "clap"):
-        for batch in held_out(parts, 5.0, count, action=action, quiet=True):
+        for batch in make_held_out(parts, 5.0, count, action=action, quiet=True):
             real = batch.waveform()
-            rebuilt = rebuild(parts, real)
+            rebuilt = reconstruct(parts, real)
             sounds = {
-                "generated": generate(parts, batch, how),
+                "generated": generate_sounds(parts, batch, how),
                 "rebuilt": fade(rebuilt[:, : real.shape[1]]),
                 "real": real,
             }
-            found = {name: [judge.onsets(one) for one in sound] for name, sound in sounds.items()}
+            found = {
+                name: [judge.detect_onsets(one) for one in sound] for name, sound in sounds.items()
+            }
             owners, hits = batch.owner.tolist(), batch.hits
             forces += hits["force"].tolist()
             for owner, seconds in zip(owners, hits["seconds"].tolist(), strict=True):
                 for name, sound in sounds.items():
                     onsets = found[name][owner]
                     exact[name].append(judge.level_db(sound[owner], seconds))
-                    heard[name].append(judge.heard_level_db(sound[owner], onsets, seconds))
-            sounds["named"] = generate(parts, batch, how, naming_prompts(batch, rng))
+                    heard[name].append(judge.onset_level_db(sound[owner], onsets, seconds))
+            sounds["named"] = generate_sounds(parts, batch, how, make_naming_prompts(batch, rng))
             for name, values in depths.items():
                 values += [judge.silence_db(*pair) for pair in zip(real, sounds[name], strict=True)]
     table: dict[str, float] = {}
@@ -274,7 +278,7 @@ def loudness(parts: Trained, how: Sampling, count: int) -> dict[str, float]:
     for name in kinds:
         rows = [i for i, level in enumerate(heard[name]) if level is not None]
         of_heard = [level for level in heard[name] if level is not None]
-        sones = [judge.sones(level) for level in exact[name]]
+        sones = [judge.level_to_sones(level) for level in exact[name]]
         table |= {
             f"force_loudness_correlation_{name}": correlation(forces, sones),
             f"force_level_correlation_{name}": correlation(logarithms, exact[name]),
@@ -291,12 +295,12 @@ def loudness(parts: Trained, how: Sampling, count: int) -> dict[str, float]:
     return table
 
 
-def naming_prompts(batch: clips.Batch, rng: np.random.Generator) -> list[str]:
+def make_naming_prompts(batch: clips.Batch, rng: np.random.Generator) -> list[str]:
     """Prompts that name the material of each clip's last hit; its own where there is no hit."""
     prompts = list(batch.prompts)
     for clip, material in zip(batch.owner.tolist(), batch.hits["material"].tolist(), strict=True):
         if material < len(MATERIALS):  # bursts are of none
-            prompts[clip] = text.naming(rng, MATERIALS[int(material)])
+            prompts[clip] = text.name_material(rng, MATERIALS[int(material)])
     return prompts
 
 
@@ -306,18 +310,18 @@ def correlation(first: ArrayLike, second: ArrayLike) -> float:
 
 
 @torch.no_grad()
-def textures(parts: Trained, how: Sampling, count: int) -> dict[str, float]:
+def measure_textures(parts: TrainedModel, how: Sampling, count: int) -> dict[str, float]:
     """Continuous sounds: level over clips and within them, constant offset, buzz, clicks."""
     real_levels, levels, inside, offsets, buzz, real_buzz = [], [], [], [], [], []
     clicks, real_clicks = 0, 0
-    for batch in held_out(parts, 5.0, count):
+    for batch in make_held_out(parts, 5.0, count):
         kinds = batch.layers["kind"][:, 0]
         silent_hits = torch.ones(len(batch), dtype=torch.bool, device=parts.device)
         silent_hits[batch.owner] = False
         chosen = ((kinds >= 0) & (kinds < 5) & silent_hits).nonzero().flatten().tolist()
         if not chosen:
             continue
-        real, sounds = batch.waveform(), generate(parts, batch, how)
+        real, sounds = batch.waveform(), generate_sounds(parts, batch, how)
         for clip in chosen:
             one, two = (w[clip][: len(w[clip]) // 4800 * 4800] for w in (real, sounds))
             a, b = (w.view(-1, 4800).square().mean(1).add(1e-9).log10() * 10 for w in (one, two))
@@ -326,7 +330,10 @@ def textures(parts: Trained, how: Sampling, count: int) -> dict[str, float]:
             if a.std() > 2:
                 inside.append(float(torch.corrcoef(torch.stack((a, b)))[0, 1]))
             offsets.append(float(two.mean().abs() / two.square().mean().sqrt().clamp_min(1e-6)))
-            clicks, real_clicks = clicks + judge.clicks(two), real_clicks + judge.clicks(one)
+            clicks, real_clicks = (
+                clicks + judge.count_clicks(two),
+                real_clicks + judge.count_clicks(one),
+            )
             if int(kinds[clip]) != 2:  # engines are meant to hum
                 buzz.append(judge.buzz_db(two))
                 real_buzz.append(judge.buzz_db(one))
@@ -346,11 +353,11 @@ def textures(parts: Trained, how: Sampling, count: int) -> dict[str, float]:
 
 
 @torch.no_grad()
-def likeness(parts: Trained, how: Sampling, count: int) -> dict[str, float]:
+def measure_likeness(parts: TrainedModel, how: Sampling, count: int) -> dict[str, float]:
     """Distances of generated to real sounds, beside those of two halves of real ones."""
     real, made = [], []
-    for batch in held_out(parts, 5.0, count):
-        sound, other = batch.waveform(), generate(parts, batch, how)
+    for batch in make_held_out(parts, 5.0, count):
+        sound, other = batch.waveform(), generate_sounds(parts, batch, how)
         real.append(judge.band_levels(sound))
         made.append(judge.band_levels(other))
     truth, found = torch.cat(real), torch.cat(made)
@@ -360,30 +367,32 @@ def likeness(parts: Trained, how: Sampling, count: int) -> dict[str, float]:
         "log_mel_distance_other_clips": round(
             float((truth - truth.roll(1, 0))[:, :48].abs().mean()), 4
         ),
-        "frechet": round(judge.frechet(truth, found), 4),
-        "frechet_two_halves_of_real": round(judge.frechet(truth[:half], truth[half:]), 4),
+        "frechet": round(judge.frechet_distance(truth, found), 4),
+        "frechet_two_halves_of_real": round(judge.frechet_distance(truth[:half], truth[half:]), 4),
     }
 
 
-def against_steps(parts: Trained, guidance_scale: float, count: int) -> list[dict[str, object]]:
+def measure_steps(
+    parts: TrainedModel, guidance_scale: float, count: int
+) -> list[dict[str, object]]:
     """Synchrony, obedience of levels and likeness for each number of steps and each solver."""
     rows: list[dict[str, object]] = []
     for solver, per_step in EVALUATIONS_PER_STEP.items():
         for steps in (4, 8, 10, 16, 25, 50):
             how = Sampling(steps, guidance_scale, solver)
             match, real, made = judge.Match(), [], []
-            for batch in held_out(parts, 5.0, count, quiet=True):
-                sounds = generate(parts, batch, how)
-                scored(batch, sounds, match)
+            for batch in make_held_out(parts, 5.0, count, quiet=True):
+                sounds = generate_sounds(parts, batch, how)
+                score(batch, sounds, match)
                 real.append(judge.band_levels(batch.waveform()))
                 made.append(judge.band_levels(sounds))
             truth, found = torch.cat(real), torch.cat(made)
             rows.append(
                 {"solver": solver, "steps": steps, "evaluations": steps * per_step}
-                | figures_of(match)
+                | match_figures(match)
                 | {
                     "log_mel_distance": round(float((truth - found)[:, :48].abs().mean()), 4),
-                    "frechet": round(judge.frechet(truth, found), 4),
+                    "frechet": round(judge.frechet_distance(truth, found), 4),
                 }
             )
             print(rows[-1], flush=True)
@@ -401,13 +410,15 @@ def main() -> None:
     args = parser.parse_args()
     device = set_up(9)
     start = time.monotonic()
-    parts = load(args.state, device)
+    parts = load_trained(args.state, device)
     figures: dict[str, object] = {}
 
     def measure(name: str, work: Callable[[], object]) -> None:
         figures[name] = work()
         print(f"{time.monotonic() - start:.0f} s {name}", flush=True)
-        record(args.out, what="quality", seed=HELD_OUT_SEED, count=n, steps=20, figures=figures)
+        write_record(
+            args.out, what="quality", seed=HELD_OUT_SEED, count=n, steps=20, figures=figures
+        )
 
     n, how = args.count, Sampling()
     usual = (3.0, 5.0, 8.0)
@@ -415,25 +426,29 @@ def main() -> None:
         for seconds in (2.0, *usual, 12.0, 15.0):
             measure(
                 f"sync_{seconds:.0f}",
-                lambda seconds=seconds: synchrony(parts, how, (seconds,), n, controls=False),
+                lambda seconds=seconds: measure_synchrony(
+                    parts, how, (seconds,), n, controls=False
+                ),
             )
-        measure("obedience", lambda: obedience(parts, how, n // 2))
-        measure("loudness", lambda: loudness(parts, how, n))
+        measure("obedience", lambda: measure_obedience(parts, how, n // 2))
+        measure("loudness", lambda: measure_loudness(parts, how, n))
         return
-    measure("sync_3_to_8", lambda: synchrony(parts, how, usual, n))
-    measure("obedience", lambda: obedience(parts, how, n))
-    measure("loudness", lambda: loudness(parts, how, 2 * n))
-    measure("sync_2", lambda: synchrony(parts, how, (2.0,), n))
-    measure("sync_12_to_15", lambda: synchrony(parts, how, (12.0, 15.0), n // 2))
-    measure("sync_unseen_style", lambda: synchrony(parts, how, usual, n, UNSEEN))
-    measure("textures", lambda: textures(parts, how, 8 * n))
-    measure("likeness", lambda: likeness(parts, how, 4 * n))
+    measure("sync_3_to_8", lambda: measure_synchrony(parts, how, usual, n))
+    measure("obedience", lambda: measure_obedience(parts, how, n))
+    measure("loudness", lambda: measure_loudness(parts, how, 2 * n))
+    measure("sync_2", lambda: measure_synchrony(parts, how, (2.0,), n))
+    measure("sync_12_to_15", lambda: measure_synchrony(parts, how, (12.0, 15.0), n // 2))
+    measure("sync_unseen_style", lambda: measure_synchrony(parts, how, usual, n, UNSEEN))
+    measure("textures", lambda: measure_textures(parts, how, 8 * n))
+    measure("likeness", lambda: measure_likeness(parts, how, 4 * n))
     for scale in (1.0, OFFICIAL_GUIDANCE):
         other = Sampling(guidance_scale=scale)
-        measure(f"sync_guidance_{scale}", lambda how=other: synchrony(parts, how, (5.0,), n))
-        measure(f"obedience_guidance_{scale}", lambda how=other: obedience(parts, how, n))
+        measure(
+            f"sync_guidance_{scale}", lambda how=other: measure_synchrony(parts, how, (5.0,), n)
+        )
+        measure(f"obedience_guidance_{scale}", lambda how=other: measure_obedience(parts, how, n))
     if args.table:
-        measure("against_steps", lambda: against_steps(parts, how.guidance_scale, n // 2))
+        measure("against_steps", lambda: measure_steps(parts, how.guidance_scale, n // 2))
 
 
 if __name__ == "__main__":

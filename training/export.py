@@ -49,7 +49,7 @@ def assemble(state: Path) -> Components:
     )
 
 
-def heads(state: Path) -> dict[str, torch.Tensor]:
+def collect_heads(state: Path) -> dict[str, torch.Tensor]:
     """What training needs of a state and the package does not, named FILE/KEY."""
     kept = {}
     for name, members in FILES.items():
@@ -70,7 +70,7 @@ def main() -> None:
         shutil.rmtree(args.out)
     save_components(assemble(args.state), args.out, source="trained by training/, see its README")
     args.checkpoints.mkdir(parents=True, exist_ok=True)
-    save_state(args.checkpoints / HEADS, heads(args.state), half=True)
+    save_state(args.checkpoints / HEADS, collect_heads(args.state), half=True)
     for name in ("analysis", "judge"):
         if (args.state / f"{name}.safetensors").resolve().parent != args.checkpoints.resolve():
             shutil.copy(args.state / f"{name}.safetensors", args.checkpoints)

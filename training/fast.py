@@ -17,12 +17,12 @@ from torch.nn import functional as F
 from foley.models import audio_block, joint_block
 from foley.models.layers import TokenConv
 from foley.models.rope import RotaryTable
-from training.flow import FlowModel, Losses, loss_of
+from training.flow import FlowModel, Losses, compute_losses
 
 _WARM_UP = 2  # runs before the recording: libraries choose their kernels
 
 
-def conv_as_product(conv: TokenConv, tokens: Tensor, borders: None = None) -> Tensor:
+def convolve_as_product(conv: TokenConv, tokens: Tensor, borders: None = None) -> Tensor:
     """`TokenConv` as one product: each token beside its neighbours, [B, N, taps * in]."""
     taps = conv.kernel_size[0]
     if taps > 1:
@@ -39,11 +39,11 @@ def rotate_as_complex(tokens: Tensor, table: RotaryTable) -> Tensor:
     return torch.view_as_real(turned).flatten(-2).to(tokens.dtype)
 
 
-def speed_up(model: FlowModel) -> None:
+def use_fast_kernels(model: FlowModel) -> None:
     """Have a model's convolutions and rotations run as above, for the rest of the process."""
     for module in model.dit.modules():
         if isinstance(module, TokenConv):
-            module.forward = partial(conv_as_product, module)  # type: ignore[method-assign]
+            module.forward = partial(convolve_as_product, module)  # type: ignore[method-assign]
     for blocks in (audio_block, joint_block):
         blocks.rotate = rotate_as_complex  # type: ignore[attr-defined]
 
@@ -85,9 +85,9 @@ class RecordedSteps:
         if self._gradients:
             torch._foreach_zero_(self._gradients)
         with torch.autocast("cuda", torch.bfloat16):
-            losses = loss_of(self._model, entry, self._negative, num_tokens)
+            losses = compute_losses(self._model, entry, self._negative, num_tokens)
         losses.total.backward()
-        return losses.detached()
+        return losses.detach()
 
     def __call__(self, key: int, rows: Tensor, store: dict[str, Tensor]) -> Losses:
         """Gradients in the parameters, and the losses, of these rows [B] of a shelf."""

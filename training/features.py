@@ -31,13 +31,13 @@ PAD = 1
 _SEGMENTS_AT_ONCE = 128
 
 
-def visual_frames(num_frames: int, device: torch.device) -> Tensor:
+def visual_frame_indices(num_frames: int, device: torch.device) -> Tensor:
     """Indices of the 25 fps frames that are at or after each eighth of a second, [V]."""
     count = 8 * (num_frames - 1) // 25 + 1
     return torch.ceil(torch.arange(count, device=device) * 3.125 - 1e-6).long()
 
 
-class Encoders:
+class FrozenEncoders:
     """The frozen visual encoders."""
 
     def __init__(self, sync: Synchformer, vision: nn.Module) -> None:
@@ -49,7 +49,7 @@ class Encoders:
         batch, num_frames = pictures.shape[:2]
         device = pictures.device
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            seen = pictures[:, visual_frames(num_frames, device)].flatten(0, 1)
+            seen = pictures[:, visual_frame_indices(num_frames, device)].flatten(0, 1)
             pooled = [
                 self.vision(pixel_values=F.avg_pool2d(normalise(part), 2)).pooler_output
                 for part in seen.split(256)
@@ -58,27 +58,27 @@ class Encoders:
             segments = count_segments(num_frames)
             used = (segments - 1) * SYNC_SEGMENT_STRIDE + SYNC_SEGMENT_FRAMES
             patches = [self.sync.embed_patches(normalise(clip[:used]))[None] for clip in pictures]
-            windows = torch.cat([labels.by_tubelet(p) for p in patches])  # [B * G, 8, P, C]
+            windows = torch.cat([labels.group_by_tubelet(p) for p in patches])  # [B * G, 8, P, C]
             parts = windows.split(_SEGMENTS_AT_ONCE)
             tokens = [self.sync.encode_segments(part).float() for part in parts]
             sync = torch.cat(tokens).flatten(0, 1).unflatten(0, (batch, -1))
         return visual, sync
 
 
-class Words:
+class PromptTokenizer:
     """The tokenizer, without transformers."""
 
     def __init__(self, folder: Path) -> None:
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
 
-    def ids(self, prompts: list[str], length: int | None = None) -> Tensor:
+    def encode(self, prompts: list[str], length: int | None = None) -> Tensor:
         """int64 [B, T], padded to the longest or to `length`."""
         rows = [self._tokenizer.encode(prompt).ids[:MAX_TOKENS] for prompt in prompts]
         length = length or max(map(len, rows))
         return torch.tensor([row[:length] + [PAD] * (length - len(row)) for row in rows])
 
 
-class Shelf:
+class ClipBuffer:
     """The clips of one length."""
 
     def __init__(self, num_frames: int, capacity: int, device: torch.device) -> None:
@@ -105,27 +105,27 @@ class Shelf:
         return torch.multinomial(short, count, replacement=True)
 
 
-class Cache:
-    """All lengths. `make` renders and encodes a batch, `put` keeps it."""
+class ClipCache:
+    """All lengths. `encode_batch` renders and encodes a batch, `put` keeps it."""
 
     def __init__(
         self,
         analysis: Analysis,
-        encoders: Encoders,
-        words: Words,
+        encoders: FrozenEncoders,
+        words: PromptTokenizer,
         device: torch.device,
-        seconds_a_length: float,
+        seconds_per_length: float,
     ) -> None:
         self.analysis, self.encoders, self.words = analysis, encoders, words
-        self.device, self.seconds_a_length = device, seconds_a_length
-        self.shelves: dict[int, Shelf] = {}  # of drawn clips
-        self.rendered: dict[int, Shelf] = {}  # of rendered ones
+        self.device, self.seconds_per_length = device, seconds_per_length
+        self.buffers: dict[int, ClipBuffer] = {}  # of drawn clips
+        self.rendered: dict[int, ClipBuffer] = {}  # of rendered ones
         self.rendered_share = 0.0  # of the batches, once there are such clips
         self.seen_seconds = 0.0
         self.clips = 0
 
     @torch.no_grad()
-    def make(self, batch: Batch) -> tuple[int, dict[str, Tensor]]:
+    def encode_batch(self, batch: Batch) -> tuple[int, dict[str, Tensor]]:
         """Render, sound and encode a batch: its number of frames, and what is kept of it."""
         batch = batch.to(self.device)
         pictures = batch.pictures(fast=self.device.type == "cuda")
@@ -133,13 +133,13 @@ class Cache:
         # what cannot be seen there must not be heard, or sounds are made up at the end of clips.
         frozen = int(torch.randint(SYNC_SEGMENT_STRIDE, ()))
         pictures[:, -frozen or pictures.shape[1] :] = pictures[:, -frozen - 1 : -frozen or None]
-        batch = labels.until(batch, (pictures.shape[1] - frozen - SEEN_AFTER) / FPS)
+        batch = labels.drop_late_hits(batch, (pictures.shape[1] - frozen - SEEN_AFTER) / FPS)
         visual, sync = self.encoders(pictures)
         num_frames = batch.frames["light"].shape[1]
         count = num_latents(num_frames)
         latents = self.analysis(batch.waveform())[..., :count]
         assert latents.shape[1] == ACTIVE
-        tokens = self.words.ids(batch.prompts, MAX_TOKENS).to(self.device)
+        tokens = self.words.encode(batch.prompts, MAX_TOKENS).to(self.device)
         return num_frames, {
             "latents": latents.half(),
             "visual": visual.half(),
@@ -152,32 +152,32 @@ class Cache:
     def put(self, num_frames: int, entry: dict[str, Tensor], rendered: bool = False) -> None:
         """Keep a batch."""
         seconds = num_frames / FPS
-        shelves = self.rendered if rendered else self.shelves
-        if num_frames not in shelves:
-            capacity = max(8, round(self.seconds_a_length / seconds))
-            shelves[num_frames] = Shelf(num_frames, capacity, self.device)
-        shelves[num_frames].put(entry)
+        buffers = self.rendered if rendered else self.buffers
+        if num_frames not in buffers:
+            capacity = max(8, round(self.seconds_per_length / seconds))
+            buffers[num_frames] = ClipBuffer(num_frames, capacity, self.device)
+        buffers[num_frames].put(entry)
         self.seen_seconds += seconds * len(entry["latents"])
         self.clips += len(entry["latents"])
 
-    def choose(self) -> tuple[int, Shelf]:
+    def choose(self) -> tuple[int, ClipBuffer]:
         """One of the lengths, in frames, and its clips; half of the time one of 3 to 8 s."""
         if self.rendered and torch.rand(()) < self.rendered_share:
             lengths = list(self.rendered)
             chosen = lengths[int(torch.randint(len(lengths), ()))]
             return chosen, self.rendered[chosen]
-        lengths = list(self.shelves)
+        lengths = list(self.buffers)
         usual = [n for n in lengths if 75 <= n <= 200] or lengths
         pool = usual if torch.rand(()) < 0.5 else lengths
         chosen = pool[int(torch.randint(len(pool), ()))]
-        return chosen, self.shelves[chosen]
+        return chosen, self.buffers[chosen]
 
 
-class Drawer(threading.Thread):
+class CacheFiller(threading.Thread):
     """Makes entries of a cache beside the training, on a stream of its own.
 
     Args:
-        cache: whose `make` is called; `take` puts what is ready.
+        cache: whose `encode_batch` is called; `take` puts what is ready.
         stream: of batches.
         share: of the time, once as many batches as `at_once` are drawn.
         at_once: how many are drawn without a pause.
@@ -186,7 +186,7 @@ class Drawer(threading.Thread):
 
     def __init__(
         self,
-        cache: Cache,
+        cache: ClipCache,
         stream: Iterator[Batch],
         share: float,
         at_once: int,
@@ -211,7 +211,7 @@ class Drawer(threading.Thread):
                     ready = self._rendered.take() if self._rendered is not None else None
                     batch = ready if ready is not None else next(self._stream)
                     begun = time.monotonic()
-                    made = self._cache.make(batch)
+                    made = self._cache.encode_batch(batch)
                     event = torch.cuda.Event()
                     event.record()
                     event.synchronize()

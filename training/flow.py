@@ -72,13 +72,13 @@ class Losses:
         heads = ONSET_WEIGHT * self.onset + PLACE_WEIGHT * self.place
         return self.flow + heads + ALIGNED_WEIGHT * self.aligned
 
-    def detached(self) -> "Losses":
+    def detach(self) -> "Losses":
         """Without their history."""
         return Losses(
             *(loss.detach() for loss in (self.flow, self.onset, self.place, self.aligned))
         )
 
-    def numbers(self) -> list[float]:
+    def to_list(self) -> list[float]:
         """For people: flow, onset, place, aligned."""
         losses = (self.flow, self.onset, self.place, self.aligned)
         return [round(loss.item(), 4) for loss in losses]
@@ -98,7 +98,7 @@ def start_as_identity(dit: FoleyDiT) -> None:
     nn.init.normal_(dit.clip_in.sync_position, std=0.02)
 
 
-def places(num_latents: int, device: torch.device) -> Tensor:
+def place_targets(num_latents: int, device: torch.device) -> Tensor:
     """What the place head is to tell of each latent frame, [A, 1 + 2 * angles].
 
     The place itself, -1 .. 1, and cosines and sines of the turns that undo the shift there, at the
@@ -111,7 +111,7 @@ def places(num_latents: int, device: torch.device) -> Tensor:
     return torch.cat((2 * share[:, None] - 1, angles.cos(), angles.sin()), dim=1)
 
 
-def at_their_moment(sync: Tensor, num_latents: int) -> tuple[Tensor, Tensor]:
+def align_sync_tokens(sync: Tensor, num_latents: int) -> tuple[Tensor, Tensor]:
     """The sync tokens of each latent frame's own moment, normed, and which frames have any.
 
     Args:
@@ -136,7 +136,7 @@ def at_their_moment(sync: Tensor, num_latents: int) -> tuple[Tensor, Tensor]:
     return F.layer_norm(mean, mean.shape[-1:]), views > 0
 
 
-def dropped(
+def drop_conditions(
     model: FlowModel, entry: dict[str, Tensor], negative: Tensor, num_tokens: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Visual, sync and text ids of a batch, some of them emptied for guidance; bool [B], of which.
@@ -167,7 +167,7 @@ def dropped(
     return visual, sync, torch.where(silent, other[-1], ids), blind
 
 
-def hear(model: FlowModel, ids: Tensor) -> Tensor:
+def encode_prompts(model: FlowModel, ids: Tensor) -> Tensor:
     """Text tokens [B, T, C] of ids [B, T].
 
     The mask is what is added to the scores: made from a plain one, it would be made of a constant
@@ -177,10 +177,10 @@ def hear(model: FlowModel, ids: Tensor) -> Tensor:
     return model.text(input_ids=ids, attention_mask=mask[:, None, None]).last_hidden_state
 
 
-def loss_of(
+def compute_losses(
     model: FlowModel, entry: dict[str, Tensor], negative: Tensor, num_tokens: int
 ) -> Losses:
-    """The losses of a batch of the cache; `negative` and `num_tokens` as in `dropped`."""
+    """The losses of a batch of the cache; `negative` and `num_tokens` as in `drop_conditions`."""
     clean = entry["latents"].float()
     device, num_latents = clean.device, clean.shape[-1]
     noise = torch.randn(len(clean), LATENT_DIM, num_latents, device=device)
@@ -190,8 +190,8 @@ def loss_of(
     mix = sigma[:, None, None]
     active = (1 - mix) * clean + mix * noise[:, :ACTIVE]
     latents = torch.cat((active, noise[:, ACTIVE:]), dim=1)
-    visual, sync, ids, blind = dropped(model, entry, negative, num_tokens)
-    words = hear(model, ids)
+    visual, sync, ids, blind = drop_conditions(model, entry, negative, num_tokens)
+    words = encode_prompts(model, ids)
     context = model.dit.make_context(visual, sync, words, num_latents)
     velocity = model.dit(latents, model.dit.make_time_modulation(sigma), context)
     flow = (velocity[:, :ACTIVE] - (noise[:, :ACTIVE] - clean)).square().mean()
@@ -201,8 +201,8 @@ def loss_of(
     weight = (1 + 4 * (curve > 0)) * 2 * sigma[:, None]
     onset = F.binary_cross_entropy_with_logits(model.onset(middle)[..., 0], curve, weight=weight)
     told = model.place(model.after_joint.float())
-    place = F.mse_loss(told, places(num_latents, device).expand_as(told))
-    wanted, there = at_their_moment(entry["sync"].float(), num_latents)
+    place = F.mse_loss(told, place_targets(num_latents, device).expand_as(told))
+    wanted, there = align_sync_tokens(entry["sync"].float(), num_latents)
     missed = (model.aligned(middle) - wanted).square().mean(-1)
     seen = (~blind[:, None] & there).float()
     aligned = (missed * seen).sum() / seen.sum().clamp_min(1)

@@ -17,7 +17,7 @@ _BLOCKS = "sync.blocks."
 _ADDITIONS = (".time_attention.proj.", ".space_attention.proj.", ".mlp.2.")
 
 
-def grown(encoders: dict[str, Tensor], num_layers: int) -> dict[str, Tensor]:
+def grow_encoders(encoders: dict[str, Tensor], num_layers: int) -> dict[str, Tensor]:
     """The weights of the encoders with as many blocks; those they have are kept."""
     last = max(int(name.split(".")[2]) for name in encoders if name.startswith(_BLOCKS))
     old = f"{_BLOCKS}{last}."
@@ -39,7 +39,7 @@ def main() -> None:
     args = parser.parse_args()
     encoders = load_state(args.state / "encoders.safetensors")
     layers = TRAINED.synchformer.num_layers
-    save_state(args.out / "encoders.safetensors", grown(encoders, layers))
+    save_state(args.out / "encoders.safetensors", grow_encoders(encoders, layers))
 
 
 if __name__ == "__main__":

@@ -51,11 +51,11 @@ class Match:
             unscored: times at which something may begin to sound, or not: an onset there that
                 matches no event counts neither way.
         """
-        pairs = match(found, truth)
+        pairs = match_onsets(found, truth)
         matched = {onset for onset, _ in pairs}
         rest = [onset for onset in found if onset not in matched]
         self.hits += len(pairs)
-        self.found += len(found) - len(match(rest, unscored))
+        self.found += len(found) - len(match_onsets(rest, unscored))
         self.truth += len(truth)
         self.errors = (self.errors or []) + [f - t for f, t in pairs]
 
@@ -82,7 +82,7 @@ class Match:
         return 1000 * float(torch.tensor(self.errors).abs().median())
 
 
-def match(found: Sequence[float], truth: Sequence[float]) -> list[tuple[float, float]]:
+def match_onsets(found: Sequence[float], truth: Sequence[float]) -> list[tuple[float, float]]:
     """Pairs (found, true) within the tolerance, one to one, nearest first."""
     candidates = sorted(
         (abs(f - t), i, j)
@@ -101,7 +101,7 @@ def match(found: Sequence[float], truth: Sequence[float]) -> list[tuple[float, f
     return pairs
 
 
-def merged(truth: Sequence[float]) -> list[float]:
+def merge_close_events(truth: Sequence[float]) -> list[float]:
     """Events that a listener can tell apart: those closer than 50 ms count once."""
     kept: list[float] = []
     for seconds in sorted(truth):
@@ -110,7 +110,7 @@ def merged(truth: Sequence[float]) -> list[float]:
     return kept
 
 
-def onsets(waveform: Tensor) -> list[float]:
+def detect_onsets(waveform: Tensor) -> list[float]:
     """Times in seconds at which something starts to sound in a waveform [S]."""
     filters = mel_filters(_FFT, _BANDS).to(waveform.device)
     count = waveform.shape[-1] // _HOP
@@ -135,12 +135,12 @@ def level_db(waveform: Tensor, seconds: float, length_seconds: float = 0.08) -> 
     return 10 * float(torch.log10(part.float().square().mean() + 1e-9))
 
 
-def sones(level_db: float) -> float:
+def level_to_sones(level_db: float) -> float:
     """Loudness of a level, in sones but for a factor: twice as loud for 10 dB (Stevens)."""
     return float(2 ** (level_db / 10))
 
 
-def heard_level_db(waveform: Tensor, found: Sequence[float], seconds: float) -> float | None:
+def onset_level_db(waveform: Tensor, found: Sequence[float], seconds: float) -> float | None:
     """The level of an event as it is heard: from its onset on; None if none is heard.
 
     A hit of stone is over in 20 ms: from the exact time on, one that came 30 ms early is missed.
@@ -150,11 +150,11 @@ def heard_level_db(waveform: Tensor, found: Sequence[float], seconds: float) -> 
         found: the onsets of the waveform.
         seconds: when the event was.
     """
-    pairs = match(found, [seconds])
+    pairs = match_onsets(found, [seconds])
     return level_db(waveform, max(0.0, pairs[0][0] - _BEFORE_ONSET)) if pairs else None
 
 
-def clicks(waveform: Tensor) -> int:
+def count_clicks(waveform: Tensor) -> int:
     """Moments of 1 ms at which a waveform [S] has 20 dB more above 8 kHz than in the 50 ms around.
 
     Grains of rain and fire and short hits have such too: a figure to hold beside the exact sound's.
@@ -199,7 +199,7 @@ class MaterialJudge(nn.Module):
         return self.head(hidden.flatten(1))
 
 
-def cut_windows(waveforms: Tensor, owner: Tensor, seconds: Tensor) -> Tensor:
+def cut_hit_windows(waveforms: Tensor, owner: Tensor, seconds: Tensor) -> Tensor:
     """The windows [E, S'] around hits; what lies outside a clip is silence."""
     before = int(_WINDOW_BEFORE * SAMPLE_RATE)
     size = before + int(_WINDOW_AFTER * SAMPLE_RATE)
@@ -268,7 +268,7 @@ def spectrum_db(waveform: Tensor, range_db: float = 60.0) -> Tensor:
     return levels.clamp_min(levels.max() - range_db)
 
 
-def frechet(first: Tensor, second: Tensor) -> float:
+def frechet_distance(first: Tensor, second: Tensor) -> float:
     """Frechet distance of two sets of embeddings [B, D]."""
     first, second = first.double().cpu(), second.double().cpu()
     mean = (first.mean(0) - second.mean(0)).square().sum()

@@ -19,7 +19,7 @@ _FRICTION = LAYERS.index("friction")
 _RUBS = 0.2  # the least level of a shove
 
 
-def by_tubelet(values: Tensor) -> Tensor:
+def group_by_tubelet(values: Tensor) -> Tensor:
     """[B, n / 2, ...] for each tubelet -> [B * G, 8, ...] for each token of each segment."""
     windows = values.unfold(1, SYNC_SEGMENT_FRAMES // 2, SYNC_SEGMENT_STRIDE // 2)  # [B, G, .., 8]
     return windows.movedim(-1, 2).flatten(0, 1)
@@ -111,14 +111,14 @@ def crop(batch: Batch, first_frame: int, num_frames: int) -> Batch:
     )
 
 
-def until(batch: Batch, seconds: float) -> Batch:
+def drop_late_hits(batch: Batch, seconds: float) -> Batch:
     """The same batch without the hits from a time on."""
     before = batch.hits["seconds"] < seconds
     hits = {name: value[before] for name, value in batch.hits.items()}
     return replace(batch, hits=hits, owner=batch.owner[before])
 
 
-def shoves(batch: Batch) -> list[list[float]]:
+def find_shoves(batch: Batch) -> list[list[float]]:
     """When things are shoved and begin to rub, in each clip, seconds, in order.
 
     Something begins to sound then, softly or clearly: half of these are onsets of the exact sound,

@@ -176,7 +176,7 @@ def draw_voice(rng: np.random.Generator, material: int, size: float) -> Voice:
     return Voice(material, size, hz, rates, gains, rng.uniform(*spec.noise))
 
 
-def level_of(force: float) -> float:
+def hit_level(force: float) -> float:
     """RMS over `LOUDNESS_SECONDS` of a hit of this force in 0.06 .. 1: 15 dB from soft to hard.
 
     The same for every material. The ear sums energy over about this time, and a click has a tenth
@@ -186,7 +186,7 @@ def level_of(force: float) -> float:
     return 0.15 * force**0.6
 
 
-def struck_gains(voice: Voice, force: float, rng: np.random.Generator) -> np.ndarray:
+def draw_hit_gains(voice: Voice, force: float, rng: np.random.Generator) -> np.ndarray:
     """Gains [M] of one hit: a harder one excites the higher modes more."""
     tilt = 0.3 * (1 - force) * np.arange(NUM_MODES)
     return voice.gains * np.exp(-tilt) * rng.uniform(0.8, 1.2, NUM_MODES)

@@ -58,7 +58,7 @@ def bounce(rng: np.random.Generator, times: np.ndarray, stop: float, floor: floa
     room = floor + 0.85  # height up to the frame's top
     x, speed_x = rng.uniform(-0.6, 0.6), rng.uniform(-0.35, 0.35)
     height = rng.uniform(0.3, 1.0) * room
-    x_places = _reflected(x + speed_x * times, -0.75, 0.75)
+    x_places = _reflect(x + speed_x * times, -0.75, 0.75)
     y_places = np.full(len(times), floor)
     touches: list[Touch] = []
     # First flight: dropped at `start`, held before.
@@ -79,7 +79,7 @@ def bounce(rng: np.random.Generator, times: np.ndarray, stop: float, floor: floa
             impact = launch
         at += duration
         if at < stop:
-            x_now = float(_reflected(np.array([x + speed_x * at]), -0.75, 0.75)[0])
+            x_now = float(_reflect(np.array([x + speed_x * at]), -0.75, 0.75)[0])
             touches.append(Touch(at, force_of(impact), x_now, floor))
         launch = restitution * impact
         if 2 * launch / gravity < MIN_GAP_SECONDS:
@@ -224,7 +224,7 @@ def envelope(rng: np.random.Generator, times: np.ndarray) -> np.ndarray:
     return np.clip(level, 0.0, 1.0)
 
 
-def _reflected(x: np.ndarray, low: float, high: float) -> np.ndarray:
+def _reflect(x: np.ndarray, low: float, high: float) -> np.ndarray:
     span = high - low
     folded = np.mod(x - low, 2 * span)
     return low + np.where(folded > span, 2 * span - folded, folded)

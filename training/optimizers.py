@@ -16,7 +16,7 @@ _NEWTON_SCHULZ = (3.4445, -4.775, 2.0315)
 _ITERATIONS = 5
 
 
-def orthogonalised(updates: Tensor) -> Tensor:
+def orthogonalise(updates: Tensor) -> Tensor:
     """Matrices [G, R, C] with all singular values near 1, R at most C.
 
     Source: K. Jordan, Muon, 2024: five Newton-Schulz iterations with those coefficients; singular
@@ -63,14 +63,14 @@ class MuonAndAdamW:
     def step(self, rate: float) -> None:
         """Change the parameters by their gradients."""
         if not self._groups:
-            self._groups = self._grouped()
+            self._groups = self._group_matrices()
         for group, momentum in self._groups:
             gradient = torch.stack([p.grad.flatten(1) for p in group if p.grad is not None])
             momentum.lerp_(gradient, 1 - _MOMENTUM)
             update = gradient.lerp(momentum, _MOMENTUM)
             rows, columns = update.shape[1:]
             upright = rows > columns
-            made = orthogonalised(update.mT if upright else update)
+            made = orthogonalise(update.mT if upright else update)
             made = (made.mT if upright else made).float()
             # As large as AdamW's steps, whose entries are about 0.2 times the rate.
             made = made * (-0.2 * rate * max(rows, columns) ** 0.5)
@@ -81,7 +81,7 @@ class MuonAndAdamW:
             options["lr"] = rate
         self._adamw.step()
 
-    def _grouped(self) -> list[tuple[list[nn.Parameter], Tensor]]:
+    def _group_matrices(self) -> list[tuple[list[nn.Parameter], Tensor]]:
         """By shape; what is dead in the last joint block has no gradient, and is left alone."""
         shapes: dict[torch.Size, list[nn.Parameter]] = {}
         for parameter in self._inside:

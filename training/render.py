@@ -31,7 +31,7 @@ def draw(frames: dict[str, Tensor], still: dict[str, Tensor], fast: bool = False
     owner = torch.arange(batch, device=textures.device).repeat_interleave(count)
     if fast:  # one shape, one compilation
         textures = torch.nn.functional.pad(textures, (0, 0) * 3 + (0, _CLIPS_AT_ONCE - batch))
-    paint, degrade = (_compiled(_paint), _compiled(_degraded)) if fast else (_paint, _degraded)
+    paint, degrade = (_compile(_paint), _compile(_degrade)) if fast else (_paint, _degrade)
     table = noise_table(textures.device)
     room = len(table) - SIZE * SIZE * 3
     number = torch.arange(len(owner) + _FRAMES_AT_ONCE, device=textures.device)
@@ -41,15 +41,15 @@ def draw(frames: dict[str, Tensor], still: dict[str, Tensor], fast: bool = False
         part = slice(start, start + _FRAMES_AT_ONCE)
         missing = _FRAMES_AT_ONCE - len(owner[part]) if fast else 0
 
-        def padded(value: Tensor, part: slice = part, missing: int = missing) -> Tensor:
+        def pad(value: Tensor, part: slice = part, missing: int = missing) -> Tensor:
             value = value[part]
             return torch.cat((value, value[-1:].expand(missing, *value.shape[1:])))
 
-        clip = padded(owner)
+        clip = pad(owner)
         picture = paint(
             textures,
             clip,
-            *(padded(flat[name]) for name in ("sprites", "camera", "effect", "rings", "light")),
+            *(pad(flat[name]) for name in ("sprites", "camera", "effect", "rings", "light")),
             *(still[name][clip] for name in ("looks", "effect_look", "grade")),
         )
         first = grain[start : start + len(clip)]
@@ -90,7 +90,7 @@ def backdrop_textures(backdrop: Tensor) -> Tensor:
 
 
 @cache
-def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def _compile(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return torch.compile(function, dynamic=False)
 
 
@@ -209,7 +209,7 @@ def _paint(
     return torch.stack(levels, 1)
 
 
-def _degraded(picture: Tensor, grade: Tensor, table: Tensor, first: Tensor) -> Tensor:
+def _degrade(picture: Tensor, grade: Tensor, table: Tensor, first: Tensor) -> Tensor:
     """uint8 pictures with the camera's blur and noise and a coder's quantisation.
 
     `first` [F] is where each picture's noise begins in `table`.

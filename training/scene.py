@@ -15,9 +15,9 @@ from training.materials import (
     NUM_MODES,
     TABLE,
     Voice,
+    draw_hit_gains,
     draw_voice,
-    level_of,
-    struck_gains,
+    hit_level,
 )
 
 FPS = 25
@@ -168,7 +168,7 @@ def draw_scene(
     """
     rng = np.random.default_rng(seed)
     num_frames = round(seconds * FPS)
-    times = shown_times(rng, num_frames)
+    times = draw_frame_times(rng, num_frames)
     build = _Builder(rng, times, seconds, style)
     materials = _draw_materials(rng)
     actions: list[tuple[str, str | None]] = []
@@ -200,7 +200,7 @@ def draw_scene(
     return _finish(build, effect, effect_look, prompt)
 
 
-def shown_times(rng: np.random.Generator, num_frames: int) -> np.ndarray:
+def draw_frame_times(rng: np.random.Generator, num_frames: int) -> np.ndarray:
     """When each 25 fps frame was taken, by a camera of some rate.
 
     The picker shows the first source frame at or after each target (foley/media/clock.py).
@@ -648,7 +648,7 @@ def _hit_arrays(build: _Builder, camera: np.ndarray) -> dict[str, np.ndarray]:
     for i, (touch, voice) in enumerate(kept):
         spec = TABLE[voice.material]
         arrays["hz"][i], arrays["rates"][i] = voice.hz, voice.decay_rates
-        arrays["gains"][i] = struck_gains(voice, touch.force, build.rng)
+        arrays["gains"][i] = draw_hit_gains(voice, touch.force, build.rng)
         frame = camera[min(int(touch.seconds * FPS), len(camera) - 1)]
         arrays["screen"][i] = to_screen(frame, touch.x, touch.y)
         values = {
@@ -656,7 +656,7 @@ def _hit_arrays(build: _Builder, camera: np.ndarray) -> dict[str, np.ndarray]:
             "force": touch.force,
             "material": voice.material,
             "size": voice.size,
-            "level": level_of(touch.force),
+            "level": hit_level(touch.force),
             "noise": voice.noise * (0.6 + 0.8 * touch.force),
             "noise_hz": spec.noise_hz * (0.7 + 0.6 * touch.force),
             "noise_rate": 1 / spec.noise_seconds,

@@ -15,7 +15,7 @@ from foley.configs import TINY
 TRAINED = TINY
 
 
-class Budget:
+class TrainingBudget:
     """A run's wall time, and how far it has come."""
 
     def __init__(self, minutes: float, max_steps: int | None = None) -> None:
@@ -41,7 +41,7 @@ def learning_rate(progress: float, peak: float, step: int, warm_up: int = 100) -
     return peak * min(1.0, (step + 1) / warm_up) * (0.02 + 0.98 * cosine)
 
 
-class Average:
+class WeightAverage:
     """Exponential moving average of a module's parameters, with a warm-up."""
 
     def __init__(self, module: nn.Module, decay: float) -> None:
@@ -94,7 +94,7 @@ def load_state(path: Path, device: torch.device | str = "cpu") -> dict[str, Tens
     return load_file(path, device=str(device))
 
 
-def load_compiled(*folders: Path | None) -> None:
+def load_compile_cache(*folders: Path | None) -> None:
     """Take over what earlier runs on the same kind of machine compiled and left in folders."""
     for folder in folders if torch.cuda.is_available() else ():
         for path in sorted(folder.glob("*.compiled")) if folder else ():
@@ -104,7 +104,7 @@ def load_compiled(*folders: Path | None) -> None:
                 print(f"{path.name} is of no use here: {error}", flush=True)
 
 
-def save_compiled(path: Path) -> None:
+def save_compile_cache(path: Path) -> None:
     """Keep what was compiled: a compilation costs a minute or two of each run."""
     artifacts = torch.compiler.save_cache_artifacts()
     if artifacts is not None:
@@ -113,15 +113,15 @@ def save_compiled(path: Path) -> None:
         print(f"compiled code: {len(packed) / 1e6:.1f} MB", flush=True)
 
 
-def hardware() -> str:
+def hardware_name() -> str:
     """What this runs on."""
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
 
 
-def record(path: Path, **values: object) -> None:
+def write_record(path: Path, **values: object) -> None:
     """Print a run's record as its last line, and write it."""
     commit = os.environ.get("TRAINING_COMMIT")  # where it runs there is no repository
-    values = {"commit": commit, "hardware": hardware(), "torch": torch.__version__} | values
+    values = {"commit": commit, "hardware": hardware_name(), "torch": torch.__version__} | values
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(values, indent=1) + "\n")
     print(json.dumps(values), flush=True)

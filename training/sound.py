@@ -56,7 +56,7 @@ def synthesise(
     waveform = torch.zeros(batch, length + tail, device=device)
     for start in range(0, len(owner), _HITS_AT_ONCE):
         part = slice(start, start + _HITS_AT_ONCE)
-        sounds = strike({name: value[part] for name, value in hits.items()})  # [E, L]
+        sounds = synthesise_hits({name: value[part] for name, value in hits.items()})  # [E, L]
         onsets = (hits["seconds"][part] * SAMPLE_RATE).round().long()
         first = owner[part] * (length + tail) + onsets
         index = first[:, None] + torch.arange(sounds.shape[1], device=device)
@@ -66,8 +66,8 @@ def synthesise(
         name = LAYERS[int(layers["kind"][clip, slot])]
         level = layers["level"][clip, slot]
         pitch, offset = float(layers["pitch"][clip, slot]), int(layers["offset"][clip, slot])
-        waveform[clip] += _LAYER_RMS[name] * texture(name, level, pitch, offset, length)
-    waveform = _with_room(waveform, reverb)
+        waveform[clip] += _LAYER_RMS[name] * synthesise_texture(name, level, pitch, offset, length)
+    waveform = _add_reverb(waveform, reverb)
     waveform = waveform + _FLOOR_RMS * noise_table(device)[:length]
     return soft_limit(waveform)
 
@@ -79,7 +79,7 @@ def soft_limit(waveform: Tensor) -> Tensor:
     return torch.where(size > 0.8, waveform.sign() * bent, waveform)
 
 
-def strike(hits: dict[str, Tensor]) -> Tensor:
+def synthesise_hits(hits: dict[str, Tensor]) -> Tensor:
     """The sound of each hit, [E, L], at its level."""
     device = hits["level"].device
     seconds = torch.arange(int(MAX_HIT_SECONDS * SAMPLE_RATE), device=device) / SAMPLE_RATE
@@ -110,7 +110,7 @@ def _bursts(hits: dict[str, Tensor]) -> Tensor:
     return shaped / shaped.abs().amax(1, keepdim=True).clamp_min(1e-6)
 
 
-def texture(name: str, level: Tensor, pitch: float, offset: int, length: int) -> Tensor:
+def synthesise_texture(name: str, level: Tensor, pitch: float, offset: int, length: int) -> Tensor:
     """A continuous sound [S] of about unit RMS at level 1.
 
     Args:
@@ -168,7 +168,7 @@ def _grains(noise: Tensor, density: float, centre_hz: float, decay_samples: int)
     return wet / wet.square().mean().sqrt().clamp_min(1e-9)
 
 
-def _with_room(waveform: Tensor, reverb: Tensor) -> Tensor:
+def _add_reverb(waveform: Tensor, reverb: Tensor) -> Tensor:
     """The waveforms [B, S] with the tail of a small room where `reverb` has a gain."""
     samples = torch.arange(int(0.4 * SAMPLE_RATE), device=waveform.device)
     decay = torch.exp(-6.9 * samples / (SAMPLE_RATE * reverb[:, :1]))

@@ -89,7 +89,7 @@ def describe(
     return joined
 
 
-def naming(rng: np.random.Generator, material: str) -> str:
+def name_material(rng: np.random.Generator, material: str) -> str:
     """A prompt that names one material, as a caller would."""
     return _pick(
         rng,
@@ -125,7 +125,7 @@ def _pick(rng: np.random.Generator, options: Sequence[str]) -> str:
     return options[int(rng.integers(len(options)))]
 
 
-def corpus(seed: int, size: int) -> Iterator[str]:
+def generate_corpus(seed: int, size: int) -> Iterator[str]:
     """Prompts in the templates' proportions, for making the tokenizer."""
     rng = np.random.default_rng(seed)
     names, acts, textures = list(WORDS), list(ACTIONS), list(TEXTURES)
@@ -157,7 +157,7 @@ def build_tokenizer(folder: Path, vocab_size: int) -> None:
         min_frequency=2,
         show_progress=False,
     )
-    tokenizer.train_from_iterator(corpus(0, 20_000), trainer)
+    tokenizer.train_from_iterator(generate_corpus(0, 20_000), trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
     )

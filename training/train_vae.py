@@ -22,19 +22,19 @@ from torch.nn import functional as F
 
 from foley.models.vae import FoleyVAE, build_vae
 from training import clips, judge
-from training.analysis import ACTIVE, HOP, SAMPLE_RATE, Analysis, mel_filters, with_noise
+from training.analysis import ACTIVE, HOP, SAMPLE_RATE, Analysis, append_noise, mel_filters
 from training.scene import LAYERS
 from training.settings import (
     TRAINED,
-    Average,
-    Budget,
+    TrainingBudget,
+    WeightAverage,
     learning_rate,
-    load_compiled,
+    load_compile_cache,
     load_state,
-    record,
-    save_compiled,
+    save_compile_cache,
     save_state,
     set_up,
+    write_record,
 )
 
 DATA_SEED = 101
@@ -52,7 +52,7 @@ _OCTAVES_HZ = (0, 350, 700, 1400, 2800, 5600, 11_200, 24_000)
 _FAINT = 1e-6  # energies below tell nothing of a hit: 60 dB under a full-scale sine
 
 
-class Pool:
+class SoundPool:
     """Sounds with their latents on the device, renewed a few at a time."""
 
     def __init__(
@@ -105,7 +105,7 @@ class Pool:
         return torch.cat(sounds), torch.cat(latents), seen
 
 
-def spectra(waveform: Tensor) -> list[Tensor]:
+def compute_spectra(waveform: Tensor) -> list[Tensor]:
     """Magnitudes [B, f, t] at several resolutions; a full-scale sine reaches about 1."""
     result = []
     for size in _FFTS:
@@ -118,7 +118,7 @@ def spectra(waveform: Tensor) -> list[Tensor]:
     return result
 
 
-def distance(first: list[Tensor], second: list[Tensor], loudness: list[Tensor]) -> Tensor:
+def spectral_distance(first: list[Tensor], second: list[Tensor], loudness: list[Tensor]) -> Tensor:
     """Spectral distance [B]: of magnitudes relative to `loudness`, and of their logarithms."""
     total = torch.zeros((), device=first[0].device)
     for a, b, level in zip(first, second, loudness, strict=True):
@@ -180,10 +180,10 @@ def energy_distance(
     """
     outside = (_OUTSIDE * (seen.start == 0), _OUTSIDE * (seen.stop is None))
     target, one, two = (w[:, seen] for w in (target, one, two))
-    x, y, z = (spectra(F.pad(w, outside)) for w in (target, one, two))
+    x, y, z = (compute_spectra(F.pad(w, outside)) for w in (target, one, two))
     loudness = [s.square().mean((1, 2)).sqrt() + 5e-4 for s in x]
-    near = distance(x, y, loudness) + distance(x, z, loudness)
-    apart = distance(y, z, loudness)
+    near = spectral_distance(x, y, loudness) + spectral_distance(x, z, loudness)
+    apart = spectral_distance(y, z, loudness)
     levels = torch.zeros((), device=target.device)
     wanted = band_energies(x, filters)
     for sample in (y, z):
@@ -207,7 +207,9 @@ def train_judge(
             batch = clips.make_batch(
                 DATA_SEED + 1, index * 32, 32 if steps > 50 else 2, 4.0, action=action, quiet=True
             ).to(device)
-            windows.append(judge.cut_windows(batch.waveform(), batch.owner, batch.hits["seconds"]))
+            windows.append(
+                judge.cut_hit_windows(batch.waveform(), batch.owner, batch.hits["seconds"])
+            )
             labels.append(batch.hits["material"].long())
     sounds, targets = torch.cat(windows), torch.cat(labels)
     for step in range(steps):
@@ -241,7 +243,7 @@ def material_accuracy(
     """Share of the hits whose material is heard from these sounds [B, S]."""
     right = total = 0
     for batch, sound in zip(batches, sounds, strict=True):
-        windows = judge.cut_windows(sound, batch.owner, batch.hits["seconds"])
+        windows = judge.cut_hit_windows(sound, batch.owner, batch.hits["seconds"])
         found = model(model.features(windows)).argmax(1)
         right += int((found == batch.hits["material"]).sum())
         total += len(found)
@@ -249,7 +251,7 @@ def material_accuracy(
 
 
 @torch.no_grad()
-def gate(
+def evaluate_decoder(
     vae: FoleyVAE, analysis: Analysis, model: judge.MaterialJudge, batches: "list[clips.Batch]"
 ) -> dict[str, float]:
     """What the decoder must show before anything is built on it."""
@@ -258,7 +260,7 @@ def gate(
     for batch in batches:
         sound = batch.waveform()
         real.append(sound)
-        rebuilt.append(vae.decode(with_noise(analysis(sound), generator)).float()[:, 0])
+        rebuilt.append(vae.decode(append_noise(analysis(sound), generator)).float()[:, 0])
     errors: list[float] = []
     forces: list[float] = []
     levels: list[float] = []
@@ -268,8 +270,8 @@ def gate(
         for clip in range(len(batch)):
             own = batch.owner == clip
             times, force = batch.hits["seconds"][own].tolist(), batch.hits["force"][own].tolist()
-            match.add(judge.onsets(other[clip]), judge.merged(times))
-            ceiling.add(judge.onsets(sound[clip]), judge.merged(times))
+            match.add(judge.detect_onsets(other[clip]), judge.merge_close_events(times))
+            ceiling.add(judge.detect_onsets(sound[clip]), judge.merge_close_events(times))
             depths.append(judge.silence_db(sound[clip], other[clip]))
             for seconds, strength in zip(times, force, strict=True):
                 level = judge.level_db(other[clip], seconds)
@@ -289,7 +291,7 @@ def gate(
         "force_level_correlation": float(torch.corrcoef(stacked)[0, 1]),
         "force_level_correlation_real": float(torch.corrcoef(truth)[0, 1]),
         "silence_db_median": float(torch.tensor(depths).nanmedian()),
-        "buzz_db": buzz(vae, analysis, batches[0].reverb.device),
+        "buzz_db": measure_buzz(vae, analysis, batches[0].reverb.device),
         "onset_f1": match.f1,
         "onset_f1_real": ceiling.f1,
         "onset_error_ms": match.median_error_ms,
@@ -297,7 +299,7 @@ def gate(
 
 
 @torch.no_grad()
-def buzz(vae: FoleyVAE, analysis: Analysis, device: torch.device) -> float:
+def measure_buzz(vae: FoleyVAE, analysis: Analysis, device: torch.device) -> float:
     """How far the latents' rate stands out of rebuilt noises, beyond what it does in the real."""
     excess: list[float] = []
     for index in range(60):
@@ -306,12 +308,12 @@ def buzz(vae: FoleyVAE, analysis: Analysis, device: torch.device) -> float:
         if len(batch.owner) or kind < 0 or LAYERS[kind] not in ("rain", "wind", "fire", "stream"):
             continue
         real = batch.waveform()
-        rebuilt = vae.decode(with_noise(analysis(real))).float()[:, 0]
+        rebuilt = vae.decode(append_noise(analysis(real))).float()[:, 0]
         excess.append(judge.buzz_db(rebuilt[0]) - judge.buzz_db(real[0]))
     return float(torch.tensor(excess).mean()) if excess else float("nan")
 
 
-def held_out_batches(device: torch.device, count: int) -> "list[clips.Batch]":
+def make_held_out_batches(device: torch.device, count: int) -> "list[clips.Batch]":
     """Clean clips of one object each, of seeds that no training uses."""
     actions = ("bounce", "roam", "strike", "tap", "clap", "drip")
     return [
@@ -336,7 +338,7 @@ def main() -> None:
     args = parser.parse_args()
     device = set_up(1)
     args.out.mkdir(parents=True, exist_ok=True)
-    budget = Budget(args.minutes, max_steps=2 if args.smoke else None)
+    budget = TrainingBudget(args.minutes, max_steps=2 if args.smoke else None)
     config = TRAINED.vae
     if args.smoke:
         config = replace(config, decoder_dim=64)
@@ -345,15 +347,15 @@ def main() -> None:
     if args.resume:
         analysis.load_state_dict(load_state(args.resume / "analysis.safetensors"))
         vae.load_state_dict(load_state(args.resume / "vae.safetensors"))
-        load_compiled(args.resume)
+        load_compile_cache(args.resume)
     workers = 0 if args.smoke else args.workers
     size = clips.FixedSize(4.0, 4 if args.smoke else 32)
     stream = clips.stream(args.data_seed, size, workers)
     if not args.resume:
         first = [next(stream).to(device).waveform() for _ in range(2 if args.smoke else 24)]
         kept = analysis.fit(first)
-    pool = Pool(stream, analysis, device, 2 if args.smoke else args.pool)
-    held_out = held_out_batches(device, 2 if args.smoke else 24)
+    pool = SoundPool(stream, analysis, device, 2 if args.smoke else args.pool)
+    held_out = make_held_out_batches(device, 2 if args.smoke else 24)
     if args.resume:
         model = judge.MaterialJudge().to(device).eval()
         model.load_state_dict(load_state(args.resume / "judge.safetensors"))
@@ -366,7 +368,7 @@ def main() -> None:
 
     parameters = [*vae.post_quant.parameters(), *vae.decoder.parameters()]
     optimizer = torch.optim.AdamW(parameters, args.rate, betas=(0.8, 0.99), weight_decay=0.0)
-    average = Average(vae, 0.999)
+    average = WeightAverage(vae, 0.999)
     decode = torch.compile(vae.decode) if device.type == "cuda" else vae.decode
     filters = {size: mel_filters(size, bands).to(device) for size, bands in ((2048, 64), (512, 32))}
     step, shown, log = 0, time.monotonic(), []
@@ -376,7 +378,7 @@ def main() -> None:
         sound, latents, seen = pool.crops(4 if args.smoke else args.batch, args.crop)
         wobble = 0.08 * torch.rand(len(latents), 1, 1, device=device)
         latents = latents + wobble * torch.randn_like(latents)  # the transformer errs, too
-        both = decode(torch.cat((with_noise(latents), with_noise(latents))))[:, 0]
+        both = decode(torch.cat((append_noise(latents), append_noise(latents))))[:, 0]
         loss, plain = energy_distance(sound, *both.chunk(2), filters, seen)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -397,9 +399,9 @@ def main() -> None:
     vae.eval()
     save_state(args.out / "vae.safetensors", vae.state_dict())
     if device.type == "cuda":
-        save_compiled(args.out / "vae.compiled")
-    figures = gate(vae, analysis, model, held_out)
-    record(
+        save_compile_cache(args.out / "vae.compiled")
+    figures = evaluate_decoder(vae, analysis, model, held_out)
+    write_record(
         args.out / "vae.json",
         what="vae",
         data_seed=args.data_seed,

@@ -24,7 +24,9 @@ FILES = {
 }
 
 
-def unpack(state: Path, weights: Path = EMBEDDED_WEIGHTS, checkpoints: Path = CHECKPOINTS) -> None:
+def unpack_state(
+    state: Path, weights: Path = EMBEDDED_WEIGHTS, checkpoints: Path = CHECKPOINTS
+) -> None:
     """Write the folder.
 
     Args:
@@ -54,7 +56,7 @@ def main() -> None:
     """Unpack the package's."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    unpack(parser.parse_args().out)
+    unpack_state(parser.parse_args().out)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Writes held-out clips of the generator as NAME.mp4 and NAME.json, for `benchmarks.quality.sync`.
+"""Write held-out clips of the generator as NAME.mp4 and NAME.json, for `benchmarks.quality.sync`.
 
     python -m benchmarks.quality.make_clips DIR [--count 8] [--seconds 4] [--unseen-style]
 
-With --with-sound the exact sound is written beside each clip as NAME.wav.
+With --with-sound, the program also writes the exact sound as NAME.wav.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import av
 import numpy as np
 import torch
 
-from benchmarks.quality.drawn import HELD_OUT_SEED
+from benchmarks.quality.held_out import HELD_OUT_SEED
 from training import clips, labels
 from training.scene import FPS, PLAIN, UNSEEN
 
@@ -22,7 +22,13 @@ _SCENES_AT_ONCE = 1
 
 
 def write_clip(path: Path, pictures: torch.Tensor, crf: int) -> None:
-    """An H.264 file at 25 fps of uint8 pictures [n, 3, H, W]; a higher `crf` is smaller."""
+    """Write an H.264 file at 25 fps.
+
+    Args:
+        path: to write.
+        pictures: uint8 [n, 3, H, W].
+        crf: quality of the coder; a higher value gives a smaller file.
+    """
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=FPS, options={"crf": str(crf)})
         stream.width, stream.height, stream.pix_fmt = (
@@ -37,7 +43,7 @@ def write_clip(path: Path, pictures: torch.Tensor, crf: int) -> None:
 
 
 def write_sound(path: Path, waveform: torch.Tensor) -> None:
-    """A 16-bit file at 48 kHz of a waveform [S]."""
+    """Write a waveform [S] in [-1, 1] as a 16-bit file at 48 kHz."""
     with wave.open(str(path), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
@@ -46,16 +52,18 @@ def write_sound(path: Path, waveform: torch.Tensor) -> None:
 
 
 def main() -> None:
-    """Write a folder."""
+    """Write a folder of clips."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--count", type=int, default=8)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument(
-        "--unseen-style", action="store_true", help="pencil on paper, evaluation alone"
+        "--unseen-style", action="store_true", help="pencil on paper, which training never uses"
     )
-    parser.add_argument("--crf", type=int, default=18, help="of H.264; more is smaller and coarser")
+    parser.add_argument(
+        "--crf", type=int, default=18, help="quality of H.264; a higher value is coarser"
+    )
     parser.add_argument("--with-sound", action="store_true")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
@@ -70,7 +78,7 @@ def main() -> None:
             write_sound(args.folder / f"{name}.wav", batch.waveform()[0])
         events, unscored = (
             [{"time": round(seconds, 4)} for seconds in times]
-            for times in (batch.hits["seconds"].tolist(), labels.shoves(batch)[0])
+            for times in (batch.hits["seconds"].tolist(), labels.find_shoves(batch)[0])
         )
         description = {"events": events, "unscored": unscored, "prompt": batch.prompts[0]}
         (args.folder / f"{name}.json").write_text(json.dumps(description, indent=1) + "\n")

@@ -1,12 +1,12 @@
-"""Whether sound follows motion, for clips of which nobody knows the events: the two real ones.
+"""Measure whether sound follows motion, for clips without known events.
 
     python -m benchmarks.quality.motion [CLIP ...] [--out OUT] [--seeds 4] [--record]
 
-Two rank correlations over frames of 40 ms: the sound's level with how much the picture moves, and
-the sound's rises with the motion's. Beside them stand two controls: the same sound shifted in time
-(against all shifts of at least half a second; `share_below` is the share that scores lower, 0.5 by
-chance), and the sound made for the same picture run backwards. Cuts count as motion, as they do for
-the model. --out also draws the clips. The last line is one JSON object.
+The figures are two rank correlations over frames of 40 ms: the sound's level with the amount of
+motion, and the rises of the level with the rises of the motion. There are two controls. The first
+is the same sound shifted in time by every shift of at least half a second; `share_below` is the
+share of the shifts with a lower correlation, 0.5 by chance. The second is the sound that is
+generated for the reversed clip. Cuts count as motion. With --out the clips are also plotted.
 """
 
 # n frames at 25 fps, S samples
@@ -21,60 +21,73 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.quality.drawing import draw
-from benchmarks.quality.pictures import heard
-from benchmarks.quality.sync import add_options, load, options_of
+from benchmarks.quality.plot_clips import make_sound
+from benchmarks.quality.sync import add_options, collect_options, load_pipeline
 from benchmarks.records import ROOT, environment, finish
 from foley.configs import SAMPLE_RATE, SYNC_FPS
 from foley.media.mux import write_video
 from foley.pipeline import FoleyPipeline
 from foley.types import VideoFrames
 
-# What a visitor might ask of each, in words that `tiny` knows.
+# Prompts for the example clips, in words that `tiny` knows.
 PROMPTS = {"bigbuckbunny.mp4": "soft taps and wind", "bikes.mp4": "wind blowing"}
 SAMPLES = SAMPLE_RATE // SYNC_FPS
-LEAST_SHIFT = SYNC_FPS // 2  # frames
+MIN_SHIFT = SYNC_FPS // 2  # frames
 FLOOR_DB = -60.0
 
 Curve = NDArray[np.float64]
 
 
-def motion_of(frames: Tensor) -> Curve:
-    """How much each frame differs from the one before, in dB of full scale [n]; the first is 0."""
+def measure_motion(frames: Tensor) -> Curve:
+    """The difference of each frame from the previous one, in dB [n]; 0 for the first.
+
+    Args:
+        frames: uint8 [n, H, W, 3].
+    """
     grey = frames.float().mean(-1) / 255  # [n, H, W]
     change = (grey[1:] - grey[:-1]).abs().mean((1, 2)).double()
-    return np.concatenate(([0.0], 20 * np.log10(change.numpy() + 1e-4) + 80))
+    levels: Curve = np.concatenate(([0.0], 20 * np.log10(change.numpy() + 1e-4) + 80))
+    return levels
 
 
-def level_of(waveform: Tensor) -> Curve:
-    """Levels in dB of a sound [S] in the frames of the picture, at least FLOOR_DB."""
+def measure_level(waveform: Tensor) -> Curve:
+    """The level of a sound [S] in each frame of the picture, in dB, at least FLOOR_DB."""
     count = len(waveform) // SAMPLES
     power = waveform[: count * SAMPLES].double().view(count, SAMPLES).square().mean(1)
-    return np.maximum(10 * np.log10(power.numpy() + 1e-12), FLOOR_DB)
+    levels: Curve = np.maximum(10 * np.log10(power.numpy() + 1e-12), FLOOR_DB)
+    return levels
 
 
-def rises(curve: Curve) -> Curve:
-    """By how much a curve rises from frame to frame; falls count as nothing."""
-    return np.maximum(np.diff(curve, prepend=curve[0]), 0.0)
+def keep_rises(curve: Curve) -> Curve:
+    """The rise of a curve from frame to frame; 0 where it falls."""
+    rises: Curve = np.maximum(np.diff(curve, prepend=curve[0]), 0.0)
+    return rises
 
 
 def rank_correlation(first: Curve, second: Curve) -> float:
-    """Spearman's: of the ranks, equal values sharing theirs; 0 where one does not vary."""
-    ranks = [_ranks(values) for values in (first, second)]
-    if min(rank.std() for rank in ranks) == 0:
+    """Spearman's rank correlation of two series; 0 if one of them is constant."""
+    one, two = _ranks(first), _ranks(second)
+    if min(one.std(), two.std()) == 0:
         return 0.0
-    return float(np.corrcoef(*ranks)[0, 1])
+    return float(np.corrcoef(one, two)[0, 1])
 
 
 def _ranks(values: Curve) -> Curve:
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     ends: Curve = np.cumsum(counts).astype(float)
-    return (ends - (counts - 1) / 2)[inverse]
+    ranks: Curve = (ends - (counts - 1) / 2)[inverse]
+    return ranks
 
 
-def against_shifts(moved: Curve, sounded: Curve) -> dict[str, float]:
-    """The correlation, and where it lies among those with the sound shifted around in time."""
+def compare_with_shifts(moved: Curve, sounded: Curve) -> dict[str, float]:
+    """The rank correlation, and its place among those with the sound shifted cyclically.
+
+    Args:
+        moved: motion of each frame.
+        sounded: level of each frame, as many.
+    """
     own = rank_correlation(moved, sounded)
-    shifts = range(LEAST_SHIFT, len(moved) - LEAST_SHIFT)
+    shifts = range(MIN_SHIFT, len(moved) - MIN_SHIFT)
     others = [rank_correlation(moved, np.roll(sounded, shift)) for shift in shifts]
     return {
         "correlation": own,
@@ -83,27 +96,34 @@ def against_shifts(moved: Curve, sounded: Curve) -> dict[str, float]:
     }
 
 
-def backwards(frames: VideoFrames) -> VideoFrames:
-    """The same picture, its end first."""
+def reverse(frames: VideoFrames) -> VideoFrames:
+    """The frames in reverse order."""
     return replace(frames, visual=frames.visual.flip(0), sync=frames.sync.flip(0))
 
 
-def follow(
+def measure_clip(
     pipeline: FoleyPipeline, frames: VideoFrames, seeds: range, **options: Any
 ) -> tuple[dict[str, dict[str, float]], Tensor]:
-    """Means over the seeds of both measures and their controls, and the first sound [S]."""
-    moved = motion_of(frames.sync)
+    """The means of the figures over the seeds, and the first sound [S].
+
+    Args:
+        pipeline: the model.
+        frames: of the clip.
+        seeds: of the noise.
+        options: of the pipeline's call.
+    """
+    moved = measure_motion(frames.sync)
     found: dict[str, list[dict[str, float]]] = {"level": [], "rises": []}
     first = None
     for seed in seeds:
         sound = pipeline(frames, seed=seed, **options).waveforms[0, 0]
-        other = pipeline(backwards(frames), seed=seed, **options).waveforms[0, 0]
+        other = pipeline(reverse(frames), seed=seed, **options).waveforms[0, 0]
         first = sound if first is None else first
         count = min(len(moved), len(sound) // SAMPLES)
         picture = moved[:count]
-        for name, change in (("level", lambda curve: curve), ("rises", rises)):
-            own, control = (change(level_of(w)[:count]) for w in (sound, other))
-            figures = against_shifts(change(picture), own)
+        for name, change in (("level", lambda curve: curve), ("rises", keep_rises)):
+            own, control = (change(measure_level(w)[:count]) for w in (sound, other))
+            figures = compare_with_shifts(change(picture), own)
             figures["backwards"] = rank_correlation(change(picture), control)
             found[name].append(figures)
     assert first is not None
@@ -114,31 +134,31 @@ def follow(
 
 
 def main() -> None:
-    """Measure the clips named, or the examples."""
+    """Measure the named clips, or the examples."""
     parser = argparse.ArgumentParser(description=__doc__)
     examples = sorted((ROOT / "examples").glob("*.mp4"))
     parser.add_argument("clips", type=Path, nargs="*", default=examples)
-    parser.add_argument("--out", type=Path, help="also write the clips with sound, and pictures")
+    parser.add_argument("--out", type=Path, help="folder for clips with sound and for plots")
     parser.add_argument("--seeds", type=int, default=4)
-    parser.add_argument("--prompt", help="for all; without it, one for each example")
+    parser.add_argument("--prompt", help="for all clips; by default one for each example")
     parser.add_argument("--hardware", default="cpu", help="short name for the record's file")
     parser.add_argument("--record", action="store_true")
     add_options(parser, steps=None)
     args = parser.parse_args()
-    pipeline, options = load(args), options_of(args)
+    pipeline, options = load_pipeline(args), collect_options(args)
     seeds = range(options.pop("seed"), args.seed + args.seeds)
     rows = {}
     for clip in args.clips:
         prompt = args.prompt if args.prompt is not None else PROMPTS.get(clip.name, "")
         frames = pipeline.decode_video(clip, trim=True)
-        figures, sound = follow(pipeline, frames, seeds, prompt=prompt, **options)
+        figures, sound = measure_clip(pipeline, frames, seeds, prompt=prompt, **options)
         rows[clip.name] = {"prompt": prompt, **figures}
         print(clip.name, rows[clip.name], flush=True)
         if args.out is not None:
             args.out.mkdir(parents=True, exist_ok=True)
-            made = heard("generated", sound, SAMPLE_RATE)
+            drawn = make_sound("generated", sound, SAMPLE_RATE)
             title = f"{clip.name}   {prompt!r}   seed {seeds[0]}"
-            draw(clip, [made], args.out / f"{clip.stem}.png", title=title)
+            draw(clip, [drawn], args.out / f"{clip.stem}.png", title=title)
             stop = len(sound) / SAMPLE_RATE if frames.trimmed else None
             write_video(clip, sound[None], args.out / f"{clip.stem}.mp4", stop_seconds=stop)
     record = environment() | {

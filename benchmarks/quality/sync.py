@@ -1,10 +1,11 @@
-"""How well generated sound follows the picture, for a folder of clips with known events.
+"""Measure how well generated sounds match the events of a folder of clips.
 
     python -m benchmarks.quality.sync DIR [--steps 20] [--solver euler] [--guidance-scale 3] ...
 
-DIR holds NAME.mp4 and NAME.json: {"events": [{"time": seconds}, ...], "prompt": "..."}, and where
-there are moments at which an onset is to count neither way, "unscored" like "events". The last line
-is one JSON object with f1, precision, recall and median_error_ms.
+DIR contains NAME.mp4 and NAME.json: {"events": [{"time": seconds}, ...], "prompt": "..."}. The
+optional list "unscored" has the form of "events": an onset at one of these times that matches no
+event is not counted. The last line is one JSON object with f1, precision, recall and
+median_error_ms.
 """
 
 import argparse
@@ -15,13 +16,17 @@ from typing import Any, get_args
 
 import torch
 
-from benchmarks.quality.onsets import Match, merged, onsets
 from foley.pipeline import FoleyPipeline
 from foley.request import GenerationRequest, Solver
+from training.judge import Match, detect_onsets, merge_close_events
 
 
-def labelled_clips(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """The clips of a folder that have a description, in order of name."""
+def find_labelled_clips(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """The clips of a folder that have a description, with it, in order of name.
+
+    Raises:
+        SystemExit: there is none.
+    """
     pairs = []
     for clip in sorted(folder.glob("*.mp4")):
         description = clip.with_suffix(".json")
@@ -35,8 +40,18 @@ def labelled_clips(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
 def evaluate(
     pipeline: FoleyPipeline, pairs: list[tuple[Path, dict[str, Any]]], **options: Any
 ) -> tuple[Match, list[float]]:
-    """Onsets found against events, and the seconds that each clip took."""
-    total, seconds = Match(), []
+    """Match the onsets of generated sounds with the events.
+
+    Args:
+        pipeline: the model.
+        pairs: clips and their descriptions.
+        options: of the pipeline's call.
+
+    Returns:
+        The match over all clips, and the seconds that each generation took.
+    """
+    total = Match()
+    seconds: list[float] = []
     for clip, description in pairs:
         start = time.perf_counter()
         sound = pipeline(clip, prompt=description.get("prompt", ""), **options)
@@ -44,9 +59,9 @@ def evaluate(
         duration = sound.duration_seconds
         truth = [event["time"] for event in description["events"] if event["time"] < duration]
         unscored = [moment["time"] for moment in description.get("unscored", ())]
-        found, own = onsets(sound.waveforms[0, 0]), Match()
+        found, own = detect_onsets(sound.waveforms[0, 0]), Match()
         for match in (own, total):
-            match.add(found, merged(truth), unscored)
+            match.add(found, merge_close_events(truth), unscored)
         print(
             f"{clip.name:30} f1 {own.f1:.3f}  precision {own.precision:.3f}  "
             f"recall {own.recall:.3f}  {own.median_error_ms:5.1f} ms  {seconds[-1]:.2f} s",
@@ -56,15 +71,15 @@ def evaluate(
 
 
 def add_options(parser: argparse.ArgumentParser, *, steps: int | None) -> None:
-    """The model and how it generates.
+    """Add the options of the model and of the generation.
 
     Args:
         parser: of the command.
-        steps: where the command names none; None is the preset's own.
+        steps: the default; None for the preset's.
     """
     parser.add_argument("--steps", type=int, default=steps)
     parser.add_argument("--solver", choices=get_args(Solver), default="euler")
-    parser.add_argument("--guidance-scale", type=float, help="the preset's own without it")
+    parser.add_argument("--guidance-scale", type=float, help="by default the preset's")
     parser.add_argument("--negative-prompt", default="noisy, harsh")
     parser.add_argument("--preset", default="tiny")
     parser.add_argument("--device", default="auto")
@@ -72,13 +87,13 @@ def add_options(parser: argparse.ArgumentParser, *, steps: int | None) -> None:
     parser.add_argument("--seed", type=int, default=0)
 
 
-def load(args: argparse.Namespace) -> FoleyPipeline:
-    """The model of the options."""
+def load_pipeline(args: argparse.Namespace) -> FoleyPipeline:
+    """Load the model that the options name."""
     return FoleyPipeline.from_preset(args.preset, args.device, args.weights)
 
 
-def options_of(args: argparse.Namespace) -> dict[str, Any]:
-    """How it generates, as a pipeline takes it."""
+def collect_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The keyword arguments for the pipeline's call."""
     return {
         "num_inference_steps": args.steps,
         "solver": args.solver,
@@ -89,15 +104,15 @@ def options_of(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Evaluate a folder."""
+    """Evaluate a folder of clips."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     add_options(parser, steps=20)
     args = parser.parse_args()
-    pairs = labelled_clips(args.folder)
+    pairs = find_labelled_clips(args.folder)
     asked = GenerationRequest(guidance_scale=args.guidance_scale)
-    pipeline = load(args)
-    total, seconds = evaluate(pipeline, pairs, **options_of(args))
+    pipeline = load_pipeline(args)
+    total, seconds = evaluate(pipeline, pairs, **collect_options(args))
     print(
         json.dumps(
             {
@@ -114,7 +129,7 @@ def main() -> None:
                 "seed": args.seed,
                 "model": pipeline.description,
                 "torch": torch.__version__,
-                "seconds_a_clip": sum(seconds) / len(seconds),
+                "seconds_per_clip": sum(seconds) / len(seconds),
             }
         )
     )

@@ -1,10 +1,11 @@
-"""Quality against steps, for each solver: what later work on speed must not worsen.
+"""Measure quality against sampling steps for each solver.
 
     python -m benchmarks.quality.table [--device cuda] [--clips 32] [--record --hardware NAME]
     python -m benchmarks.quality.table --render RECORD [--write]
 
-The first form measures the served model on held-out clips of 5 s and ends with one JSON line; the
-second renders a record as the table of README.md, with --write into it.
+The first form measures the model on held-out clips of 5 s, as the service runs it, and prints a
+record. The second form renders a record as the table of README.md; --write replaces the table
+there. Later work on speed must not worsen these figures.
 """
 
 import argparse
@@ -17,8 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.quality.drawn import HELD_OUT_SEED, DrawnClip, drawn_clips
-from benchmarks.quality.onsets import Match, onsets
+from benchmarks.quality.held_out import HELD_OUT_SEED, HeldOutClip, generate_clips
 from benchmarks.records import environment, finish
 from foley.configs import PRESETS
 from foley.denoise import Denoising
@@ -27,34 +27,51 @@ from foley.request import SOLVERS, GenerationRequest, Solver
 from foley.sampling import draw_noise, make_sigmas
 from foley.session import count_samples, fade
 from foley.types import Conditions, VideoFrames
-from training.judge import band_levels, frechet, silence_db, spectrum_db
+from training.judge import (
+    Match,
+    band_levels,
+    detect_onsets,
+    frechet_distance,
+    silence_db,
+    spectrum_db,
+)
 
 README = Path(__file__).with_name("README.md")
 MARKS = ("<!-- table -->\n", "<!-- end of table -->\n")
 STEPS = (4, 8, 10, 16, 25, 50)
-EVALUATIONS = {"euler": 1, "heun": 2, "midpoint": 2, "rk4": 4}  # of the model, in a step
-EXACT: tuple[Solver, int] = ("rk4", 50)  # what stands for the path that all approximate
+EVALUATIONS = {"euler": 1, "heun": 2, "midpoint": 2, "rk4": 4}  # of the model, per step
+EXACT: tuple[Solver, int] = ("rk4", 50)  # stands in for the exact path
 SECONDS = 5.0
 NEGATIVE = GenerationRequest().negative_prompt
 FIGURES = ("F1", "error, ms", "silence, dB", "log-mel", "Frechet", "apart, dB")
-NUM_LEVELS = 48  # of a sound's embedding, the mean level of each band; their spreads follow
+NUM_LEVELS = 48  # the first columns of a sound's embedding are the mean levels of the bands
 
 
 @torch.inference_mode()
-def generate(
+def generate_sound(
     pipeline: FoleyPipeline,
     frames: VideoFrames,
-    told: Conditions,
+    conditions: Conditions,
     solver: Solver,
     steps: int,
     scale: float,
     seed: int,
 ) -> Tensor:
-    """A sound [S] of a clip's conditions, which are computed once for all rows; as it is served."""
-    noise = draw_noise([seed], pipeline.preset.dit.latent_dim, told.num_latents)
+    """A sound [S] for a clip, generated as in the service.
+
+    Args:
+        pipeline: the model.
+        frames: of the clip; they determine the length.
+        conditions: of the clip, computed once for all rows of the table.
+        solver: of the ODE.
+        steps: of the solver.
+        scale: of the guidance.
+        seed: of the noise.
+    """
+    noise = draw_noise([seed], pipeline.preset.dit.latent_dim, conditions.num_latents)
     path = Denoising(
         pipeline.dit,
-        told,
+        conditions,
         noise.to(pipeline.device),
         make_sigmas(steps),
         solver=solver,
@@ -68,25 +85,39 @@ def generate(
     return sound if count is None else fade(sound[:count])
 
 
-def row(
+def measure_row(
     pipeline: FoleyPipeline,
-    clips: list[DrawnClip],
-    told: list[Conditions],
+    clips: list[HeldOutClip],
+    conditions_of_clips: list[Conditions],
     solver: Solver,
     steps: int,
     scale: float,
     first_seed: int = 0,
 ) -> tuple[dict[str, Any], list[Tensor]]:
-    """Figures of one solver and number of steps, and the sounds; each clip has its seed."""
-    match, levels, depths = Match(), [], []
+    """The figures of one solver and number of steps, and the sounds.
+
+    Args:
+        pipeline: the model.
+        clips: with known events.
+        conditions_of_clips: one for each clip.
+        solver: of the ODE.
+        steps: of the solver.
+        scale: of the guidance.
+        first_seed: of the noise of the first clip; the others follow.
+    """
+    match = Match()
+    levels: list[Tensor] = []
+    depths: list[float] = []
     start = time.perf_counter()
     sounds = [
-        generate(pipeline, clip.frames, conditions, solver, steps, scale, seed)
-        for seed, (clip, conditions) in enumerate(zip(clips, told, strict=True), first_seed)
+        generate_sound(pipeline, clip.frames, conditions, solver, steps, scale, seed)
+        for seed, (clip, conditions) in enumerate(
+            zip(clips, conditions_of_clips, strict=True), first_seed
+        )
     ]
     seconds = time.perf_counter() - start
     for clip, sound in zip(clips, sounds, strict=True):
-        match.add(onsets(sound), clip.events, clip.unscored)
+        match.add(detect_onsets(sound), clip.events, clip.unscored)
         levels.append(band_levels(sound[None]))
         depths.append(silence_db(clip.sound[: len(sound)], sound[: len(clip.sound)]))
     real = torch.cat([band_levels(clip.sound[None]) for clip in clips])
@@ -102,48 +133,55 @@ def row(
         "median_error_ms": match.median_error_ms if match.hits else None,
         "silence_db_median": float(np.median(known)) if known else None,
         "log_mel_distance": float((real - found)[:, :NUM_LEVELS].abs().mean()),
-        "frechet": frechet(real, found),
-        "seconds_a_clip": seconds / len(clips),  # of sampling and decoding
+        "frechet": frechet_distance(real, found),
+        "seconds_per_clip": seconds / len(clips),  # of sampling and decoding
     }
     return figures, sounds
 
 
 def distance_db(first: list[Tensor], second: list[Tensor]) -> float:
-    """How far sounds are apart, moment by moment: mean of the differences of their spectra."""
+    """The mean absolute difference of the sounds' spectra in dB, moment by moment.
+
+    Args:
+        first: sounds [S].
+        second: as many sounds, each as long as its counterpart.
+    """
     pairs = zip(first, second, strict=True)
     apart = [(spectrum_db(a) - spectrum_db(b)).abs().mean() for a, b in pairs]
     return float(torch.stack(apart).mean())
 
 
-def truth(clips: list[DrawnClip]) -> dict[str, float]:
-    """The same of the exact sounds: as good as it gets."""
+def measure_truth(clips: list[HeldOutClip]) -> dict[str, float]:
+    """The figures of the exact sounds, which are the best that a model can reach."""
     match = Match()
     for clip in clips:
-        match.add(onsets(clip.sound), clip.events, clip.unscored)
+        match.add(detect_onsets(clip.sound), clip.events, clip.unscored)
     real = torch.cat([band_levels(clip.sound[None]) for clip in clips])
     half = len(real) // 2
     return {
         "f1": match.f1,
         "median_error_ms": match.median_error_ms,
-        "frechet_two_halves": frechet(real[:half], real[half:]),
+        "frechet_two_halves": frechet_distance(real[:half], real[half:]),
     }
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """The record."""
+    """Run the benchmark and return its record."""
     pipeline = FoleyPipeline.from_preset(args.preset, args.device, args.weights)
-    clips = list(drawn_clips(pipeline.preset, args.clips, SECONDS, quiet=True))
-    told = [pipeline.condition(clip.frames, clip.prompt, NEGATIVE) for clip in clips]
+    clips = list(generate_clips(pipeline.preset, args.clips, SECONDS, quiet=True))
+    conditions = [pipeline.condition(clip.frames, clip.prompt, NEGATIVE) for clip in clips]
     asked = GenerationRequest(guidance_scale=args.guidance_scale)
     scale = asked.choose_guidance(pipeline.preset)
     rows, made = [], {}
     for solver in args.solvers:
         for steps in args.steps:
-            figures, made[solver, steps] = row(pipeline, clips, told, solver, steps, scale)
+            figures, made[solver, steps] = measure_row(
+                pipeline, clips, conditions, solver, steps, scale
+            )
             print({k: round(v, 4) if isinstance(v, float) else v for k, v in figures.items()})
             rows.append(figures)
-    exact = made.get(EXACT) or row(pipeline, clips, told, *EXACT, scale)[1]
-    _, others = row(pipeline, clips, told, *EXACT, scale, first_seed=len(clips))
+    exact = made.get(EXACT) or measure_row(pipeline, clips, conditions, *EXACT, scale)[1]
+    _, others = measure_row(pipeline, clips, conditions, *EXACT, scale, first_seed=len(clips))
     for figures in rows:
         sounds = made[figures["solver"], figures["steps"]]
         figures["distance_db"] = distance_db(sounds, exact)
@@ -158,18 +196,18 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "clip_seconds": SECONDS,
         "events": sum(len(clip.events) for clip in clips),
         "guidance_scale": scale,
-        "truth": truth(clips),
+        "truth": measure_truth(clips),
         "distance_db_of_another_noise": distance_db(others, exact),
         "rows": rows,
     }
 
 
-def rendered(record: dict[str, Any], link: str) -> str:
+def render(record: dict[str, Any], link: str) -> str:
     """The table as Markdown.
 
     Args:
-        record: what `measure` gave; those before 8eed4bf tell no distances.
-        link: where the record lies, seen from the README.
+        record: of `measure`. Records before 8eed4bf have no distances.
+        link: to the record, relative to the README.
     """
     best, apart = record["truth"], record.get("distance_db_of_another_noise")
     default = PRESETS[record["preset"]].default_steps
@@ -208,24 +246,24 @@ def _number(value: float | None, digits: int) -> str:
 
 
 def write_into_readme(table: str) -> None:
-    """Replace what stands between the marks."""
+    """Replace the table in README.md."""
     before, _, rest = README.read_text().partition(MARKS[0])
     _, _, after = rest.partition(MARKS[1])
     README.write_text(before + MARKS[0] + table + MARKS[1] + after)
 
 
 def main() -> None:
-    """Measure, or render."""
+    """Measure, or render a record."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--render", type=Path, metavar="RECORD")
-    parser.add_argument("--write", action="store_true", help="into README.md")
+    parser.add_argument("--write", action="store_true", help="the table into README.md")
     parser.add_argument("--preset", default="tiny")
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--clips", type=int, default=32)
     parser.add_argument("--steps", type=int, nargs="+", default=STEPS)
     parser.add_argument("--solvers", nargs="+", choices=SOLVERS, default=SOLVERS)
-    parser.add_argument("--guidance-scale", type=float, help="the preset's own without it")
+    parser.add_argument("--guidance-scale", type=float, help="by default the preset's")
     parser.add_argument("--hardware", default="cpu", help="short name for the record's file")
     parser.add_argument("--record", action="store_true")
     args = parser.parse_args()
@@ -233,7 +271,7 @@ def main() -> None:
         finish(measure(args), hardware=args.hardware, write=args.record)
         return
     link = f"../records/{args.render.name}"
-    table = rendered(json.loads(args.render.read_text()), link)
+    table = render(json.loads(args.render.read_text()), link)
     print(table)
     if args.write:
         write_into_readme(table)

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from foley.models.synchformer import Synchformer, build_synchformer
 from training.settings import TRAINED
-from training.train_encoders import FRAMES, normalise, segment_tokens
+from training.train_encoders import FRAMES, compute_segment_tokens, normalise
 
 pytestmark = pytest.mark.needs_gpu
 CLIPS = 8
@@ -16,7 +16,7 @@ CLIPS = 8
 def _gradients(
     sync: Synchformer, pictures: Tensor, *, compiled: bool, half: bool
 ) -> dict[str, Tensor]:
-    function = torch.compile(segment_tokens) if compiled else segment_tokens
+    function = torch.compile(compute_segment_tokens) if compiled else compute_segment_tokens
     sync.zero_grad(set_to_none=True)
     with torch.autocast("cuda", torch.bfloat16, enabled=half):
         tokens, patches = function(sync, pictures)

@@ -3,13 +3,13 @@
 import numpy as np
 
 from training import clips, text
-from training.evaluate import HELD_OUT_SEED, naming_prompts
+from training.evaluate import HELD_OUT_SEED, make_naming_prompts
 from training.materials import MATERIALS
 
 
 def test_prompts_name_the_material_that_is_seen() -> None:
     batch = clips.make_batch(HELD_OUT_SEED, 0, 6, 3.0, action="tap", quiet=True)
-    prompts = naming_prompts(batch, np.random.default_rng(0))
+    prompts = make_naming_prompts(batch, np.random.default_rng(0))
     told = dict(zip(batch.owner.tolist(), batch.hits["material"].long().tolist(), strict=True))
     assert told
     for clip, material in told.items():
@@ -24,5 +24,5 @@ def test_a_clip_without_hits_keeps_its_prompt() -> None:
     batch = clips.make_batch(HELD_OUT_SEED, 0, 24, 3.0)
     silent = set(range(len(batch))) - set(batch.owner.tolist())
     assert silent
-    prompts = naming_prompts(batch, np.random.default_rng(0))
+    prompts = make_naming_prompts(batch, np.random.default_rng(0))
     assert all(prompts[clip] == batch.prompts[clip] for clip in silent)

@@ -43,9 +43,9 @@ def test_sound_starts_at_the_labelled_times(action: str) -> None:
     match = judge.Match()
     batch = clips.make_batch(11, 0, 6, 4.0, action=action, quiet=True)
     sounds = batch.waveform()
-    for clip, unscored in enumerate(labels.shoves(batch)):
+    for clip, unscored in enumerate(labels.find_shoves(batch)):
         truth = batch.hits["seconds"][batch.owner == clip].tolist()
-        match.add(judge.onsets(sounds[clip]), judge.merged(truth), unscored)
+        match.add(judge.detect_onsets(sounds[clip]), judge.merge_close_events(truth), unscored)
     assert match.truth > (4 if action == "slide" else 12)
     assert match.f1 > 0.93  # measured: 0.97 to 1.00; soft hits under ringing ones are missed
     assert match.median_error_ms < 6  # measured: 3
@@ -54,19 +54,22 @@ def test_sound_starts_at_the_labelled_times(action: str) -> None:
 def test_shoves_are_where_a_thing_starts_to_slide() -> None:
     batch = clips.make_batch(11, 0, 6, 4.0, action="slide", quiet=True)
     rubbing = batch.layers["level"].amax(1)  # [B, A] at 50 Hz
-    shoves = labels.shoves(batch)
+    shoves = labels.find_shoves(batch)
     assert sum(map(len, shoves)) > 12
     for clip, times in enumerate(shoves):
         for seconds in times:
             frame = int(seconds * 50)
             assert rubbing[clip, frame - 1] < 0.05 <= rubbing[clip, frame]
             assert rubbing[clip, frame : frame + 3].max() >= 0.2
-    assert labels.shoves(clips.make_batch(11, 0, 2, 4.0, action="bounce", quiet=True)) == [[], []]
+    assert labels.find_shoves(clips.make_batch(11, 0, 2, 4.0, action="bounce", quiet=True)) == [
+        [],
+        [],
+    ]
 
 
 def test_what_cannot_be_seen_makes_no_sound() -> None:
     batch = clips.make_batch(11, 0, 4, 4.0, action="bounce", quiet=True)
-    cut = labels.until(batch, 2.0)
+    cut = labels.drop_late_hits(batch, 2.0)
     assert cut.hits["seconds"].max() < 2.0
     assert len(cut.owner) == int((batch.hits["seconds"] < 2.0).sum())
     before, after = batch.waveform(), cut.waveform()
@@ -108,7 +111,7 @@ def test_a_fall_obeys_gravity() -> None:
 def test_frames_are_those_that_the_picker_shows() -> None:
     rng = np.random.default_rng(1)
     for _ in range(20):
-        shown = scene.shown_times(rng, 50)
+        shown = scene.draw_frame_times(rng, 50)
         late = shown - np.arange(50) / 25
         assert late.min() > -1e-6  # the first source frame at or after each target
         assert late.max() < 1 / 12
@@ -140,17 +143,17 @@ def test_every_material_occurs() -> None:
 
 def test_matching_is_one_to_one() -> None:
     assert (
-        judge.match([1.0, 1.02], [1.01]) == [(1.0, 1.01)]
-        or len(judge.match([1.0, 1.02], [1.01])) == 1
+        judge.match_onsets([1.0, 1.02], [1.01]) == [(1.0, 1.01)]
+        or len(judge.match_onsets([1.0, 1.02], [1.01])) == 1
     )
-    assert judge.match([1.0], [1.07]) == []
+    assert judge.match_onsets([1.0], [1.07]) == []
 
 
 def test_force_is_the_same_loudness_whatever_the_material() -> None:
     batch = clips.make_batch(2, 0, 1, 2.0, action="tap", quiet=True)
     first = {name: value[:1] for name, value in batch.hits.items()}
     first["seconds"], first["force"] = torch.tensor([0.5]), torch.tensor([0.5])
-    first["level"] = torch.tensor([materials.level_of(0.5)])
+    first["level"] = torch.tensor([materials.hit_level(0.5)])
     levels = []
     for material in range(len(materials.MATERIALS)):
         voice = materials.draw_voice(np.random.default_rng(1), material, 0.5)
@@ -165,7 +168,7 @@ def test_force_is_the_same_loudness_whatever_the_material() -> None:
         batch.owner = torch.tensor([0])
         levels.append(judge.level_db(batch.waveform()[0], 0.5, materials.LOUDNESS_SECONDS))
     assert max(levels) - min(levels) < 0.5
-    assert levels[0] == pytest.approx(20 * np.log10(materials.level_of(0.5)), abs=0.5)
+    assert levels[0] == pytest.approx(20 * np.log10(materials.hit_level(0.5)), abs=0.5)
 
 
 def test_what_a_clip_ends_too_early_to_show_makes_no_sound() -> None:
@@ -191,20 +194,20 @@ def test_without_walls_things_turn_at_the_pictures_edge() -> None:
 def test_an_events_level_is_that_of_its_onset_wherever_it_is_heard() -> None:
     sound = torch.zeros(48_000)
     sound[24_000:24_480] = torch.randn(480, generator=torch.Generator().manual_seed(0))
-    found = judge.onsets(sound)
+    found = judge.detect_onsets(sound)
     assert len(found) == 1
-    level = judge.heard_level_db(sound, found, 0.53)
+    level = judge.onset_level_db(sound, found, 0.53)
     assert level == pytest.approx(judge.level_db(sound, 0.495), abs=1.0)
     assert judge.level_db(sound, 0.53) < level - 40  # from the exact time on it is missed
-    assert judge.heard_level_db(sound, found, 0.60) is None
-    assert judge.heard_level_db(sound, [], 0.53) is None
+    assert judge.onset_level_db(sound, found, 0.60) is None
+    assert judge.onset_level_db(sound, [], 0.53) is None
 
 
 def test_clicks_are_what_stands_out_for_a_moment() -> None:
     generator = torch.Generator().manual_seed(0)
     hiss = 0.01 * torch.randn(96_000, generator=generator)
-    assert judge.clicks(hiss) == 0
+    assert judge.count_clicks(hiss) == 0
     clicked = hiss.clone()
     clicked[[20_000, 50_000, 80_000]] = torch.tensor([0.9, -0.9, 0.9])
-    assert judge.clicks(torch.zeros(96_000)) == 0
-    assert judge.clicks(clicked) == 3
+    assert judge.count_clicks(torch.zeros(96_000)) == 0
+    assert judge.count_clicks(clicked) == 3

@@ -6,7 +6,7 @@ import torch
 
 from foley.models.synchformer import build_synchformer
 from tests.toys import toy_preset
-from training.grow import grown
+from training.grow import grow_encoders
 
 SHALLOW = toy_preset().synchformer
 
@@ -18,7 +18,7 @@ def test_new_blocks_change_no_token_and_can_learn() -> None:
         torch.nn.init.normal_(parameter, std=0.2)
     state = {f"sync.{name}": value for name, value in shallow.state_dict().items()}
     state |= {"vision.weight": torch.ones(1)}
-    held = grown(state, SHALLOW.num_layers + 2)
+    held = grow_encoders(state, SHALLOW.num_layers + 2)
     assert held["vision.weight"] is state["vision.weight"]
 
     deep = build_synchformer(dataclasses.replace(SHALLOW, num_layers=SHALLOW.num_layers + 2))
@@ -35,4 +35,4 @@ def test_new_blocks_change_no_token_and_can_learn() -> None:
 
 def test_enough_blocks_are_left_alone() -> None:
     state = {"sync.blocks.0.mlp.2.weight": torch.ones(2, 2)}
-    assert grown(state, 1) == state
+    assert grow_encoders(state, 1) == state

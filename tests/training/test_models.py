@@ -16,13 +16,13 @@ from foley.weights.loading import load_components
 from foley.weights.selection import EMBEDDED_WEIGHTS
 from training import clips, export, judge
 from training.analysis import ACTIVE, Analysis
-from training.fast import conv_as_product, rotate_as_complex
-from training.flow import FlowModel, at_their_moment, loss_of
-from training.optimizers import MuonAndAdamW, PlainAdamW, orthogonalised
+from training.fast import convolve_as_product, rotate_as_complex
+from training.flow import FlowModel, align_sync_tokens, compute_losses
+from training.optimizers import MuonAndAdamW, PlainAdamW, orthogonalise
 from training.settings import TRAINED, load_state
-from training.train_encoders import segment_tokens
-from training.train_vae import gate
-from training.unpack import HEADS, unpack
+from training.train_encoders import compute_segment_tokens
+from training.train_vae import evaluate_decoder
+from training.unpack import HEADS, unpack_state
 
 CHECKPOINTS = Path(__file__).parents[2] / "training" / "checkpoints"
 
@@ -46,7 +46,7 @@ def test_flow_loss_starts_at_the_variance_and_reaches_every_part(
 ) -> None:
     torch.manual_seed(0)
     model = FlowModel()
-    losses = loss_of(model, entry, torch.randint(3, 600, (6, 5)), 7)
+    losses = compute_losses(model, entry, torch.randint(3, 600, (6, 5)), 7)
     # The velocity is zero at first, so the loss is the variance of noise minus data.
     assert losses.flow.item() == pytest.approx(2.0, abs=0.2)
     losses.total.backward()
@@ -61,7 +61,7 @@ def test_each_latent_frame_is_told_the_sync_token_of_its_own_moment() -> None:
     # One vector for each tubelet of 80 ms: both segments that show it say the same.
     moments = torch.randn(1, 16, TRAINED.dit.sync_dim)
     segments = [moments[:, first : first + 8] for first in (0, 4, 8)]
-    wanted, there = at_their_moment(torch.cat(segments, dim=1), 70)
+    wanted, there = align_sync_tokens(torch.cat(segments, dim=1), 70)
     expected = F.layer_norm(moments, moments.shape[-1:]).repeat_interleave(4, dim=1)
     assert there.tolist() == [True] * 64 + [False] * 6  # the frames that fill no segment
     torch.testing.assert_close(wanted[:, :64], expected)
@@ -71,7 +71,7 @@ def test_fast_convolutions_and_rotations_are_the_same() -> None:
     torch.manual_seed(0)
     conv, tokens = TokenConv(8, 6, 3, bias=True), torch.randn(2, 9, 8)
     # measured: 1e-7, from another order of the same sums
-    torch.testing.assert_close(conv_as_product(conv, tokens), conv(tokens), rtol=0, atol=1e-6)
+    torch.testing.assert_close(convolve_as_product(conv, tokens), conv(tokens), rtol=0, atol=1e-6)
     heads, table = torch.randn(2, 9, 3, 32), RotaryTable.at(torch.arange(9), 32)
     torch.testing.assert_close(
         rotate_as_complex(heads, table), rotate(heads, table), rtol=0, atol=1e-6
@@ -80,7 +80,7 @@ def test_fast_convolutions_and_rotations_are_the_same() -> None:
 
 def test_updates_are_orthogonalised_whatever_their_scale() -> None:
     torch.manual_seed(0)
-    values = torch.linalg.svdvals(orthogonalised(1e-3 * torch.randn(3, 32, 96)).float())
+    values = torch.linalg.svdvals(orthogonalise(1e-3 * torch.randn(3, 32, 96)).float())
     assert values.min() > 0.5  # measured: 0.68 to 1.15
     assert values.max() < 1.3
 
@@ -95,7 +95,7 @@ def test_an_optimiser_changes_every_parameter_that_has_a_gradient(
         nn.init.normal_(parameter, std=0.02)  # open gates
     before = {name: value.clone() for name, value in model.state_dict().items()}
     optimizer = kind(model, 1e-3)
-    loss_of(model, entry, torch.randint(3, 600, (6, 5)), 7).total.backward()
+    compute_losses(model, entry, torch.randint(3, 600, (6, 5)), 7).total.backward()
     reached = {
         name
         for name, p in model.named_parameters()
@@ -127,7 +127,7 @@ def test_tokens_in_training_are_those_of_serving() -> None:
     torch.manual_seed(0)
     sync = build_synchformer(TRAINED.synchformer).eval()
     pictures = torch.rand(1, 24, 3, 224, 224) * 2 - 1
-    tokens, _ = segment_tokens(sync, pictures)
+    tokens, _ = compute_segment_tokens(sync, pictures)
     served = sync(pictures[0])
     # measured: 4e-7, from another order of the same sums
     torch.testing.assert_close(tokens.flatten(0, 1), served, rtol=0, atol=1e-5)
@@ -141,14 +141,14 @@ def test_the_kept_decoder_passes_its_gate() -> None:
     batches = [
         clips.make_batch(909, 0, 4, 3.0, action=action, quiet=True) for action in ("bounce", "tap")
     ]
-    figures = gate(vae, analysis, model, batches)
+    figures = evaluate_decoder(vae, analysis, model, batches)
     assert figures["material_accuracy"] >= 0.95  # measured on 144 clips: 1.000
     assert figures["level_error_db_median"] < 3.0  # measured: 1.0
     assert figures["onset_f1"] > 0.9  # measured: 0.98
 
 
 def test_what_is_unpacked_to_resume_is_what_was_exported(tmp_path: Path) -> None:
-    unpack(tmp_path / "state")
+    unpack_state(tmp_path / "state")
     command = ["export", "--state", str(tmp_path / "state"), "--out", str(tmp_path / "again")]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [*command, "--checkpoints", str(tmp_path / "checkpoints")])

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmarks.quality.sync import evaluate, labelled_clips
+from benchmarks.quality.sync import evaluate, find_labelled_clips
 
 
 def clicks(times: list[float], seconds: float = 3.0) -> torch.Tensor:
@@ -40,19 +40,19 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_perfect_sound_scores_one(folder: Path) -> None:
-    total, seconds = evaluate(sounding([0.5, 1.2, 2.0]), labelled_clips(folder))  # type: ignore[arg-type]
+    total, seconds = evaluate(sounding([0.5, 1.2, 2.0]), find_labelled_clips(folder))  # type: ignore[arg-type]
     assert (total.f1, total.precision, total.recall) == (1.0, 1.0, 1.0)
     assert total.median_error_ms < 5  # measured: 1 to 3
     assert len(seconds) == 1
 
 
 def test_late_sound_scores_nothing(folder: Path) -> None:
-    total, _ = evaluate(sounding([0.7, 1.4, 2.2]), labelled_clips(folder))  # type: ignore[arg-type]
+    total, _ = evaluate(sounding([0.7, 1.4, 2.2]), find_labelled_clips(folder))  # type: ignore[arg-type]
     assert total.f1 == 0.0
 
 
 def test_a_missing_and_a_needless_sound_are_told_apart(folder: Path) -> None:
-    total, _ = evaluate(sounding([0.5, 1.6]), labelled_clips(folder))  # type: ignore[arg-type]
+    total, _ = evaluate(sounding([0.5, 1.6]), find_labelled_clips(folder))  # type: ignore[arg-type]
     assert total.precision == pytest.approx(1 / 2)
     assert total.recall == pytest.approx(1 / 3)
 
@@ -61,13 +61,13 @@ def test_an_onset_at_an_unscored_moment_counts_neither_way(folder: Path) -> None
     path = folder / "a.json"
     description = json.loads(path.read_text()) | {"unscored": [{"time": 1.6}, {"time": 1.2}]}
     path.write_text(json.dumps(description))
-    total, _ = evaluate(sounding([0.5, 1.2, 1.62, 2.5]), labelled_clips(folder))  # type: ignore[arg-type]
+    total, _ = evaluate(sounding([0.5, 1.2, 1.62, 2.5]), find_labelled_clips(folder))  # type: ignore[arg-type]
     assert total.precision == pytest.approx(2 / 3)  # an event stays one
     assert total.recall == pytest.approx(2 / 3)
-    silent, _ = evaluate(sounding([0.5, 1.2, 2.0]), labelled_clips(folder))  # type: ignore[arg-type]
+    silent, _ = evaluate(sounding([0.5, 1.2, 2.0]), find_labelled_clips(folder))  # type: ignore[arg-type]
     assert silent.f1 == 1.0
 
 
 def test_a_folder_without_descriptions_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="holds no NAME"):
-        labelled_clips(tmp_path)
+        find_labelled_clips(tmp_path)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks.quality import table
-from benchmarks.quality.drawn import frames_of
+from benchmarks.quality.held_out import make_frames
 from foley.configs import TINY, TINY_GUIDANCE, TINY_STEPS
 from foley.media.decode import decode_frames
 from foley.media.source import MediaLimits
@@ -42,7 +42,7 @@ def record(**named: object) -> dict[str, object]:
 
 
 def test_the_default_is_marked_and_what_is_not_known_is_a_dash() -> None:
-    text = table.rendered(record(), "../records/a.json")
+    text = table.render(record(), "../records/a.json")
     (bold,) = [line for line in text.splitlines() if line.startswith("| **")]
     assert f"| **{TINY_STEPS}** |" in bold
     assert "**0.961** | **4.2** | **-** |" in bold
@@ -53,7 +53,7 @@ def test_a_record_without_distances_is_rendered() -> None:
     old = record()
     del old["distance_db_of_another_noise"]
     old["rows"] = [{k: v for k, v in row.items() if k != "distance_db"} for row in old["rows"]]  # type: ignore[attr-defined]
-    text = table.rendered(old, "../records/a.json")
+    text = table.render(old, "../records/a.json")
     assert "Another noise: - dB" in text
     assert all(line.endswith("- |") for line in text.splitlines() if line.startswith("| heun"))
 
@@ -72,12 +72,13 @@ def test_sounds_are_apart_by_what_is_heard_and_when() -> None:
 def test_the_readme_takes_one_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     readme = tmp_path / "README.md"
     readme.write_text(table.README.read_text())
+    before, _, after = readme.read_text().partition(table.MARKS[0])
+    after = after.partition(table.MARKS[1])[2]
     monkeypatch.setattr(table, "README", readme)
     for text in ("<first>\n", "<second>\n"):
         table.write_into_readme(text)
-    assert "<first>" not in readme.read_text()
-    assert readme.read_text().count("<second>\n") == 1
-    assert "| column | what |" in readme.read_text()
+    start, end = table.MARKS
+    assert readme.read_text() == f"{before}{start}<second>\n{end}{after}"
 
 
 def test_records_are_plain(tmp_path: Path) -> None:
@@ -93,7 +94,7 @@ def test_frames_of_pictures_are_those_of_the_clip_that_holds_them(tmp_path: Path
         limits=MediaLimits(),
         exact_clock=TINY.exact_clock,
     )
-    made = frames_of(decoded.sync.permute(0, 3, 1, 2), TINY)
+    made = make_frames(decoded.sync.permute(0, 3, 1, 2), TINY)
     assert len(decoded.sync) == 40
     assert torch.equal(made.sync, decoded.sync)
     assert made.visual.shape == decoded.visual.shape

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 
 from benchmarks.quality import table
-from benchmarks.quality.drawn import HELD_OUT_SEED
-from benchmarks.quality.onsets import Match, merged, onsets
+from benchmarks.quality.held_out import HELD_OUT_SEED
 from foley.pipeline import FoleyPipeline
 from foley.types import Conditions, VideoFrames
 from training import clips, judge
+from training.judge import Match, detect_onsets, merge_close_events
 from training.materials import MATERIALS
 from training.settings import load_state
 
@@ -35,13 +35,13 @@ SECONDS = 4.0
 
 @dataclass
 class Clip:
-    """A clip, what is known of it, and what the model is told."""
+    """A clip, what is known of it, and what the model is conditions."""
 
     index: int
     frames: VideoFrames
     prompt: str
     events: list[float]
-    told: Conditions
+    conditions: Conditions
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +59,8 @@ def read(pipeline: FoleyPipeline, pattern: str) -> list[Clip]:
                 index=int(re.sub(r"\D", "", path.stem)),
                 frames=frames,
                 prompt=prompt,
-                events=merged([event["time"] for event in described["events"]]),
-                told=pipeline.condition(frames, prompt, table.NEGATIVE),
+                events=merge_close_events([event["time"] for event in described["events"]]),
+                conditions=pipeline.condition(frames, prompt, table.NEGATIVE),
             )
         )
     assert found
@@ -72,10 +72,12 @@ def plain(pipeline: FoleyPipeline) -> list[Clip]:
     return read(pipeline, "clip*.mp4")
 
 
-def sound(pipeline: FoleyPipeline, clip: Clip, told: Conditions | None = None) -> Tensor:
+def sound(pipeline: FoleyPipeline, clip: Clip, conditions: Conditions | None = None) -> Tensor:
     """A sound [S] for a clip, of other conditions where there are some."""
     scale = pipeline.preset.default_guidance
-    return table.generate(pipeline, clip.frames, told or clip.told, "euler", STEPS, scale, seed=0)
+    return table.generate_sound(
+        pipeline, clip.frames, conditions or clip.conditions, "euler", STEPS, scale, seed=0
+    )
 
 
 @pytest.fixture(scope="module")
@@ -83,15 +85,15 @@ def sounds(pipeline: FoleyPipeline, plain: list[Clip]) -> list[Tensor]:
     return [sound(pipeline, clip) for clip in plain]
 
 
-def matched(found: list[Tensor], of: list[Clip]) -> Match:
+def match_sounds(found: list[Tensor], of: list[Clip]) -> Match:
     match = Match()
     for waveform, clip in zip(found, of, strict=True):
-        match.add(onsets(waveform), clip.events)
+        match.add(detect_onsets(waveform), clip.events)
     return match
 
 
 def test_sounds_start_when_things_touch(sounds: list[Tensor], plain: list[Clip]) -> None:
-    match = matched(sounds, plain)
+    match = match_sounds(sounds, plain)
     assert match.truth > 30
     assert match.f1 > 0.75
     assert match.median_error_ms < 15
@@ -102,24 +104,30 @@ def test_the_motion_of_another_clip_is_not_that_of_the_sound(
 ) -> None:
     others = [*plain[1:], plain[0]]
     mixed = [
-        sound(pipeline, clip, dataclasses.replace(clip.told, sync_tokens=other.told.sync_tokens))
+        sound(
+            pipeline,
+            clip,
+            dataclasses.replace(clip.conditions, sync_tokens=other.conditions.sync_tokens),
+        )
         for clip, other in zip(plain, others, strict=True)
     ]
     # Chance finds about a quarter; the sound is that of the motion, not of the words or images.
-    assert matched(mixed, plain).f1 < 0.5
-    assert matched(mixed, others).f1 > 0.6
+    assert match_sounds(mixed, plain).f1 < 0.5
+    assert match_sounds(mixed, others).f1 > 0.6
 
 
 def test_a_style_that_training_never_saw_is_followed(pipeline: FoleyPipeline) -> None:
     unseen = read(pipeline, "unseen*.mp4")
-    assert matched([sound(pipeline, clip) for clip in unseen], unseen).f1 > 0.5
+    assert match_sounds([sound(pipeline, clip) for clip in unseen], unseen).f1 > 0.5
 
 
 def test_between_events_it_is_silent(sounds: list[Tensor], plain: list[Clip]) -> None:
     depths = []
     for waveform, clip in zip(sounds, plain, strict=True):
         batch = clips.make_batch(HELD_OUT_SEED, clip.index, 1, SECONDS, quiet=True)
-        assert merged(batch.hits["seconds"].tolist()) == pytest.approx(clip.events, abs=1e-3)
+        assert merge_close_events(batch.hits["seconds"].tolist()) == pytest.approx(
+            clip.events, abs=1e-3
+        )
         real = batch.waveform()[0]
         depths.append(judge.silence_db(real[: len(waveform)], waveform[: len(real)]))
     assert torch.tensor(depths).nanmedian() > 20
@@ -131,10 +139,10 @@ def test_a_prompt_chooses_the_material(pipeline: FoleyPipeline, plain: list[Clip
     heard: list[bool] = []
     for clip, material in zip(plain, ("metal", "wood", "glass"), strict=False):
         prompt = f"{material} impacts"
-        told = pipeline.condition(clip.frames, prompt, table.NEGATIVE)
-        waveform = sound(pipeline, clip, told)
+        conditions = pipeline.condition(clip.frames, prompt, table.NEGATIVE)
+        waveform = sound(pipeline, clip, conditions)
         owner = torch.zeros(len(clip.events), dtype=torch.long)
-        windows = judge.cut_windows(waveform[None], owner, torch.tensor(clip.events))
+        windows = judge.cut_hit_windows(waveform[None], owner, torch.tensor(clip.events))
         with torch.no_grad():
             found = model(model.features(windows)).argmax(1)
         heard += (found == MATERIALS.index(material)).tolist()
@@ -151,7 +159,7 @@ def test_a_picture_that_does_not_move_is_nearly_silent(
         visual=frames.visual[:1].expand_as(frames.visual).contiguous(),
         sync=frames.sync[:1].expand_as(frames.sync).contiguous(),
     )
-    told = pipeline.condition(still, plain[0].prompt, table.NEGATIVE)
-    waveform = sound(pipeline, plain[0], told)
-    assert len(onsets(waveform)) <= 2
+    conditions = pipeline.condition(still, plain[0].prompt, table.NEGATIVE)
+    waveform = sound(pipeline, plain[0], conditions)
+    assert len(detect_onsets(waveform)) <= 2
     assert waveform.square().mean() < sounds[0].square().mean() / 10
