@@ -159,7 +159,7 @@ def errors_page() -> str:
         rows.append((status.http, kind.code, status.grpc, f"`{kind.__name__}`", summary_of(kind)))
     raised = {code for _, code, *_ in rows}
     rows += [
-        (http, code, "", "", "The server answers so where no error of ours was raised.")
+        (http, code, "", "", "The path, the method or the range does not fit.")
         for http, code in CODE_OF_HTTP_STATUS.items()
         if code not in raised
     ]
@@ -176,6 +176,7 @@ def errors_page() -> str:
             "An error is one JSON object, "
             '`{"error": {"code": "...", "message": "...", "request_id": "..."}}`. '
             "`code` is stable; `message` is for people and names the value and the limit. "
+            "`retry_after_seconds` comes with the header `Retry-After`. "
             "Over gRPC the code is in the trailing metadata as `foley-error-code` and in "
             "`google.rpc.ErrorInfo`. `foley.client` raises the class again. "
             "What to do about an error is in [troubleshooting](../guides/troubleshooting.md).\n",

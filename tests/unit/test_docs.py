@@ -128,6 +128,15 @@ def test_modules_that_a_document_names_exist(path: Path) -> None:
             assert is_defined(span), span
 
 
+@every_document
+def test_names_that_a_document_places_in_a_file_stand_there(path: Path) -> None:
+    # `Name`, `Other` (`folder/file.py`)
+    placed = re.findall(r"((?:`\w+`, )*`\w+`) \(`([\w/]+\.py)`\)", path.read_text())
+    for names, file in placed:
+        words = set(re.findall(r"\w+", (ROOT / file).read_text()))
+        assert set(re.findall(r"\w+", names)) <= words, file
+
+
 def is_defined(name: str) -> bool:
     """Whether a dotted name is a module, or a word in the deepest module that it names."""
     parts = name.split(".")
