@@ -1,14 +1,21 @@
-"""Files through which the API and the runner hand each other frames and waveforms.
+"""Files through which the API and the runner pass frames and waveforms.
 
-A body of 100 MB takes about half a second through the socket between two processes and a fifth of
-that through a file in shared memory, so paths are sent, not arrays.
+A body of 100 MB takes half a second through the socket between two processes, and a fifth of that
+through a file in shared memory. So the processes send each other paths.
+
+    <folder of the request>/
+        frames.safetensors      by the process that decodes the clip
+        frames.json             by the API: the frames are complete, and this many
+        waveforms.safetensors   by the runner
 """
 
 # V frames at 8 fps, n25 frames at 25 fps, N variations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+
+from foley.atomic import atomic_path
 
 if TYPE_CHECKING:  # torch takes seconds to import, and building a bento must not need it
     from torch import Tensor
@@ -16,12 +23,28 @@ if TYPE_CHECKING:  # torch takes seconds to import, and building a bento must no
     from foley.types import VideoFrames
 
 FRAMES = "frames.safetensors"
+FRAME_COUNTS = "frames.json"
 WAVEFORMS = "waveforms.safetensors"
 MAX_FRAMES_BYTES = 512 * 1024 * 1024  # 15 s at 512 and 224 pixels a side take 150 MB
 
 
-def save_frames(frames: "VideoFrames", folder: Path) -> None:
-    """Write the frames of a clip for the runner."""
+class FrameCounts(NamedTuple):
+    """The number of frames of a clip: all that the scheduler needs to know of it."""
+
+    num_visual: int  # at 8 fps
+    num_sync: int  # at 25 fps
+
+
+def save_frames(frames: "VideoFrames", folder: Path) -> FrameCounts:
+    """Write the frames of a clip for the runner, and return how many they are.
+
+    Args:
+        frames: of one clip.
+        folder: of the request.
+
+    Raises:
+        SafetensorError: the folder cannot be written.
+    """
     from safetensors.torch import save_file
 
     facts = {
@@ -32,10 +55,37 @@ def save_frames(frames: "VideoFrames", folder: Path) -> None:
     }
     tensors = {"visual": frames.visual.contiguous(), "sync": frames.sync.contiguous()}
     save_file(tensors, folder / FRAMES, metadata={"facts": json.dumps(facts)})
+    return FrameCounts(len(frames.visual), len(frames.sync))
+
+
+def announce_frames(counts: FrameCounts, folder: Path) -> None:
+    """Mark the frames in a folder as complete, in one step.
+
+    Args:
+        counts: of `save_frames`.
+        folder: of the request.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    with atomic_path(folder / FRAME_COUNTS) as partial:
+        partial.write_text(json.dumps(counts._asdict()))
+
+
+def read_announcement(folder: Path) -> FrameCounts | None:
+    """Return the number of frames in a folder; None until they are complete."""
+    try:
+        return FrameCounts(**json.loads((folder / FRAME_COUNTS).read_text()))
+    except FileNotFoundError:
+        return None
 
 
 def load_frames(folder: Path) -> "VideoFrames":
-    """The frames that `save_frames` wrote."""
+    """Return the frames that `save_frames` wrote.
+
+    Raises:
+        OSError: they are not there.
+    """
     from safetensors import safe_open
 
     from foley.types import VideoFrames
@@ -50,24 +100,27 @@ def load_frames(folder: Path) -> "VideoFrames":
         )
 
 
-def count_frames(folder: Path) -> tuple[int, int]:
-    """How many frames at 8 and at 25 fps `save_frames` wrote."""
-    from safetensors import safe_open
-
-    with safe_open(folder / FRAMES, framework="pt") as file:
-        visual, sync = (file.get_slice(name).get_shape()[0] for name in ("visual", "sync"))
-    return visual, sync
-
-
 def save_waveforms(waveforms: "Tensor", folder: Path) -> None:
-    """Write the sounds of a clip, [N, 1, samples], for the API."""
+    """Write the sounds of a clip for the API.
+
+    Args:
+        waveforms: float32 [N, 1, samples].
+        folder: of the request.
+
+    Raises:
+        SafetensorError: the folder cannot be written.
+    """
     from safetensors.torch import save_file
 
     save_file({"waveforms": waveforms.contiguous()}, folder / WAVEFORMS)
 
 
 def load_waveforms(folder: Path) -> "Tensor":
-    """The sounds that `save_waveforms` wrote, [N, 1, samples]."""
+    """Return the sounds that `save_waveforms` wrote, [N, 1, samples].
+
+    Raises:
+        OSError: they are not there.
+    """
     from safetensors.torch import load_file
 
     return load_file(folder / WAVEFORMS)["waveforms"]

@@ -1,11 +1,16 @@
-"""What the API and the runner say to each other."""
+"""The messages between the API's processes and the GPU runner.
 
+API ── RunnerRequest ──────────────────────────────────────────► runner
+    ◄── RunnerEvent: admitted, progress *, result or an error ──
+"""
+
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from foley.errors import FoleyError, error_of
+from foley.errors import FoleyError, make_error
 from foley.request import GenerationRequest
 from foley.types import Stage
 
@@ -13,94 +18,142 @@ Priority = Literal["interactive", "bulk"]
 
 
 class RunnerRequest(BaseModel):
-    """One request, as the API hands it to the runner."""
+    """One request, as the API sends it to the runner before it decodes the clip.
 
-    model_config = ConfigDict(frozen=True)
-
-    id: str  # unique among all jobs; the caller's request id need not be
-    priority: Priority = "interactive"
-    folder: str  # holds the frames, and receives the waveforms
-    request: GenerationRequest
-    timeout_seconds: float  # what is left of the caller's time
-    trace: dict[str, str] = {}  # the span that it is part of; see runners.tracing
-
-    @property
-    def path(self) -> Path:
-        """The folder; sent as text, since BentoML takes a Path for an upload."""
-        return Path(self.folder)
-
-
-class ProgressUpdate(BaseModel):
-    """How far a job has come."""
-
-    model_config = ConfigDict(frozen=True)
-
-    stage: Stage
-    queue_position: int | None = None  # while queued: how many go before it
-    step: int | None = None  # while sampling: solver steps done
-    num_steps: int | None = None
-
-
-class RunnerResult(BaseModel):
-    """What the runner says about the waveforms that it left in the job's folder."""
-
-    model_config = ConfigDict(frozen=True)
-
-    seeds: tuple[int, ...]
-    sample_rate: int  # Hz
-    duration_seconds: float
-    timings: dict[str, float]  # seconds in each stage, in order
-    notices: tuple[str, ...]
-    next_place_seconds: float | None = None  # after how long the next request is done, as measured
-
-
-class RunnerEvent(BaseModel):
-    """One line of what the runner tells about a job: exactly one of the three.
-
-    Updates come first; the last line is what came of the job. Exceptions lose their class between
-    processes, so an error travels as its code and message.
+    Attributes:
+        id: unique among all requests of the server; the caller's request id need not be.
+        priority: interactive or bulk.
+        folder: of the request. The API leaves the frames there, and the runner the waveforms.
+        options: of the generation.
+        timeout_seconds: the time that is left for the request.
+        trace: the span that the runner's spans belong to; see `runners.tracing`.
     """
 
     model_config = ConfigDict(frozen=True)
 
-    update: ProgressUpdate | None = None
-    made: RunnerResult | None = None
-    error: tuple[str, str] | None = None  # code, message
-    retry_after_seconds: float | None = None  # of an error, when to come again
+    id: str
+    priority: Priority = "interactive"
+    folder: str
+    options: GenerationRequest
+    timeout_seconds: float
+    trace: dict[str, str] = {}
+
+    @property
+    def path(self) -> Path:
+        """The folder as a path. BentoML would take a field of this type for an upload."""
+        return Path(self.folder)
+
+
+class ProgressUpdate(BaseModel):
+    """The progress of a request.
+
+    Attributes:
+        stage: the current one.
+        queue_position: in the stage `QUEUE`, the number of requests before it.
+        step: in the stage `SAMPLE`, the solver steps that are done.
+        num_steps: in the stage `SAMPLE`, all solver steps.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    stage: Stage
+    queue_position: int | None = None
+    step: int | None = None
+    num_steps: int | None = None
+
+
+OnUpdate = Callable[[ProgressUpdate], None]
+
+
+class RunnerResult(BaseModel):
+    """The description of the waveforms that the runner left in the request's folder.
+
+    Attributes:
+        seeds: one for each waveform.
+        sample_rate: Hz.
+        duration_seconds: of each waveform.
+        timings: seconds of each stage in the runner, in order.
+        notices: sentences for the caller.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    seeds: tuple[int, ...]
+    sample_rate: int
+    duration_seconds: float
+    timings: dict[str, float]
+    notices: tuple[str, ...]
+
+
+class RunnerEvent(BaseModel):
+    """One event in the life of a request, as a line of JSON: exactly one of the first four.
+
+    The first event is `admitted`, or an error that refuses the request. The last one is the result
+    or an error. An error travels as its code and message, because an exception would lose its class
+    between processes.
+
+    Attributes:
+        admitted: whether the request has got a place.
+        progress: of the request.
+        result: its description, when it is finished.
+        error: its code and message, when it has failed.
+        retry_after_seconds: of an error, when to try again.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    admitted: bool = False
+    progress: ProgressUpdate | None = None
+    result: RunnerResult | None = None
+    error: tuple[str, str] | None = None
+    retry_after_seconds: float | None = None
 
     @classmethod
-    def of(cls, error: FoleyError) -> "RunnerEvent":
-        """What an error is told as."""
+    def from_error(cls, error: FoleyError) -> "RunnerEvent":
+        """Return the event that reports an error."""
         return cls(error=(error.code, str(error)), retry_after_seconds=error.retry_after_seconds)
 
-    def failure(self) -> FoleyError:
-        """The error that is told."""
+    def to_error(self) -> FoleyError:
+        """Return the error that the event reports."""
         assert self.error is not None
-        error = error_of(*self.error)
+        error = make_error(*self.error)
         error.retry_after_seconds = self.retry_after_seconds
         return error
 
-    def line(self) -> str:
-        """The report as it travels."""
+    def to_line(self) -> str:
+        """Return the event as a line of JSON."""
         return self.model_dump_json(exclude_none=True) + "\n"
 
 
 class ModelStatus(BaseModel):
-    """What is loaded, and whether it is warm."""
+    """The state and the description of the runner's model.
+
+    Attributes:
+        state: loading, ready or failed.
+        error_code: why loading failed.
+        preset: its name, as the fields below once the model is ready.
+        about: what it can do; empty for the official models.
+        num_inference_steps: of a request that gives none.
+        guidance_scale: of a request that gives none.
+        description: for the log; it may name a folder.
+        revision: of the weights' repository; empty if unknown.
+        licence: of the weights.
+        territory: where the licence applies.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     state: Literal["loading", "ready", "failed"]
-    error_code: str = ""  # why it failed
+    error_code: str = ""
     preset: str = ""
-    about: str = ""  # what it is and is not; empty where its publisher tells
-    num_inference_steps: int = 0  # where a request names none
-    guidance_scale: float = 0.0  # likewise
+    about: str = ""
+    num_inference_steps: int = 0
+    guidance_scale: float = 0.0
     description: str = ""
-    revision: str = ""  # of the weights' repository; empty where it is not known
+    revision: str = ""
     licence: str = ""
-    territory: str = ""  # where the licence applies
+    territory: str = ""
 
-    def public(self) -> dict[str, str | float]:
-        """What callers are told of a warm model; the description may name a folder."""
+    def to_public(self) -> dict[str, str | float]:
+        """Return what callers may know of a ready model."""
         return self.model_dump(exclude={"error_code", "description"})

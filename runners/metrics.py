@@ -53,7 +53,7 @@ STEP_SECONDS = Histogram(
 # The runner alone writes these, and a new runner starts anew: the latest value is the true one.
 QUEUE_DEPTH = Gauge(
     "foley_queue_depth",
-    "Requests that the model has not begun with",
+    "Admitted requests that the model has not begun, with those whose clip is being decoded",
     multiprocess_mode="mostrecent",
 )
 RUNNING = Gauge(

@@ -79,8 +79,8 @@ class Settings(BaseSettings):
         Field(
             ge=1,
             le=64,
-            description="Generations accepted at once, waiting ones included; "
-            "more are answered 429. Shared out among the workers, rounding up.",
+            description="Generations admitted at once by all API workers together, those whose clip "
+            "is being decoded and waiting ones included; more are answered 429.",
         ),
     ] = 16
     request_timeout_seconds: Annotated[

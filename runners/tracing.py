@@ -1,15 +1,15 @@
-"""OpenTelemetry traces, from the request to each of its steps, where a collector is configured.
+"""OpenTelemetry traces, from a request to each of its solver steps.
 
-The standard names configure them: OTEL_EXPORTER_OTLP_ENDPOINT and whatever else the SDK reads. A
-span of the API is handed to the runner with the job. BentoML's own tracing stays as it is: off.
-Prompts are in no span.
+They are exported if a collector is configured by the standard names, such as
+OTEL_EXPORTER_OTLP_ENDPOINT. The API sends its span to the runner with the request. BentoML's own
+tracing stays off. No span contains a prompt.
 
     POST /v1/generate                          FoleyApi
-        upload | frames | files
-        generate
-            queued | conditions | sound        GpuRunner
-            sampling
-                step, step, ...
+        upload | generate | mux                FoleyApi
+            decode_video                       FoleyApi
+            queue | encode | decode_audio      GpuRunner
+            sample                             GpuRunner
+                step, step, ...                GpuRunner
 """
 
 import contextlib
@@ -127,17 +127,21 @@ def carrier() -> dict[str, str]:
 
 
 class JobTrace:
-    """The stages and steps of a job, from what the runner tells about it."""
+    """The spans of the stages and steps of one request in the runner.
 
-    def __init__(self, job: RunnerRequest) -> None:
-        self._parent = propagate.extract(job.trace, context.Context())
+    Args:
+        request: has the parent span.
+    """
+
+    def __init__(self, request: RunnerRequest) -> None:
+        self._parent = propagate.extract(request.trace, context.Context())
         self._stage: Stage | None = None
         self._span: Span = trace.INVALID_SPAN
         self._step: int | None = None
         self._since = 0
 
     def update(self, update: ProgressUpdate) -> None:
-        """Note how far the job has come."""
+        """End the spans before this update, and start those after it."""
         now = time.time_ns()
         if update.stage != self._stage:
             self._span.end(now)
@@ -149,7 +153,11 @@ class JobTrace:
             self._step, self._since = update.step, now
 
     def end(self, outcome: Future[RunnerResult]) -> None:
-        """Note that nothing follows."""
+        """End the last span.
+
+        Args:
+            outcome: of the request; cancelled or not done if the request left early.
+        """
         gone = outcome.cancelled() or not outcome.done()
         error = CancelledRequestError() if gone else outcome.exception()
         if error is not None:

@@ -36,7 +36,7 @@ from runners.jobs.scratch import Scratch
 from runners.messages import ProgressUpdate
 from runners.settings import Settings
 
-CHUNK_BYTES = 256 * 1024
+FILE_CHUNK_BYTES = 256 * 1024
 
 
 class FoleyServicer(FoleyServiceServicer):
@@ -75,7 +75,6 @@ class FoleyServicer(FoleyServiceServicer):
                 limit_seconds = min(limit_seconds, remaining_seconds)
             deadline = Deadline(limit_seconds)
             with (
-                self._service.admit(),
                 self._scratch.workspace() as folder,
                 self._registry.enter(caller.owner, caller.request_id) as cancellation,
             ):
@@ -84,12 +83,12 @@ class FoleyServicer(FoleyServiceServicer):
                 )
                 try:
                     async with asyncio.timeout(deadline.left_seconds):
-                        result = await run_until_cancelled(working, cancellation.cancelled())
+                        result = await run_until_cancelled(working, cancellation.wait())
                 except TimeoutError as error:
                     raise RequestTimeoutError(
                         f"the request took longer than {limit_seconds:g} s, and was dropped"
                     ) from error
-                # A caller who stops reading must not hold a place and files for ever.
+                # A caller who stops reading must not hold files for ever.
                 reading_seconds = self._settings.request_timeout_seconds
                 try:
                     async with asyncio.timeout(reading_seconds):
@@ -135,7 +134,6 @@ class FoleyServicer(FoleyServiceServicer):
         """Read the upload, and run its job."""
         with deadline.stage(Stage.UPLOAD):
             options = await read_upload(requests, folder, max_bytes=self._settings.max_upload_bytes)
-        await context.write(GenerateResponse(accepted=Accepted(request_id=request_id)))
         job = GenerationJob(
             request_id=request_id, folder=folder, options=options, format=options.format or "mp4"
         )
@@ -147,10 +145,15 @@ class FoleyServicer(FoleyServiceServicer):
         """Run a job, and send its progress."""
         updates: asyncio.Queue[ProgressUpdate | None] = asyncio.Queue()
         estimator = ProgressEstimator()
+        accepted = False
         working = asyncio.create_task(self._service.run(job, deadline, updates.put_nowait))
         working.add_done_callback(lambda _: updates.put_nowait(None))
         try:
             while (update := await updates.get()) is not None:
+                if not accepted:
+                    message = Accepted(request_id=job.request_id)
+                    await context.write(GenerateResponse(accepted=message))
+                    accepted = True
                 progress = Progress(**estimator.describe(update))
                 await context.write(GenerateResponse(progress=progress))
             return working.result()
@@ -183,6 +186,6 @@ async def _send_result(result: JobResult, context: grpc.aio.ServicerContext) -> 
     await context.write(GenerateResponse(result=message))
     for index, output in enumerate(result.files):
         with output.path.open("rb") as file:
-            while data := await asyncio.to_thread(file.read, CHUNK_BYTES):
+            while data := await asyncio.to_thread(file.read, FILE_CHUNK_BYTES):
                 chunk = FileChunk(file_index=index, data=data)
                 await context.write(GenerateResponse(chunk=chunk))

@@ -17,7 +17,7 @@ from runners.http.negotiation import negotiate
 from runners.http.responses import error_body, file_response, result_event
 from runners.http.sse import EventStream
 from runners.jobs.cancellation import CancellationRegistry, CancellationToken
-from runners.jobs.deadline import Deadline, disconnected, run_until_cancelled
+from runners.jobs.deadline import Deadline, run_until_cancelled, wait_for_disconnect
 from runners.jobs.job import GenerationJob, GenerationOptions
 from runners.jobs.progress import ProgressEstimator
 from runners.jobs.results import ResultStore
@@ -92,7 +92,6 @@ class GenerateEndpoint:
         """
         deadline = Deadline(self._settings.request_timeout_seconds)
         with (
-            self._service.admit(),
             self._scratch.workspace() as folder,
             self._registry.enter(scope["foley.owner"], scope["foley.request_id"]) as cancellation,
         ):
@@ -124,7 +123,7 @@ class GenerateEndpoint:
         try:
             async with asyncio.timeout(active.deadline.left_seconds):
                 with active.deadline.stage(Stage.UPLOAD):
-                    return await run_until_cancelled(reading, active.cancellation.cancelled())
+                    return await run_until_cancelled(reading, active.cancellation.wait())
         except TimeoutError as error:
             raise active.timeout_error() from error
 
@@ -136,12 +135,12 @@ class GenerateEndpoint:
         receive = active.request.receive
         try:
             async with asyncio.timeout(active.deadline.left_seconds):
-                cancel_signals = (disconnected(receive), active.cancellation.cancelled())
+                cancel_signals = (wait_for_disconnect(receive), active.cancellation.wait())
                 result = await run_until_cancelled(working, *cancel_signals)
                 response = await asyncio.to_thread(file_response, result, zipped=zipped)
         except TimeoutError as error:
             raise active.timeout_error() from error
-        # A caller who stops reading must not hold a place and files for ever.
+        # A caller who stops reading must not hold files for ever.
         async with asyncio.timeout(self._settings.request_timeout_seconds):
             await response(active.request.scope, receive, send)
 
@@ -150,12 +149,15 @@ class GenerateEndpoint:
 
         Raises:
             OutputError: the files would be larger than all results that are kept.
+            FoleyError: the job was refused before the first event.
         """
         self._results.check_room(_min_result_bytes(job))
         events = EventStream()
         working = asyncio.create_task(self._run_with_events(active, job, events))
         try:
             async with asyncio.timeout(active.deadline.left_seconds + LAST_EVENT_SECONDS):
+                if not await events.wait_until_begun():
+                    await working  # raises the error with which the job was refused
                 await events.send_to(send)
         finally:
             working.cancel()
@@ -164,16 +166,23 @@ class GenerateEndpoint:
     async def _run_with_events(
         self, active: _ActiveRequest, job: GenerationJob, events: EventStream
     ) -> None:
-        """Run the job; its last event is the result or the error."""
-        events.put("accepted", {"request_id": job.request_id})
+        """Run the job; its last event is the result or the error.
+
+        Raises:
+            FoleyError: the job was refused before the first event.
+        """
         working = self._run_and_store(active, job, events)
-        cancel_signals = (disconnected(active.request.receive), active.cancellation.cancelled())
+        cancel_signals = (wait_for_disconnect(active.request.receive), active.cancellation.wait())
         try:
             async with asyncio.timeout(active.deadline.left_seconds):
                 await run_until_cancelled(working, *cancel_signals)
-        except TimeoutError:
+        except TimeoutError as error:
+            if not events.begun:
+                raise active.timeout_error() from error
             _put_error(active, events, active.timeout_error())
-        except Exception as error:  # noqa: BLE001 - the response has begun: its last event tells
+        except Exception as error:
+            if not events.begun:
+                raise
             _put_error(active, events, error)
         finally:
             events.close()
@@ -184,6 +193,8 @@ class GenerateEndpoint:
         estimator = ProgressEstimator()
 
         def on_update(update: ProgressUpdate) -> None:
+            if not events.begun:
+                events.put("accepted", {"request_id": job.request_id})
             events.put("progress", estimator.describe(update))
 
         result = await self._service.run(job, active.deadline, on_update)

@@ -80,7 +80,7 @@ class Handlers:
             ModelFailedError: it could not be loaded.
         """
         model = await self._service.ask_model()
-        return JSONResponse({"models": [model.public()]})
+        return JSONResponse({"models": [model.to_public()]})
 
     async def get_metrics(self, _request: Request) -> Response:
         """GET /metrics: the counts of all processes."""

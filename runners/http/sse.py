@@ -19,10 +19,15 @@ class EventStream:
 
     The queue has no limit of its own: a request has one event for each solver step, at most a few
     hundred small ones.
+
+    Attributes:
+        begun: whether it has had an event.
     """
 
     def __init__(self) -> None:
         self._queue: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self._changed = asyncio.Event()
+        self.begun = False
 
     def put(self, name: str, data: dict[str, Any]) -> None:
         """Add an event without waiting for the caller to read it.
@@ -32,10 +37,18 @@ class EventStream:
             data: JSON object.
         """
         self._queue.put_nowait(f"event: {name}\ndata: {json.dumps(data)}\n\n".encode())
+        self.begun = True
+        self._changed.set()
 
     def close(self) -> None:
         """End the stream after the events that were added so far."""
         self._queue.put_nowait(None)
+        self._changed.set()
+
+    async def wait_until_begun(self) -> bool:
+        """Wait for the first event; returns False if the stream is closed without one."""
+        await self._changed.wait()
+        return self.begun
 
     async def send_to(self, send: Send) -> None:
         """Send the response: its head, the events until the end, and comments while there is none.

@@ -1,7 +1,8 @@
-"""Requests that are being worked on, so that any process of the server can cancel them.
+"""The registry of active requests, through which any API process can cancel them.
 
-Each has a file in a folder that the API's processes share, locked by the process that works on it:
-whoever cancels writes into the file, and a file that nobody holds is a dead process's.
+Each request has a file in a folder that the API's processes share. The process that works on the
+request holds a lock on its file. Another process cancels the request by writing into the file. A
+file without a lock belongs to a dead process.
 """
 
 import asyncio
@@ -13,27 +14,31 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-LOOK_SECONDS = 0.1  # a look costs 1 us; nothing but the wish to cancel waits for it
+POLL_SECONDS = 0.1  # the time until a cancellation takes effect; a poll takes 1 us
 
 
 class CancellationToken:
-    """One request that is being worked on."""
+    """Tells one request whether it was cancelled.
+
+    Args:
+        descriptor: of the request's file.
+    """
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
 
-    async def cancelled(self) -> str:
-        """Returns, with the reason, when somebody cancels the request."""
+    async def wait(self) -> str:
+        """Wait until the request is cancelled; returns a reason for `run_until_cancelled`."""
         while not os.fstat(self._descriptor).st_size:
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(POLL_SECONDS)
         return "the request was cancelled"
 
 
 class CancellationRegistry:
-    """The requests that all API processes work on.
+    """The active requests of all API processes.
 
     Args:
-        folder: shared by them.
+        folder: shared by the processes.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -41,13 +46,14 @@ class CancellationRegistry:
 
     @contextlib.contextmanager
     def enter(self, owner: str, request_id: str) -> Iterator[CancellationToken]:
-        """Let a request be cancelled while the block lasts.
+        """Make a request known while the block lasts.
 
         Args:
-            owner: whose it is; others cannot cancel it.
-            request_id: may be in use: they are then cancelled together.
+            owner: of the request. Other owners cannot cancel it.
+            request_id: need not be unique. Requests with one id are cancelled together.
         """
-        # Locked before it gets the name that others look for, so it never seems a dead one's.
+        # Locked before it gets the name that others look for, so that it never looks like the file
+        # of a dead process.
         descriptor, unnamed = tempfile.mkstemp(prefix=".", dir=self._folder)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         path = self._folder / (digest(owner, request_id) + Path(unnamed).name)
@@ -59,7 +65,12 @@ class CancellationRegistry:
             os.close(descriptor)
 
     def cancel(self, owner: str, request_id: str) -> bool:
-        """Cancel a request, whichever process works on it; False when none does."""
+        """Cancel the requests of an id; returns whether there was one.
+
+        Args:
+            owner: of the request.
+            request_id: of the request, in any process of the server.
+        """
         found = False
         for path in self._folder.glob(digest(owner, request_id) + ".*"):
             with contextlib.suppress(FileNotFoundError), path.open("r+b", buffering=0) as file:
@@ -74,5 +85,10 @@ class CancellationRegistry:
 
 
 def digest(owner: str, request_id: str) -> str:
-    """A file name for a request; that of another owner is another, whatever id was chosen."""
+    """Return a file name for a request. Different owners never share one.
+
+    Args:
+        owner: of the request.
+        request_id: any text.
+    """
     return hashlib.sha256(f"{owner}/{request_id}".encode()).hexdigest()

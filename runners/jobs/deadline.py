@@ -1,4 +1,4 @@
-"""How long a request is worked on: until its time is up, or its caller leaves."""
+"""The time limit of a request, and the other reasons to stop working on it."""
 
 import asyncio
 import contextlib
@@ -15,7 +15,15 @@ T = TypeVar("T")
 
 
 class Deadline:
-    """Seconds that a request spent in each stage, and has left."""
+    """The time that a request has left, and the time that each stage took.
+
+    Args:
+        limit_seconds: from now on, more than 0.
+
+    Attributes:
+        limit_seconds: of the request.
+        seconds: of each stage that has ended, by name, in order.
+    """
 
     def __init__(self, limit_seconds: float) -> None:
         self.limit_seconds = limit_seconds
@@ -29,40 +37,52 @@ class Deadline:
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time what is inside."""
+        """Measure a stage of the request, and trace it.
+
+        Args:
+            name: of the stage; `seconds` gets it when the block ends without an error.
+        """
         started = time.monotonic()
         with tracing.span(name):
             yield
         self.seconds[name] = time.monotonic() - started
 
     def with_total(self) -> dict[str, float]:
-        """The stages in order, and the whole."""
+        """Return the seconds of the stages in order, and `total`, those since the start."""
         return {**self.seconds, "total": time.monotonic() - self._started}
 
 
 async def run_until_cancelled(
     work: Coroutine[Any, Any, T], *cancel_signals: Coroutine[Any, Any, str]
 ) -> T:
-    """The result of `work`, which is cancelled as soon as one of `cancel_signals` returns a reason.
+    """Await `work`; cancel it when any of `cancel_signals` fires.
+
+    Args:
+        work: awaited to its end, also after it was cancelled.
+        cancel_signals: each returns the reason to cancel.
 
     Raises:
         CancelledRequestError: with that reason.
     """
     working = asyncio.ensure_future(work)
-    leaving = [asyncio.ensure_future(one) for one in cancel_signals]
+    waiting = [asyncio.ensure_future(signal) for signal in cancel_signals]
     try:
-        await asyncio.wait([working, *leaving], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([working, *waiting], return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
-            raise CancelledRequestError(next(one.result() for one in leaving if one.done()))
+            raise CancelledRequestError(next(task.result() for task in waiting if task.done()))
         return working.result()
     finally:
-        for task in (working, *leaving):
+        for task in (working, *waiting):
             task.cancel()
-        await asyncio.gather(working, *leaving, return_exceptions=True)
+        await asyncio.gather(working, *waiting, return_exceptions=True)
 
 
-async def disconnected(receive: Receive) -> str:
-    """Returns, with the reason, when the caller is gone; once the body of its request is read."""
+async def wait_for_disconnect(receive: Receive) -> str:
+    """Wait until the caller disconnects; returns a reason for `run_until_cancelled`.
+
+    Args:
+        receive: of the ASGI connection, after the body of the request was read.
+    """
     while (await receive())["type"] != "http.disconnect":
         pass
     return "the caller left"

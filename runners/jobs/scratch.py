@@ -1,17 +1,17 @@
-"""The folders in which requests are worked on, and what is left of processes that died.
+"""The folders for the files of requests, and the removal of those that dead processes left.
 
     <scratch root>/
-        foley-<random>.lock     held by flock for as long as its process lives
+        foley-<random>.lock     locked by flock for as long as its process lives
         foley-<random>/         one for each API process
-            <random>/           one for each request; gone when the request ends, however it ends
-                clip  frames.safetensors  waveforms.safetensors  output files
-        foley-common-<server>.lock   held, shared, by each API process of one server
-        foley-common-<server>/  what these processes have in common; the last one removes it
-            requests/           one file for each request that is being worked on
+            <random>/           one for each request, removed when the request ends
+                clip  frames.safetensors  frames.json  waveforms.safetensors  output files
+        foley-common-<server>.lock   locked, shared, by each API process of one server
+        foley-common-<server>/  shared by these processes; the last one removes it
+            requests/           one file for each active request
             results/            one folder for each result that is kept
 
-The kernel drops a lock with its process, whatever killed it, so the folders whose lock can be taken
-are leftovers; they are removed when the next process starts.
+The kernel drops a lock with its process. So a folder whose lock can be taken is a leftover of a
+dead process. It is removed when the next process starts.
 """
 
 import contextlib
@@ -33,12 +33,17 @@ CLIP = "clip"
 
 
 class Scratch:
-    """The folder of one process, with a folder for each of its requests."""
+    """The folder of one process, with a folder for each of its requests.
+
+    Args:
+        root: created if missing; leftovers in it are removed.
+    """
 
     def __init__(self, root: Path) -> None:
         root.mkdir(parents=True, exist_ok=True)
         remove_leftovers(root)
-        # Locked before it gets the name that others look for, so it never seems a leftover.
+        # Locked before it gets the name that others look for, so that it never looks like a
+        # leftover.
         descriptor, unnamed = tempfile.mkstemp(prefix=".", suffix=LOCK, dir=root)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         self.folder = Path(tempfile.mkdtemp(prefix=NAME, dir=root))
@@ -48,46 +53,54 @@ class Scratch:
 
     @contextlib.contextmanager
     def workspace(self) -> Iterator[Path]:
-        """A folder for one request, removed at the end with all that is in it."""
+        """Yield an empty folder for one request, and remove it with its files at the end."""
         folder = Path(tempfile.mkdtemp(dir=self.folder))
         try:
             yield folder
         finally:
-            # A thread that a timeout left behind may still be writing here; `close` takes the rest.
+            # A thread that outlived a timeout may still write here. `close` removes such files.
             shutil.rmtree(folder, ignore_errors=True)
 
     def close(self) -> None:
-        """Remove the folder and give up its lock."""
+        """Remove the folder and release its lock."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self._lock.unlink(missing_ok=True)
         os.close(self._descriptor)
 
 
-class Common:
-    """The folder that all API processes of one server have in common.
+class SharedScratch:
+    """The folder that all API processes of one server share.
+
+    Args:
+        root: created if missing.
+
+    Attributes:
+        folder: the shared folder.
+        requests: for `runners.jobs.cancellation`.
+        results: for `runners.jobs.results`.
 
     Raises:
-        ConfigError: something that is not ours has its name.
+        ConfigError: another user has a file of its name.
     """
 
     def __init__(self, root: Path) -> None:
         root.mkdir(parents=True, exist_ok=True)
-        self.folder = root / f"{NAME}common-{_server_name()}"
+        self.folder = root / f"{NAME}common-{_make_server_name()}"
         self._lock = self.folder.with_name(self.folder.name + LOCK)
         while not self._join():
-            pass  # the last process of an earlier server was just removing it
+            pass  # the last process of an earlier server has just removed it
         self.folder.mkdir(mode=0o700, exist_ok=True)
         about = self.folder.lstat()
         if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.getuid():
-            # Its name can be known beforehand, and /dev/shm is everybody's.
-            raise ConfigError(f"{self.folder} is somebody else's; set FOLEY_SCRATCH_DIR")
+            # Any user can create files in /dev/shm, and the name is predictable.
+            raise ConfigError(f"{self.folder} belongs to another user; set FOLEY_SCRATCH_DIR")
         self.requests = self.folder / "requests"
         self.results = self.folder / "results"
         for folder in (self.requests, self.results):
             folder.mkdir(exist_ok=True)
 
     def _join(self) -> bool:
-        """Whether the lock that was taken is the one that others will find."""
+        """Take the lock; returns whether it is still the file that others will find."""
         self._descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         fcntl.flock(self._descriptor, fcntl.LOCK_SH)
         with contextlib.suppress(FileNotFoundError):
@@ -97,7 +110,7 @@ class Common:
         return False
 
     def close(self) -> None:
-        """Give up the lock; whoever held it last removes the folder."""
+        """Release the lock; the last process that does so removes the folder."""
         with contextlib.suppress(BlockingIOError):
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(self.folder, ignore_errors=True)
@@ -105,14 +118,36 @@ class Common:
         os.close(self._descriptor)
 
 
-def _server_name() -> str:
-    """The same in all processes of one server: they have one parent."""
-    name = f"{socket.gethostname()}/{os.getppid()}"  # containers may share the folder, not pids
+def _make_server_name() -> str:
+    """Return a name that all processes of one server share, because they have one parent."""
+    # The host's name, because containers that share a folder may have equal process ids.
+    name = f"{socket.gethostname()}/{os.getppid()}"
     return hashlib.sha256(name.encode()).hexdigest()[:16]
 
 
+def is_abandoned(workspace: Path) -> bool:
+    """Return whether a request's folder is gone, or the process that made it is dead.
+
+    Args:
+        workspace: of `Scratch.workspace`, in any process.
+    """
+    lock = workspace.parent.with_name(workspace.parent.name + LOCK)
+    try:
+        with lock.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return not workspace.exists()
+    except FileNotFoundError:
+        return True
+    return True
+
+
 def remove_leftovers(root: Path) -> list[Path]:
-    """Remove the folders whose processes are dead; returns them."""
+    """Remove the folders of dead processes; returns them.
+
+    Args:
+        root: of `Scratch` and `SharedScratch`.
+    """
     removed = []
     for lock in root.glob(f"{NAME}*{LOCK}"):
         with contextlib.suppress(OSError), lock.open() as held:

@@ -61,8 +61,8 @@ def decode(
     )
     if container not in SOUND_ONLY_FORMATS:
         choose_container(clip, container, limits=media_limits)  # type: ignore[arg-type]
-    save_frames(frames, folder)
-    return {"trimmed": frames.trimmed}
+    counts = save_frames(frames, folder)
+    return {"trimmed": frames.trimmed, **counts._asdict()}
 
 
 def write(

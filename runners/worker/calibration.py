@@ -1,4 +1,4 @@
-"""Measure what a device can do: the best size of an evaluation, and the cost of each piece."""
+"""Measure a device: the best size of an evaluation, and the seconds of each piece of work."""
 
 # N variations, L latent channels, A latent frames
 
@@ -13,38 +13,45 @@ from foley.denoise import Denoising
 from foley.pipeline import FoleyPipeline
 from foley.request import GenerationRequest
 from foley.sampling import draw_noise, make_sigmas
-from foley.types import Conditions, Stage, VideoFrames
-from runners.worker.engine import size_of
+from foley.types import Conditions, Stage
+from runners.worker.engine import compute_size
 from runners.worker.scheduler import Budget, Kind
 
 log = structlog.get_logger(__name__)
 
 CPU_LANES = 2
-# Of the rate of tokens that the largest evaluations reach; more would slow all down for little.
-WORTH = 0.9
-# An evaluation lasts no longer: requests join, leave and are cancelled between evaluations.
+# An evaluation is large enough at this share of the best rate of tokens. A larger one delays all
+# requests and gains little.
+SUFFICIENT_RATE = 0.9
+# Requests join, leave and are cancelled between evaluations, so none may last longer.
 MAX_EVALUATION_SECONDS = 1.0
 MAX_TRIAL_CLIPS = 64
-LEAST_GAIN = 1.05  # of a doubling, or larger evaluations are not tried
-# Of the memory that is free beside the model and the largest piece of work.
+# Larger evaluations are not tried once a doubling gains less than this in the rate of tokens.
+MIN_GAIN = 1.05
+# The states of requests get this share of the memory that the model and the largest piece of work
+# leave free.
 STATE_SHARE = 0.9
 
 
 def measure(pipeline: FoleyPipeline) -> tuple[Budget, dict[Kind, float]]:
-    """What the device takes at once, and the seconds for each unit of an action, by trial.
+    """Warm a device up, and measure it.
 
-    It is warm afterwards.
+    Args:
+        pipeline: on the device.
+
+    Returns:
+        Its budget, and the seconds for each unit of an action; see `JobSize.units`.
     """
-    lanes = cpu_lanes() if pipeline.device.type == "cpu" else 1
+    lanes = count_cpu_lanes() if pipeline.device.type == "cpu" else 1
     all_threads = torch.get_num_threads()
     if lanes > 1:
         torch.set_num_threads(all_threads // lanes)
     try:
-        with pipeline.current(), torch.inference_mode():
+        with pipeline.use_device(), torch.inference_mode():
             pipeline.warm_up()
             rates = _time_pieces(pipeline)
             seconds = _time_evaluations(pipeline)
-            tokens = _worthwhile(seconds)
+            tokens = _find_sufficient(seconds)
             rates[Stage.SAMPLE] = seconds[tokens] / tokens
             memory = _measure_memory(pipeline, tokens) if pipeline.device.type == "cuda" else {}
     finally:
@@ -63,27 +70,16 @@ def measure(pipeline: FoleyPipeline) -> tuple[Budget, dict[Kind, float]]:
     return budget, rates
 
 
-def cpu_lanes() -> int:
-    """Engines that share the CPU."""
+def count_cpu_lanes() -> int:
+    """Return the number of engines that share the CPU."""
     return min(CPU_LANES, torch.get_num_threads())
 
 
-def _blank_frames(pipeline: FoleyPipeline, seconds: float) -> VideoFrames:
-    vision, sync = pipeline.preset.vision.image_size, pipeline.preset.synchformer.image_size
-    num_visual, num_sync = int(seconds * VISUAL_FPS), int(seconds * SYNC_FPS)
-    return VideoFrames(
-        visual=torch.zeros(num_visual, vision, vision, 3, dtype=torch.uint8),
-        sync=torch.zeros(num_sync, sync, sync, 3, dtype=torch.uint8),
-        num_picked=num_sync,
-        source_seconds=seconds,
-    )
-
-
 def _time_pieces(pipeline: FoleyPipeline) -> dict[Kind, float]:
-    """Seconds for a piece of conditions, and for a decoded latent frame."""
-    frames = _blank_frames(pipeline, 1)
+    """Return the seconds of a piece of encoding, and of a decoded latent frame."""
+    frames = pipeline.make_blank_frames(VISUAL_FPS, SYNC_FPS)  # of one second
     request = GenerationRequest(num_inference_steps=1, seed=0)
-    size = size_of(request, len(frames.visual), len(frames.sync), pipeline)
+    size = compute_size(request, len(frames.visual), len(frames.sync), pipeline)
     timings = pipeline.generate(frames, request).timings
     return {
         Stage.ENCODE: timings[Stage.ENCODE] / size.num_pieces,
@@ -91,8 +87,8 @@ def _time_pieces(pipeline: FoleyPipeline) -> dict[Kind, float]:
     }
 
 
-def _blank_state(pipeline: FoleyPipeline, seconds: float, num_clips: int) -> Denoising:
-    """A state on its way, without a clip."""
+def _make_state(pipeline: FoleyPipeline, seconds: float, num_variations: int) -> Denoising:
+    """Return the state of a guided request of a blank clip."""
     dit, device = pipeline.preset.dit, pipeline.device
     frames = int(seconds * LATENT_RATE)
     segments = max(1, int(seconds * SYNC_FPS / 8) - 1)
@@ -102,14 +98,14 @@ def _blank_state(pipeline: FoleyPipeline, seconds: float, num_clips: int) -> Den
         text_tokens=torch.zeros(2, 16, dit.text_dim, device=device),
         num_latents=frames,
     )
-    noise = draw_noise(range(num_clips), dit.latent_dim, frames).to(device)
+    noise = draw_noise(range(num_variations), dit.latent_dim, frames).to(device)
     return Denoising(pipeline.dit, conditions, noise, make_sigmas(50), guidance_scale=4.5)
 
 
 def _time_evaluations(pipeline: FoleyPipeline) -> dict[int, float]:
-    """Seconds of an evaluation by its tokens, up to what fits and does not last too long.
+    """Return the seconds of evaluations by their tokens, up to those that are too large or slow.
 
-    The clips are short on the CPU, where an evaluation of one of eight seconds is large already.
+    The clips are short on the CPU, where a single clip of 8 s makes a large evaluation.
     """
     clip_seconds = 1 if pipeline.device.type == "cpu" else 8
     seconds: dict[int, float] = {}
@@ -124,7 +120,7 @@ def _time_evaluations(pipeline: FoleyPipeline) -> dict[int, float]:
             break
         best = max((n / s for n, s in seconds.items()), default=0.0)
         seconds[tokens] = took
-        if tokens / took < LEAST_GAIN * best:
+        if tokens / took < MIN_GAIN * best:
             break
         num_clips *= 2
     return seconds
@@ -133,11 +129,11 @@ def _time_evaluations(pipeline: FoleyPipeline) -> dict[int, float]:
 def _time_evaluation(
     pipeline: FoleyPipeline, clip_seconds: float, num_clips: int
 ) -> tuple[int, float]:
-    """Tokens and seconds of an evaluation, the best of several."""
-    velocities = pipeline.velocity_model()
-    parts = [_blank_state(pipeline, clip_seconds, 1).part for _ in range(num_clips)]
+    """Return the tokens of an evaluation, and the seconds of the fastest of several."""
+    velocities = pipeline.make_velocity_model()
+    parts = [_make_state(pipeline, clip_seconds, 1).prepare_part() for _ in range(num_clips)]
     best = float("inf")
-    for _ in range(6):  # the first one warms up
+    for _ in range(6):  # the first one is a warm-up
         started = time.perf_counter()
         velocities(parts)
         if pipeline.device.type == "cuda":
@@ -146,20 +142,22 @@ def _time_evaluation(
     return 2 * num_clips * int(clip_seconds * LATENT_RATE), best
 
 
-def _worthwhile(seconds: Mapping[int, float]) -> int:
-    """The least tokens at which an evaluation has nearly the best rate."""
+def _find_sufficient(seconds: Mapping[int, float]) -> int:
+    """Return the smallest number of tokens at which an evaluation has nearly the best rate."""
     best = max(tokens / took for tokens, took in seconds.items())
-    return min(tokens for tokens, took in seconds.items() if tokens / took >= WORTH * best)
+    return min(
+        tokens for tokens, took in seconds.items() if tokens / took >= SUFFICIENT_RATE * best
+    )
 
 
 def _measure_memory(pipeline: FoleyPipeline, tokens: int) -> dict[str, float]:
-    """What states may take on a GPU, and what one takes, in bytes."""
+    """Return the bytes that all states may take on a GPU, and that each of them takes."""
     device = pipeline.device
 
     def state_bytes(seconds: float) -> tuple[int, int]:
         before = torch.cuda.memory_allocated(device)
-        state = _blank_state(pipeline, seconds, 1)
-        state.part  # noqa: B018 - computes the time modulations
+        state = _make_state(pipeline, seconds, 1)
+        state.prepare_part()  # allocates the time modulations
         taken = torch.cuda.memory_allocated(device) - before
         return 2 * int(seconds * LATENT_RATE), taken
 
@@ -167,14 +165,15 @@ def _measure_memory(pipeline: FoleyPipeline, tokens: int) -> dict[str, float]:
     per_token = max(0.0, (more - less) / (many - few))
     base = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
-    pipeline.generate(
-        _blank_frames(pipeline, MAX_CLIP_SECONDS), GenerationRequest(num_inference_steps=1, seed=0)
+    longest = pipeline.make_blank_frames(
+        int(MAX_CLIP_SECONDS * VISUAL_FPS), int(MAX_CLIP_SECONDS * SYNC_FPS)
     )
+    pipeline.generate(longest, GenerationRequest(num_inference_steps=1, seed=0))
     clip_tokens = 2 * 8 * LATENT_RATE
     _time_evaluation(pipeline, 8, -(-tokens // clip_tokens))
     largest = torch.cuda.max_memory_allocated(device) - base
     torch.cuda.empty_cache()
-    # What PyTorch holds beyond that is of graphs, which keep it for themselves.
+    # The memory that PyTorch still holds belongs to CUDA graphs, which keep it.
     free, _ = torch.cuda.mem_get_info(device)
     return {
         "state_bytes": STATE_SHARE * max(0, free - largest),

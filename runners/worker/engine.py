@@ -1,8 +1,8 @@
-"""Executes what the scheduler decides, with the parts of a pipeline; measures what a device takes.
+"""The engine: compute what the scheduler decides, with the parts of a pipeline.
 
-A GPU has one engine, with a pipeline of its own. On the CPU two engines share a pipeline: two
-operations on half of the threads each wait less than one operation on all of them. An engine that
-has the CPU to itself takes all threads.
+Each GPU has one engine, with a pipeline of its own. On the CPU two engines share one pipeline,
+because two operations on half of the threads each wait less than one operation on all of them. An
+engine that is alone at work on the CPU takes all threads.
 """
 
 # N variations, L latent channels, A latent frames
@@ -17,36 +17,47 @@ import torch
 from foley.media.clock import num_latents
 from foley.pipeline import FoleyPipeline
 from foley.request import GenerationRequest
-from foley.sampling import evaluation_sigmas, make_sigmas
+from foley.sampling import compute_evaluation_sigmas, make_sigmas
 from foley.session import Session
 from foley.types import Stage
 from foley.weights.selection import choose_device
 from runners import metrics
-from runners.worker.scheduler import Kind, Size
+from runners.worker.scheduler import JobSize, Kind
 
 log = structlog.get_logger(__name__)
 
 
-def size_of(
-    request: GenerationRequest, num_visual: int, num_sync: int, pipeline: FoleyPipeline
-) -> Size:
-    """What a request with so many frames at 8 and at 25 fps takes of a pipeline."""
-    halves = 2 if request.guidance(pipeline.preset) > 1 else 1
+def compute_size(
+    options: GenerationRequest, num_visual: int, num_sync: int, pipeline: FoleyPipeline
+) -> JobSize:
+    """Return the work of a request.
+
+    Args:
+        options: of the generation.
+        num_visual: frames at 8 fps, at least 1.
+        num_sync: frames at 25 fps, at least 16.
+        pipeline: on a device that may run the request.
+    """
+    halves = 2 if options.choose_guidance(pipeline.preset) > 1 else 1
+    evaluations_per_step = len(compute_evaluation_sigmas(make_sigmas(1), options.solver))
     frames = num_latents(num_sync)
-    return Size(
-        tokens=halves * request.num_variations * frames,
-        num_evaluations=request.num_steps(pipeline.preset) * len(_levels(1, request)),
-        num_pieces=pipeline.num_pieces(num_visual, num_sync),
-        num_sounds=request.num_variations,
+    return JobSize(
+        tokens=halves * options.num_variations * frames,
+        num_evaluations=options.choose_steps(pipeline.preset) * evaluations_per_step,
+        num_pieces=pipeline.count_pieces(num_visual, num_sync),
+        num_sounds=options.num_variations,
         num_latents=frames,
     )
 
 
-def devices_of(name: str) -> list[torch.device]:
-    """The devices of that name; auto and cuda are all GPUs that can be seen.
+def find_devices(name: str) -> list[torch.device]:
+    """Return the devices of a name.
+
+    Args:
+        name: cpu or cuda:N; auto and cuda stand for all visible GPUs, if there are any.
 
     Raises:
-        DeviceError: unknown, or not there.
+        DeviceError: the device is unknown or missing.
     """
     if name in ("auto", "cuda") and torch.cuda.is_available():
         return [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
@@ -56,13 +67,16 @@ def devices_of(name: str) -> list[torch.device]:
 class Engine:
     """Computes on one device, in one thread at a time.
 
+    Args:
+        pipeline: on the device; engines of a CPU share one.
+
     Attributes:
-        pipeline: whose parts it uses.
+        pipeline: on the device.
     """
 
     def __init__(self, pipeline: FoleyPipeline) -> None:
         self.pipeline = pipeline
-        self._velocities = pipeline.velocity_model()
+        self._velocities = pipeline.make_velocity_model()
         self._all_threads = torch.get_num_threads()
         self._threads = 0
 
@@ -70,52 +84,53 @@ class Engine:
     def run(
         self, kind: Kind, sessions: Sequence[Session], num_busy: int = 1
     ) -> list[Exception | None]:
-        """Execute a piece of each session.
+        """Compute a piece of each session, in `use_device`.
 
         Args:
             kind: of the piece.
-            sessions: one; of an evaluation, several.
-            num_busy: engines that compute on the device now, this one included.
+            sessions: several for an evaluation, else one.
+            num_busy: engines that compute on the device, this one included.
 
         Returns:
-            What went wrong with each session: a failing one does not hurt the others.
+            The error of each session. An error of one session does not affect the others.
         """
-        self._take_threads(num_busy)
+        self._set_threads(num_busy)
         if kind == Stage.SAMPLE:
             started = time.perf_counter()
             failures = self._evaluate(sessions)
-            self._wait()
+            self._synchronize()
             metrics.STEP_SECONDS.observe(time.perf_counter() - started)
             metrics.BATCH_SIZE.observe(len(sessions))
             return failures
         (session,) = sessions
         try:
             session.encode() if kind is Stage.ENCODE else session.decode()
-            self._wait()
-        except Exception as error:  # noqa: BLE001 - whoever waits for the session decides
-            return [self._told(session, error)]
+            self._synchronize()
+        except Exception as error:  # noqa: BLE001 - it becomes the outcome of the session
+            return [self._translate_error(session, error)]
         return [None]
 
-    def rest(self) -> None:
-        """Let go of what is kept for the next evaluation."""
+    def forget_batch(self) -> None:
+        """Free what is kept for the next evaluation of the same sessions."""
         self._velocities.forget()
 
-    def device(self) -> AbstractContextManager[object]:
-        """In which `run` is called."""
-        return self.pipeline.current()
+    def use_device(self) -> AbstractContextManager[object]:
+        """Return the context in which `run` is called."""
+        return self.pipeline.use_device()
 
-    def check(self) -> None:
-        """Raise if the device can no longer be used: a fault in a kernel stays until the end."""
+    def check_device(self) -> None:
+        """Raise the fault of a kernel, if there was one: the device then stays unusable."""
         if self.pipeline.device.type == "cuda":
             torch.cuda.synchronize(self.pipeline.device)
 
     def _evaluate(self, sessions: Sequence[Session]) -> list[Exception | None]:
+        """Evaluate the model for all sessions at once; if that fails, for each half of them."""
         try:
-            velocities = self._velocities([session.part for session in sessions])
+            velocities = self._velocities([session.prepare_part() for session in sessions])
         except Exception as error:  # noqa: BLE001 - see `run`
             self._velocities.forget()
             if len(sessions) == 1:
-                return [self._told(sessions[0], error)]
+                return [self._translate_error(sessions[0], error)]
             middle = len(sessions) // 2
             if isinstance(error, torch.OutOfMemoryError):
                 torch.cuda.empty_cache()
@@ -127,33 +142,29 @@ class Engine:
                     session.advance(velocity)
                     failures.append(None)
                 except Exception as error:  # noqa: BLE001 - see `run`
-                    failures.append(self._told(session, error))
+                    failures.append(self._translate_error(session, error))
             return failures
-        # Outside the handler, whose traceback holds what did not fit.
+        # Outside the handler, because the error's traceback holds the memory of the batch.
         return self._evaluate(sessions[:middle]) + self._evaluate(sessions[middle:])
 
-    def _told(self, session: Session, error: Exception) -> Exception:
-        """The error as it is told to whoever waits."""
+    def _translate_error(self, session: Session, error: Exception) -> Exception:
+        """Return the error for the caller; after a lack of memory, make room first."""
         if not isinstance(error, torch.OutOfMemoryError):
             return error
         log.warning("out_of_memory", device=str(self.pipeline.device))
         self.pipeline.make_room()
-        return session.out_of_memory()
+        return session.memory_error()
 
-    def _wait(self) -> None:
+    def _synchronize(self) -> None:
         device = self.pipeline.device
         if device.type == "cuda":
             torch.cuda.synchronize(device)
             memory = torch.cuda.memory_allocated(device)
             metrics.GPU_MEMORY.labels(str(device)).set(memory)
 
-    def _take_threads(self, num_busy: int) -> None:
-        """PyTorch keeps the number of threads for each thread that computes."""
+    def _set_threads(self, num_busy: int) -> None:
+        """Divide the CPU's threads among the busy engines. PyTorch keeps a number per thread."""
         threads = max(1, self._all_threads // num_busy)
         if self.pipeline.device.type == "cpu" and threads != self._threads:
             torch.set_num_threads(threads)
             self._threads = threads
-
-
-def _levels(num_steps: int, request: GenerationRequest) -> torch.Tensor:
-    return evaluation_sigmas(make_sigmas(num_steps), request.solver)

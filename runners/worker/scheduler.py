@@ -1,30 +1,32 @@
-"""Who is in the next model evaluation, and what runs between two of them.
+"""Continuous batching by model evaluation: admission, order and batches, without torch or threads.
 
-Step-level batching: a request joins and leaves between model evaluations, so a short one never
-waits for a long one to end, and a device never idles while work waits.
+    reserve ──► reserved ──queue──► waiting ──► encode *, sample * with others, decode_audio *
 
-    submit ──► waiting ──Encode *──► Evaluate *, with others ──Decode *──► done
+A request holds one of `capacity` places from `reserve`, while its clip is still being decoded, to
+the end. It joins and leaves between two model evaluations, so a short request does not wait for a
+long one, and no device idles while work waits.
 
-No torch, no threads, no clock: the time is told, and whoever executes an action tells how long it
-took. The rules, in order:
+The scheduler has no clock: its caller passes the time and reports how long each action took. The
+rules, in order:
 
-*   **Turns.** Of two classes with work, interactive and bulk, each gets its share of the devices'
-    seconds (`SHARES`), so that bulk work neither delays the other by more than its share nor
-    starves. Within a class the request with the least work left goes first, where each second
-    since its arrival counts as `AGEING` seconds less: so a request is overtaken only by those that
-    arrive within (its work / AGEING) seconds after it. Equal requests keep their order of arrival.
-*   **Evaluations.** One takes requests in that order as long as their tokens fit its budget; a
-    request larger than the budget is evaluated alone.
-*   **Memory.** A request begins on a device when its state fits beside those that began there.
-    Where the next one in order does not fit, none after it begins before it.
-*   **Stalls.** Encoding and decoding come in pieces, and where steps could run instead, they get
-    half of the seconds.
+*   **Shares.** Of the two priorities, interactive and bulk, each gets its share of the devices'
+    seconds (`SHARES`) while it has work. Bulk work neither delays interactive work by more than
+    its share nor starves. Within a priority the request with the least work left goes first, where
+    each second since its arrival counts as `AGEING` seconds less. So a request is overtaken only by
+    those that arrive within (its work / AGEING) seconds after it. Equal requests keep their order
+    of arrival.
+*   **Evaluations.** One evaluation takes requests in that order as long as their tokens fit its
+    budget. A request larger than the budget is evaluated alone.
+*   **Memory.** A request begins on a device when its state fits beside those that began there. If
+    the next one in order does not fit, none after it begins before it.
+*   **Pieces.** Encoding and decoding come in pieces. On a device where evaluations could run
+    instead, pieces get half of the seconds.
 """
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Generic, Literal, TypeVar, get_args
 
 from foley.errors import BusyError
 from foley.types import Stage
@@ -35,13 +37,13 @@ Kind = Literal[Stage.ENCODE, Stage.SAMPLE, Stage.DECODE_AUDIO]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 SHARES: dict[Priority, float] = {"interactive": 0.8, "bulk": 0.2}
 AGEING = 0.1
-# The newest measurement's weight in a rate.
-_NEWEST = 0.05
+# The weight of the latest measurement in a rate.
+_LATEST_WEIGHT = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
-class Size:
-    """What a request takes.
+class JobSize:
+    """The work of a request.
 
     Attributes:
         tokens: of one model evaluation: latent frames, of all variations and halves of guidance.
@@ -58,7 +60,7 @@ class Size:
     num_latents: int
 
     def count(self, kind: Kind) -> int:
-        """How many actions of a kind it takes."""
+        """Return the number of actions of a kind."""
         counts = {
             Stage.ENCODE: self.num_pieces,
             Stage.SAMPLE: self.num_evaluations,
@@ -67,7 +69,7 @@ class Size:
         return counts[kind]
 
     def units(self, kind: Kind) -> float:
-        """How large one action of this kind is for this request, in what its seconds grow with."""
+        """Return the size of one action of a kind, to which its seconds are proportional."""
         return {Stage.ENCODE: 1, Stage.SAMPLE: self.tokens, Stage.DECODE_AUDIO: self.num_latents}[
             kind
         ]
@@ -75,12 +77,12 @@ class Size:
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """What a device takes at once.
+    """The work that a device takes at once.
 
     Attributes:
-        tokens: of one evaluation; more would be slower for all and not faster in sum.
-        lanes: actions that it executes at once.
-        state_bytes: that the states of requests may take; infinite where nothing limits them.
+        tokens: of one evaluation; more would delay all requests and gain no throughput.
+        lanes: actions executed at once.
+        state_bytes: memory for the states of requests; infinite without a limit.
         bytes_per_request: of one state, whatever its size.
         bytes_per_token: of one state, for each token.
     """
@@ -91,65 +93,73 @@ class Budget:
     bytes_per_request: float = 0.0
     bytes_per_token: float = 0.0
 
-    def bytes_of(self, size: Size) -> float:
-        """The memory that the state of such a request takes."""
+    def bytes_of(self, size: JobSize) -> float:
+        """Return the memory that the state of a request takes."""
         return self.bytes_per_request + self.bytes_per_token * size.tokens
 
 
 @dataclass(eq=False, kw_only=True)
-class Entry:
-    """A request in the house.
+class ScheduledJob:
+    """A request that holds a place, as the scheduler knows it.
 
     Attributes:
-        device: where it began; None while it waits.
+        id: unique among all requests.
+        priority: interactive or bulk.
+        deadline: when its time is up, in seconds of the caller's clock.
+        size: its work; set when it is queued, as are `arrived` and `serial`.
+        arrived: when it was queued, in seconds of the caller's clock.
+        serial: its rank in the order of arrival.
+        device: where it began; None before that.
         executing: whether an action on it is being executed.
-        dropped: whether it leaves as soon as it is in nobody's hand.
+        dropped: whether it leaves as soon as no action on it is being executed.
+        done: finished actions by kind.
     """
 
     id: str
     priority: Priority
-    size: Size
-    arrived: float
     deadline: float
-    serial: int
-    device: int | None = None
-    executing: bool = False
-    dropped: bool = False
-    done: dict[Kind, int] = field(
-        default_factory=lambda: {Stage.ENCODE: 0, Stage.SAMPLE: 0, Stage.DECODE_AUDIO: 0}
-    )
+    size: JobSize = field(init=False)
+    arrived: float = field(init=False)
+    serial: int = field(init=False)
+    device: int | None = field(default=None, init=False)
+    executing: bool = field(default=False, init=False)
+    dropped: bool = field(default=False, init=False)
+    done: dict[Kind, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 0), init=False)
 
-    def left(self, kind: Kind) -> int:
-        """Actions of a kind that are still to come."""
+    def count_left(self, kind: Kind) -> int:
+        """Return the number of actions of a kind that are still to come."""
         return self.size.count(kind) - self.done[kind]
 
     @property
-    def needs(self) -> Kind | None:
-        """What comes next; None when all is done."""
-        return next((kind for kind in KINDS if self.left(kind)), None)
+    def next_kind(self) -> Kind | None:
+        """The kind of its next action; None when all are done."""
+        return next((kind for kind in KINDS if self.count_left(kind)), None)
+
+
+JobT = TypeVar("JobT", bound=ScheduledJob)
 
 
 @dataclass(frozen=True)
-class Action:
-    """What a device does next: one piece of one request, or one evaluation of several."""
+class Action(Generic[JobT]):
+    """The next work of a device: one piece of one request, or one evaluation of several."""
 
     kind: Kind
     device: int
-    entries: tuple[Entry, ...]
+    jobs: tuple[JobT, ...]
 
     @property
     def tokens(self) -> int:
         """Tokens of an evaluation."""
-        return sum(entry.size.tokens for entry in self.entries)
+        return sum(job.size.tokens for job in self.jobs)
 
 
-class Scheduler:
+class Scheduler(Generic[JobT]):
     """The queue of all devices.
 
     Args:
         budgets: of each device.
-        rates: seconds for each unit of an action, to begin with; see `Size.units`.
-        capacity: requests in the house at once.
+        rates: seconds for each unit of an action, to start with; see `JobSize.units`.
+        capacity: places for requests, at least 1.
     """
 
     def __init__(
@@ -157,170 +167,182 @@ class Scheduler:
     ) -> None:
         self._budgets = tuple(budgets)
         self._capacity = capacity
-        self._entries: list[Entry] = []
-        self._serial = 0
+        self._reserved: list[JobT] = []
+        self._queued: list[JobT] = []  # waiting or begun
+        self._num_queued = 0
         self._rates = dict(rates)
-        # Seconds that each class got, over its share.
+        # Seconds that each priority got, divided by its share.
         self._served: dict[Priority, float] = dict.fromkeys(SHARES, 0.0)
-        # Seconds by which pieces ran ahead of the steps that they kept waiting, on each device.
+        # Seconds of pieces minus seconds of the evaluations that they delayed, on each device.
         self._ahead = [0.0] * len(self._budgets)
 
     @property
-    def entries(self) -> tuple[Entry, ...]:
-        """The requests in the house, in order of arrival."""
-        return tuple(self._entries)
+    def jobs(self) -> tuple[JobT, ...]:
+        """All requests that hold a place: the queued ones in order of arrival, then the others."""
+        return (*self._queued, *self._reserved)
 
     @property
-    def waiting(self) -> list[Entry]:
-        """Those that have not begun, in the order in which they will."""
-        return [entry for entry in self._in_order(self._entries) if entry.device is None]
+    def waiting(self) -> list[JobT]:
+        """The queued requests that have not begun, in the order in which they will."""
+        return [job for job in self._sort(self._queued) if job.device is None]
 
-    def submit(
-        self, id: str, size: Size, *, priority: Priority, now: float, deadline: float
-    ) -> Entry:
-        """Take a request in.
+    @property
+    def num_begun(self) -> int:
+        """The number of requests that began on a device."""
+        return sum(job.device is not None for job in self._queued)
+
+    def reserve(self, job: JobT) -> None:
+        """Give a request a place, before its size is known.
 
         Raises:
-            BusyError: as many as the capacity are in the house; it tells when to come again.
+            BusyError: all places are taken; it has the expected time until one is free.
         """
-        if len(self._entries) >= self._capacity:
+        if len(self.jobs) >= self._capacity:
             busy = BusyError(f"{self._capacity} requests are being worked on; try again later")
-            busy.retry_after_seconds = self.seconds_to_a_place()
+            busy.retry_after_seconds = self.estimate_seconds_to_place()
             raise busy
-        present = {entry.priority for entry in self._entries}
-        if priority not in present:  # a class that was away has saved nothing up
-            self._served[priority] = max(self._served[kind] for kind in (priority, *present))
-        entry = Entry(
-            id=id,
-            priority=priority,
-            size=size,
-            arrived=now,
-            deadline=deadline,
-            serial=self._serial,
-        )
-        self._serial += 1
-        self._entries.append(entry)
-        return entry
+        self._reserved.append(job)
 
-    def drop(self, entry: Entry) -> bool:
-        """Give a request up; whether it has left already, or leaves when its action is done."""
-        if entry in self._entries:
-            entry.dropped = True
-            self._remove_dropped()
-        return entry not in self._entries
+    def queue(self, job: JobT, size: JobSize, *, now: float) -> None:
+        """Let a request that has a place wait for a device.
 
-    def late(self, now: float) -> list[Entry]:
-        """The requests whose time is up."""
-        return [entry for entry in self._entries if not entry.dropped and entry.deadline <= now]
+        Args:
+            job: reserved, and not dropped since.
+            size: its work.
+            now: the time.
+        """
+        self._reserved.remove(job)
+        present = {other.priority for other in self._queued}
+        if job.priority not in present:  # a priority without work saves nothing up
+            others = present or set(SHARES)
+            self._served[job.priority] = max(self._served[p] for p in (job.priority, *others))
+        job.size, job.arrived, job.serial = size, now, self._num_queued
+        self._num_queued += 1
+        self._queued.append(job)
 
-    def next_deadline(self) -> float:
-        """When `late` has something to tell, at the earliest."""
-        return min((e.deadline for e in self._entries if not e.dropped), default=math.inf)
+    def drop(self, job: JobT) -> bool:
+        """Take a request out, now or when the action that is being executed on it is complete.
 
-    def next(self, device: int) -> Action | None:
-        """What the device does now; its entries are in its hands until `complete`."""
+        Returns:
+            Whether it has left.
+        """
+        job.dropped = True
+        self._remove_dropped()
+        return job not in self.jobs
+
+    def list_late(self, now: float) -> list[JobT]:
+        """Return the requests whose time is up and that were not dropped."""
+        return [job for job in self.jobs if not job.dropped and job.deadline <= now]
+
+    def find_next_deadline(self) -> float:
+        """Return the earliest deadline of all requests; infinite without any."""
+        return min((job.deadline for job in self.jobs if not job.dropped), default=math.inf)
+
+    def next(self, device: int) -> Action[JobT] | None:
+        """Start the next action of a device, if there is one. `complete` ends it."""
         action = self._choose(device)
         if action is not None:
-            for entry in action.entries:
-                entry.executing, entry.device = True, device
+            for job in action.jobs:
+                job.executing, job.device = True, device
         return action
 
-    def complete(self, action: Action, seconds: float) -> list[Entry]:
-        """Tell that an action was executed, and how long it took.
+    def complete(self, action: Action[JobT], seconds: float) -> list[JobT]:
+        """End an action.
+
+        Args:
+            action: of `next`.
+            seconds: that it took, more than 0.
 
         Returns:
             Its requests that have left: finished, or dropped meanwhile.
         """
-        total = sum(entry.size.units(action.kind) for entry in action.entries)
+        total = sum(job.size.units(action.kind) for job in action.jobs)
         self._measure(action.kind, seconds / total)
         self._balance(action, seconds)
-        for entry in action.entries:
-            entry.executing = False
-            entry.done[action.kind] += 1
-            part = seconds * entry.size.units(action.kind) / total
-            self._served[entry.priority] += part / SHARES[entry.priority]
-            if entry.needs is None:
-                entry.dropped = True
+        for job in action.jobs:
+            job.executing = False
+            job.done[action.kind] += 1
+            part = seconds * job.size.units(action.kind) / total
+            self._served[job.priority] += part / SHARES[job.priority]
+            if job.next_kind is None:
+                job.dropped = True
         self._remove_dropped()
-        return [entry for entry in action.entries if entry.dropped]
+        return [job for job in action.jobs if job.dropped]
 
-    def seconds_left(self, entry: Entry) -> float:
-        """The seconds of a device that a request still takes, at the measured rates."""
+    def estimate_seconds_left(self, job: JobT) -> float:
+        """Return the device seconds that a queued request still takes, at the measured rates."""
         return sum(
-            entry.left(kind) * entry.size.units(kind) * rate for kind, rate in self._rates.items()
+            job.count_left(kind) * job.size.units(kind) * rate for kind, rate in self._rates.items()
         )
 
-    def seconds_to_a_place(self) -> float:
-        """After how long a request leaves, on average, at the measured rates."""
-        if not self._entries:
-            return 0.0
-        work = sum(self.seconds_left(entry) for entry in self._entries)
-        return work / len(self._entries) / sum(budget.lanes for budget in self._budgets)
+    def estimate_seconds_to_place(self) -> float | None:
+        """Return the mean time until a request leaves, at the measured rates.
 
-    def position(self, entry: Entry) -> int:
-        """How many requests go before one that waits: those that began, and those before it."""
-        waiting = self.waiting
-        return len(self._entries) - len(waiting) + waiting.index(entry)
+        None if no request is queued: the size of one that is being decoded is not known.
+        """
+        if not self._queued:
+            return None
+        work = sum(self.estimate_seconds_left(job) for job in self._queued)
+        return work / len(self._queued) / sum(budget.lanes for budget in self._budgets)
 
-    def _choose(self, device: int) -> Action | None:
-        pieces, steps = self._admitted(device)
-        # Always in one order: a batch that stays the same need not be put together again.
-        batch = tuple(sorted(steps, key=lambda entry: entry.serial))
+    def _choose(self, device: int) -> Action[JobT] | None:
+        pieces, batch = self._select(device)
         if not pieces:
             self._ahead[device] = 0.0
-            return Action(Stage.SAMPLE, device, batch) if batch else None
-        if not steps:
+            return Action(Stage.SAMPLE, device, tuple(batch)) if batch else None
+        if not batch:
             self._ahead[device] = 0.0
         elif self._ahead[device] > 0:
-            return Action(Stage.SAMPLE, device, batch)
-        assert pieces[0].needs is not None
-        return Action(pieces[0].needs, device, (pieces[0],))
+            return Action(Stage.SAMPLE, device, tuple(batch))
+        assert pieces[0].next_kind is not None
+        return Action(pieces[0].next_kind, device, (pieces[0],))
 
-    def _admitted(self, device: int) -> tuple[list[Entry], list[Entry]]:
-        """Those whose turn it is on a device: the ones with a piece to do, and with a step."""
+    def _select(self, device: int) -> tuple[list[JobT], list[JobT]]:
+        """Return the requests whose turn it is on a device: with a piece, and for an evaluation."""
         budget = self._budgets[device]
-        began = [entry for entry in self._entries if entry.device == device]
-        bytes_left = budget.state_bytes - sum(budget.bytes_of(entry.size) for entry in began)
-        empty, full = not began, False
+        begun = [job for job in self._queued if job.device == device]
+        bytes_left = budget.state_bytes - sum(budget.bytes_of(job.size) for job in begun)
+        empty, full = not begun, False
         tokens_left = budget.tokens
-        pieces: list[Entry] = []
-        steps: list[Entry] = []
-        free = [e for e in self._entries if not e.executing and e.device in (None, device)]
-        for entry in self._in_order(free):
-            if entry.device is None:
-                # Alone on a device, any one request may try.
-                full = full or (budget.bytes_of(entry.size) > bytes_left and not empty)
+        pieces: list[JobT] = []
+        batch: list[JobT] = []
+        free = [j for j in self._queued if not j.executing and j.device in (None, device)]
+        for job in self._sort(free):
+            if job.device is None:
+                # A request that is alone on a device may always try.
+                full = full or (budget.bytes_of(job.size) > bytes_left and not empty)
                 if full:
                     continue
-            if entry.needs != Stage.DECODE_AUDIO:
-                if budget.tokens > tokens_left < entry.size.tokens:
+            if job.next_kind != Stage.DECODE_AUDIO:
+                if budget.tokens > tokens_left < job.size.tokens:
                     continue
-                tokens_left -= entry.size.tokens
-            if entry.device is None:
-                bytes_left -= budget.bytes_of(entry.size)
+                tokens_left -= job.size.tokens
+            if job.device is None:
+                bytes_left -= budget.bytes_of(job.size)
                 empty = False
-            (steps if entry.needs == Stage.SAMPLE else pieces).append(entry)
-        return pieces, steps
+            (batch if job.next_kind == Stage.SAMPLE else pieces).append(job)
+        return pieces, batch
 
-    def _in_order(self, entries: Iterable[Entry]) -> list[Entry]:
-        """The class whose turn it is first; within a class, those that should go first."""
-        entries = list(entries)
-        present = {entry.priority for entry in entries}
+    def _sort(self, jobs: Iterable[JobT]) -> list[JobT]:
+        """Order requests: the priority that got less of its share first, then by work left."""
+        jobs = list(jobs)
+        present = {job.priority for job in jobs}
         turns = sorted(present, key=lambda p: (self._served[p], p == "bulk"))
         return sorted(
-            entries,
-            key=lambda e: (
-                turns.index(e.priority),
-                self.seconds_left(e) + AGEING * e.arrived,
-                e.serial,
+            jobs,
+            key=lambda job: (
+                turns.index(job.priority),
+                self.estimate_seconds_left(job) + AGEING * job.arrived,
+                job.serial,
             ),
         )
 
     def _measure(self, kind: Kind, rate: float) -> None:
-        self._rates[kind] = (1 - _NEWEST) * self._rates[kind] + _NEWEST * rate
+        self._rates[kind] = (1 - _LATEST_WEIGHT) * self._rates[kind] + _LATEST_WEIGHT * rate
 
-    def _balance(self, action: Action, seconds: float) -> None:
+    def _balance(self, action: Action[JobT], seconds: float) -> None:
         self._ahead[action.device] += -seconds if action.kind == Stage.SAMPLE else seconds
 
     def _remove_dropped(self) -> None:
-        self._entries = [e for e in self._entries if e.executing or not e.dropped]
+        self._queued = [job for job in self._queued if job.executing or not job.dropped]
+        self._reserved = [job for job in self._reserved if not job.dropped]

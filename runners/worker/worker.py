@@ -1,20 +1,16 @@
-"""Owns the devices: loads the model on each, warms up, then works on requests side by side.
+"""The worker: load the model on every device, warm it up, and run requests side by side.
 
-    submit ──► Scheduler ──► a thread for each engine: scheduler.next, engine.run, complete
+    admit, queue ──► Scheduler ──► one thread for each engine: scheduler.next, engine.run, complete
 
-The event loop of the process stays free to answer probes and cancellations. A request leaves early
-when it is cancelled or its time is up: at once between two pieces of its work, and after the piece
-that is being computed.
+The event loop of the process stays free for probes and cancellations. A request that is cancelled
+or late leaves at once between two pieces of its work, else after the current piece.
 """
 
-import gc
 import math
 import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -29,99 +25,35 @@ from foley.errors import (
 )
 from foley.types import Stage
 from runners import metrics
-from runners.handoff import count_frames, load_frames, save_waveforms
-from runners.logs import adopt_libraries
-from runners.messages import ModelStatus, ProgressUpdate, RunnerRequest, RunnerResult
-from runners.settings import Settings
-from runners.worker.scheduler import Action, Entry, Kind, Scheduler, Size
+from runners.handoff import FrameCounts
+from runners.messages import ModelStatus, OnUpdate, ProgressUpdate, RunnerRequest
+from runners.worker.running_job import RunningJob
+from runners.worker.scheduler import Action, JobSize, Kind, Scheduler
 
-# The engine imports the models' libraries, which takes seconds and must come after
-# `adopt_libraries`: so it is imported on the thread that loads.
+# The engine imports the models' libraries, which takes seconds. It is imported on the thread that
+# loads the model.
 if TYPE_CHECKING:
     from foley.pipeline import FoleyPipeline
     from foley.request import GenerationRequest
-    from foley.session import Session
     from runners.worker.engine import Engine
 
 log = structlog.get_logger(__name__)
 
-OnUpdate = Callable[[ProgressUpdate], None]
 Load = Callable[[], "Sequence[FoleyPipeline]"]
 
 
-class RunningJob:
-    """A job in the house."""
-
-    def __init__(self, job: RunnerRequest, entry: Entry, on_update: OnUpdate) -> None:
-        self.job = job
-        self.entry = entry
-        self.outcome: Future[RunnerResult] = Future()
-        self.session: Session | None = None
-        self.failure: Exception | None = None  # why it leaves early
-        self.made: RunnerResult | None = None
-        self._on_update = on_update
-        self._waited_seconds = 0.0
-        self._told: ProgressUpdate | None = None
-
-    def begin(self, pipeline: "FoleyPipeline") -> None:
-        """Make the session, on the thread that works on it."""
-        self._waited_seconds = time.monotonic() - self.entry.arrived
-        metrics.WAIT_SECONDS.labels(self.job.priority).observe(self._waited_seconds)
-        frames = load_frames(self.job.path)
-        # Another device's memory may be short, where clips are cut into more pieces.
-        num_pieces = pipeline.num_pieces(len(frames.visual), len(frames.sync))
-        self.entry.size = replace(self.entry.size, num_pieces=num_pieces)
-        self.session = pipeline.start(frames, self.job.request)
-
-    def tell(self, update: ProgressUpdate) -> None:
-        """Report how far it has come, where that is news."""
-        if update != self._told:
-            self._told = update
-            self._on_update(update)
-
-    def tell_stage(self, stage: Stage) -> None:
-        """Report that a stage goes on."""
-        assert self.session is not None
-        if stage is Stage.SAMPLE:
-            done, of_so_many = self.session.step, self.session.num_steps
-            self.tell(ProgressUpdate(stage=stage, step=done, num_steps=of_so_many))
-        else:
-            self.tell(ProgressUpdate(stage=stage))
-
-    def keep_result(self, next_place_seconds: float) -> None:
-        """Leave the waveforms for the API."""
-        assert self.session is not None
-        generation = self.session.result()
-        save_waveforms(generation.waveforms, self.job.path)
-        self.made = RunnerResult(
-            seeds=generation.seeds,
-            sample_rate=generation.sample_rate,
-            duration_seconds=generation.duration_seconds,
-            timings={Stage.QUEUE: self._waited_seconds, **generation.timings},
-            notices=generation.notices,
-            next_place_seconds=next_place_seconds,
-        )
-
-    def conclude(self) -> None:
-        """Tell what came of it."""
-        if not self.outcome.set_running_or_notify_cancel():
-            return  # whoever waited has cancelled it
-        if self.failure is not None:
-            self.outcome.set_exception(self.failure)
-        else:
-            assert self.made is not None
-            self.outcome.set_result(self.made)
-
-
 class Worker:
-    """Works on jobs side by side, on all engines.
+    """Runs requests side by side, on all devices.
 
     Args:
-        load: makes a pipeline for each device; called once, on a thread of the worker's own.
-        capacity: jobs in the house at once.
-        die: ends the process, when a thread fails for a reason that is no request's: whoever
-            started the process starts it again.
-        freeze_gc: called when the models are warm, before the first job.
+        load: makes a pipeline for each device; called once, on a thread of the worker.
+        capacity: places for requests, at least 1.
+        exit_process: called when a thread fails for a reason that concerns no single request. The
+            process is then started again from outside.
+        freeze_gc: called when the models are warm, before the first request.
+
+    Attributes:
+        status: of the model.
     """
 
     def __init__(
@@ -129,109 +61,129 @@ class Worker:
         load: Load,
         *,
         capacity: int,
-        die: Callable[[], None] = lambda: os._exit(1),
+        exit_process: Callable[[], None] = lambda: os._exit(1),
         freeze_gc: Callable[[], None] = lambda: None,
     ) -> None:
         self._load = load
         self._capacity = capacity
-        self._die = die
-        self._settle = freeze_gc
-        self._changed = threading.Condition()  # guards all that follows
-        self._scheduler: Scheduler | None = None
-        self._size_of: Callable[[GenerationRequest, int, int], Size] | None = None
-        self._tickets: dict[Entry, RunningJob] = {}
+        self._exit_process = exit_process
+        self._freeze_gc = freeze_gc
+        self._changed = threading.Condition()  # guards the fields below
+        self._scheduler: Scheduler[RunningJob] | None = None
+        self._compute_size: Callable[[GenerationRequest, int, int], JobSize] | None = None
         self._num_busy: list[int] = []  # engines at work, on each device
         self._stopping = False
         self.status = ModelStatus(state="loading")
         self._thread = threading.Thread(target=self._run, name="foley-worker", daemon=True)
         self._thread.start()
 
-    def submit(
-        self, job: RunnerRequest, on_update: OnUpdate = lambda update: None
-    ) -> "Future[RunnerResult]":
-        """The job's outcome, later.
+    def admit(
+        self, request: RunnerRequest, on_update: OnUpdate = lambda update: None
+    ) -> RunningJob:
+        """Give a request a place, while its clip is still being decoded.
 
         Args:
-            job: what to make.
-            on_update: told how far it has come, on a thread of the worker's.
+            request: from the API; its time starts now.
+            on_update: called with its progress, on a thread of the worker.
 
         Raises:
-            NotReadyError: the model is not warm, or the worker stops.
-            BusyError: `capacity` jobs are in the house.
+            NotReadyError: the model is not ready, or the worker is stopping.
+            BusyError: all places are taken.
         """
-        scheduler, size_of = self._scheduler, self._size_of
-        if scheduler is None or size_of is None:
+        if self._scheduler is None:
             raise NotReadyError("the model is not ready")
-        size = size_of(job.request, *count_frames(job.path))
         self._drop_late()
         with self._changed:
             if self._stopping:
                 raise NotReadyError("the model is being stopped")
-            now = time.monotonic()
-            entry = scheduler.submit(
-                job.id, size, priority=job.priority, now=now, deadline=now + job.timeout_seconds
-            )
-            ticket = self._tickets[entry] = RunningJob(job, entry, on_update)
-            self._tell_positions()
+            job = RunningJob.create(request, on_update)
+            self._scheduler.reserve(job)
+            self._report_positions()
+            self._changed.notify_all()  # its deadline may be the next one
+        # Cancelling the outcome frees the place as well.
+        job.outcome.add_done_callback(lambda _: self.drop(job, _make_cancelled_error()))
+        return job
+
+    def queue(self, job: RunningJob, counts: FrameCounts) -> None:
+        """Let a request wait for a device, now that its frames are complete.
+
+        A request that has left meanwhile stays away.
+
+        Args:
+            job: of `admit`.
+            counts: of its frames.
+        """
+        assert self._scheduler is not None
+        assert self._compute_size is not None
+        size = self._compute_size(job.request.options, *counts)
+        with self._changed:
+            if job.dropped:
+                return
+            self._scheduler.queue(job, size, now=time.monotonic())
+            self._report_positions()
             self._changed.notify_all()
-        # Whoever cancels the outcome itself frees the place too.
-        ticket.outcome.add_done_callback(lambda _: self._drop(ticket, _cancelled()))
-        return ticket.outcome
+
+    def drop(self, job: RunningJob, reason: Exception) -> None:
+        """End a request early: at once, or when the current piece of its work is done.
+
+        Args:
+            job: of `admit`; one that has left is ignored.
+            reason: its outcome, unless it has failed already.
+        """
+        with self._changed:
+            assert self._scheduler is not None
+            if job not in self._scheduler.jobs:
+                return
+            job.failure = job.failure or reason
+            if not self._scheduler.drop(job):
+                return
+            job.session = None
+            self._report_positions()
+            self._changed.notify_all()  # its place and its memory are free
+        job.conclude()
 
     def cancel(self, job_id: str) -> bool:
-        """Drop a job, waiting or running; False when there is none of that id."""
+        """End a request in any state; returns whether there was one with this id."""
         with self._changed:
-            tickets = [t for t in self._tickets.values() if t.job.id == job_id and not t.failure]
-        for ticket in tickets:
-            self._drop(ticket, _cancelled())
-        return bool(tickets)
+            jobs = [job for job in self._list_jobs() if job.id == job_id and not job.failure]
+        for job in jobs:
+            self.drop(job, _make_cancelled_error())
+        return bool(jobs)
 
     def stop(self, timeout_seconds: float) -> None:
-        """Drop all jobs and end the threads, waiting for them at most so long."""
+        """Cancel all requests and end the threads.
+
+        Args:
+            timeout_seconds: how long to wait for the threads at most.
+        """
         with self._changed:
             self._stopping = True
-            tickets = list(self._tickets.values())
+            jobs = self._list_jobs()
             self._changed.notify_all()
-        for ticket in tickets:
-            self._drop(ticket, _cancelled())
+        for job in jobs:
+            self.drop(job, _make_cancelled_error())
         self._thread.join(timeout_seconds)
 
-    def _drop(self, ticket: RunningJob, reason: FoleyError) -> None:
-        """Give a job up: at once, or when the piece that is being computed is done."""
-        with self._changed:
-            if ticket.entry not in self._tickets:
-                return
-            assert self._scheduler is not None
-            ticket.failure = ticket.failure or reason
-            if not self._scheduler.drop(ticket.entry):
-                return
-            self._forget(ticket)
-            self._tell_positions()
-            self._changed.notify_all()  # its place and its memory are free
-        ticket.conclude()
+    def _list_jobs(self) -> tuple[RunningJob, ...]:
+        return () if self._scheduler is None else self._scheduler.jobs
 
     def _drop_late(self) -> None:
         with self._changed:
             assert self._scheduler is not None
-            late = [self._tickets[entry] for entry in self._scheduler.late(time.monotonic())]
-        for ticket in late:
-            self._drop(
-                ticket, RequestTimeoutError("the request took longer than allowed, and was dropped")
+            late = self._scheduler.list_late(time.monotonic())
+        for job in late:
+            self.drop(
+                job, RequestTimeoutError("the request took longer than allowed, and was dropped")
             )
 
-    def _forget(self, ticket: RunningJob) -> None:
-        del self._tickets[ticket.entry]
-        ticket.session = None
-
-    def _tell_positions(self) -> None:
-        """Tell the jobs that wait how many go before them; and count."""
+    def _report_positions(self) -> None:
+        """Report its position to each waiting request, and update the metrics."""
         assert self._scheduler is not None
-        waiting = self._scheduler.waiting
-        num_running = len(self._tickets) - len(waiting)
-        metrics.QUEUE_DEPTH.set(len(waiting))
-        metrics.RUNNING.set(num_running)
-        for position, entry in enumerate(waiting, start=num_running):
-            self._tickets[entry].tell(ProgressUpdate(stage=Stage.QUEUE, queue_position=position))
+        num_begun = self._scheduler.num_begun
+        metrics.QUEUE_DEPTH.set(len(self._scheduler.jobs) - num_begun)
+        metrics.RUNNING.set(num_begun)
+        for position, job in enumerate(self._scheduler.waiting, start=num_begun):
+            job.report(ProgressUpdate(stage=Stage.QUEUE, queue_position=position))
 
     def _run(self) -> None:
         engines = self._start()
@@ -245,41 +197,30 @@ class Worker:
             thread.join()
 
     def _start(self) -> "list[tuple[Engine, int]]":
-        """The engines with the index of their device; none when the model cannot be had."""
+        """Load the model; returns the engines, each with its device's index; none on failure."""
         started = time.monotonic()
         try:
             pipelines = self._load()
             from runners.worker.calibration import measure
-            from runners.worker.engine import Engine, size_of
+            from runners.worker.engine import Engine, compute_size
 
             if self._stopping:
                 return []
             measured = [measure(pipeline) for pipeline in pipelines]
-            self._settle()
-            scheduler = Scheduler(
+            self._freeze_gc()
+            scheduler = Scheduler[RunningJob](
                 [budget for budget, _ in measured], measured[0][1], capacity=self._capacity
             )
-            pipeline = pipelines[0]
-            status = ModelStatus(
-                state="ready",
-                preset=pipeline.preset.name,
-                about=pipeline.preset.about,
-                num_inference_steps=pipeline.preset.default_steps,
-                guidance_scale=pipeline.preset.default_guidance,
-                description=pipeline.description,
-                revision=pipeline.revision,
-                licence=pipeline.licence.name,
-                territory=pipeline.licence.territory,
-            )
+            status = _describe_model(pipelines[0])
         except Exception as error:
             code = error.code if isinstance(error, FoleyError) else ServerError.code
             log.exception("model_failed", code=code)
             self.status = ModelStatus(state="failed", error_code=code)
             return []
         self._num_busy = [0] * len(pipelines)
-        self._size_of = partial(size_of, pipeline=pipeline)
+        self._compute_size = partial(compute_size, pipeline=pipelines[0])
         self._scheduler, self.status = scheduler, status
-        log.info("model_ready", preset=pipeline.preset.name, seconds=time.monotonic() - started)
+        log.info("model_ready", preset=status.preset, seconds=time.monotonic() - started)
         return [
             (Engine(pipeline), device)
             for device, (pipeline, (budget, _)) in enumerate(zip(pipelines, measured, strict=True))
@@ -287,17 +228,17 @@ class Worker:
         ]
 
     def _serve(self, engine: "Engine", device: int) -> None:
-        """Do what the scheduler says until the worker stops."""
+        """Execute the scheduler's actions until the worker stops."""
         try:
-            with engine.device():
-                while (action := self._next(engine, device)) is not None:
+            with engine.use_device():
+                while (action := self._wait_for_action(engine, device)) is not None:
                     self._execute(engine, action)
         except Exception:
             log.exception("engine_failed", device=str(engine.pipeline.device))
-            self._die()
+            self._exit_process()
 
-    def _next(self, engine: "Engine", device: int) -> Action | None:
-        """The engine's next action, waiting for one; None when the worker stops."""
+    def _wait_for_action(self, engine: "Engine", device: int) -> Action[RunningJob] | None:
+        """Return the engine's next action, waiting for one; None when the worker stops."""
         assert self._scheduler is not None
         while True:
             self._drop_late()
@@ -306,118 +247,92 @@ class Worker:
                     return None
                 if (action := self._scheduler.next(device)) is not None:
                     self._num_busy[device] += 1
-                    if any(self._tickets[entry].session is None for entry in action.entries):
-                        self._tell_positions()
-                    if not all(entry.executing for entry in self._tickets):
-                        self._changed.notify_all()  # perhaps there is work for another engine
+                    if any(job.session is None for job in action.jobs):
+                        self._report_positions()
+                    if not all(job.executing for job in self._scheduler.jobs):
+                        self._changed.notify_all()  # there may be work for another engine
                     return action
-                engine.rest()
-                wait_seconds = self._scheduler.next_deadline() - time.monotonic()
+                engine.forget_batch()
+                wait_seconds = self._scheduler.find_next_deadline() - time.monotonic()
                 self._changed.wait(None if math.isinf(wait_seconds) else max(0.0, wait_seconds))
 
-    def _execute(self, engine: "Engine", action: Action) -> None:
-        tickets = [self._tickets[entry] for entry in action.entries]
+    def _execute(self, engine: "Engine", action: Action[RunningJob]) -> None:
         num_busy = self._num_busy[action.device]
         started = time.monotonic()
-        failures = {ticket: self._begin(ticket, engine, action.kind) for ticket in tickets}
-        able = [ticket for ticket in tickets if failures[ticket] is None]
+        failures = {job: _prepare(job, engine, action.kind) for job in action.jobs}
+        able = [job for job in action.jobs if failures[job] is None]
         if able:
-            sessions = [ticket.session for ticket in able if ticket.session is not None]
-            results = engine.run(action.kind, sessions, num_busy)
-            failures.update(zip(able, results, strict=True))
-        for ticket in able:
-            failures[ticket] = failures[ticket] or self._go_on(ticket)
+            sessions = [job.session for job in able if job.session is not None]
+            failures.update(zip(able, engine.run(action.kind, sessions, num_busy), strict=True))
+        for job in able:
+            failures[job] = failures[job] or _continue(job)
         if any(failures.values()):
-            engine.check()
+            engine.check_device()
         if action.kind == Stage.SAMPLE:
             metrics.BATCH_TOKENS.observe(action.tokens)
         with self._changed:
             self._num_busy[action.device] -= 1
-            gone = self._complete(action, failures, time.monotonic() - started)
-        for ticket in gone:
-            ticket.conclude()
-
-    def _begin(self, ticket: RunningJob, engine: "Engine", kind: Kind) -> Exception | None:
-        """What keeps a job from its next piece."""
-        try:
-            if ticket.session is None:
-                ticket.begin(engine.pipeline)
-            ticket.tell_stage(kind)
-        except Exception as error:  # noqa: BLE001 - the job's own failure: whoever waits decides
-            return error
-        return None
-
-    def _go_on(self, ticket: RunningJob) -> Exception | None:
-        """Report what was done, and keep the result where that was all."""
-        assert ticket.session is not None
-        try:
-            if ticket.session.stage is None:
-                with self._changed:
-                    assert self._scheduler is not None
-                    seconds = self._scheduler.seconds_to_a_place()
-                ticket.keep_result(seconds)
-            elif ticket.session.step or ticket.session.stage is Stage.SAMPLE:
-                ticket.tell_stage(Stage.SAMPLE)
-        except Exception as error:  # noqa: BLE001 - as in `_begin`
-            return error
-        return None
+            left = self._complete(action, failures, time.monotonic() - started)
+        for job in left:
+            job.conclude()
 
     def _complete(
-        self, action: Action, failures: dict[RunningJob, Exception | None], seconds: float
+        self,
+        action: Action[RunningJob],
+        failures: dict[RunningJob, Exception | None],
+        seconds: float,
     ) -> list[RunningJob]:
-        """Note that an action was executed; its jobs that have left."""
+        """End an action in the scheduler; returns its requests that have left."""
         assert self._scheduler is not None
-        for ticket, failure in failures.items():
-            ticket.failure = ticket.failure or failure
-            if ticket.failure is not None:
-                self._scheduler.drop(ticket.entry)
-        gone = [self._tickets[entry] for entry in self._scheduler.complete(action, seconds)]
-        for ticket in gone:
-            self._forget(ticket)
-        if gone:
-            self._tell_positions()
-        return gone
+        for job, failure in failures.items():
+            job.failure = job.failure or failure
+            if job.failure is not None:
+                self._scheduler.drop(job)
+        left = self._scheduler.complete(action, seconds)
+        for job in left:
+            job.session = None
+        if left:
+            self._report_positions()
+        return left
 
 
-def _cancelled() -> FoleyError:
+def _prepare(job: RunningJob, engine: "Engine", kind: Kind) -> Exception | None:
+    """Begin a request if it is new; returns the error that keeps it from its next piece."""
+    try:
+        if job.session is None:
+            job.begin(engine.pipeline)
+        job.report_stage(kind)
+    except Exception as error:  # noqa: BLE001 - it becomes the outcome of this request
+        return error
+    return None
+
+
+def _continue(job: RunningJob) -> Exception | None:
+    """Report a finished piece, and save the result after the last; returns the error, if any."""
+    assert job.session is not None
+    try:
+        if job.session.stage is None:
+            job.save_result()
+        elif job.session.step or job.session.stage is Stage.SAMPLE:
+            job.report_stage(Stage.SAMPLE)
+    except Exception as error:  # noqa: BLE001 - as in `_prepare`
+        return error
+    return None
+
+
+def _describe_model(pipeline: "FoleyPipeline") -> ModelStatus:
+    return ModelStatus(
+        state="ready",
+        preset=pipeline.preset.name,
+        about=pipeline.preset.about,
+        num_inference_steps=pipeline.preset.default_steps,
+        guidance_scale=pipeline.preset.default_guidance,
+        description=pipeline.description,
+        revision=pipeline.revision,
+        licence=pipeline.licence.name,
+        territory=pipeline.licence.territory,
+    )
+
+
+def _make_cancelled_error() -> CancelledRequestError:
     return CancelledRequestError("the request was cancelled")
-
-
-def start_worker(settings: Settings) -> Worker:
-    """A worker that loads the model which the settings name, on every device they name."""
-
-    def load() -> "list[FoleyPipeline]":
-        import diffusers.utils.logging
-        import transformers.utils.logging
-
-        # These make their handlers when first asked for a logger, and warn while they are imported.
-        diffusers.utils.logging.get_logger()
-        transformers.utils.logging.get_logger()
-        adopt_libraries()
-        from foley.hardware.doctor import refuse_unfit
-        from foley.pipeline import FoleyPipeline
-        from runners.worker.engine import devices_of
-
-        refuse_unfit(preset=settings.preset, device=settings.device, weights=settings.weights)
-        return [
-            FoleyPipeline.from_preset(
-                settings.preset,
-                device=str(device),
-                weights=settings.weights,
-                precision=settings.precision,
-                memory=settings.memory,
-            )
-            for device in devices_of(settings.device)
-        ]
-
-    return Worker(load, capacity=settings.max_concurrency, freeze_gc=freeze_gc)
-
-
-def freeze_gc() -> None:
-    """Let the garbage collector pass over all that is there from now on.
-
-    Libraries and a warm model are some half a million objects that stay to the end. A full
-    collection walks through all of them, 0.1 s in which the thread that feeds a GPU stands still.
-    """
-    gc.collect()
-    gc.freeze()

@@ -27,7 +27,7 @@ from runners.http.multipart import MAX_FIELD_BYTES
 from runners.jobs.cancellation import CancellationRegistry
 from runners.jobs.job import GenerationOptions
 from runners.jobs.results import ResultStore
-from runners.jobs.scratch import Common, Scratch
+from runners.jobs.scratch import Scratch, SharedScratch
 from runners.settings import Settings
 from tests.fake_service import FakeService
 from tests.opened import record_opened_files
@@ -96,7 +96,7 @@ def test_an_upload_is_written_once_and_only_below_the_scratch_folder(
     clip = bytes(3_000_000)
 
     async def upload() -> httpx.Response:
-        scratch, common = Scratch(scratch_root), Common(scratch_root)
+        scratch, common = Scratch(scratch_root), SharedScratch(scratch_root)
         endpoint = GenerateEndpoint(
             Settings(),
             service,  # type: ignore[arg-type]

@@ -7,18 +7,19 @@ from pathlib import Path
 
 from runners.jobs.cancellation import CancellationRegistry
 from runners.jobs.scratch import remove_leftovers
+from tests.patience import scale
 from tests.server import ROOT
 
 WORKER = """
 import asyncio, pathlib, sys
-from runners.jobs.scratch import Common
+from runners.jobs.scratch import SharedScratch
 from runners.jobs.cancellation import CancellationRegistry
 
 async def work():
-    common = Common(pathlib.Path(sys.argv[1]))
+    common = SharedScratch(pathlib.Path(sys.argv[1]))
     with CancellationRegistry(common.requests).enter("me", "request-1") as cancellation:
         print("working", flush=True)
-        print(await cancellation.cancelled(), flush=True)
+        print(await cancellation.wait(), flush=True)
     common.close()
 
 asyncio.run(work())
@@ -66,8 +67,8 @@ def test_two_requests_of_one_id_are_cancelled_together(tmp_path: Path) -> None:
     async def work() -> list[str]:
         with registry.enter("", "same") as one, registry.enter("", "same") as two:
             assert registry.cancel("", "same")
-            async with asyncio.timeout(5):
-                return list(await asyncio.gather(one.cancelled(), two.cancelled()))
+            async with asyncio.timeout(scale(5)):
+                return list(await asyncio.gather(one.wait(), two.wait()))
 
     assert len(asyncio.run(work())) == 2
     assert list(tmp_path.iterdir()) == []

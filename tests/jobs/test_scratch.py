@@ -1,5 +1,6 @@
 """The folders of requests, and those that processes share."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -8,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from foley.errors import ConfigError, NoFramesError
-from runners.jobs.scratch import Common, Scratch, remove_leftovers
+from runners.jobs.scratch import Scratch, SharedScratch, is_abandoned, remove_leftovers
+from tests.patience import scale
 from tests.server import ROOT
 
 
@@ -35,13 +37,25 @@ def test_a_failing_request_leaves_no_folder(tmp_path: Path) -> None:
     scratch.close()
 
 
+def test_a_folder_is_abandoned_when_it_is_gone_or_its_process_has_ended(tmp_path: Path) -> None:
+    scratch = Scratch(tmp_path)
+    with scratch.workspace() as folder:
+        assert not is_abandoned(folder)
+        kept = scratch.folder / "kept"
+        kept.mkdir()
+    assert is_abandoned(folder)
+    assert not is_abandoned(kept)
+    os.close(scratch._descriptor)  # as at the end of a process, which leaves its folder
+    assert is_abandoned(kept)
+
+
 def test_leftovers_of_a_killed_process_are_removed_and_those_of_a_living_one_are_not(
     tmp_path: Path,
 ) -> None:
     program = (
         "import pathlib, sys, time; from runners.jobs.scratch import Scratch\n"
         "scratch = Scratch(pathlib.Path(sys.argv[1]))\n"
-        "(scratch.folder / 'clip').write_bytes(b'x'); print('made', flush=True); time.sleep(60)"
+        "(scratch.folder / 'clip').write_bytes(b'x'); print('made', flush=True); time.sleep(3600)"
     )
     command = [sys.executable, "-c", program, str(tmp_path)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as process:
@@ -50,13 +64,13 @@ def test_leftovers_of_a_killed_process_are_removed_and_those_of_a_living_one_are
         assert remove_leftovers(tmp_path) == []
         (clip,) = tmp_path.glob("foley-*/clip")
         process.send_signal(signal.SIGKILL)
-        process.wait(10)
+        process.wait(scale(10))
     assert remove_leftovers(tmp_path) == [clip.parent]
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_last_process_removes_the_shared_folder(tmp_path: Path) -> None:
-    one, two = Common(tmp_path), Common(tmp_path)
+    one, two = SharedScratch(tmp_path), SharedScratch(tmp_path)
     assert one.folder == two.folder
     (one.results / "kept").write_bytes(b"x")
     Scratch(tmp_path).close()  # takes leftovers away, and these are none
@@ -67,12 +81,12 @@ def test_the_last_process_removes_the_shared_folder(tmp_path: Path) -> None:
 
 
 def test_a_shared_folder_of_another_user_is_not_used(tmp_path: Path) -> None:
-    common = Common(tmp_path / "root")
+    common = SharedScratch(tmp_path / "root")
     assert common.folder.stat().st_mode & 0o077 == 0
     common.close()
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     common.folder.symlink_to(elsewhere)
     with pytest.raises(ConfigError, match="FOLEY_SCRATCH_DIR"):
-        Common(tmp_path / "root")
+        SharedScratch(tmp_path / "root")
     assert list(elsewhere.iterdir()) == []

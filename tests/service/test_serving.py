@@ -67,6 +67,8 @@ def test_a_request_over_the_limit_gets_429_and_retry_after(
     server.wait_for_num_requests(MAX_CONCURRENCY)
     refused = server.generate(short_clip)
     check(refused, 429, "busy", str(MAX_CONCURRENCY))
+    streamed = server.generate(short_clip, accept="text/event-stream")
+    check(streamed, 429, "busy")  # before the stream begins
     # Four of these take a second or two together. Before anything was measured it would be 5.
     retry_after_seconds = int(refused.headers["retry-after"])
     assert retry_after_seconds >= 1

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from foley.denoise import Part, VelocityModel
+from foley.denoise import EvaluationPart, VelocityModel
 from foley.errors import DeviceError, ModelError
 from foley.pipeline import FoleyPipeline
 from foley.request import SOLVERS, GenerationRequest
@@ -18,8 +18,8 @@ from foley.types import Stage, VideoFrames
 from foley.weights.selection import choose_device
 from runners.worker import calibration
 from runners.worker.calibration import measure
-from runners.worker.engine import Engine, devices_of, size_of
-from runners.worker.scheduler import Budget, Kind, Scheduler
+from runners.worker.engine import Engine, compute_size, find_devices
+from runners.worker.scheduler import Budget, Kind, ScheduledJob, Scheduler
 from tests.toys import toy_frames, toy_pipeline
 
 RATES: dict[Kind, float] = {Stage.ENCODE: 0.01, Stage.SAMPLE: 1e-4, Stage.DECODE_AUDIO: 1e-4}
@@ -33,24 +33,24 @@ def serve(
     choice: random.Random,
 ) -> tuple[list[Session], int]:
     """Serve requests that come at random moments with one engine; the largest batch too."""
-    scheduler = Scheduler([Budget(tokens=tokens)], RATES, capacity=100)
+    scheduler = Scheduler[ScheduledJob]([Budget(tokens=tokens)], RATES, capacity=100)
     sessions: dict[str, Session] = {}
     coming = list(enumerate(asked))
     largest = 0
     machine = Engine(pipeline)
-    while coming or scheduler.entries:
-        if coming and (choice.random() < 0.3 or not scheduler.entries):
+    while coming or scheduler.jobs:
+        if coming and (choice.random() < 0.3 or not scheduler.jobs):
             index, (frames, request) = coming.pop(0)
             sessions[str(index)] = pipeline.start(frames, request)
             counts = len(frames.visual), len(frames.sync)
-            size = size_of(request, *counts, pipeline)
-            scheduler.submit(
-                str(index), size, priority="interactive", now=0.0, deadline=float("inf")
-            )
+            size = compute_size(request, *counts, pipeline)
+            job = ScheduledJob(id=str(index), priority="interactive", deadline=float("inf"))
+            scheduler.reserve(job)
+            scheduler.queue(job, size, now=0.0)
         action = scheduler.next(0)
         if action is None:
             continue
-        members = [sessions[entry.id] for entry in action.entries]
+        members = [sessions[job.id] for job in action.jobs]
         largest = max(largest, len(members))
         assert machine.run(action.kind, members) == [None] * len(members)
         scheduler.complete(action, choice.uniform(0.01, 0.1))
@@ -138,7 +138,7 @@ def test_what_is_not_finite_stays_with_the_request_that_has_it() -> None:
     expected = finish(machine, encoded(3))
     first, poisoned, last = sessions = encoded(3)
     with torch.inference_mode():
-        poisoned.part.latents.fill_(float("nan"))
+        poisoned.prepare_part().latents.fill_(float("nan"))
     assert machine.run(Stage.SAMPLE, sessions) == [None] * 3
     assert machine.run(Stage.SAMPLE, sessions) == [None] * 3
     for session, waveforms in ((first, expected[0]), (last, expected[2])):
@@ -153,7 +153,7 @@ class Limited(VelocityModel):
 
     frames = 10_000
 
-    def __call__(self, parts: Sequence[Part]) -> list[torch.Tensor]:
+    def __call__(self, parts: Sequence[EvaluationPart]) -> list[torch.Tensor]:
         if sum(part.latents.shape[0] * part.latents.shape[2] for part in parts) > self.frames:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return super().__call__(parts)
@@ -161,7 +161,7 @@ class Limited(VelocityModel):
 
 @pytest.fixture
 def limited(monkeypatch: pytest.MonkeyPatch) -> type[Limited]:
-    monkeypatch.setattr(FoleyPipeline, "velocity_model", lambda self: Limited(self.dit))
+    monkeypatch.setattr(FoleyPipeline, "make_velocity_model", lambda self: Limited(self.dit))
     monkeypatch.setattr(Limited, "frames", 10_000)
     return Limited
 
@@ -203,9 +203,9 @@ def test_memory_that_runs_out_in_a_piece_is_the_requests_trouble_alone(
 
 def test_the_budget_is_the_least_that_is_nearly_the_fastest() -> None:
     seconds = {100: 0.0132, 200: 0.0222, 400: 0.0408, 800: 0.0776}
-    assert calibration._worthwhile(seconds) == 400
-    assert calibration._worthwhile({100: 0.01, 200: 0.02}) == 100
-    assert calibration._worthwhile({100: 0.01, 200: 0.0101, 400: 0.0102}) == 400
+    assert calibration._find_sufficient(seconds) == 400
+    assert calibration._find_sufficient({100: 0.01, 200: 0.02}) == 100
+    assert calibration._find_sufficient({100: 0.01, 200: 0.0101, 400: 0.0102}) == 400
 
 
 def test_measuring_gives_a_budget_and_rates_and_leaves_the_threads() -> None:
@@ -213,7 +213,7 @@ def test_measuring_gives_a_budget_and_rates_and_leaves_the_threads() -> None:
     budget, rates = measure(toy_pipeline())
     assert torch.get_num_threads() == threads
     assert budget.tokens in {100 * 2**n for n in range(7)}
-    assert budget.lanes == calibration.cpu_lanes()
+    assert budget.lanes == calibration.count_cpu_lanes()
     assert set(rates) == {Stage.ENCODE, Stage.SAMPLE, Stage.DECODE_AUDIO}
     assert all(0 < rate < 1 for rate in rates.values())
 
@@ -230,12 +230,12 @@ def test_the_size_of_a_request_is_what_it_will_take(
     frames = toy_frames(29)
     session = toy_pipeline().start(frames, request)
     counts = len(frames.visual), len(frames.sync)
-    size = size_of(request, *counts, toy_pipeline())
+    size = compute_size(request, *counts, toy_pipeline())
     machine = Engine(toy_pipeline())
     for _ in range(size.num_pieces):
         assert session.stage == Stage.ENCODE
         machine.run(Stage.ENCODE, [session])
-    latents, context = session.part.latents, session.part.context
+    _, latents, _, context, _ = session.prepare_part()
     assert size.tokens == len(context.lengths) * latents.shape[2]
     for _ in range(size.num_evaluations):
         assert session.stage == "sample"
@@ -249,7 +249,7 @@ def test_the_size_of_a_request_is_what_it_will_take(
 
 def test_without_a_gpu_the_only_device_is_the_cpu() -> None:
     if not torch.cuda.is_available():
-        assert devices_of("auto") == [choose_device("cpu")]
+        assert find_devices("auto") == [choose_device("cpu")]
         with pytest.raises(DeviceError, match="is not there"):
-            devices_of("cuda")
-    assert devices_of("cpu") == [torch.device("cpu")]
+            find_devices("cuda")
+    assert find_devices("cpu") == [torch.device("cpu")]

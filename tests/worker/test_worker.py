@@ -1,4 +1,4 @@
-"""The worker, with a real pipeline at toy width and steps that begin when the test lets them."""
+"""The worker, with a real pipeline at toy width, and evaluations that the test starts."""
 
 import gc
 import random
@@ -7,6 +7,7 @@ import time
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -26,12 +27,19 @@ from foley.request import GenerationRequest
 from foley.session import Session
 from foley.types import Stage
 from runners import metrics
-from runners.handoff import load_waveforms, save_frames
-from runners.messages import ProgressUpdate, RunnerRequest
+from runners.handoff import (
+    FrameCounts,
+    announce_frames,
+    load_waveforms,
+    read_announcement,
+    save_frames,
+)
+from runners.messages import OnUpdate, ProgressUpdate, RunnerRequest, RunnerResult
 from runners.worker import calibration
 from runners.worker.engine import Engine
 from runners.worker.scheduler import Budget, Kind
-from runners.worker.worker import Worker, freeze_gc
+from runners.worker.startup import freeze_gc
+from runners.worker.worker import Worker
 from tests.toys import toy_components, toy_frames, toy_pipeline
 
 STEPS = 3
@@ -39,12 +47,12 @@ LARGE = {"num_variations": 4}  # more than an evaluation's tokens
 
 
 class Gate:
-    """Lets engines begin evaluations, one by one; knows which sessions were in each."""
+    """Holds evaluations back until the test releases them, and records their sessions."""
 
     def __init__(self) -> None:
         self.steps = threading.Semaphore(0)
-        self.begun = threading.Event()  # an evaluation waits to begin, or has begun
-        self.batches: list[tuple[int, ...]] = []  # the seeds of each
+        self.begun = threading.Event()  # the first evaluation is held back, or has begun
+        self.batches: list[tuple[int, ...]] = []  # the seeds of each, sorted
 
     def open(self) -> None:
         self.steps.release(1000)
@@ -59,7 +67,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
         self: Engine, kind: Kind, sessions: Sequence[Session], num_busy: int = 1
     ) -> list[Exception | None]:
         if kind is Stage.SAMPLE:
-            gate.batches.append(tuple(session.seeds[0] for session in sessions))
+            gate.batches.append(tuple(sorted(session.seeds[0] for session in sessions)))
             gate.begun.set()
             assert gate.steps.acquire(timeout=20)
         return run(self, kind, sessions, num_busy)
@@ -82,8 +90,19 @@ def start(
     return worker
 
 
+def submit(
+    worker: Worker, request: RunnerRequest, on_update: OnUpdate = lambda update: None
+) -> "Future[RunnerResult]":
+    """The outcome of a request whose frames are complete already."""
+    job = worker.admit(request, on_update)
+    counts = read_announcement(request.path)
+    assert counts is not None
+    worker.queue(job, counts)
+    return job.outcome
+
+
 def end(worker: Worker, gate: Gate) -> None:
-    """Stop it, and leave no thread that computes: it would not survive the end of the process."""
+    """Stop the worker and wait for its threads, which would crash at the end of the process."""
     worker.stop(0)
     gate.open()
     worker._thread.join(20)
@@ -92,7 +111,7 @@ def end(worker: Worker, gate: Gate) -> None:
 
 @pytest.fixture(autouse=True)
 def budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three of the smallest requests in an evaluation."""
+    """An evaluation takes three of the smallest requests."""
     measured = (
         Budget(tokens=3 * 64),
         {Stage.ENCODE: 0.01, Stage.SAMPLE: 1e-4, Stage.DECODE_AUDIO: 1e-4},
@@ -119,12 +138,12 @@ def job(tmp_path: Path) -> Callable[..., RunnerRequest]:
     ) -> RunnerRequest:
         folder = tmp_path / name
         folder.mkdir()
-        save_frames(toy_frames(num_sync, seed=ord(name[0])), folder)
+        announce_frames(save_frames(toy_frames(num_sync, seed=ord(name[0])), folder), folder)
         options = {"num_inference_steps": STEPS, "seed": ord(name[0])} | options
         return RunnerRequest(
             id=name,
             folder=str(folder),
-            request=GenerationRequest.parse(**options),
+            options=GenerationRequest.parse(**options),
             timeout_seconds=timeout_seconds,
             priority=priority,  # type: ignore[arg-type]
         )
@@ -133,31 +152,31 @@ def job(tmp_path: Path) -> Callable[..., RunnerRequest]:
 
 
 def value(metric: object) -> float:
-    """What /metrics tells of a gauge."""
-    ((sample,),) = (told.samples for told in metric.collect())  # type: ignore[attr-defined]
+    """The value of a gauge."""
+    ((sample,),) = (family.samples for family in metric.collect())  # type: ignore[attr-defined]
     return sample.value
 
 
-def test_the_worker_leaves_waveforms_and_says_how(
+def test_the_worker_saves_waveforms_and_describes_them(
     worker: Worker, gate: Gate, job: Callable[..., RunnerRequest]
 ) -> None:
     gate.open()
     asked = job("a", seed=4, num_variations=2)
-    made = worker.submit(asked).result(10)
+    made = submit(worker, asked).result(10)
     assert made.seeds == (4, 5)
     assert made.duration_seconds == 0.64
     assert list(made.timings) == ["queue", "encode", "sample", "decode_audio"]
-    alone = toy_pipeline().generate(toy_frames(16, seed=ord("a")), asked.request)
+    alone = toy_pipeline().generate(toy_frames(16, seed=ord("a")), asked.options)
     # Measured: equal.
     torch.testing.assert_close(load_waveforms(asked.path), alone.waveforms, rtol=0, atol=1e-5)
 
 
-def test_updates_tell_every_stage_and_step(
+def test_updates_report_every_stage_and_step(
     worker: Worker, gate: Gate, job: Callable[..., RunnerRequest]
 ) -> None:
     gate.open()
     updates: list[ProgressUpdate] = []
-    worker.submit(job("a", solver="heun"), updates.append).result(10)
+    submit(worker, job("a", solver="heun"), updates.append).result(10)
     assert updates == [
         ProgressUpdate(stage="queue", queue_position=0),
         ProgressUpdate(stage=Stage.ENCODE),
@@ -169,9 +188,9 @@ def test_updates_tell_every_stage_and_step(
 def test_requests_join_and_leave_between_evaluations(
     worker: Worker, gate: Gate, job: Callable[..., RunnerRequest]
 ) -> None:
-    first = worker.submit(job("a", num_inference_steps=8))
+    first = submit(worker, job("a", num_inference_steps=8))
     gate.begun.wait(10)
-    second = worker.submit(job("b", num_inference_steps=2, num_sync=29, guidance_scale=1))
+    second = submit(worker, job("b", num_inference_steps=2, num_sync=29, guidance_scale=1))
     gate.open()
     assert second.result(10)
     assert first.result(10)
@@ -182,16 +201,18 @@ def test_requests_join_and_leave_between_evaluations(
     assert len(gate.batches) == 8
 
 
-def test_those_who_wait_are_told_how_many_go_before_them(
+def test_waiting_requests_learn_how_many_are_before_them(
     gate: Gate, job: Callable[..., RunnerRequest]
 ) -> None:
     worker = start(capacity=4)
-    running = worker.submit(job("a", **LARGE))
+    running = submit(worker, job("a", **LARGE))
     gate.begun.wait(10)
     updates: dict[str, list[ProgressUpdate]] = {"b": [], "c": []}
-    for name, told in updates.items():
-        worker.submit(job(name, **LARGE), told.append)
-    positions = {name: [u.queue_position for u in told] for name, told in updates.items()}
+    for name, reported in updates.items():
+        submit(worker, job(name, **LARGE), reported.append)
+    positions = {
+        name: [update.queue_position for update in reported] for name, reported in updates.items()
+    }
     assert positions == {"b": [1], "c": [2]}
     assert value(metrics.QUEUE_DEPTH) == 2
     assert value(metrics.RUNNING) == 1
@@ -208,8 +229,8 @@ def test_those_who_wait_are_told_how_many_go_before_them(
 def test_a_cancelled_job_ends_at_its_next_step_and_the_others_go_on(
     worker: Worker, gate: Gate, job: Callable[..., RunnerRequest]
 ) -> None:
-    cancelled = worker.submit(job("a"))
-    other = worker.submit(job("b"))
+    cancelled = submit(worker, job("a"))
+    other = submit(worker, job("b"))
     gate.begun.wait(10)
     assert worker.cancel("a")
     assert not worker.cancel("a")
@@ -227,10 +248,10 @@ def test_a_cancelled_job_ends_at_its_next_step_and_the_others_go_on(
 def test_a_cancelled_job_frees_its_memory(
     worker: Worker, gate: Gate, job: Callable[..., RunnerRequest]
 ) -> None:
-    cancelled = worker.submit(job("a"))
+    cancelled = submit(worker, job("a"))
     gate.begun.wait(10)
-    (ticket,) = worker._tickets.values()
-    session = weakref.ref(ticket.session)
+    (running,) = worker._list_jobs()
+    session = weakref.ref(running.session)
     assert session() is not None
     worker.cancel("a")
     gate.steps.release(1)
@@ -245,12 +266,12 @@ def test_a_job_that_waits_leaves_at_once_when_it_is_cancelled(
     gate: Gate, job: Callable[..., RunnerRequest]
 ) -> None:
     worker = start(capacity=2)
-    worker.submit(job("a", **LARGE))
+    submit(worker, job("a", **LARGE))
     gate.begun.wait(10)
     for name in "bcde":
-        waiting = worker.submit(job(name, **LARGE))
+        waiting = submit(worker, job(name, **LARGE))
         with pytest.raises(BusyError):
-            worker.submit(job(f"{name}-too-many"))
+            submit(worker, job(f"{name}-too-many"))
         assert worker.cancel(name)
         assert isinstance(waiting.exception(0), CancelledRequestError)
         assert not worker.cancel(name)
@@ -261,10 +282,10 @@ def test_a_job_that_waits_leaves_at_once_when_it_is_cancelled(
 def test_an_outcome_that_is_cancelled_frees_its_place_too(
     worker: Worker, gate: Gate, job: Callable[..., RunnerRequest]
 ) -> None:
-    worker.submit(job("a", **LARGE))
+    submit(worker, job("a", **LARGE))
     gate.begun.wait(10)
-    assert worker.submit(job("b", **LARGE)).cancel()
-    last = worker.submit(job("c"))
+    assert submit(worker, job("b", **LARGE)).cancel()
+    last = submit(worker, job("c"))
     gate.open()
     assert last.result(20)
 
@@ -272,38 +293,38 @@ def test_an_outcome_that_is_cancelled_frees_its_place_too(
 def test_late_jobs_free_their_places_running_or_not(
     worker: Worker, gate: Gate, job: Callable[..., RunnerRequest]
 ) -> None:
-    running = worker.submit(job("a", timeout_seconds=0.2))
+    running = submit(worker, job("a", timeout_seconds=0.2))
     gate.begun.wait(10)
-    waiting = worker.submit(job("b", timeout_seconds=0))
-    worker.submit(job("c", timeout_seconds=0))  # in the place of b
+    waiting = submit(worker, job("b", timeout_seconds=0))
+    submit(worker, job("c", timeout_seconds=0))  # in the place of b
     assert isinstance(waiting.exception(0), RequestTimeoutError)
     time.sleep(0.2)
     assert not running.done()
     gate.steps.release(1)
     assert isinstance(running.exception(10), RequestTimeoutError)
     gate.open()
-    assert worker.submit(job("d")).result(10)
+    assert submit(worker, job("d")).result(10)
 
 
-def test_a_job_whose_time_is_up_while_nothing_runs_is_told(
+def test_a_late_job_ends_while_nothing_runs(
     worker: Worker, gate: Gate, job: Callable[..., RunnerRequest]
 ) -> None:
-    outcome = worker.submit(job("a", timeout_seconds=0))
+    outcome = submit(worker, job("a", timeout_seconds=0))
     assert isinstance(outcome.exception(10), RequestTimeoutError)
     assert gate.batches == []
 
 
-def test_more_jobs_than_the_capacity_are_refused_and_told_when_to_come_again(
+def test_more_jobs_than_the_capacity_are_refused_with_a_time_to_try_again(
     worker: Worker, gate: Gate, job: Callable[..., RunnerRequest]
 ) -> None:
-    running = [worker.submit(job(name)) for name in "ab"]
+    running = [submit(worker, job(name)) for name in "ab"]
     with pytest.raises(BusyError) as caught:
-        worker.submit(job("c"))
+        submit(worker, job("c"))
     assert caught.value.retry_after_seconds is not None
     assert 0 < caught.value.retry_after_seconds < 10
     gate.open()
     assert all(future.result(10) for future in running)
-    assert worker.submit(job("d")).result(10)
+    assert submit(worker, job("d")).result(10)
 
 
 def test_a_bug_in_one_job_hurts_no_other(
@@ -317,12 +338,50 @@ def test_a_bug_in_one_job_hurts_no_other(
         advance(self, velocity)
 
     monkeypatch.setattr(Session, "advance", faulty)
-    failing, other = worker.submit(job("a", prompt="bug")), worker.submit(job("b"))
+    failing, other = submit(worker, job("a", prompt="bug")), submit(worker, job("b"))
     gate.open()
     with pytest.raises(ZeroDivisionError):
         failing.result(10)
     assert other.result(10)
-    assert worker.submit(job("c")).result(10)
+    assert submit(worker, job("c")).result(10)
+
+
+def test_a_job_that_is_being_decoded_holds_a_place_until_it_is_dropped(
+    worker: Worker, gate: Gate, job: Callable[..., RunnerRequest]
+) -> None:
+    gate.open()
+    updates: list[ProgressUpdate] = []
+    first, second = (worker.admit(job(name), updates.append) for name in "ab")
+    assert value(metrics.QUEUE_DEPTH) == 2
+    with pytest.raises(BusyError):
+        worker.admit(job("c"))
+    assert updates == []  # nothing waits for a device yet
+    worker.drop(first, CancelledRequestError("the request was given up"))
+    assert isinstance(first.outcome.exception(0), CancelledRequestError)
+    assert worker.cancel("b")
+    assert isinstance(second.outcome.exception(0), CancelledRequestError)
+    assert value(metrics.QUEUE_DEPTH) == 0
+    assert submit(worker, job("d")).result(10)
+    assert gate.batches == [(ord("d"),)] * STEPS
+
+
+def test_a_job_that_is_late_while_it_is_being_decoded_ends_by_itself(
+    worker: Worker, gate: Gate, job: Callable[..., RunnerRequest]
+) -> None:
+    late = worker.admit(job("a", timeout_seconds=0.05))
+    assert isinstance(late.outcome.exception(10), RequestTimeoutError)
+    assert value(metrics.QUEUE_DEPTH) == 0
+
+
+def test_frames_of_a_job_that_has_left_are_ignored(
+    worker: Worker, gate: Gate, job: Callable[..., RunnerRequest]
+) -> None:
+    gate.open()
+    left = worker.admit(job("a"))
+    worker.cancel("a")
+    worker.queue(left, FrameCounts(5, 16))
+    assert submit(worker, job("b")).result(10)
+    assert gate.batches == [(ord("b"),)] * STEPS
 
 
 def test_a_job_without_frames_fails_alone(
@@ -330,31 +389,31 @@ def test_a_job_without_frames_fails_alone(
 ) -> None:
     gate.open()
     broken, whole = job("a"), job("b")
-    outcome = worker.submit(broken)
+    outcome = submit(worker, broken)
     (broken.path / "frames.safetensors").unlink()
-    assert worker.submit(whole).result(10)
+    assert submit(worker, whole).result(10)
     assert outcome.done()
 
 
 def test_stopping_drops_what_runs_and_what_waits(
     worker: Worker, gate: Gate, job: Callable[..., RunnerRequest]
 ) -> None:
-    running = worker.submit(job("a", **LARGE))
+    running = submit(worker, job("a", **LARGE))
     gate.begun.wait(10)
-    waiting = worker.submit(job("b", **LARGE))
+    waiting = submit(worker, job("b", **LARGE))
     worker.stop(0)
     assert isinstance(waiting.exception(0), CancelledRequestError)
     gate.steps.release(1)
     assert isinstance(running.exception(10), CancelledRequestError)
     with pytest.raises(NotReadyError):
-        worker.submit(job("c"))
+        submit(worker, job("c"))
 
 
 def test_every_device_takes_from_the_one_queue(
     gate: Gate, job: Callable[..., RunnerRequest]
 ) -> None:
     worker = start(capacity=8, num_devices=2)
-    running = [worker.submit(job(name, **LARGE)) for name in "abc"]
+    running = [submit(worker, job(name, **LARGE)) for name in "abc"]
     deadline = time.monotonic() + 10
     while value(metrics.RUNNING) != 2 or len(gate.batches) != 2:
         assert time.monotonic() < deadline
@@ -370,9 +429,9 @@ def test_devices_may_cut_clips_in_different_ways(
     towers = parts.synchformer, parts.vision, parts.text
     finely._encoders = Encoders(*towers, finely.device, cut=Cut(Pieces(4), Pieces(1)))
     pipelines = [toy_pipeline(), finely]
-    assert [pipeline.num_pieces(10, 32) for pipeline in pipelines] == [1 + 1 + 1, 3 + 3 + 1]
+    assert [pipeline.count_pieces(10, 32) for pipeline in pipelines] == [1 + 1 + 1, 3 + 3 + 1]
     worker = start(capacity=8, pipelines=pipelines)
-    running = [worker.submit(job(name, num_sync=32, **LARGE)) for name in "abcd"]
+    running = [submit(worker, job(name, num_sync=32, **LARGE)) for name in "abcd"]
     deadline = time.monotonic() + 10
     while len(gate.batches) != 2:  # both devices are at work
         assert time.monotonic() < deadline
@@ -403,10 +462,10 @@ def test_engines_that_share_a_cpu_share_its_threads(
     try:
         worker = start(capacity=8)
         seen.clear()
-        worker.submit(job("a", **LARGE))
+        submit(worker, job("a", **LARGE))
         gate.begun.wait(10)
         assert {count for _, count in seen} == {2}
-        worker.submit(job("b", **LARGE))
+        submit(worker, job("b", **LARGE))
         deadline = time.monotonic() + 10
         while len(gate.batches) != 2:
             assert time.monotonic() < deadline
@@ -416,7 +475,7 @@ def test_engines_that_share_a_cpu_share_its_threads(
         torch.set_num_threads(threads)
 
 
-def test_whatever_is_cancelled_or_late_everyone_hears_and_the_house_empties(
+def test_every_job_of_a_random_mix_has_an_outcome_and_frees_its_place(
     job: Callable[..., RunnerRequest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measured = (
@@ -437,7 +496,7 @@ def test_whatever_is_cancelled_or_late_everyone_hears_and_the_house_empties(
             priority=choice.choice(["interactive", "bulk"]),
         )
         try:
-            outcomes.append(worker.submit(asked))
+            outcomes.append(submit(worker, asked))
         except BusyError:
             refused += 1
         time.sleep(choice.uniform(0, 0.03))
@@ -456,7 +515,7 @@ def test_whatever_is_cancelled_or_late_everyone_hears_and_the_house_empties(
     ("error", "code"),
     [(CheckpointError("no file"), "checkpoint_invalid"), (KeyError("bug"), ServerError.code)],
 )
-def test_a_failed_load_is_told(
+def test_the_status_has_the_code_of_a_failed_load(
     error: Exception, code: str, job: Callable[..., RunnerRequest]
 ) -> None:
     def load() -> list[FoleyPipeline]:
@@ -467,7 +526,7 @@ def test_a_failed_load_is_told(
     assert worker.status.state == "failed"
     assert worker.status.error_code == code
     with pytest.raises(NotReadyError):
-        worker.submit(job("a"))
+        submit(worker, job("a"))
 
 
 def test_a_model_that_cannot_be_described_has_failed() -> None:
@@ -478,18 +537,18 @@ def test_a_model_that_cannot_be_described_has_failed() -> None:
     assert worker.status.state == "failed"
 
 
-def test_a_warm_model_is_settled_before_the_first_job() -> None:
-    frozen, told = gc.get_freeze_count(), []
+def test_a_warm_model_is_frozen_before_the_first_job() -> None:
+    frozen, calls = gc.get_freeze_count(), []
 
-    def settled() -> None:
+    def freeze() -> None:
         freeze_gc()
-        told.append((worker.status.state, gc.get_freeze_count()))
+        calls.append((worker.status.state, gc.get_freeze_count()))
 
-    worker = Worker(lambda: [toy_pipeline()], capacity=1, freeze_gc=settled)
+    worker = Worker(lambda: [toy_pipeline()], capacity=1, freeze_gc=freeze)
     try:
         while worker.status.state == "loading":
             time.sleep(0.01)
-        ((state, count),) = told
+        ((state, count),) = calls
     finally:
         gc.unfreeze()
         worker.stop(20)
@@ -501,7 +560,7 @@ def test_an_engine_that_fails_for_no_requests_reason_ends_the_process(
     job: Callable[..., RunnerRequest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dead = threading.Event()
-    worker = Worker(lambda: [toy_pipeline()], capacity=1, die=dead.set)
+    worker = Worker(lambda: [toy_pipeline()], capacity=1, exit_process=dead.set)
     while worker.status.state == "loading":
         time.sleep(0.01)
 
@@ -509,5 +568,5 @@ def test_an_engine_that_fails_for_no_requests_reason_ends_the_process(
         raise RuntimeError("the device fell off the bus")
 
     monkeypatch.setattr(Engine, "run", broken)
-    worker.submit(job("a"))
+    submit(worker, job("a"))
     assert dead.wait(10)

@@ -1,0 +1,106 @@
+"""A request in the worker: its place, its session and its outcome."""
+
+import time
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Self
+
+from foley.types import Stage
+from runners import metrics
+from runners.handoff import load_frames, save_waveforms
+from runners.messages import OnUpdate, ProgressUpdate, RunnerRequest, RunnerResult
+from runners.worker.scheduler import ScheduledJob
+
+if TYPE_CHECKING:  # these import the models' libraries, see `runners.worker.worker`
+    from foley.pipeline import FoleyPipeline
+    from foley.session import Session
+
+
+@dataclass(eq=False, kw_only=True)
+class RunningJob(ScheduledJob):
+    """A request that holds a place in the worker.
+
+    Attributes:
+        request: as the API sent it.
+        on_update: called with each new state of its progress, on a thread of the worker.
+        outcome: its result or its error, once it has left.
+        session: the state of its generation, from its first action until it leaves.
+        failure: the error with which it leaves early.
+    """
+
+    request: RunnerRequest
+    on_update: OnUpdate
+    outcome: "Future[RunnerResult]" = field(default_factory=Future, init=False)
+    session: "Session | None" = field(default=None, init=False)
+    failure: Exception | None = field(default=None, init=False)
+    _result: RunnerResult | None = field(default=None, init=False)
+    _queue_seconds: float = field(default=0.0, init=False)
+    _last_update: ProgressUpdate | None = field(default=None, init=False)
+
+    @classmethod
+    def create(cls, request: RunnerRequest, on_update: OnUpdate) -> Self:
+        """Return the job of a request whose time starts now."""
+        return cls(
+            id=request.id,
+            priority=request.priority,
+            deadline=time.monotonic() + request.timeout_seconds,
+            request=request,
+            on_update=on_update,
+        )
+
+    def begin(self, pipeline: "FoleyPipeline") -> None:
+        """Load the frames and create the session, on the thread of the engine that begins it.
+
+        Raises:
+            OSError: the frames are gone, because the API gave the request up.
+        """
+        self._queue_seconds = time.monotonic() - self.arrived
+        metrics.WAIT_SECONDS.labels(self.priority).observe(self._queue_seconds)
+        frames = load_frames(self.request.path)
+        # Its size was computed for the first device. Another device, with less memory, may encode
+        # the clip in more pieces.
+        num_pieces = pipeline.count_pieces(len(frames.visual), len(frames.sync))
+        self.size = replace(self.size, num_pieces=num_pieces)
+        self.session = pipeline.start(frames, self.request.options)
+
+    def report(self, update: ProgressUpdate) -> None:
+        """Report the progress, unless nothing has changed."""
+        if update != self._last_update:
+            self._last_update = update
+            self.on_update(update)
+
+    def report_stage(self, stage: Stage) -> None:
+        """Report that the session is in this stage, with its step while it samples."""
+        assert self.session is not None
+        if stage is Stage.SAMPLE:
+            step, num_steps = self.session.step, self.session.num_steps
+            self.report(ProgressUpdate(stage=stage, step=step, num_steps=num_steps))
+        else:
+            self.report(ProgressUpdate(stage=stage))
+
+    def save_result(self) -> None:
+        """Write the waveforms of the finished session into the job's folder.
+
+        Raises:
+            SafetensorError: the folder is gone, or the disk is full.
+        """
+        assert self.session is not None
+        generation = self.session.result()
+        save_waveforms(generation.waveforms, self.request.path)
+        self._result = RunnerResult(
+            seeds=generation.seeds,
+            sample_rate=generation.sample_rate,
+            duration_seconds=generation.duration_seconds,
+            timings={Stage.QUEUE: self._queue_seconds, **generation.timings},
+            notices=generation.notices,
+        )
+
+    def conclude(self) -> None:
+        """Set the outcome, after the job has left the scheduler."""
+        if not self.outcome.set_running_or_notify_cancel():
+            return  # the outcome itself was cancelled
+        if self.failure is not None:
+            self.outcome.set_exception(self.failure)
+        else:
+            assert self._result is not None
+            self.outcome.set_result(self._result)

@@ -1,0 +1,107 @@
+"""One call of the API to the runner: the events of a request from its admission to its outcome."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncGenerator
+from concurrent.futures import Future
+from pathlib import Path
+
+import structlog
+
+from foley.errors import CancelledRequestError, FoleyError, ServerError
+from runners.handoff import FrameCounts, read_announcement
+from runners.jobs.scratch import is_abandoned
+from runners.messages import ProgressUpdate, RunnerEvent, RunnerRequest, RunnerResult
+from runners.tracing import JobTrace
+from runners.worker.running_job import RunningJob
+from runners.worker.worker import Worker
+
+log = structlog.get_logger(__name__)
+
+POLL_SECONDS = 0.02  # between two looks for the frames of a request; a look takes microseconds
+OWNER_SECONDS = 1.0  # between two checks that the request's API process is alive
+
+
+async def stream_events(
+    worker: Worker, request: RunnerRequest
+) -> AsyncGenerator[RunnerEvent, None]:
+    """Admit a request and yield its events, from the admission or refusal to the outcome.
+
+    The request holds a place from the first event on. The API then leaves the frames in its folder
+    and announces them. Closing the generator ends the request, as do its deadline, the removal of
+    its folder and the death of its API process.
+
+    Args:
+        worker: runs the request.
+        request: from the API.
+    """
+    loop = asyncio.get_running_loop()
+    events: asyncio.Queue[RunnerEvent] = asyncio.Queue()
+    trace = JobTrace(request)
+
+    def on_update(update: ProgressUpdate) -> None:
+        trace.update(update)
+        loop.call_soon_threadsafe(events.put_nowait, RunnerEvent(progress=update))
+
+    def on_outcome(outcome: Future[RunnerResult]) -> None:
+        loop.call_soon_threadsafe(events.put_nowait, _make_last_event(outcome))
+
+    try:
+        job = worker.admit(request, on_update)
+    except FoleyError as error:
+        yield RunnerEvent.from_error(error)
+        return
+    job.outcome.add_done_callback(on_outcome)
+    following = asyncio.create_task(_follow(worker, job))
+    try:
+        yield RunnerEvent(admitted=True)
+        while True:
+            event = await events.get()
+            yield event
+            if event.progress is None:
+                return
+    finally:
+        following.cancel()
+        if not job.outcome.done():  # the API closed the stream
+            worker.cancel(job.id)
+        trace.end(job.outcome)
+
+
+async def _follow(worker: Worker, job: RunningJob) -> None:
+    """Queue a request when its frames are complete, and end it when the API has given it up."""
+    folder = job.request.path
+    try:
+        counts = await _wait_for_frames(folder)
+        if counts is not None:
+            worker.queue(job, counts)
+            while not is_abandoned(folder):
+                await asyncio.sleep(OWNER_SECONDS)
+    except Exception:
+        log.exception("job_failed")
+        worker.drop(job, ServerError("something went wrong inside the model's process"))
+    else:
+        worker.drop(job, CancelledRequestError("the request was given up"))
+
+
+async def _wait_for_frames(folder: Path) -> FrameCounts | None:
+    """Return the number of frames, once complete; None when the API gives the request up."""
+    looks_per_check = round(OWNER_SECONDS / POLL_SECONDS)
+    for look in itertools.count(1):
+        if (counts := read_announcement(folder)) is not None:
+            return counts
+        if not folder.exists() or (look % looks_per_check == 0 and is_abandoned(folder)):
+            break
+        await asyncio.sleep(POLL_SECONDS)
+    return None
+
+
+def _make_last_event(outcome: Future[RunnerResult]) -> RunnerEvent:
+    if outcome.cancelled():
+        return RunnerEvent.from_error(CancelledRequestError("the request was cancelled"))
+    error = outcome.exception()
+    if error is None:
+        return RunnerEvent(result=outcome.result())
+    if isinstance(error, FoleyError):
+        return RunnerEvent.from_error(error)
+    log.error("job_failed", exc_info=error)
+    return RunnerEvent.from_error(ServerError("something went wrong inside the model's process"))
