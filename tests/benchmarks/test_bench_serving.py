@@ -4,7 +4,6 @@ import argparse
 import asyncio
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -27,6 +26,7 @@ from benchmarks.bench_start import measure_folder
 from benchmarks.random_model import write_model
 from foley.configs import TINY
 from foley.weights.loading import load_components
+from tests.patience import wait_until
 
 ROOT = Path(__file__).parents[2]
 ARGUMENTS = argparse.Namespace(
@@ -106,17 +106,20 @@ def test_each_picture_has_a_ratio_of_its_own() -> None:
 
 def test_the_gpu_is_read_while_a_load_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     driver = ModuleType("pynvml")
-    shares = iter([100, 0] * 1000)
+    shares: list[int] = []
+
+    def read_utilization(gpu: str) -> SimpleNamespace:
+        shares.append(100 * (len(shares) % 2))
+        return SimpleNamespace(gpu=shares[-1])
+
     driver.nvmlInit = lambda: None  # type: ignore[attr-defined]
     driver.nvmlDeviceGetHandleByIndex = str  # type: ignore[attr-defined]
-    driver.nvmlDeviceGetUtilizationRates = (  # type: ignore[attr-defined]
-        lambda gpu: SimpleNamespace(gpu=next(shares))
-    )
+    driver.nvmlDeviceGetUtilizationRates = read_utilization  # type: ignore[attr-defined]
     driver.nvmlDeviceGetMemoryInfo = lambda gpu: SimpleNamespace(used=7)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "pynvml", driver)
     monkeypatch.setattr(meters, "GPU_PERIOD_SECONDS", 0.001)
     meter = meters.GpuMeter()
-    time.sleep(0.1)
+    wait_until(lambda: len(shares) > 20)
     found = meter.read()
     assert found["num_gpu_samples"] > 10
     assert found["gpu_busy_share"] == pytest.approx(0.5, abs=0.1)

@@ -19,6 +19,7 @@ from foley.cli.app import main
 from foley.cli.serve import override_settings
 from foley.configs import OFFICIAL_GUIDANCE, TINY, TINY_GUIDANCE
 from foley.version import __version__
+from tests.patience import wait_for_exit
 
 CLIP = Path(__file__).parents[2] / "examples" / "bigbuckbunny.mp4"
 FAST = ("--steps", "1", "--guidance-scale", "1")
@@ -282,6 +283,6 @@ def test_an_interrupted_command_leaves_no_file(tmp_path: Path) -> None:
         time.sleep(1)
         os.kill(process.pid, signal.SIGINT)
         rest = process.stderr.read()
-        assert process.wait(timeout=30) == 130
+        assert wait_for_exit(process) == 130
     assert "interrupted" in rest
     assert list(tmp_path.iterdir()) == []

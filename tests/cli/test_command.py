@@ -23,6 +23,7 @@ from tests.client.stub_server import (
     event_reply,
     run_stub_server,
 )
+from tests.patience import scale, wait_for_exit
 
 CLIP = Path(__file__).parents[2] / "examples" / "bigbuckbunny.mp4"
 MODELS = Reply(
@@ -146,7 +147,7 @@ def test_an_unreachable_service_ends_with_3(foley: RunFoley, tmp_path: Path) -> 
 
 def test_an_interrupted_download_leaves_no_file(service: StubServer, tmp_path: Path) -> None:
     end = threading.Event()
-    file = Reply(pieces=(b"p", b"ic."), wait=lambda: end.wait(20))
+    file = Reply(pieces=(b"p", b"ic."), wait=lambda: end.wait(scale(20)))
     service.replies = [MODELS, result_reply("mp4"), file]
     # A process that a shell starts in the background ignores SIGINT by default.
     program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
@@ -159,7 +160,7 @@ def test_an_interrupted_download_leaves_no_file(service: StubServer, tmp_path: P
         os.kill(process.pid, signal.SIGINT)
         assert process.stderr is not None
         rest = process.stderr.read()
-        assert process.wait(timeout=30) == 130
+        assert wait_for_exit(process) == 130
     end.set()
     assert "interrupted" in rest
     assert list(tmp_path.iterdir()) == []

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from runners.settings import KNOWN_ELSEWHERE, PREFIX, Settings
+from tests.patience import scale
 from tests.server import ROOT
 
 BIN = Path(sys.executable).parent
@@ -35,7 +36,11 @@ SETTINGS = {PREFIX + name.upper() for name in Settings.model_fields} | set(KNOWN
 
 def run(*command: str | Path) -> None:
     done = subprocess.run(
-        [str(part) for part in command], cwd=ROOT, capture_output=True, text=True, timeout=120
+        [str(part) for part in command],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=scale(120),
     )
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -223,7 +223,7 @@ def test_texts_have_contrast_and_controls_have_names(result_tab: Tab, scheme: st
     page.wait_for_function(
         "dark => document.body.classList.contains('dark') === dark", arg=scheme == "dark"
     )
-    page.wait_for_timeout(300)  # colours change over 150 ms
+    page.wait_for_timeout(1000 * scale(0.3))  # colours change over 150 ms
     num_texts, poor = page.evaluate(POOR_CONTRAST, MIN_CONTRAST)
     assert num_texts > 40
     assert poor == []

@@ -1,4 +1,4 @@
-"""Podman, where no daemon runs and the host's control groups are of the old kind."""
+"""Containers run by podman, without a daemon and on a host with version 1 control groups."""
 
 import itertools
 import json
@@ -15,21 +15,22 @@ import httpx
 import psutil
 
 from runners.process import free_port
+from tests.patience import Deadline, scale, wait_for_exit, wait_until
 
 USER = 10001
-# The part of a mixed hierarchy that podman would take for a whole one.
+# In a mixed hierarchy podman takes this part for a whole one.
 ISOLATED = 'umount /sys/fs/cgroup/unified 2>/dev/null; exec podman "$@"'
 
 
 def podman(*arguments: str, **options: Any) -> subprocess.Popen[bytes]:
-    """Podman in a mount namespace of its own; it takes the place of the shell that starts it."""
+    """Start podman in a mount namespace of its own. It replaces the shell that starts it."""
     command = ["unshare", "--mount", "sh", "-c", ISOLATED, "podman", *arguments]
     return subprocess.Popen(command, **options)
 
 
 @dataclass
 class Container:
-    """A container that runs in the foreground of a process of ours."""
+    """A container that runs in the foreground of a podman process."""
 
     name: str
     volume: Path
@@ -40,26 +41,33 @@ class Container:
 
     def __post_init__(self) -> None:
         self.client = httpx.Client(
-            base_url=f"http://127.0.0.1:{self.port}", timeout=120, trust_env=False
+            base_url=f"http://127.0.0.1:{self.port}", timeout=scale(120), trust_env=False
         )
 
     def status(self, path: str, port: int | None = None) -> int:
-        """The status of a path; 0 when nothing listens."""
+        """Return the status of a path; 0 if nothing listens."""
         try:
             base = f"http://127.0.0.1:{port or self.port}"
-            return self.client.get(base + path, timeout=5).status_code
+            return self.client.get(base + path, timeout=scale(5)).status_code
         except httpx.TransportError:
             return 0
 
     def wait_until(
         self, path: str, status: int, seconds: float, port: int | None = None
     ) -> list[int]:
-        """All statuses on the way to this one, each change once; fails after so many seconds."""
-        deadline = time.monotonic() + seconds
+        """Wait for a status and return all statuses on the way to it, each change once.
+
+        Args:
+            path: of the container's service.
+            status: the one to wait for.
+            seconds: limit on a quiet machine.
+            port: another one than the service's.
+        """
+        deadline = Deadline(seconds)
         seen: list[int] = []
         while not seen or seen[-1] != status:
             assert self.process.poll() is None, self.text()
-            assert time.monotonic() < deadline, (seen, self.text())
+            assert not deadline.is_over(), (seen, self.text())
             now = self.status(path, port)
             if seen[-1:] != [now]:
                 seen.append(now)
@@ -67,28 +75,24 @@ class Container:
         return seen
 
     def text(self) -> str:
-        """What it has said."""
+        """Return the log."""
         return self.log.read_text(errors="replace")
 
     def events(self, name: str) -> list[dict[str, Any]]:
-        """The lines of its log about one thing."""
+        """Return the lines of the log about one thing."""
         lines = [json.loads(x) for x in self.text().splitlines() if x.startswith("{")]
         return [line for line in lines if line.get("event") == name]
 
     def wait_for_event(self, name: str, seconds: float = 10) -> list[dict[str, Any]]:
-        """The same, once there is one."""
-        deadline = time.monotonic() + seconds
-        while not (found := self.events(name)):
-            assert time.monotonic() < deadline, self.text()
-            time.sleep(0.1)
-        return found
+        """Wait for a line of the log about one thing, and return such lines."""
+        return wait_until(lambda: self.events(name), seconds, what=self.text)
 
     def stages(self) -> dict[str, float]:
-        """Seconds of each stage of its last start."""
+        """Return the seconds of each stage of the latest start."""
         return {event["stage"]: event["seconds"] for event in self.events("start_stage")}
 
     def processes(self) -> list[psutil.Process]:
-        """Its processes, seen from outside."""
+        """Return the container's processes, as the host sees them."""
         marker = f"CONTAINER_NAME={self.name}".encode()
         found = []
         for process in psutil.process_iter():
@@ -106,18 +110,18 @@ class Container:
         return self.client.post("/v1/generate", files={"clip": clip}, data=data)
 
     def terminate(self) -> int:
-        """SIGTERM to its first process, as an orchestrator sends it; the exit status."""
-        podman("kill", "--signal", "TERM", self.name, stdout=subprocess.DEVNULL).wait(20)
-        return self.process.wait(60)
+        """Send SIGTERM to the first process, as an orchestrator does; return the exit status."""
+        wait_for_exit(podman("kill", "--signal", "TERM", self.name, stdout=subprocess.DEVNULL))
+        return wait_for_exit(self.process, 60)
 
     def kill(self) -> None:
-        """SIGKILL, as a host that goes down."""
-        podman("kill", self.name, stdout=subprocess.DEVNULL).wait(20)
-        self.process.wait(30)
+        """Send SIGKILL, as when the host goes down."""
+        wait_for_exit(podman("kill", self.name, stdout=subprocess.DEVNULL))
+        wait_for_exit(self.process)
 
 
 class Containers:
-    """Starts containers, and remembers them so that none is left."""
+    """Starts containers, and kills those that are left."""
 
     def __init__(self, folder: Path, wheels: Path) -> None:
         self._folder = folder
@@ -126,7 +130,7 @@ class Containers:
         self._made: list[Container] = []
 
     def volume(self) -> Path:
-        """A new folder that the image's user owns."""
+        """Make a folder that the image's user owns."""
         volume = self._folder / f"volume-{next(self._numbers)}"
         volume.mkdir()
         os.chown(volume, USER, USER)
@@ -140,7 +144,7 @@ class Containers:
         port: int | None = None,
         **settings: str,
     ) -> Container:
-        """A container with a read-only root, on the host's network, listening on loopback."""
+        """Start a container with a read-only root, on the host's network, bound to loopback."""
         volume = volume or self.volume()
         port = port or free_port()
         name = f"foley-test-{os.getpid()}-{next(self._numbers)}"
@@ -176,13 +180,13 @@ class Containers:
         return container
 
     def close(self) -> None:
-        """Kill and forget whatever still runs."""
+        """Kill the containers that still run."""
         for container in self._made:
             container.client.close()
             if container.process.poll() is None:
-                podman("kill", container.name, stdout=subprocess.DEVNULL).wait(20)
+                wait_for_exit(podman("kill", container.name, stdout=subprocess.DEVNULL))
                 try:
-                    container.process.wait(20)
+                    container.process.wait(scale(20))
                 except subprocess.TimeoutExpired:
                     os.killpg(container.process.pid, signal.SIGKILL)
                     container.process.wait()
