@@ -26,7 +26,7 @@ from foley.errors import (
     VideoDecodeError,
     VideoError,
     VideoTooCostlyError,
-    error_of,
+    make_error,
 )
 from runners.sandbox.fork_server import SandboxLimits, encode_task
 
@@ -156,7 +156,7 @@ def _unpack(task: str, outcome: dict[str, Any]) -> Any:
         case {"done": result}:
             return result
         case {"error": [code, message]}:
-            raise error_of(code, message)
+            raise make_error(code, message)
     if task == DECODE and (error := _clip_error(outcome)) is not None:
         log.warning("media_clip_refused", task=task, **outcome)
         raise error
