@@ -123,7 +123,11 @@ class FoleyApi:
     def __init__(self) -> None:
         configure_logging(SETTINGS.log_level)
         configure_tracing("FoleyApi")
-        self.scratch = Scratch(SETTINGS.scratch_root)
+        self.scratch = Scratch(
+            SETTINGS.scratch_root,
+            # All admitted requests may be of this process, and as many again send or read files.
+            max_workspaces=2 * SETTINGS.max_concurrency,
+        )
         self.common = SharedScratch(SETTINGS.scratch_root)
         self.cancellations = CancellationRegistry(self.common.requests)
         self.results = ResultStore(

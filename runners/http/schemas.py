@@ -33,7 +33,7 @@ RESULT_FILE: Schema = {
 EVENTS: dict[str, Schema] = {
     "accepted": {
         "type": "object",
-        "description": "The first event.",
+        "description": "The first event: the clip was received, and the request is admitted.",
         "properties": {"request_id": TEXT},
     },
     "progress": {

@@ -35,7 +35,7 @@ def test_a_caller_who_stops_reading_does_not_hold_files(tmp_path: Path) -> None:
         settings = Settings(
             request_timeout_seconds=timeout_seconds, grpc_port=free_port("::1"), grpc_host="::1"
         )
-        service, scratch = FakeService(NUM_BYTES), Scratch(tmp_path)
+        service, scratch = FakeService(NUM_BYTES), Scratch(tmp_path, max_workspaces=2)
         servicer = FoleyServicer(
             settings, service, scratch, CancellationRegistry(tmp_path), ApiKeys([])
         )  # type: ignore[arg-type]

@@ -3,7 +3,8 @@
 import asyncio
 import tempfile
 import tracemalloc
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -86,6 +87,25 @@ def test_a_form_is_the_same_wherever_its_body_is_cut(tmp_path: Path) -> None:
     assert (tmp_path / "clip").read_bytes() == CLIP
 
 
+@contextmanager
+def open_endpoint(root: Path, service: FakeService) -> Iterator[tuple[httpx.AsyncClient, Scratch]]:
+    """A client of POST /v1/generate in this process, and its scratch folder for one request."""
+    scratch, common = Scratch(root, max_workspaces=1), SharedScratch(root)
+    endpoint = GenerateEndpoint(
+        Settings(),
+        service,  # type: ignore[arg-type]
+        scratch,
+        CancellationRegistry(common.requests),
+        ResultStore(common.results, keep_seconds=60, keep_bytes=10_000),
+    )
+    transport = httpx.ASGITransport(app=ErrorMiddleware(endpoint, ApiKeys([])))
+    try:
+        yield httpx.AsyncClient(transport=transport, base_url="http://test"), scratch
+    finally:
+        scratch.close()
+        common.close()
+
+
 def test_an_upload_is_written_once_and_only_below_the_scratch_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,20 +116,9 @@ def test_an_upload_is_written_once_and_only_below_the_scratch_folder(
     clip = bytes(3_000_000)
 
     async def upload() -> httpx.Response:
-        scratch, common = Scratch(scratch_root), SharedScratch(scratch_root)
-        endpoint = GenerateEndpoint(
-            Settings(),
-            service,  # type: ignore[arg-type]
-            scratch,
-            CancellationRegistry(common.requests),
-            ResultStore(common.results, keep_seconds=60, keep_bytes=10_000),
-        )
-        transport = httpx.ASGITransport(app=ErrorMiddleware(endpoint, ApiKeys([])))
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-            response = await client.post("/v1/generate", files={"clip": clip})
-        scratch.close()
-        common.close()
-        return response
+        with open_endpoint(scratch_root, service) as (client, _scratch):
+            async with client:
+                return await client.post("/v1/generate", files={"clip": clip})
 
     service = FakeService()
     with record_opened_files() as opened:
@@ -119,6 +128,25 @@ def test_an_upload_is_written_once_and_only_below_the_scratch_folder(
     assert [path.name for path in opened].count("clip") == 1
     assert {path for path in opened if not path.is_relative_to(scratch_root)} <= {Path("/dev/null")}
     assert not full.exists()
+
+
+def test_an_upload_too_many_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    async def body() -> AsyncIterator[bytes]:
+        raise AssertionError("the body was read")
+        yield b""
+
+    async def upload() -> httpx.Response:
+        with open_endpoint(tmp_path, FakeService()) as (client, scratch):
+            async with client:
+                with scratch.workspace():  # of another request
+                    return await client.post(
+                        "/v1/generate", content=body(), headers={"Content-Type": FORM}
+                    )
+
+    response = asyncio.run(upload())
+    assert response.status_code == 429
+    assert response.json()["error"]["code"] == "busy"
+    assert int(response.headers["retry-after"]) > 0
 
 
 def test_an_upload_is_not_held_in_memory(tmp_path: Path) -> None:
