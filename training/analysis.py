@@ -1,8 +1,8 @@
-"""Waveform -> latents by a fixed analysis: log-mel frames at two resolutions, rotated by PCA.
+"""A fixed encoder of waveforms to latents: log-mel frames at two resolutions, rotated by PCA.
 
-A learned encoder collapsed the latents into few directions; a fixed one cannot. The channels past
-`ACTIVE` hold unit noise: the decoder draws the grain of rain or wind from them, and the velocity
-that the transformer must predict there is zero.
+A learned encoder collapsed the latents into few directions, which a fixed one cannot do. The
+channels from `ACTIVE` on hold unit noise. The decoder uses it for the grain of rain or wind, and
+the velocity that the transformer has to predict there is zero.
 """
 
 # B clips, S samples, A latent frames, D features of a frame, C active channels
@@ -23,7 +23,14 @@ _FLOOR = 1e-7  # of the power of a full-scale sine
 def mel_filters(
     num_fft: int, bands: int, low_hz: float = 40.0, high_hz: float = 20_000.0
 ) -> Tensor:
-    """Triangles of unit sum on the mel scale, [num_fft / 2 + 1, bands]."""
+    """Triangular filters of unit sum on the mel scale, [num_fft / 2 + 1, bands].
+
+    Args:
+        num_fft: samples of a frame.
+        bands: number of filters.
+        low_hz: lower edge of the first filter.
+        high_hz: upper edge of the last filter.
+    """
     hz = torch.linspace(0, SAMPLE_RATE / 2, num_fft // 2 + 1)
 
     def mel(value: Tensor) -> Tensor:
@@ -38,7 +45,15 @@ def mel_filters(
 
 
 def log_mel(waveform: Tensor, num_fft: int, hop: int, filters: Tensor, frames: int) -> Tensor:
-    """log10 of band power [B, bands, frames]; frame i is centred at (i + 0.5) * hop."""
+    """log10 of the band power [B, bands, frames]; frame i is centred at (i + 0.5) * hop.
+
+    Args:
+        waveform: [B, S].
+        num_fft: samples of a frame.
+        hop: samples from frame to frame.
+        filters: of `mel_filters` for the same `num_fft`.
+        frames: their number.
+    """
     window = torch.hann_window(num_fft, device=waveform.device)
     before = num_fft // 2 - hop // 2
     padded = F.pad(waveform, (before, num_fft))
@@ -50,7 +65,7 @@ def log_mel(waveform: Tensor, num_fft: int, hop: int, filters: Tensor, frames: i
 
 
 class Analysis(nn.Module):
-    """The fixed encoder. `fit` must be called, or its state loaded, before `forward`."""
+    """The fixed encoder. Call `fit` or load a state before `forward`."""
 
     mean: Tensor
     basis: Tensor
@@ -68,7 +83,7 @@ class Analysis(nn.Module):
         self.register_buffer("scale", torch.ones(ACTIVE))
 
     def features(self, waveform: Tensor) -> Tensor:
-        """[B, D, A] of waveforms [B, S], S a multiple of the hop."""
+        """Features [B, D, A] of waveforms [B, S], S a multiple of the hop."""
         count = waveform.shape[-1] // HOP
         parts = HOP // _SHORT_HOP
         long = log_mel(waveform, _LONG_FFT, HOP, self.long_filters, count)
@@ -77,10 +92,13 @@ class Analysis(nn.Module):
         return torch.cat((long, short), dim=1)
 
     def fit(self, waveforms: list[Tensor]) -> float:
-        """Take mean and principal directions from sounds; the share of the variance kept.
+        """Set the mean and the principal directions; returns the share of the variance kept.
 
-        Channels are scaled by eigenvalue ** -1/4: half way to whitening, so that what is loud in
+        Channels are scaled by eigenvalue ** -1/4, which is half way to whitening: what is loud in
         the spectrum stays loud in the latents, and details are not lost in the noise.
+
+        Args:
+            waveforms: sounds [B, S], S a multiple of the hop.
         """
         frames = torch.cat([self.features(w).transpose(1, 2).flatten(0, 1) for w in waveforms])
         self.mean = frames.mean(0)
@@ -99,7 +117,12 @@ class Analysis(nn.Module):
 
 
 def append_noise(active: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """All 128 channels: the active ones, then unit noise."""
+    """All 128 channels [B, 128, A]: the active ones, then unit noise.
+
+    Args:
+        active: [B, C, A].
+        generator: of the noise, on the device of `active`; the default one when None.
+    """
     batch, _, count = active.shape
     size = (batch, LATENT_DIM - ACTIVE, count)
     noise = torch.randn(size, generator=generator, device=active.device)

@@ -1,4 +1,4 @@
-"""Batches of clips: scenes drawn by worker processes, pictures and sound made where torch runs."""
+"""Batches of clips. Worker processes draw scenes; pictures and sound are computed on the device."""
 
 # B clips, n frames at 25 fps, E hits of the whole batch, A latent frames, S samples
 
@@ -15,12 +15,12 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from training import render, sound
 from training.scene import FPS, PLAIN, Scene, Style, draw_scene
 
-SAMPLES_A_FRAME = sound.SAMPLE_RATE // FPS
+SAMPLES_PER_FRAME = sound.SAMPLE_RATE // FPS
 
 
 @dataclass
 class Batch:
-    """Scenes of one length, as tensors on one device.
+    """Scenes of one length as tensors on one device.
 
     Attributes:
         frames, still, layers, reverb: as `Scene`, with a leading B.
@@ -28,7 +28,7 @@ class Batch:
         owner: int64 [E], the clip of each hit.
         prompts: B texts.
         seconds: length of each clip.
-        drawn: the frames, uint8 [B, n, 3, 224, 224], where another renderer drew them.
+        drawn: the frames, uint8 [B, n, 3, 224, 224], if another renderer has drawn them.
     """
 
     frames: dict[str, Tensor]
@@ -45,7 +45,7 @@ class Batch:
         return len(self.reverb)
 
     def to(self, device: torch.device | str) -> "Batch":
-        """The same batch on another device."""
+        """The batch on another device."""
 
         def move(values: dict[str, Tensor]) -> dict[str, Tensor]:
             return {name: value.to(device, non_blocking=True) for name, value in values.items()}
@@ -64,7 +64,7 @@ class Batch:
 
     def waveform(self) -> Tensor:
         """The exact sound [B, S]."""
-        length = round(self.seconds * FPS) * SAMPLES_A_FRAME
+        length = round(self.seconds * FPS) * SAMPLES_PER_FRAME
         return sound.synthesise(self.hits, self.owner, self.layers, self.reverb, length)
 
     def pictures(self, *, fast: bool = False) -> Tensor:
@@ -75,7 +75,7 @@ class Batch:
 
 
 def collate(scenes: list[Scene]) -> Batch:
-    """One batch of scenes of one length."""
+    """The batch of several scenes of one length."""
 
     def stack(parts: list[dict[str, np.ndarray]]) -> dict[str, Tensor]:
         return {name: torch.from_numpy(np.stack([p[name] for p in parts])) for name in parts[0]}
@@ -98,10 +98,10 @@ def collate(scenes: list[Scene]) -> Batch:
 
 
 def concatenate(batches: list[Batch]) -> Batch:
-    """Return one batch of all clips of several batches of one length, in order.
+    """The clips of several batches of one length as one batch, in order.
 
     Args:
-        batches: at least one; all drawn elsewhere, or none.
+        batches: at least one; either all have `drawn` or none has.
     """
 
     def join(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -125,12 +125,21 @@ def concatenate(batches: list[Batch]) -> Batch:
 def make_batch(
     seed: int, first: int, count: int, seconds: float, style: Style = PLAIN, **options: object
 ) -> Batch:
-    """Clips number `first` .. `first + count` of a data seed."""
+    """The clips number `first` to `first + count` of a data seed.
+
+    Args:
+        seed: of the data.
+        first: number of the first clip.
+        count: number of clips.
+        seconds: length of each, a multiple of 1 / 25.
+        style: of drawing.
+        options: of `draw_scene`: action, quiet.
+    """
     draw = partial(draw_scene, seconds=seconds, style=style, **options)  # type: ignore[arg-type]
     return collate([draw((seed, index)) for index in range(first, first + count)])
 
 
-# (seconds, clips) of the k-th batch of a worker
+# Draws the length in seconds and the number of clips of a batch.
 Schedule = Callable[[np.random.Generator], tuple[float, int]]
 
 
@@ -147,13 +156,19 @@ class _Stream(IterableDataset[bytes]):
         first = index * 10_000_000
         while True:
             seconds, count = self.schedule(rng)
-            # As bytes: tensors would travel by file descriptors, of which there are few.
+            # As bytes, because tensors would be sent by file descriptors, whose number is limited.
             yield pickle.dumps(make_batch(self.seed, first, count, seconds))
             first += count
 
 
 def stream(seed: int, schedule: Schedule, num_workers: int) -> Iterator[Batch]:
-    """Endless batches; which ones depends on the seed and the number of workers alone."""
+    """Yield batches without end; they depend only on the seed and the number of workers.
+
+    Args:
+        seed: of the data.
+        schedule: draws the size of each batch.
+        num_workers: processes that draw scenes; 0 for none besides this one.
+    """
     loader = DataLoader(
         _Stream(seed, schedule),
         batch_size=None,
@@ -165,11 +180,11 @@ def stream(seed: int, schedule: Schedule, num_workers: int) -> Iterator[Batch]:
 
 @dataclass(frozen=True)
 class FixedSize:
-    """A schedule of batches that are all alike."""
+    """A schedule of batches of one size."""
 
     seconds: float
     count: int
 
     def __call__(self, rng: np.random.Generator) -> tuple[float, int]:
-        """The same length and number, whatever `rng`."""
+        """The length in seconds and the number of clips, which do not depend on `rng`."""
         return self.seconds, self.count

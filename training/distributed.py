@@ -1,7 +1,7 @@
-"""One training on several GPUs: the same model on each, clips of its own, the mean of gradients.
+"""Data-parallel training on several GPUs: each process has its own clips, gradients are averaged.
 
-Started by `torchrun --nproc-per-node N -m training.train_dit ...`, train_encoders likewise; alone,
-nothing is exchanged. Without GPUs the processes share the CPU, to try a run before it costs one.
+Start it by `torchrun --nproc-per-node N -m training.train_dit ...` (or `training.train_encoders`).
+A single process exchanges nothing. Without GPUs the processes share the CPU, to try a run.
 """
 
 import os
@@ -13,14 +13,19 @@ from torch import Tensor, distributed
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """This process among those that train together."""
+    """This process's place among those that train together.
+
+    Attributes:
+        rank: 0 to size - 1.
+        size: number of processes.
+    """
 
     rank: int
     size: int
 
     @classmethod
     def join(cls) -> "ProcessGroup":
-        """As the environment of `torchrun` says; alone without it."""
+        """Join the group that `torchrun` describes; without it, a group of one."""
         size = int(os.environ.get("WORLD_SIZE", "1"))
         rank = int(os.environ.get("RANK", "0"))
         if size > 1 and torch.cuda.is_available():
@@ -32,11 +37,11 @@ class ProcessGroup:
 
     @property
     def is_main(self) -> bool:
-        """Whether this one writes and prints."""
+        """Whether this process writes files and prints."""
         return self.rank == 0
 
     def average(self, tensors: list[Tensor]) -> None:
-        """Replace each by its mean over all."""
+        """Replace each tensor, in place, by its mean over all processes."""
         if self.size > 1:
             flat = torch.cat([tensor.flatten() for tensor in tensors])
             distributed.all_reduce(flat)
@@ -45,7 +50,7 @@ class ProcessGroup:
             torch._foreach_copy_(tensors, means)
 
     def mean(self, value: float) -> float:
-        """Of a number that each has: the same everywhere, so that all decide alike."""
+        """The mean of a number over all processes, so that all take the same decision."""
         if self.size == 1:
             return value
         held = torch.tensor([float(value)], device="cuda" if torch.cuda.is_available() else "cpu")
@@ -53,6 +58,6 @@ class ProcessGroup:
         return held.item()
 
     def leave(self) -> None:
-        """The end."""
+        """End the communication with the other processes."""
         if self.size > 1:
             distributed.destroy_process_group()

@@ -1,4 +1,4 @@
-"""Writes what was trained in the layout of the package.
+"""Write trained weights in the layout of the package.
 
 python -m training.export --state FOLDER --out foley/weights/tiny
 """
@@ -24,7 +24,7 @@ _TOTAL_BYTES = 24_000_000
 
 
 def assemble(state: Path) -> Components:
-    """The trained parts in half precision."""
+    """The trained model in half precision, from a state folder."""
 
     def weights(name: str, prefix: str = "") -> dict[str, torch.Tensor]:
         held = load_state(state / f"{name}.safetensors")
@@ -50,7 +50,7 @@ def assemble(state: Path) -> Components:
 
 
 def collect_heads(state: Path) -> dict[str, torch.Tensor]:
-    """What training needs of a state and the package does not, named FILE/KEY."""
+    """The weights of a state folder that only training needs, named FILE/KEY."""
     kept = {}
     for name, members in FILES.items():
         for key, value in load_state(state / f"{name}.safetensors").items():
@@ -60,11 +60,13 @@ def collect_heads(state: Path) -> dict[str, torch.Tensor]:
 
 
 def main() -> None:
-    """Export, and refuse what is too large."""
+    """Export a state; the exit status is not 0 if the files are too large for the package."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--state", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--checkpoints", type=Path, default=CHECKPOINTS, help="for the heads")
+    parser.add_argument(
+        "--checkpoints", type=Path, default=CHECKPOINTS, help="folder for the heads"
+    )
     args = parser.parse_args()
     if args.out.exists():
         shutil.rmtree(args.out)

@@ -1,8 +1,8 @@
-"""The transformer's training steps on a GPU, where launching thousands of kernels is what costs.
+"""Fast training steps of the transformer on a GPU.
 
-A step of one shape, forward and backward, is recorded as a CUDA graph and replayed: one launch.
-Nothing is compiled, so training starts at once. Two parts run as fewer kernels than the product's
-modules, which are the definition (and have fast twins of their own, without gradients).
+The cost of a step is the launch of thousands of kernels. The forward and backward pass of one shape
+are therefore recorded as a CUDA graph and replayed with one launch. Nothing is compiled, so
+training starts at once. Convolutions and rotations are replaced by versions with fewer kernels.
 """
 
 # B clips, A latent frames, C width, T text tokens
@@ -19,11 +19,17 @@ from foley.models.layers import TokenConv
 from foley.models.rope import RotaryTable
 from training.flow import FlowModel, Losses, compute_losses
 
-_WARM_UP = 2  # runs before the recording: libraries choose their kernels
+_WARM_UP = 2  # runs before the recording, in which libraries choose their kernels
 
 
 def convolve_as_product(conv: TokenConv, tokens: Tensor, borders: None = None) -> Tensor:
-    """`TokenConv` as one product: each token beside its neighbours, [B, N, taps * in]."""
+    """The result of a `TokenConv` by one matrix product, [B, N, out].
+
+    Args:
+        conv: with an odd number of taps.
+        tokens: [B, N, in].
+        borders: unused; every row of the batch is one clip.
+    """
     taps = conv.kernel_size[0]
     if taps > 1:
         num_tokens = tokens.shape[1]
@@ -33,14 +39,14 @@ def convolve_as_product(conv: TokenConv, tokens: Tensor, borders: None = None) -
 
 
 def rotate_as_complex(tokens: Tensor, table: RotaryTable) -> Tensor:
-    """`foley.models.rope.rotate` by complex numbers: 4 kernels for 12."""
+    """The result of `foley.models.rope.rotate` by complex numbers: 4 kernels instead of 12."""
     pairs = torch.view_as_complex(tokens.float().unflatten(-1, (-1, 2)).contiguous())
     turned = pairs * torch.complex(table.cos, table.sin)[:, None]
     return torch.view_as_real(turned).flatten(-2).to(tokens.dtype)
 
 
 def use_fast_kernels(model: FlowModel) -> None:
-    """Have a model's convolutions and rotations run as above, for the rest of the process."""
+    """Replace a model's convolutions and rotations in this process by the faster functions."""
     for module in model.dit.modules():
         if isinstance(module, TokenConv):
             module.forward = partial(convolve_as_product, module)  # type: ignore[method-assign]
@@ -49,10 +55,14 @@ def use_fast_kernels(model: FlowModel) -> None:
 
 
 class RecordedSteps:
-    """Losses and gradients of batches, recorded for each shape and replayed.
+    """Training steps, recorded as a CUDA graph for each shape.
 
-    All share one piece of memory, since one runs at a time. Gradients are added to buffers that
-    stay: each run zeroes them first.
+    All graphs share one memory pool, because only one runs at a time. The gradients are accumulated
+    in fixed buffers, which each run sets to zero first.
+
+    Args:
+        model: whose gradients are computed.
+        negative: int64 [N, T'], ids of negative prompts.
     """
 
     def __init__(self, model: FlowModel, negative: Tensor) -> None:
@@ -62,11 +72,11 @@ class RecordedSteps:
         self._recorded: dict[int, tuple[torch.cuda.CUDAGraph, dict[str, Tensor], Losses]] = {}
 
     def record(self, key: int, example: dict[str, Tensor], num_tokens: int) -> None:
-        """Prepare batches of this shape.
+        """Record the step for batches of a shape.
 
         Args:
-            key: names the shape.
-            example: an entry of the cache.
+            key: of the shape.
+            example: an entry of the cache with this shape.
             num_tokens: T, of the text.
         """
         side = torch.cuda.Stream()
@@ -90,7 +100,13 @@ class RecordedSteps:
         return losses.detach()
 
     def __call__(self, key: int, rows: Tensor, store: dict[str, Tensor]) -> Losses:
-        """Gradients in the parameters, and the losses, of these rows [B] of a shelf."""
+        """Compute the gradients of the parameters; returns the losses.
+
+        Args:
+            key: of a recorded shape.
+            rows: int64 [B], the clips of the buffer.
+            store: of a `ClipBuffer`.
+        """
         graph, inputs, losses = self._recorded[key]
         for name, value in inputs.items():
             torch.index_select(store[name], 0, rows, out=value)
@@ -99,5 +115,5 @@ class RecordedSteps:
 
     @property
     def keys(self) -> Sequence[int]:
-        """The shapes that are prepared."""
+        """The keys of the recorded shapes."""
         return list(self._recorded)

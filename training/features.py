@@ -1,4 +1,4 @@
-"""What the transformer is trained on: latents, tokens and prompts, kept on the device."""
+"""Training data of the transformer: latents, tokens and prompts of clips, kept on the device."""
 
 # B clips, n frames, G segments, S = 8 G sync tokens, V visual tokens, A latent frames
 
@@ -32,20 +32,24 @@ _SEGMENTS_AT_ONCE = 128
 
 
 def visual_frame_indices(num_frames: int, device: torch.device) -> Tensor:
-    """Indices of the 25 fps frames that are at or after each eighth of a second, [V]."""
+    """The indices [V] of the 25 fps frames at or after each eighth of a second."""
     count = 8 * (num_frames - 1) // 25 + 1
     return torch.ceil(torch.arange(count, device=device) * 3.125 - 1e-6).long()
 
 
 class FrozenEncoders:
-    """The frozen visual encoders."""
+    """The visual encoders of a trained state, without gradients."""
 
     def __init__(self, sync: Synchformer, vision: nn.Module) -> None:
         self.sync, self.vision = sync, vision
 
     @torch.no_grad()
     def __call__(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        """Visual tokens [B, V, C] and sync tokens [B, S, C'] of uint8 [B, n, 3, 224, 224]."""
+        """The visual tokens [B, V, C] and sync tokens [B, S, C'] of clips.
+
+        Args:
+            pictures: uint8 [B, n, 3, 224, 224] at 25 fps.
+        """
         batch, num_frames = pictures.shape[:2]
         device = pictures.device
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
@@ -66,20 +70,30 @@ class FrozenEncoders:
 
 
 class PromptTokenizer:
-    """The tokenizer, without transformers."""
+    """The prompts' tokenizer, without the library transformers.
+
+    Args:
+        folder: with tokenizer.json.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
 
     def encode(self, prompts: list[str], length: int | None = None) -> Tensor:
-        """int64 [B, T], padded to the longest or to `length`."""
+        """The ids of prompts, int64 [B, T], padded to the longest one or to `length`."""
         rows = [self._tokenizer.encode(prompt).ids[:MAX_TOKENS] for prompt in prompts]
         length = length or max(map(len, rows))
         return torch.tensor([row[:length] + [PAD] * (length - len(row)) for row in rows])
 
 
 class ClipBuffer:
-    """The clips of one length."""
+    """A ring buffer of clips of one length.
+
+    Args:
+        num_frames: of each clip, at 25 fps.
+        capacity: number of clips.
+        device: of the tensors.
+    """
 
     def __init__(self, num_frames: int, capacity: int, device: torch.device) -> None:
         self.capacity, self.count, self.next = capacity, 0, 0
@@ -88,7 +102,7 @@ class ClipBuffer:
         self.device = device
 
     def put(self, entry: dict[str, Tensor]) -> None:
-        """Add clips; the oldest make room."""
+        """Add the clips of an entry; they replace the oldest ones."""
         size = len(entry["latents"])
         for name, value in entry.items():
             if name not in self.store:
@@ -100,7 +114,12 @@ class ClipBuffer:
         self.count = min(self.capacity, self.count + size)
 
     def rows(self, count: int, num_tokens: int) -> Tensor:
-        """Indices [count] of clips whose text is no longer than that, with repeats."""
+        """Draw clips by chance, with repeats; returns their indices [count].
+
+        Args:
+            count: number of indices.
+            num_tokens: clips with a longer text are nearly never drawn.
+        """
         short = (self.store["lengths"][: self.count] <= num_tokens).float() + 1e-6
         return torch.multinomial(short, count, replacement=True)
 

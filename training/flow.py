@@ -1,4 +1,4 @@
-"""What the transformer and the text encoder learn together: the model, its heads, its losses."""
+"""The transformer and the text encoder as one model for training, with heads and losses."""
 
 # B clips, A latent frames, L latent channels, S sync tokens, C width, T text tokens
 
@@ -18,22 +18,23 @@ from training.settings import TRAINED
 
 DROP_ALL, DROP_PICTURE, DROP_TEXT = 0.1, 0.05, 0.05
 ONSET_WEIGHT, PLACE_WEIGHT, ALIGNED_WEIGHT = 0.5, 0.3, 0.3
-_NOISY = 0.5  # mean of the normal that half of the noise levels are drawn from: alignment is
-# decided where there is much noise
+# Mean of the normal distribution from whose sigmoid half of the noise levels are drawn. High levels
+# are preferred, because they decide about the alignment with the video.
+_MEAN_NOISE = 0.5
 _TUBELETS_APART = SYNC_SEGMENT_STRIDE * SYNC_POSITIONS // SYNC_SEGMENT_FRAMES  # of two segments
-_LATENTS_A_TUBELET = 4
-# A sync token lies up to this many latent frames beside its moment, by its place in the clip.
+_LATENTS_PER_TUBELET = 4
+# The largest distance of a sync token from its own time, in latent frames.
 _LARGEST_SHIFT = 16.0
 _ANGLES = 8
 
 
 class FlowModel(nn.Module):
-    """What is trained together: the transformer, the text encoder, and heads for training.
+    """The transformer, the text encoder, and the heads that only training uses.
 
-    Sync tokens are laid beside their moment by an amount that follows from the place in the clip.
-    One head tells that place from the audio tokens after the joint blocks, as the angles by which
-    attention would have to turn; from those in the middle of the audio blocks one tells the onsets,
-    and one the sync token that belongs there.
+    A sync token's position differs from its own time by an amount that depends on the place in the
+    clip. The head `place` predicts that place from the audio tokens after the joint blocks, as the
+    angles by which attention has to turn. The heads `onset` and `aligned` predict the onsets and
+    the sync token of each moment from the audio tokens in the middle of the audio blocks.
     """
 
     def __init__(self) -> None:
@@ -59,7 +60,12 @@ class FlowModel(nn.Module):
 
 @dataclass(frozen=True)
 class Losses:
-    """Of a batch: flow matching over the active channels, and those of the heads."""
+    """The losses of a batch.
+
+    Attributes:
+        flow: of flow matching, over the active channels.
+        onset, place, aligned: of the heads.
+    """
 
     flow: Tensor
     onset: Tensor
@@ -68,24 +74,24 @@ class Losses:
 
     @property
     def total(self) -> Tensor:
-        """What is minimised."""
+        """The weighted sum that is minimised."""
         heads = ONSET_WEIGHT * self.onset + PLACE_WEIGHT * self.place
         return self.flow + heads + ALIGNED_WEIGHT * self.aligned
 
     def detach(self) -> "Losses":
-        """Without their history."""
+        """The losses without their computation graph."""
         return Losses(
             *(loss.detach() for loss in (self.flow, self.onset, self.place, self.aligned))
         )
 
     def to_list(self) -> list[float]:
-        """For people: flow, onset, place, aligned."""
+        """The values of flow, onset, place and aligned, rounded."""
         losses = (self.flow, self.onset, self.place, self.aligned)
         return [round(loss.item(), 4) for loss in losses]
 
 
 def start_as_identity(dit: FoleyDiT) -> None:
-    """Closed gates: at first every block passes its input on, and the velocity is zero."""
+    """Set all gates to zero, so that every block is the identity and the velocity is zero."""
     for projection in dit.time_projections:
         for stream in (projection.audio, projection.visual):
             nn.init.zeros_(stream.weight)
@@ -99,10 +105,10 @@ def start_as_identity(dit: FoleyDiT) -> None:
 
 
 def place_targets(num_latents: int, device: torch.device) -> Tensor:
-    """What the place head is to tell of each latent frame, [A, 1 + 2 * angles].
+    """The target of the head `place` for each latent frame, [A, 1 + 2 * angles].
 
-    The place itself, -1 .. 1, and cosines and sines of the turns that undo the shift there, at the
-    fastest of the audio blocks' rotary frequencies.
+    It is the place in the clip, -1 to 1, and the cosines and sines of the angles that undo the
+    shift of the sync tokens there, at the highest rotary frequencies of the audio blocks.
     """
     share = (torch.arange(num_latents, device=device) + 0.5) / num_latents
     pairs = TRAINED.dit.hidden_dim // TRAINED.dit.num_heads // 2
@@ -112,17 +118,18 @@ def place_targets(num_latents: int, device: torch.device) -> Tensor:
 
 
 def align_sync_tokens(sync: Tensor, num_latents: int) -> tuple[Tensor, Tensor]:
-    """The sync tokens of each latent frame's own moment, normed, and which frames have any.
+    """The normalised sync tokens of each latent frame's own time.
 
     Args:
-        sync: [B, S, C], as the transformer gets them.
+        sync: [B, S, C], the input of the transformer.
         num_latents: A.
 
     Returns:
-        [B, A, C], the mean of both views where two segments show the moment; bool [A].
+        The tokens [B, A, C], averaged if two segments show a time; and bool [A], whether a frame
+        has any token.
     """
     num_segments = sync.shape[1] // SYNC_POSITIONS
-    tubelet = torch.arange(num_latents, device=sync.device) // _LATENTS_A_TUBELET
+    tubelet = torch.arange(num_latents, device=sync.device) // _LATENTS_PER_TUBELET
     segments = sync.unflatten(1, (num_segments, SYNC_POSITIONS))
     total, views = torch.zeros_like(sync[:, :1]), torch.zeros_like(tubelet)
     for earlier in range(SYNC_POSITIONS // _TUBELETS_APART):
@@ -139,13 +146,16 @@ def align_sync_tokens(sync: Tensor, num_latents: int) -> tuple[Tensor, Tensor]:
 def drop_conditions(
     model: FlowModel, entry: dict[str, Tensor], negative: Tensor, num_tokens: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Visual, sync and text ids of a batch, some of them emptied for guidance; bool [B], of which.
+    """Replace some of a batch's conditions by empty ones, as guidance needs.
 
     Args:
         model: holds the empty features.
         entry: of the cache.
         negative: int64 [N, T'], ids of negative prompts; the last one is the empty prompt.
-        num_tokens: T, at least T'. Padding is heard, so it must not always be as long.
+        num_tokens: T, at least T'. Padding affects the result, so its length must vary.
+
+    Returns:
+        Visual tokens, sync tokens, text ids, and bool [B], whether a clip's features are empty.
     """
     count, device = len(entry["latents"]), entry["latents"].device
     chance = torch.rand(count, device=device)
@@ -160,7 +170,7 @@ def drop_conditions(
     ids = entry["tokens"][:, :num_tokens]
     other = F.pad(negative, (0, num_tokens - negative.shape[1]), value=PAD)
     drawn = other[torch.randint(len(other), (count,), device=device)]
-    # Half of the emptied ones hear the usual negative prompt, the first.
+    # Half of the clips without conditions get the usual negative prompt, which is the first.
     drawn = torch.where(torch.rand(count, 1, device=device) < 0.5, other[0], drawn)
     ids = torch.where((chance < DROP_ALL)[:, None], drawn, ids)
     silent = (chance > 1 - DROP_TEXT)[:, None]
@@ -168,10 +178,10 @@ def drop_conditions(
 
 
 def encode_prompts(model: FlowModel, ids: Tensor) -> Tensor:
-    """Text tokens [B, T, C] of ids [B, T].
+    """The text tokens [B, T, C] of ids [B, T].
 
-    The mask is what is added to the scores: made from a plain one, it would be made of a constant
-    that crosses to the GPU, and a step that does so cannot be recorded.
+    The mask is given in its additive form. The conversion from a boolean mask copies a constant to
+    the GPU, and a step with such a copy cannot be recorded.
     """
     mask = torch.zeros(ids.shape, device=ids.device).masked_fill(ids == PAD, -1e9)
     return model.text(input_ids=ids, attention_mask=mask[:, None, None]).last_hidden_state
@@ -180,11 +190,18 @@ def encode_prompts(model: FlowModel, ids: Tensor) -> Tensor:
 def compute_losses(
     model: FlowModel, entry: dict[str, Tensor], negative: Tensor, num_tokens: int
 ) -> Losses:
-    """The losses of a batch of the cache; `negative` and `num_tokens` as in `drop_conditions`."""
+    """The losses of a batch.
+
+    Args:
+        model: to train.
+        entry: of the cache.
+        negative: see `drop_conditions`.
+        num_tokens: see `drop_conditions`.
+    """
     clean = entry["latents"].float()
     device, num_latents = clean.device, clean.shape[-1]
     noise = torch.randn(len(clean), LATENT_DIM, num_latents, device=device)
-    spread = torch.sigmoid(_NOISY + torch.randn(len(clean), device=device) * 1.1)
+    spread = torch.sigmoid(_MEAN_NOISE + torch.randn(len(clean), device=device) * 1.1)
     even = torch.rand(len(clean), device=device)
     sigma = torch.where(torch.rand(len(clean), device=device) < 0.5, spread, even)
     mix = sigma[:, None, None]
@@ -197,11 +214,11 @@ def compute_losses(
     flow = (velocity[:, :ACTIVE] - (noise[:, :ACTIVE] - clean)).square().mean()
     curve = entry["curve"].float()
     middle = model.in_the_middle.float()
-    # Where there is little noise the latents themselves tell.
+    # With little noise, the latents themselves show the onsets.
     weight = (1 + 4 * (curve > 0)) * 2 * sigma[:, None]
     onset = F.binary_cross_entropy_with_logits(model.onset(middle)[..., 0], curve, weight=weight)
-    told = model.place(model.after_joint.float())
-    place = F.mse_loss(told, place_targets(num_latents, device).expand_as(told))
+    found = model.place(model.after_joint.float())
+    place = F.mse_loss(found, place_targets(num_latents, device).expand_as(found))
     wanted, there = align_sync_tokens(entry["sync"].float(), num_latents)
     missed = (model.aligned(middle) - wanted).square().mean(-1)
     seen = (~blind[:, None] & there).float()

@@ -1,9 +1,9 @@
-"""Adds the blocks that the sync encoder of a state lacks, so that nothing changes yet.
+"""Add missing blocks to the sync encoder of a state, without a change of its output.
 
     python -m training.grow --state STATE --out STATE
 
-For a preset that became deeper: a new block is a copy of the last whose additions to its input are
-zero, so the tokens stay what they were, and its gradients are not zero.
+This is for a preset that became deeper. A new block is a copy of the last one whose residual
+outputs are zero. The tokens stay the same, and the gradients of the block are not zero.
 """
 
 import argparse
@@ -18,7 +18,12 @@ _ADDITIONS = (".time_attention.proj.", ".space_attention.proj.", ".mlp.2.")
 
 
 def grow_encoders(encoders: dict[str, Tensor], num_layers: int) -> dict[str, Tensor]:
-    """The weights of the encoders with as many blocks; those they have are kept."""
+    """The weights of the encoders with `num_layers` blocks in the sync encoder.
+
+    Args:
+        encoders: weights by their names in a state, unchanged by the call.
+        num_layers: at least the number of blocks that there are.
+    """
     last = max(int(name.split(".")[2]) for name in encoders if name.startswith(_BLOCKS))
     old = f"{_BLOCKS}{last}."
     held = dict(encoders)

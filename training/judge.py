@@ -1,4 +1,4 @@
-"""What sounds are judged by: onsets, their match, materials, levels; no picture is seen."""
+"""Measures of sounds: onsets and their match with events, materials, levels, spectra."""
 
 # B sounds, S samples, E hits, t frames
 
@@ -19,20 +19,20 @@ _BANDS = 40
 _LAG = 5  # frames over which a rise is measured: 10 ms
 _APART_SECONDS = 0.05
 _RISE = 0.4  # decades of power
-_BEFORE_ONSET = 0.005  # seconds: an onset is told where it rises most
+_BEFORE_ONSET = 0.005  # seconds; an onset is detected where the level rises most
 _WINDOW_BEFORE, _WINDOW_AFTER = 0.02, 0.34
 _JUDGE_HOP, _JUDGE_FFT, _JUDGE_BANDS = 240, 1024, 64
 
 
 @dataclass
 class Match:
-    """Onsets found and missed, summed over clips.
+    """Counts of matching and missing onsets, summed over clips.
 
     Attributes:
-        hits: found onsets that match an event, one to one.
-        found: all found onsets.
+        hits: detected onsets that match an event, one to one.
+        found: all detected onsets.
         truth: all events.
-        errors: signed seconds, found minus true.
+        errors: signed seconds, detected minus true.
     """
 
     hits: int = 0
@@ -43,13 +43,13 @@ class Match:
     def add(
         self, found: Sequence[float], truth: Sequence[float], unscored: Sequence[float] = ()
     ) -> None:
-        """Count one clip.
+        """Add one clip.
 
         Args:
-            found: onsets.
-            truth: events.
-            unscored: times at which something may begin to sound, or not: an onset there that
-                matches no event counts neither way.
+            found: detected onsets, in seconds.
+            truth: events, in seconds.
+            unscored: times, in seconds, at which a sound may or may not begin. An onset there that
+                matches no event is not counted.
         """
         pairs = match_onsets(found, truth)
         matched = {onset for onset, _ in pairs}
@@ -61,29 +61,29 @@ class Match:
 
     @property
     def precision(self) -> float:
-        """Share of the found onsets that match."""
+        """The share of the detected onsets that match an event."""
         return self.hits / max(self.found, 1)
 
     @property
     def recall(self) -> float:
-        """Share of the events that were found."""
+        """The share of the events that were detected."""
         return self.hits / max(self.truth, 1)
 
     @property
     def f1(self) -> float:
-        """Harmonic mean of the two."""
+        """The harmonic mean of precision and recall."""
         return 2 * self.hits / max(self.found + self.truth, 1)
 
     @property
     def median_error_ms(self) -> float:
-        """Median absolute error of the matches; NaN without any."""
+        """The median absolute error of the matches; NaN without a match."""
         if not self.errors:
             return float("nan")
         return 1000 * float(torch.tensor(self.errors).abs().median())
 
 
 def match_onsets(found: Sequence[float], truth: Sequence[float]) -> list[tuple[float, float]]:
-    """Pairs (found, true) within the tolerance, one to one, nearest first."""
+    """Pairs (detected, true) within the tolerance, one to one, the nearest first."""
     candidates = sorted(
         (abs(f - t), i, j)
         for i, f in enumerate(found)
@@ -102,7 +102,7 @@ def match_onsets(found: Sequence[float], truth: Sequence[float]) -> list[tuple[f
 
 
 def merge_close_events(truth: Sequence[float]) -> list[float]:
-    """Events that a listener can tell apart: those closer than 50 ms count once."""
+    """The events in order, without those less than 50 ms after the previous one."""
     kept: list[float] = []
     for seconds in sorted(truth):
         if not kept or seconds - kept[-1] >= _APART_SECONDS:
@@ -111,12 +111,13 @@ def merge_close_events(truth: Sequence[float]) -> list[float]:
 
 
 def detect_onsets(waveform: Tensor) -> list[float]:
-    """Times in seconds at which something starts to sound in a waveform [S]."""
+    """The times in seconds at which a sound starts in a waveform [S]."""
     filters = mel_filters(_FFT, _BANDS).to(waveform.device)
     count = waveform.shape[-1] // _HOP
     levels = log_mel(waveform[None].float(), _FFT, _HOP, filters, count)[0]  # [bands, t]
-    levels = (levels + 5.5).clamp_min(0)  # what is below -55 dB is not heard
-    # Each band against its highest level 10 to 40 ms before; the clearest half of the bands count.
+    levels = (levels + 5.5).clamp_min(0)  # levels below -55 dB are inaudible
+    # Each band is compared with its highest level 10 to 40 ms before. The half of the bands with
+    # the largest rise counts.
     past = F.max_pool1d(F.pad(levels, (_LAG + 15, 0))[:, : count + 15], 16, 1)
     rise = (levels - past[:, :count]).clamp_min(0)
     rise = rise.sort(0, descending=True).values[: _BANDS // 2].mean(0)
@@ -129,48 +130,57 @@ def detect_onsets(waveform: Tensor) -> list[float]:
 
 
 def level_db(waveform: Tensor, seconds: float, length_seconds: float = 0.08) -> float:
-    """RMS level in dB of the waveform [S] just after a time."""
+    """The RMS level of the waveform [S] in the `length_seconds` after a time, in dB."""
     first = int(seconds * SAMPLE_RATE)
     part = waveform[first : first + int(length_seconds * SAMPLE_RATE)]
     return 10 * float(torch.log10(part.float().square().mean() + 1e-9))
 
 
 def level_to_sones(level_db: float) -> float:
-    """Loudness of a level, in sones but for a factor: twice as loud for 10 dB (Stevens)."""
+    """The loudness in sones, up to a factor, of a level in dB: it doubles every 10 dB (Stevens)."""
     return float(2 ** (level_db / 10))
 
 
 def onset_level_db(waveform: Tensor, found: Sequence[float], seconds: float) -> float | None:
-    """The level of an event as it is heard: from its onset on; None if none is heard.
+    """The level of an event from its detected onset on, in dB; None without a matching onset.
 
-    A hit of stone is over in 20 ms: from the exact time on, one that came 30 ms early is missed.
+    A hit of stone lasts 20 ms. Measured from the exact time of the event, a hit that sounds 30 ms
+    early would be missed.
 
     Args:
         waveform: [S].
         found: the onsets of the waveform.
-        seconds: when the event was.
+        seconds: time of the event.
     """
     pairs = match_onsets(found, [seconds])
     return level_db(waveform, max(0.0, pairs[0][0] - _BEFORE_ONSET)) if pairs else None
 
 
 def count_clicks(waveform: Tensor) -> int:
-    """Moments of 1 ms at which a waveform [S] has 20 dB more above 8 kHz than in the 50 ms around.
+    """The number of clicks: moments of 1 ms that stand out by 20 dB above 8 kHz.
 
-    Grains of rain and fire and short hits have such too: a figure to hold beside the exact sound's.
+    A moment is compared with the 50 ms around it. Grains of rain and fire and short hits count too,
+    so the figure is meaningful only beside that of the exact sound.
+
+    Args:
+        waveform: [S].
     """
     spectrum = torch.fft.rfft(waveform.float())
     spectrum[: len(spectrum) * 8000 * 2 // SAMPLE_RATE] = 0
     high = torch.fft.irfft(spectrum, len(waveform))
     power = high[: len(high) // 48 * 48].view(-1, 48).square().mean(1) + 1e-9
     around = F.avg_pool1d(power[None, None], 51, 1, 25, count_include_pad=False)[0, 0]
-    # The mean holds the moment itself.
+    # The mean includes the moment itself.
     rest = (51 * around - power).clamp_min(0) / 50
     return int((power > 100 * rest).sum())
 
 
 class MaterialJudge(nn.Module):
-    """Says of which material a hit sounds. Trained on the generator's sounds alone."""
+    """A classifier of a hit's material by its sound, trained on sounds of the generator.
+
+    Args:
+        width: channels of the first layers.
+    """
 
     def __init__(self, width: int = 48) -> None:
         super().__init__()
@@ -187,20 +197,26 @@ class MaterialJudge(nn.Module):
         self.head = nn.Linear(2 * width * 4, len(MATERIALS))
 
     def features(self, windows: Tensor) -> Tensor:
-        """Log-mel pictures [E, 1, bands, t] of windows [E, S], loudness taken out."""
+        """Log-mel spectra [E, 1, bands, t] of windows [E, S], relative to their loudest band."""
         count = windows.shape[-1] // _JUDGE_HOP
         levels = log_mel(windows, _JUDGE_FFT, _JUDGE_HOP, self.filters, count)
         top = levels.amax((1, 2), keepdim=True)
-        return ((levels - top) / 2 + 1.5).clamp_min(0)[:, None]  # 30 dB a unit, 90 dB deep
+        return ((levels - top) / 2 + 1.5).clamp_min(0)[:, None]  # 30 dB per unit, a range of 90 dB
 
     def forward(self, features: Tensor) -> Tensor:
-        """Logits [E, 7]."""
+        """Logits of the materials [E, 7]."""
         hidden = self.layers(features).mean(-1)  # [E, channels, bands / 16]
         return self.head(hidden.flatten(1))
 
 
 def cut_hit_windows(waveforms: Tensor, owner: Tensor, seconds: Tensor) -> Tensor:
-    """The windows [E, S'] around hits; what lies outside a clip is silence."""
+    """The windows [E, S'] around hits; a part outside the clip is silent.
+
+    Args:
+        waveforms: [B, S].
+        owner: int64 [E], the clip of each hit.
+        seconds: [E], the time of each hit.
+    """
     before = int(_WINDOW_BEFORE * SAMPLE_RATE)
     size = before + int(_WINDOW_AFTER * SAMPLE_RATE)
     padded = F.pad(waveforms, (before, size))
@@ -210,7 +226,12 @@ def cut_hit_windows(waveforms: Tensor, owner: Tensor, seconds: Tensor) -> Tensor
 
 
 def silence_db(real: Tensor, generated: Tensor) -> float:
-    """How many dB the gaps of a clip lie below its events, gaps being where the truth is silent."""
+    """The level of a sound's gaps below its events, in dB; NaN if there are no gaps or events.
+
+    Args:
+        real: the exact sound [S]; its silent parts define the gaps.
+        generated: the sound to measure [S].
+    """
     frames = (len(real) // 960, 960)
     truth = real[: frames[0] * 960].view(frames).square().mean(1)
     found = generated[: frames[0] * 960].view(frames).square().mean(1)
@@ -223,13 +244,13 @@ def silence_db(real: Tensor, generated: Tensor) -> float:
 
 
 def lines_db(waveforms: Tensor, floor: float = 1e-9) -> Tensor:
-    """How far multiples of the latent rate, 50 Hz, stand out of long-term spectra, dB [B].
+    """The excess of spectral lines at multiples of 50 Hz, the latent rate, in dB [B].
 
-    Above 200 Hz, each line against what lies half-way to the next.
+    Above 200 Hz, each line of the long-term spectrum is compared with the middle between two lines.
 
     Args:
         waveforms: [B, S].
-        floor: power that is added to each bin, so that what is hardly heard counts little.
+        floor: power that is added to each bin, so that inaudible lines count little.
     """
     num_samples, device = waveforms.shape[-1], waveforms.device
     window = torch.hann_window(num_samples, device=device)
@@ -251,25 +272,30 @@ def buzz_db(waveform: Tensor) -> float:
 
 
 def _levels(waveforms: Tensor) -> Tensor:
-    """Levels of 48 bands every 10 ms, decades of power, [B, 48, t] of [B, S]."""
+    """The levels of 48 bands every 10 ms in decades of power, [B, 48, t], of [B, S]."""
     filters = mel_filters(1024, 48).to(waveforms.device)
     return log_mel(waveforms.float(), 1024, 480, filters, waveforms.shape[-1] // 480)
 
 
 def band_levels(waveforms: Tensor) -> Tensor:
-    """Mean and spread over time of log-mel levels, a fixed embedding [B, 2 * 48] of sounds."""
+    """The mean and the spread over time of 48 log-mel levels, [B, 2 * 48], of sounds [B, S]."""
     levels = _levels(waveforms)
     return torch.cat((levels.mean(-1), levels.std(-1)), dim=1)
 
 
 def spectrum_db(waveform: Tensor, range_db: float = 60.0) -> Tensor:
-    """Levels of 48 bands every 10 ms, dB, [48, t] of [S], down to `range_db` below the highest."""
+    """The levels of 48 bands every 10 ms in dB, [48, t].
+
+    Args:
+        waveform: [S].
+        range_db: levels further below the highest one are raised to this limit.
+    """
     levels = 10 * _levels(waveform[None])[0]
     return levels.clamp_min(levels.max() - range_db)
 
 
 def frechet_distance(first: Tensor, second: Tensor) -> float:
-    """Frechet distance of two sets of embeddings [B, D]."""
+    """The Frechet distance of two sets of embeddings [B, D]."""
     first, second = first.double().cpu(), second.double().cpu()
     mean = (first.mean(0) - second.mean(0)).square().sum()
     one, two = torch.cov(first.T), torch.cov(second.T)

@@ -1,4 +1,4 @@
-"""What the visual encoders are taught: when and where things touch, how hard, what goes on."""
+"""Targets for the visual encoders: contacts, their force and place, and continuous sounds."""
 
 # B clips, n frames, G segments, F = 8 tubelets of 2 frames, P = 14 x 14 patches, K sprites
 
@@ -12,21 +12,32 @@ from foley.configs import SYNC_SEGMENT_FRAMES, SYNC_SEGMENT_STRIDE
 from training.clips import Batch
 from training.scene import FPS, LATENT_RATE, LAYERS
 
-BINS = 4  # of 20 ms in a token's 80 ms
+BINS = 4  # of 20 ms in the 80 ms of a token
 GRID = 14
-NUM_KINDS = 8  # seven materials and the burst
+NUM_KINDS = 8  # seven materials and the bang of light
 _FRICTION = LAYERS.index("friction")
-_RUBS = 0.2  # the least level of a shove
+_MIN_RUBBING = 0.2  # level of the friction sound after the start of a slide
 
 
 def group_by_tubelet(values: Tensor) -> Tensor:
-    """[B, n / 2, ...] for each tubelet -> [B * G, 8, ...] for each token of each segment."""
+    """The values for each token of each segment, [B * G, 8, ...].
+
+    Args:
+        values: for each tubelet, [B, n / 2, ...].
+    """
     windows = values.unfold(1, SYNC_SEGMENT_FRAMES // 2, SYNC_SEGMENT_STRIDE // 2)  # [B, G, .., 8]
     return windows.movedim(-1, 2).flatten(0, 1)
 
 
 def onset_curve(batch: Batch, step_seconds: float, count: int, width_seconds: float) -> Tensor:
-    """Triangles around the hits, and their force: [B, 2, count] on a grid of cell centres."""
+    """Triangles around the hits, and the hits' force, [B, 2, count].
+
+    Args:
+        batch: the clips.
+        step_seconds: width of a cell of the time grid.
+        count: number of cells.
+        width_seconds: half of a triangle's base.
+    """
     device = batch.reverb.device
     centres = (torch.arange(count, device=device) + 0.5) * step_seconds
     away = (batch.hits["seconds"][:, None] - centres).abs()
@@ -40,21 +51,21 @@ def onset_curve(batch: Batch, step_seconds: float, count: int, width_seconds: fl
 
 
 def layer_levels(batch: Batch, count: int) -> Tensor:
-    """Level of each continuous sound [B, 7, count] over the clip."""
+    """The level of each continuous sound over the clip, [B, 7, count]."""
     kinds = F.one_hot(batch.layers["kind"] + 1, len(LAYERS) + 1)[..., 1:].float()  # [B, 3, 7]
     levels = torch.einsum("bka,bkl->bla", batch.layers["level"], kinds)
     return F.adaptive_avg_pool1d(levels, count)
 
 
 def material_share(batch: Batch) -> Tensor:
-    """Which kinds of hits a clip has, 0 or 1, [B, 8]."""
+    """1 for each kind of hit that a clip contains, otherwise 0, [B, 8]."""
     share = torch.zeros(len(batch), NUM_KINDS, device=batch.reverb.device)
     share[batch.owner, batch.hits["material"].long()] = 1.0
     return share
 
 
 def screen_places(batch: Batch) -> Tensor:
-    """Where sprites are seen, [B, n, K, 2] in -1 .. 1."""
+    """The places of the sprites on the screen, [B, n, K, 2] in -1 to 1."""
     camera, sprites = batch.frames["camera"], batch.frames["sprites"]
     away = sprites[..., :2] - camera[:, :, None, :2]
     cos, sin = camera[:, :, None, 3].cos(), camera[:, :, None, 3].sin()
@@ -64,7 +75,7 @@ def screen_places(batch: Batch) -> Tensor:
 
 
 def dense_maps(batch: Batch) -> Tensor:
-    """For each tubelet and patch: contact, presence, velocity x and y, [B, n / 2, P, 4]."""
+    """Contact, presence, and velocity in x and y for each tubelet and patch, [B, n / 2, P, 4]."""
     device = batch.reverb.device
     line = (torch.arange(GRID, device=device) + 0.5) / GRID * 2 - 1
     grid = torch.stack(torch.meshgrid(line, line, indexing="xy"), -1).flatten(0, 1)  # [P, 2]
@@ -89,7 +100,13 @@ def dense_maps(batch: Batch) -> Tensor:
 
 
 def crop(batch: Batch, first_frame: int, num_frames: int) -> Batch:
-    """The part of a batch that begins at a frame; hits outside it are left out."""
+    """The part of a batch that begins at a frame. Hits outside it are left out.
+
+    Args:
+        batch: the clips.
+        first_frame: of the part.
+        num_frames: length of the part.
+    """
     last = first_frame + num_frames
     start, stop = first_frame / FPS, last / FPS
     inside = (batch.hits["seconds"] >= start) & (batch.hits["seconds"] < stop)
@@ -112,22 +129,22 @@ def crop(batch: Batch, first_frame: int, num_frames: int) -> Batch:
 
 
 def drop_late_hits(batch: Batch, seconds: float) -> Batch:
-    """The same batch without the hits from a time on."""
+    """The batch without the hits at or after `seconds`."""
     before = batch.hits["seconds"] < seconds
     hits = {name: value[before] for name, value in batch.hits.items()}
     return replace(batch, hits=hits, owner=batch.owner[before])
 
 
 def find_shoves(batch: Batch) -> list[list[float]]:
-    """When things are shoved and begin to rub, in each clip, seconds, in order.
+    """The times in seconds at which objects start to slide, for each clip, in order.
 
-    Something begins to sound then, softly or clearly: half of these are onsets of the exact sound,
-    and no touch is among them.
+    A friction sound starts there, softly or clearly. Half of these times are onsets of the exact
+    sound, and none is a contact.
     """
     level = (batch.layers["level"] * (batch.layers["kind"] == _FRICTION)[..., None]).amax(1)
     before, after = F.pad(level, (1, 0))[:, :-1], F.pad(level, (0, 2))[:, 2:]
-    begins = (before < _RUBS / 4) & (level >= _RUBS / 4) & (after >= _RUBS)
-    begins[:, 0] = False  # it slid before
+    begins = (before < _MIN_RUBBING / 4) & (level >= _MIN_RUBBING / 4) & (after >= _MIN_RUBBING)
+    begins[:, 0] = False  # the slide may have started before the clip
     found: list[list[float]] = [[] for _ in range(len(batch))]
     for clip, frame in begins.nonzero().tolist():
         found[clip].append((frame + 0.5) / LATENT_RATE)

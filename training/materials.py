@@ -1,4 +1,4 @@
-"""What things sound like: modes of seven materials, and how force and size change them."""
+"""Modal models of seven materials, and how force and size change their sound."""
 
 # M modes of one hit
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 MATERIALS = ("wood", "metal", "glass", "plastic", "stone", "skin", "water")
-BURST = len(MATERIALS)  # a bang of light: sounds, but is of no material
+BURST = len(MATERIALS)  # a bang with a flash of light, which belongs to no material
 NUM_MODES = 12
 MAX_HIT_SECONDS = 0.9
 LOUDNESS_SECONDS = 0.08
@@ -15,18 +15,18 @@ LOUDNESS_SECONDS = 0.08
 
 @dataclass(frozen=True, kw_only=True)
 class Material:
-    """How a thing of this material rings.
+    """The sound of an object of this material.
 
     Attributes:
-        low_hz, high_hz: lowest mode of the largest and of the smallest thing.
-        ratios: of the modes to the lowest.
-        decay_seconds: of the lowest mode, to 1 / e, range.
-        damping: how much faster higher modes die: decay ~ ratio ** -damping.
-        tilt: how fast the modes' amplitudes fall with their number.
-        noise: peak of the contact noise relative to the modes, range.
-        noise_hz: its centre.
-        noise_seconds: its decay to 1 / e.
-        chirp: relative rise of the frequencies a second (bubbles).
+        low_hz, high_hz: lowest mode of the largest and of the smallest object.
+        ratios: frequencies of the modes relative to the lowest.
+        decay_seconds: range of the lowest mode's decay to 1 / e.
+        damping: higher modes decay faster, by ratio ** -damping.
+        tilt: exponential fall of the modes' amplitudes with their number.
+        noise: range of the contact noise's peak relative to the modes.
+        noise_hz: centre of the contact noise.
+        noise_seconds: decay of the contact noise to 1 / e.
+        chirp: relative rise of the frequencies per second (bubbles).
         attack_seconds: of the modes.
     """
 
@@ -92,7 +92,7 @@ TABLE: tuple[Material, ...] = (
         low_hz=1300,
         high_hz=2800,
         ratios=(1, 1.2, 1.47, 1.72, 2.05, 2.4, 2.9, 3.4, 4.0, 4.6),
-        decay_seconds=(0.010, 0.020),  # a quality of 60 to 120 at 2 kHz, as rocks have
+        decay_seconds=(0.010, 0.020),  # quality factors of 60 to 120 at 2 kHz, like rocks
         damping=0.3,
         tilt=0.1,
         noise=(0.5, 0.9),
@@ -141,14 +141,14 @@ TABLE: tuple[Material, ...] = (
 
 @dataclass(frozen=True)
 class Voice:
-    """The modes of one object, the same at every hit.
+    """The modes of one object, which are the same for every hit.
 
     Attributes:
         material: index in `TABLE`.
         size: 0 smallest .. 1 largest.
         hz: [M].
         decay_rates: [M], 1 / s.
-        gains: [M], 0 where there is no mode.
+        gains: [M], 0 for unused modes.
         noise: peak of the contact noise relative to the modes.
     """
 
@@ -161,7 +161,13 @@ class Voice:
 
 
 def draw_voice(rng: np.random.Generator, material: int, size: float) -> Voice:
-    """The voice of an object: its size sets the pitch, chance the details."""
+    """Draw the voice of an object; its size determines the pitch.
+
+    Args:
+        rng: of the details.
+        material: index in `TABLE`.
+        size: 0 smallest to 1 largest.
+    """
     spec = TABLE[material]
     base_hz = spec.low_hz * (spec.high_hz / spec.low_hz) ** (1 - size) * rng.uniform(0.93, 1.07)
     count = len(spec.ratios)
@@ -177,16 +183,26 @@ def draw_voice(rng: np.random.Generator, material: int, size: float) -> Voice:
 
 
 def hit_level(force: float) -> float:
-    """RMS over `LOUDNESS_SECONDS` of a hit of this force in 0.06 .. 1: 15 dB from soft to hard.
+    """The RMS of a hit over `LOUDNESS_SECONDS`, which is the same for every material.
 
-    The same for every material. The ear sums energy over about this time, and a click has a tenth
-    of that of a ringing thing with the same peak: were peaks alike, materials would differ in
+    The range is 15 dB. The ear sums energy over about this time, and a click has a tenth of the
+    energy of a ringing object with the same peak. With equal peaks, materials would differ in
     loudness as much as forces do.
+
+    Args:
+        force: 0.06 to 1.
     """
     return 0.15 * force**0.6
 
 
 def draw_hit_gains(voice: Voice, force: float, rng: np.random.Generator) -> np.ndarray:
-    """Gains [M] of one hit: a harder one excites the higher modes more."""
+    """Draw the gains [M] of one hit; a harder hit excites the higher modes more.
+
+    Args:
+        voice: of the object.
+        force: 0 to 1.
+        rng: of the details.
+    """
     tilt = 0.3 * (1 - force) * np.arange(NUM_MODES)
-    return voice.gains * np.exp(-tilt) * rng.uniform(0.8, 1.2, NUM_MODES)
+    gains: np.ndarray = voice.gains * np.exp(-tilt) * rng.uniform(0.8, 1.2, NUM_MODES)
+    return gains

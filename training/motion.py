@@ -1,4 +1,8 @@
-"""How things move, and when they touch. Times are seconds; places are in -1 .. 1, y downwards."""
+"""Motions of objects and the times of their contacts.
+
+Times are in seconds. Places are in -1 to 1, y downwards. The functions draw their details from
+`rng`, and `stop` is the end of the clip.
+"""
 
 # n frame times, E events
 
@@ -6,21 +10,21 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-# Speed, in half frame heights a second, of a hit of force 1.
+# Speed of a hit of force 1, in half frame heights per second.
 FULL_SPEED = 4.0
 MIN_GAP_SECONDS = 0.12
-# Below it a contact makes no sound, as it can hardly be seen.
-LEAST_SPEED = 0.3
+# A slower contact makes no sound, because it can hardly be seen.
+MIN_SPEED = 0.3
 
 
 @dataclass(frozen=True)
 class Touch:
-    """One contact.
+    """A contact.
 
     Attributes:
-        seconds: when.
-        force: 0 .. 1.
-        x, y: where.
+        seconds: its time.
+        force: 0 to 1.
+        x, y: its place.
     """
 
     seconds: float
@@ -31,13 +35,13 @@ class Touch:
 
 @dataclass
 class Path:
-    """Where a thing is at each frame.
+    """The motion of an object.
 
     Attributes:
-        places: [n, 2].
-        touches: contacts, in order.
-        angles: [n], radians.
-        rubbing: [n], 0 .. 1, how fast it slides on something.
+        places: [n, 2], its place at each frame.
+        touches: its contacts, in order of time.
+        angles: [n], in radians.
+        rubbing: [n], 0 to 1, the speed at which it slides on a surface.
     """
 
     places: np.ndarray
@@ -47,12 +51,19 @@ class Path:
 
 
 def force_of(speed: float) -> float:
-    """Force of a contact at this speed."""
+    """The force (0.06 to 1) of a contact at this speed."""
     return float(np.clip(speed / FULL_SPEED, 0.06, 1.0))
 
 
 def bounce(rng: np.random.Generator, times: np.ndarray, stop: float, floor: float) -> Path:
-    """Falls, bounces lower and lower, rests, hops again. `floor` is the y of its lowest centre."""
+    """An object that falls, bounces lower and lower, rests, and hops again.
+
+    Args:
+        rng: of the details.
+        times: [n], of the frames.
+        stop: end of the clip.
+        floor: y of the centre when the object lies on the floor.
+    """
     gravity = rng.uniform(3.0, 9.0)
     restitution = rng.uniform(0.5, 0.88)
     room = floor + 0.85  # height up to the frame's top
@@ -61,7 +72,7 @@ def bounce(rng: np.random.Generator, times: np.ndarray, stop: float, floor: floa
     x_places = _reflect(x + speed_x * times, -0.75, 0.75)
     y_places = np.full(len(times), floor)
     touches: list[Touch] = []
-    # First flight: dropped at `start`, held before.
+    # It is held until `start` and then dropped.
     start = rng.uniform(0.0, 0.5)
     y_places[times < start] = floor - height
     launch, at = 0.0, start
@@ -89,7 +100,14 @@ def bounce(rng: np.random.Generator, times: np.ndarray, stop: float, floor: floa
 
 
 def roam(rng: np.random.Generator, times: np.ndarray, stop: float, reach: float) -> Path:
-    """Runs straight from wall to wall within -reach .. reach; each wall may change its speed."""
+    """An object that moves straight from wall to wall; its speed may change at each wall.
+
+    Args:
+        rng: of the details.
+        times: [n], of the frames.
+        stop: end of the clip.
+        reach: largest distance of its centre from the middle, in x and y.
+    """
     place = rng.uniform(-0.8, 0.8, 2) * reach
     angle = rng.uniform(0, 2 * np.pi)
     velocity = np.array([np.cos(angle), np.sin(angle)]) * rng.uniform(0.5, 2.2)
@@ -106,7 +124,7 @@ def roam(rng: np.random.Generator, times: np.ndarray, stop: float, reach: float)
         places[inside] = place + velocity * (times[inside] - at)[:, None]
         at, place = at + duration, place + velocity * duration
         speed = abs(float(velocity[axis]))
-        if at < stop and speed > LEAST_SPEED:
+        if at < stop and speed > MIN_SPEED:
             edge = np.clip(place + 0.1 * np.sign(velocity) * (np.arange(2) == axis), -1, 1)
             touches.append(Touch(at, force_of(speed), float(edge[0]), float(edge[1])))
         velocity[axis] *= -1
@@ -119,14 +137,14 @@ def roam(rng: np.random.Generator, times: np.ndarray, stop: float, reach: float)
 def knock(
     rng: np.random.Generator, times: np.ndarray, stop: float, throw: float, arm: float = 1.0
 ) -> tuple[np.ndarray, list[tuple[float, float]]]:
-    """Distance [n] of a striker that touches at distance 0, and (time, force) of its touches.
+    """The distance [n] of a striker from its contact, and (time, force) of each contact.
 
     Args:
-        rng: of the scene.
-        times: [n].
+        rng: of the details.
+        times: [n], of the frames.
         stop: end of the clip.
         throw: largest distance.
-        arm: speed of the contact for each unit of distance a second.
+        arm: ratio of the contact's speed to the change of the distance.
     """
     regular = rng.random() < 0.4
     beat = rng.uniform(0.22, 0.9)
@@ -153,10 +171,18 @@ def knock(
     return distance, touches
 
 
-def drips(
+def drip(
     rng: np.random.Generator, times: np.ndarray, stop: float, spout: float, surface: float
 ) -> tuple[np.ndarray, np.ndarray, list[tuple[float, float]]]:
-    """Heights [n] and visibility [n] of falling drops, and (time, force) of their impacts."""
+    """The heights [n] and visibility [n] of falling drops, and (time, force) of their impacts.
+
+    Args:
+        rng: of the details.
+        times: [n], of the frames.
+        stop: end of the clip.
+        spout: y from which the drops fall.
+        surface: y of the water.
+    """
     gravity = rng.uniform(5.0, 10.0)
     fall = np.sqrt(2 * (surface - spout) / gravity)
     heights, shown = np.full(len(times), spout), np.zeros(len(times))
@@ -174,7 +200,14 @@ def drips(
 
 
 def slide(rng: np.random.Generator, times: np.ndarray, stop: float, floor: float) -> Path:
-    """Shoved along the floor again and again, it slows down; a wall that it reaches is hit."""
+    """An object that is pushed along the floor again and again, and may hit a wall.
+
+    Args:
+        rng: of the details.
+        times: [n], of the frames.
+        stop: end of the clip.
+        floor: y of its centre.
+    """
     x, at = rng.uniform(-0.6, 0.6), rng.uniform(0.0, 0.4)
     x_places, rubbing = np.full(len(times), x), np.zeros(len(times))
     touches: list[Touch] = []
@@ -184,7 +217,7 @@ def slide(rng: np.random.Generator, times: np.ndarray, stop: float, floor: float
         stopped = speed / friction
         room = 0.75 - direction * x
         root = speed**2 - 2 * friction * room
-        hits = root > LEAST_SPEED**2
+        hits = root > MIN_SPEED**2
         duration = (speed - np.sqrt(root)) / friction if hits else stopped
         inside = (times >= at) & (times < at + duration)
         since = times[inside] - at
@@ -202,7 +235,7 @@ def slide(rng: np.random.Generator, times: np.ndarray, stop: float, floor: float
 
 
 def wander(rng: np.random.Generator, times: np.ndarray) -> np.ndarray:
-    """Places [n, 2] of something that drifts smoothly and touches nothing."""
+    """The places [n, 2] of an object that drifts smoothly and touches nothing."""
     rates = rng.uniform(0.1, 0.7, (2, 2)) * 2 * np.pi
     phases = rng.uniform(0, 2 * np.pi, (2, 2))
     sizes = rng.uniform(0.1, 0.45, (2, 2))
@@ -212,12 +245,12 @@ def wander(rng: np.random.Generator, times: np.ndarray) -> np.ndarray:
 
 
 def envelope(rng: np.random.Generator, times: np.ndarray) -> np.ndarray:
-    """A slowly changing level [n] in 0.05 .. 1."""
+    """A slowly changing level [n] in 0 to 1."""
     base = rng.uniform(0.2, 0.9)
     rates, phases = rng.uniform(0.05, 0.5, 3), rng.uniform(0, 2 * np.pi, 3)
     waves = np.sin(2 * np.pi * rates * times[:, None] + phases).sum(-1) / 3
     level = base * (1 + rng.choice([0.1, 0.8]) * waves)
-    if rng.random() < 0.25:  # starts or stops within the clip
+    if rng.random() < 0.25:  # it starts or stops within the clip
         edge = rng.uniform(times[0], times[-1])
         sign = 1 if rng.random() < 0.5 else -1
         level = level / (1 + np.exp(np.clip(-sign * (times - edge) / 0.08, -60, 60)))

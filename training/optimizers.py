@@ -1,14 +1,11 @@
-"""The optimisers: Muon for the matrices inside a transformer and AdamW for all else; or AdamW.
-
-Both are told the rate at each step.
-"""
+"""Optimizers: AdamW alone, or Muon for the inner matrices and AdamW for everything else."""
 
 # G matrices of one shape, R rows, C columns
 
 import torch
 from torch import Tensor, nn
 
-# Parts of names: what goes in and out of a model, and the heads that training alone has.
+# Parts of the names of input and output layers and of heads that only training has.
 _OUTSIDE = ("audio_in", "velocity_out", "embeddings", "pooler", "place", "onset", "aligned")
 _OUTSIDE += ("patch_in", "sync_heads", "vision_heads")
 _MOMENTUM, _DECAY = 0.95, 0.01
@@ -17,10 +14,13 @@ _ITERATIONS = 5
 
 
 def orthogonalise(updates: Tensor) -> Tensor:
-    """Matrices [G, R, C] with all singular values near 1, R at most C.
+    """The matrices with all singular values near 1, [G, R, C].
 
-    Source: K. Jordan, Muon, 2024: five Newton-Schulz iterations with those coefficients; singular
-    values end between about 0.7 and 1.2.
+    Args:
+        updates: [G, R, C], R at most C.
+
+    Source: K. Jordan, Muon, 2024: five Newton-Schulz iterations with these coefficients. The
+    singular values end between about 0.7 and 1.2.
     """
     a, b, c = _NEWTON_SCHULZ
     x = updates.bfloat16()
@@ -32,15 +32,15 @@ def orthogonalise(updates: Tensor) -> Tensor:
 
 
 class MuonAndAdamW:
-    """Two optimisers as one.
+    """Muon for the weights between hidden layers, and AdamW for the others.
 
-    Muon orthogonalises a whole matrix's step, which fits the weights between hidden layers. A
-    convolution's weight is seen as a matrix, [out, in * taps]. PyTorch's own Muon takes one matrix
-    after another: 1,700 launches, 48 ms a step of this model; here all of one shape go together.
+    Muon orthogonalises the update of a whole matrix. A convolution's weight is treated as a matrix
+    [out, in * taps]. Matrices of one shape are processed together, because PyTorch's own Muon needs
+    1,700 launches and 48 ms per step of this model.
 
     Args:
-        model: its parameters are changed in place.
-        rate: of AdamW; Muon's steps are scaled to be as large.
+        model: whose parameters are updated in place.
+        rate: initial learning rate of AdamW.
     """
 
     def __init__(self, model: nn.Module, rate: float) -> None:
@@ -61,7 +61,7 @@ class MuonAndAdamW:
 
     @torch.no_grad()
     def step(self, rate: float) -> None:
-        """Change the parameters by their gradients."""
+        """Update the parameters by their gradients, at this learning rate."""
         if not self._groups:
             self._groups = self._group_matrices()
         for group, momentum in self._groups:
@@ -72,7 +72,7 @@ class MuonAndAdamW:
             upright = rows > columns
             made = orthogonalise(update.mT if upright else update)
             made = (made.mT if upright else made).float()
-            # As large as AdamW's steps, whose entries are about 0.2 times the rate.
+            # The size of AdamW's updates, whose entries are about 0.2 times the rate.
             made = made * (-0.2 * rate * max(rows, columns) ** 0.5)
             steps = [part.view_as(p) for part, p in zip(made.unbind(), group, strict=True)]
             torch._foreach_mul_(group, 1 - rate * _DECAY)
@@ -82,7 +82,7 @@ class MuonAndAdamW:
         self._adamw.step()
 
     def _group_matrices(self) -> list[tuple[list[nn.Parameter], Tensor]]:
-        """By shape; what is dead in the last joint block has no gradient, and is left alone."""
+        """Group the matrices by shape; unused ones of the last joint block have no gradient."""
         shapes: dict[torch.Size, list[nn.Parameter]] = {}
         for parameter in self._inside:
             if parameter.grad is not None:
@@ -93,12 +93,17 @@ class MuonAndAdamW:
         ]
 
     def gradients(self) -> list[Tensor]:
-        """Those there are."""
+        """The gradients of all parameters that have one."""
         return [p.grad for p in self._parameters if p.grad is not None]
 
 
 class PlainAdamW:
-    """AdamW for all."""
+    """AdamW for all parameters.
+
+    Args:
+        model: whose parameters are updated in place.
+        rate: initial learning rate.
+    """
 
     def __init__(self, model: nn.Module, rate: float) -> None:
         self._parameters = list(model.parameters())
@@ -111,13 +116,13 @@ class PlainAdamW:
         )
 
     def step(self, rate: float) -> None:
-        """Change the parameters by their gradients."""
+        """Update the parameters by their gradients, at this learning rate."""
         for group in self._adamw.param_groups:
             group["lr"] = rate
         self._adamw.step()
 
     def gradients(self) -> list[Tensor]:
-        """Those there are."""
+        """The gradients of all parameters that have one."""
         return [p.grad for p in self._parameters if p.grad is not None]
 
 

@@ -1,4 +1,4 @@
-"""The pictures of a batch of scenes, in plain torch: 224 x 224, 25 fps."""
+"""Drawing of a batch of scenes as pictures of 224 x 224 at 25 fps."""
 
 # B clips, F frames of the whole batch, K sprites, H = W = 224, P = 256 texture pixels a side
 
@@ -18,18 +18,18 @@ _CLIPS_AT_ONCE = 64
 
 
 def draw(frames: dict[str, Tensor], still: dict[str, Tensor], fast: bool = False) -> Tensor:
-    """uint8 [B, n, 3, H, W].
+    """The pictures, uint8 [B, n, 3, H, W].
 
     Args:
         frames: per-frame arrays [B, n, ...] of the scenes.
-        still: per-clip arrays [B, ...].
-        fast: compile the drawing (worth it for many frames); at most 64 clips.
+        still: per-clip arrays [B, ...] of the scenes.
+        fast: compile the drawing, which pays off for many frames; B is at most 64.
     """
     batch, count = frames["light"].shape[:2]
     textures = backdrop_textures(still["backdrop"])
     flat = {name: value.flatten(0, 1) for name, value in frames.items()}
     owner = torch.arange(batch, device=textures.device).repeat_interleave(count)
-    if fast:  # one shape, one compilation
+    if fast:  # one shape, so that it is compiled only once
         textures = torch.nn.functional.pad(textures, (0, 0) * 3 + (0, _CLIPS_AT_ONCE - batch))
     paint, degrade = (_compile(_paint), _compile(_degrade)) if fast else (_paint, _degrade)
     table = noise_table(textures.device)
@@ -59,10 +59,13 @@ def draw(frames: dict[str, Tensor], still: dict[str, Tensor], fast: bool = False
 
 
 def backdrop_textures(backdrop: Tensor) -> Tensor:
-    """Periodic textures [B, 4, P, P]: a backdrop in colour and a grey noise of variance 1.
+    """Periodic textures [B, 4, P, P]: a backdrop in colour, and a grey noise of variance 1.
 
-    Spectra fall as a power of frequency, as those of photographs do; some are cut into regions
-    with hard edges, as occlusion makes them.
+    The spectra fall as a power of frequency, like those of photographs. Some backdrops are divided
+    into regions with hard edges, like those of occlusions.
+
+    Args:
+        backdrop: [B, 8], see `training.scene.BACKDROP`.
     """
     device, batch = backdrop.device, len(backdrop)
     ky = torch.fft.fftfreq(TEXTURE_SIZE, device=device)[:, None]
@@ -95,7 +98,7 @@ def _compile(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def _sample(textures: Tensor, clip: Tensor, channel: int, u: Tensor, v: Tensor) -> Tensor:
-    """Bilinear samples at periodic coordinates: 1 is the texture's side. [F, H, W]."""
+    """Bilinear samples [F, H, W] at periodic coordinates; 1 is the side of the texture."""
     x, y = u * TEXTURE_SIZE, v * TEXTURE_SIZE
     left, top = x.floor(), y.floor()
     wx, wy = x - left, y - top
@@ -125,7 +128,7 @@ def _paint(
     effect_look: Tensor,
     grade: Tensor,
 ) -> Tensor:
-    """Pictures [F, 3, H, W], about 0 .. 1, before noise and compression."""
+    """Pictures [F, 3, H, W], about 0 to 1, before noise and compression."""
 
     def at(values: Tensor, index: int) -> Tensor:
         return values[:, index, None, None]
@@ -210,9 +213,9 @@ def _paint(
 
 
 def _degrade(picture: Tensor, grade: Tensor, table: Tensor, first: Tensor) -> Tensor:
-    """uint8 pictures with the camera's blur and noise and a coder's quantisation.
+    """Pictures in uint8 with blur and noise of a camera and the quantisation of a video coder.
 
-    `first` [F] is where each picture's noise begins in `table`.
+    `first` [F] is the offset of each picture's noise in `table`.
     """
     noise, blur, quality = grade[:, 0], grade[:, 1], grade[:, 2]
 
@@ -236,7 +239,7 @@ def _degrade(picture: Tensor, grade: Tensor, table: Tensor, first: Tensor) -> Te
 
 
 def _cosine_basis(device: torch.device) -> Tensor:
-    """The orthonormal cosine transform of blocks of 8 x 8, [64, 64]."""
+    """The matrix [64, 64] of the orthonormal cosine transform of blocks of 8 x 8."""
     k, n = torch.arange(8.0, device=device)[:, None], torch.arange(8.0, device=device)[None]
     basis = torch.cos(math.pi * (n + 0.5) * k / 8) * 0.5
     basis[0] *= math.sqrt(0.5)

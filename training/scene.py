@@ -349,7 +349,7 @@ def _drip(build: _Builder, material: int) -> None:
     rng = build.rng
     size = float(rng.uniform(0, 1))
     x, spout, surface = rng.uniform(-0.6, 0.6), rng.uniform(-0.9, -0.3), rng.uniform(0.3, 0.8)
-    heights, shown, knocks = motion.drips(rng, build.times, build.seconds, spout, surface)
+    heights, shown, knocks = motion.drip(rng, build.times, build.seconds, spout, surface)
     pool = _look(build, 6, BOX)
     build.sprite(np.array([0.0, surface + 0.6]), (1.6, 0.6), pool, behind=True)
     drop = 0.025 + 0.04 * size

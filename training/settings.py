@@ -1,4 +1,4 @@
-"""Which preset is trained here, and what every script shares."""
+"""The trained preset, and the functions that all training scripts share."""
 
 import json
 import os
@@ -16,7 +16,12 @@ TRAINED = TINY
 
 
 class TrainingBudget:
-    """A run's wall time, and how far it has come."""
+    """The time limit of a run.
+
+    Args:
+        minutes: of wall time, from now on.
+        max_steps: a further limit; None for none.
+    """
 
     def __init__(self, minutes: float, max_steps: int | None = None) -> None:
         self.start = time.monotonic()
@@ -29,20 +34,32 @@ class TrainingBudget:
         return time.monotonic() - self.start
 
     def progress(self, step: int) -> float:
-        """0 .. 1, by time or by steps, whichever is further."""
+        """The share of the limit that is used, 0 to 1, by time or by steps."""
         by_time = self.elapsed / self.seconds
         by_steps = step / self.max_steps if self.max_steps else 0.0
         return min(1.0, max(by_time, by_steps))
 
 
 def learning_rate(progress: float, peak: float, step: int, warm_up: int = 100) -> float:
-    """Linear warm-up, then a cosine to a fiftieth."""
+    """The learning rate: a linear warm-up, then a cosine down to a fiftieth of the peak.
+
+    Args:
+        progress: share of the run, 0 to 1.
+        peak: largest rate.
+        step: number of this step, from 0.
+        warm_up: steps of the warm-up.
+    """
     cosine = 0.5 * (1 + torch.cos(torch.tensor(torch.pi * progress)).item())
     return peak * min(1.0, (step + 1) / warm_up) * (0.02 + 0.98 * cosine)
 
 
 class WeightAverage:
-    """Exponential moving average of a module's parameters, with a warm-up."""
+    """An exponential moving average of a module's parameters.
+
+    Args:
+        module: whose parameters are averaged.
+        decay: of the average, after a warm-up with less.
+    """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
@@ -52,14 +69,14 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take in the present parameters."""
+        """Add the current parameters to the average."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         torch._foreach_lerp_(self.mean, [p.detach() for p in self.live], 1 - decay)
 
     @torch.no_grad()
     def swap(self) -> None:
-        """Exchange the live parameters and their mean; call again to undo."""
+        """Exchange the parameters and their average; a second call undoes it."""
         for live, mean in zip(self.live, self.mean, strict=True):
             kept = live.detach().clone()
             live.copy_(mean)
@@ -67,7 +84,7 @@ class WeightAverage:
 
 
 def set_up(seed: int) -> torch.device:
-    """The device, with the arithmetic that training uses."""
+    """Set the seed and the arithmetic of training; returns the device."""
     torch.manual_seed(seed)
     if torch.cuda.is_available():
         torch.backends.cuda.matmul.allow_tf32 = True
@@ -81,7 +98,7 @@ def set_up(seed: int) -> torch.device:
 
 
 def save_state(path: Path, state: dict[str, Tensor], *, half: bool = False) -> None:
-    """Write weights; in half precision where they would not fit a file of 16 MB."""
+    """Write weights to a safetensors file, with `half` in half precision."""
     kept = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     if half:
         kept = {k: v.half() if v.is_floating_point() else v for k, v in kept.items()}
@@ -90,22 +107,22 @@ def save_state(path: Path, state: dict[str, Tensor], *, half: bool = False) -> N
 
 
 def load_state(path: Path, device: torch.device | str = "cpu") -> dict[str, Tensor]:
-    """The weights of a file."""
+    """Read the weights of a file."""
     return load_file(path, device=str(device))
 
 
 def load_compile_cache(*folders: Path | None) -> None:
-    """Take over what earlier runs on the same kind of machine compiled and left in folders."""
+    """Load the code that earlier runs on the same kind of machine compiled, from these folders."""
     for folder in folders if torch.cuda.is_available() else ():
         for path in sorted(folder.glob("*.compiled")) if folder else ():
             try:
                 torch.compiler.load_cache_artifacts(zlib.decompress(path.read_bytes()))
-            except Exception as error:  # noqa: BLE001 - of another version: compiled again, then
-                print(f"{path.name} is of no use here: {error}", flush=True)
+            except Exception as error:  # noqa: BLE001 - the code is compiled again
+                print(f"{path.name} cannot be used here: {error}", flush=True)
 
 
 def save_compile_cache(path: Path) -> None:
-    """Keep what was compiled: a compilation costs a minute or two of each run."""
+    """Write the compiled code, which saves later runs a minute or two."""
     artifacts = torch.compiler.save_cache_artifacts()
     if artifacts is not None:
         packed = zlib.compress(artifacts[0])
@@ -114,13 +131,13 @@ def save_compile_cache(path: Path) -> None:
 
 
 def hardware_name() -> str:
-    """What this runs on."""
+    """The name of the GPU, or cpu."""
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
 
 
 def write_record(path: Path, **values: object) -> None:
-    """Print a run's record as its last line, and write it."""
-    commit = os.environ.get("TRAINING_COMMIT")  # where it runs there is no repository
+    """Write a run's record, and print it as one line of JSON."""
+    commit = os.environ.get("TRAINING_COMMIT")  # the machine that trains may have no repository
     values = {"commit": commit, "hardware": hardware_name(), "torch": torch.__version__} | values
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(values, indent=1) + "\n")

@@ -1,7 +1,7 @@
-"""The sound of a batch of scenes, in plain torch: modal hits, noise layers, a little room.
+"""Synthesis of the sound of a batch of scenes: modal hits, noise layers, and reverberation.
 
-All chance comes from the scenes and from one fixed table of noise, so a clip sounds the same in any
-batch.
+All randomness comes from the scenes and from one fixed table of noise, so a clip has the same sound
+in any batch.
 """
 
 # B clips, S samples, E hits of the whole batch, L samples of a hit, M modes, A latent frames
@@ -19,7 +19,7 @@ from training.scene import LAYERS
 SAMPLE_RATE = 48_000
 _NOISE_SAMPLES = 1 << 22
 _BURST_SAMPLES = 4096
-_FLOOR_RMS = 2e-5  # never digital silence
+_FLOOR_RMS = 2e-5  # of noise in every clip, so that there is no digital silence
 _HITS_AT_ONCE = 256
 _LAYER_RMS = {
     "rain": 0.07,
@@ -34,7 +34,7 @@ _LAYER_RMS = {
 
 @cache
 def noise_table(device: torch.device) -> Tensor:
-    """White noise, the same everywhere: float32 [2^22], unit variance."""
+    """White noise of unit variance, float32 [2^22], the same on every machine."""
     generator = torch.Generator().manual_seed(20)
     return torch.randn(_NOISE_SAMPLES, generator=generator).to(device)
 
@@ -42,13 +42,13 @@ def noise_table(device: torch.device) -> Tensor:
 def synthesise(
     hits: dict[str, Tensor], owner: Tensor, layers: dict[str, Tensor], reverb: Tensor, length: int
 ) -> Tensor:
-    """Waveforms [B, S].
+    """The waveforms of a batch, [B, S].
 
     Args:
         hits: arrays of all hits of the batch, [E] or [E, M].
-        owner: int64 [E], the clip of each.
+        owner: int64 [E], the clip of each hit.
         layers: kind [B, 3], level [B, 3, A], pitch [B, 3], offset [B, 3].
-        reverb: seconds and gain [B, 2].
+        reverb: seconds and gain of the reverberation, [B, 2].
         length: S.
     """
     batch, device = len(reverb), reverb.device
@@ -73,14 +73,18 @@ def synthesise(
 
 
 def soft_limit(waveform: Tensor) -> Tensor:
-    """The waveform, bent smoothly above 0.8 so that it stays within -1 .. 1."""
+    """The waveform, smoothly limited above 0.8 so that it stays within -1 to 1."""
     size = waveform.abs()
     bent = 0.8 + 0.2 * torch.tanh((size - 0.8) / 0.2)
     return torch.where(size > 0.8, waveform.sign() * bent, waveform)
 
 
 def synthesise_hits(hits: dict[str, Tensor]) -> Tensor:
-    """The sound of each hit, [E, L], at its level."""
+    """The sound of each hit at its level, [E, L].
+
+    Args:
+        hits: see `synthesise`.
+    """
     device = hits["level"].device
     seconds = torch.arange(int(MAX_HIT_SECONDS * SAMPLE_RATE), device=device) / SAMPLE_RATE
     sound = torch.zeros(len(hits["level"]), len(seconds), device=device)
@@ -99,7 +103,7 @@ def synthesise_hits(hits: dict[str, Tensor]) -> Tensor:
 
 
 def _bursts(hits: dict[str, Tensor]) -> Tensor:
-    """Contact noise [E, L'] of peak about 1: noise around a centre, dying away."""
+    """Contact noise [E, L'] with a peak of about 1: decaying noise around a centre frequency."""
     device = hits["level"].device
     samples = torch.arange(2 * _BURST_SAMPLES, device=device)
     noise = noise_table(device)[hits["offset"].long()[:, None] + samples]
@@ -111,12 +115,12 @@ def _bursts(hits: dict[str, Tensor]) -> Tensor:
 
 
 def synthesise_texture(name: str, level: Tensor, pitch: float, offset: int, length: int) -> Tensor:
-    """A continuous sound [S] of about unit RMS at level 1.
+    """A continuous sound [S] with an RMS of about 1 at level 1.
 
     Args:
         name: one of `LAYERS`.
-        level: 0 .. 1 at 50 Hz, [A].
-        pitch: 0 .. 1, a detail of the sound.
+        level: 0 to 1 at 50 Hz, [A].
+        pitch: 0 to 1.
         offset: in the noise table.
         length: S.
     """
@@ -148,7 +152,7 @@ def synthesise_texture(name: str, level: Tensor, pitch: float, offset: int, leng
 
 
 def _band(noise: Tensor, centre_hz: float, octaves: float) -> Tensor:
-    """Noise of unit RMS around a centre frequency."""
+    """The noise filtered to a band around a centre frequency, with unit RMS."""
     hz = torch.fft.rfftfreq(len(noise), 1 / SAMPLE_RATE, device=noise.device)
     shape = torch.exp(-0.5 * (torch.log2(hz.clamp_min(0.05) / centre_hz) / octaves) ** 2)
     shape[0] = 0.0
@@ -157,7 +161,7 @@ def _band(noise: Tensor, centre_hz: float, octaves: float) -> Tensor:
 
 
 def _grains(noise: Tensor, density: float, centre_hz: float, decay_samples: int) -> Tensor:
-    """Random clicks of random size, each a short band of noise; about unit RMS."""
+    """Short bands of noise at random times and of random size, with an RMS of about 1."""
     threshold = math.sqrt(2) * torch.erfinv(torch.tensor(1 - 2 * density)).item()
     clicks = torch.where(noise > threshold, (noise - threshold) * noise.roll(77), 0.0)
     size = len(noise) + decay_samples * 8
@@ -169,7 +173,7 @@ def _grains(noise: Tensor, density: float, centre_hz: float, decay_samples: int)
 
 
 def _add_reverb(waveform: Tensor, reverb: Tensor) -> Tensor:
-    """The waveforms [B, S] with the tail of a small room where `reverb` has a gain."""
+    """The waveforms [B, S] with the reverberation of a small room, where `reverb` has a gain."""
     samples = torch.arange(int(0.4 * SAMPLE_RATE), device=waveform.device)
     decay = torch.exp(-6.9 * samples / (SAMPLE_RATE * reverb[:, :1]))
     tail = noise_table(waveform.device)[1_000_003 : 1_000_003 + len(samples)] * decay

@@ -1,4 +1,4 @@
-"""Prompts for scenes, and the tokenizer that is made from them."""
+"""Prompts for scenes, and the tokenizer that is trained on them."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ WORDS = {
     "skin": ("drum", "skin", "leather", "hand", "drum skin"),
     "water": ("water", "wet", "liquid", "a puddle"),
 }
-SHORT = {  # the words that fit before a noun
+SHORT = {  # words that can stand before a noun
     "wood": ("wooden", "wood", "oak"),
     "metal": ("metal", "steel", "iron", "metallic"),
     "glass": ("glass", "crystal"),
@@ -61,12 +61,12 @@ LOUDNESS = ("loud", "soft", "hard", "quiet", "clear", "dull", "bright")
 def describe(
     rng: np.random.Generator, actions: Sequence[tuple[str, str | None]], textures: Sequence[str]
 ) -> str:
-    """A prompt for a scene: sometimes empty, sometimes telling a part of it.
+    """A prompt for a scene; sometimes it is empty or describes only a part.
 
     Args:
         rng: of the scene.
-        actions: (action, material or None) of its sounding objects.
-        textures: its continuous sounds.
+        actions: (action, material or None) of the objects that sound.
+        textures: names of the continuous sounds.
     """
     chance = rng.random()
     if chance < 0.12:
@@ -76,7 +76,7 @@ def describe(
     distinct = list(dict.fromkeys(actions))
     parts = [_hit(rng, action, material) for action, material in distinct]
     parts += [_pick(rng, TEXTURES[name]) for name in textures if name in TEXTURES]
-    if len(parts) > 1 and rng.random() < 0.25:  # only partly describing
+    if len(parts) > 1 and rng.random() < 0.25:  # describe only a part
         parts = [parts[int(rng.integers(len(parts)))]]
     rng.shuffle(parts)
     joined = _pick(rng, (" and ", ", ", " with ", "; ")).join(parts)
@@ -90,7 +90,7 @@ def describe(
 
 
 def name_material(rng: np.random.Generator, material: str) -> str:
-    """A prompt that names one material, as a caller would."""
+    """A prompt that names the material, a key of `WORDS`, as a user would."""
     return _pick(
         rng,
         (
@@ -126,7 +126,12 @@ def _pick(rng: np.random.Generator, options: Sequence[str]) -> str:
 
 
 def generate_corpus(seed: int, size: int) -> Iterator[str]:
-    """Prompts in the templates' proportions, for making the tokenizer."""
+    """Yield prompts in the proportions of the templates, for training the tokenizer.
+
+    Args:
+        seed: of the random numbers.
+        size: number of scene prompts; negative prompts follow.
+    """
     rng = np.random.default_rng(seed)
     names, acts, textures = list(WORDS), list(ACTIONS), list(TEXTURES)
     for _ in range(size):
@@ -141,7 +146,14 @@ def generate_corpus(seed: int, size: int) -> Iterator[str]:
 
 
 def build_tokenizer(folder: Path, vocab_size: int) -> None:
-    """Write a small byte-level BPE tokenizer: frequent words whole, any other text by pieces."""
+    """Train a byte-level BPE tokenizer and write it to a folder.
+
+    Frequent words are single tokens; any other text is encoded in pieces.
+
+    Args:
+        folder: to write to.
+        vocab_size: number of tokens.
+    """
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
     from tokenizers.trainers import BpeTrainer
     from transformers import PreTrainedTokenizerFast
@@ -152,7 +164,7 @@ def build_tokenizer(folder: Path, vocab_size: int) -> None:
     tokenizer.decoder = decoders.ByteLevel()
     trainer = BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=["<s>", "<pad>", "</s>", "<unk>"],  # ids as the text tower has them
+        special_tokens=["<s>", "<pad>", "</s>", "<unk>"],  # the ids that the text encoder expects
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         min_frequency=2,
         show_progress=False,

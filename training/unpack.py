@@ -1,9 +1,9 @@
-"""Makes a state folder to resume from: the package's weights with what training alone needs.
+"""Make a state folder to resume from: the package's weights and what only training needs.
 
     python -m training.unpack --out STATE
 
-The inverse of `training.export`, which keeps the heads in `checkpoints/heads.safetensors`. So the
-trained weights are in the tree once.
+This is the inverse of `training.export`, which keeps the heads in `checkpoints/heads.safetensors`.
+The trained weights are therefore in the repository only once.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from training.settings import TRAINED, load_state, save_state
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 HEADS = "heads.safetensors"
-# file of the state -> prefix in it -> part of a model
+# For each file of a state: the prefixes of its names, and the part of the model that each holds.
 FILES = {
     "vae": {"": "vae"},
     "encoders": {"sync.": "synchformer", "vision.": "vision"},
@@ -27,12 +27,12 @@ FILES = {
 def unpack_state(
     state: Path, weights: Path = EMBEDDED_WEIGHTS, checkpoints: Path = CHECKPOINTS
 ) -> None:
-    """Write the folder.
+    """Write a state folder.
 
     Args:
         state: the folder.
-        weights: the exported model.
-        checkpoints: with the heads, the analysis and the judge.
+        weights: folder of the exported model.
+        checkpoints: folder with the heads, the analysis and the judge.
     """
     state.mkdir(parents=True, exist_ok=True)
     parts = load_components(weights, TRAINED)
@@ -53,7 +53,7 @@ def unpack_state(
 
 
 def main() -> None:
-    """Unpack the package's."""
+    """Unpack the package's weights."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     unpack_state(parser.parse_args().out)
