@@ -389,9 +389,15 @@ class FoleyPipeline:
                 guidance_scale=guidance_scale,
                 seed=0,
             )
-            self.generate(self._blank_frames(num_visual, num_sync), request)
+            self.generate(self.make_blank_frames(num_visual, num_sync), request)
 
-    def _blank_frames(self, num_visual: int, num_sync: int) -> VideoFrames:
+    def make_blank_frames(self, num_visual: int, num_sync: int) -> VideoFrames:
+        """Return black frames at the sizes of the encoders, for warm-up and measurement.
+
+        Args:
+            num_visual: frames at 8 fps, at least 1.
+            num_sync: frames at 25 fps, at least 16.
+        """
         vision, sync = self.preset.vision.image_size, self.preset.synchformer.image_size
         return VideoFrames(
             visual=torch.zeros(num_visual, vision, vision, 3, dtype=torch.uint8),

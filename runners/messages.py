@@ -62,7 +62,7 @@ class ProgressUpdate(BaseModel):
     num_steps: int | None = None
 
 
-OnUpdate = Callable[[ProgressUpdate], None]
+OnProgressUpdate = Callable[[ProgressUpdate], None]
 
 
 class RunnerResult(BaseModel):

@@ -17,7 +17,7 @@ from runners.http.negotiation import negotiate
 from runners.http.responses import error_body, file_response, result_event
 from runners.http.sse import EventStream
 from runners.jobs.cancellation import CancellationRegistry, CancellationToken
-from runners.jobs.deadline import Deadline, run_until_cancelled, wait_for_disconnect
+from runners.jobs.deadline import Deadline, run_until_cancelled
 from runners.jobs.job import GenerationJob, GenerationOptions
 from runners.jobs.progress import ProgressEstimator
 from runners.jobs.results import ResultStore
@@ -135,7 +135,7 @@ class GenerateEndpoint:
         receive = active.request.receive
         try:
             async with asyncio.timeout(active.deadline.left_seconds):
-                cancel_signals = (wait_for_disconnect(receive), active.cancellation.wait())
+                cancel_signals = (_wait_for_disconnect(receive), active.cancellation.wait())
                 result = await run_until_cancelled(working, *cancel_signals)
                 response = await asyncio.to_thread(file_response, result, zipped=zipped)
         except TimeoutError as error:
@@ -172,7 +172,7 @@ class GenerateEndpoint:
             FoleyError: the job was refused before the first event.
         """
         working = self._run_and_store(active, job, events)
-        cancel_signals = (wait_for_disconnect(active.request.receive), active.cancellation.wait())
+        cancel_signals = (_wait_for_disconnect(active.request.receive), active.cancellation.wait())
         try:
             async with asyncio.timeout(active.deadline.left_seconds):
                 await run_until_cancelled(working, *cancel_signals)
@@ -203,6 +203,16 @@ class GenerateEndpoint:
         paths = [file.path for file in result.files]
         await asyncio.to_thread(self._results.store, active.owner, job.request_id, paths)
         events.put("result", event)
+
+
+async def _wait_for_disconnect(receive: Receive) -> str:
+    """Wait until the caller disconnects; returns a reason for `run_until_cancelled`.
+
+    It must not be called before the body of the request was read.
+    """
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    return "the caller left"
 
 
 def _put_error(active: _ActiveRequest, events: EventStream, error: Exception) -> None:

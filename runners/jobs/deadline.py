@@ -6,8 +6,6 @@ import time
 from collections.abc import Coroutine, Iterator
 from typing import Any, TypeVar
 
-from starlette.types import Receive
-
 from foley.errors import CancelledRequestError
 from runners import tracing
 
@@ -75,14 +73,3 @@ async def run_until_cancelled(
         for task in (working, *waiting):
             task.cancel()
         await asyncio.gather(working, *waiting, return_exceptions=True)
-
-
-async def wait_for_disconnect(receive: Receive) -> str:
-    """Wait until the caller disconnects; returns a reason for `run_until_cancelled`.
-
-    Args:
-        receive: of the ASGI connection, after the body of the request was read.
-    """
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    return "the caller left"

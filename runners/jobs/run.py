@@ -19,7 +19,13 @@ from runners.jobs.deadline import Deadline
 from runners.jobs.job import GenerationJob
 from runners.jobs.outputs import JobResult, OutputFile
 from runners.jobs.runner_call import RUNNER_SECONDS, Runner, RunnerCall
-from runners.messages import ModelStatus, OnUpdate, ProgressUpdate, RunnerRequest, RunnerResult
+from runners.messages import (
+    ModelStatus,
+    OnProgressUpdate,
+    ProgressUpdate,
+    RunnerRequest,
+    RunnerResult,
+)
 from runners.sandbox.pool import Sandbox
 from runners.settings import Settings
 
@@ -58,7 +64,9 @@ class GenerationService:
             raise NotReadyError("the model is loading")
         return status
 
-    async def run(self, job: GenerationJob, deadline: Deadline, on_update: OnUpdate) -> JobResult:
+    async def run(
+        self, job: GenerationJob, deadline: Deadline, on_update: OnProgressUpdate
+    ) -> JobResult:
         """Run a job, and return the description of the files in its folder.
 
         The caller enforces the deadline by cancelling, which frees the job's place in the runner.
@@ -100,7 +108,11 @@ class GenerationService:
         )
 
     async def _decode(
-        self, job: GenerationJob, model: ModelStatus, deadline: Deadline, on_update: OnUpdate
+        self,
+        job: GenerationJob,
+        model: ModelStatus,
+        deadline: Deadline,
+        on_update: OnProgressUpdate,
     ) -> bool:
         """Decode the clip and announce its frames to the runner; returns whether it was trimmed."""
         on_update(ProgressUpdate(stage=Stage.DECODE_VIDEO))
@@ -123,7 +135,7 @@ class GenerationService:
         result: RunnerResult,
         trimmed: bool,
         deadline: Deadline,
-        on_update: OnUpdate,
+        on_update: OnProgressUpdate,
     ) -> tuple[tuple[OutputFile, ...], list[str]]:
         """Write the files of all variations; returns them, and notices about them."""
         on_update(ProgressUpdate(stage=Stage.MUX))

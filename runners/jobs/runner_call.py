@@ -10,7 +10,7 @@ import aiohttp
 from bentoml.exceptions import BentoMLException
 
 from foley.errors import RunnerLostError
-from runners.messages import ModelStatus, OnUpdate, RunnerEvent, RunnerRequest, RunnerResult
+from runners.messages import ModelStatus, OnProgressUpdate, RunnerEvent, RunnerRequest, RunnerResult
 
 RUNNER_SECONDS = 1.0  # how long the runner may take to answer a short call
 
@@ -68,7 +68,7 @@ class RunnerCall:
     ) -> None:
         await self._close()
 
-    async def wait_for_result(self, on_update: OnUpdate) -> RunnerResult:
+    async def wait_for_result(self, on_update: OnProgressUpdate) -> RunnerResult:
         """Return the result, once the waveforms are in the request's folder.
 
         Args:

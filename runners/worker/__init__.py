@@ -1,4 +1,4 @@
-"""The GPU process: worker, scheduler, engine and calibration.
+"""The GPU process: calls of the API, worker, scheduler, engine and calibration.
 
 Only this folder loads the model.
 """

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Self
 from foley.types import Stage
 from runners import metrics
 from runners.handoff import load_frames, save_waveforms
-from runners.messages import OnUpdate, ProgressUpdate, RunnerRequest, RunnerResult
+from runners.messages import OnProgressUpdate, ProgressUpdate, RunnerRequest, RunnerResult
 from runners.worker.scheduler import ScheduledJob
 
 if TYPE_CHECKING:  # these import the models' libraries, see `runners.worker.worker`
@@ -29,7 +29,7 @@ class RunningJob(ScheduledJob):
     """
 
     request: RunnerRequest
-    on_update: OnUpdate
+    on_update: OnProgressUpdate
     outcome: "Future[RunnerResult]" = field(default_factory=Future, init=False)
     session: "Session | None" = field(default=None, init=False)
     failure: Exception | None = field(default=None, init=False)
@@ -38,7 +38,7 @@ class RunningJob(ScheduledJob):
     _last_update: ProgressUpdate | None = field(default=None, init=False)
 
     @classmethod
-    def create(cls, request: RunnerRequest, on_update: OnUpdate) -> Self:
+    def create(cls, request: RunnerRequest, on_update: OnProgressUpdate) -> Self:
         """Return the job of a request whose time starts now."""
         return cls(
             id=request.id,

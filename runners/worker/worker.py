@@ -26,7 +26,7 @@ from foley.errors import (
 from foley.types import Stage
 from runners import metrics
 from runners.handoff import FrameCounts
-from runners.messages import ModelStatus, OnUpdate, ProgressUpdate, RunnerRequest
+from runners.messages import ModelStatus, OnProgressUpdate, ProgressUpdate, RunnerRequest
 from runners.worker.running_job import RunningJob
 from runners.worker.scheduler import Action, JobSize, Kind, Scheduler
 
@@ -78,7 +78,7 @@ class Worker:
         self._thread.start()
 
     def admit(
-        self, request: RunnerRequest, on_update: OnUpdate = lambda update: None
+        self, request: RunnerRequest, on_update: OnProgressUpdate = lambda update: None
     ) -> RunningJob:
         """Give a request a place, while its clip is still being decoded.
 

@@ -1,4 +1,4 @@
-"""The call that holds a request's place in the runner, against a runner that the test scripts."""
+"""The call that holds a request's place in the runner, against a scripted runner."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -140,7 +140,7 @@ def test_a_runner_that_ends_is_lost(script: list[RunnerEvent | Exception]) -> No
         with pytest.raises(RunnerLostError):
             async with RunnerCall(runner, REQUEST) as call:
                 await call.wait_for_result(lambda update: None)
-        assert runner.cancelled == []  # nobody is there to hear it
+        assert runner.cancelled == []
 
     asyncio.run(run())
 

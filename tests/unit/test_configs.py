@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
-def test_a_preset_survives_its_description(preset: Preset) -> None:
+def test_a_preset_is_restored_from_its_description(preset: Preset) -> None:
     assert parse_preset(preset.as_dict()) == preset
 
 

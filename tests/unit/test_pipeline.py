@@ -71,8 +71,8 @@ def test_options_change_the_sound() -> None:
         assert not torch.equal(sound(**options), base), options
 
 
-def test_without_guidance_the_negative_prompt_is_silent() -> None:
-    # Of the same length: padding takes part, so another length would be heard.
+def test_without_guidance_the_negative_prompt_has_no_effect() -> None:
+    # Both have the same length, because the length of the padding changes the sound.
     one = sound(guidance_scale=1.0, negative_prompt="abcd")
     two = sound(guidance_scale=1.0, negative_prompt="wxyz")
     assert torch.equal(one, two)
@@ -86,7 +86,7 @@ def test_progress_counts_every_stage_to_its_end() -> None:
     assert steps == list(range(STEPS + 1))
 
 
-def test_what_progress_raises_ends_the_work() -> None:
+def test_an_error_of_the_progress_callback_ends_the_work() -> None:
     class CancelledError(Exception):
         pass
 
@@ -99,21 +99,21 @@ def test_what_progress_raises_ends_the_work() -> None:
     assert sound().isfinite().all()  # and the pipeline is as good as before
 
 
-def test_timings_and_notices_say_what_was_done() -> None:
+def test_a_result_has_timings_and_notices() -> None:
     frames = dataclasses.replace(toy_frames(), notices=("cut",))
     made = toy_pipeline()(frames, num_inference_steps=1)
     assert list(made.timings) == ["encode", "sample", "decode_audio"]
     assert made.notices == ("cut",)
 
 
-def test_a_prompt_over_77_tokens_is_cut_and_that_is_said() -> None:
+def test_a_prompt_over_77_tokens_is_cut_with_a_notice() -> None:
     made = toy_pipeline()(toy_frames(), "x" * 76, num_inference_steps=1)
     assert "prompts are cut after 77 tokens, one has 78" in made.notices
     whole = toy_pipeline()(toy_frames(), "x" * 75, num_inference_steps=1)
     assert not any("cut" in notice for notice in whole.notices)
 
 
-def test_what_is_not_finite_is_not_called_sound() -> None:
+def test_values_that_are_not_finite_are_an_error() -> None:
     components = toy_components()
     components.dit.velocity_out.bias.data.fill_(float("nan"))
     pipeline = FoleyPipeline(components, torch.device("cpu"))
@@ -121,12 +121,12 @@ def test_what_is_not_finite_is_not_called_sound() -> None:
         pipeline(toy_frames(), num_inference_steps=1)
 
 
-def test_a_prompt_beyond_the_encoder_is_refused() -> None:
+def test_a_prompt_over_the_encoders_limit_is_refused() -> None:
     with pytest.raises(PromptTooLongError, match="prompt has 602 tokens, the limit is 512"):
         toy_pipeline()(toy_frames(), "x" * 600)
 
 
-def test_options_out_of_bounds_are_refused_before_any_work() -> None:
+def test_options_out_of_range_are_refused_before_any_work() -> None:
     with pytest.raises(ParameterError, match="num_variations"):
         toy_pipeline()("no/such/file.mp4", num_variations=0)
 
@@ -139,12 +139,12 @@ def test_warm_up_runs() -> None:
     ("device", "message"),
     [("cuda:7", "sees"), ("gpu", "is not known"), ("mps", "is not supported")],
 )
-def test_a_device_that_is_not_there_is_refused(device: str, message: str) -> None:
+def test_a_missing_device_is_refused(device: str, message: str) -> None:
     with pytest.raises(DeviceError, match=message):
         choose_device(device)
 
 
-def test_presets_that_cannot_be_had_are_refused() -> None:
+def test_unknown_presets_and_missing_weights_are_refused() -> None:
     with pytest.raises(ConfigError, match="tiny, xl, xxl and auto"):
         FoleyPipeline.from_preset("huge")
     with pytest.raises(ConfigError, match="xxl needs weights"):
@@ -160,7 +160,7 @@ def test_requests_default_to_the_published_settings() -> None:
     assert request.negative_prompt == "noisy, harsh"
 
 
-def test_steps_that_a_request_does_not_name_are_those_of_the_preset() -> None:
+def test_the_preset_decides_steps_that_a_request_does_not_give() -> None:
     assert GenerationRequest().choose_steps(TINY) == TINY_STEPS
     assert GenerationRequest(num_inference_steps=3).choose_steps(TINY) == 3
     components = dataclasses.replace(
@@ -172,7 +172,7 @@ def test_steps_that_a_request_does_not_name_are_those_of_the_preset() -> None:
     assert {p.num_steps for p in seen if p.stage == "sample"} == {TINY_STEPS}
 
 
-def test_guidance_that_a_request_does_not_name_is_that_of_the_preset() -> None:
+def test_the_preset_decides_guidance_that_a_request_does_not_give() -> None:
     assert GenerationRequest().choose_guidance(TINY) == TINY_GUIDANCE == 2.0
     assert GenerationRequest(guidance_scale=1).choose_guidance(TINY) == 1
     components = dataclasses.replace(

@@ -86,8 +86,8 @@ def test_noise_of_an_item_does_not_depend_on_its_batch() -> None:
     assert not torch.equal(together[0], together[1])
 
 
-def test_noise_is_what_it_was_when_the_seeds_were_promised() -> None:
-    # A seed that someone noted down must go on giving the same sound.
+def test_the_noise_of_a_seed_never_changes() -> None:
+    # A seed that a user has noted must give the same sound in all versions.
     first = draw_noise((1,), 2, 20).flatten()[:3]
     torch.testing.assert_close(first, torch.tensor([-1.5256, -0.7502, -0.6540]), rtol=0, atol=1e-4)
 

@@ -12,7 +12,7 @@ from tests.toys import toy_frames, toy_pipeline
 
 
 def drive(session: Session) -> dict[str, int]:
-    """Run it alone to its end; how many pieces each stage took."""
+    """Run a session alone to its end; returns the number of calls of each stage."""
     velocities, counts = VelocityModel(toy_pipeline().dit), {"encode": 0, "step": 0, "decode": 0}
     with torch.inference_mode():
         while session.stage == "encode":
@@ -28,7 +28,7 @@ def drive(session: Session) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("num_sync", [16, 25, 47, 48, 57, 120, 375])
-def test_the_pieces_of_a_session_are_known_beforehand(num_sync: int) -> None:
+def test_the_number_of_pieces_is_known_before_the_session(num_sync: int) -> None:
     frames = toy_frames(num_sync)
     request = GenerationRequest(num_inference_steps=2, solver="heun", num_variations=3)
     counts = drive(toy_pipeline().start(frames, request))
@@ -39,7 +39,7 @@ def test_the_pieces_of_a_session_are_known_beforehand(num_sync: int) -> None:
     }
 
 
-def test_a_session_is_what_the_pipeline_makes() -> None:
+def test_a_session_gives_the_sound_of_the_pipeline() -> None:
     request = GenerationRequest(prompt="tap", seed=3, num_inference_steps=3)
     session = toy_pipeline().start(toy_frames(), request)
     drive(session)
@@ -48,7 +48,7 @@ def test_a_session_is_what_the_pipeline_makes() -> None:
     assert session.result().seeds == made.seeds == (3,)
 
 
-def test_schedules_longer_than_what_is_computed_at_once_keep_their_times() -> None:
+def test_every_evaluation_of_a_long_schedule_has_its_own_time() -> None:
     num_steps = TIMES_AT_ONCE + 6
     request = GenerationRequest(seed=1, num_inference_steps=num_steps, guidance_scale=1)
     session = toy_pipeline().start(toy_frames(16), request)
@@ -65,14 +65,14 @@ def test_schedules_longer_than_what_is_computed_at_once_keep_their_times() -> No
     assert session.stage == "decode_audio"
 
 
-def test_the_sound_of_a_filled_clip_ends_with_the_clip() -> None:
+def test_the_sound_of_a_padded_clip_is_cut_to_the_clip() -> None:
     frames = dataclasses.replace(toy_frames(48), num_picked=43)
     assert count_samples(TINY, frames) == 43 * 1920
-    assert count_samples(XXL, frames) is None  # as published: nothing is filled, nothing cut
+    assert count_samples(XXL, frames) is None  # official models: no padding and no cut
     assert count_samples(TINY, dataclasses.replace(toy_frames(16), num_picked=3)) == 16 * 1920
 
 
-def test_a_cut_sound_begins_and_ends_at_zero_without_a_step() -> None:
+def test_a_faded_sound_begins_and_ends_at_zero_without_a_step() -> None:
     made = fade(torch.ones(2, 1, 4800))
     assert made[..., [0, -1]].abs().max() == 0
     assert made.diff().abs().max() < 0.02  # of a step of 1: spread over 2 ms

@@ -1,4 +1,4 @@
-"""The engine: the same sound in any company, failures that stay with whoever caused them."""
+"""The engine: a request sounds the same alone and in a mix, and its errors stay its own."""
 
 import itertools
 import random
@@ -27,17 +27,17 @@ RATES: dict[Kind, float] = {Stage.ENCODE: 0.01, Stage.SAMPLE: 1e-4, Stage.DECODE
 
 def serve(
     pipeline: FoleyPipeline,
-    asked: Sequence[tuple[VideoFrames, GenerationRequest]],
+    requested: Sequence[tuple[VideoFrames, GenerationRequest]],
     *,
     tokens: int,
     choice: random.Random,
 ) -> tuple[list[Session], int]:
-    """Serve requests that come at random moments with one engine; the largest batch too."""
+    """Run requests that arrive at random moments; returns their sessions and the largest batch."""
     scheduler = Scheduler[ScheduledJob]([Budget(tokens=tokens)], RATES, capacity=100)
     sessions: dict[str, Session] = {}
-    coming = list(enumerate(asked))
+    coming = list(enumerate(requested))
     largest = 0
-    machine = Engine(pipeline)
+    engine = Engine(pipeline)
     while coming or scheduler.jobs:
         if coming and (choice.random() < 0.3 or not scheduler.jobs):
             index, (frames, request) = coming.pop(0)
@@ -52,9 +52,9 @@ def serve(
             continue
         members = [sessions[job.id] for job in action.jobs]
         largest = max(largest, len(members))
-        assert machine.run(action.kind, members) == [None] * len(members)
+        assert engine.run(action.kind, members) == [None] * len(members)
         scheduler.complete(action, choice.uniform(0.01, 0.1))
-    return [sessions[str(index)] for index in range(len(asked))], largest
+    return [sessions[str(index)] for index in range(len(requested))], largest
 
 
 requests = st.builds(
@@ -74,10 +74,10 @@ requests = st.builds(
     st.sampled_from([100, 600, 5000]),
     st.randoms(use_true_random=False),
 )
-def test_in_any_mix_a_request_gives_the_sound_it_gives_alone(
-    asked: list[tuple[int, GenerationRequest]], tokens: int, choice: random.Random
+def test_a_request_gives_the_same_sound_in_any_mix_as_alone(
+    requested: list[tuple[int, GenerationRequest]], tokens: int, choice: random.Random
 ) -> None:
-    clips = [(toy_frames(num_sync, seed=index), r) for index, (num_sync, r) in enumerate(asked)]
+    clips = [(toy_frames(num_sync, seed=index), r) for index, (num_sync, r) in enumerate(requested)]
     sessions, _ = serve(toy_pipeline(), clips, tokens=tokens, choice=choice)
     for (frames, request), session in zip(clips, sessions, strict=True):
         alone, among = toy_pipeline().generate(frames, request), session.result()
@@ -86,7 +86,7 @@ def test_in_any_mix_a_request_gives_the_sound_it_gives_alone(
         torch.testing.assert_close(among.waveforms, alone.waveforms, rtol=0, atol=1e-5)
 
 
-def test_the_tiny_preset_gives_the_same_sound_in_a_mix() -> None:
+def test_tiny_gives_the_same_sound_in_a_mix_as_alone() -> None:
     pipeline = FoleyPipeline.from_preset("tiny", "cpu")
     clips = []
     for seed, (seconds, solver, scale) in enumerate(
@@ -112,8 +112,8 @@ def test_the_tiny_preset_gives_the_same_sound_in_a_mix() -> None:
         torch.testing.assert_close(session.result().waveforms, alone, rtol=0, atol=1e-5)
 
 
-def encoded(count: int, **options: object) -> list[Session]:
-    """Sessions that are about to sample."""
+def encode_sessions(count: int, **options: object) -> list[Session]:
+    """Sessions in the stage `SAMPLE`."""
     sessions = []
     for seed in range(count):
         request = GenerationRequest.parse(seed=seed, num_inference_steps=2, **options)
@@ -124,32 +124,32 @@ def encoded(count: int, **options: object) -> list[Session]:
     return sessions
 
 
-def finish(machine: Engine, sessions: list[Session]) -> list[torch.Tensor]:
+def finish(engine: Engine, sessions: list[Session]) -> list[torch.Tensor]:
     while sessions[0].stage == "sample":
-        assert machine.run(Stage.SAMPLE, sessions) == [None] * len(sessions)
+        assert engine.run(Stage.SAMPLE, sessions) == [None] * len(sessions)
     for session in sessions:
         while session.stage == "decode_audio":
-            assert machine.run(Stage.DECODE_AUDIO, [session]) == [None]
+            assert engine.run(Stage.DECODE_AUDIO, [session]) == [None]
     return [session.result().waveforms for session in sessions]
 
 
-def test_what_is_not_finite_stays_with_the_request_that_has_it() -> None:
-    machine = Engine(toy_pipeline())
-    expected = finish(machine, encoded(3))
-    first, poisoned, last = sessions = encoded(3)
+def test_values_that_are_not_finite_fail_only_their_own_request() -> None:
+    engine = Engine(toy_pipeline())
+    expected = finish(engine, encode_sessions(3))
+    first, poisoned, last = sessions = encode_sessions(3)
     with torch.inference_mode():
         poisoned.prepare_part().latents.fill_(float("nan"))
-    assert machine.run(Stage.SAMPLE, sessions) == [None] * 3
-    assert machine.run(Stage.SAMPLE, sessions) == [None] * 3
+    assert engine.run(Stage.SAMPLE, sessions) == [None] * 3
+    assert engine.run(Stage.SAMPLE, sessions) == [None] * 3
     for session, waveforms in ((first, expected[0]), (last, expected[2])):
-        assert machine.run(Stage.DECODE_AUDIO, [session]) == [None]
+        assert engine.run(Stage.DECODE_AUDIO, [session]) == [None]
         torch.testing.assert_close(session.result().waveforms, waveforms, rtol=0, atol=1e-5)
-    (failure,) = machine.run(Stage.DECODE_AUDIO, [poisoned])
+    (failure,) = engine.run(Stage.DECODE_AUDIO, [poisoned])
     assert isinstance(failure, ModelError)
 
 
-class Limited(VelocityModel):
-    """A transformer on a device that holds so many latent frames at once."""
+class LimitedModel(VelocityModel):
+    """A transformer on a device that runs out of memory beyond `frames` latent frames."""
 
     frames = 10_000
 
@@ -160,55 +160,57 @@ class Limited(VelocityModel):
 
 
 @pytest.fixture
-def limited(monkeypatch: pytest.MonkeyPatch) -> type[Limited]:
-    monkeypatch.setattr(FoleyPipeline, "make_velocity_model", lambda self: Limited(self.dit))
-    monkeypatch.setattr(Limited, "frames", 10_000)
-    return Limited
+def limited(monkeypatch: pytest.MonkeyPatch) -> type[LimitedModel]:
+    monkeypatch.setattr(FoleyPipeline, "make_velocity_model", lambda self: LimitedModel(self.dit))
+    monkeypatch.setattr(LimitedModel, "frames", 10_000)
+    return LimitedModel
 
 
 def test_a_batch_that_does_not_fit_is_split(
-    limited: type[Limited], monkeypatch: pytest.MonkeyPatch
+    limited: type[LimitedModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = finish(Engine(toy_pipeline()), encoded(4))
+    expected = finish(Engine(toy_pipeline()), encode_sessions(4))
     monkeypatch.setattr(limited, "frames", 90)  # the last alone has 80
-    for waveforms, alone in zip(finish(Engine(toy_pipeline()), encoded(4)), expected, strict=True):
+    for waveforms, alone in zip(
+        finish(Engine(toy_pipeline()), encode_sessions(4)), expected, strict=True
+    ):
         torch.testing.assert_close(waveforms, alone, rtol=0, atol=1e-5)
 
 
-def test_a_request_that_does_not_fit_alone_is_refused_and_the_others_go_on(
-    limited: type[Limited], monkeypatch: pytest.MonkeyPatch
+def test_a_request_that_does_not_fit_alone_fails_and_the_others_continue(
+    limited: type[LimitedModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limited, "frames", 70)
-    machine, sessions = Engine(toy_pipeline()), encoded(4)
-    *others, failure = machine.run(Stage.SAMPLE, sessions)
+    engine, sessions = Engine(toy_pipeline()), encode_sessions(4)
+    *others, failure = engine.run(Stage.SAMPLE, sessions)
     assert others == [None] * 3
     assert isinstance(failure, DeviceError)
     assert "ask for fewer variations or a shorter clip" in str(failure)
-    assert len(finish(machine, sessions[:3])) == 3
+    assert len(finish(engine, sessions[:3])) == 3
 
 
 @pytest.mark.parametrize("kind", [Stage.ENCODE, Stage.DECODE_AUDIO])
-def test_memory_that_runs_out_in_a_piece_is_the_requests_trouble_alone(
+def test_a_piece_that_runs_out_of_memory_fails_only_its_own_request(
     kind: Kind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    machine, (session, *_) = Engine(toy_pipeline()), encoded(1)
+    engine, (session, *_) = Engine(toy_pipeline()), encode_sessions(1)
     method = "encode" if kind is Stage.ENCODE else "decode"
     monkeypatch.setattr(Session, method, full)
-    (failure,) = machine.run(kind, [session])
+    (failure,) = engine.run(kind, [session])
     assert isinstance(failure, DeviceError)
 
 
-def test_the_budget_is_the_least_that_is_nearly_the_fastest() -> None:
+def test_the_budget_is_the_smallest_with_nearly_the_best_rate() -> None:
     seconds = {100: 0.0132, 200: 0.0222, 400: 0.0408, 800: 0.0776}
     assert calibration._find_sufficient(seconds) == 400
     assert calibration._find_sufficient({100: 0.01, 200: 0.02}) == 100
     assert calibration._find_sufficient({100: 0.01, 200: 0.0101, 400: 0.0102}) == 400
 
 
-def test_measuring_gives_a_budget_and_rates_and_leaves_the_threads() -> None:
+def test_measuring_gives_a_budget_and_rates_and_restores_the_threads() -> None:
     threads = torch.get_num_threads()
     budget, rates = measure(toy_pipeline())
     assert torch.get_num_threads() == threads
@@ -221,7 +223,7 @@ def test_measuring_gives_a_budget_and_rates_and_leaves_the_threads() -> None:
 @pytest.mark.parametrize(
     ("solver", "scale", "variations"), list(itertools.product(SOLVERS, (1.0, 2.0), (1, 3)))
 )
-def test_the_size_of_a_request_is_what_it_will_take(
+def test_the_size_of_a_request_is_the_work_that_it_takes(
     solver: str, scale: float, variations: int
 ) -> None:
     request = GenerationRequest.parse(
@@ -231,18 +233,18 @@ def test_the_size_of_a_request_is_what_it_will_take(
     session = toy_pipeline().start(frames, request)
     counts = len(frames.visual), len(frames.sync)
     size = compute_size(request, *counts, toy_pipeline())
-    machine = Engine(toy_pipeline())
+    engine = Engine(toy_pipeline())
     for _ in range(size.num_pieces):
         assert session.stage == Stage.ENCODE
-        machine.run(Stage.ENCODE, [session])
+        engine.run(Stage.ENCODE, [session])
     _, latents, _, context, _ = session.prepare_part()
     assert size.tokens == len(context.lengths) * latents.shape[2]
     for _ in range(size.num_evaluations):
         assert session.stage == "sample"
-        machine.run(Stage.SAMPLE, [session])
+        engine.run(Stage.SAMPLE, [session])
     for _ in range(size.num_sounds):
         assert session.stage == "decode_audio"
-        machine.run(Stage.DECODE_AUDIO, [session])
+        engine.run(Stage.DECODE_AUDIO, [session])
     assert session.stage is None
     assert session.result().waveforms.shape[2] == 960 * size.num_latents
 

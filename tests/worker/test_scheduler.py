@@ -1,4 +1,4 @@
-"""The scheduler in simulated time: nobody starves, budgets hold, order within a class."""
+"""The scheduler in simulated time: admission, budgets, order, and shares of the priorities."""
 
 import dataclasses
 import heapq
@@ -61,7 +61,7 @@ def submit(
 
 
 def cost(action: Action[ScheduledJob]) -> float:
-    """Seconds that an action takes: an evaluation has a part that its tokens do not change."""
+    """Seconds that an action takes. An evaluation has a constant part beside that of its tokens."""
     if action.kind is Stage.SAMPLE:
         return 0.003 + RATES[Stage.SAMPLE] * action.tokens
     (job,) = action.jobs
@@ -70,7 +70,7 @@ def cost(action: Action[ScheduledJob]) -> float:
 
 @dataclass
 class Simulation:
-    """Devices that take exactly the time that `cost` tells, and arrivals."""
+    """Devices whose actions take the seconds of `cost`, and requests that arrive."""
 
     budgets: Sequence[Budget] = (Budget(tokens=400),)
     capacity: int = 1000
@@ -195,7 +195,7 @@ budgets = st.lists(
 
 @settings(max_examples=150, deadline=None)
 @given(budgets, arrivals)
-def test_budgets_hold_and_everyone_gets_all_pieces_in_order(
+def test_budgets_hold_and_every_request_gets_its_pieces_in_order(
     budgets: list[Budget], arrivals: list[Arrival]
 ) -> None:
     simulation = Simulation(budgets).run(arrivals)
@@ -228,7 +228,7 @@ def test_no_device_idles_while_it_could_work(
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.floats(0, 20), max_size=25), sizes, st.sampled_from(list(SHARES)))
-def test_equal_requests_of_a_class_keep_their_order(
+def test_equal_requests_of_a_priority_keep_their_order(
     times: list[float], size: JobSize, priority: Priority
 ) -> None:
     times = sorted(times)
@@ -241,11 +241,11 @@ def test_equal_requests_of_a_class_keep_their_order(
 
 @settings(max_examples=100, deadline=None)
 @given(arrivals)
-def test_a_request_is_overtaken_only_by_those_that_come_soon_after(
+def test_a_request_is_overtaken_only_by_those_that_arrive_soon_after(
     arrivals: list[Arrival],
 ) -> None:
-    # Whatever the mix: among those that are free, the first in order is part of what comes next,
-    # or next to last: its class has had more than its share, or pieces had more than theirs.
+    # In any mix: no request is chosen before one whose remaining work, divided by AGEING, is less
+    # than the time between their arrivals.
     arrivals = [dataclasses.replace(a, priority="bulk") for a in arrivals]
     simulation = Simulation([Budget(tokens=1)])  # one request at a time
     choose = simulation.scheduler._choose
@@ -278,8 +278,8 @@ def test_a_short_request_does_not_wait_for_a_long_one() -> None:
     assert simulation.left[short] < simulation.left[long]
 
 
-def test_the_long_one_ends_while_short_ones_keep_coming_faster_than_they_can_be_served() -> None:
-    # Each short one takes 0.2 s of a device and they come every 0.1 s, so the house is always full.
+def test_a_long_request_ends_under_an_overload_of_short_ones() -> None:
+    # Each short one takes 0.2 s of a device and one arrives every 0.1 s: all places are taken.
     shorts = [Arrival(0.1 * index) for index in range(3000)]
     simulation = Simulation(capacity=8).run([Arrival(0.05, LONG), *shorts])
     long = simulation.jobs[0]
@@ -291,7 +291,7 @@ def test_the_long_one_ends_while_short_ones_keep_coming_faster_than_they_can_be_
 
 
 @pytest.mark.parametrize("busy", ["interactive", "bulk"])
-def test_each_class_has_its_share_while_the_other_one_floods(busy: Priority) -> None:
+def test_each_priority_has_its_share_under_an_overload_of_the_other(busy: Priority) -> None:
     other: Priority = "bulk" if busy == "interactive" else "interactive"
     size = dataclasses.replace(SMALL, tokens=400)
     arrivals = [Arrival(0.0, size, busy) for _ in range(300)]
@@ -305,7 +305,7 @@ def test_each_class_has_its_share_while_the_other_one_floods(busy: Priority) -> 
     assert share == pytest.approx(SHARES["bulk"], abs=0.02)
 
 
-def test_an_interactive_request_hardly_notices_a_backlog_of_bulk() -> None:
+def test_a_backlog_of_bulk_delays_an_interactive_request_by_its_share_only() -> None:
     backlog = [Arrival(0.0, LONG, "bulk") for _ in range(50)]
     simulation = Simulation().run([*backlog, Arrival(5.0)])
     alone = Simulation().run([Arrival(0.0)])
@@ -314,7 +314,7 @@ def test_an_interactive_request_hardly_notices_a_backlog_of_bulk() -> None:
     assert one < 1.25 * alone.seconds(alone.jobs[0]) + 0.1
 
 
-def test_a_class_that_was_away_has_saved_nothing_up() -> None:
+def test_a_priority_without_work_saves_nothing_up() -> None:
     arrivals = [Arrival(0.5 * index, SMALL) for index in range(100)]
     arrivals += [Arrival(40.0, LONG, "bulk") for _ in range(3)]
     simulation = Simulation().run(arrivals)
@@ -323,7 +323,7 @@ def test_a_class_that_was_away_has_saved_nothing_up() -> None:
     assert max(map(simulation.seconds, interactive)) < 0.6
 
 
-def test_pieces_take_half_of_the_time_from_steps_that_could_run() -> None:
+def test_pieces_get_half_of_the_seconds_while_evaluations_could_run() -> None:
     scheduler = Scheduler[ScheduledJob]([Budget(tokens=10_000)], RATES, capacity=100)
     size = dataclasses.replace(SMALL, num_evaluations=10_000)
     many = dataclasses.replace(size, num_pieces=10_000)
@@ -431,7 +431,7 @@ def test_a_refusal_says_when_a_place_is_expected() -> None:
     assert caught.value.retry_after_seconds == pytest.approx(work / 2)
 
 
-def test_the_rate_follows_what_is_measured() -> None:
+def test_rates_follow_the_measured_seconds() -> None:
     scheduler = Scheduler[ScheduledJob]([Budget(tokens=100)], RATES, capacity=1)
     size = dataclasses.replace(SMALL, num_pieces=1000)
     job = submit(scheduler, "a", size)
@@ -442,7 +442,7 @@ def test_the_rate_follows_what_is_measured() -> None:
     assert scheduler.estimate_seconds_left(job) == pytest.approx(800 * 0.5, rel=0.01)
 
 
-def test_late_requests_are_named_and_dropped_ones_leave_after_their_action() -> None:
+def test_late_requests_are_listed_and_dropped_ones_leave_after_their_action() -> None:
     scheduler = Scheduler[ScheduledJob]([Budget(tokens=100)], RATES, capacity=2)
     first, second = (
         submit(scheduler, name, deadline=deadline) for name, deadline in (("a", 3.0), ("b", 5.0))

@@ -1,4 +1,4 @@
-"""The events of one call to the runner: admission, frames that come later, and every early end."""
+"""The events of one call to the runner: admission, frames, outcome, and each early end."""
 
 import asyncio
 import contextlib
@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from runners.worker import calibration
 from runners.worker.scheduler import Budget
 from runners.worker.stream import OWNER_SECONDS, stream_events
 from runners.worker.worker import Worker
+from tests.patience import scale, wait_until
 from tests.server import ROOT
 from tests.toys import toy_frames, toy_pipeline
 
@@ -34,17 +34,16 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
     rates = {Stage.ENCODE: 0.01, Stage.SAMPLE: 1e-4, Stage.DECODE_AUDIO: 1e-4}
     monkeypatch.setattr(calibration, "measure", lambda pipeline: (Budget(tokens=500), rates))
     worker = Worker(lambda: [toy_pipeline()], capacity=2)
-    while worker.status.state == "loading":
-        time.sleep(0.01)
+    wait_until(lambda: worker.status.state != "loading")
     yield worker
-    worker.stop(20)
+    worker.stop(scale(20))
     assert not worker._thread.is_alive()
 
 
 @pytest.fixture
 def request_in(tmp_path: Path) -> Iterator[Callable[..., RunnerRequest]]:
-    """Requests with folders of a living process: this one."""
-    scratch = Scratch(tmp_path)
+    """Makes requests with folders of this process, which is alive."""
+    scratch = Scratch(tmp_path, max_workspaces=8)
 
     def make(*, folder: Path | None = None, timeout_seconds: float = 60.0) -> RunnerRequest:
         if folder is None:
@@ -70,7 +69,7 @@ async def admit(worker: Worker, request: RunnerRequest) -> Events:
 
 async def read_error(events: Events, within_seconds: float = 20.0) -> str:
     """The code of the error with which a stream ends."""
-    async with asyncio.timeout(within_seconds):
+    async with asyncio.timeout(scale(within_seconds)):
         (*_, last) = [event async for event in events]
     assert last.error is not None
     return last.error[0]
@@ -95,7 +94,7 @@ def test_frames_may_come_after_the_admission(
     asyncio.run(run())
 
 
-def test_frames_count_only_once_they_are_announced(
+def test_frames_that_are_not_announced_are_not_used(
     worker: Worker, request_in: Callable[..., RunnerRequest]
 ) -> None:
     async def run() -> None:
@@ -127,7 +126,7 @@ def test_a_request_whose_folder_is_removed_frees_its_place(
         request = request_in()
         events = await admit(worker, request)
         shutil.rmtree(request.path)
-        # Far less than the time after which the process itself is looked at.
+        # Sooner than the next check of the process itself.
         assert await read_error(events, OWNER_SECONDS / 2) == "cancelled"
         assert worker._list_jobs() == ()
 
@@ -152,8 +151,8 @@ def test_a_request_of_a_dead_process_frees_its_place(
 ) -> None:
     program = (
         "import pathlib, sys, time; from runners.jobs.scratch import Scratch\n"
-        "scratch = Scratch(pathlib.Path(sys.argv[1]))\n"
-        "with scratch.workspace() as folder: print(folder, flush=True); time.sleep(60)"
+        "scratch = Scratch(pathlib.Path(sys.argv[1]), max_workspaces=1)\n"
+        "with scratch.workspace() as folder: print(folder, flush=True); time.sleep(3600)"
     )
     command = [sys.executable, "-c", program, str(tmp_path)]
 
@@ -168,8 +167,8 @@ def test_a_request_of_a_dead_process_frees_its_place(
         if queued:
             announce_frames(save_frames(toy_frames(375), folder), folder)
         os.kill(process.pid, signal.SIGKILL)
-        process.wait(10)
-        assert folder.exists()  # nobody has removed it yet
+        process.wait(scale(10))
+        assert folder.exists()
         assert await read_error(events) == "cancelled"
 
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:

@@ -34,12 +34,13 @@ from runners.handoff import (
     read_announcement,
     save_frames,
 )
-from runners.messages import OnUpdate, ProgressUpdate, RunnerRequest, RunnerResult
+from runners.messages import OnProgressUpdate, ProgressUpdate, RunnerRequest, RunnerResult
 from runners.worker import calibration
 from runners.worker.engine import Engine
 from runners.worker.scheduler import Budget, Kind
 from runners.worker.startup import freeze_gc
 from runners.worker.worker import Worker
+from tests.patience import scale, wait_until
 from tests.toys import toy_components, toy_frames, toy_pipeline
 
 STEPS = 3
@@ -69,7 +70,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
         if kind is Stage.SAMPLE:
             gate.batches.append(tuple(sorted(session.seeds[0] for session in sessions)))
             gate.begun.set()
-            assert gate.steps.acquire(timeout=20)
+            assert gate.steps.acquire(timeout=scale(20))
         return run(self, kind, sessions, num_busy)
 
     monkeypatch.setattr(Engine, "run", gated)
@@ -91,7 +92,7 @@ def start(
 
 
 def submit(
-    worker: Worker, request: RunnerRequest, on_update: OnUpdate = lambda update: None
+    worker: Worker, request: RunnerRequest, on_update: OnProgressUpdate = lambda update: None
 ) -> "Future[RunnerResult]":
     """The outcome of a request whose frames are complete already."""
     job = worker.admit(request, on_update)
@@ -105,7 +106,7 @@ def end(worker: Worker, gate: Gate) -> None:
     """Stop the worker and wait for its threads, which would crash at the end of the process."""
     worker.stop(0)
     gate.open()
-    worker._thread.join(20)
+    worker._thread.join(scale(20))
     assert not worker._thread.is_alive()
 
 
@@ -162,7 +163,7 @@ def test_the_worker_saves_waveforms_and_describes_them(
 ) -> None:
     gate.open()
     asked = job("a", seed=4, num_variations=2)
-    made = submit(worker, asked).result(10)
+    made = submit(worker, asked).result(scale(10))
     assert made.seeds == (4, 5)
     assert made.duration_seconds == 0.64
     assert list(made.timings) == ["queue", "encode", "sample", "decode_audio"]
@@ -176,7 +177,7 @@ def test_updates_report_every_stage_and_step(
 ) -> None:
     gate.open()
     updates: list[ProgressUpdate] = []
-    submit(worker, job("a", solver="heun"), updates.append).result(10)
+    submit(worker, job("a", solver="heun"), updates.append).result(scale(10))
     assert updates == [
         ProgressUpdate(stage="queue", queue_position=0),
         ProgressUpdate(stage=Stage.ENCODE),
@@ -189,11 +190,11 @@ def test_requests_join_and_leave_between_evaluations(
     worker: Worker, gate: Gate, job: Callable[..., RunnerRequest]
 ) -> None:
     first = submit(worker, job("a", num_inference_steps=8))
-    gate.begun.wait(10)
+    assert gate.begun.wait(scale(10))
     second = submit(worker, job("b", num_inference_steps=2, num_sync=29, guidance_scale=1))
     gate.open()
-    assert second.result(10)
-    assert first.result(10)
+    assert second.result(scale(10))
+    assert first.result(scale(10))
     a, b = ord("a"), ord("b")
     assert gate.batches[0] == (a,)
     assert gate.batches.count((a, b)) == 2
@@ -206,7 +207,7 @@ def test_waiting_requests_learn_how_many_are_before_them(
 ) -> None:
     worker = start(capacity=4)
     running = submit(worker, job("a", **LARGE))
-    gate.begun.wait(10)
+    assert gate.begun.wait(scale(10))
     updates: dict[str, list[ProgressUpdate]] = {"b": [], "c": []}
     for name, reported in updates.items():
         submit(worker, job(name, **LARGE), reported.append)
@@ -219,27 +220,25 @@ def test_waiting_requests_learn_how_many_are_before_them(
     worker.cancel("a")
     gate.steps.release(1)
     with pytest.raises(CancelledRequestError):
-        running.result(10)
-    deadline = time.monotonic() + 10
-    while updates["c"][-1].queue_position != 1:
-        assert time.monotonic() < deadline
+        running.result(scale(10))
+    wait_until(lambda: updates["c"][-1].queue_position == 1)
     end(worker, gate)
 
 
-def test_a_cancelled_job_ends_at_its_next_step_and_the_others_go_on(
+def test_a_cancelled_job_ends_at_its_next_step_and_the_others_continue(
     worker: Worker, gate: Gate, job: Callable[..., RunnerRequest]
 ) -> None:
     cancelled = submit(worker, job("a"))
     other = submit(worker, job("b"))
-    gate.begun.wait(10)
+    assert gate.begun.wait(scale(10))
     assert worker.cancel("a")
     assert not worker.cancel("a")
     assert not cancelled.done()
     gate.steps.release(1)
     with pytest.raises(CancelledRequestError):
-        cancelled.result(10)
+        cancelled.result(scale(10))
     gate.open()
-    assert other.result(10)
+    assert other.result(scale(10))
     assert (ord("a"),) not in gate.batches[1:]
     assert (ord("a"), ord("b")) not in gate.batches[1:]
     assert not worker.cancel("b")
@@ -249,25 +248,23 @@ def test_a_cancelled_job_frees_its_memory(
     worker: Worker, gate: Gate, job: Callable[..., RunnerRequest]
 ) -> None:
     cancelled = submit(worker, job("a"))
-    gate.begun.wait(10)
+    assert gate.begun.wait(scale(10))
     (running,) = worker._list_jobs()
     session = weakref.ref(running.session)
     assert session() is not None
     worker.cancel("a")
     gate.steps.release(1)
     with pytest.raises(CancelledRequestError):
-        cancelled.result(10)
-    deadline = time.monotonic() + 10
-    while session() is not None:  # the engine lets go of it a moment later
-        assert time.monotonic() < deadline
+        cancelled.result(scale(10))
+    wait_until(lambda: session() is None)  # the engine releases it a moment later
 
 
-def test_a_job_that_waits_leaves_at_once_when_it_is_cancelled(
+def test_a_waiting_job_leaves_at_once_when_it_is_cancelled(
     gate: Gate, job: Callable[..., RunnerRequest]
 ) -> None:
     worker = start(capacity=2)
     submit(worker, job("a", **LARGE))
-    gate.begun.wait(10)
+    assert gate.begun.wait(scale(10))
     for name in "bcde":
         waiting = submit(worker, job(name, **LARGE))
         with pytest.raises(BusyError):
@@ -279,38 +276,39 @@ def test_a_job_that_waits_leaves_at_once_when_it_is_cancelled(
     end(worker, gate)
 
 
-def test_an_outcome_that_is_cancelled_frees_its_place_too(
+def test_cancelling_an_outcome_frees_its_place(
     worker: Worker, gate: Gate, job: Callable[..., RunnerRequest]
 ) -> None:
     submit(worker, job("a", **LARGE))
-    gate.begun.wait(10)
+    assert gate.begun.wait(scale(10))
     assert submit(worker, job("b", **LARGE)).cancel()
     last = submit(worker, job("c"))
     gate.open()
-    assert last.result(20)
+    assert last.result(scale(20))
 
 
-def test_late_jobs_free_their_places_running_or_not(
+def test_late_jobs_free_their_places_whether_running_or_waiting(
     worker: Worker, gate: Gate, job: Callable[..., RunnerRequest]
 ) -> None:
-    running = submit(worker, job("a", timeout_seconds=0.2))
-    gate.begun.wait(10)
+    seconds = scale(0.5)  # the first evaluation must begin before they are over
+    running = submit(worker, job("a", timeout_seconds=seconds))
+    assert gate.begun.wait(scale(10))
     waiting = submit(worker, job("b", timeout_seconds=0))
     submit(worker, job("c", timeout_seconds=0))  # in the place of b
     assert isinstance(waiting.exception(0), RequestTimeoutError)
-    time.sleep(0.2)
+    time.sleep(seconds)
     assert not running.done()
     gate.steps.release(1)
-    assert isinstance(running.exception(10), RequestTimeoutError)
+    assert isinstance(running.exception(scale(10)), RequestTimeoutError)
     gate.open()
-    assert submit(worker, job("d")).result(10)
+    assert submit(worker, job("d")).result(scale(10))
 
 
 def test_a_late_job_ends_while_nothing_runs(
     worker: Worker, gate: Gate, job: Callable[..., RunnerRequest]
 ) -> None:
     outcome = submit(worker, job("a", timeout_seconds=0))
-    assert isinstance(outcome.exception(10), RequestTimeoutError)
+    assert isinstance(outcome.exception(scale(10)), RequestTimeoutError)
     assert gate.batches == []
 
 
@@ -323,11 +321,11 @@ def test_more_jobs_than_the_capacity_are_refused_with_a_time_to_try_again(
     assert caught.value.retry_after_seconds is not None
     assert 0 < caught.value.retry_after_seconds < 10
     gate.open()
-    assert all(future.result(10) for future in running)
-    assert submit(worker, job("d")).result(10)
+    assert all(future.result(scale(10)) for future in running)
+    assert submit(worker, job("d")).result(scale(10))
 
 
-def test_a_bug_in_one_job_hurts_no_other(
+def test_an_unexpected_error_fails_only_its_own_job(
     worker: Worker, gate: Gate, job: Callable[..., RunnerRequest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     advance = Session.advance
@@ -341,9 +339,9 @@ def test_a_bug_in_one_job_hurts_no_other(
     failing, other = submit(worker, job("a", prompt="bug")), submit(worker, job("b"))
     gate.open()
     with pytest.raises(ZeroDivisionError):
-        failing.result(10)
-    assert other.result(10)
-    assert submit(worker, job("c")).result(10)
+        failing.result(scale(10))
+    assert other.result(scale(10))
+    assert submit(worker, job("c")).result(scale(10))
 
 
 def test_a_job_that_is_being_decoded_holds_a_place_until_it_is_dropped(
@@ -361,7 +359,7 @@ def test_a_job_that_is_being_decoded_holds_a_place_until_it_is_dropped(
     assert worker.cancel("b")
     assert isinstance(second.outcome.exception(0), CancelledRequestError)
     assert value(metrics.QUEUE_DEPTH) == 0
-    assert submit(worker, job("d")).result(10)
+    assert submit(worker, job("d")).result(scale(10))
     assert gate.batches == [(ord("d"),)] * STEPS
 
 
@@ -369,7 +367,7 @@ def test_a_job_that_is_late_while_it_is_being_decoded_ends_by_itself(
     worker: Worker, gate: Gate, job: Callable[..., RunnerRequest]
 ) -> None:
     late = worker.admit(job("a", timeout_seconds=0.05))
-    assert isinstance(late.outcome.exception(10), RequestTimeoutError)
+    assert isinstance(late.outcome.exception(scale(10)), RequestTimeoutError)
     assert value(metrics.QUEUE_DEPTH) == 0
 
 
@@ -380,49 +378,45 @@ def test_frames_of_a_job_that_has_left_are_ignored(
     left = worker.admit(job("a"))
     worker.cancel("a")
     worker.queue(left, FrameCounts(5, 16))
-    assert submit(worker, job("b")).result(10)
+    assert submit(worker, job("b")).result(scale(10))
     assert gate.batches == [(ord("b"),)] * STEPS
 
 
-def test_a_job_without_frames_fails_alone(
+def test_missing_frames_fail_only_their_own_job(
     worker: Worker, gate: Gate, job: Callable[..., RunnerRequest]
 ) -> None:
     gate.open()
     broken, whole = job("a"), job("b")
     outcome = submit(worker, broken)
     (broken.path / "frames.safetensors").unlink()
-    assert submit(worker, whole).result(10)
+    assert submit(worker, whole).result(scale(10))
     assert outcome.done()
 
 
-def test_stopping_drops_what_runs_and_what_waits(
+def test_stopping_cancels_running_and_waiting_jobs(
     worker: Worker, gate: Gate, job: Callable[..., RunnerRequest]
 ) -> None:
     running = submit(worker, job("a", **LARGE))
-    gate.begun.wait(10)
+    assert gate.begun.wait(scale(10))
     waiting = submit(worker, job("b", **LARGE))
     worker.stop(0)
     assert isinstance(waiting.exception(0), CancelledRequestError)
     gate.steps.release(1)
-    assert isinstance(running.exception(10), CancelledRequestError)
+    assert isinstance(running.exception(scale(10)), CancelledRequestError)
     with pytest.raises(NotReadyError):
         submit(worker, job("c"))
 
 
-def test_every_device_takes_from_the_one_queue(
-    gate: Gate, job: Callable[..., RunnerRequest]
-) -> None:
+def test_all_devices_share_one_queue(gate: Gate, job: Callable[..., RunnerRequest]) -> None:
     worker = start(capacity=8, num_devices=2)
     running = [submit(worker, job(name, **LARGE)) for name in "abc"]
-    deadline = time.monotonic() + 10
-    while value(metrics.RUNNING) != 2 or len(gate.batches) != 2:
-        assert time.monotonic() < deadline
+    wait_until(lambda: value(metrics.RUNNING) == 2 and len(gate.batches) == 2)
     assert {seeds for batch in gate.batches for seeds in batch} == {ord("a"), ord("b")}
     end(worker, gate)
-    assert all(isinstance(f.exception(10), CancelledRequestError) for f in running)
+    assert all(isinstance(f.exception(scale(10)), CancelledRequestError) for f in running)
 
 
-def test_devices_may_cut_clips_in_different_ways(
+def test_devices_may_encode_clips_in_different_numbers_of_pieces(
     gate: Gate, job: Callable[..., RunnerRequest]
 ) -> None:
     finely, parts = FoleyPipeline(toy_components(), torch.device("cpu")), toy_components()
@@ -432,12 +426,9 @@ def test_devices_may_cut_clips_in_different_ways(
     assert [pipeline.count_pieces(10, 32) for pipeline in pipelines] == [1 + 1 + 1, 3 + 3 + 1]
     worker = start(capacity=8, pipelines=pipelines)
     running = [submit(worker, job(name, num_sync=32, **LARGE)) for name in "abcd"]
-    deadline = time.monotonic() + 10
-    while len(gate.batches) != 2:  # both devices are at work
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: len(gate.batches) == 2)  # both devices are at work
     gate.open()
-    assert [outcome.exception(20) for outcome in running] == [None] * 4
+    assert [outcome.exception(scale(20)) for outcome in running] == [None] * 4
     end(worker, gate)
 
 
@@ -463,12 +454,10 @@ def test_engines_that_share_a_cpu_share_its_threads(
         worker = start(capacity=8)
         seen.clear()
         submit(worker, job("a", **LARGE))
-        gate.begun.wait(10)
+        assert gate.begun.wait(scale(10))
         assert {count for _, count in seen} == {2}
         submit(worker, job("b", **LARGE))
-        deadline = time.monotonic() + 10
-        while len(gate.batches) != 2:
-            assert time.monotonic() < deadline
+        wait_until(lambda: len(gate.batches) == 2)
         assert {count for seed, count in seen if seed == ord("b")} == {1}
         end(worker, gate)
     finally:
@@ -502,12 +491,12 @@ def test_every_job_of_a_random_mix_has_an_outcome_and_frees_its_place(
         time.sleep(choice.uniform(0, 0.03))
         if choice.random() < 0.3:
             worker.cancel(f"{choice.randint(0, index)}")
-    kinds = Counter(type(outcome.exception(20)).__name__ for outcome in outcomes)
+    kinds = Counter(type(outcome.exception(scale(20))).__name__ for outcome in outcomes)
     assert kinds.keys() <= {"NoneType", "CancelledRequestError", "RequestTimeoutError"}
     assert kinds["NoneType"] > 5
     assert kinds["CancelledRequestError"] + kinds["RequestTimeoutError"] + refused > 5
     assert value(metrics.QUEUE_DEPTH) == value(metrics.RUNNING) == 0
-    worker.stop(20)
+    worker.stop(scale(20))
     assert not worker._thread.is_alive()
 
 
@@ -522,7 +511,7 @@ def test_the_status_has_the_code_of_a_failed_load(
         raise error
 
     worker = Worker(load, capacity=1)
-    worker._thread.join(10)
+    worker._thread.join(scale(10))
     assert worker.status.state == "failed"
     assert worker.status.error_code == code
     with pytest.raises(NotReadyError):
@@ -533,7 +522,7 @@ def test_a_model_that_cannot_be_described_has_failed() -> None:
     nameless = FoleyPipeline(toy_components(), torch.device("cpu"))
     nameless.licence = None  # type: ignore[assignment]
     worker = Worker(lambda: [nameless], capacity=1)
-    worker._thread.join(20)
+    worker._thread.join(scale(20))
     assert worker.status.state == "failed"
 
 
@@ -551,12 +540,12 @@ def test_a_warm_model_is_frozen_before_the_first_job() -> None:
         ((state, count),) = calls
     finally:
         gc.unfreeze()
-        worker.stop(20)
+        worker.stop(scale(20))
     assert state == "loading"
     assert count > frozen + 10_000
 
 
-def test_an_engine_that_fails_for_no_requests_reason_ends_the_process(
+def test_a_device_failure_ends_the_process(
     job: Callable[..., RunnerRequest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dead = threading.Event()
@@ -569,4 +558,4 @@ def test_an_engine_that_fails_for_no_requests_reason_ends_the_process(
 
     monkeypatch.setattr(Engine, "run", broken)
     submit(worker, job("a"))
-    assert dead.wait(10)
+    assert dead.wait(scale(10))
