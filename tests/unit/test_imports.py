@@ -18,16 +18,26 @@ FORBIDDEN = {
         "transformers",
         "diffusers",
     },
-    "foley/models": {"foley.media", "foley.sampling", "foley.pipeline", "foley.weights.loading"},
+    "foley/models": {
+        "foley.gpu",
+        "foley.weights",
+        "foley.media",
+        "foley.sampling",
+        "foley.denoise",
+        "foley.conditioning",
+        "foley.pipeline",
+    },
+    "foley/gpu": {
+        "foley.media",
+        "foley.sampling",
+        "foley.denoise",
+        "foley.conditioning",
+        "foley.pipeline",
+    },
+    "foley/weights": {"foley.gpu"},
     "foley/sampling.py": {"foley.models", "foley.media", "foley.pipeline"},
     "foley/weights/loading.py": {"foley.pipeline", "foley.media", "foley.sampling"},
     "foley/conditioning.py": {"foley.pipeline", "foley.media", "foley.sampling"},
-    "foley/gpu/encoder_batches.py": {
-        "foley.pipeline",
-        "foley.media",
-        "foley.sampling",
-        "foley.conditioning",
-    },
     "foley/pipeline.py": {"foley.cli"},
     # They work, and say what is wrong, where PyTorch cannot be imported.
     "foley/weights/hub.py": {
