@@ -1,4 +1,4 @@
-"""What diffusers offers for its models works on ours."""
+"""The features that diffusers offers for models work on ours."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def draw(*shape: int) -> torch.Tensor:
 
 @torch.no_grad()
 def velocity(dit: FoleyDiT) -> torch.Tensor:
-    """With guidance's both halves, so that every weight is used."""
+    """The velocity with both halves of guidance, so that every weight is used."""
     text, num_latents = draw(2, 5, 16), 37
     cond = dit.make_context(draw(1, 6, 24), draw(1, 24, 16), text[:1], num_latents)
     empty = dit.make_empty_context(6, 24, text[1:], num_latents)
@@ -31,7 +31,7 @@ def velocity(dit: FoleyDiT) -> torch.Tensor:
 
 
 def assert_same(actual: torch.Tensor, wanted: torch.Tensor) -> None:
-    # Measured: 2.4e-7. Products of mapped and of copied weights may be summed differently.
+    # Measured: 2.4e-7. Products of mapped and copied weights may be summed in different orders.
     torch.testing.assert_close(actual, wanted, rtol=0, atol=1e-5)
 
 
@@ -69,7 +69,7 @@ def test_layerwise_casting_stores_fp8_and_computes_wider(
 
 @pytest.fixture
 def poison_what_is_offloaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a second device: weights that are offloaded read NaN until they are loaded again."""
+    """Fill offloaded weights with NaN until they are loaded again, in place of a second device."""
     kept: dict[torch.nn.Parameter, torch.Tensor] = {}
 
     def weights(group: ModuleGroup) -> list[torch.nn.Parameter]:

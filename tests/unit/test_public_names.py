@@ -4,7 +4,7 @@ import sys
 import foley
 
 
-def test_public_names() -> None:
+def test_the_public_names_are_these_and_all_can_be_imported() -> None:
     assert foley.__all__ == [
         "Conditions",
         "FoleyError",
