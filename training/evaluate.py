@@ -1,4 +1,4 @@
-"""Measures the trained parts together: generates for held-out clips and judges the sounds.
+"""Measure a trained model by the sounds that it generates for held-out clips.
 
 python -m training.evaluate --state FOLDER --out FILE [--quick]
 """
@@ -39,7 +39,7 @@ EVALUATIONS_PER_STEP = {"euler": 1, "heun": 2, "midpoint": 2, "rk4": 4}
 
 @dataclass
 class TrainedModel:
-    """All parts, on one device."""
+    """All parts of a trained model, on one device."""
 
     analysis: Analysis
     encoders: FrozenEncoders
@@ -52,7 +52,13 @@ class TrainedModel:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How sounds are generated."""
+    """Settings of the generation.
+
+    Attributes:
+        steps: of the solver.
+        guidance_scale: above 1 for guidance.
+        solver: euler, heun, midpoint or rk4.
+    """
 
     steps: int = 20
     guidance_scale: float = TINY_GUIDANCE
@@ -60,7 +66,7 @@ class Sampling:
 
 
 def load_trained(state: Path, device: torch.device) -> TrainedModel:
-    """The parts that the training scripts wrote."""
+    """Load a state folder that the training scripts wrote."""
     analysis, encoders, words = load_frozen(state, device)
 
     def weights(name: str) -> dict[str, Tensor]:
@@ -84,20 +90,21 @@ def generate_sounds(
     seed: int = 0,
     shuffled: bool = False,
 ) -> Tensor:
-    """Sounds [B, S] for a batch.
+    """Generate the sounds [B, S] of a batch.
 
     Args:
         parts: the model.
         batch: the clips.
         how: steps, guidance, solver.
-        prompts: instead of the clips' own.
+        prompts: one for each clip; the clips' own when None.
         seed: of the noise.
-        shuffled: give every clip the sync features of the next: synchrony must vanish.
+        shuffled: use the sync tokens of the previous clip of the batch, which must destroy the
+            synchrony.
     """
     device = parts.device
     on_gpu = device.type == "cuda"
     pictures = batch.pictures()
-    missing = -pictures.shape[1] % SYNC_SEGMENT_STRIDE  # whole segments, as in serving
+    missing = -pictures.shape[1] % SYNC_SEGMENT_STRIDE  # whole segments, as in the pipeline
     pictures = torch.cat((pictures, pictures[:, -1:].expand(-1, missing, -1, -1, -1)), dim=1)
     visual, sync = parts.encoders(pictures)
     if shuffled:
@@ -132,14 +139,22 @@ def generate_sounds(
 
 @torch.no_grad()
 def reconstruct(parts: TrainedModel, sounds: Tensor) -> Tensor:
-    """What the decoder makes of the latents of sounds [B, S]: no generated one can be better."""
+    """Encode and decode sounds [B, S]; a generated sound cannot be better than the result."""
     return parts.vae.decode(append_noise(parts.analysis(sounds))).float()[:, 0]
 
 
 def make_held_out(
     parts: TrainedModel, seconds: float, count: int, style: Style = PLAIN, **options: object
 ) -> list[clips.Batch]:
-    """Clips of seeds that no training uses."""
+    """Batches of clips of seeds that no training uses.
+
+    Args:
+        parts: whose device the batches are on.
+        seconds: length of each clip.
+        count: number of clips.
+        style: of drawing.
+        options: of `draw_scene`: action, quiet.
+    """
     batches = []
     for first in range(0, count, _AT_ONCE):
         size = min(_AT_ONCE, count - first)
@@ -151,8 +166,13 @@ def make_held_out(
 def score(
     batch: clips.Batch, sounds: Tensor, match: judge.Match, strict: judge.Match | None = None
 ) -> None:
-    """Count the onsets of a batch of sounds; `strict` counts those where rubbing begins as false,
-    as it would those of the exact sounds.
+    """Add the onsets of a batch of sounds to a match.
+
+    Args:
+        batch: the clips with their events.
+        sounds: [B, S].
+        match: does not count onsets at the start of a slide.
+        strict: counts them as false, if it is given.
     """
     for clip, unscored in enumerate(labels.find_shoves(batch)):
         truth = judge.merge_close_events(batch.hits["seconds"][batch.owner == clip].tolist())
@@ -163,7 +183,7 @@ def score(
 
 
 def match_figures(match: judge.Match) -> dict[str, float]:
-    """A match as plain numbers."""
+    """The figures of a match, rounded."""
     return {
         "f1": round(match.f1, 4),
         "precision": round(match.precision, 4),
@@ -181,9 +201,18 @@ def measure_synchrony(
     *,
     controls: bool = True,
 ) -> dict[str, dict[str, float]]:
-    """Onsets of generated sounds; as controls of true, rebuilt and deliberately mismatched ones.
+    """The synchrony of generated sounds, and of control sounds.
 
-    `strict` are the generated ones, see `score`.
+    The controls are the exact sounds (`truth`), reconstructed ones (`rebuilt`), and those that were
+    generated with the sync tokens of another clip. `strict` is explained in `score`.
+
+    Args:
+        parts: the model.
+        how: settings of the generation.
+        lengths: of the clips, in seconds.
+        count: number of clips of each length.
+        style: of drawing.
+        controls: whether to measure the controls.
     """
     kinds = ("generated", "strict", "truth", "rebuilt", "other_clip")
     kinds = kinds if controls else kinds[:2]
@@ -205,7 +234,15 @@ def measure_synchrony(
 
 @torch.no_grad()
 def measure_obedience(parts: TrainedModel, how: Sampling, count: int) -> dict[str, float]:
-    """How often a material that the prompt names is heard, whatever the picture's own is."""
+    """The share of hits with the sound of the material that the prompt names.
+
+    The prompt names another material than the one in the picture.
+
+    Args:
+        parts: the model.
+        how: settings of the generation.
+        count: number of clips of each action.
+    """
     rng = np.random.default_rng(5)
     totals = dict.fromkeys(("asked", "rebuilt", "real", "hits"), 0)
     for action in ("bounce", "tap", "strike"):
@@ -237,13 +274,17 @@ def measure_obedience(parts: TrainedModel, how: Sampling, count: int) -> dict[st
 
 @torch.no_grad()
 def measure_loudness(parts: TrainedModel, how: Sampling, count: int) -> dict[str, float]:
-    """Whether loudness follows force, and how silent it is between events.
+    """The correlation of loudness and force, and the depth of the silence between events.
 
-    Loudness in sones, of all hits at their exact time, heard or not; and levels in dB against the
-    logarithm of the force, of all hits (a single one that is not heard, at -80 dB, outweighs
-    many that are), and of those that are heard, from their onset on. Silence also of sounds whose
-    prompts name the material (`named`): a clip's own may leave it open, and another one may ring
-    where the true one is over.
+    Loudness in sones is measured for all hits at their exact time. Levels in dB are correlated with
+    the logarithm of the force, for all hits and for the hits with a detected onset. One inaudible
+    hit at -80 dB outweighs many audible ones in the former. Silence is also measured for prompts
+    that name the material (`named`): another material may ring when the true one is over.
+
+    Args:
+        parts: the model.
+        how: settings of the generation.
+        count: number of clips of each action.
     """
     rng = np.random.default_rng(5)
     kinds = ("generated", "rebuilt", "real")
@@ -296,22 +337,33 @@ def measure_loudness(parts: TrainedModel, how: Sampling, count: int) -> dict[str
 
 
 def make_naming_prompts(batch: clips.Batch, rng: np.random.Generator) -> list[str]:
-    """Prompts that name the material of each clip's last hit; its own where there is no hit."""
+    """Prompts that name the material of each clip's last hit; a clip without hits keeps its own.
+
+    Args:
+        batch: the clips.
+        rng: of the wording.
+    """
     prompts = list(batch.prompts)
     for clip, material in zip(batch.owner.tolist(), batch.hits["material"].tolist(), strict=True):
-        if material < len(MATERIALS):  # bursts are of none
+        if material < len(MATERIALS):  # a bang of light has no material
             prompts[clip] = text.name_material(rng, MATERIALS[int(material)])
     return prompts
 
 
 def correlation(first: ArrayLike, second: ArrayLike) -> float:
-    """Pearson's, of two series [E]."""
+    """Pearson's correlation of two series [E], rounded."""
     return round(float(np.corrcoef(first, second)[0, 1]), 4)
 
 
 @torch.no_grad()
 def measure_textures(parts: TrainedModel, how: Sampling, count: int) -> dict[str, float]:
-    """Continuous sounds: level over clips and within them, constant offset, buzz, clicks."""
+    """Figures of continuous sounds: levels over and within clips, offset, buzz, clicks.
+
+    Args:
+        parts: the model.
+        how: settings of the generation.
+        count: number of clips, of which those with a continuous sound alone are measured.
+    """
     real_levels, levels, inside, offsets, buzz, real_buzz = [], [], [], [], [], []
     clicks, real_clicks = 0, 0
     for batch in make_held_out(parts, 5.0, count):
@@ -334,7 +386,7 @@ def measure_textures(parts: TrainedModel, how: Sampling, count: int) -> dict[str
                 clicks + judge.count_clicks(two),
                 real_clicks + judge.count_clicks(one),
             )
-            if int(kinds[clip]) != 2:  # engines are meant to hum
+            if int(kinds[clip]) != 2:  # the sound of an engine has such lines
                 buzz.append(judge.buzz_db(two))
                 real_buzz.append(judge.buzz_db(one))
     if len(levels) < 3:
@@ -354,7 +406,13 @@ def measure_textures(parts: TrainedModel, how: Sampling, count: int) -> dict[str
 
 @torch.no_grad()
 def measure_likeness(parts: TrainedModel, how: Sampling, count: int) -> dict[str, float]:
-    """Distances of generated to real sounds, beside those of two halves of real ones."""
+    """Spectral distances of generated and exact sounds, and of two halves of the exact ones.
+
+    Args:
+        parts: the model.
+        how: settings of the generation.
+        count: number of clips.
+    """
     real, made = [], []
     for batch in make_held_out(parts, 5.0, count):
         sound, other = batch.waveform(), generate_sounds(parts, batch, how)
@@ -375,7 +433,13 @@ def measure_likeness(parts: TrainedModel, how: Sampling, count: int) -> dict[str
 def measure_steps(
     parts: TrainedModel, guidance_scale: float, count: int
 ) -> list[dict[str, object]]:
-    """Synchrony, obedience of levels and likeness for each number of steps and each solver."""
+    """Synchrony and spectral distances for each solver and number of steps.
+
+    Args:
+        parts: the model.
+        guidance_scale: of the generation.
+        count: number of clips.
+    """
     rows: list[dict[str, object]] = []
     for solver, per_step in EVALUATIONS_PER_STEP.items():
         for steps in (4, 8, 10, 16, 25, 50):
@@ -400,13 +464,13 @@ def measure_steps(
 
 
 def main() -> None:
-    """Measure, print, record."""
+    """Measure a state and write a record."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--state", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--count", type=int, default=32)
-    parser.add_argument("--quick", action="store_true", help="synchrony by length, and two more")
-    parser.add_argument("--table", action="store_true", help="quality against steps, too")
+    parser.add_argument("--quick", action="store_true", help="only by length, and two more figures")
+    parser.add_argument("--table", action="store_true", help="also quality against steps")
     args = parser.parse_args()
     device = set_up(9)
     start = time.monotonic()

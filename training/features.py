@@ -125,7 +125,15 @@ class ClipBuffer:
 
 
 class ClipCache:
-    """All lengths. `encode_batch` renders and encodes a batch, `put` keeps it."""
+    """Encoded clips of all lengths.
+
+    Args:
+        analysis: encodes the sound.
+        encoders: encode the pictures.
+        words: encodes the prompts.
+        device: of the tensors.
+        seconds_per_length: capacity for each length of clip.
+    """
 
     def __init__(
         self,
@@ -145,11 +153,19 @@ class ClipCache:
 
     @torch.no_grad()
     def encode_batch(self, batch: Batch) -> tuple[int, dict[str, Tensor]]:
-        """Render, sound and encode a batch: its number of frames, and what is kept of it."""
+        """Draw, synthesise and encode a batch of clips.
+
+        Args:
+            batch: of clips of one length, on any device.
+
+        Returns:
+            The number of frames of each clip, and an entry for `put`.
+        """
         batch = batch.to(self.device)
         pictures = batch.pictures(fast=self.device.type == "cuda")
-        # A clip that is filled up to whole segments stands still at its end: that is no impact, and
-        # what cannot be seen there must not be heard, or sounds are made up at the end of clips.
+        # In serving, a clip is filled up to whole segments with its last frame. This must not look
+        # like an impact, and hits that cannot be seen there must not sound. Otherwise the model
+        # would learn to invent sounds at the end of clips.
         frozen = int(torch.randint(SYNC_SEGMENT_STRIDE, ()))
         pictures[:, -frozen or pictures.shape[1] :] = pictures[:, -frozen - 1 : -frozen or None]
         batch = labels.drop_late_hits(batch, (pictures.shape[1] - frozen - SEEN_AFTER) / FPS)
@@ -169,7 +185,13 @@ class ClipCache:
         }
 
     def put(self, num_frames: int, entry: dict[str, Tensor], rendered: bool = False) -> None:
-        """Keep a batch."""
+        """Add an entry of `encode_batch`.
+
+        Args:
+            num_frames: of each clip.
+            entry: of the clips.
+            rendered: whether they are rendered clips, which are kept apart from drawn ones.
+        """
         seconds = num_frames / FPS
         buffers = self.rendered if rendered else self.buffers
         if num_frames not in buffers:
@@ -180,7 +202,7 @@ class ClipCache:
         self.clips += len(entry["latents"])
 
     def choose(self) -> tuple[int, ClipBuffer]:
-        """One of the lengths, in frames, and its clips; half of the time one of 3 to 8 s."""
+        """A random length in frames, and the clips of that length; half of them have 3 to 8 s."""
         if self.rendered and torch.rand(()) < self.rendered_share:
             lengths = list(self.rendered)
             chosen = lengths[int(torch.randint(len(lengths), ()))]
@@ -193,14 +215,14 @@ class ClipCache:
 
 
 class CacheFiller(threading.Thread):
-    """Makes entries of a cache beside the training, on a stream of its own.
+    """A thread that fills a cache during training, on a CUDA stream of its own.
 
     Args:
-        cache: whose `encode_batch` is called; `take` puts what is ready.
+        cache: to fill; `take` adds the entries that are ready.
         stream: of batches.
-        share: of the time, once as many batches as `at_once` are drawn.
-        at_once: how many are drawn without a pause.
-        rendered: batches that are taken first whenever one is ready.
+        share: of the time in which the thread works, after the first `at_once` batches.
+        at_once: number of batches that are encoded without a pause.
+        rendered: batches that are taken first when one is ready.
     """
 
     def __init__(
@@ -222,31 +244,31 @@ class CacheFiller(threading.Thread):
         self.failure: BaseException | None = None
 
     def run(self) -> None:
-        """The thread."""
+        """Encode batches until `stop`; called by `start`."""
         try:
-            torch.cuda.set_device(self._cuda.device)  # each thread has one of its own
+            torch.cuda.set_device(self._cuda.device)  # the current device is a thread's own
             with torch.cuda.stream(self._cuda):
                 while not self._stopped.is_set():
                     ready = self._rendered.take() if self._rendered is not None else None
                     batch = ready if ready is not None else next(self._stream)
                     begun = time.monotonic()
-                    made = self._cache.encode_batch(batch)
+                    encoded = self._cache.encode_batch(batch)
                     event = torch.cuda.Event()
                     event.record()
                     event.synchronize()
-                    self._ready.put((*made, ready is not None, event))
+                    self._ready.put((*encoded, ready is not None, event))
                     self.batches += 1
                     if self.batches > self._at_once:
                         spent = time.monotonic() - begun
                         self._stopped.wait(spent * (1 / self._share - 1))
-        except BaseException as failure:  # noqa: BLE001 - told to the training by `take`
+        except BaseException as failure:  # noqa: BLE001 - `take` raises it in the training's thread
             self.failure = failure
 
     def take(self) -> None:
-        """Put all that is ready; the training's own stream does it.
+        """Add all entries that are ready to the cache, on the caller's CUDA stream.
 
         Raises:
-            RuntimeError: drawing failed.
+            RuntimeError: the thread failed.
         """
         if self.failure is not None:
             raise RuntimeError("drawing failed") from self.failure
@@ -258,7 +280,7 @@ class CacheFiller(threading.Thread):
             self._cache.put(num_frames, entry, rendered)
 
     def stop(self) -> None:
-        """Draw no more. A process must not end while its thread uses the GPU."""
+        """End the thread; a process must not end while its thread uses the GPU."""
         self._stopped.set()
         while self.is_alive():
             while not self._ready.empty():

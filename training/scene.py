@@ -1,4 +1,4 @@
-"""One clip as numbers: what moves where, what it looks like, what it sounds like, its text."""
+"""Random scenes: the motion, the look, the sound and the prompt of a clip, as arrays."""
 
 # n frames at 25 fps, K sprites, E hits, M modes, A latent frames
 
@@ -22,7 +22,7 @@ from training.materials import (
 
 FPS = 25
 LATENT_RATE = 50
-# Frames after a hit that show it was one: it changes how things move, and so does standing still.
+# Frames after a hit that are needed to see it, because a hit shows in the motion that follows.
 SEEN_AFTER = 1.5
 MAX_SPRITES = 10
 MAX_HITS = 96
@@ -71,7 +71,12 @@ BACKDROP = ("slope", "r", "g", "b", "contrast", "colour", "regions", "seed")
 
 @dataclass(frozen=True)
 class Style:
-    """What a drawing style may use. Training sees PLAIN alone; UNSEEN is kept for evaluation."""
+    """A drawing style. Training uses only PLAIN; UNSEEN is for evaluation.
+
+    Attributes:
+        shapes: that objects may have.
+        sketch: whether the picture looks like a pencil drawing.
+    """
 
     shapes: tuple[int, ...]
     sketch: bool
@@ -83,7 +88,7 @@ UNSEEN = Style((TRIANGLE, BOX), sketch=True)
 
 @dataclass
 class Scene:
-    """A clip. Arrays have fixed sizes, so that scenes of one length make a batch.
+    """A clip as arrays of fixed sizes, so that scenes of one length form a batch.
 
     Attributes:
         frames: per-frame arrays: sprites [n, K, 6], camera [n, 8], effect [n, 4],
@@ -95,7 +100,7 @@ class Scene:
         layers: kind [3] (-1 none), levels [3, A], pitch [3], offset [3].
         reverb: seconds and gain, [2].
         prompt: the text.
-        seconds: length.
+        seconds: length of the clip.
     """
 
     frames: dict[str, np.ndarray]
@@ -109,10 +114,10 @@ class Scene:
 
 @dataclass
 class _Builder:
-    """What the actors add to."""
+    """A scene under construction; each action adds its sprites, hits and layers."""
 
     rng: np.random.Generator
-    times: np.ndarray  # [n], when each shown frame was taken
+    times: np.ndarray  # [n], the time at which each frame was taken
     seconds: float
     style: Style
     sprites: list[np.ndarray] = field(default_factory=list)
@@ -133,7 +138,17 @@ class _Builder:
         sounding: float = 0.0,
         behind: bool = False,
     ) -> None:
-        """Add a thing; places are [n, 2] or [2]. What lies behind hides nothing."""
+        """Add a sprite, unless there are already `MAX_SPRITES`.
+
+        Args:
+            places: of its centre, [n, 2] or [2].
+            half: half of its width and height.
+            look: see `LOOK`.
+            angles: in radians, [n] or one for all frames.
+            alpha: visibility, [n] or one for all frames.
+            sounding: 1 if it takes part in a sound.
+            behind: draw it behind all others.
+        """
         if len(self.sprites) == MAX_SPRITES:
             return
         at = 0 if behind else len(self.sprites)
@@ -145,7 +160,7 @@ class _Builder:
         self.sounding.insert(at, sounding)
 
     def touch(self, touches: list[motion.Touch], voice: Voice) -> None:
-        """Add hits of one voice."""
+        """Add contacts that sound with this voice."""
         self.hits += [(touch, voice) for touch in touches]
 
 
@@ -157,13 +172,13 @@ def draw_scene(
     action: str | None = None,
     quiet: bool = False,
 ) -> Scene:
-    """The scene of this seed: the same numbers on every machine.
+    """Draw the scene of a seed, which is the same on every machine.
 
     Args:
-        seed: of everything.
-        seconds: length; a multiple of 1 / 25.
+        seed: of all random numbers.
+        seconds: length, a multiple of 1 / 25.
         style: of drawing.
-        action: this action alone, one object; chance decides when None.
+        action: only this action with one object; random actions when None.
         quiet: no continuous sound.
     """
     rng = np.random.default_rng(seed)
@@ -201,24 +216,30 @@ def draw_scene(
 
 
 def draw_frame_times(rng: np.random.Generator, num_frames: int) -> np.ndarray:
-    """When each 25 fps frame was taken, by a camera of some rate.
+    """Draw the frame rate of a camera; returns the time of each 25 fps frame, [n].
 
-    The picker shows the first source frame at or after each target (foley/media/clock.py).
+    A frame at 25 fps is the first camera frame at or after its target time, as by
+    `foley.media.clock.FramePicker`.
+
+    Args:
+        rng: of the scene.
+        num_frames: n.
     """
     targets = np.arange(num_frames) / FPS
     rate = 25.0 if rng.random() < 0.6 else float(rng.choice((12, 15, 24, 30, 50, 60)))
-    return np.ceil(targets * rate - 1e-6) / rate
+    times: np.ndarray = np.ceil(targets * rate - 1e-6) / rate
+    return times
 
 
 def _draw_materials(rng: np.random.Generator) -> list[int]:
-    """One material for the whole scene, or one for each object. Water has actors of its own."""
+    """One material for the whole scene, or one for each object. The action drip uses water."""
     first = int(rng.integers(len(MATERIALS)))
     if rng.random() < 0.75:
         return [first]
     return [first, *(int(m) for m in rng.integers(0, len(MATERIALS), 2))]
 
 
-_COLOURS = {  # a frequent look of each material; half of all things look otherwise
+_COLOURS = {  # a frequent colour of each material; half of all objects have another one
     0: (0.55, 0.36, 0.2),
     1: (0.6, 0.62, 0.66),
     2: (0.65, 0.82, 0.88),
@@ -255,7 +276,7 @@ def _look(build: _Builder, material: int | None = None, shape: int | None = None
 
 
 def _size(build: _Builder) -> tuple[float, tuple[float, float]]:
-    """Size 0 .. 1, and the half sides that show it."""
+    """A size of 0 to 1, and the half width and height of a sprite of that size."""
     size = float(build.rng.uniform(0, 1))
     half = 0.06 + 0.16 * size
     return size, (half, half * float(build.rng.uniform(0.8, 1.25)))
@@ -276,7 +297,7 @@ def _roam(build: _Builder, material: int) -> None:
     size, half = _size(build)
     half = (half[0], half[0])
     walled = build.rng.random() < 0.8 and len(build.sprites) < 4
-    # Without walls it turns at the picture's edge: in the middle nothing would show a hit.
+    # Without walls it turns at the edge of the picture, because nothing else would show a hit.
     reach = build.rng.uniform(0.5, 0.88) if walled else 1.0
     path = motion.roam(build.rng, build.times, build.seconds, reach - half[0])
     wall = _look(build, None, BOX)
@@ -291,7 +312,7 @@ def _roam(build: _Builder, material: int) -> None:
 
 
 def _strike(build: _Builder, material: int) -> None:
-    """A stick turns about its end and hits a thing."""
+    """A stick turns about its end and hits an object."""
     rng = build.rng
     size, half = _size(build)
     place = np.array([rng.uniform(-0.5, 0.5), rng.uniform(0.1, 0.7)])
@@ -311,7 +332,7 @@ def _strike(build: _Builder, material: int) -> None:
 
 
 def _tap(build: _Builder, material: int) -> None:
-    """Something comes down on a surface, or from the side against a wall."""
+    """A finger comes down on a surface."""
     rng = build.rng
     size, _ = _size(build)
     surface = np.array([rng.uniform(-0.5, 0.5), rng.uniform(0.2, 0.7)])
@@ -329,7 +350,7 @@ def _tap(build: _Builder, material: int) -> None:
 
 
 def _clap(build: _Builder, material: int) -> None:
-    """Two like things meet in the middle."""
+    """Two equal objects meet in the middle."""
     rng = build.rng
     size, half = _size(build)
     middle = rng.uniform(-0.4, 0.4, 2)
@@ -345,7 +366,7 @@ def _clap(build: _Builder, material: int) -> None:
 
 
 def _drip(build: _Builder, material: int) -> None:
-    """Drops fall into water, which rings outwards."""
+    """Drops fall into water, on which rings spread."""
     rng = build.rng
     size = float(rng.uniform(0, 1))
     x, spout, surface = rng.uniform(-0.6, 0.6), rng.uniform(-0.9, -0.3), rng.uniform(0.3, 0.8)
@@ -413,7 +434,7 @@ def _burst(build: _Builder, material: int) -> None:
 
 
 def _whoosh(build: _Builder, material: int) -> None:
-    """A stick swings through the air; the air sounds as it passes."""
+    """A stick swings through the air, with a sound that follows its speed."""
     rng = build.rng
     distance, _ = motion.knock(rng, build.times, build.seconds, rng.uniform(1.2, 2.6))
     pivot, length = rng.uniform(-0.3, 0.3, 2), rng.uniform(0.3, 0.5)
@@ -446,7 +467,7 @@ def _floor(build: _Builder, floor_y: float) -> None:
 
 
 def _distractor(build: _Builder) -> None:
-    """Something that moves and makes no sound."""
+    """An object that moves and makes no sound."""
     _, half = _size(build)
     places = motion.wander(build.rng, build.times)
     turn = build.rng.normal(0, 1.0) * build.times
@@ -454,7 +475,7 @@ def _distractor(build: _Builder) -> None:
 
 
 def _draw_texture(build: _Builder, textures: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """The picture [n, 4] and look [9] of a continuous sound, whose level it shows."""
+    """The effect [n, 4] and its look [9], which show the level of a continuous sound."""
     rng, times = build.rng, build.times
     effect = np.zeros((len(times), 4), np.float32)
     look = np.ones(9, np.float32)
@@ -465,7 +486,7 @@ def _draw_texture(build: _Builder, textures: list[str]) -> tuple[np.ndarray, np.
     moved = np.cumsum(np.concatenate(([0.0], np.diff(times))) * (0.3 + level))
     pitch = float(rng.uniform(0, 1))
     build.layers.append((kind, level, pitch))
-    effect[:, 2] = 2.2 - 2.2 * level  # a higher level shows more of the noise
+    effect[:, 2] = 2.2 - 2.2 * level  # a higher level shows more of the noise pattern
     effect[:, 3] = 0.85
     mask = (0.0, 0.0, 1.0)
     if kind == "rain":
@@ -510,7 +531,7 @@ def _wheel(build: _Builder, level: np.ndarray, moved: np.ndarray) -> None:
 
 
 def _camera(build: _Builder) -> np.ndarray:
-    """Camera [n, 8]: still, shaking by hand, panning or zooming; sometimes with silent cuts."""
+    """The camera [n, 8]: still, hand-held, panning or zooming; sometimes with silent cuts."""
     rng, times = build.rng, build.times
     camera = np.zeros((len(times), 8), np.float32)
     camera[:, 2] = rng.uniform(0.85, 1.1)
@@ -535,7 +556,7 @@ def _camera(build: _Builder) -> np.ndarray:
 
 
 def _light(build: _Builder) -> np.ndarray:
-    """Gain, warmth and whitening [n, 3] of each frame."""
+    """The gain, warmth and white flash of each frame, [n, 3]."""
     rng, times = build.rng, build.times
     light = np.zeros((len(times), 3), np.float32)
     light[:, 0] = rng.uniform(0.7, 1.2)
@@ -552,7 +573,7 @@ def _light(build: _Builder) -> np.ndarray:
 
 
 def _rings(build: _Builder) -> np.ndarray:
-    """The two latest rings [n, 2, 4] at each frame: place, radius, visibility."""
+    """The two latest rings at each frame, [n, 2, 4]: place, radius, visibility."""
     rings = np.zeros((len(build.times), 2, 4), np.float32)
     for index, (at, x, y, reach) in enumerate(build.rings):
         since = build.times - at
@@ -585,7 +606,7 @@ def _finish(build: _Builder, effect: np.ndarray, effect_look: np.ndarray, prompt
     grade[4] = rng.uniform(0, 0.4)
     grade[5] = float(build.style.sketch)
     heard = [look[1:4] for look, sounds in zip(build.looks, build.sounding, strict=True) if sounds]
-    for _ in range(6):  # what sounds stands out a little, most of the time
+    for _ in range(6):  # objects that sound stand out against the backdrop, most of the time
         base = np.clip(rng.uniform(0.15, 0.85) + rng.normal(0, 0.1, 3), 0, 1)
         if all(np.abs(base - colour).max() > 0.25 for colour in heard):
             break
@@ -625,7 +646,13 @@ def _finish(build: _Builder, effect: np.ndarray, effect_look: np.ndarray, prompt
 
 
 def to_screen(camera: np.ndarray, x: float, y: float) -> tuple[float, float]:
-    """Where a place of the world is seen by the camera of one frame [8]."""
+    """The place on the screen of a place (x, y) of the world.
+
+    Args:
+        camera: of one frame, [8].
+        x: in the world.
+        y: in the world.
+    """
     dx, dy = x - camera[0], y - camera[1]
     cos, sin = math.cos(camera[3]), math.sin(camera[3])
     return camera[2] * (cos * dx + sin * dy), camera[2] * (-sin * dx + cos * dy)
@@ -633,7 +660,7 @@ def to_screen(camera: np.ndarray, x: float, y: float) -> tuple[float, float]:
 
 def _hit_arrays(build: _Builder, camera: np.ndarray) -> dict[str, np.ndarray]:
     kept = sorted(build.hits, key=lambda hit: hit[0].seconds)
-    # What a clip ends too early to show makes no sound.
+    # A hit makes no sound if the clip ends before it can be seen.
     last = build.seconds - SEEN_AFTER / FPS
     kept = [hit for hit in kept if hit[0].seconds < last][:MAX_HITS]
     count = len(kept)

@@ -1,9 +1,9 @@
-"""Trains the transformer and the text encoder by flow matching; the other parts are frozen.
+"""Train the transformer and the text encoder by flow matching; the other parts are frozen.
 
     python -m training.train_dit --state FOLDER --out FOLDER [--minutes 8] [--resume FOLDER]
     torchrun --nproc-per-node 4 -m training.train_dit ...     the same on several GPUs
 
-`--state` holds what train_vae and train_encoders wrote, and the tokenizer.
+`--state` is a folder with the results of train_vae and train_encoders, and the tokenizer.
 """
 
 # B clips, A latent frames
@@ -49,20 +49,24 @@ from training.settings import (
 DATA_SEED = 303
 LENGTHS = tuple(range(40, 377, 8))  # frames; half of all batches last 3 to 8 s
 RENDERED_LENGTHS = (56, 72, 88, 104, 120, 136, 152, 168, 184, 200, 248)
-# Of the text, padding included, in turn for the lengths: a pair of prompts has 5 or more.
+# Tokens of the text with padding, used in turn for the lengths. A pair of prompts has 5 or more.
 TEXT_TOKENS = (5, 18, 7, 12, 9)
 WARM_UP = 200  # steps
-_PACE = 8  # steps between two looks at the clock
+_CLOCK_STEPS = 8  # steps between two readings of the clock
 
 
 class FewLengths:
-    """A schedule of batches of `LENGTHS`, about `total_seconds` each."""
+    """A schedule of batches of `LENGTHS`.
+
+    Args:
+        total_seconds: of all clips of a batch, approximately.
+    """
 
     def __init__(self, total_seconds: float) -> None:
         self.total_seconds = total_seconds
 
     def __call__(self, rng: np.random.Generator) -> tuple[float, int]:
-        """A length in seconds and how many clips of it."""
+        """A random length in seconds, and the number of clips."""
         usual = [n for n in LENGTHS if 75 <= n <= 200]
         frames = int(rng.choice(usual if rng.random() < 0.5 else LENGTHS))
         seconds = frames / FPS
@@ -72,7 +76,7 @@ class FewLengths:
 def load_frozen(
     state: Path, device: torch.device
 ) -> tuple[Analysis, FrozenEncoders, PromptTokenizer]:
-    """The parts that earlier runs trained."""
+    """Load the analysis, the visual encoders and the tokenizer from a state folder."""
     analysis = Analysis().to(device)
     analysis.load_state_dict(load_state(state / "analysis.safetensors"))
     weights = load_state(state / "encoders.safetensors", device)
@@ -85,18 +89,25 @@ def load_frozen(
 
 
 def compute_rate(progress: float, step: int, peak: float, decay_from: float) -> float:
-    """A warm-up, a plateau, and a straight line to a fiftieth of the peak."""
+    """The learning rate: a warm-up, a plateau, and a linear decay to a fiftieth of the peak.
+
+    Args:
+        progress: share of the run, 0 to 1.
+        step: number of this step, from 0.
+        peak: largest rate.
+        decay_from: share of the run at which the decay begins.
+    """
     left = min(1.0, (1 - progress) / (1 - decay_from))
     return peak * min(1.0, (step + 1) / WARM_UP) * (0.02 + 0.98 * left)
 
 
 class StepRunner:
-    """Losses and gradients of batches of one length after another.
+    """Computes losses and gradients of batches, each of one length.
 
-    On a GPU drawing goes on beside it and steps are replayed; on a CPU one follows the other.
+    On a GPU, recorded steps are replayed while a thread fills the cache.
 
     Args:
-        model: what is trained.
+        model: to train.
         cache: of clips.
         negative: ids of the negative prompts.
         total: latent frames of a batch.
@@ -107,15 +118,15 @@ class StepRunner:
         self.recorded = RecordedSteps(model, negative) if cache.device.type == "cuda" else None
 
     def size(self, num_frames: int) -> int:
-        """Clips of a batch."""
+        """The number of clips in a batch of this length."""
         return max(2, self.total // num_latents(num_frames))
 
     def num_tokens(self, num_frames: int) -> int:
-        """Of the text, padding included: differs from length to length."""
+        """The number of text tokens, with padding, in a batch of this length."""
         return TEXT_TOKENS[LENGTHS.index(num_frames) % len(TEXT_TOKENS)]
 
     def record(self, num_frames: int) -> None:
-        """Prepare a length."""
+        """Record the step for a length."""
         assert self.recorded is not None
         batch, device = self.size(num_frames), self.cache.device
         count, num_sync = num_latents(num_frames), 8 * count_segments(num_frames)
@@ -135,7 +146,7 @@ class StepRunner:
         self.recorded.record(num_frames, example, self.num_tokens(num_frames))
 
     def __call__(self) -> Losses:
-        """The losses of a batch; its gradients are in the parameters."""
+        """Compute the gradients for a batch; returns its losses."""
         num_frames, buffer = self.cache.choose()
         if self.recorded is not None:
             rows = buffer.rows(self.size(num_frames), self.num_tokens(num_frames))
@@ -154,21 +165,27 @@ def main() -> None:
     parser.add_argument("--state", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--resume", type=Path)
-    parser.add_argument("--data-seed", type=int, default=DATA_SEED, help="another where resumed")
+    parser.add_argument(
+        "--data-seed", type=int, default=DATA_SEED, help="use another one when resuming"
+    )
     parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("--optimizer", choices=OPTIMIZERS, default="muon")
     parser.add_argument("--rate", type=float, default=1.5e-3)
-    parser.add_argument("--decay-from", type=float, default=0.5, help="of the time")
+    parser.add_argument("--decay-from", type=float, default=0.5, help="share of the time")
     parser.add_argument("--latents", type=int, default=40_000, help="latent frames in a batch")
-    parser.add_argument("--fill", type=int, default=40, help="batches that are drawn before")
-    parser.add_argument("--share", type=float, default=0.35, help="of the time, drawing later")
+    parser.add_argument(
+        "--fill", type=int, default=40, help="batches to draw before the first step"
+    )
+    parser.add_argument(
+        "--share", type=float, default=0.35, help="of the time in which drawing goes on"
+    )
     parser.add_argument("--workers", type=int, default=10)
     parser.add_argument("--rendered", type=float, default=0.0, help="share of rendered batches")
     parser.add_argument("--render-workers", type=int, default=10)
     parser.add_argument("--smoke", action="store_true")
     args = parser.parse_args()
     group = ProcessGroup.join()
-    device = set_up(3)  # the same initial weights everywhere
+    device = set_up(3)  # the same initial weights in all processes
     on_gpu = device.type == "cuda"
     args.out.mkdir(parents=True, exist_ok=True)
     budget = TrainingBudget(args.minutes, max_steps=2 if args.smoke else None)
@@ -220,9 +237,9 @@ def main() -> None:
         optimizer.step(compute_rate(progress, step, args.rate, args.decay_from))
         average.update()
         step += 1
-        if step % _PACE == 0 or args.smoke:
+        if step % _CLOCK_STEPS == 0 or args.smoke:
             if on_gpu:
-                torch.cuda.synchronize()  # the clock is the GPU's, too
+                torch.cuda.synchronize()  # so that the clock includes the work of the GPU
             progress = group.mean(budget.progress(step))
         if group.is_main and (time.monotonic() - shown > 15 or args.smoke):
             shown = time.monotonic()
@@ -239,7 +256,7 @@ def main() -> None:
     seen_clips, seen_seconds = group.mean(cache.clips), group.mean(cache.seen_seconds)
     if group.is_main:
         average.swap()
-        with torch.no_grad():  # noise channels pass unchanged
+        with torch.no_grad():  # the velocity of the noise channels is zero
             model.dit.velocity_out.weight[ACTIVE:] = 0
             model.dit.velocity_out.bias[ACTIVE:] = 0
         save_state(args.out / "dit.safetensors", model.state_dict(), half=True)

@@ -1,9 +1,10 @@
-"""Trains the visual encoders on what happens in the pictures, before any sound is generated.
+"""Train the visual encoders to predict the events in the pictures.
 
     python -m training.train_encoders --out FOLDER [--minutes 7] [--resume FOLDER]
     torchrun --nproc-per-node 4 -m training.train_encoders ...     the same on several GPUs
 
-The heads are thrown away; what stays are tokens that tell when, where and how hard things touch.
+The heads are used only here. The tokens of the encoders then contain the time, place and force of
+contacts.
 """
 
 # B clips, n frames, G segments of all clips, P patches, C width
@@ -38,17 +39,17 @@ from training.settings import (
 
 DATA_SEED = 202
 HELD_OUT_SEED = 909
-FRAMES = 32  # of a crop: three segments
+FRAMES = 32  # of a crop, which has three segments
 SCENE_SECONDS = 4.0
 THRESHOLDS = (0.2, 0.3, 0.4, 0.5)
-_PROCESSES = 12  # that draw held-out clips
-_PACE = 8  # steps between two looks at the clock
+_PROCESSES = 12  # that render held-out clips
+_CLOCK_STEPS = 8  # steps between two readings of the clock
 RENDERED_POOL = 110
-POOL, USES = 96, 3  # batches kept drawn, 231 MB each, and how often one is used
+POOL, USES = 96, 3  # number of drawn batches, 231 MB each, and how often each one is used
 
 
 class SyncHeads(nn.Module):
-    """From a token: onset and force in four bins, continuous levels, material, size."""
+    """Heads on a sync token: onset and force in four bins, continuous levels, material, size."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -58,7 +59,7 @@ class SyncHeads(nn.Module):
 
 
 class VisionHeads(nn.Module):
-    """From an image: continuous levels, materials, a coarse map of sounding things, their size."""
+    """Heads on an image: continuous levels, materials, and a coarse map of objects that sound."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -66,12 +67,17 @@ class VisionHeads(nn.Module):
 
 
 def normalise(pictures: Tensor) -> Tensor:
-    """uint8 -> -1 .. 1."""
+    """uint8 pictures as float32 in -1 to 1."""
     return pictures.float().div(255).sub(0.5).div(0.5)
 
 
 def compute_segment_tokens(sync: Synchformer, pictures: Tensor) -> tuple[Tensor, Tensor]:
-    """Sync tokens [G, 8, C] and patch tokens [G, 8, P, C] of pictures [B, n, 3, H, W]."""
+    """The sync tokens [G, 8, C] and the patch tokens [G, 8, P, C] of clips.
+
+    Args:
+        sync: the encoder.
+        pictures: float [B, n, 3, H, W] in -1 to 1.
+    """
     batch = len(pictures)
     patches = sync.embed_patches(pictures.flatten(0, 1)).unflatten(0, (batch, -1))
     x = labels.group_by_tubelet(patches)  # [G, 8, P, C]
@@ -86,7 +92,13 @@ def compute_segment_tokens(sync: Synchformer, pictures: Tensor) -> tuple[Tensor,
 
 
 class CropPool:
-    """Drawn crops, each used a few times: drawing takes as long as half a step."""
+    """A pool of drawn crops. Each is used several times, because drawing is slow.
+
+    Args:
+        stream: of batches.
+        size: number of batches in the pool.
+        device: of the crops.
+    """
 
     def __init__(self, stream: Iterator[clips.Batch], size: int, device: torch.device) -> None:
         self.stream, self.size, self.device = stream, size, device
@@ -94,7 +106,7 @@ class CropPool:
         self.turn = 0
 
     def draw(self) -> tuple[clips.Batch, Tensor]:
-        """A batch and its pictures, uint8 [B, n, 3, H, W]."""
+        """A batch of the pool and its pictures, uint8 [B, n, 3, H, W]."""
         if self.turn % USES == 0 or not self.kept:
             scenes = next(self.stream).to(self.device)
             first = int(torch.randint(int(SCENE_SECONDS * FPS) - FRAMES + 1, (1,)))
@@ -109,7 +121,14 @@ class CropPool:
 
 
 def sync_loss(heads: SyncHeads, tokens: Tensor, patches: Tensor, batch: clips.Batch) -> Tensor:
-    """How far the heads are from the labels of a batch."""
+    """The loss of the heads on the sync encoder.
+
+    Args:
+        heads: on the tokens.
+        tokens: [G, 8, C].
+        patches: [G, 8, P, C].
+        batch: with the labels.
+    """
     half = FRAMES // 2
     curve = labels.onset_curve(batch, 0.02, half * labels.BINS, 0.03)
     curve = curve.unflatten(2, (half, labels.BINS)).permute(0, 2, 1, 3)  # [B, n / 2, 2, 4]
@@ -146,7 +165,14 @@ def sync_loss(heads: SyncHeads, tokens: Tensor, patches: Tensor, batch: clips.Ba
 
 
 def vision_loss(heads: VisionHeads, pooled: Tensor, batch: clips.Batch, frames: Tensor) -> Tensor:
-    """The same for images; `frames` [B, m] are their indices, `pooled` [B * m, C]."""
+    """The loss of the heads on the vision encoder.
+
+    Args:
+        heads: on the images.
+        pooled: [B * m, C], the encoder's output.
+        batch: with the labels.
+        frames: int64 [B, m], the indices of the images.
+    """
     out = heads.outputs(pooled).float()
     level, kind, place = out.split((len(LAYERS), labels.NUM_KINDS, 49), -1)
     rows = torch.arange(len(batch), device=pooled.device)[:, None]
@@ -165,7 +191,14 @@ def vision_loss(heads: VisionHeads, pooled: Tensor, batch: clips.Batch, frames: 
 def score_onsets(
     sync: Synchformer, heads: SyncHeads, batches: list[clips.Batch], threshold: float = 0.4
 ) -> judge.Match:
-    """Onsets as the head sees them in held-out crops: peaks over the two views of each moment."""
+    """The match of the onsets that the head predicts with the events of held-out crops.
+
+    Args:
+        sync: the encoder.
+        heads: on its tokens.
+        batches: of crops.
+        threshold: least probability of an onset.
+    """
     match = judge.Match()
     device = batches[0].reverb.device
     for batch in batches:
@@ -194,7 +227,14 @@ def score_onsets(
 def measure_onsets(
     sync: Synchformer, heads: SyncHeads, count: int, batches: int
 ) -> dict[str, dict[str, float]]:
-    """`score_onsets` of batches of `count` held-out crops, at the best of a few thresholds."""
+    """The figures of `score_onsets` on drawn held-out crops, at the best threshold.
+
+    Args:
+        sync: the encoder.
+        heads: on its tokens.
+        count: crops of a batch.
+        batches: number of batches.
+    """
     device = sync.position.device
     figures = {}
     for name, style in (("held_out", None), ("unseen_style", UNSEEN)):
@@ -218,7 +258,14 @@ def measure_onsets(
 def measure_rendered_onsets(
     sync: Synchformer, heads: SyncHeads, count: int, batches: int
 ) -> dict[str, dict[str, float]]:
-    """Return `score_onsets` of rendered held-out clips of 4 s, seen and unseen looks."""
+    """The figures of `score_onsets` on rendered held-out clips of 4 s, by seen and unseen looks.
+
+    Args:
+        sync: the encoder.
+        heads: on its tokens.
+        count: crops of a batch.
+        batches: number of batches.
+    """
     from training.rendered.evaluate import make_clips
     from training.rendered.stream import collate
 
@@ -246,7 +293,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--resume", type=Path)
-    parser.add_argument("--data-seed", type=int, default=DATA_SEED, help="another where resumed")
+    parser.add_argument(
+        "--data-seed", type=int, default=DATA_SEED, help="use another one when resuming"
+    )
     parser.add_argument("--minutes", type=float, default=7.0)
     parser.add_argument("--batch", type=int, default=48)
     parser.add_argument("--optimizer", choices=OPTIMIZERS, default="muon")
@@ -257,7 +306,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true")
     args = parser.parse_args()
     group = ProcessGroup.join()
-    device = set_up(2)  # the same initial weights everywhere
+    device = set_up(2)  # the same initial weights in all processes
     args.out.mkdir(parents=True, exist_ok=True)
     budget = TrainingBudget(args.minutes, max_steps=2 if args.smoke else None)
     on_gpu = device.type == "cuda"
@@ -319,7 +368,7 @@ def main() -> None:
         optimizer.step(learning_rate(progress, args.rate, step, 200))
         average.update()
         step += 1
-        if step % _PACE == 0 or args.smoke:
+        if step % _CLOCK_STEPS == 0 or args.smoke:
             progress = group.mean(budget.progress(step))
         if group.is_main and (time.monotonic() - shown > 20 or args.smoke):
             shown = time.monotonic()

@@ -1,10 +1,11 @@
-"""Trains the DAC-VAE's decoder on a fixed analysis, and the judge of materials; measures the gate.
+"""Train the decoder of the DAC-VAE on a fixed analysis, and the classifier of materials.
 
     python -m training.train_vae --out FOLDER [--minutes 7] [--resume FOLDER]
 
-The decoder gets noise in the channels that the analysis leaves free and is trained with the
-spectral energy distance 2 d(x, y) - d(y, y'): noise need not be copied, only be of the right kind.
-The energies of bands over tens of milliseconds are matched directly, so that levels are right.
+The decoder gets noise in the channels that the analysis does not use. It is trained with the
+spectral energy distance 2 d(x, y) - d(y, y'), which does not require a copy of the target's noise,
+only noise with the same distribution. The energies of bands over tens of milliseconds are compared
+directly, so that the levels are right.
 """
 
 # B crops, S samples, A latent frames
@@ -39,21 +40,28 @@ from training.settings import (
 
 DATA_SEED = 101
 HELD_OUT_SEED = 909
-EDGE = 6  # latent frames at either side of a crop that no loss sees, but at a border of the clip
-AT_A_BORDER = 0.25  # share of the steps whose crops lie at the beginning, and again at the end
-BUZZ_WEIGHT = 0.1  # a dB
-LEVEL_WEIGHT = 3.0  # a decade of the energy in an octave
-_OUTSIDE = 2048  # samples of silence beyond a border: windows begin at zero and would not see it
+EDGE = 6  # latent frames at each side of a crop that the loss ignores, except at a clip's border
+AT_A_BORDER = 0.25  # share of the steps with crops at the beginning, and of those at the end
+BUZZ_WEIGHT = 0.1  # per dB
+LEVEL_WEIGHT = 3.0  # per decade of the energy in an octave
+_OUTSIDE = 2048  # samples of silence added at a border, because windows are zero at their ends
 _FFTS = (8192, 4096, 2048, 1024, 512, 256, 128, 64)
 
-_QUIET = 2e-5  # magnitudes below are silence: 94 dB under a full-scale sine
+_QUIET = 2e-5  # magnitude that counts as silence, 94 dB below a full-scale sine
 _LEVEL_FFT = 2048
 _OCTAVES_HZ = (0, 350, 700, 1400, 2800, 5600, 11_200, 24_000)
-_FAINT = 1e-6  # energies below tell nothing of a hit: 60 dB under a full-scale sine
+_FAINT = 1e-6  # energy that is too faint for a hit, 60 dB below a full-scale sine
 
 
 class SoundPool:
-    """Sounds with their latents on the device, renewed a few at a time."""
+    """A pool of sounds with their latents on the device, which is renewed batch by batch.
+
+    Args:
+        stream: of batches.
+        analysis: encodes the sounds.
+        device: of the tensors.
+        batches: number of batches in the pool.
+    """
 
     def __init__(
         self, stream: object, analysis: Analysis, device: torch.device, batches: int
@@ -80,10 +88,15 @@ class SoundPool:
             self.latents.append(entry[1])
 
     def crops(self, count: int, size: int) -> tuple[Tensor, Tensor, slice]:
-        """Waveforms [B, S], active latents [B, C, size] of crops, and the samples that losses see.
+        """Waveforms [B, S] and active latents [B, C, size] of crops, and the samples to compare.
 
-        What lies outside a crop is missing, so its edges cannot be right; at the border of a clip
-        the decoder sees zeros outside in earnest, and must not click.
+        The decoder does not see the latents outside a crop, so the edges of a crop cannot be right
+        and are not compared. At the border of a clip there is silence outside, and the decoder must
+        not click there.
+
+        Args:
+            count: B, a multiple of 4.
+            size: latent frames of a crop.
         """
         where, trim = torch.rand(()).item(), EDGE * HOP
         seen = slice(trim, -trim)
@@ -106,7 +119,7 @@ class SoundPool:
 
 
 def compute_spectra(waveform: Tensor) -> list[Tensor]:
-    """Magnitudes [B, f, t] at several resolutions; a full-scale sine reaches about 1."""
+    """The magnitudes [B, f, t] of waveforms [B, S] at several resolutions; 1 is full scale."""
     result = []
     for size in _FFTS:
         window = torch.hann_window(size, device=waveform.device)
@@ -119,10 +132,16 @@ def compute_spectra(waveform: Tensor) -> list[Tensor]:
 
 
 def spectral_distance(first: list[Tensor], second: list[Tensor], loudness: list[Tensor]) -> Tensor:
-    """Spectral distance [B]: of magnitudes relative to `loudness`, and of their logarithms."""
+    """The spectral distance [B] of magnitudes and of their logarithms.
+
+    Args:
+        first: of `compute_spectra`.
+        second: of `compute_spectra`.
+        loudness: [B] for each resolution, by which magnitudes are divided.
+    """
     total = torch.zeros((), device=first[0].device)
     for a, b, level in zip(first, second, loudness, strict=True):
-        # Norms, not sums over bins: they compare frames and crops as wholes.
+        # Norms instead of sums over bins compare frames and crops as a whole.
         linear = torch.sqrt((a - b).square().mean((1, 2)) + 1e-12) / level
         logs = (torch.log(a + _QUIET) - torch.log(b + _QUIET)).square().mean(1)
         total = total + linear + torch.sqrt(logs + 1e-6).mean(1)
@@ -130,7 +149,12 @@ def spectral_distance(first: list[Tensor], second: list[Tensor], loudness: list[
 
 
 def band_energies(spectrum: list[Tensor], filters: dict[int, Tensor]) -> list[Tensor]:
-    """log10 of the energy in bands, over about 10 and 40 ms: noise has a steady energy there."""
+    """log10 of the energy in bands over about 10 and 40 ms, in which noise has a steady energy.
+
+    Args:
+        spectrum: of `compute_spectra`.
+        filters: bands for some of the resolutions, by the samples of a frame.
+    """
     result = []
     for size, magnitudes in zip(_FFTS, spectrum, strict=True):
         if size in filters:
@@ -143,10 +167,14 @@ def band_energies(spectrum: list[Tensor], filters: dict[int, Tensor]) -> list[Te
 
 
 def level_errors(target: list[Tensor], made: list[Tensor]) -> Tensor:
-    """Error of the energy in octaves over 85 ms, decades, mean over where the target is loud.
+    """The mean error of the energy in octaves over 85 ms, in decades, weighted by loudness.
 
-    A tone that the decoder makes of noise has another level at each draw. Noise an octave wide has
-    a steady one, so this asks nothing of it.
+    It penalises tones that the decoder makes from noise, whose level changes with each draw. Noise
+    that is an octave wide has a steady level and is not penalised.
+
+    Args:
+        target: of `compute_spectra`.
+        made: of `compute_spectra`.
     """
     which = _FFTS.index(_LEVEL_FFT)
     edges = [round(hz * _LEVEL_FFT / SAMPLE_RATE) for hz in _OCTAVES_HZ]
@@ -162,9 +190,13 @@ def level_errors(target: list[Tensor], made: list[Tensor]) -> Tensor:
 
 
 def buzz_excess(target: Tensor, made: Tensor) -> Tensor:
-    """dB by which multiples of the latents' rate stand out of sounds [B, S], beyond the target's.
+    """The excess [B] in dB of lines at multiples of the latent rate over those of the target.
 
-    Over whole frames, so that these multiples fall on bins of the spectrum.
+    Only whole latent frames are used, so that these multiples fall on bins of the spectrum.
+
+    Args:
+        target: [B, S].
+        made: [B, S].
     """
     num_samples = made.shape[-1] // HOP * HOP
     found, wanted = (judge.lines_db(w[:, :num_samples], 1e-2) for w in (made, target))
@@ -174,9 +206,14 @@ def buzz_excess(target: Tensor, made: Tensor) -> Tensor:
 def energy_distance(
     target: Tensor, one: Tensor, two: Tensor, filters: dict[int, Tensor], seen: slice
 ) -> tuple[Tensor, Tensor]:
-    """The loss, and for people the error of levels in dB, of target [B, S] and two samples of it.
+    """The loss of two samples, and the error of their levels in dB.
 
-    `seen` are the samples that are compared.
+    Args:
+        target: [B, S].
+        one: [B, S], the decoder's result with one draw of noise.
+        two: [B, S], the result with another draw.
+        filters: see `band_energies`.
+        seen: the part of S that is compared.
     """
     outside = (_OUTSIDE * (seen.start == 0), _OUTSIDE * (seen.stop is None))
     target, one, two = (w[:, seen] for w in (target, one, two))
@@ -198,7 +235,13 @@ def energy_distance(
 def train_judge(
     device: torch.device, steps: int, held_out: "list[clips.Batch]"
 ) -> tuple[judge.MaterialJudge, float]:
-    """The judge of materials, and its accuracy on held-out real sounds."""
+    """Train the classifier of materials; returns it and its accuracy on held-out exact sounds.
+
+    Args:
+        device: on which it is trained.
+        steps: of training.
+        held_out: batches for the accuracy.
+    """
     model = judge.MaterialJudge().to(device)
     optimizer = torch.optim.AdamW(model.parameters(), 2e-3, weight_decay=0.02)
     windows, labels = [], []
@@ -222,7 +265,7 @@ def train_judge(
         peak = picked.abs().amax(1, keepdim=True)
         amount = peak * 10 ** -torch.empty(len(picked), 1, device=device).uniform_(1.0, 4.0)
         features = model.features(picked.roll(shift, 1) + amount * noise)
-        # Blotches and tilts, so that small errors of a reconstruction do not decide.
+        # Noise and tilts of the spectrum make it robust against small errors of a reconstruction.
         tilt = torch.randn(len(picked), 1, 1, 1, device=device) * 0.15
         features = (
             features + tilt * torch.linspace(-1, 1, features.shape[2], device=device)[:, None]
@@ -240,7 +283,13 @@ def train_judge(
 def material_accuracy(
     model: judge.MaterialJudge, batches: "list[clips.Batch]", sounds: list[Tensor]
 ) -> float:
-    """Share of the hits whose material is heard from these sounds [B, S]."""
+    """The share of hits whose material the classifier recognises.
+
+    Args:
+        model: the classifier.
+        batches: with the hits.
+        sounds: [B, S] for each batch.
+    """
     right = total = 0
     for batch, sound in zip(batches, sounds, strict=True):
         windows = judge.cut_hit_windows(sound, batch.owner, batch.hits["seconds"])
@@ -254,7 +303,14 @@ def material_accuracy(
 def evaluate_decoder(
     vae: FoleyVAE, analysis: Analysis, model: judge.MaterialJudge, batches: "list[clips.Batch]"
 ) -> dict[str, float]:
-    """What the decoder must show before anything is built on it."""
+    """The figures of a decoder on held-out clips: materials, levels, silence, onsets, buzz.
+
+    Args:
+        vae: with the decoder.
+        analysis: the encoder.
+        model: the classifier of materials.
+        batches: of held-out clips.
+    """
     generator = torch.Generator(batches[0].reverb.device).manual_seed(5)
     real, rebuilt = [], []
     for batch in batches:
@@ -300,7 +356,7 @@ def evaluate_decoder(
 
 @torch.no_grad()
 def measure_buzz(vae: FoleyVAE, analysis: Analysis, device: torch.device) -> float:
-    """How far the latents' rate stands out of rebuilt noises, beyond what it does in the real."""
+    """The excess in dB of lines at multiples of the latent rate in reconstructed noises."""
     excess: list[float] = []
     for index in range(60):
         batch = clips.make_batch(HELD_OUT_SEED, index, 1, 3.0).to(device)
@@ -314,7 +370,12 @@ def measure_buzz(vae: FoleyVAE, analysis: Analysis, device: torch.device) -> flo
 
 
 def make_held_out_batches(device: torch.device, count: int) -> "list[clips.Batch]":
-    """Clean clips of one object each, of seeds that no training uses."""
+    """Clips with one object and no continuous sound, of seeds that no training uses.
+
+    Args:
+        device: of the batches.
+        count: clips of each action.
+    """
     actions = ("bounce", "roam", "strike", "tap", "clap", "drip")
     return [
         clips.make_batch(HELD_OUT_SEED, 0, count, 4.0, action=action, quiet=True).to(device)
@@ -327,7 +388,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--resume", type=Path)
-    parser.add_argument("--data-seed", type=int, default=DATA_SEED, help="another where resumed")
+    parser.add_argument(
+        "--data-seed", type=int, default=DATA_SEED, help="use another one when resuming"
+    )
     parser.add_argument("--minutes", type=float, default=7.0)
     parser.add_argument("--batch", type=int, default=48)
     parser.add_argument("--crop", type=int, default=64, help="latent frames")
@@ -364,7 +427,10 @@ def main() -> None:
         model, accuracy = train_judge(device, 3 if args.smoke else 900, held_out)
     save_state(args.out / "judge.safetensors", model.state_dict())
     save_state(args.out / "analysis.safetensors", analysis.state_dict())
-    print(f"{budget.elapsed:.0f} s: PCA keeps {kept:.4f}; judge on real {accuracy:.3f}", flush=True)
+    print(
+        f"{budget.elapsed:.0f} s: PCA keeps {kept:.4f}; accuracy of the classifier {accuracy:.3f}",
+        flush=True,
+    )
 
     parameters = [*vae.post_quant.parameters(), *vae.decoder.parameters()]
     optimizer = torch.optim.AdamW(parameters, args.rate, betas=(0.8, 0.99), weight_decay=0.0)
@@ -377,7 +443,7 @@ def main() -> None:
             group["lr"] = learning_rate(progress, args.rate, step)
         sound, latents, seen = pool.crops(4 if args.smoke else args.batch, args.crop)
         wobble = 0.08 * torch.rand(len(latents), 1, 1, device=device)
-        latents = latents + wobble * torch.randn_like(latents)  # the transformer errs, too
+        latents = latents + wobble * torch.randn_like(latents)  # the transformer makes errors, too
         both = decode(torch.cat((append_noise(latents), append_noise(latents))))[:, 0]
         loss, plain = energy_distance(sound, *both.chunk(2), filters, seen)
         optimizer.zero_grad(set_to_none=True)
