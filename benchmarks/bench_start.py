@@ -35,6 +35,7 @@ from benchmarks.records import ROOT, environment, finish, own_bytes
 from foley.configs import PRESETS, Preset
 from foley.pipeline import FoleyPipeline
 from foley.weights import loading
+from foley.weights.components import build_on_meta
 from foley.weights.selection import EMBEDDED_WEIGHTS
 
 PAGE_BYTES = 4096
@@ -63,7 +64,7 @@ def write_folder(folder: Path, preset: Preset) -> None:
 def random_tower(part: str, preset: Preset, prefix: str) -> dict[str, Tensor]:
     """Random weights of an encoder (`vision` or `text`), their names with the prefix."""
     generator = torch.Generator().manual_seed(0)
-    module = loading.build_on_meta(part, preset)
+    module = build_on_meta(part, preset)
     return {
         prefix + name: torch.empty(tensor.shape).normal_(std=0.02, generator=generator)
         for name, tensor in module.named_parameters()

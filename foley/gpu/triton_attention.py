@@ -152,7 +152,7 @@ def _attend_everywhere(
     query = tl.load(first).to(tl.float32) * scale
     highest = tl.full((1,), float("-inf"), dtype=tl.float32)
     total = tl.zeros((1,), dtype=tl.float32)
-    made = tl.zeros((DIM,), dtype=tl.float32)
+    result = tl.zeros((DIM,), dtype=tl.float32)
     for start in range(0, TOKENS, KEYS):
         inside = start + row < TOKENS
         places = first[None, :] + (start + row)[:, None] * (3 * width)
@@ -163,10 +163,10 @@ def _attend_everywhere(
         before = tl.exp(highest - higher)
         weight = tl.exp(scores - higher)
         total = total * before + tl.sum(weight, 0)
-        made = made * before + tl.sum(weight[:, None] * value, 0)
+        result = result * before + tl.sum(weight[:, None] * value, 0)
         highest = higher
-    made = made / total
-    tl.store(out + which * (OUT_TOKENS * width) + head, made.to(out.dtype.element_ty))
+    result = result / total
+    tl.store(out + which * (OUT_TOKENS * width) + head, result.to(out.dtype.element_ty))
 
 
 @triton.jit
@@ -204,10 +204,10 @@ def _attend_over_time(
     weight = tl.exp(scores - highest[:, None])
     class_weight = tl.exp(class_score - highest)
     total = tl.sum(weight, 1) + class_weight
-    made = tl.dot(weight.to(value.dtype), value) + class_weight[:, None] * class_value[None, :]
-    made = made / total[:, None]
+    result = tl.dot(weight.to(value.dtype), value) + class_weight[:, None] * class_value[None, :]
+    result = result / total[:, None]
     places = out + (segment + token)[:, None] * width + head[None, :]
-    tl.store(places, made.to(out.dtype.element_ty), mask=inside)
+    tl.store(places, result.to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -248,7 +248,7 @@ def _attend_over_space(
     weight = tl.exp(scores - highest[:, None])
     class_weight = tl.exp(class_score - highest)
     total = tl.sum(weight, 1) + class_weight
-    made = tl.dot(weight.to(value.dtype), value) + class_weight[:, None] * class_value[None, :]
-    made = made / total[:, None]
+    result = tl.dot(weight.to(value.dtype), value) + class_weight[:, None] * class_value[None, :]
+    result = result / total[:, None]
     places = out + (begin + patch)[:, None] * width + head[None, :]
-    tl.store(places, made.to(out.dtype.element_ty), mask=inside)
+    tl.store(places, result.to(out.dtype.element_ty), mask=inside)

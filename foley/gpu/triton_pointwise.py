@@ -102,8 +102,8 @@ def _norm_and_rotate(
     c = tl.load(cos + angle, mask=inside[:, None], other=0.0)
     s = tl.load(sin + angle, mask=inside[:, None], other=0.0)
     turned = tl.join(even * c - odd * s, odd * c + even * s)
-    made = tl.reshape(turned, (VECTORS, DIM)).to(out.dtype.element_ty)
-    tl.store(out + vector.to(tl.int64)[:, None] * DIM + lane[None, :], made, mask=inside[:, None])
+    result = tl.reshape(turned, (VECTORS, DIM)).to(out.dtype.element_ty)
+    tl.store(out + vector.to(tl.int64)[:, None] * DIM + lane[None, :], result, mask=inside[:, None])
 
 
 def join_neighbours_triton(x: Tensor, first: Tensor, last: Tensor) -> Tensor:
@@ -201,7 +201,7 @@ def _swiglu_fp8(
     gate = tl.load(place, mask=inside, other=0.0).to(tl.float32)
     up = tl.load(place + DIM, mask=inside, other=0.0).to(tl.float32)
     # Rounded between, as the plain function does.
-    made = (gate * tl.sigmoid(gate) * up).to(both.dtype.element_ty).to(tl.float32)
-    scale = tl.maximum(tl.max(tl.abs(made), 0), 1e-12) / 448
+    result = (gate * tl.sigmoid(gate) * up).to(both.dtype.element_ty).to(tl.float32)
+    scale = tl.maximum(tl.max(tl.abs(result), 0), 1e-12) / 448
     tl.store(scales + row, scale)
-    tl.store(out + row * DIM + column, (made / scale).to(out.dtype.element_ty), mask=inside)
+    tl.store(out + row * DIM + column, (result / scale).to(out.dtype.element_ty), mask=inside)

@@ -120,11 +120,11 @@ def test_graphs_serve_any_batch_and_repeat_bit_for_bit() -> None:
     turns = [["one"]] * 3 + [["same"], ["one"], ["other", "one"], ["other", "one"]]
     turns += [["same"], ["other"]]
     for names in turns + turns:
-        made = fast([parts[name] for name in names])
+        result = fast([parts[name] for name in names])
         wanted = exact([exact_parts[name] for name in names])
-        for velocity, expected in zip(made, wanted, strict=True):
+        for velocity, expected in zip(result, wanted, strict=True):
             assert relative_l2(velocity, expected) < 0.015  # measured on the CPU: 0.0129
-        for velocity, before in zip(made, seen.setdefault(tuple(names), made), strict=True):
+        for velocity, before in zip(result, seen.setdefault(tuple(names), result), strict=True):
             assert torch.equal(velocity, before)
 
 
@@ -133,12 +133,12 @@ def test_graphs_are_captured_again_after_all_were_released() -> None:
     placed = place(toy_components(), CUDA, memory="full")
     assert placed.step is not None
     model, one = VelocityModel(placed.dit, placed.step), part(placed.dit, 0, 100)
-    made = []
+    result = []
     for _ in range(3):
-        made += [model([one])[0] for _ in range(4)]
+        result += [model([one])[0] for _ in range(4)]
         placed.step.release()
         torch.cuda.empty_cache()
-    assert all(torch.equal(made[0], velocity) for velocity in made)
+    assert all(torch.equal(result[0], velocity) for velocity in result)
 
 
 @torch.inference_mode()
@@ -169,9 +169,9 @@ def test_attention_of_one_query_repeats_bit_for_bit() -> None:
     # In Synchformer's layout, where cuDNN's kernel gives another last bit in 3 of 40 runs.
     projected = torch.randn(192, 197, 3, 12, 64, device="cuda")
     query, key, value = projected.bfloat16().unbind(2)
-    made = attend(query[:, :1], key, value)
-    assert relative_l2(made, attend(projected[:, :1, 0], *projected.unbind(2)[1:])) < 0.01
-    assert all(torch.equal(attend(query[:, :1], key, value), made) for _ in range(200))
+    result = attend(query[:, :1], key, value)
+    assert relative_l2(result, attend(projected[:, :1, 0], *projected.unbind(2)[1:])) < 0.01
+    assert all(torch.equal(attend(query[:, :1], key, value), result) for _ in range(200))
 
 
 def test_a_seed_repeats_its_sound_bit_for_bit() -> None:
@@ -189,9 +189,11 @@ def test_every_memory_mode_makes_the_same_sound() -> None:
         pipeline = FoleyPipeline(toy_components(), CUDA, memory=mode)
         assert pipeline.memory == mode
         pipeline.warm_up()
-        made = [pipeline(frames, "tap", seed=1, num_inference_steps=3).waveforms for _ in range(3)]
-        assert torch.equal(made[0], made[2])
-        sounds[mode] = made[0]
+        first, _, third = (
+            pipeline(frames, "tap", seed=1, num_inference_steps=3).waveforms for _ in range(3)
+        )
+        assert torch.equal(first, third)
+        sounds[mode] = first
     exact = FoleyPipeline(toy_components(), torch.device("cpu"))
     expected = exact(frames, "tap", seed=1, num_inference_steps=3).waveforms
     for sound in sounds.values():
@@ -291,10 +293,10 @@ def test_the_divided_attention_kernel_is_the_module(over_time: bool) -> None:
         x = torch.randn(3, 1 + 8 * num_patches, dim, device="cuda")
         expected = plain(x, 8, over_time=over_time)
         for _ in range(2):
-            made = fast(x.bfloat16(), 8, over_time=over_time)
-            assert relative_l2(made, expected) < 0.01
+            result = fast(x.bfloat16(), 8, over_time=over_time)
+            assert relative_l2(result, expected) < 0.01
             # The class token is one row of many, so its error is checked alone.
-            assert relative_l2(made[:, 0], expected[:, 0]) < 0.02
+            assert relative_l2(result[:, 0], expected[:, 0]) < 0.02
             fast.compile()
 
 
@@ -339,8 +341,8 @@ def test_one_compiled_text_encoder_serves_all_prompts() -> None:
     fuse_text_encoder(to_dtype(text, torch.bfloat16))
     with torch._dynamo.config.patch(error_on_recompile=True):
         for ids, mask, expected in prompts.values():
-            made = text(input_ids=ids, attention_mask=mask).last_hidden_state
-            assert relative_l2(made, expected) < 0.015
+            result = text(input_ids=ids, attention_mask=mask).last_hidden_state
+            assert relative_l2(result, expected) < 0.015
 
 
 # Frames at 25 fps, prompt, guidance and variations of clips that need other sizes of everything.
@@ -387,14 +389,16 @@ def test_encoders_from_graphs_are_the_encoders() -> None:
     pipeline._encoders._capture = Counted
     pipeline.warm_up()
     assert captures == 4 + 6 + 5
-    made = [
+    result = [
         pipeline.condition(toy_frames(num_sync, seed=seed), prompt, "noisy")
         for seed, (num_sync, prompt, *_) in enumerate(ASKED * 2)
     ]
     torch.cuda.synchronize()
     assert captures == 4 + 6 + 5  # none for a request
     pipeline.make_room()
-    for seed, (conditions, (num_sync, prompt, *_)) in enumerate(zip(made, ASKED * 2, strict=True)):
+    for seed, (conditions, (num_sync, prompt, *_)) in enumerate(
+        zip(result, ASKED * 2, strict=True)
+    ):
         plain = pipeline.condition(toy_frames(num_sync, seed=seed), prompt, "noisy")
         for name in ("visual_tokens", "sync_tokens", "text_tokens"):
             tokens, wanted = getattr(conditions, name), getattr(plain, name)
@@ -415,9 +419,9 @@ def test_the_first_token_kernel_is_the_module_and_repeats_bit_for_bit() -> None:
         fast = copy.deepcopy(plain).bfloat16()
         fast.function = attend_first
         patches = torch.randn(frames, num_patches, dim, device="cuda")
-        made = fast(patches.bfloat16())
-        assert relative_l2(made, plain(patches)) < 0.01
-        assert all(torch.equal(fast(patches.bfloat16()), made) for _ in range(100))
+        result = fast(patches.bfloat16())
+        assert relative_l2(result, plain(patches)) < 0.01
+        assert all(torch.equal(fast(patches.bfloat16()), result) for _ in range(100))
         projected = torch.randn(frames, 1 + num_patches, 3 * dim, device="cuda").bfloat16()
         gathered = plain._gather(projected.float())
         assert relative_l2(attend_first(projected, num_heads), gathered) < 0.005
@@ -430,12 +434,12 @@ def test_the_full_size_sync_encoder_repeats_bit_for_bit() -> None:
         synchformer = build_synchformer(PRESETS["xxl"].synchformer).to(torch.bfloat16).eval()
         frames = torch.randn(200, 3, 224, 224, dtype=torch.bfloat16)
     fuse_synchformer(synchformer)
-    replay, made = CudaCapture(0)(lambda: synchformer(frames, segments_at_once=24))
+    replay, result = CudaCapture(0)(lambda: synchformer(frames, segments_at_once=24))
     replay()
-    first = made.clone()
+    first = result.clone()
     for _ in range(50):
         replay()
-        assert torch.equal(made, first)
+        assert torch.equal(result, first)
 
 
 def test_encoders_repeat_bit_for_bit_after_other_clips() -> None:
@@ -457,11 +461,11 @@ def test_a_large_step_is_captured_once_its_batch_has_lasted(
     placed = place(toy_components(), CUDA, memory="full")
     assert placed.step is not None
     model, large = VelocityModel(placed.dit, placed.step), part(placed.dit, 0, 100)
-    made = [model([large])[0] for _ in range(step_graphs.LARGE_EVALUATIONS - 1)]
+    result = [model([large])[0] for _ in range(step_graphs.LARGE_EVALUATIONS - 1)]
     assert not placed.step._graphs._graphs
-    made += [model([large])[0] for _ in range(3)]
+    result += [model([large])[0] for _ in range(3)]
     assert len(placed.step._graphs._graphs) == 1
-    assert all(torch.equal(made[0], velocity) for velocity in made)
+    assert all(torch.equal(result[0], velocity) for velocity in result)
 
 
 @torch.inference_mode()
@@ -471,13 +475,13 @@ def test_eight_bits_serve_any_number_of_tokens(num_tokens: int) -> None:
         weight = torch.randn(out, width, device="cuda").bfloat16() / width**0.5
         bias = torch.randn(out, device="cuda").bfloat16()
         x = torch.randn(num_tokens, width, device="cuda").bfloat16()
-        made = Matrix(weight, bias, "fp8", pointwise.quantise)(x)
-        assert relative_l2(made, x.float() @ weight.float().t() + bias.float()) < 0.04
+        result = Matrix(weight, bias, "fp8", pointwise.quantise)(x)
+        assert relative_l2(result, x.float() @ weight.float().t() + bias.float()) < 0.04
 
 
 @torch.inference_mode()
-def test_the_candidate_kernel_is_its_plain_twin() -> None:
-    from benchmarks.gpu.candidates import gated_convolutions, gated_convolutions_plain
+def test_the_candidate_kernel_is_its_plain_function() -> None:
+    from benchmarks.gpu.candidates import convolve_and_gate, convolve_and_gate_plain
 
     torch.manual_seed(0)
     for lengths in ([400, 400], [37, 1, 129], [5]):
@@ -485,8 +489,8 @@ def test_the_candidate_kernel_is_its_plain_twin() -> None:
         x = torch.randn(sum(lengths), 256, device="cuda").bfloat16()
         weight = (torch.randn(2 * 512, 3 * 256, device="cuda") / 28).bfloat16()
         ends = borders.first, borders.last
-        expected = gated_convolutions_plain(x, weight, *ends)
-        assert relative_l2(gated_convolutions(x, weight, *ends), expected) < 0.01
+        expected = convolve_and_gate_plain(x, weight, *ends)
+        assert relative_l2(convolve_and_gate(x, weight, *ends), expected) < 0.01
 
 
 @torch.inference_mode()

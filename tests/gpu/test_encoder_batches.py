@@ -1,4 +1,4 @@
-"""Encoders from graphs of few sizes give what their modules give, whatever came before."""
+"""Encoders run from graphs of a few sizes give what their modules give, after any other clip."""
 
 from collections.abc import Callable
 from functools import partial
@@ -31,8 +31,8 @@ def _without_gradients() -> object:
         yield
 
 
-def drained(encoding: object) -> Tensor:
-    """What an encoding returns."""
+def finish(encoding: object) -> Tensor:
+    """Run an encoding to its end, and return its result."""
     try:
         while True:
             next(encoding)  # type: ignore[call-overload]
@@ -44,42 +44,42 @@ def tokens(encoders: Encoders, num_sync: int, prompts: tuple[str, str]) -> list[
     frames = toy_frames(num_sync, seed=num_sync)
     words = tokenize(PARTS.tokenizer, PARTS.text, *prompts)
     return [
-        drained(encode_visual(encoders, frames.visual)),
-        drained(encode_sync(encoders, frames.sync)),
+        finish(encode_visual(encoders, frames.visual)),
+        finish(encode_sync(encoders, frames.sync)),
         encode_text(encoders, words)(),
     ]
 
 
-# Clips and prompts, longer ones before shorter ones, so that places hold what came before.
+# Clips and prompts, longer ones before shorter ones, so that places hold values of earlier calls.
 TURNS = [
     (375, ("noisy, harsh", "x" * 77)),  # 79 tokens, cut to 77 afterwards
     (16, ("", "")),
     (103, ("", "rain on a roof, then thunder")),
     (200, ("x" * 30, "tap")),
-    (17, ("", "x" * 200)),  # more than any graph is for
+    (17, ("", "x" * 200)),  # longer than any graph
     (16, ("noisy, harsh", "tap")),
 ]
 
 
-def test_pieces_that_are_filled_up_give_what_the_modules_give() -> None:
+def test_padded_pieces_give_what_the_modules_give() -> None:
     recorder = Recorder()
     plain, fast = encoders(), encoders(lambda _: recorder)
     fast.prepare()
     num_graphs = recorder.captures
     assert num_graphs == 4 + 6 + 5
     for num_sync, prompts in TURNS:
-        for made, wanted in zip(
+        for actual, expected in zip(
             tokens(fast, num_sync, prompts), tokens(plain, num_sync, prompts), strict=True
         ):
-            assert made.shape == wanted.shape
-            torch.testing.assert_close(made, wanted, rtol=0, atol=1e-5)  # measured: 4e-7
-    assert recorder.captures == num_graphs  # all were there before
-    # Frames of 15, 0.64, 4.1, 8, 0.68 and 0.64 s, their segments, and all prompts but the long one.
+            assert actual.shape == expected.shape
+            torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)  # measured: 4e-7
+    assert recorder.captures == num_graphs  # all were captured before
+    # Frames of 15, 0.64, 4.1, 8, 0.68 and 0.64 s, their segments, and all prompts but one.
     assert recorder.replays == (4 + 1 + 1 + 2 + 1 + 1) + (2 + 1 + 1 + 1 + 1 + 1) + 5
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # PyTorch's own, on compiling
-def test_the_fused_text_encoder_may_be_filled_up_too() -> None:
+def test_padding_does_not_change_the_fused_text_encoder() -> None:
     fused, recorder = toy_components().text, Recorder()
     fuse_text_encoder(fused)
     parts = PARTS.synchformer, PARTS.vision, fused
@@ -88,33 +88,33 @@ def test_the_fused_text_encoder_may_be_filled_up_too() -> None:
         fast.prepare()
         for prompts in (("", "x" * 60), ("noisy", ""), ("", "")):
             words = tokenize(PARTS.tokenizer, PARTS.text, *prompts)
-            made, wanted = (encode_text(e, words)() for e in (fast, encoders()))
-            torch.testing.assert_close(made, wanted, rtol=0, atol=1e-5)
+            actual, expected = (encode_text(e, words)() for e in (fast, encoders()))
+            torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
     assert recorder.replays == 3
 
 
-def test_what_a_graph_gave_is_not_overwritten_by_the_next() -> None:
+def test_the_result_of_a_graph_is_not_overwritten_by_the_next_call() -> None:
     fast = encoders(lambda _: Recorder())
     fast.prepare()
     first = tokens(fast, 40, ("a", "b"))
-    kept = [made.clone() for made in first]
+    kept = [encoded.clone() for encoded in first]
     tokens(fast, 48, ("c", "d"))
     assert all(torch.equal(*pair) for pair in zip(first, kept, strict=True))
 
 
-def test_the_text_shares_no_memory_with_the_frames_beside_which_it_runs() -> None:
-    made: list[Recorder] = []
+def test_the_text_shares_no_graph_memory_with_the_frames() -> None:
+    recorders: list[Recorder] = []
 
     def capture(priority: int) -> Recorder:
-        made.append(Recorder())
-        return made[-1]
+        recorders.append(Recorder())
+        return recorders[-1]
 
     fast = encoders(capture)
     fast.prepare()
     fast.prepare()  # once is enough
-    assert [recorder.captures for recorder in made] == [4 + 6, 5]
+    assert [recorder.captures for recorder in recorders] == [4 + 6, 5]
     tokens(fast, 40, ("a", "b"))
-    assert [recorder.replays for recorder in made] == [2, 1]
+    assert [recorder.replays for recorder in recorders] == [2, 1]
 
 
 @pytest.mark.parametrize("fails_at", [1, 7, 13])
@@ -133,14 +133,14 @@ def test_without_memory_for_all_graphs_there_are_none(
     assert [record.message for record in caplog.records] == [
         "too little memory for the encoders' graphs; they run without"
     ]
-    for made, wanted in zip(
+    for actual, expected in zip(
         tokens(tight, 40, ("", "tap")), tokens(encoders(), 40, ("", "tap")), strict=True
     ):
-        assert torch.equal(made, wanted)
+        assert torch.equal(actual, expected)
     assert recorder.replays == 0
 
 
-def test_graphs_make_room_and_come_again_with_the_next_warm_up() -> None:
+def test_released_graphs_are_captured_again_by_the_next_warm_up() -> None:
     recorder = Recorder()
     pipeline = FoleyPipeline(toy_components(), CPU)
     pipeline._encoders = encoders(lambda _: recorder)
@@ -158,7 +158,9 @@ def test_graphs_make_room_and_come_again_with_the_next_warm_up() -> None:
 
 
 @pytest.mark.parametrize("pieces", {*ON_CPU, *ON_GPU, *FROM_GRAPHS})
-def test_pieces_are_few_even_and_steps_but_for_the_last(pieces: Pieces) -> None:
+def test_pieces_are_few_and_even_and_multiples_of_the_step_but_for_the_last(
+    pieces: Pieces,
+) -> None:
     assert pieces.at_once in pieces.sizes
     for total in range(1, 130):
         parts = pieces.split(total)
@@ -172,7 +174,7 @@ def test_pieces_are_few_even_and_steps_but_for_the_last(pieces: Pieces) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # PyTorch's own, on compiling
-def test_clips_are_cut_as_the_device_and_its_graphs_have_it() -> None:
+def test_the_cut_of_clips_suits_the_device_and_the_graphs() -> None:
     parts = PARTS.synchformer, PARTS.vision, PARTS.text
     gpu, recorder = torch.device("cuda", 0), Recorder()
     for device, capture, cut in (
@@ -184,5 +186,5 @@ def test_clips_are_cut_as_the_device_and_its_graphs_have_it() -> None:
         assert chosen.cut == cut
         # A clip of 8 s: 64 frames, 24 segments, and the text.
         assert count_pieces(chosen, 64, 200) == {ON_CPU: 4 + 6, ON_GPU: 2 + 2}.get(cut, 2 + 1) + 1
-        chosen.release()  # requests in work go on with what they counted on
+        chosen.release()  # requests that have begun count on the same pieces
         assert chosen.cut == cut

@@ -50,8 +50,8 @@ def test_the_fused_text_encoder_computes_what_the_module_computes(stance: str) -
     with torch.compiler.set_stance(stance), torch._dynamo.config.patch(error_on_recompile=True):
         for counts in ((2, 6), (6, 6), (7, 2), (2, 2), (77, 40), (3, 512)):
             expected = plain(**words(*counts)).last_hidden_state
-            made = fast(**words(*counts)).last_hidden_state
-            torch.testing.assert_close(made, expected, rtol=0, atol=1e-5)
+            result = fast(**words(*counts)).last_hidden_state
+            torch.testing.assert_close(result, expected, rtol=0, atol=1e-5)
 
 
 def test_text_layers_are_compiled_for_unknown_lengths() -> None:

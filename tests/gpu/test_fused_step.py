@@ -60,8 +60,8 @@ def fused_velocity(
 def test_the_step_computes_what_the_forward_computes(count: int) -> None:
     dit = toy_components().dit
     expected = velocity(dit, LENGTHS[:count])
-    made = fused_velocity(dit, FusedDiT(dit), LENGTHS[:count])
-    torch.testing.assert_close(made, expected, rtol=0, atol=1e-5)  # measured: 5e-7
+    result = fused_velocity(dit, FusedDiT(dit), LENGTHS[:count])
+    torch.testing.assert_close(result, expected, rtol=0, atol=1e-5)  # measured: 5e-7
 
 
 @torch.no_grad()
@@ -103,12 +103,12 @@ def test_fp8_stays_close_and_frees_the_weights() -> None:
 def test_compiled_functions_compute_the_same_for_all_lengths() -> None:
     dit = toy_components().dit
     step = FusedDiT(dit, pointwise=compile_pointwise())
-    made = fused_velocity(dit, step, LENGTHS)
-    torch.testing.assert_close(made, velocity(dit, LENGTHS), rtol=0, atol=1e-5)
+    result = fused_velocity(dit, step, LENGTHS)
+    torch.testing.assert_close(result, velocity(dit, LENGTHS), rtol=0, atol=1e-5)
     with torch._dynamo.config.patch(error_on_recompile=True):
         for lengths in (LENGTHS[:2], LENGTHS[:1], [(50, 7, 2, 3)], [(80, 9, 2, 3), (20, 3, 1, 9)]):
-            made = fused_velocity(dit, step, lengths)
-            torch.testing.assert_close(made, velocity(dit, lengths), rtol=0, atol=1e-5)
+            result = fused_velocity(dit, step, lengths)
+            torch.testing.assert_close(result, velocity(dit, lengths), rtol=0, atol=1e-5)
 
 
 @torch.inference_mode()

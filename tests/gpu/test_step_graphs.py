@@ -75,8 +75,8 @@ def test_replays_compute_what_the_forward_computes_for_any_batch() -> None:
     for parts in [*turns, *turns]:
         later = [p._replace(latents=p.latents + 1) for p in parts]
         for members in (parts, later):
-            for made, wanted in zip(fast(members), slow(members), strict=True):
-                torch.testing.assert_close(made, wanted, rtol=0, atol=1e-5)  # measured: 1e-6
+            for actual, expected in zip(fast(members), slow(members), strict=True):
+                torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)  # measured: 1e-6
     assert recorder.captures == 3  # two lengths alone (with and without guidance), and the mixture
     assert recorder.replays > 20
 
@@ -102,8 +102,8 @@ def test_without_memory_for_a_graph_the_step_runs_without_one() -> None:
     one, large, other = part(0), part(1, 50), part(2, 50)
     # `one` is captured. The capture of `large` fails, and is tried once. `other` is captured.
     for asked in (one, one, large, large, large, other, other, one, one):
-        ((made,), (wanted,)) = fast([asked]), exact([asked])
-        torch.testing.assert_close(made, wanted, rtol=0, atol=1e-5)
+        ((actual,), (expected,)) = fast([asked]), exact([asked])
+        torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
     assert recorder.captures == 4  # `one` again, because the failure freed all graphs
 
 
@@ -131,8 +131,8 @@ def test_a_large_step_is_captured_once_its_batch_has_lasted(
 
     def ask(asked: EvaluationPart, times: int) -> None:
         for _ in range(times):
-            ((made,), (wanted,)) = fast([asked]), exact([asked])
-            torch.testing.assert_close(made, wanted, rtol=0, atol=1e-5)
+            ((actual,), (expected,)) = fast([asked]), exact([asked])
+            torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
 
     ask(large, step_graphs.LARGE_EVALUATIONS - 1)
     ask(other, 1)  # the count starts again

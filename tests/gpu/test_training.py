@@ -1,4 +1,4 @@
-"""On a GPU: what training compiles has the gradients of plain PyTorch."""
+"""On a GPU: code that training compiles has the gradients of plain PyTorch."""
 
 import pytest
 import torch

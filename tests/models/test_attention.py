@@ -12,6 +12,6 @@ def test_single_query_attention_agrees_with_the_library(dtype: torch.dtype, erro
     generator = torch.Generator().manual_seed(0)
     query, key, value = (torch.randn(3, 4, n, 16, generator=generator) for n in (1, 50, 50))
     expected = scaled_dot_product_attention(query, key, value)
-    made = attend_single_query(query.to(dtype), key.to(dtype), value.to(dtype))
-    assert made.dtype == dtype
-    assert ((made.float() - expected).norm() / expected.norm()).item() < error
+    result = attend_single_query(query.to(dtype), key.to(dtype), value.to(dtype))
+    assert result.dtype == dtype
+    assert ((result.float() - expected).norm() / expected.norm()).item() < error

@@ -89,14 +89,14 @@ def test_widths_of_the_model_are_those_of_its_config() -> None:
 def test_the_two_guidance_contexts_are_those_made_one_by_one() -> None:
     dit, words = model(), draw(2, T, 16)
     empty, cond = dit.make_guidance_contexts(draw(1, V, 24), draw(1, S, 16), words, A)
-    wanted = (
+    expected = (
         dit.make_empty_context(V, S, words[:1], A),
         dit.make_context(draw(1, V, 24), draw(1, S, 16), words[1:], A),
     )
     latents, times = draw(1, 8, A), dit.make_time_modulation(torch.tensor([0.5]))
-    for made, alone in zip((empty, cond), wanted, strict=True):
-        assert made.lengths == alone.lengths
-        torch.testing.assert_close(made.text_keys, alone.text_keys, rtol=0, atol=1e-6)
+    for actual, alone in zip((empty, cond), expected, strict=True):
+        assert actual.lengths == alone.lengths
+        torch.testing.assert_close(actual.text_keys, alone.text_keys, rtol=0, atol=1e-6)
         torch.testing.assert_close(
-            dit(latents, times, made), dit(latents, times, alone), rtol=0, atol=1e-6
+            dit(latents, times, actual), dit(latents, times, alone), rtol=0, atol=1e-6
         )

@@ -40,8 +40,8 @@ def test_a_scale_of_zero_keeps_the_normed_input() -> None:
     x = torch.randn(1, 3, C)
     zero, shift = torch.zeros(1, 1, C), torch.full((1, 1, C), 2.0)
     normed = torch.nn.functional.layer_norm(x, (C,), eps=1e-6)
-    made = modulate(x, Modulation(shift, zero, zero), 1e-6)
-    torch.testing.assert_close(made, normed + 2.0, rtol=0, atol=1e-6)
+    modulated = modulate(x, Modulation(shift, zero, zero), 1e-6)
+    torch.testing.assert_close(modulated, normed + 2.0, rtol=0, atol=1e-6)
     doubled = modulate(x, Modulation(zero, zero + 1, zero), 1e-6)
     torch.testing.assert_close(doubled, 2 * normed, rtol=0, atol=1e-6)
 

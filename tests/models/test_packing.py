@@ -152,8 +152,8 @@ def test_requests_that_join_or_leave_a_batch_change_nothing_for_the_others() -> 
     model = VelocityModel(DIT)
     (alone,) = VelocityModel(DIT)([one])
     for members in ([one], [one, two], [one, two], [three, one, two], [three, one], [one]):
-        (made,) = (v for v, p in zip(model(members), members, strict=True) if p is one)
-        torch.testing.assert_close(made, alone, rtol=0, atol=1e-5)  # measured: 7e-7
+        (actual,) = (v for v, p in zip(model(members), members, strict=True) if p is one)
+        torch.testing.assert_close(actual, alone, rtol=0, atol=1e-5)  # measured: 7e-7
 
 
 @torch.no_grad()
