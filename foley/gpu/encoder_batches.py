@@ -90,8 +90,8 @@ class Encoders:
 
     Args:
         synchformer: the visual branch; its weights may be off the device between calls.
-        vision: likewise.
-        text: likewise.
+        vision: SigLIP2; its weights may be off the device between calls.
+        text: CLAP; its weights may be off the device between calls.
         device: where they run.
         capture: makes a capture for a stream of that priority; without it there are no graphs.
         cut: of clips; without it, the one that suits the device and the graphs. It stays the same

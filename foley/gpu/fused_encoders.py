@@ -38,7 +38,7 @@ def fuse_encoders(vision: SiglipVisionModel, synchformer: Synchformer) -> None:
 
     Args:
         vision: on a GPU, in 16 bits.
-        synchformer: likewise.
+        synchformer: on a GPU, in 16 bits.
     """
     fuse_vision_encoder(vision)
     fuse_synchformer(synchformer)

@@ -1,7 +1,7 @@
 """A joint block of the fused step: the numbers of `JointBlock`, in fewer kernels.
 
-Wherever both streams go on together, their products are written into one tensor, visual tokens
-first; gathering by joint places is part of the kernel that reads it.
+Where both streams need the same kind of product, both are written into one tensor, visual tokens
+first. The kernel that reads it also gathers the tokens of the joint places.
 """
 
 # Of all clips together: N audio tokens, V visual tokens, J = V + N places of the joint sequence,

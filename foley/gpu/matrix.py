@@ -77,7 +77,7 @@ class Matrix:
         return gelu(self(x))
 
     def new_empty(self, num_tokens: int) -> Tensor:
-        """Return uninitialised memory for the products of so many tokens."""
+        """Return uninitialised memory [num_tokens, out] for products."""
         like = self.weight if self.bias is None else self.bias
         return like.new_empty(num_tokens, self.weight.shape[1], dtype=self._dtype)
 

@@ -56,7 +56,18 @@ def add_and_modulate(
     owner: Tensor,
     eps: float,
 ) -> tuple[Tensor, Tensor]:
-    """Return the stream after `add_branch`, and `modulate_tokens` of it."""
+    """Return the stream after `add_branch`, and `modulate_tokens` of it.
+
+    Args:
+        x: [N, C], see `add_branch`.
+        branch: [N, C].
+        gate: [K, C].
+        gate_owner: int64 [N], the row of the gate for each token.
+        shift: [K', C], see `modulate_tokens`; its rows may be others than those of the gate.
+        scale: [K', C].
+        owner: int64 [N], the row of shift and scale for each token.
+        eps: of the layer norm.
+    """
     x = add_branch(x, branch, gate, gate_owner)
     return x, modulate_tokens(x, shift, scale, owner, eps)
 
@@ -113,7 +124,20 @@ def add_taps_and_modulate(
     last: Tensor,
     eps: float,
 ) -> tuple[Tensor, Tensor]:
-    """Return `add_and_modulate` of a branch that is `sum_taps` of a convolution's products."""
+    """Return `add_and_modulate` of a branch that is `sum_taps` of a convolution's products.
+
+    Args:
+        x: [N, C].
+        taps: [N, 3 * C], see `sum_taps`.
+        bias: [C], or None.
+        gate: [K, C].
+        shift: [K', C].
+        scale: [K', C].
+        owner: int64 [N], the row of gate, shift and scale for each token.
+        first: bool [N, 1], see `sum_taps`.
+        last: bool [N, 1].
+        eps: of the layer norm.
+    """
     x = add_branch(x, sum_taps(taps, bias, first, last), gate, owner)
     return x, modulate_tokens(x, shift, scale, owner, eps)
 
@@ -121,7 +145,17 @@ def add_taps_and_modulate(
 def add_taps_and_norm(
     x: Tensor, taps: Tensor, gate: Tensor, owner: Tensor, first: Tensor, last: Tensor, eps: float
 ) -> Tensor:
-    """Return the stream [N, C] after its last branch, layer-normed, in the dtype of `gate`."""
+    """Return the stream [N, C] after its last branch, layer-normed, in the dtype of `gate`.
+
+    Args:
+        x: [N, C].
+        taps: [N, 3 * C], see `sum_taps`.
+        gate: [K, C].
+        owner: int64 [N], the row of the gate for each token.
+        first: bool [N, 1], see `sum_taps`.
+        last: bool [N, 1].
+        eps: of the layer norm.
+    """
     x = add_branch(x, sum_taps(taps, None, first, last), gate, owner)
     return F.layer_norm(x.float(), x.shape[-1:], eps=eps).to(gate.dtype)
 

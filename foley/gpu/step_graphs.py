@@ -70,7 +70,7 @@ class FusedStep:
         Args:
             latents: [N, latent_dim], clip after clip.
             time: one row for each clip.
-            context: of the same clips. It is converted once while the same object comes again.
+            context: of the same clips. It is converted once while it is the same object.
         """
         if self._fused_context is None or context is not self._context:
             self._context, self._fused_context = context, FusedContext.of(context)

@@ -4,9 +4,8 @@ General attention kernels are laid out for long sequences. Here, over time, most
 would be empty; over space, each frame would need a copy with the class token before it; and both
 results would have to be put together again.
 
-The plain twins are the modules in `foley.models.synchformer`, which are the definition and the
-tests' reference. Triton comes only with PyTorch's builds for GPUs, so an import of this module may
-fail.
+The modules in `foley.models.synchformer` are the definition and the tests' reference. Triton comes
+only with PyTorch's builds for GPUs, so an import of this module may fail.
 """
 
 # B rows of N tokens; G segments, F tubelets of a segment, P patches of a frame; H heads,

@@ -1,7 +1,7 @@
 """Triton kernels for functions where the compiler's kernels for plain PyTorch are slow.
 
-Each has a plain twin in `foley.gpu.pointwise`, which is the definition and the tests' reference.
-Triton comes only with PyTorch's builds for GPUs, so an import of this module may fail.
+The functions of `foley.gpu.pointwise` are the definition and the tests' reference. Triton comes
+only with PyTorch's builds for GPUs, so an import of this module may fail.
 """
 
 # N tokens, C width, F MLP width, H heads, D head size
@@ -200,7 +200,7 @@ def _swiglu_fp8(
     place = both + row * (2 * DIM) + column
     gate = tl.load(place, mask=inside, other=0.0).to(tl.float32)
     up = tl.load(place + DIM, mask=inside, other=0.0).to(tl.float32)
-    # Rounded between, as the plain function does.
+    # Rounded in between, as in the plain function.
     result = (gate * tl.sigmoid(gate) * up).to(both.dtype.element_ty).to(tl.float32)
     scale = tl.maximum(tl.max(tl.abs(result), 0), 1e-12) / 448
     tl.store(scales + row, scale)

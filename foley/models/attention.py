@@ -32,7 +32,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, segments: Segments | None 
 
     Args:
         query: [B, N, H, D]. It is converted to the dtype of `value`.
-        key: [B, M, H, D]. It is converted likewise.
+        key: [B, M, H, D]. It is converted to the dtype of `value`.
         value: [B, M, H, D].
         segments: for a row (B is 1) that holds several clips; each clip attends to itself alone.
 
