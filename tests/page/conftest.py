@@ -21,6 +21,13 @@ RESULT_SECONDS = 60
 PROMPT = "birds & <b>steps</b>, 'close'"  # has a meaning in URLs, shells and HTML
 SEED = 7
 
+WATCH_START = """() => {
+    window.startWasDisabled = false;
+    const button = document.querySelector("#start");
+    new MutationObserver(() => { window.startWasDisabled ||= button.disabled; })
+        .observe(button, { attributes: true });
+}"""
+
 
 @dataclass
 class Tab:
@@ -30,8 +37,13 @@ class Tab:
     requests: list[Request] = field(default_factory=list)
 
     def generate(self) -> None:
-        """Press the button."""
+        """Press the button, and wait until the page has disabled it.
+
+        Gradio ignores a click while the event of an earlier click has not ended.
+        """
+        self.page.evaluate(WATCH_START)
         self.page.get_by_role("button", name="Make the sound").click()
+        self.page.wait_for_function("window.startWasDisabled")
 
     def set_steps(self, steps: int) -> None:
         """Set the solver steps: few are fast, many leave time to look and to cancel."""

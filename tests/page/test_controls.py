@@ -1,5 +1,6 @@
 """The page's controls: errors beside their cause, cancelling, keys, keyboard, contrast."""
 
+import io
 import re
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import av
 import httpx
 import pytest
 from playwright.sync_api import expect
@@ -70,8 +72,18 @@ NAMELESS = """() => {
         || (!node.matches("input, select, textarea, video") && node.textContent.trim())));
     return [visible.length, nameless.map((node) => node.outerHTML.slice(0, 160))];
 }"""
-# How long the camera's preview has played.
-CAMERA_SECONDS = "(document.querySelector('#clip video')?.currentTime ?? 0)"
+# Counts the bytes that recordings of this page have delivered. When a recording ends, Gradio drops
+# what the browser has not delivered, which on a loaded machine can be nearly everything.
+COUNT_RECORDED_BYTES = """() => {
+    const start = MediaRecorder.prototype.start;
+    window.recordedBytes = 0;
+    MediaRecorder.prototype.start = function (...options) {
+        this.addEventListener("dataavailable", (event) => {
+            window.recordedBytes += event.data.size;
+        });
+        return start.apply(this, options);
+    };
+}"""
 FOCUSED = "document.activeElement?.textContent.trim().slice(0, 40) || ''"
 
 
@@ -155,24 +167,27 @@ def test_cancelling_works_within_a_second_and_the_page_remains_usable(
     tab.wait_for_result()
 
 
-def test_a_clip_is_recorded_from_the_camera(tab: Tab) -> None:
+def test_a_clip_is_recorded_from_the_camera(tab: Tab, server: Server) -> None:
     camera = tab.page.locator("#clip")
     camera.get_by_role("button", name="Capture from camera").click()
     camera.get_by_role("button", name="Click to Access Webcam").click()
-    tab.page.wait_for_function(CAMERA_SECONDS + " > 0")  # the camera delivers frames
     record = camera.get_by_role("button", name="start recording")
-    started = time.monotonic()
+    tab.page.evaluate(COUNT_RECORDED_BYTES)
     record.click()
-    begin = tab.page.evaluate(CAMERA_SECONDS)
-    tab.page.wait_for_function("begin => " + CAMERA_SECONDS + " > begin + 3", arg=begin)
+    tab.page.wait_for_function("window.recordedBytes > 100_000")
     record.click()  # the same button stops the recording
-    elapsed_seconds = time.monotonic() - started
     camera.get_by_role("button", name="Clear").first.wait_for()
+    source = "document.querySelector('#clip video')?.currentSrc"
+    recording = tab.page.wait_for_function(source).json_value()
+    response = server.client.get(recording)
+    with av.open(io.BytesIO(response.content)) as container:
+        *_, last = (frame.time for frame in container.decode(video=0))
     tab.set_steps(1)
     tab.generate()
     tab.wait_for_result()
     (seconds,) = re.findall(r"Length\s+([\d.]+) s", tab.page.locator(".foley-facts").inner_text())
-    assert 1 < float(seconds) < elapsed_seconds + 1
+    # A browser under load records few frames. The shortest clip of the model has 0.64 s.
+    assert float(seconds) == pytest.approx(max(last, 0.64), abs=0.3)
 
 
 def test_the_page_can_be_used_with_the_keyboard_alone(tab: Tab) -> None:
