@@ -1,0 +1,125 @@
+"""The programs in examples/ run and write what they say."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import pytest
+
+from tests.patience import scale
+from tests.server import ROOT, Server
+
+EXAMPLES = ROOT / "examples"
+CLIP = EXAMPLES / "bigbuckbunny.mp4"
+
+
+def run_example(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    environment = {k: v for k, v in os.environ.items() if k != "FOLEY_API_KEY"}
+    return subprocess.run(
+        [sys.executable, EXAMPLES / name, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=ROOT,
+        timeout=scale(120),
+    )
+
+
+def read_streams(path: Path) -> set[str]:
+    with av.open(str(path)) as container:
+        assert next(container.decode(audio=0)).samples > 0
+        return {stream.type for stream in container.streams}
+
+
+def test_generate_file_writes_the_clip_with_sound(tmp_path: Path) -> None:
+    output = tmp_path / "out.mp4"
+    done = run_example("generate_file.py", CLIP, output, "--seed", 7)
+    assert done.returncode == 0, done.stderr
+    assert read_streams(output) == {"video", "audio"}
+    assert "sample 16/16" in done.stdout
+    assert "seed 7" in done.stdout
+
+
+def test_call_http_saves_two_variations(server: Server, tmp_path: Path) -> None:
+    done = run_example("call_http.py", CLIP, tmp_path / "results", "--server", address(server))
+    assert done.returncode == 0, done.stderr
+    names = ["bigbuckbunny.foley-1.mp4", "bigbuckbunny.foley-2.mp4"]
+    assert sorted(path.name for path in (tmp_path / "results").iterdir()) == names
+    assert all(read_streams(tmp_path / "results" / name) == {"video", "audio"} for name in names)
+    assert "sample 16 16" in done.stdout
+
+
+def test_call_http_ends_with_the_error_of_the_service(server: Server, tmp_path: Path) -> None:
+    clip = tmp_path / "clip.mp4"
+    clip.write_bytes(b"not a video")
+    done = run_example("call_http.py", clip, tmp_path / "results", "--server", address(server))
+    assert done.returncode == 1
+    assert re.match(r"video_\w+: ", done.stderr)
+    assert "Traceback" not in done.stderr
+
+
+def test_call_http_async_generates_one_sound_for_each_prompt(server: Server) -> None:
+    done = run_example("call_http_async.py", CLIP, "rain", "wind", "--server", address(server))
+    assert done.returncode == 0, done.stderr
+    sizes = dict(re.findall(r"^(\w+): .* s, (\d+) bytes", done.stdout, re.MULTILINE))
+    assert sizes.keys() == {"rain", "wind"}
+    assert all(int(size) > 100_000 for size in sizes.values())
+
+
+def test_call_grpc_writes_the_clip_with_sound(server: Server, tmp_path: Path) -> None:
+    output = tmp_path / "out.mp4"
+    done = run_example("call_grpc.py", CLIP, output, "--server", server.grpc_address)
+    assert done.returncode == 0, done.stderr
+    assert read_streams(output) == {"video", "audio"}
+
+
+def test_call_grpc_leaves_no_file_when_the_call_fails(server: Server, tmp_path: Path) -> None:
+    clip = tmp_path / "clip.mp4"
+    clip.write_bytes(b"not a video")
+    output = tmp_path / "out.mp4"
+    done = run_example("call_grpc.py", clip, output, "--server", server.grpc_address)
+    assert done.returncode == 1
+    assert done.stderr.startswith("INVALID_ARGUMENT: ")
+    assert not output.exists()
+
+
+def test_batch_continues_after_a_bad_clip_and_skips_results(
+    server: Server, short_clip: bytes, tmp_path: Path
+) -> None:
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    (clips / "bad.mp4").write_bytes(b"not a video")
+    (clips / "notes.txt").write_text("no clip")
+    for name in ("one.mp4", "two.mp4"):
+        (clips / name).write_bytes(short_clip)
+    results = tmp_path / "results"
+    done = run_example("batch.py", clips, results, "--server", address(server))
+    assert done.returncode == 1
+    assert "bad.mp4" in done.stderr
+    names = ["one.foley.mp4", "two.foley.mp4"]
+    assert sorted(path.name for path in results.iterdir()) == names
+
+    shutil.move(clips / "bad.mp4", tmp_path)
+    done = run_example("batch.py", clips, results, "--server", address(server))
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_every_example_is_listed() -> None:
+    text = (EXAMPLES / "README.md").read_text()
+    for path in sorted(EXAMPLES.glob("*.py")):
+        assert f"`{path.name}`" in text, path.name
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("*.py")))
+def test_every_example_explains_its_arguments(name: str) -> None:
+    done = run_example(name, "--help")
+    assert done.returncode == 0, done.stderr
+    assert "--" in done.stdout
+
+
+def address(server: Server) -> str:
+    return str(server.client.base_url)
