@@ -78,8 +78,8 @@ def generate(client: httpx.Client, format_: str, options: dict[str, str]) -> str
         except httpx.HTTPError as error:
             raise DemoError(f"the service did not answer ({error}); see {relative(LOG)}") from error
     if response.status_code != 200:
-        error = response.json()["error"]
-        raise DemoError(f"the service refused ({error['code']}): {error['message']}")
+        refusal = response.json()["error"]
+        raise DemoError(f"the service refused ({refusal['code']}): {refusal['message']}")
     path = OUT / f"out.{format_}"
     path.write_bytes(response.content)
     headers = response.headers

@@ -120,8 +120,8 @@ def save_picture(page: Page, path: Path, *, top: float) -> None:
     Raises:
         RuntimeError: the picture is larger than `MAX_BYTES`.
     """
-    picture = Image.open(io.BytesIO(page.screenshot(full_page=True)))
-    picture = picture.crop((0, round(top), picture.width, picture.height))
+    whole = Image.open(io.BytesIO(page.screenshot(full_page=True)))
+    picture = whole.crop((0, round(top), whole.width, whole.height))
     picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
     if (num_bytes := path.stat().st_size) > MAX_BYTES:
         raise RuntimeError(f"{path} has {num_bytes} bytes, the limit is {MAX_BYTES}")
