@@ -1,4 +1,7 @@
-"""Environment -> Settings. The only reader of os.environ."""
+"""Read the service's settings from the environment. No other module of the service reads it.
+
+The descriptions of the fields are rendered into docs/reference/settings.md.
+"""
 
 import difflib
 import os
@@ -15,7 +18,7 @@ from foley.errors import ConfigError
 from foley.request import describe_validation_error
 
 PREFIX = "FOLEY_"
-# Read by scripts, by the tests, by `foley download`, and by the image's entry point.
+# Scripts, the tests, `foley download` and the image's entry point read these.
 KNOWN_ELSEWHERE = (
     "FOLEY_PYTHON",
     "FOLEY_REQUIRE_GPU",
@@ -24,63 +27,71 @@ KNOWN_ELSEWHERE = (
     "FOLEY_VOLUME",
 )
 MIB = 1024 * 1024
-MAX_THREADS = 4  # as many as a decoder gets
-KEY = re.compile(r"[!-+\--~]+", re.ASCII)  # visible ASCII without the comma
-# Docker gives a container 64 MiB of shared memory by default; the frames of one clip take more.
+MAX_THREADS = 4  # a decoder uses as many
+API_KEY = re.compile(r"[!-+\--~]+", re.ASCII)  # visible ASCII without the comma
+# By default Docker gives a container 64 MiB of shared memory, less than the frames of one clip.
 MIN_SHARED_MEMORY_BYTES = 1024 * MIB
 
 
 class Settings(BaseSettings):
-    """Everything that whoever runs the service may set."""
+    """The settings of the service. Each field is read from `FOLEY_` and its name in capitals."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, env_ignore_empty=True)
 
     preset: Annotated[
         Literal["auto", "tiny", "xl", "xxl"],
         Field(
-            description="Model to serve. `auto`: the one whose weights are given; without them, "
-            "the largest that was downloaded and fits the GPU, else `tiny`."
+            description="Model to serve. `auto` serves the model whose weights `FOLEY_WEIGHTS` "
+            "names. Without that it serves the largest model that was downloaded and fits the GPU, "
+            "or `tiny`."
         ),
     ] = "auto"
     device: Annotated[
         str,
         Field(
             pattern=r"^(auto|cpu|cuda(:\d+)?)$",
-            description="Where the model runs: cpu, cuda:N, or auto and cuda: every GPU there is.",
+            description="Where the model runs. `cpu` is the CPU and `cuda:N` one GPU. `cuda` uses "
+            "every GPU, and `auto` does so where there is one.",
         ),
     ] = "auto"
     weights: Annotated[
         Path | None,
         Field(
-            description="Folder of the weights. Absent: the one that `foley download` fills. "
-            "`tiny` needs none, it has its own."
+            description="Folder with the model's weights. The default is the folder that "
+            "`foley download` fills. The weights of `tiny` are in the package."
         ),
     ] = None
     precision: Annotated[
         Literal["bf16", "fp8"],
         Field(
-            description="Of the transformer's products on a GPU: fp8 is faster and less exact. "
-            "The CPU computes in float32."
+            description="Precision of the transformer's matrix products on a GPU. `fp8` is faster "
+            "and less exact than `bf16`. The CPU computes in float32."
         ),
     ] = "bf16"
     memory: Annotated[
         Literal["auto", "full", "balanced", "low"],
         Field(
-            description="Weights on a GPU: `full` keeps all there, `balanced` the transformer, "
-            "`low` a part of it; the rest lies in pinned host memory. `auto`: the first that fits."
+            description="Which weights stay in GPU memory. `full` keeps all of them there, "
+            "`balanced` the transformer, and `low` a part of the transformer. The others stay in "
+            "pinned host memory. `auto` takes the first of these that fits."
         ),
     ] = "auto"
     api_workers: Annotated[
-        int, Field(ge=1, le=64, description="Processes that read, decode and write media.")
+        int,
+        Field(
+            ge=1,
+            le=64,
+            description="Number of API processes, which receive requests and read and write media.",
+        ),
     ] = 1
-    # A worker keeps at most 100 connections to the runner, and probes need some of them.
+    # An API process keeps at most 100 connections to the runner, and probes need some of them.
     max_concurrency: Annotated[
         int,
         Field(
             ge=1,
             le=64,
-            description="Generations admitted at once by all API workers together, those whose clip "
-            "is being decoded and waiting ones included; more are answered 429.",
+            description="Generations that all API processes admit at once: those in decoding, in "
+            "the queue and in the model. A further request is refused with 429.",
         ),
     ] = 16
     request_timeout_seconds: Annotated[
@@ -88,15 +99,15 @@ class Settings(BaseSettings):
         Field(
             gt=0,
             le=86_400,
-            description="Seconds from a request's first byte to its answer; "
-            "after them the work is dropped and 504 answered.",
+            description="Seconds from the first byte of a request to its response. After them the "
+            "request is cancelled and answered with 504.",
         ),
     ] = 300.0
     max_upload_bytes: Annotated[
         ByteSize,
         Field(
             gt=0,
-            description="Largest body of a request in bytes; units may be given, such as 200MiB.",
+            description="Largest body of a request. A larger one is refused with 413.",
         ),
     ] = ByteSize(100 * MIB)
     max_clip_seconds: Annotated[
@@ -104,18 +115,24 @@ class Settings(BaseSettings):
         Field(
             gt=0,
             le=MAX_CLIP_SECONDS,
-            description="Longest clip in seconds; longer ones are refused, or trimmed on request.",
+            description="Longest clip, in seconds. A longer one is refused with 422, or cut to "
+            "this length if the request asks for trimming.",
         ),
     ] = MAX_CLIP_SECONDS
     max_clip_pixels: Annotated[
-        int, Field(gt=0, description="Most pixels that a frame of a clip may have.")
+        int,
+        Field(
+            gt=0,
+            description="Most pixels that a frame of a clip may have. A clip with larger frames is "
+            "refused with 413.",
+        ),
     ] = 4096 * 2304
     video_codecs: Annotated[
         str,
         Field(
             pattern=r"^([a-z0-9_]+,)*[a-z0-9_]+$",
-            description="Picture codecs that are decoded, by FFmpeg's names, separated by commas; "
-            "clips in others are refused.",
+            description="Video codecs that are decoded: names of FFmpeg, separated by commas. A "
+            "clip with another codec is refused with 422.",
         ),
     ] = (
         "h264,hevc,av1,vp8,vp9,mpeg1video,mpeg2video,mpeg4,h263,msmpeg4v3,flv1,wmv2,wmv3,vc1,"
@@ -125,7 +142,8 @@ class Settings(BaseSettings):
         ByteSize,
         Field(
             ge=64 * MIB,
-            description="Memory that reading one clip may take; a clip that takes more is refused.",
+            description="Memory that decoding one clip may take. A clip that takes more is refused "
+            "with 422.",
         ),
     ] = ByteSize(2048 * MIB)
     decode_cpu_seconds: Annotated[
@@ -133,103 +151,119 @@ class Settings(BaseSettings):
         Field(
             ge=1,
             le=86_400,
-            description="Processor seconds, of all cores, that reading one clip may take; "
-            "a clip that takes more is refused.",
+            description="CPU time in seconds, all cores together, that decoding one clip may take. "
+            "A clip that takes more is refused with 422.",
         ),
     ] = 120
     grpc_port: Annotated[
         int,
-        Field(ge=0, le=65535, description="Port of gRPC; 0 switches it off."),
+        Field(ge=0, le=65535, description="Port of gRPC. 0 switches gRPC off."),
     ] = 50051
     grpc_host: Annotated[
         str | None,
-        Field(min_length=1, description="Address of gRPC. Absent: the one that HTTP listens on."),
+        Field(
+            min_length=1,
+            description="Address that gRPC listens on. The default is the address of HTTP.",
+        ),
     ] = None
     api_keys: Annotated[
         SecretStr | None,
         Field(
-            description="ApiKeys that open the service, separated by commas. Absent, and without a "
-            "file of them: open to everybody who reaches it."
+            description="API keys, separated by commas. Each request must carry one of these or of "
+            "`FOLEY_API_KEYS_FILE`. Without keys the service answers every request."
         ),
     ] = None
     api_keys_file: Annotated[
         Path | None,
-        Field(description="File of further keys, one a line, as secrets are mounted."),
+        Field(description="File with further API keys, one a line, such as a mounted secret."),
     ] = None
     keep_results_seconds: Annotated[
         float,
         Field(
             gt=0,
             le=86_400,
-            description="Seconds for which the files of a streamed request can be fetched.",
+            description="Seconds for which the files of a streamed request can be downloaded.",
         ),
     ] = 600.0
     keep_results_bytes: Annotated[
         ByteSize,
         Field(
             gt=0,
-            description="Bytes that these files may take in all; over them, the oldest go first.",
+            description="Bytes that the files of all streamed requests may take together. The "
+            "oldest files are removed first.",
         ),
     ] = ByteSize(512 * MIB)
     scratch_dir: Annotated[
         Path | None,
         Field(
-            description="Folder for the files of requests in work, emptied as they end, and for "
-            "results that are kept. Absent: /dev/shm when it holds 1 GiB or more, else the "
-            "system's temporary folder."
+            description="Folder for the uploads, frames and sounds of the requests that run, and "
+            "for the results of streamed requests. The default is `/dev/shm` if that has 1 GiB or "
+            "more, or the system's temporary folder."
         ),
     ] = None
     fetch_timeout_seconds: Annotated[
         float,
-        Field(gt=0, le=3600, description="Seconds that fetching a clip from its address may take."),
+        Field(
+            gt=0,
+            le=3600,
+            description="Seconds that a queue worker may take to download a clip from a URL.",
+        ),
     ] = 60.0
     bucket: Annotated[
         str | None,
         Field(
-            description="Bucket into which a queue worker puts results; its address and keys are "
-            "in BUCKET_ENDPOINT_URL, BUCKET_ACCESS_KEY_ID and BUCKET_SECRET_ACCESS_KEY."
+            description="S3 bucket to which a queue worker uploads results. Its address and keys "
+            "are in `BUCKET_ENDPOINT_URL`, `BUCKET_ACCESS_KEY_ID` and `BUCKET_SECRET_ACCESS_KEY`."
         ),
     ] = None
     max_result_bytes: Annotated[
         ByteSize,
         Field(
             gt=0,
-            description="Largest result that a queue worker returns in the job itself; RunPod "
-            "takes 10 MB from /run and 20 MB from /runsync. Larger ones need a bucket.",
+            description="Largest result that a queue worker returns inside the job's output. "
+            "RunPod takes 10 MB from `/run` and 20 MB from `/runsync`. A larger result needs a "
+            "bucket.",
         ),
     ] = ByteSize(10_000_000)
     health_path: Annotated[
         str,
         Field(
             pattern=r"^/[A-Za-z0-9._/-]*$",
-            description="Path that tells a load balancer: 200 ready, 204 loading, 503 broken.",
+            description="Path of the health check for load balancers. It answers 200 when the "
+            "service is ready, 204 while the model loads, and 503 if loading failed.",
         ),
     ] = "/ping"
     health_port: Annotated[
         int | None,
-        Field(ge=1, le=65535, description="Further port that answers that path, and no other."),
+        Field(
+            ge=1,
+            le=65535,
+            description="A second port for the health check. It answers no other path.",
+        ),
     ] = None
     health_host: Annotated[
-        str, Field(min_length=1, description="Address on which that port is opened.")
+        str, Field(min_length=1, description="Address that the second health port listens on.")
     ] = "127.0.0.1"
     container_started: Annotated[
         float | None,
         Field(
             gt=0,
-            description="Unix time at which the container started, from its entry point; the log "
-            "then tells the time until requests can be served.",
+            description="Unix time at which the container started. The image's entry point sets "
+            "it, and the log then has the seconds from there to readiness.",
         ),
     ] = None
     log_level: Annotated[
-        Literal["debug", "info", "warning", "error"], Field(description="Least level logged.")
+        Literal["debug", "info", "warning", "error"],
+        Field(description="Lowest level that is logged."),
     ] = "info"
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """The API keys of both settings.
+        """The API keys of `api_keys` and `api_keys_file` together.
 
         Raises:
-            ConfigError: a key that no header can carry, or no file; the message names no key.
+            ConfigError: a key that no header can carry, a file that cannot be read, or a setting
+                without a key. The message contains no key.
         """
         given = self.api_keys.get_secret_value().split(",") if self.api_keys else []
         if self.api_keys_file is not None:
@@ -240,7 +274,7 @@ class Settings(BaseSettings):
                 raise ConfigError(f"{PREFIX}API_KEYS_FILE cannot be read: {reason}") from error
         keys = tuple(filter(None, (key.strip() for key in given)))
         for number, key in enumerate(keys, start=1):
-            if not KEY.fullmatch(key):
+            if not API_KEY.fullmatch(key):
                 raise ConfigError(
                     f"API key number {number} has characters that no header carries; "
                     "use visible ASCII, without commas and spaces"
@@ -251,7 +285,7 @@ class Settings(BaseSettings):
 
     @property
     def scratch_root(self) -> Path:
-        """The folder that `scratch_dir` names or defaults to."""
+        """The folder that `scratch_dir` names, or its default."""
         if self.scratch_dir is not None:
             return self.scratch_dir
         shared = Path("/dev/shm")
@@ -262,36 +296,36 @@ class Settings(BaseSettings):
         return Path(tempfile.gettempdir())
 
 
-def traces_wanted() -> bool:
-    """Whether OpenTelemetry's own settings name a collector; its SDK reads the rest of them."""
+def is_tracing_configured() -> bool:
+    """Whether OpenTelemetry's own variables name a collector. Its SDK reads the others itself."""
     named = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
     disabled = os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
     return not disabled and any(os.environ.get(name) for name in named)
 
 
 def child_environment() -> dict[str, str]:
-    """The environment of processes that read clips from outside: no secret is in it."""
+    """Return the environment for processes that read untrusted clips. It holds no secret."""
     kept = (
         *("PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "OMP_NUM_THREADS"),
-        "PYTHONPATH",  # leads to this project where it is not installed, as in the image
+        "PYTHONPATH",  # finds this project where it is not installed, as in the image
     )
     return {
-        # Scaling a frame gains little from more, and each takes address space, which is limited.
+        # More threads make scaling little faster, and each takes some of the limited address space.
         "OMP_NUM_THREADS": str(min(MAX_THREADS, os.cpu_count() or 1)),
         **{name: os.environ[name] for name in kept if name in os.environ},
         "CUDA_VISIBLE_DEVICES": "",
-        # Forking is safe while there is one thread, and NumPy's library would start some.
+        # A process with one thread forks safely, and NumPy's library would start more.
         "OPENBLAS_NUM_THREADS": "1",
-        # A thread's arena of the C library takes 64 MiB of address space.
+        # The C library reserves 64 MiB of address space for each arena.
         "MALLOC_ARENA_MAX": "2",
     }
 
 
 def load_settings() -> Settings:
-    """The settings that the environment asks for.
+    """Read the settings from the environment.
 
     Raises:
-        ConfigError: a value out of range, or a FOLEY_* name that nothing reads.
+        ConfigError: a value is out of range, an API key is wrong, or a FOLEY_* variable is unknown.
     """
     known = [*(PREFIX + name.upper() for name in Settings.model_fields), *KNOWN_ELSEWHERE]
     for name in sorted(os.environ):
@@ -300,7 +334,7 @@ def load_settings() -> Settings:
             raise ConfigError(f"no setting is called {name}; did you mean {nearest}?")
     try:
         settings = Settings()
-        settings.keys  # noqa: B018 - wrong ones end the start, not the first request
+        settings.keys  # noqa: B018 - a wrong key ends the start, not the first request
     except ValidationError as error:
         raise ConfigError(f"settings ({PREFIX}*): {describe_validation_error(error)}") from error
     return settings

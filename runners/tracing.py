@@ -28,7 +28,7 @@ from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer
 from foley.errors import CancelledRequestError, FoleyError
 from foley.types import Stage
 from runners.messages import ProgressUpdate, RunnerRequest, RunnerResult
-from runners.settings import traces_wanted
+from runners.settings import is_tracing_configured
 
 END_SECONDS = 2.0
 _NO_TRACES: Tracer = trace.NoOpTracer()
@@ -48,7 +48,7 @@ def configure_tracing(process: str) -> None:
     Args:
         process: the service's name for it.
     """
-    if not traces_wanted():
+    if not is_tracing_configured():
         return
     named = Resource.create({"service.name": "foley", "foley.process": process})
     provider = TracerProvider(resource=named.merge(OTELResourceDetector().detect()))
