@@ -76,7 +76,9 @@ def generate(client: httpx.Client, format_: str, options: dict[str, str]) -> str
                 "/v1/generate", files={"clip": clip}, data={**options, "format": format_}
             )
         except httpx.HTTPError as error:
-            raise DemoError(f"the service did not answer ({error}); see {relative(LOG)}") from error
+            raise DemoError(
+                f"the service did not answer ({error}); see {make_relative(LOG)}"
+            ) from error
     if response.status_code != 200:
         refusal = response.json()["error"]
         raise DemoError(f"the service refused ({refusal['code']}): {refusal['message']}")
@@ -84,7 +86,7 @@ def generate(client: httpx.Client, format_: str, options: dict[str, str]) -> str
     path.write_bytes(response.content)
     headers = response.headers
     print(
-        f"wrote     {relative(path)}: {headers['content-type']}, {path.stat().st_size} bytes, "
+        f"wrote     {make_relative(path)}: {headers['content-type']}, {path.stat().st_size} bytes, "
         f"{float(headers['x-foley-duration-seconds']):.2f} s of sound, "
         f"seed {headers['x-foley-seed']}, model {headers['x-foley-model']}"
     )
@@ -111,12 +113,11 @@ def draw_result() -> None:
     drawn = drawing.Sound(name="generated", samples=samples, rate=rate, found=onsets)
     path = OUT / "out.png"
     drawing.draw(CLIP, [drawn], path, title=f'{CLIP.name}, "{PROMPT}"')
-    print(
-        f"drew      {relative(path)}: frames, waveform and spectrogram, {len(onsets)} onsets marked"
-    )
+    name = make_relative(path)
+    print(f"drew      {name}: frames, waveform and spectrogram, {len(onsets)} onsets marked")
 
 
-def relative(path: Path) -> str:
+def make_relative(path: Path) -> str:
     """Return a path relative to the repository.
 
     Args:

@@ -39,7 +39,7 @@ app.command(convert)
 app.command(serve)
 
 
-def exit_code(error: FoleyError) -> int:
+def get_exit_code(error: FoleyError) -> int:
     """Return the exit code that belongs to an error.
 
     Args:
@@ -60,7 +60,7 @@ def main() -> None:
         app(sys.argv[1:])
     except FoleyError as error:
         print(f"foley: {error}", file=sys.stderr)
-        sys.exit(exit_code(error))
+        sys.exit(get_exit_code(error))
     except KeyboardInterrupt:
         print("foley: interrupted; no partial file was left", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)

@@ -137,7 +137,7 @@ def _write_files(
     from foley.media.mux import write_audio, write_video
 
     files = []
-    for waveform, path in zip(generation.waveforms, task.outputs(), strict=True):
+    for waveform, path in zip(generation.waveforms, task.list_outputs(), strict=True):
         if path.suffix.lower() in AUDIO_SUFFIXES:
             files.append(write_audio(waveform, path))
         else:
@@ -183,7 +183,7 @@ class ServerBackend:
             on_update=on_update,
             max_wait_seconds=MAX_WAIT_SECONDS,
             trim=trim,
-            format=cast("Format", _format_of(task)),
+            format=cast("Format", _get_format(task)),
             priority="bulk" if self._bulk else "interactive",
             **task.request.model_dump(),
         )
@@ -198,9 +198,9 @@ class ServerBackend:
         )
 
     def _download(self, task: ClipTask, result: "RemoteGeneration") -> list[Path]:
-        wanted = _format_of(task)
+        wanted = _get_format(task)
         paths = []
-        for file, path in zip(result.select_files(wanted), task.outputs(), strict=True):
+        for file, path in zip(result.select_files(wanted), task.list_outputs(), strict=True):
             if file.format != wanted:
                 # The service chose another container, whose path was not checked before.
                 path = path.with_suffix(f".{file.format}")
@@ -210,5 +210,5 @@ class ServerBackend:
         return paths
 
 
-def _format_of(task: ClipTask) -> str:
+def _get_format(task: ClipTask) -> str:
     return task.output.suffix.lower()[1:]

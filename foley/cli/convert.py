@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from foley.cli.options import quiet_imports
+from foley.cli.options import silence_imports
 
 
 def convert(
@@ -26,7 +26,7 @@ def convert(
     The transformer is written in bfloat16 or fp8. The other networks keep their types, and the
     encoders lose the towers that are not used. The folder appears when it is complete.
     """
-    with quiet_imports():
+    with silence_imports():
         import torch
 
         from foley.weights.layout import save_components

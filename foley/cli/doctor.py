@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from foley.cli.options import quiet_imports
+from foley.cli.options import silence_imports
 
 EXIT_UNFIT = 3
 _MARKS = {"ok": "ok", "warning": "note", "error": "WRONG"}
@@ -36,7 +36,7 @@ def doctor(
 
     The exit code is 0 if the preset can run and 3 if it cannot.
     """
-    with quiet_imports():
+    with silence_imports():
         from foley.hardware.doctor import check_machine
         from foley.hardware.machine import inspect_machine
 

@@ -8,14 +8,13 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from foley.cli.options import quiet_imports
+from foley.cli.options import silence_imports
 from foley.version import __version__
 
 _PACKAGES = (
     "torch",
     "transformers",
     "diffusers",
-    "accelerate",
     "safetensors",
     "av",
     "bentoml",
@@ -35,7 +34,7 @@ def info(
     as_json: Annotated[bool, Parameter(name="--json", negative=(), help="Print JSON.")] = False,
 ) -> None:
     """Show versions, devices, the attention kernel, presets and licences."""
-    with quiet_imports():
+    with silence_imports():
         facts = collect_info(weights)
     if as_json:
         print(json.dumps(facts, indent=2))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def quiet_imports() -> Iterator[None]:
+def silence_imports() -> Iterator[None]:
     """Hide log lines below `ERROR` inside the block.
 
     Libraries log remarks about each other's versions while they are imported.
@@ -139,7 +139,7 @@ class ModelOptions:
         Raises:
             ServerError: the preset, the weights or the device cannot be used.
         """
-        with quiet_imports():
+        with silence_imports():
             from foley.pipeline import FoleyPipeline
 
         return FoleyPipeline.from_preset(

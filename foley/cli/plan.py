@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from foley.cli.options import quiet_imports
+from foley.cli.options import silence_imports
 from foley.errors import OutputError, ParameterError, RequestError
 from foley.request import GenerationRequest
 
@@ -33,7 +33,7 @@ class ClipTask:
     request: GenerationRequest
     output: Path
 
-    def outputs(self) -> list[Path]:
+    def list_outputs(self) -> list[Path]:
         """Return the path of each variation."""
         count = self.request.num_variations
         if count == 1:
@@ -65,10 +65,10 @@ def plan_clips(
                 f"--output {output} is one file for {len(clips)} clips; name a folder"
             )
         return [ClipTask(clip, request, output) for clip in clips]
-    return [ClipTask(clip, request, default_output(clip, output)) for clip in clips]
+    return [ClipTask(clip, request, choose_default_output(clip, output)) for clip in clips]
 
 
-def default_output(clip: Path, folder: Path | None) -> Path:
+def choose_default_output(clip: Path, folder: Path | None) -> Path:
     """Return the path of a result that the user did not name: CLIP.foley.mp4.
 
     Args:
@@ -98,7 +98,7 @@ def check_clips(tasks: Sequence[ClipTask], console: Console) -> list[ClipTask]:
 
 
 def _choose_container(task: ClipTask, console: Console) -> ClipTask:
-    with quiet_imports():
+    with silence_imports():
         from foley.media.mux import CONTAINERS, choose_container
 
     wanted = next((c for c in CONTAINERS if task.output.suffix.lower() == f".{c}"), None)
@@ -122,7 +122,7 @@ def skip_finished(tasks: Sequence[ClipTask], console: Console, num_clips: int) -
         console: receives one line if tasks are skipped.
         num_clips: number of clips that the line names.
     """
-    waiting = [task for task in tasks if not all(path.exists() for path in task.outputs())]
+    waiting = [task for task in tasks if not all(path.exists() for path in task.list_outputs())]
     if len(waiting) < len(tasks):
         console.print(f"{len(tasks) - len(waiting)} of {num_clips} results exist: skipped")
     return waiting
@@ -140,7 +140,7 @@ def refuse_collisions(tasks: Sequence[ClipTask]) -> None:
     clips = {task.clip.resolve() for task in tasks}
     seen: dict[Path, Path] = {}
     for task in tasks:
-        for path in (output.resolve() for output in task.outputs()):
+        for path in (output.resolve() for output in task.list_outputs()):
             if path in clips:
                 raise ParameterError(
                     f"the result for {task.clip} would overwrite the clip {path}; "

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from foley.cli.options import quiet_imports
+from foley.cli.options import silence_imports
 from foley.errors import ConfigError
 from foley.hardware.doctor import refuse_unfit
 
@@ -45,7 +45,7 @@ def serve(
     # Without a limit, a client that stops reading would delay the shutdown for ever.
     command += ["--timeout-graceful-shutdown", str(DRAIN_SECONDS)]
     # The checks end with one line here; in the service's processes they would end in tracebacks.
-    with quiet_imports():
+    with silence_imports():
         refuse_unfit(preset=preset or "auto", device=device or "auto", weights=weights, port=port)
     sys.stdout.flush()
     # The variables are passed on and not read: only runners.settings interprets them.

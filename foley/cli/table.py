@@ -3,7 +3,7 @@
 import csv
 from pathlib import Path
 
-from foley.cli.plan import SUFFIXES, ClipTask, default_output
+from foley.cli.plan import SUFFIXES, ClipTask, choose_default_output
 from foley.errors import ParameterError
 from foley.request import GenerationRequest
 
@@ -56,7 +56,7 @@ def _read_row(
     request = GenerationRequest.parse(**(request.model_dump() | options))
     clip = folder / row["clip"]
     named = row.get("output")
-    path = folder / named if named else default_output(clip, output)
+    path = folder / named if named else choose_default_output(clip, output)
     if path.suffix.lower() not in SUFFIXES:
         raise ParameterError(f"output {named} ends in none of {' '.join(SUFFIXES)}")
     return ClipTask(clip, request, path)

@@ -21,11 +21,11 @@ from foley.client.results import RemoteFile, RemoteGeneration, RemoteModel
 from foley.client.transport import (
     RETRYABLE_ERRORS,
     RetryPolicy,
-    cancel_path,
-    client_settings,
+    get_cancel_path,
+    get_result_path,
+    make_client_settings,
     map_connection_errors,
     map_write_errors,
-    result_path,
 )
 from foley.errors import ConnectionFailedError, NotFoundError, NotReadyError
 
@@ -47,7 +47,7 @@ class AsyncFoleyClient:
     def __init__(
         self, base_url: str, *, api_key: str | None = None, timeout_seconds: float | None = None
     ) -> None:
-        self._http = httpx.AsyncClient(**client_settings(base_url, api_key, timeout_seconds))
+        self._http = httpx.AsyncClient(**make_client_settings(base_url, api_key, timeout_seconds))
         self._timeout_seconds = timeout_seconds
 
     async def __aenter__(self) -> Self:
@@ -83,10 +83,10 @@ class AsyncFoleyClient:
                 result = await self._generate(request, on_update)
                 break
             except RETRYABLE_ERRORS as error:
-                await asyncio.sleep(retries.delay_after(error))
+                await asyncio.sleep(retries.compute_delay(error))
         if destination is None:
             return result
-        pairs = request.result_paths(result, Path(destination))
+        pairs = request.pair_result_paths(result, Path(destination))
         saved = tuple([await self.download(file, path) for file, path in pairs])
         return result.model_copy(update={"saved": saved})
 
@@ -97,7 +97,7 @@ class AsyncFoleyClient:
         with map_write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_path(path) as partial, partial.open("wb") as output:
-                async with self._request("GET", result_path(file)) as response:
+                async with self._request("GET", get_result_path(file)) as response:
                     async for chunk in response.aiter_bytes():
                         num_bytes += output.write(chunk)
                 check_size(file, num_bytes)
@@ -105,7 +105,7 @@ class AsyncFoleyClient:
 
     async def read(self, file: RemoteFile) -> bytes:
         """See `FoleyClient.read`."""
-        async with self._request("GET", result_path(file)) as response:
+        async with self._request("GET", get_result_path(file)) as response:
             content = await response.aread()
         check_size(file, len(content))
         return content
@@ -113,7 +113,7 @@ class AsyncFoleyClient:
     async def cancel(self, request_id: str) -> bool:
         """See `FoleyClient.cancel`."""
         try:
-            async with self._request("POST", cancel_path(request_id)) as response:
+            async with self._request("POST", get_cancel_path(request_id)) as response:
                 await response.aread()
         except NotFoundError:
             return False

@@ -83,7 +83,9 @@ class PreparedRequest:
             clip = ("clip", content, "application/octet-stream")
             yield {"data": self._fields, "files": {"clip": clip}, "headers": self._headers}
 
-    def result_paths(self, result: RemoteGeneration, folder: Path) -> list[tuple[RemoteFile, Path]]:
+    def pair_result_paths(
+        self, result: RemoteGeneration, folder: Path
+    ) -> list[tuple[RemoteFile, Path]]:
         """Pair each file of the result with its path in a folder.
 
         Args:
@@ -103,7 +105,11 @@ class PreparedRequest:
 
 
 def format_field(value: object) -> str:
-    """Write an option as the form's text: `true` or `false`, and lists with commas."""
+    """Return an option as a form holds it: `true` or `false`, and lists with commas.
+
+    Args:
+        value: a number, a text, a boolean, or a list or tuple of texts without commas.
+    """
     if isinstance(value, list | tuple):
         return ",".join(str(item) for item in value)
     return str(value).lower() if isinstance(value, bool) else str(value)

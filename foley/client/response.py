@@ -25,7 +25,7 @@ from foley.errors import (
     ServerError,
     UnauthorizedError,
     UploadTooLargeError,
-    error_of,
+    make_error,
 )
 
 # For error responses without a code of the service, as a proxy sends them.
@@ -116,7 +116,7 @@ def parse_error(body: str | bytes, status: int) -> FoleyError:
         kind = _ERROR_OF_STATUS.get(status, default)
         return kind(f"the service answered {status} without saying why")
     try:
-        error = error_of(code, message)
+        error = make_error(code, message)
     except KeyError:  # a newer service has codes that this version does not know
         error = (RequestError if status < 500 else ServerError)(f"{message} ({code})")
     error.request_id = str(fields.get("request_id") or "")

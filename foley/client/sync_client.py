@@ -21,11 +21,11 @@ from foley.client.results import RemoteFile, RemoteGeneration, RemoteModel
 from foley.client.transport import (
     RETRYABLE_ERRORS,
     RetryPolicy,
-    cancel_path,
-    client_settings,
+    get_cancel_path,
+    get_result_path,
+    make_client_settings,
     map_connection_errors,
     map_write_errors,
-    result_path,
 )
 from foley.errors import ConnectionFailedError, NotFoundError, NotReadyError
 
@@ -46,7 +46,7 @@ class FoleyClient:
     def __init__(
         self, base_url: str, *, api_key: str | None = None, timeout_seconds: float | None = None
     ) -> None:
-        self._http = httpx.Client(**client_settings(base_url, api_key, timeout_seconds))
+        self._http = httpx.Client(**make_client_settings(base_url, api_key, timeout_seconds))
         self._timeout_seconds = timeout_seconds
 
     def __enter__(self) -> Self:
@@ -99,10 +99,10 @@ class FoleyClient:
                 result = self._generate(request, on_update)
                 break
             except RETRYABLE_ERRORS as error:
-                time.sleep(retries.delay_after(error))
+                time.sleep(retries.compute_delay(error))
         if destination is None:
             return result
-        pairs = request.result_paths(result, Path(destination))
+        pairs = request.pair_result_paths(result, Path(destination))
         saved = tuple(self.download(file, path) for file, path in pairs)
         return result.model_copy(update={"saved": saved})
 
@@ -125,7 +125,7 @@ class FoleyClient:
             with (
                 atomic_path(path) as partial,
                 partial.open("wb") as output,
-                self._request("GET", result_path(file)) as response,
+                self._request("GET", get_result_path(file)) as response,
             ):
                 for chunk in response.iter_bytes():
                     num_bytes += output.write(chunk)
@@ -142,7 +142,7 @@ class FoleyClient:
             NotFoundError: the service no longer keeps the file.
             ConnectionFailedError: the connection was lost before the last byte.
         """
-        with self._request("GET", result_path(file)) as response:
+        with self._request("GET", get_result_path(file)) as response:
             content = response.read()
         check_size(file, len(content))
         return content
@@ -154,7 +154,7 @@ class FoleyClient:
             request_id: the id given to `generate`.
         """
         try:
-            with self._request("POST", cancel_path(request_id)) as response:
+            with self._request("POST", get_cancel_path(request_id)) as response:
                 response.read()
         except NotFoundError:
             return False

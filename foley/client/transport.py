@@ -31,7 +31,7 @@ RETRYABLE_ERRORS = (BusyError, NotReadyError, RunnerLostError)  # the same reque
 _API_KEY = re.compile(r"[!-~]+")
 
 
-def client_settings(
+def make_client_settings(
     base_url: str, api_key: str | None, timeout_seconds: float | None
 ) -> dict[str, Any]:
     """Return the arguments of `httpx.Client`.
@@ -68,7 +68,7 @@ class RetryPolicy:
     def __init__(self, max_wait_seconds: float) -> None:
         self._deadline = time.monotonic() + max_wait_seconds
 
-    def delay_after(self, error: FoleyError) -> float:
+    def compute_delay(self, error: FoleyError) -> float:
         """Return the seconds to wait before the next try.
 
         Args:
@@ -121,7 +121,7 @@ def map_write_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
-def result_path(file: RemoteFile) -> str:
+def get_result_path(file: RemoteFile) -> str:
     """Return the path of a file below the service's address.
 
     Args:
@@ -135,7 +135,7 @@ def result_path(file: RemoteFile) -> str:
     return file.url
 
 
-def cancel_path(request_id: str) -> str:
+def get_cancel_path(request_id: str) -> str:
     """Return the path that cancels a request when it receives a POST.
 
     Args:

@@ -152,7 +152,7 @@ class PageHandlers:
             options=read_options(layout, values),
             clip_name=example or clip.name,
             example=example,
-            server_url=self._public_url(request),
+            server_url=self._find_public_url(request),
             with_key=bool(api_key),
         )
         progress = self._sessions.generate(session_id, clip, settings, api_key=api_key)
@@ -184,7 +184,7 @@ class PageHandlers:
             request: identifies the session.
         """
         result = self._find_result(index, request)
-        return gr.skip() if result is None else render_player(result, self._url_of)
+        return gr.skip() if result is None else render_player(result, self._make_url)
 
     def keep_seed(self, index: int | None, request: gr.Request) -> tuple[Any, Any]:
         """Set the seed to that of the result that is shown.
@@ -225,15 +225,15 @@ class PageHandlers:
         titles = [item.title for item in self._sessions.get(session_id).results]
         return {
             layout.actions.progress: "",
-            layout.results.player: render_player(result, self._url_of),
+            layout.results.player: render_player(result, self._make_url),
             layout.results.history: gr.Radio(choices=titles, value=titles[-1], visible=True),
             layout.results.seed_row: gr.Row(visible=True),
         }
 
-    def _url_of(self, path: Path) -> str:
+    def _make_url(self, path: Path) -> str:
         return f"{self._prefix}/results/{quote(path.relative_to(self._sessions.root).as_posix())}"
 
-    def _public_url(self, request: gr.Request) -> str:
+    def _find_public_url(self, request: gr.Request) -> str:
         """Return the address at which this user reaches the service."""
         if not self._same_origin:
             return self._sessions.server_url

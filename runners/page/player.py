@@ -11,7 +11,7 @@ from runners.jobs.job import MEDIA_TYPES
 from runners.page.plots import NUM_COLUMNS
 from runners.page.results import AUDIO_SUFFIXES, PageResult, Track
 
-UrlOf = Callable[[Path], str]
+MakeUrl = Callable[[Path], str]
 
 EMPTY = """\
 <section class="foley-empty">
@@ -24,27 +24,27 @@ TICK_STEPS_SECONDS = (1, 2, 5, 10, 60)
 MAX_TICKS = 8
 
 
-def render_player(result: PageResult, url_of: UrlOf) -> str:
+def render_player(result: PageResult, make_url: MakeUrl) -> str:
     """Return the player of a result with its pictures, downloads, description and snippets.
 
     Args:
         result: what to show.
-        url_of: returns the address of a file for the browser.
+        make_url: returns the address of a file for the browser.
     """
     tracks = list(enumerate(result.tracks))
-    choices = "".join(_render_choice(result, index, track, url_of) for index, track in tracks)
-    lanes = "".join(_render_lane(index, track, url_of) for index, track in tracks)
-    downloads = "".join(_render_downloads(index, track, url_of) for index, track in tracks)
+    choices = "".join(_render_choice(result, index, track, make_url) for index, track in tracks)
+    lanes = "".join(_render_lane(index, track, make_url) for index, track in tracks)
+    downloads = "".join(_render_downloads(index, track, make_url) for index, track in tracks)
     media = result.tracks[FIRST_TRACK].media
     css_class = ' class="foley-sound-only"' if media.suffix in AUDIO_SUFFIXES else ""
     seconds = result.generation.duration_seconds
     return f"""\
 <section class="foley-player" data-player aria-label="Result {result.number}">
-<video controls playsinline preload="auto" src="{url_of(media)}"{css_class}
+<video controls playsinline preload="auto" src="{make_url(media)}"{css_class}
  aria-label="Player"></video>
 <fieldset class="foley-tracks"><legend>Listen to</legend>{choices}</fieldset>
 <div class="foley-timeline">
-<img class="foley-strip" src="{url_of(result.film_strip)}" alt="Frames of the clip over its time">
+<img class="foley-strip" src="{make_url(result.film_strip)}" alt="Frames of the clip over its time">
 {lanes}
 <span class="foley-playhead" aria-hidden="true"></span>
 <input class="foley-seek" type="range" min="0" max="{seconds:.3f}" step="0.01"
@@ -57,18 +57,18 @@ def render_player(result: PageResult, url_of: UrlOf) -> str:
 </section>"""
 
 
-def _render_choice(result: PageResult, index: int, track: Track, url_of: UrlOf) -> str:
+def _render_choice(result: PageResult, index: int, track: Track, make_url: MakeUrl) -> str:
     checked = " checked" if index == FIRST_TRACK else ""
     return (
         f'<label><input type="radio" name="track-{result.number}" value="{index}"'
-        f' data-track data-media="{url_of(track.media)}"{checked}>'
+        f' data-track data-media="{make_url(track.media)}"{checked}>'
         f"<span>{escape(track.label)}</span></label>"
     )
 
 
-def _render_lane(index: int, track: Track, url_of: UrlOf) -> str:
+def _render_lane(index: int, track: Track, make_url: MakeUrl) -> str:
     """Return the waveform and the spectrogram of one track."""
-    attributes = _track_attributes("foley-lane", index)
+    attributes = _render_attributes("foley-lane", index)
     if track.spectrogram is None:
         return (
             f'<div {attributes}><p class="foley-silent">This clip has no sound of its own</p></div>'
@@ -78,23 +78,23 @@ def _render_lane(index: int, track: Track, url_of: UrlOf) -> str:
 <div {attributes}>
 <svg viewBox="0 0 {NUM_COLUMNS} 2" preserveAspectRatio="none" role="img" \
 aria-label="Waveform: {name}"><path d="{track.waveform}"/></svg>
-<div class="foley-spectrogram"><img src="{url_of(track.spectrogram)}" alt="Spectrogram: {name}">
+<div class="foley-spectrogram"><img src="{make_url(track.spectrogram)}" alt="Spectrogram: {name}">
 <span>20 kHz</span><span>40 Hz</span></div>
 </div>"""
 
 
-def _render_downloads(index: int, track: Track, url_of: UrlOf) -> str:
+def _render_downloads(index: int, track: Track, make_url: MakeUrl) -> str:
     links = []
     for path in track.files:
         format_ = path.suffix.removeprefix(".")
         links.append(
-            f'<a href="{url_of(path)}" download="{path.name}" type="{MEDIA_TYPES[format_]}">'
+            f'<a href="{make_url(path)}" download="{path.name}" type="{MEDIA_TYPES[format_]}">'
             f"Download {format_.upper()}</a>"
         )
-    return f"<p {_track_attributes('foley-downloads', index)}>{''.join(links)}</p>"
+    return f"<p {_render_attributes('foley-downloads', index)}>{''.join(links)}</p>"
 
 
-def _track_attributes(css_class: str, index: int) -> str:
+def _render_attributes(css_class: str, index: int) -> str:
     """Return the attributes of an element that is visible only while its track is selected."""
     hidden = "" if index == FIRST_TRACK else " hidden"
     return f'class="{css_class}" data-of="{index}"{hidden}'

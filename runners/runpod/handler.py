@@ -70,7 +70,7 @@ class QueueWorker:
         """Remove all files."""
         self._scratch.close()
 
-    def concurrency(self, _current: int) -> int:
+    def limit_concurrency(self, _current: int) -> int:
         """Return how many jobs to take at once: as many as the service runs at once.
 
         The number is constant, because the SDK takes no job while it changes the number and waits
@@ -107,7 +107,7 @@ class QueueWorker:
                 clip,
                 on_update=_ProgressThrottle(lambda update: self._report_progress(job, update)),
                 max_wait_seconds=self._settings.request_timeout_seconds,
-                **job_input.service_options(),
+                **job_input.get_service_options(),
             )
             files = await self._deliver(job, result, bucket, folder)
         description = result.model_dump(exclude={"files", "saved", "kept_seconds"}, mode="json")
@@ -212,7 +212,7 @@ def main() -> None:
     runpod.serverless.register_fitness_check(check_service)
     try:
         runpod.serverless.start(
-            {"handler": worker.handle, "concurrency_modifier": worker.concurrency}
+            {"handler": worker.handle, "concurrency_modifier": worker.limit_concurrency}
         )
     finally:
         service.stop()

@@ -29,7 +29,7 @@ class JobInput(GenerationOptions):
             raise ValueError("give the clip as clip_url or as clip_base64, and not as both")
         return self
 
-    def service_options(self) -> dict[str, Any]:
+    def get_service_options(self) -> dict[str, Any]:
         """Return the options that are sent to the service."""
         return self.model_dump(exclude=_WORKER_FIELDS, exclude_none=True)
 

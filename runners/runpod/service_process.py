@@ -7,7 +7,7 @@ import threading
 
 import structlog
 
-from runners.process import free_port
+from runners.process import find_free_port
 
 log = structlog.get_logger(__name__)
 
@@ -22,7 +22,7 @@ class ServiceProcess:
     """
 
     def __init__(self) -> None:
-        port = free_port()
+        port = find_free_port()
         self.url = f"http://127.0.0.1:{port}"
         command = [sys.executable, "-m", "foley.cli.app", "serve"]
         command += ["--host", "127.0.0.1", "--port", str(port)]
