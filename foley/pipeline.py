@@ -285,7 +285,7 @@ class FoleyPipeline:
             report(Progress(Stage.DECODE_AUDIO, 1, 1))
         except torch.OutOfMemoryError as error:
             self.make_room()
-            raise session.memory_error() from error
+            raise session.make_memory_error() from error
         return session.result()
 
     def make_room(self) -> None:

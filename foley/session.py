@@ -154,7 +154,7 @@ class Session:
             notices=self._notices,
         )
 
-    def memory_error(self) -> DeviceError:
+    def make_memory_error(self) -> DeviceError:
         """Return the error for the caller when the device cannot hold this generation."""
         return DeviceError(
             f"{self._model.device} ran out of memory for {self.request.num_variations} variations "

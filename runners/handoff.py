@@ -73,7 +73,11 @@ def announce_frames(counts: FrameCounts, folder: Path) -> None:
 
 
 def read_announcement(folder: Path) -> FrameCounts | None:
-    """Return the number of frames in a folder; None until they are complete."""
+    """Return the number of frames in a folder; None until they are complete.
+
+    Args:
+        folder: of the request, in any state; it may be gone.
+    """
     try:
         return FrameCounts(**json.loads((folder / FRAME_COUNTS).read_text()))
     except FileNotFoundError:
@@ -82,6 +86,9 @@ def read_announcement(folder: Path) -> FrameCounts | None:
 
 def load_frames(folder: Path) -> "VideoFrames":
     """Return the frames that `save_frames` wrote.
+
+    Args:
+        folder: of the request.
 
     Raises:
         OSError: they are not there.
@@ -116,7 +123,10 @@ def save_waveforms(waveforms: "Tensor", folder: Path) -> None:
 
 
 def load_waveforms(folder: Path) -> "Tensor":
-    """Return the sounds that `save_waveforms` wrote, [N, 1, samples].
+    """Return the sounds that `save_waveforms` wrote, float32 [N, 1, samples].
+
+    Args:
+        folder: of the request.
 
     Raises:
         OSError: they are not there.

@@ -19,7 +19,14 @@ class Runner(Protocol):
     """The service `GpuRunner`, as the API's processes call it."""
 
     def generate(self, *, request: RunnerRequest) -> AsyncIterator[str]:
-        """Yield the events of a request as lines of JSON, in chunks of any size."""
+        """Yield the events of a request.
+
+        Args:
+            request: asks for a place.
+
+        Yields:
+            parts of lines of JSON, one line for each `RunnerEvent`.
+        """
 
     async def cancel(self, *, request_id: str) -> bool:
         """End a request; returns whether there was one."""

@@ -40,7 +40,7 @@ def measure(pipeline: FoleyPipeline) -> tuple[Budget, dict[Kind, float]]:
         pipeline: on the device.
 
     Returns:
-        Its budget, and the seconds for each unit of an action; see `JobSize.units`.
+        Its budget, and the seconds for each unit of an action; see `JobSize.count_units`.
     """
     lanes = count_cpu_lanes() if pipeline.device.type == "cpu" else 1
     all_threads = torch.get_num_threads()

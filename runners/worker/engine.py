@@ -153,7 +153,7 @@ class Engine:
             return error
         log.warning("out_of_memory", device=str(self.pipeline.device))
         self.pipeline.make_room()
-        return session.memory_error()
+        return session.make_memory_error()
 
     def _synchronize(self) -> None:
         device = self.pipeline.device

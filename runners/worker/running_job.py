@@ -39,7 +39,12 @@ class RunningJob(ScheduledJob):
 
     @classmethod
     def create(cls, request: RunnerRequest, on_update: OnProgressUpdate) -> Self:
-        """Return the job of a request whose time starts now."""
+        """Return the job of a request whose time starts now.
+
+        Args:
+            request: from the API.
+            on_update: called with its progress.
+        """
         return cls(
             id=request.id,
             priority=request.priority,
@@ -50,6 +55,9 @@ class RunningJob(ScheduledJob):
 
     def begin(self, pipeline: "FoleyPipeline") -> None:
         """Load the frames and create the session, on the thread of the engine that begins it.
+
+        Args:
+            pipeline: of that engine.
 
         Raises:
             OSError: the frames are gone, because the API gave the request up.
@@ -64,13 +72,17 @@ class RunningJob(ScheduledJob):
         self.session = pipeline.start(frames, self.request.options)
 
     def report(self, update: ProgressUpdate) -> None:
-        """Report the progress, unless nothing has changed."""
+        """Report the progress, unless it equals the last report."""
         if update != self._last_update:
             self._last_update = update
             self.on_update(update)
 
     def report_stage(self, stage: Stage) -> None:
-        """Report that the session is in this stage, with its step while it samples."""
+        """Report the session's progress.
+
+        Args:
+            stage: the current one; in `SAMPLE`, the report has the step.
+        """
         assert self.session is not None
         if stage is Stage.SAMPLE:
             step, num_steps = self.session.step, self.session.num_steps

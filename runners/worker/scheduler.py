@@ -59,8 +59,8 @@ class JobSize:
     num_sounds: int
     num_latents: int
 
-    def count(self, kind: Kind) -> int:
-        """Return the number of actions of a kind."""
+    def count_actions(self, kind: Kind) -> int:
+        """Return the number of actions of a kind, at least 1."""
         counts = {
             Stage.ENCODE: self.num_pieces,
             Stage.SAMPLE: self.num_evaluations,
@@ -68,8 +68,12 @@ class JobSize:
         }
         return counts[kind]
 
-    def units(self, kind: Kind) -> float:
-        """Return the size of one action of a kind, to which its seconds are proportional."""
+    def count_units(self, kind: Kind) -> int:
+        """Return the size of one action of a kind, to which its seconds are proportional.
+
+        Args:
+            kind: a piece of encoding has 1 unit, an evaluation its tokens, a sound its frames.
+        """
         return {Stage.ENCODE: 1, Stage.SAMPLE: self.tokens, Stage.DECODE_AUDIO: self.num_latents}[
             kind
         ]
@@ -93,8 +97,8 @@ class Budget:
     bytes_per_request: float = 0.0
     bytes_per_token: float = 0.0
 
-    def bytes_of(self, size: JobSize) -> float:
-        """Return the memory that the state of a request takes."""
+    def estimate_bytes(self, size: JobSize) -> float:
+        """Return the memory in bytes that the state of a request of this size takes."""
         return self.bytes_per_request + self.bytes_per_token * size.tokens
 
 
@@ -128,7 +132,7 @@ class ScheduledJob:
 
     def count_left(self, kind: Kind) -> int:
         """Return the number of actions of a kind that are still to come."""
-        return self.size.count(kind) - self.done[kind]
+        return self.size.count_actions(kind) - self.done[kind]
 
     @property
     def next_kind(self) -> Kind | None:
@@ -158,7 +162,7 @@ class Scheduler(Generic[JobT]):
 
     Args:
         budgets: of each device.
-        rates: seconds for each unit of an action, to start with; see `JobSize.units`.
+        rates: seconds for each unit of an action, to start with; see `JobSize.count_units`.
         capacity: places for requests, at least 1.
     """
 
@@ -194,6 +198,9 @@ class Scheduler(Generic[JobT]):
     def reserve(self, job: JobT) -> None:
         """Give a request a place, before its size is known.
 
+        Args:
+            job: new, with a deadline on the clock of `queue` and `list_late`.
+
         Raises:
             BusyError: all places are taken; it has the expected time until one is free.
         """
@@ -223,6 +230,9 @@ class Scheduler(Generic[JobT]):
     def drop(self, job: JobT) -> bool:
         """Take a request out, now or when the action that is being executed on it is complete.
 
+        Args:
+            job: in any state; one that has left stays away.
+
         Returns:
             Whether it has left.
         """
@@ -231,7 +241,11 @@ class Scheduler(Generic[JobT]):
         return job not in self.jobs
 
     def list_late(self, now: float) -> list[JobT]:
-        """Return the requests whose time is up and that were not dropped."""
+        """Return the requests whose time is up and that were not dropped.
+
+        Args:
+            now: the time, in seconds of the caller's clock.
+        """
         return [job for job in self.jobs if not job.dropped and job.deadline <= now]
 
     def find_next_deadline(self) -> float:
@@ -239,7 +253,11 @@ class Scheduler(Generic[JobT]):
         return min((job.deadline for job in self.jobs if not job.dropped), default=math.inf)
 
     def next(self, device: int) -> Action[JobT] | None:
-        """Start the next action of a device, if there is one. `complete` ends it."""
+        """Start the next action of a device, if there is one. `complete` ends it.
+
+        Args:
+            device: index of its budget.
+        """
         action = self._choose(device)
         if action is not None:
             for job in action.jobs:
@@ -256,13 +274,13 @@ class Scheduler(Generic[JobT]):
         Returns:
             Its requests that have left: finished, or dropped meanwhile.
         """
-        total = sum(job.size.units(action.kind) for job in action.jobs)
+        total = sum(job.size.count_units(action.kind) for job in action.jobs)
         self._measure(action.kind, seconds / total)
         self._balance(action, seconds)
         for job in action.jobs:
             job.executing = False
             job.done[action.kind] += 1
-            part = seconds * job.size.units(action.kind) / total
+            part = seconds * job.size.count_units(action.kind) / total
             self._served[job.priority] += part / SHARES[job.priority]
             if job.next_kind is None:
                 job.dropped = True
@@ -270,9 +288,14 @@ class Scheduler(Generic[JobT]):
         return [job for job in action.jobs if job.dropped]
 
     def estimate_seconds_left(self, job: JobT) -> float:
-        """Return the device seconds that a queued request still takes, at the measured rates."""
+        """Return the device seconds that a request still takes, at the measured rates.
+
+        Args:
+            job: queued, so that its size is known.
+        """
         return sum(
-            job.count_left(kind) * job.size.units(kind) * rate for kind, rate in self._rates.items()
+            job.count_left(kind) * job.size.count_units(kind) * rate
+            for kind, rate in self._rates.items()
         )
 
     def estimate_seconds_to_place(self) -> float | None:
@@ -301,7 +324,7 @@ class Scheduler(Generic[JobT]):
         """Return the requests whose turn it is on a device: with a piece, and for an evaluation."""
         budget = self._budgets[device]
         begun = [job for job in self._queued if job.device == device]
-        bytes_left = budget.state_bytes - sum(budget.bytes_of(job.size) for job in begun)
+        bytes_left = budget.state_bytes - sum(budget.estimate_bytes(job.size) for job in begun)
         empty, full = not begun, False
         tokens_left = budget.tokens
         pieces: list[JobT] = []
@@ -310,7 +333,7 @@ class Scheduler(Generic[JobT]):
         for job in self._sort(free):
             if job.device is None:
                 # A request that is alone on a device may always try.
-                full = full or (budget.bytes_of(job.size) > bytes_left and not empty)
+                full = full or (budget.estimate_bytes(job.size) > bytes_left and not empty)
                 if full:
                     continue
             if job.next_kind != Stage.DECODE_AUDIO:
@@ -318,7 +341,7 @@ class Scheduler(Generic[JobT]):
                     continue
                 tokens_left -= job.size.tokens
             if job.device is None:
-                bytes_left -= budget.bytes_of(job.size)
+                bytes_left -= budget.estimate_bytes(job.size)
                 empty = False
             (batch if job.next_kind == Stage.SAMPLE else pieces).append(job)
         return pieces, batch

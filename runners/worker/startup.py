@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 def start_worker(settings: Settings) -> Worker:
     """Return a worker that loads the model of the settings on each of their devices.
 
-    It loads on a thread of its own: see `Worker.status`.
+    Args:
+        settings: name the model, its devices and the number of places. Loading takes place on a
+            thread of the worker, so what goes wrong is in `Worker.status`.
     """
 
     def load() -> "list[FoleyPipeline]":

@@ -143,7 +143,11 @@ class Worker:
         job.conclude()
 
     def cancel(self, job_id: str) -> bool:
-        """End a request in any state; returns whether there was one with this id."""
+        """End a request in any state; returns whether there was one.
+
+        Args:
+            job_id: the id of its `RunnerRequest`.
+        """
         with self._changed:
             jobs = [job for job in self._list_jobs() if job.id == job_id and not job.failure]
         for job in jobs:

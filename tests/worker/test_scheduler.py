@@ -65,7 +65,7 @@ def cost(action: Action[ScheduledJob]) -> float:
     if action.kind is Stage.SAMPLE:
         return 0.003 + RATES[Stage.SAMPLE] * action.tokens
     (job,) = action.jobs
-    return RATES[action.kind] * job.size.units(action.kind)
+    return RATES[action.kind] * job.size.count_units(action.kind)
 
 
 @dataclass
@@ -152,7 +152,7 @@ class Simulation:
         else:
             assert len(action.jobs) == 1
         states = [job for job in self.scheduler.jobs if job.device == action.device]
-        num_bytes = sum(budget.bytes_of(job.size) for job in states)
+        num_bytes = sum(budget.estimate_bytes(job.size) for job in states)
         assert num_bytes <= budget.state_bytes or len(states) == 1
 
     def seconds(self, job: ScheduledJob) -> float:
@@ -285,7 +285,10 @@ def test_a_long_request_ends_under_an_overload_of_short_ones() -> None:
     long = simulation.jobs[0]
     # Those that arrive within its work / AGEING seconds may go before it. Its work is 5.2 s at the
     # rate of small evaluations. Measured: 52 s.
-    work = sum(LONG.count(k) * LONG.units(k) * RATES[k] for k in RATES) + LONG.tokens * 50 * 3e-5
+    work = (
+        sum(LONG.count_actions(k) * LONG.count_units(k) * RATES[k] for k in RATES)
+        + LONG.tokens * 50 * 3e-5
+    )
     assert simulation.seconds(long) < work / AGEING + work
     assert len(simulation.refused) > 1000
 
