@@ -42,7 +42,7 @@ from runners.jobs.run import GenerationService
 from runners.jobs.scratch import Scratch, SharedScratch
 from runners.logs import configure_logging
 from runners.messages import ModelStatus, RunnerRequest
-from runners.page.proxy import PageHost
+from runners.page.proxy import PageProxy
 from runners.sandbox.fork_server import SandboxLimits
 from runners.sandbox.pool import Sandbox
 from runners.settings import child_environment, load_settings
@@ -150,7 +150,7 @@ class FoleyApi:
         )
         self.handlers = Handlers(SETTINGS, self.service, self.cancellations, self.results)
         self.health = HealthCheck(self.__is_ready__, SETTINGS)
-        self.page = PageHost(self.common.folder, prefix="/ui")
+        self.page = PageProxy(self.common.folder, prefix="/ui")
         self.grpc_server: GrpcServer | None = None
 
     @bentoml.on_startup
@@ -159,7 +159,7 @@ class FoleyApi:
         self.sandbox_start = asyncio.create_task(self.sandbox.start())
         self.sweeping = asyncio.create_task(self.results.sweep_forever())
         await self.health.start()
-        self.page.heed_signals()
+        self.page.end_streams_on_stop_signal()
         if SETTINGS.grpc_port:
             servicer = FoleyServicer(
                 SETTINGS, self.service, self.scratch, self.cancellations, ApiKeys(SETTINGS.keys)

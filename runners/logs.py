@@ -1,4 +1,7 @@
-"""Logs: one JSON object a line, ours and the libraries' alike. Prompts are never logged."""
+"""Configure logging: one JSON object a line, from our loggers and from those of the libraries.
+
+Prompts are never logged.
+"""
 
 import logging
 import sys
@@ -8,7 +11,11 @@ import structlog
 
 
 def configure_logging(level: str) -> None:
-    """Send every logger of this process to standard output as JSON."""
+    """Send the records of every logger of this process to standard output as JSON.
+
+    Args:
+        level: the lowest level that our own loggers log, such as "info"; warnings for the others.
+    """
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -40,9 +47,9 @@ def configure_logging(level: str) -> None:
 
 
 def adopt_libraries() -> None:
-    """Take the libraries' own handlers away, so that what they log goes the same way as ours.
+    """Remove the handlers of the libraries' loggers, so that their records reach our own handler.
 
-    Some make theirs when they are imported: call this again when they are.
+    Some libraries install a handler when they are imported. Call this again after that.
     """
     for library in logging.root.manager.loggerDict.values():
         if isinstance(library, logging.Logger):

@@ -1,9 +1,10 @@
-"""What the service counts, beside what BentoML counts of the runner; /metrics shows all processes.
+"""The Prometheus metrics of the service. /metrics shows those of all its processes together.
 
-BentoML's counts of the API are switched off: they have a label with the path as it was sent, so
-that every kept result, and everybody who tries paths, would add lines for good.
+BentoML's own metrics of the runner are exported too. Its metrics of the API are switched off: one
+of their labels is the path that a client sent, so that every stored result, and every path that
+somebody tries, would add time series that are never removed.
 
-BentoML starts each process with PROMETHEUS_MULTIPROC_DIR set, where their counts come together.
+BentoML sets PROMETHEUS_MULTIPROC_DIR for each process, a folder in which they all write.
 """
 
 from prometheus_client import (
@@ -22,18 +23,18 @@ STAGE_SECONDS = Histogram(
     ["stage"],
     buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300),
 )
-REQUESTS = Counter("foley_requests", "Requests answered, over HTTP or gRPC", ["route", "status"])
+REQUESTS = Counter("foley_requests", "Requests answered over HTTP or gRPC", ["route", "status"])
 REQUEST_SECONDS = Histogram(
     "foley_request_seconds",
-    "Seconds from a request to the end of its answer",
+    "Seconds from the start of a request to the end of its response",
     ["route"],
     buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300),
 )
 ERRORS = Counter("foley_errors", "Requests answered with an error, by its code", ["code"])
-AUDIO_SECONDS = Counter("foley_audio_seconds", "Seconds of sound made")
+AUDIO_SECONDS = Counter("foley_audio_seconds", "Seconds of sound generated")
 WAIT_SECONDS = Histogram(
     "foley_wait_seconds",
-    "Seconds that a request waited before the model began with it",
+    "Seconds that a request waited before the model began it",
     ["priority"],
     buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300),
 )
@@ -42,7 +43,7 @@ BATCH_SIZE = Histogram(
 )
 BATCH_TOKENS = Histogram(
     "foley_batch_tokens",
-    "Latent frames in a model evaluation, of all variations and halves of guidance",
+    "Latent frames in a model evaluation, of all variations and both halves of guidance",
     buckets=(100, 200, 400, 800, 1600, 3200, 6400, 12_800, 25_600, 51_200),
 )
 STEP_SECONDS = Histogram(
@@ -50,28 +51,28 @@ STEP_SECONDS = Histogram(
     "Seconds of a model evaluation",
     buckets=(0.003, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 3, 10),
 )
-# The runner alone writes these, and a new runner starts anew: the latest value is the true one.
+# Only the runner sets these. A new runner starts again, so the latest value is the right one.
 QUEUE_DEPTH = Gauge(
     "foley_queue_depth",
     "Admitted requests that the model has not begun, with those whose clip is being decoded",
     multiprocess_mode="mostrecent",
 )
 RUNNING = Gauge(
-    "foley_running", "Requests that the model is working on", multiprocess_mode="mostrecent"
+    "foley_running", "Requests that the model is processing", multiprocess_mode="mostrecent"
 )
 GPU_MEMORY = Gauge(
     "foley_gpu_memory_bytes",
-    "Memory that tensors take on a GPU",
+    "Memory that tensors take on a GPU, in bytes",
     ["device"],
     multiprocess_mode="mostrecent",
 )
 
 
-def exposition() -> bytes:
-    """What all processes of the server have counted, in Prometheus' text format."""
+def render_metrics() -> bytes:
+    """Return the metrics of all processes of this server, in Prometheus' text format."""
     registry = CollectorRegistry()
     try:
         multiprocess.MultiProcessCollector(registry)
-    except ValueError:  # this process is alone
+    except ValueError:  # PROMETHEUS_MULTIPROC_DIR is not set: there is one process
         registry = REGISTRY
     return generate_latest(registry)

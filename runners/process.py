@@ -1,4 +1,4 @@
-"""Ports for servers that are started as processes, and the signals that end them."""
+"""Find free ports for servers that run as processes, and act on the signals that stop them."""
 
 import asyncio
 import contextlib
@@ -9,13 +9,21 @@ import threading
 from collections.abc import Callable
 from types import FrameType
 
-# Below those that Linux gives to whoever connects or asks for any: a port that it gave to us and
-# that we let go can be taken by the server's own connections before the server listens on it.
+# Linux takes the ports of outgoing connections from above this range. A port from there could be
+# taken by a connection of the server itself before the server listens on it.
 _PORTS = range(20_000, 32_000)
 
 
-def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
-    """Ports of this address that nobody listens on, each another."""
+def find_free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
+    """Return different ports of an address that nobody listens on.
+
+    Args:
+        count: how many ports.
+        host: the address, IPv4 or IPv6.
+
+    Raises:
+        OSError: of 100 random ports too few are free.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     free: list[int] = []
     for port in random.sample(_PORTS, 100):
@@ -24,19 +32,30 @@ def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
             free.append(port)
         if len(free) == count:
             return free
-    raise OSError(f"of 100 ports of {host}, {len(free)} are free, and {count} are wanted")
+    raise OSError(f"of 100 ports of {host}, {len(free)} are free, and {count} are needed")
 
 
-def free_port(host: str = "127.0.0.1") -> int:
-    """A port of this address that nobody listens on."""
-    return free_ports(1, host)[0]
+def find_free_port(host: str = "127.0.0.1") -> int:
+    """Return a port of an address that nobody listens on.
+
+    Args:
+        host: the address, IPv4 or IPv6.
+
+    Raises:
+        OSError: of 100 random ports none is free.
+    """
+    return find_free_ports(1, host)[0]
 
 
-def on_end_asked(begin: Callable[[], object]) -> None:
-    """Have `begin` called in this event loop on SIGTERM or SIGINT, beside what is done already.
+def call_on_stop_signal(begin_stop: Callable[[], object]) -> None:
+    """Have the current event loop call `begin_stop` on SIGTERM or SIGINT.
 
-    The server around us first waits for its own connections, which takes as long as they like, and
-    only then runs shutdown hooks. Outside the main thread, where no signals come, nothing happens.
+    The server around us waits for its own open connections first, without a limit of ours, and runs
+    shutdown hooks only then. The handlers that are installed already still run. Outside the main
+    thread, which alone can install handlers, nothing happens.
+
+    Args:
+        begin_stop: must return at once.
     """
     if threading.current_thread() is not threading.main_thread():
         return
@@ -44,9 +63,9 @@ def on_end_asked(begin: Callable[[], object]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         before = signal.getsignal(number)
 
-        def heed(number: int, frame: FrameType | None, before: object = before) -> None:
-            loop.call_soon_threadsafe(begin)
+        def handle(number: int, frame: FrameType | None, before: object = before) -> None:
+            loop.call_soon_threadsafe(begin_stop)
             if callable(before):
                 before(number, frame)
 
-        signal.signal(number, heed)
+        signal.signal(number, handle)

@@ -35,7 +35,7 @@ _NO_TRACES: Tracer = trace.NoOpTracer()
 
 
 class _Process:
-    """What this process traces with."""
+    """The tracer of this process, and what sends its spans."""
 
     tracer = _NO_TRACES
     provider: TracerProvider | None = None
@@ -43,10 +43,10 @@ class _Process:
 
 
 def configure_tracing(process: str) -> None:
-    """Send the spans of this process to the collector, where one is configured.
+    """Send the spans of this process to the collector, if one is configured.
 
     Args:
-        process: the service's name for it.
+        process: name of the BentoML service that runs in it; the attribute `foley.process`.
     """
     if not is_tracing_configured():
         return
@@ -58,7 +58,7 @@ def configure_tracing(process: str) -> None:
 
 
 def end_tracing() -> None:
-    """Send what was not yet sent, as far as the collector takes it soon."""
+    """Send the spans that are not sent yet. Gives up after two seconds."""
     if _Process.provider is not None and _Process.exporter is not None:
         giving_up = threading.Timer(END_SECONDS, _Process.exporter.shutdown)  # ends its retries
         giving_up.start()
@@ -68,9 +68,14 @@ def end_tracing() -> None:
 
 
 @contextlib.contextmanager
-def request_span(name: str, headers: Mapping[str, str]) -> Iterator[Span]:
-    """A request, as part of the caller's trace where its headers name one."""
-    # In a context of its own: BentoML's middleware has begun a span that nobody collects.
+def start_request_span(name: str, headers: Mapping[str, str]) -> Iterator[Span]:
+    """Start the span of a request, in the caller's trace if the headers name one.
+
+    Args:
+        name: of the span.
+        headers: HTTP headers or gRPC metadata, with lower-case names.
+    """
+    # A new context, because BentoML's middleware has started a span that is never exported.
     caller = propagate.extract(headers, context.Context())
     with _Process.tracer.start_as_current_span(
         name, caller, kind=SpanKind.SERVER, record_exception=False, set_status_on_exception=False
@@ -79,7 +84,15 @@ def request_span(name: str, headers: Mapping[str, str]) -> Iterator[Span]:
 
 
 def describe_request(span: Span, method: str, route: str, status: int, code: str) -> None:
-    """Note what came of a request; `code` is that of an error, or empty."""
+    """Set the attributes of a finished HTTP request.
+
+    Args:
+        span: of the request.
+        method: of HTTP.
+        route: the path's pattern, not the path itself.
+        status: of the response.
+        code: of the error; empty without one.
+    """
     span.set_attributes(
         {
             "http.request.method": method,
@@ -94,32 +107,44 @@ def describe_request(span: Span, method: str, route: str, status: int, code: str
 
 
 def describe_call(span: Span, method: str, status: str, code: str) -> None:
-    """Note what came of a gRPC call; `code` is that of an error, or empty."""
+    """Set the attributes of a finished gRPC call.
+
+    Args:
+        span: of the call.
+        method: of the gRPC service.
+        status: name of the gRPC status.
+        code: of the error; empty without one.
+    """
     span.set_attributes({"rpc.system": "grpc", "rpc.method": method, "foley.status": status})
     if code:
         span.set_attribute("error.type", code)
         span.set_status(StatusCode.ERROR)
 
 
-def log_fields(span: Span) -> dict[str, str]:
-    """What the log calls the trace that a span is part of."""
+def make_log_fields(span: Span) -> dict[str, str]:
+    """Return the log fields that name the trace of a span; none for a span without a trace."""
     found = span.get_span_context()
     return {"trace_id": trace.format_trace_id(found.trace_id)} if found.is_valid else {}
 
 
 @contextlib.contextmanager
-def span(name: str, kind: SpanKind = SpanKind.INTERNAL) -> Iterator[None]:
-    """A part of the request that is being worked on."""
+def start_span(name: str, kind: SpanKind = SpanKind.INTERNAL) -> Iterator[None]:
+    """Start a span inside the current one, and mark it as failed if an exception leaves it.
+
+    Args:
+        name: of the span.
+        kind: CLIENT for a call to another process.
+    """
     with _Process.tracer.start_as_current_span(name, kind=kind, record_exception=False) as started:
         try:
             yield
         except BaseException as error:
-            _fail(started, error)
+            _mark_failed(started, error)
             raise
 
 
-def carrier() -> dict[str, str]:
-    """The current span, as it is handed to another process; empty where none is traced."""
+def inject_span() -> dict[str, str]:
+    """Return the current span's context for another process; empty without tracing."""
     carried: dict[str, str] = {}
     if _Process.provider is not None:
         propagate.inject(carried)
@@ -161,7 +186,7 @@ class JobTrace:
         gone = outcome.cancelled() or not outcome.done()
         error = CancelledRequestError() if gone else outcome.exception()
         if error is not None:
-            _fail(self._span, error)
+            _mark_failed(self._span, error)
         self._span.end()
 
     def _add_step(self, step: int, now: int) -> None:
@@ -173,7 +198,7 @@ class JobTrace:
         ).end(now)
 
 
-def _fail(failed: Span, error: BaseException) -> None:
+def _mark_failed(failed: Span, error: BaseException) -> None:
     kind = error.code if isinstance(error, FoleyError) else type(error).__name__
     failed.set_attribute("error.type", kind)
     failed.set_status(StatusCode.ERROR)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 
-from runners.process import free_port
+from runners.process import find_free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS = 120.0
@@ -34,7 +34,7 @@ def run_service(log: Path) -> Iterator[httpx.Client]:
     Raises:
         LocalServiceError: the service does not become ready, or does not stop in time.
     """
-    port = free_port()
+    port = find_free_port()
     command = [sys.executable, "-m", "bentoml", "serve", "service:FoleyApi"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--timeout-graceful-shutdown", "10"]
     with tempfile.TemporaryDirectory() as home, log.open("wb") as output:

@@ -18,7 +18,7 @@ import httpx
 import numpy as np
 import psutil
 
-from runners.process import free_ports
+from runners.process import find_free_ports
 from tests.patience import Deadline, scale, wait_for_exit, wait_until
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -44,7 +44,7 @@ class Server:
     target: str = "service:FoleyApi"
 
     def __post_init__(self) -> None:
-        self.port, grpc_port = free_ports(2)
+        self.port, grpc_port = find_free_ports(2)
         self.grpc_address = f"127.0.0.1:{grpc_port}"
         self.scratch = self.folder / "scratch"
         self.log = self.folder / "server.log"

@@ -58,8 +58,8 @@ async def guard_call(
     request_id = request_id_of(metadata)
     traced = contextlib.ExitStack()
     route = f"/{SERVICE}/{method}"
-    span = traced.enter_context(tracing.request_span(f"{SERVICE}/{method}", metadata))
-    structlog.contextvars.bind_contextvars(request_id=request_id, **tracing.log_fields(span))
+    span = traced.enter_context(tracing.start_request_span(f"{SERVICE}/{method}", metadata))
+    structlog.contextvars.bind_contextvars(request_id=request_id, **tracing.make_log_fields(span))
     started = time.monotonic()
     code, status = "", grpc.StatusCode.OK
     try:

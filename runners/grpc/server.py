@@ -16,7 +16,7 @@ from foley.errors import NotReadyError
 from foley.v1.foley_pb2_grpc import add_FoleyServiceServicer_to_server
 from runners.grpc import SERVICE
 from runners.grpc.servicer import FoleyServicer
-from runners.process import on_end_asked
+from runners.process import call_on_stop_signal
 from runners.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -61,7 +61,7 @@ class GrpcServer:
         self._running = asyncio.create_task(self._run())
         self._stopping: asyncio.Task[None] | None = None
         # Shutdown hooks run only after HTTP's connections are drained, which is too late for gRPC.
-        on_end_asked(self.begin_stop)
+        call_on_stop_signal(self.begin_stop)
 
     def check(self) -> None:
         """Return if the server listens.

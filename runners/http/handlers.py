@@ -84,7 +84,7 @@ class Handlers:
 
     async def get_metrics(self, _request: Request) -> Response:
         """GET /metrics: the counts of all processes."""
-        text = await asyncio.to_thread(metrics.exposition)
+        text = await asyncio.to_thread(metrics.render_metrics)
         return Response(text, media_type=CONTENT_TYPE_LATEST)
 
     async def get_openapi(self, _request: Request) -> Response:

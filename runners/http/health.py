@@ -47,7 +47,7 @@ class HealthCheck:
             return
         application = web.Application()
         application.router.add_get(self._settings.health_path, self._respond_on_own_port)
-        # Signals belong to the server around this one.
+        # The server around this one handles the signals.
         self._listener = web.AppRunner(application, handle_signals=False, access_log=None)
         await self._listener.setup()
         # Every API worker listens, and the kernel distributes the connections.

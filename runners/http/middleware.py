@@ -69,9 +69,9 @@ class ErrorMiddleware:
             await self._serve(scope, receive, response, headers)
             return
         route, started = _route_name(path), time.monotonic()
-        with tracing.request_span(f"{scope['method']} {route}", headers) as span:
+        with tracing.start_request_span(f"{scope['method']} {route}", headers) as span:
             structlog.contextvars.bind_contextvars(
-                request_id=response.request_id, **tracing.log_fields(span)
+                request_id=response.request_id, **tracing.make_log_fields(span)
             )
             try:
                 await self._serve(scope, receive, response, headers)

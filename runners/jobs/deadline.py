@@ -41,7 +41,7 @@ class Deadline:
             name: of the stage; `seconds` gets it when the block ends without an error.
         """
         started = time.monotonic()
-        with tracing.span(name):
+        with tracing.start_span(name):
             yield
         self.seconds[name] = time.monotonic() - started
 

@@ -83,7 +83,7 @@ class GenerationService:
         """
         model = self._model or await self.ask_model()
         try:
-            with tracing.span("generate", SpanKind.CLIENT):
+            with tracing.start_span("generate", SpanKind.CLIENT):
                 request = _make_request(job, deadline)
                 async with RunnerCall(self._runner, request) as call:
                     trimmed = await self._decode(job, model, deadline, on_update)
@@ -180,5 +180,5 @@ def _make_request(job: GenerationJob, deadline: Deadline) -> RunnerRequest:
         folder=str(job.folder),
         options=job.options.generation_request(),
         timeout_seconds=deadline.left_seconds,
-        trace=tracing.carrier(),
+        trace=tracing.inject_span(),
     )

@@ -1,11 +1,12 @@
-"""The page on the service's own port: a process of its own, behind /ui of every API process.
+"""Serve the page, which runs in a process of its own, below /ui of every API process.
 
     browser -- /ui --> FoleyApi -- unix socket --> runners.page -- HTTP --> FoleyApi
-                       (any worker)                (one process)            (as anybody calls it)
+                       (any process)               (one process)            (the public API)
 
-Gradio keeps a visit in one process, while a visit's requests go to any API worker; importing it
-takes seconds and drawing takes a core, of which probes and requests know nothing here. The process
-starts when somebody first asks for the page: who serves programs alone does not pay for it.
+Gradio keeps a session in one process, while the requests of a session may reach any API process.
+Importing Gradio takes seconds and drawing takes a core; in a process of its own neither delays
+probes and requests. The process starts with the first request for the page, so a service that only
+programs call does not pay for it.
 """
 
 import asyncio
@@ -24,30 +25,30 @@ from starlette.responses import HTMLResponse
 from starlette.types import Receive, Scope, Send
 
 from foley.errors import NotFoundError, NotReadyError
-from runners.process import on_end_asked
+from runners.process import call_on_stop_signal
 
 log = structlog.get_logger(__name__)
 
 SOURCE_ROOT = Path(__file__).resolve().parents[2]
 STARTING = Path(__file__).parent / "assets" / "starting.html"
 STOP_SECONDS = 3.0
-MAX_SOCKET_BYTES = 107  # Linux takes no longer path of a socket
-# They are about one connection, or said again for the next one.
+MAX_SOCKET_BYTES = 107  # length of the longest socket path that Linux takes
+# These concern one connection only, or are set again for the next one.
 HOP_BY_HOP = {b"connection", b"keep-alive", b"transfer-encoding", b"upgrade", b"te", b"date"}
 
 
-class PageHost:
-    """An ASGI application that hands /ui on to the page's process, and starts that when asked for.
+class PageProxy:
+    """An ASGI application that forwards /ui to the page's process, and starts that when needed.
 
     Args:
-        common: folder that all API processes of this server share.
-        prefix: path below which the page is.
+        shared: folder that all API processes of this server share.
+        prefix: path below which the page is served, such as /ui.
     """
 
-    def __init__(self, common: Path, prefix: str) -> None:
+    def __init__(self, shared: Path, prefix: str) -> None:
         self._prefix = prefix
-        self._lock = common / "page.lock"  # held by the page's process for as long as it lives
-        self._socket = common / "page.sock"
+        self._lock = shared / "page.lock"  # the page's process holds it while it runs
+        self._socket = shared / "page.sock"
         self._process: subprocess.Popen[bytes] | None = None
         self._stopping = asyncio.Event()
         self._client = httpx.AsyncClient(
@@ -57,22 +58,22 @@ class PageHost:
             ),
             timeout=httpx.Timeout(None, connect=5),
         )
-        self._client.headers.clear()  # the visitor's go, and no others
+        self._client.headers.clear()  # only the browser's headers are forwarded
 
-    def heed_signals(self) -> None:
-        """End the page's streams when the process is asked to end.
+    def end_streams_on_stop_signal(self) -> None:
+        """End the page's streams on SIGTERM or SIGINT.
 
-        A tab holds one open for as long as it is; the server waits for open ones before it tells
-        anybody that it ends.
+        An open tab keeps a stream open, and the server waits for open streams before it runs
+        shutdown hooks.
         """
-        on_end_asked(self._stopping.set)
+        call_on_stop_signal(self._stopping.set)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request.
 
         Raises:
-            NotFoundError: the page is not installed.
-            NotReadyError: it is starting, and something else than a document was asked for.
+            NotFoundError: the page is not installed, or its socket's path would be too long.
+            NotReadyError: the page is starting, and the request does not accept HTML.
         """
         try:
             await self._forward(scope, receive, send)
@@ -84,7 +85,7 @@ class PageHost:
             await starting(scope, receive, send)
 
     def close(self) -> None:
-        """End the page's process, if it is this one's."""
+        """End the page's process, if this process has started it."""
         if self._process is None:
             return
         self._process.terminate()
@@ -94,7 +95,7 @@ class PageHost:
         self._process.wait()
 
     def _start(self, scope: Scope) -> None:
-        """Start the page's process, unless there is one."""
+        """Start the page's process, unless it runs already."""
         if importlib.util.find_spec("gradio") is None:
             raise NotFoundError("the page is not installed here; it needs the extra 'page'")
         if len(os.fsencode(self._socket)) > MAX_SOCKET_BYTES:
@@ -110,7 +111,7 @@ class PageHost:
             command = [sys.executable, "-m", "runners.page", "--below-service"]
             command += ["--server", f"http://{host}:{port}", "--prefix", self._prefix]
             command += ["--socket", str(self._socket)]
-            # Its input closes when this process ends, however it ends; then it ends too.
+            # The kernel closes its standard input when this process ends; then it ends too.
             self._process = subprocess.Popen(
                 command, cwd=SOURCE_ROOT, stdin=subprocess.PIPE, pass_fds=[descriptor]
             )
@@ -119,15 +120,15 @@ class PageHost:
             os.close(descriptor)
 
     async def _forward(self, scope: Scope, receive: Receive, send: Send) -> None:
-        left = asyncio.Event()
+        disconnected = asyncio.Event()
 
-        async def body() -> AsyncIterator[bytes]:
+        async def read_body() -> AsyncIterator[bytes]:
             more = True
             while more:
                 message = await receive()
                 if message["type"] == "http.disconnect":
-                    left.set()
-                    raise httpx.ReadError("the visitor left while sending")
+                    disconnected.set()
+                    raise httpx.ReadError("the browser disconnected while it was sending")
                 yield message.get("body", b"")
                 more = message.get("more_body", False)
 
@@ -135,22 +136,22 @@ class PageHost:
         sends_body = bool(names & {b"content-length", b"transfer-encoding"})
         request = self._client.build_request(
             scope["method"],
-            httpx.URL(scheme="http", host="page", raw_path=_target(scope)),
-            headers=_end_to_end(scope["headers"]),
-            content=body() if sends_body else None,
+            httpx.URL(scheme="http", host="page", raw_path=_raw_target(scope)),
+            headers=_keep_end_to_end(scope["headers"]),
+            content=read_body() if sends_body else None,
         )
         try:
             response = await self._client.send(request, stream=True)
         except httpx.ReadError:
-            if left.is_set():
+            if disconnected.is_set():
                 return
             raise
         async with contextlib.aclosing(response):
-            await self._hand_on(response, receive, send)
+            await self._send_response(response, receive, send)
 
-    async def _hand_on(self, response: httpx.Response, receive: Receive, send: Send) -> None:
-        """Send an answer, until it ends, its visitor leaves, or this process is to end."""
-        headers = _end_to_end(response.headers.raw)
+    async def _send_response(self, response: httpx.Response, receive: Receive, send: Send) -> None:
+        """Send a response until it ends, the browser disconnects, or this process is to end."""
+        headers = _keep_end_to_end(response.headers.raw)
         await send(
             {"type": "http.response.start", "status": response.status_code, "headers": headers}
         )
@@ -159,27 +160,30 @@ class PageHost:
             async for chunk in response.aiter_raw():
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
 
-        async def leave() -> None:
+        async def wait_for_disconnect() -> None:
             while (await receive())["type"] != "http.disconnect":
-                pass  # what was sent is read: an empty end may still come
+                pass  # the end of the request's body may still come
 
-        tasks = [asyncio.ensure_future(work) for work in (pump(), leave(), self._stopping.wait())]
+        tasks = [
+            asyncio.ensure_future(work)
+            for work in (pump(), wait_for_disconnect(), self._stopping.wait())
+        ]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in tasks:
                 task.cancel()
             outcomes = await asyncio.gather(*tasks, return_exceptions=True)
-        if isinstance(outcomes[0], Exception):  # half an answer is out: break off
+        if isinstance(outcomes[0], Exception):  # a part of the response is sent: break off
             raise outcomes[0]
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-def _target(scope: Scope) -> bytes:
+def _raw_target(scope: Scope) -> bytes:
     query = scope["query_string"]
     path: bytes = scope["raw_path"]
     return path + b"?" + query if query else path
 
 
-def _end_to_end(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+def _keep_end_to_end(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     return [(name, value) for name, value in headers if name.lower() not in HOP_BY_HOP]

@@ -9,7 +9,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from foley.errors import NotReadyError
 from foley.v1.foley_pb2_grpc import FoleyServiceServicer
 from runners.grpc.server import GrpcServer
-from runners.process import free_port
+from runners.process import find_free_port
 from runners.settings import Settings
 from tests.patience import Deadline, scale
 
@@ -58,7 +58,7 @@ def test_health_is_not_serving_once_the_server_stops() -> None:
     async def run() -> None:
         server = GrpcServer(
             FoleyServiceServicer(),
-            Settings(grpc_port=free_port("::1"), grpc_host="::1"),
+            Settings(grpc_port=find_free_port("::1"), grpc_host="::1"),
             check_ready=ready,
         )
         async with grpc.aio.insecure_channel(f"[::1]:{server._port}") as channel:

@@ -14,7 +14,7 @@ from runners.grpc.server import GrpcServer
 from runners.grpc.servicer import FoleyServicer
 from runners.jobs.cancellation import CancellationRegistry
 from runners.jobs.scratch import Scratch
-from runners.process import free_port
+from runners.process import find_free_port
 from runners.settings import Settings
 from tests.fake_service import FakeService
 from tests.grpc.test_server import ready
@@ -33,7 +33,9 @@ def test_a_caller_who_stops_reading_does_not_hold_files(tmp_path: Path) -> None:
     async def run() -> None:
         timeout_seconds = scale(TIMEOUT_SECONDS)
         settings = Settings(
-            request_timeout_seconds=timeout_seconds, grpc_port=free_port("::1"), grpc_host="::1"
+            request_timeout_seconds=timeout_seconds,
+            grpc_port=find_free_port("::1"),
+            grpc_host="::1",
         )
         service, scratch = FakeService(NUM_BYTES), Scratch(tmp_path, max_workspaces=2)
         servicer = FoleyServicer(

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from runners.process import free_port
+from runners.process import find_free_port
 from tests.patience import Deadline, is_within, scale, wait_for_exit, wait_until
 from tests.server import Server
 
@@ -41,7 +41,7 @@ def statuses_until(server: Server, urls: list[str], last: int) -> list[set[int]]
 
 
 def test_the_load_balancer_sees_loading_then_ready_on_both_ports(tmp_path: Path) -> None:
-    port = free_port()
+    port = find_free_port()
     server = Server(
         tmp_path,
         {

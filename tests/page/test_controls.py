@@ -14,7 +14,7 @@ import pytest
 from playwright.sync_api import expect
 
 from foley.configs import OFFICIAL_GUIDANCE, TINY, TINY_GUIDANCE, TINY_STEPS
-from runners.process import free_port
+from runners.process import find_free_port
 from tests.page.conftest import PageStart, Tab, num_pages
 from tests.patience import is_within, scale, wait_until
 from tests.server import ROOT, Server
@@ -293,7 +293,7 @@ def test_a_page_of_its_own_asks_for_the_service_s_key(
     open_tab: Callable[..., Tab], keyed: Server, clips: Path
 ) -> None:
     """The page runs as a process of its own, outside the service."""
-    port = free_port()
+    port = find_free_port()
     command = [sys.executable, "-m", "runners.page", "--port", str(port)]
     command += ["--server", f"http://127.0.0.1:{keyed.port}"]
     with subprocess.Popen(command, cwd=ROOT) as process:

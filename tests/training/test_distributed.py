@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import multiprocessing
 
-from runners.process import free_port
+from runners.process import find_free_port
 from training.distributed import ProcessGroup
 
 SIZE = 2
@@ -29,7 +29,7 @@ def _member(rank: int, port: int, folder: str) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="members would each take a GPU")
 def test_members_go_on_with_the_mean_of_gradients_and_of_whole_numbers(tmp_path: Path) -> None:
-    multiprocessing.spawn(_member, (free_port(), str(tmp_path)), nprocs=SIZE)
+    multiprocessing.spawn(_member, (find_free_port(), str(tmp_path)), nprocs=SIZE)
     for rank in range(SIZE):
         group, (first, second), mean = torch.load(tmp_path / f"{rank}.pt", weights_only=False)
         assert (group.rank, group.size, group.is_main) == (rank, SIZE, rank == 0)

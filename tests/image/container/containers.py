@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import psutil
 
-from runners.process import free_port
+from runners.process import find_free_port
 from tests.patience import Deadline, scale, wait_for_exit, wait_until
 
 USER = 10001
@@ -146,7 +146,7 @@ class Containers:
     ) -> Container:
         """Start a container with a read-only root, on the host's network, bound to loopback."""
         volume = volume or self.volume()
-        port = port or free_port()
+        port = port or find_free_port()
         name = f"foley-test-{os.getpid()}-{next(self._numbers)}"
         log = self._folder / f"{name}.log"
         environment = {

@@ -17,7 +17,7 @@ import pytest
 
 from foley.v1.foley_pb2 import GenerateOptions, GenerateRequest
 from foley.v1.foley_pb2_grpc import FoleyServiceStub
-from runners.process import free_port
+from runners.process import find_free_port
 from tests.image.container.containers import USER, Container, Containers
 from tests.image.sounds import seconds_of
 from tests.patience import Deadline, is_within, scale, wait_for_exit, wait_until
@@ -41,7 +41,7 @@ def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def grpc_port() -> int:
-    return free_port()
+    return find_free_port()
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +201,7 @@ def test_sigterm_drains_and_a_restart_finds_all_as_it_was(
 
 
 def test_a_load_balancers_ports_and_path_are_honoured(containers: Containers) -> None:
-    health = free_port()
+    health = find_free_port()
     container = containers.run(
         "full",
         FOLEY_ROLE="load-balancer",
