@@ -1,7 +1,7 @@
 # `make demo` and `make test` need Python 3.11 or 3.12 with pip and venv, and nothing else.
 PYTHON := .venv/bin/python
 
-.PHONY: setup demo test soak serve lint format bench lock image test-image clean
+.PHONY: setup demo test test-lowest soak serve lint format bench lock image test-image clean
 
 setup:
 	@scripts/setup
@@ -14,6 +14,9 @@ test: setup lint  ## all tests but the long ones
 
 soak: setup  ## the long tests
 	@$(PYTHON) -m pytest -m soak
+
+test-lowest: setup  ## the core tests on the lowest version of each dependency
+	@scripts/lowest
 
 serve: setup  ## http://127.0.0.1:3000
 	@$(PYTHON) -m foley.cli.app serve
@@ -38,4 +41,4 @@ test-image: setup  ## the real definition on a stand-in base; needs root on Debi
 	@scripts/test-image
 
 clean:
-	@rm -rf .venv demo build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf .venv .venv-lowest demo build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

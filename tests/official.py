@@ -28,7 +28,7 @@ Format = Literal["pth", "fp16", "fp8"]
 
 
 def official_preset() -> Preset:
-    """What the folder's files fit; it carries the name of a published one, to find them."""
+    """Return the preset of the folder's files. It has a published name, by which they are found."""
     width = {"hidden_dim": 32, "num_heads": 4, "mlp_dim": 128, "num_layers": 1}
     return Preset(
         name="xl",
@@ -51,7 +51,7 @@ def official_preset() -> Preset:
 
 
 def write_official_folder(folder: Path, kind: Format = "pth") -> Path:
-    """The published files, or third-party safetensors in half or fp8 precision."""
+    """Write the published files, or third-party safetensors in half or fp8 precision."""
     folder.mkdir(parents=True)
     dit = _from_manifest("dit_xl", lambda size: _DIT_SIZES.get(size, size))
     vae = _from_manifest("dac_vae", lambda size: size // 8 if size > 16 else size)
@@ -101,7 +101,7 @@ def _is_in_a_block_too_many(key: str) -> bool:
 
 
 def _cast(weights: dict[str, Tensor], matrices: torch.dtype) -> dict[str, Tensor]:
-    # As third parties do: matrices in the small type, vectors in half precision.
+    # Third parties store matrices in the small type and vectors in half precision.
     return {k: w.to(matrices if w.ndim > 1 else torch.float16) for k, w in weights.items()}
 
 

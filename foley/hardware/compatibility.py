@@ -11,7 +11,7 @@ PACKAGES: dict[str, str] = {
     "torch": "2.8",
     "transformers": "5.6",
     "diffusers": "0.36",
-    "safetensors": "0.6",
+    "safetensors": "0.6.1",
     "huggingface_hub": "1.31",
     "av": "16",
     "numpy": "2.0",

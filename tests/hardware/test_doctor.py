@@ -1,4 +1,4 @@
-"""`foley doctor`: fabricated machines, each with one thing wrong, and this one."""
+"""`foley doctor`: invented machines, each with one fault, and this one."""
 
 import dataclasses
 import json
@@ -85,7 +85,7 @@ def packages(**changed: str | None) -> dict[str, str]:
         ("NVRM version: something else 15.3.0\n", ""),
     ],
 )
-def test_the_driver_is_read_of_proprietary_and_open_modules(
+def test_the_driver_version_is_read_for_proprietary_and_open_modules(
     text: str, version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("foley.hardware.machine.DRIVER_FILE", tmp_path / "version")
@@ -212,7 +212,7 @@ def test_the_image_is_fit_for_xxl() -> None:
         ),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line_with_what_would_fit(
+def test_a_fault_is_one_line_with_what_would_fit(
     changes: dict[str, object], check: str, state: str, words: str
 ) -> None:
     machine = dataclasses.replace(IMAGE, **changes)  # type: ignore[arg-type]
@@ -240,12 +240,12 @@ def test_a_laptop_without_a_gpu_is_fit_for_tiny() -> None:
     assert "error" in {finding.state for finding in check_machine(laptop, device="cuda")}
 
 
-def test_files_of_others_are_no_fault() -> None:
+def test_third_party_files_are_accepted() -> None:
     machine = dataclasses.replace(IMAGE, present={"xl": "absent", "xxl": "other"})
     assert {finding.state for finding in check_machine(machine, preset="xxl")} == {"ok"}
 
 
-def test_a_start_is_refused_with_that_line(tmp_path: Path) -> None:
+def test_a_start_is_refused_with_the_same_line(tmp_path: Path) -> None:
     refuse_unfit(preset="tiny", device="cpu", weights=None)
     with pytest.raises(ConfigError, match=r"weights: no xl in .*foley download xl"):
         refuse_unfit(preset="xl", device="cpu", weights=tmp_path)
@@ -289,7 +289,7 @@ def test_versions_are_read(text: str, version: tuple[int, ...]) -> None:
     assert parse_version(text) == version
 
 
-def test_this_machine_is_looked_at() -> None:
+def test_this_machine_can_be_inspected() -> None:
     machine = inspect_machine(None)
     assert machine.python == sys.version_info[:2]
     assert machine.media_error == ""
@@ -324,7 +324,7 @@ def test_scripts_get_json_and_an_exit_code(doctor: Doctor) -> None:
     assert wrong == ["weights"]
 
 
-def test_a_person_gets_lines(doctor: Doctor) -> None:
+def test_the_output_is_one_line_for_each_check(doctor: Doctor) -> None:
     fit = doctor("--preset", "tiny", "--device", "cpu")
     assert fit.returncode == 0, fit.stdout
     assert len(fit.stdout.splitlines()) == 10

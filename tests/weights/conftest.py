@@ -24,7 +24,7 @@ def hub() -> Iterator[Hub]:
 
 @pytest.fixture
 def start(hub: Hub, tmp_path: Path) -> Start:
-    """Starts a download in a process of its own, with nothing of this one's hub settings."""
+    """Start a download in a process of its own, without this process's settings for the hub."""
 
     def start(
         folder: Path, table: list[HubFile] | None = None, **settings: str
@@ -51,7 +51,7 @@ def start(hub: Hub, tmp_path: Path) -> Start:
 
 @pytest.fixture
 def run(start: Start) -> Run:
-    """The same, waited for."""
+    """Run a download in a process of its own to its end."""
 
     def run(
         folder: Path, table: list[HubFile] | None = None, **settings: str

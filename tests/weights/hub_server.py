@@ -1,8 +1,8 @@
-"""A server on the loopback that speaks the hub's protocol, as huggingface_hub uses it.
+"""A server on the loopback interface with the part of the hub's protocol that is used here.
 
-`/{repo}/resolve/{revision}/{path}` answers small files itself, with git's id as ETag, and redirects
-large ones to another host, with X-Linked-ETag (their SHA-256) and X-Linked-Size, as the hub does.
-Ranges are honoured. Every request is kept.
+`/{repo}/resolve/{revision}/{path}` answers small files itself, with git's blob id as ETag. It
+redirects large files to another host, with their SHA-256 as X-Linked-ETag, and X-Linked-Size.
+Ranges are honoured. All requests are recorded.
 """
 
 import hashlib
@@ -17,12 +17,12 @@ from foley.weights.sources import HubFile
 
 REPO = "owner/model"
 REVISION = "0123456789abcdef0123456789abcdef01234567"
-LARGE_BYTES = 1000  # files from here on are redirected
+LARGE_BYTES = 1000  # files of at least this size are redirected
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A request that came."""
+    """A request that the server received."""
 
     method: str
     path: str  # of the file
@@ -33,17 +33,19 @@ class Seen:
 
 @dataclass
 class Hub:
-    """Content and misbehaviour of the server."""
+    """The server: its content, and the faults that a test injects."""
 
     files: dict[str, bytes] = field(default_factory=dict)
-    token: str = ""  # where set, requests without it are refused
+    token: str = ""  # if set, requests without it are refused
     gated: bool = False  # 403 even with a token
-    cut_after: dict[str, int] = field(default_factory=dict)  # bytes sent until the connection ends
+    cut_after: dict[str, int] = field(
+        default_factory=dict
+    )  # bytes sent before the connection is closed
     corrupt: set[str] = field(default_factory=set)  # files sent with one byte changed
-    misstated: dict[str, int] = field(default_factory=dict)  # sizes stated in place of true ones
+    misstated: dict[str, int] = field(default_factory=dict)  # wrong sizes to state
     ignore_ranges: bool = False
-    num_busy: int = 0  # so many requests for content are answered 503 first
-    slow: threading.Event | None = None  # where set, content waits for it
+    num_busy: int = 0  # how many requests for content are answered 503 first
+    slow: threading.Event | None = None  # if set, content is sent after this event
     seen: list[Seen] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -72,7 +74,7 @@ class Hub:
 
     @property
     def fetched(self) -> list[str]:
-        """The files whose content was asked for, in order."""
+        """The files whose content was requested, in order."""
         return [seen.path for seen in self.seen if seen.method == "GET" and seen.path in self.files]
 
     def close(self) -> None:
@@ -83,7 +85,7 @@ class Hub:
         self.thread.join()
 
     def table(self, *, hashed: bool = True) -> list[HubFile]:
-        """What a program would be told to fetch."""
+        """Return the table of files to download, with sizes and checksums if `hashed`."""
         return [
             HubFile(
                 repo=REPO,
@@ -143,7 +145,7 @@ class Hub:
             self.seen.append(Seen(request.command, path, start, authorization, num_sent))
 
     def refusal(self, path: str, authorization: str) -> tuple[int, str] | None:
-        """Status and error code of a request that is not served."""
+        """Return the status and error code of a refused request; None if it is served."""
         if self.token and authorization != f"Bearer {self.token}":
             return (401, "") if authorization else (401, "RepoNotFound")
         if self.gated:
@@ -156,6 +158,6 @@ def git_id(content: bytes) -> str:
 
 
 def write_table(files: list[HubFile], path: Path) -> Path:
-    """The table as JSON, for another process."""
+    """Write the table as JSON for another process."""
     path.write_text(json.dumps([vars(file) for file in files]))
     return path

@@ -1,4 +1,4 @@
-"""`foley convert`: one folder, one index, eight bits where asked."""
+"""`foley convert`: the folder that it writes, its index, and storage in eight bits."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Files of others: found by what is in them, and refused by name where they do not fit."""
+"""Third-party files: found by their content, and refused by name if they do not fit."""
 
 from pathlib import Path
 
@@ -52,7 +52,7 @@ def test_a_transformer_of_another_size_is_not_taken_for_this_one(folder: Path) -
     assert not has_official_files(XXL, folder)
 
 
-def test_of_several_that_fit_the_one_of_most_bits_is_taken(folder: Path) -> None:
+def test_of_several_fitting_files_the_most_precise_is_used(folder: Path) -> None:
     weights = dit(folder)
     (folder / DIT).unlink()
     save_file({k: w.to(torch.float8_e4m3fn) for k, w in weights.items()}, folder / "a.safetensors")
@@ -63,7 +63,7 @@ def test_of_several_that_fit_the_one_of_most_bits_is_taken(folder: Path) -> None
 @pytest.mark.parametrize(
     "content", [b"", b"\xff" * 100, b"\x02\0\0\0\0\0\0\0{}", b"\x04\0\0\0\0\0\0\0null"]
 )
-def test_rubbish_in_the_folder_is_passed_over(folder: Path, content: bytes) -> None:
+def test_damaged_files_in_the_folder_are_ignored(folder: Path, content: bytes) -> None:
     (folder / "vae_128d_48k_fp16.safetensors").rename(folder / "vae.safetensors")
     (folder / "a.safetensors").write_bytes(content)
     assert find_file("vae", official_preset(), folder) == folder / "vae.safetensors"

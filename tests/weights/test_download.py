@@ -1,4 +1,4 @@
-"""`foley download` from a server that speaks the hub's protocol, each in a process of its own."""
+"""`foley download` from a local server that speaks the hub's protocol."""
 
 import contextlib
 import dataclasses
@@ -75,7 +75,7 @@ def test_official_files_become_a_model_that_sounds_as_before(
     assert torch.equal(sound(tmp_path / "weights"), sound(folder))
 
 
-def test_an_interruption_is_gone_on_from(hub: Hub, start: Start, run: Run, tmp_path: Path) -> None:
+def test_an_interrupted_download_resumes(hub: Hub, start: Start, run: Run, tmp_path: Path) -> None:
     hub.files = {"large.pth": os.urandom(25 * MB)}
     hub.cut_after = {"large.pth": 23 * MB}
     received = 23 * MB // PIECE_BYTES * PIECE_BYTES
@@ -93,7 +93,7 @@ def test_an_interruption_is_gone_on_from(hub: Hub, start: Start, run: Run, tmp_p
     assert got.num_sent == 25 * MB - got.start
 
 
-def test_a_cut_connection_is_gone_on_from_by_itself(hub: Hub, run: Run, tmp_path: Path) -> None:
+def test_a_cut_connection_resumes_in_the_same_run(hub: Hub, run: Run, tmp_path: Path) -> None:
     hub.files = {"large.pth": os.urandom(12 * MB)}
     hub.cut_after = {"large.pth": 11 * MB}
     result = run(tmp_path / "weights")
@@ -103,7 +103,7 @@ def test_a_cut_connection_is_gone_on_from_by_itself(hub: Hub, run: Run, tmp_path
     assert starts == [0, 11 * MB // PIECE_BYTES * PIECE_BYTES]
 
 
-def test_a_busy_server_is_asked_again(hub: Hub, run: Run, tmp_path: Path) -> None:
+def test_a_busy_server_is_retried(hub: Hub, run: Run, tmp_path: Path) -> None:
     hub.num_busy = 1
     result = run(tmp_path / "weights")
     assert result.returncode == 0, result.stderr
@@ -111,7 +111,7 @@ def test_a_busy_server_is_asked_again(hub: Hub, run: Run, tmp_path: Path) -> Non
     assert hub.num_busy == 0
 
 
-def test_a_server_without_ranges_is_started_over(hub: Hub, run: Run, tmp_path: Path) -> None:
+def test_without_ranges_the_download_restarts(hub: Hub, run: Run, tmp_path: Path) -> None:
     hub.ignore_ranges = True
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / ".large.pth.partial").write_bytes(hub.files["large.pth"][:999])
@@ -120,9 +120,7 @@ def test_a_server_without_ranges_is_started_over(hub: Hub, run: Run, tmp_path: P
     assert weights_in(tmp_path / "weights") == hub.files
 
 
-def test_a_file_that_comes_wrong_is_named_and_removed_alone(
-    hub: Hub, run: Run, tmp_path: Path
-) -> None:
+def test_a_corrupt_file_is_named_and_only_it_is_removed(hub: Hub, run: Run, tmp_path: Path) -> None:
     hub.corrupt = {"large.pth"}
     result = run(tmp_path / "weights")
     assert result.returncode == 3
@@ -137,7 +135,7 @@ def test_a_file_that_comes_wrong_is_named_and_removed_alone(
     assert weights_in(tmp_path / "weights") == hub.files
 
 
-def test_a_file_damaged_on_disk_is_named_and_fetched_again_alone(
+def test_a_file_damaged_on_disk_is_named_and_only_it_is_downloaded_again(
     hub: Hub, run: Run, tmp_path: Path
 ) -> None:
     assert run(tmp_path / "weights").returncode == 0
@@ -161,7 +159,7 @@ def test_files_copied_by_hand_are_verified_and_not_fetched(
     assert hub.fetched == []
 
 
-def test_another_file_than_the_table_s_is_refused_before_it_is_fetched(
+def test_a_file_that_differs_from_the_table_is_refused_before_it_is_downloaded(
     hub: Hub, run: Run, tmp_path: Path
 ) -> None:
     table = hub.table()
@@ -172,7 +170,7 @@ def test_another_file_than_the_table_s_is_refused_before_it_is_fetched(
     assert hub.fetched == []
 
 
-def test_files_without_a_known_hash_are_held_to_the_hub_s(
+def test_files_without_a_known_hash_are_verified_against_the_hub_s(
     hub: Hub, run: Run, tmp_path: Path
 ) -> None:
     hub.corrupt = {"small.json"}
@@ -184,7 +182,7 @@ def test_files_without_a_known_hash_are_held_to_the_hub_s(
     assert "large.pth came, but its SHA-256 is" in result.stderr
 
 
-def test_a_file_that_may_be_absent_is(hub: Hub, run: Run, tmp_path: Path) -> None:
+def test_an_optional_file_may_be_absent(hub: Hub, run: Run, tmp_path: Path) -> None:
     table = hub.table()
     table.append(dataclasses.replace(table[0], path="gone", place="gone", required=False))
     assert run(tmp_path / "weights", table).returncode == 0
@@ -208,7 +206,9 @@ def test_a_disk_too_small_is_noticed_before_a_byte_is_fetched(
     assert hub.fetched == []
 
 
-def test_a_disk_that_fills_up_is_said_and_gone_on_from(hub: Hub, run: Run, tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_the_download_resumes(
+    hub: Hub, run: Run, tmp_path: Path
+) -> None:
     # /dev/full refuses each write as a full disk does (ENOSPC), for every user and everywhere.
     (tmp_path / "weights").mkdir()
     partial = tmp_path / "weights" / ".large.pth.partial"
@@ -224,7 +224,7 @@ def test_a_disk_that_fills_up_is_said_and_gone_on_from(hub: Hub, run: Run, tmp_p
     assert hub.fetched == ["large.pth"]
 
 
-def test_offline_what_is_there_is_used_and_what_is_not_is_named(
+def test_offline_downloaded_files_are_used_and_missing_ones_are_named(
     hub: Hub, run: Run, tmp_path: Path
 ) -> None:
     offline = {"HF_HUB_OFFLINE": "1"}
@@ -238,7 +238,7 @@ def test_offline_what_is_there_is_used_and_what_is_not_is_named(
     assert hub.seen == []
 
 
-def test_without_a_network_what_is_there_is_used(hub: Hub, run: Run, tmp_path: Path) -> None:
+def test_without_a_network_downloaded_files_are_used(hub: Hub, run: Run, tmp_path: Path) -> None:
     nowhere = {"HF_ENDPOINT": "http://127.0.0.1:9"}
     result = run(tmp_path / "weights", **nowhere)
     assert result.returncode == 3
@@ -278,7 +278,9 @@ def test_a_waiting_process_takes_over_from_a_killed_one(
     assert weights_in(tmp_path / "weights") == hub.files
 
 
-def test_an_interrupted_download_says_how_to_go_on(hub: Hub, start: Start, tmp_path: Path) -> None:
+def test_an_interrupted_download_says_how_to_continue(
+    hub: Hub, start: Start, tmp_path: Path
+) -> None:
     hub.slow = threading.Event()
     process = start(tmp_path / "weights")
     wait_until(lambda: (tmp_path / "weights" / ".small.json.partial").exists())
@@ -292,7 +294,7 @@ def test_an_interrupted_download_says_how_to_go_on(hub: Hub, start: Start, tmp_p
 
 @contextlib.contextmanager
 def unwritable(folder: Path) -> Iterator[None]:
-    """A folder that refuses writes. Root may write anywhere, so it becomes someone else."""
+    """Make a folder refuse writes. Root may write anywhere, so it becomes another user."""
     folder.chmod(0o555)
     is_root = os.geteuid() == 0
     if is_root:
@@ -307,7 +309,7 @@ def unwritable(folder: Path) -> Iterator[None]:
 
 @pytest.fixture
 def public_folder() -> Iterator[Path]:
-    """Pytest's own folders are closed to other users."""
+    """Return a folder that other users may read, which pytest's own may not be."""
     folder = Path(tempfile.mkdtemp(prefix="foley-test-"))
     folder.chmod(0o755)
     yield folder
@@ -374,7 +376,7 @@ def test_the_token_goes_to_the_hub_and_not_to_where_it_redirects(
 
 
 def write_cache(home: Path, files: dict[str, bytes]) -> Path:
-    """The hub's own cache, as huggingface_hub lays it out."""
+    """Write a cache in the layout of huggingface_hub."""
     root = home / "hub" / f"models--{REPO.replace('/', '--')}"
     snapshot = root / "snapshots" / REVISION
     snapshot.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""The licence is shown before anything is fetched, and accepted by someone."""
+"""The licence is shown, and must be accepted, before a download."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from tests.weights.hub_server import Hub
 
 @pytest.fixture
 def keyboard(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """A terminal in place of standard input; what is written to it was typed."""
+    """Put a terminal in place of standard input; returns the end to type at."""
     typed, terminal = os.openpty()
     with os.fdopen(terminal, closefd=True) as stdin:
         monkeypatch.setattr(sys, "stdin", stdin)
@@ -26,7 +26,7 @@ def keyboard(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     os.close(typed)
 
 
-def test_it_is_asked_and_who_said_yes_is_recorded(
+def test_the_user_is_asked_and_the_acceptance_is_recorded(
     keyboard: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     os.write(keyboard, b"yes\n")

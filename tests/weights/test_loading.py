@@ -98,7 +98,7 @@ def test_a_cut_file_is_refused(model: Path) -> None:
 def test_a_device_is_filled_through_several_maps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Pages of a map count as memory until it goes: a large file must not lie there whole."""
+    """A map's pages count as memory until it is closed, so a large file needs several maps."""
     path = tmp_path / "weights.safetensors"
     saved = {f"part{index}": torch.full((100,), float(index)) for index in range(7)}
     save_file(saved, path, metadata={"of": "seven"})
@@ -120,7 +120,7 @@ def test_a_device_is_filled_through_several_maps(
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_a_file_of_rubbish_is_refused(tmp_path: Path, suffix: str) -> None:
+def test_a_damaged_file_is_refused(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"weights{suffix}"
     path.write_bytes(b"this is not a checkpoint" * 10)
     with pytest.raises(CheckpointError, match="cannot be read as a checkpoint"):

@@ -1,4 +1,4 @@
-"""From a folder of official or third-party files to sound, and through `foley convert`'s layout."""
+"""Sounds from official files, third-party files, and the layout of `foley convert`."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What is loaded where no folder is named."""
+"""Which model is loaded if no folder is named."""
 
 import shutil
 from pathlib import Path
@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder that `foley download` would fill."""
+    """Return a folder that stands in for the one that `foley download` fills."""
     monkeypatch.setattr(selection, "default_folder", lambda: tmp_path / "foley")
     return tmp_path / "foley"
 

@@ -1,0 +1,94 @@
+"""pyproject.toml declares what the code imports, and nothing else."""
+
+import ast
+import functools
+import sys
+import tomllib
+from collections.abc import Iterator
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+SERVING_EXTRAS = ("serve", "page", "runpod")
+OURS = {"foley", "runners", "service"}
+# Namespace packages that several distributions fill.
+NAMESPACES = {
+    "google.protobuf": "protobuf",
+    "google.rpc": "googleapis-common-protos",
+    "opentelemetry.exporter": "opentelemetry-exporter-otlp-proto-http",
+    "opentelemetry.sdk": "opentelemetry-sdk",
+    "opentelemetry": "opentelemetry-api",
+}
+# Parts of a declared package's interface that its own dependencies define.
+COMES_WITH = {
+    "annotated-types": "pydantic",
+    "botocore": "runpod",
+    "pydantic-core": "pydantic",
+    "triton": "torch",
+    "yarl": "aiohttp",
+}
+OPTIONAL = {"flash-attn", "flash-attn-3"}  # used if they are there
+
+find_distributions = functools.cache(packages_distributions)  # it reads every installed package
+
+
+def declared(*extras: str) -> set[str]:
+    """The names of the distributions that an installation with these extras brings."""
+    listed = [*PROJECT["dependencies"]]
+    for extra in extras:
+        listed += PROJECT["optional-dependencies"][extra]
+    return {canonicalize_name(Requirement(text).name) for text in listed}
+
+
+def imported_modules(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+
+
+def distribution_of(module: str) -> str:
+    for namespace, name in NAMESPACES.items():
+        if module == namespace or module.startswith(f"{namespace}."):
+            return name
+    top = module.split(".")[0]
+    name = canonicalize_name(find_distributions().get(top, [top])[0])
+    return COMES_WITH.get(name, name)
+
+
+def imported(*places: str) -> set[str]:
+    """The names of the distributions that the files of these places import."""
+    files = [
+        file
+        for place in places
+        for file in ([ROOT / place] if place.endswith(".py") else (ROOT / place).rglob("*.py"))
+    ]
+    modules = {module for file in files for module in imported_modules(file)}
+    outside = {m for m in modules if m.split(".")[0] not in OURS | sys.stdlib_module_names}
+    return {distribution_of(module) for module in outside} - OPTIONAL
+
+
+@pytest.mark.parametrize(
+    ("places", "extras"),
+    [
+        (
+            [p.relative_to(ROOT).as_posix() for p in (ROOT / "foley").iterdir() if p.name != "v1"],
+            [],
+        ),
+        (["foley", "runners", "service.py", "handler.py"], SERVING_EXTRAS),
+    ],
+    ids=["the library", "the service"],
+)
+def test_what_is_imported_is_declared(places: list[str], extras: list[str]) -> None:
+    assert imported(*places) - declared(*extras) == set()
+
+
+def test_what_is_declared_is_imported() -> None:
+    used = imported("foley", "runners", "service.py", "handler.py")
+    assert declared(*SERVING_EXTRAS) - used == set()
