@@ -30,7 +30,7 @@ from foley.weights.sources import HubFile
 logger = logging.getLogger(__name__)
 
 NUM_ATTEMPTS = 5  # in a row without a new byte
-RETRY_SECONDS = 1.0
+RECONNECT_SECONDS = 1.0
 PIECE_BYTES = 1 << 20  # what an interruption loses at most
 
 
@@ -125,7 +125,7 @@ def receive_file(
                 if not attempts_left:
                     raise
                 logger.warning("%s: %s; the rest is requested again", file.place, error)
-                time.sleep(RETRY_SECONDS)
+                time.sleep(RECONNECT_SECONDS)
 
 
 def _append_rest(file: HubFile, partial: Path, on_bytes: Callable[[int], None]) -> None:

@@ -7,6 +7,14 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
+# `foley doctor` and `foley download` work if PyTorch cannot be imported.
+MODEL_LOADING = {
+    "foley.weights.components",
+    "foley.weights.parts",
+    "foley.weights.layout",
+    "foley.weights.loading",
+    "foley.weights.tensors",
+}
 FORBIDDEN = {
     "foley": {"bentoml", "grpc", "runners", "service", "tests", "benchmarks", "training"},
     "foley/media": {
@@ -34,20 +42,29 @@ FORBIDDEN = {
         "foley.conditioning",
         "foley.pipeline",
     },
-    "foley/weights": {"foley.gpu"},
+    "foley/weights": {
+        "foley.gpu",
+        "foley.hardware",
+        "foley.media",
+        "foley.sampling",
+        "foley.pipeline",
+        "foley.cli",
+    },
+    "foley/hardware": {"foley.gpu", "foley.media", "foley.sampling", "foley.pipeline", "foley.cli"},
     "foley/sampling.py": {"foley.models", "foley.media", "foley.pipeline"},
-    "foley/weights/loading.py": {"foley.pipeline", "foley.media", "foley.sampling"},
     "foley/conditioning.py": {"foley.pipeline", "foley.media", "foley.sampling"},
     "foley/pipeline.py": {"foley.cli"},
-    # They work, and say what is wrong, where PyTorch cannot be imported.
-    "foley/weights/hub.py": {
-        "torch",
-        "transformers",
-        "diffusers",
-        "foley.weights.loading",
-        "foley.pipeline",
+    **{
+        place: {"torch", "transformers", "diffusers", *MODEL_LOADING}
+        for place in (
+            "foley/weights/sources.py",
+            "foley/weights/manifest.py",
+            "foley/weights/hub.py",
+            "foley/weights/download.py",
+            "foley/weights/licences.py",
+            "foley/hardware/doctor.py",
+        )
     },
-    "foley/hardware/doctor.py": {"torch", "transformers", "diffusers", "foley.weights.loading"},
     "runners": {"service", "tests", "benchmarks"},
     "service.py": {"tests", "benchmarks"},
 }
