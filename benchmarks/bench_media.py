@@ -65,7 +65,8 @@ def pick_full_size(clip: Path, fps: int) -> list[Pixels]:
             seconds = frame.time
             assert seconds is not None
             if 0 <= seconds <= MAX_SECONDS and (count := picker.count(seconds)):
-                images += [frame.to_ndarray(format="rgb24")] * count
+                image: Pixels = frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
+                images += [image] * count
     return images
 
 

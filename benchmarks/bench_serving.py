@@ -281,7 +281,8 @@ def read_samples(media: bytes) -> npt.NDArray[np.float64]:
     """The samples of a 24-bit sound file in [-1, 1]."""
     with av.open(io.BytesIO(media), "r") as reader:
         blocks = [frame.to_ndarray().ravel() for frame in reader.decode(audio=0)]
-    return np.concatenate(blocks) / 2**31  # 24-bit samples are the upper bits of 32
+    samples = np.concatenate(blocks).astype(np.float64)
+    return samples / 2**31  # 24-bit samples are the upper bits of 32
 
 
 async def measure_difference(load: Load, clips: Clips) -> float | None:
@@ -461,12 +462,13 @@ def draw_clips(arguments: argparse.Namespace, folder: Path, picture: str) -> Cli
 
 def compute_ratios(record: dict[str, Any], arguments: argparse.Namespace) -> dict[str, float]:
     """The ratios by which records are compared: step to whole, and many callers to one."""
-    found = {}
-    step, whole = record.get("step"), record.get("whole")
-    if step and whole and "open" in step:
+    found: dict[str, float] = {}
+    step: dict[str, Any] = record.get("step", {})
+    whole: dict[str, Any] = record.get("whole", {})
+    if "open" in step and "open" in whole:
         for key in ("short_p50_seconds", "requests_per_second", "server_cpu_seconds"):
             found[f"{key}_step_over_whole"] = step["open"][key] / whole["open"][key]
-    for picture in arguments.picture if step and "callers_1" in step else ():
+    for picture in arguments.picture if "callers_1" in step else ():
         one = step[name_closed_load(arguments, picture, 1)]
         name = name_closed_load(arguments, picture, arguments.concurrency)
         if not one["requests_per_second"]:

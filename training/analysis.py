@@ -36,7 +36,8 @@ def mel_filters(
     def mel(value: Tensor) -> Tensor:
         return 2595 * torch.log10(1 + value / 700)
 
-    edges = torch.linspace(*mel(torch.tensor([low_hz, high_hz])).tolist(), bands + 2)
+    low, high = mel(torch.tensor([low_hz, high_hz])).tolist()
+    edges = torch.linspace(low, high, bands + 2)
     width = mel(hz[1:2]).item() + 1e-6  # at least one bin wide
     rise = (mel(hz)[:, None] - edges[:-2]) / (edges[1:-1] - edges[:-2]).clamp_min(width)
     fall = (edges[2:] - mel(hz)[:, None]) / (edges[2:] - edges[1:-1]).clamp_min(width)
@@ -67,6 +68,8 @@ def log_mel(waveform: Tensor, num_fft: int, hop: int, filters: Tensor, frames: i
 class Analysis(nn.Module):
     """The fixed encoder. Call `fit` or load a state before `forward`."""
 
+    long_filters: Tensor
+    short_filters: Tensor
     mean: Tensor
     basis: Tensor
     scale: Tensor

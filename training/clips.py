@@ -5,7 +5,7 @@
 import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -123,7 +123,7 @@ def concatenate(batches: list[Batch]) -> Batch:
 
 
 def make_batch(
-    seed: int, first: int, count: int, seconds: float, style: Style = PLAIN, **options: object
+    seed: int, first: int, count: int, seconds: float, style: Style = PLAIN, **options: Any
 ) -> Batch:
     """The clips number `first` to `first + count` of a data seed.
 
@@ -135,8 +135,8 @@ def make_batch(
         style: of drawing.
         options: of `draw_scene`: action, quiet.
     """
-    draw = partial(draw_scene, seconds=seconds, style=style, **options)  # type: ignore[arg-type]
-    return collate([draw((seed, index)) for index in range(first, first + count)])
+    indices = range(first, first + count)
+    return collate([draw_scene((seed, index), seconds, style, **options) for index in indices])
 
 
 # Draws the length in seconds and the number of clips of a batch.

@@ -9,7 +9,9 @@ import argparse
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +19,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from foley.configs import OFFICIAL_GUIDANCE, SYNC_SEGMENT_STRIDE, TINY_GUIDANCE
+from foley.gpu.placement import to_device
 from foley.media.clock import num_latents
 from foley.models.context import DiTContext
 from foley.models.vae import FoleyVAE, build_vae
@@ -72,7 +75,7 @@ def load_trained(state: Path, device: torch.device) -> TrainedModel:
     def weights(name: str) -> dict[str, Tensor]:
         return load_state(state / f"{name}.safetensors", device)
 
-    flow, vae = FlowModel().to(device).eval(), build_vae(TRAINED.vae).to(device).eval()
+    flow, vae = FlowModel().to(device).eval(), to_device(build_vae(TRAINED.vae), device).eval()
     materials = judge.MaterialJudge().to(device).eval()
     flow.load_state_dict(weights("dit"))
     vae.load_state_dict(weights("vae"))
@@ -130,7 +133,10 @@ def generate_sounds(
             sigmas = torch.full((len(repeated),), point.sigma, device=device)
             times = dit.make_time_modulation(sigmas)
             out = dit(repeated, times, context)
-            return guide(*out.chunk(2), how.guidance_scale) if len(contexts) == 2 else out
+            if len(contexts) == 1:
+                return out
+            without, with_conditions = out.chunk(2)
+            return guide(without, with_conditions, how.guidance_scale)
 
         latents = integrate(velocity, noise, make_sigmas(how.steps), how.solver)  # type: ignore[arg-type]
     sounds = parts.vae.decode(latents).float()[:, 0, : round(batch.seconds * SAMPLE_RATE)]
@@ -144,7 +150,7 @@ def reconstruct(parts: TrainedModel, sounds: Tensor) -> Tensor:
 
 
 def make_held_out(
-    parts: TrainedModel, seconds: float, count: int, style: Style = PLAIN, **options: object
+    parts: TrainedModel, seconds: float, count: int, style: Style = PLAIN, **options: Any
 ) -> list[clips.Batch]:
     """Batches of clips of seeds that no training uses.
 
@@ -214,8 +220,9 @@ def measure_synchrony(
         style: of drawing.
         controls: whether to measure the controls.
     """
-    kinds = ("generated", "strict", "truth", "rebuilt", "other_clip")
-    kinds = kinds if controls else kinds[:2]
+    kinds: tuple[str, ...] = ("generated", "strict")
+    if controls:
+        kinds += ("truth", "rebuilt", "other_clip")
     matches = {kind: judge.Match() for kind in kinds}
     for seconds in lengths:
         for batch in make_held_out(parts, seconds, count, style, quiet=True):
@@ -352,7 +359,8 @@ def make_naming_prompts(batch: clips.Batch, rng: np.random.Generator) -> list[st
 
 def correlation(first: ArrayLike, second: ArrayLike) -> float:
     """Pearson's correlation of two series [E], rounded."""
-    return round(float(np.corrcoef(first, second)[0, 1]), 4)
+    values = np.corrcoef(np.asarray(first, np.float64), np.asarray(second, np.float64))
+    return round(float(values[0, 1]), 4)
 
 
 @torch.no_grad()
@@ -452,9 +460,11 @@ def measure_steps(
                 made.append(judge.band_levels(sounds))
             truth, found = torch.cat(real), torch.cat(made)
             rows.append(
-                {"solver": solver, "steps": steps, "evaluations": steps * per_step}
-                | match_figures(match)
-                | {
+                {
+                    "solver": solver,
+                    "steps": steps,
+                    "evaluations": steps * per_step,
+                    **match_figures(match),
                     "log_mel_distance": round(float((truth - found)[:, :48].abs().mean()), 4),
                     "frechet": round(judge.frechet_distance(truth, found), 4),
                 }
@@ -490,9 +500,7 @@ def main() -> None:
         for seconds in (2.0, *usual, 12.0, 15.0):
             measure(
                 f"sync_{seconds:.0f}",
-                lambda seconds=seconds: measure_synchrony(
-                    parts, how, (seconds,), n, controls=False
-                ),
+                partial(measure_synchrony, parts, how, (seconds,), n, controls=False),
             )
         measure("obedience", lambda: measure_obedience(parts, how, n // 2))
         measure("loudness", lambda: measure_loudness(parts, how, n))
@@ -507,10 +515,8 @@ def main() -> None:
     measure("likeness", lambda: measure_likeness(parts, how, 4 * n))
     for scale in (1.0, OFFICIAL_GUIDANCE):
         other = Sampling(guidance_scale=scale)
-        measure(
-            f"sync_guidance_{scale}", lambda how=other: measure_synchrony(parts, how, (5.0,), n)
-        )
-        measure(f"obedience_guidance_{scale}", lambda how=other: measure_obedience(parts, how, n))
+        measure(f"sync_guidance_{scale}", partial(measure_synchrony, parts, other, (5.0,), n))
+        measure(f"obedience_guidance_{scale}", partial(measure_obedience, parts, other, n))
     if args.table:
         measure("against_steps", lambda: measure_steps(parts, how.guidance_scale, n // 2))
 

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from foley.models.dit import build_dit
 from foley.models.encoders import build_text_encoder, build_vision_encoder
@@ -31,22 +32,26 @@ def assemble(state: Path) -> Components:
         own = {k.removeprefix(prefix): v for k, v in held.items() if k.startswith(prefix)}
         return {k: v.half() if v.is_floating_point() else v for k, v in own.items()}
 
-    parts = {
-        "dit": (build_dit(TRAINED.dit), weights("dit", "dit.")),
-        "vae": (build_vae(TRAINED.vae), weights("vae")),
-        "synchformer": (build_synchformer(TRAINED.synchformer), weights("encoders", "sync.")),
-        "vision": (build_vision_encoder(TRAINED.vision), weights("encoders", "vision.")),
-        "text": (build_text_encoder(TRAINED.text), weights("dit", "text.")),
-    }
-    for module, own in parts.values():
-        module.half().load_state_dict(own, strict=True)
-        module.eval().requires_grad_(False)
-    return Components(
+    components = Components(
         preset=TRAINED,
+        dit=build_dit(TRAINED.dit),
+        vae=build_vae(TRAINED.vae),
+        synchformer=build_synchformer(TRAINED.synchformer),
+        vision=build_vision_encoder(TRAINED.vision),
+        text=build_text_encoder(TRAINED.text),
         tokenizer=load_tokenizer(state / "tokenizer"),
         source="trained on procedural clips, see training/README.md",
-        **{name: module for name, (module, _) in parts.items()},
     )
+    for module, own in (
+        (components.dit, weights("dit", "dit.")),
+        (components.vae, weights("vae")),
+        (components.synchformer, weights("encoders", "sync.")),
+        (components.vision, weights("encoders", "vision.")),
+        (components.text, weights("dit", "text.")),
+    ):
+        nn.Module.half(module).load_state_dict(own, strict=True)
+        module.eval().requires_grad_(False)
+    return components
 
 
 def collect_heads(state: Path) -> dict[str, torch.Tensor]:

@@ -92,15 +92,13 @@ class Losses:
 
 def start_as_identity(dit: FoleyDiT) -> None:
     """Set all gates to zero, so that every block is the identity and the velocity is zero."""
+    gates: list[nn.Module] = [dit.velocity_out]
     for projection in dit.time_projections:
-        for stream in (projection.audio, projection.visual):
-            nn.init.zeros_(stream.weight)
-            nn.init.zeros_(stream.bias)
-    for block in dit.audio_blocks:
-        nn.init.zeros_(block.modulation.weight)
-        nn.init.zeros_(block.modulation.bias)
-    nn.init.zeros_(dit.velocity_out.weight)
-    nn.init.zeros_(dit.velocity_out.bias)
+        gates += projection.children()  # of the audio and the visual stream
+    gates += [block.get_submodule("modulation") for block in dit.audio_blocks]
+    for gate in gates:
+        for parameter in gate.parameters():
+            nn.init.zeros_(parameter)
     nn.init.normal_(dit.clip_in.sync_position, std=0.02)
 
 

@@ -182,6 +182,8 @@ class MaterialJudge(nn.Module):
         width: channels of the first layers.
     """
 
+    filters: Tensor
+
     def __init__(self, width: int = 48) -> None:
         super().__init__()
         self.register_buffer("filters", mel_filters(_JUDGE_FFT, _JUDGE_BANDS), persistent=False)

@@ -6,7 +6,15 @@ import torch
 from torch import Tensor, nn
 
 # Parts of the names of input and output layers and of heads that only training has.
-_OUTSIDE = ("audio_in", "velocity_out", "embeddings", "pooler", "place", "onset", "aligned")
+_OUTSIDE: tuple[str, ...] = (
+    "audio_in",
+    "velocity_out",
+    "embeddings",
+    "pooler",
+    "place",
+    "onset",
+    "aligned",
+)
 _OUTSIDE += ("patch_in", "sync_heads", "vision_heads")
 _MOMENTUM, _DECAY = 0.95, 0.01
 _NEWTON_SCHULZ = (3.4445, -4.775, 2.0315)
@@ -53,7 +61,7 @@ class MuonAndAdamW:
         }
         outside = [p for name, p in model.named_parameters() if name not in inside]
         self._inside = list(inside.values())
-        self._groups: list[tuple[list[nn.Parameter], Tensor]] = []  # matrices and their momenta
+        self._groups: list[tuple[list[Tensor], Tensor]] = []  # matrices and their momenta
         self._adamw = torch.optim.AdamW(
             outside, rate, betas=(0.9, 0.98), weight_decay=_DECAY, fused=outside[0].is_cuda
         )
@@ -81,9 +89,9 @@ class MuonAndAdamW:
             options["lr"] = rate
         self._adamw.step()
 
-    def _group_matrices(self) -> list[tuple[list[nn.Parameter], Tensor]]:
+    def _group_matrices(self) -> list[tuple[list[Tensor], Tensor]]:
         """Group the matrices by shape; unused ones of the last joint block have no gradient."""
-        shapes: dict[torch.Size, list[nn.Parameter]] = {}
+        shapes: dict[torch.Size, list[Tensor]] = {}
         for parameter in self._inside:
             if parameter.grad is not None:
                 shapes.setdefault(parameter.flatten(1).shape, []).append(parameter)
@@ -126,4 +134,7 @@ class PlainAdamW:
         return [p.grad for p in self._parameters if p.grad is not None]
 
 
-OPTIMIZERS = {"muon": MuonAndAdamW, "adamw": PlainAdamW}
+OPTIMIZERS: dict[str, type[MuonAndAdamW] | type[PlainAdamW]] = {
+    "muon": MuonAndAdamW,
+    "adamw": PlainAdamW,
+}

@@ -664,7 +664,7 @@ def _hit_arrays(build: _Builder, camera: np.ndarray) -> dict[str, np.ndarray]:
     last = build.seconds - SEEN_AFTER / FPS
     kept = [hit for hit in kept if hit[0].seconds < last][:MAX_HITS]
     count = len(kept)
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
         "hz": np.zeros((count, NUM_MODES)),
         "rates": np.ones((count, NUM_MODES)),
         "gains": np.zeros((count, NUM_MODES)),
@@ -678,7 +678,7 @@ def _hit_arrays(build: _Builder, camera: np.ndarray) -> dict[str, np.ndarray]:
         arrays["gains"][i] = draw_hit_gains(voice, touch.force, build.rng)
         frame = camera[min(int(touch.seconds * FPS), len(camera) - 1)]
         arrays["screen"][i] = to_screen(frame, touch.x, touch.y)
-        values = {
+        values: dict[str, float] = {
             "seconds": touch.seconds,
             "force": touch.force,
             "material": voice.material,
@@ -689,7 +689,7 @@ def _hit_arrays(build: _Builder, camera: np.ndarray) -> dict[str, np.ndarray]:
             "noise_rate": 1 / spec.noise_seconds,
             "chirp": spec.chirp,
             "attack": spec.attack_seconds,
-            "offset": build.rng.integers(2**20),
+            "offset": int(build.rng.integers(2**20)),
         }
         for name, value in values.items():
             arrays[name][i] = value

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from foley.gpu.placement import to_device
 from foley.media.clock import num_latents
 from foley.models.encoders import build_vision_encoder
 from foley.models.synchformer import build_synchformer, count_segments
@@ -80,8 +81,8 @@ def load_frozen(
     analysis = Analysis().to(device)
     analysis.load_state_dict(load_state(state / "analysis.safetensors"))
     weights = load_state(state / "encoders.safetensors", device)
-    sync = build_synchformer(TRAINED.synchformer).to(device).eval().requires_grad_(False)
-    vision = build_vision_encoder(TRAINED.vision).to(device).eval().requires_grad_(False)
+    sync = to_device(build_synchformer(TRAINED.synchformer), device).eval().requires_grad_(False)
+    vision = to_device(build_vision_encoder(TRAINED.vision), device).eval().requires_grad_(False)
     for prefix, module in (("sync.", sync), ("vision.", vision)):
         own = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
         module.load_state_dict(own)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from foley.gpu.placement import to_device
 from foley.models.encoders import build_vision_encoder
 from foley.models.synchformer import Synchformer, build_synchformer
 from training import clips, judge, labels
@@ -310,8 +311,8 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     budget = TrainingBudget(args.minutes, max_steps=2 if args.smoke else None)
     on_gpu = device.type == "cuda"
-    sync = build_synchformer(TRAINED.synchformer).to(device).train()
-    vision = build_vision_encoder(TRAINED.vision).to(device).train()
+    sync = to_device(build_synchformer(TRAINED.synchformer), device).train()
+    vision = to_device(build_vision_encoder(TRAINED.vision), device).train()
     for parameter in (
         sync.position,
         sync.time_position,

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from foley.gpu.placement import to_device
 from foley.models.vae import FoleyVAE, build_vae
 from training import clips, judge
 from training.analysis import ACTIVE, HOP, SAMPLE_RATE, Analysis, append_noise, mel_filters
@@ -260,7 +261,7 @@ def train_judge(
             group["lr"] = learning_rate(step / steps, 2e-3, step)
         rows = torch.randint(len(sounds), (256,), device=device)
         picked = sounds[rows]
-        shift = torch.randint(-480, 481, (1,)).item()
+        shift = int(torch.randint(-480, 481, (1,)).item())
         noise = torch.randn_like(picked)
         peak = picked.abs().amax(1, keepdim=True)
         amount = peak * 10 ** -torch.empty(len(picked), 1, device=device).uniform_(1.0, 4.0)
@@ -405,7 +406,7 @@ def main() -> None:
     config = TRAINED.vae
     if args.smoke:
         config = replace(config, decoder_dim=64)
-    analysis, vae = Analysis().to(device), build_vae(config).to(device).train()
+    analysis, vae = Analysis().to(device), to_device(build_vae(config), device).train()
     kept = 1.0
     if args.resume:
         analysis.load_state_dict(load_state(args.resume / "analysis.safetensors"))
@@ -445,7 +446,8 @@ def main() -> None:
         wobble = 0.08 * torch.rand(len(latents), 1, 1, device=device)
         latents = latents + wobble * torch.randn_like(latents)  # the transformer makes errors, too
         both = decode(torch.cat((append_noise(latents), append_noise(latents))))[:, 0]
-        loss, plain = energy_distance(sound, *both.chunk(2), filters, seen)
+        one, two = both.chunk(2)
+        loss, plain = energy_distance(sound, one, two, filters, seen)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)

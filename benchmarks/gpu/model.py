@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from benchmarks.gpu.bench import Bench
 from foley.configs import LATENT_RATE, SYNC_FPS, VISUAL_FPS, DiTConfig, Preset
@@ -34,7 +35,7 @@ def random_module(part: str, preset: Preset, device: torch.device, dtype: torch.
     """
     module = build_on_meta(part, preset)
     module = nn.Module.to_empty(nn.Module.to(module, dtype=dtype), device=device)
-    if part in ("vision", "text"):
+    if isinstance(module, PreTrainedModel):
         restore_buffers(module)
         nn.Module.to(module, device)
     generator = torch.Generator(device).manual_seed(SEED)
@@ -47,6 +48,13 @@ def random_module(part: str, preset: Preset, device: torch.device, dtype: torch.
             fan_in = weight[0].numel()
             weight.data.normal_(0.0, (3 * fan_in) ** -0.5, generator=generator)
     return module.requires_grad_(False).eval()
+
+
+def random_dit(bench: Bench) -> FoleyDiT:
+    """The transformer of the bench's preset, on its device, with random weights."""
+    module = random_module("dit", bench.preset, bench.device, bench.half)
+    assert isinstance(module, FoleyDiT)
+    return module
 
 
 def random_components(bench: Bench, home: torch.device) -> Components:

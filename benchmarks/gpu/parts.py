@@ -19,8 +19,8 @@ from benchmarks.gpu.model import (
     computed_flop,
     mixed_lengths,
     random_components,
+    random_dit,
     random_frames,
-    random_module,
     random_part,
     step_flop,
 )
@@ -160,12 +160,13 @@ def measure_parity(bench: Bench) -> dict[str, Any]:
         return out.unflatten(0, (len(x), -1)).transpose(1, 2)
 
     expected = file["out.x"]
-    for name, dtype, precision in (
+    variants: tuple[tuple[str, torch.dtype, Precision | None], ...] = (
         ("modules_float32", torch.float32, None),
         ("modules_bf16", torch.bfloat16, None),
         ("fused_bf16", torch.bfloat16, "bf16"),
         ("fused_fp8", torch.bfloat16, "fp8"),
-    ):
+    )
+    for name, dtype, precision in variants:
         try:
             dit = build(dtype)
             fused = FusedDiT(dit, precision, _ops(bench, precision)) if precision else None
@@ -182,7 +183,7 @@ def measure_parity(bench: Bench) -> dict[str, Any]:
         copy(file["dec.in.z"].to(bench.device)), file["dec.out.audio"]
     )
 
-    dit = random_module("dit", bench.preset, bench.device, bench.half)
+    dit = random_dit(bench)
     part = random_part(bench, dit, bench.args.seconds, 1)
     other = random_part(bench, dit, 0.6 * bench.args.seconds, 2)
 
@@ -230,7 +231,7 @@ def measure_steps(bench: Bench) -> dict[str, Any]:
     found: dict[str, Any] = {}
     seconds = bench.args.seconds
     for precision in bench.args.precision:
-        dit = random_module("dit", bench.preset, bench.device, bench.half)
+        dit = random_dit(bench)
         model = VelocityModel(dit, _step(bench, dit, precision))
         more = precision == "bf16" and not bench.args.brief
         for count in bench.args.clips:
@@ -265,7 +266,7 @@ def measure_unfused(bench: Bench) -> dict[str, Any]:
     if not bench.on_gpu:
         return {"skipped": "no GPU"}
     seconds = bench.args.seconds
-    dit = random_module("dit", bench.preset, bench.device, bench.half)
+    dit = random_dit(bench)
     parts = [random_part(bench, dit, seconds, 0)]
     found = {"modules_1": _time_step(bench, VelocityModel(dit), parts, [seconds], "bf16")}
     found["without_graph"] = _without_graph(bench, dit, seconds)
@@ -336,7 +337,8 @@ def measure_memory(bench: Bench) -> dict[str, Any]:
     memory as such a GPU has, because the allocator's unused blocks have to fit as well.
     """
     found: dict[str, Any] = {}
-    for mode in bench.args.memory if bench.on_gpu else ["auto"]:
+    modes: list[Memory] = bench.args.memory if bench.on_gpu else ["auto"]
+    for mode in modes:
         held, limit = bench.allocated_bytes(), MODE_LIMIT_BYTES.get(mode)
         with bench.limit_memory(limit and limit + held):
             found[mode] = {"limit_bytes": limit, **_peaks(bench, mode, held)}
@@ -399,15 +401,16 @@ def check_out_of_memory(bench: Bench) -> dict[str, Any]:
     del hoard
     torch.cuda.empty_cache()
     after = pipeline.generate(frames, request).waveforms
-    error = ((after - before).norm() / before.norm()).item()
-    return {"message": message, "same_afterwards": bool(torch.equal(before, after)), "error": error}
+    difference = ((after - before).norm() / before.norm()).item()
+    same = bool(torch.equal(before, after))
+    return {"message": message, "same_afterwards": same, "error": difference}
 
 
 def profile_steps(bench: Bench) -> dict[str, Any]:
     """The kernels of a step with the fewest and with the most clips, by precision."""
     found: dict[str, Any] = {}
     for precision in bench.args.precision:
-        dit = random_module("dit", bench.preset, bench.device, bench.half)
+        dit = random_dit(bench)
         model = VelocityModel(dit, _step(bench, dit, precision))
         for count in sorted({bench.args.clips[0], bench.args.clips[-1]}):
             parts = [random_part(bench, dit, bench.args.seconds, seed) for seed in range(count)]

@@ -14,6 +14,7 @@ from benchmarks.records import percentile
 from foley.conditioning import encode_sync, encode_text, encode_visual, tokenize
 from foley.configs import LATENT_RATE
 from foley.denoise import Denoising, make_clip_context
+from foley.gpu.matrix import Precision
 from foley.pipeline import FoleyPipeline
 from foley.request import GenerationRequest
 from foley.sampling import make_sigmas
@@ -28,7 +29,7 @@ def measure_stages(bench: Bench) -> dict[str, Any]:
     Only the first precision of the command is measured.
     """
     args = bench.args
-    precision = args.precision[0] if bench.on_gpu else "bf16"
+    precision: Precision = args.precision[0] if bench.on_gpu else "bf16"
     components = random_components(bench, bench.device)
     pipeline = FoleyPipeline(
         components, bench.device, precision=precision, memory="full" if bench.on_gpu else "auto"

@@ -4,6 +4,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,7 +46,7 @@ def generate_clips(
     *,
     first: int = 0,
     style: Style = PLAIN,
-    **options: object,
+    **options: Any,
 ) -> Iterator[HeldOutClip]:
     """Yield clips of the seed that no training uses.
 

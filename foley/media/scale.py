@@ -20,8 +20,8 @@ def rgb_view(frame: VideoFrame) -> Tensor:
     plane = frame.planes[0]
     rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
     # Rows may end in padding.
-    pixels = rows[: frame.height, : frame.width * 3]
-    return torch.from_numpy(pixels).unflatten(1, (frame.width, 3))  # [H, W, 3]
+    pixels = torch.from_numpy(rows[: frame.height, : frame.width * 3])
+    return pixels.view(frame.height, frame.width, 3)
 
 
 def stretch(image: Tensor, size: int) -> Tensor:
