@@ -158,6 +158,15 @@ def test_settings_that_a_document_names_exist(path: Path) -> None:
 
 
 @every_document
+def test_make_targets_that_a_document_names_exist(path: Path) -> None:
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    text = path.read_text()
+    fenced = "".join(re.findall(r"^```.*?\n(.*?)^```", text, re.M | re.S))
+    named = re.findall(r"`make ([\w-]+)`", text) + re.findall(r"\bmake ([\w-]+)", fenced)
+    assert set(named) <= targets
+
+
+@every_document
 def test_stages_that_a_document_shows_exist(path: Path) -> None:
     shown = re.findall(r'"stage": "(\w+)"', path.read_text())
     assert set(shown) <= {stage.value for stage in Stage}
