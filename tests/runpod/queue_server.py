@@ -128,7 +128,7 @@ class _Calls(BaseHTTPRequestHandler):
         _, _, _, call, worker, job_id = urlsplit(self.path).path.split("/")
         assert (call, worker) == ("job-done", WORKER)
         with self.server.changed:
-            self.server.said[job_id].append({**body, "received": time.monotonic()})
+            self.server.messages[job_id].append({**body, "received": time.monotonic()})
             self.server.changed.notify_all()
         self.answer(200, {})
 
