@@ -1,4 +1,4 @@
-"""What is written down for builders and platforms holds together, by their own schemas."""
+"""The definitions for builds and platforms: their schemas, and their agreement with the code."""
 
 import json
 import re
@@ -17,18 +17,10 @@ from tests.server import ROOT
 BIN = Path(sys.executable).parent
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 SCRIPTS = [
-    ROOT / name
-    for name in (
-        ".ci/run",
-        "containerize/entrypoint",
-        "containerize/flash-attention",
-        "scripts/check",
-        "scripts/image",
-        "scripts/lock",
-        "scripts/lock-image",
-        "scripts/setup",
-        "scripts/test-image",
-    )
+    path
+    for folder in (".ci", "containerize", "scripts")
+    for path in sorted((ROOT / folder).iterdir())
+    if path.is_file() and re.match(rb"#!.*sh\n", path.read_bytes())
 ]
 LOCKS = {name: ROOT / "requirements" / f"image-{name}.txt" for name in ("cuda", "cpu", "uv")}
 SETTINGS = {PREFIX + name.upper() for name in Settings.model_fields} | set(KNOWN_ELSEWHERE)
@@ -45,7 +37,8 @@ def run(*command: str | Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_scripts_are_clean() -> None:
+def test_scripts_pass_shellcheck() -> None:
+    assert len(SCRIPTS) > 8
     run(BIN / "shellcheck", *SCRIPTS)
 
 
@@ -103,11 +96,11 @@ def test_the_deployment_is_restricted_probed_and_has_a_gpu(objects: dict[str, An
     dockerfile = (ROOT / "containerize" / "Dockerfile").read_text()
     user = f"{pod['securityContext']['runAsUser']}:{pod['securityContext']['runAsGroup']}"
     assert f"USER {user}\n" in dockerfile
-    # Longer than the service takes to drain.
+    # Longer than the service needs to drain.
     assert pod["terminationGracePeriodSeconds"] > 30
 
 
-def test_objects_name_each_other(objects: dict[str, Any]) -> None:
+def test_the_objects_names_and_ports_agree(objects: dict[str, Any]) -> None:
     labels = objects["Deployment"]["spec"]["template"]["metadata"]["labels"]
     assert objects["Deployment"]["spec"]["selector"]["matchLabels"] == labels
     assert objects["Service"]["spec"]["selector"] == labels
@@ -230,7 +223,9 @@ TESTS_SCHEMA = {
 
 
 @pytest.mark.parametrize(("name", "schema"), [("hub", HUB_SCHEMA), ("tests", TESTS_SCHEMA)])
-def test_the_hubs_files_have_its_form(name: str, schema: dict[str, Any], tmp_path: Path) -> None:
+def test_the_hubs_files_fit_their_schemas(
+    name: str, schema: dict[str, Any], tmp_path: Path
+) -> None:
     path = tmp_path / "schema.json"
     path.write_text(json.dumps(schema))
     run(BIN / "check-jsonschema", "--schemafile", path, ROOT / ".runpod" / f"{name}.json")
@@ -259,7 +254,7 @@ def test_the_image_has_the_versions_that_the_tests_run_with() -> None:
     for name in ("cuda", "cpu"):
         for package, version in versions(LOCKS[name]).items():
             if package in tested and (package, name) not in {
-                # Their newest versions need Python 3.12: dev.txt has one for each Python.
+                # Their newest versions need Python 3.12, so dev.txt has one for each Python.
                 ("contourpy", "cpu"),
                 ("networkx", "cpu"),
             }:
@@ -267,11 +262,11 @@ def test_the_image_has_the_versions_that_the_tests_run_with() -> None:
     cuda = versions(LOCKS["cuda"])
     assert cuda["torch"] == "2.8.0"
     assert cuda["nvidia-cuda-runtime-cu12"].startswith("12.8.")
-    # The runner, its service, the page and the queue's handler.
+    # Packages of the service, the page and the queue worker.
     assert {"bentoml", "grpcio", "gradio", "runpod", "structlog"} <= cuda.keys()
 
 
-def test_the_flash_attention_wheel_is_the_one_that_the_doctor_names() -> None:
+def test_the_flash_attention_wheel_is_that_of_the_doctor() -> None:
     from foley.hardware.compatibility import FLASH_WHEEL
 
     script = (ROOT / "containerize" / "flash-attention").read_text()
@@ -279,7 +274,7 @@ def test_the_flash_attention_wheel_is_the_one_that_the_doctor_names() -> None:
     assert re.search(r"^sha256=[0-9a-f]{64}$", script, re.MULTILINE)
 
 
-def test_the_bento_holds_what_the_image_runs(tmp_path: Path) -> None:
+def test_every_entry_of_the_bento_exists() -> None:
     listed = yaml.safe_load((ROOT / "bentofile.yaml").read_text())
     assert listed["docker"]["base_image"] in (ROOT / "containerize" / "Dockerfile").read_text()
     for name in listed["include"]:
@@ -310,7 +305,7 @@ def test_commands_of_the_documents_name_what_exists(name: str) -> None:
         assert (ROOT / path).exists(), path
 
 
-def test_the_entry_point_reads_what_the_document_tells() -> None:
+def test_the_entry_points_variables_are_documented() -> None:
     entry_point = (ROOT / "containerize" / "entrypoint").read_text()
     text = (ROOT / "docs" / "guides" / "runpod.md").read_text()
     read = set(re.findall(r"\$\{?((?:FOLEY|PORT|PUBLIC|HEALTH|BENTOML|HF)\w*)", entry_point))
