@@ -74,7 +74,7 @@ def test_sigterm_finishes_running_requests_and_refuses_new_ones(
     hasty: Server, short_clip: bytes
 ) -> None:
     with ThreadPoolExecutor() as pool:
-        calls = [pool.submit(post, hasty, short_clip, num_inference_steps=15) for _ in range(3)]
+        calls = [pool.submit(post, hasty, short_clip, num_inference_steps=10) for _ in range(3)]
         hasty.wait_for_num_requests(3)
         started = time.monotonic()
         hasty.process.terminate()
