@@ -40,7 +40,7 @@ def decode(
         limits: the fields of `MediaLimits`, as JSON holds them.
 
     Returns:
-        "trimmed": whether a part of the clip was left out.
+        "trimmed": whether a part of the clip was left out; and the counts of the frames.
 
     Raises:
         VideoError: as `decode_frames`.
