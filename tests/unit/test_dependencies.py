@@ -32,7 +32,6 @@ COMES_WITH = {
     "triton": "torch",
     "yarl": "aiohttp",
 }
-OPTIONAL = {"flash-attn", "flash-attn-3"}  # used if they are there
 
 find_distributions = functools.cache(packages_distributions)  # it reads every installed package
 
@@ -71,7 +70,7 @@ def imported(*places: str) -> set[str]:
     ]
     modules = {module for file in files for module in imported_modules(file)}
     outside = {m for m in modules if m.split(".")[0] not in OURS | sys.stdlib_module_names}
-    return {distribution_of(module) for module in outside} - OPTIONAL
+    return {distribution_of(module) for module in outside}
 
 
 @pytest.mark.parametrize(
