@@ -77,7 +77,7 @@ def python_files(path: Path) -> list[Path]:
 
 
 def imported_modules(path: Path) -> set[str]:
-    """Absolute names of the modules that a file imports (the house forbids relative imports)."""
+    """Absolute names of the modules that a file imports (relative imports are forbidden)."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
