@@ -1,7 +1,9 @@
 # `make demo` and `make test` need Python 3.11 or 3.12 with pip and venv, and nothing else.
 PYTHON := .venv/bin/python
+# Tests that start no server, no browser and no training.
+FAST_TESTS := tests/unit tests/jobs tests/models tests/media tests/parity tests/worker
 
-.PHONY: setup demo test test-lowest soak serve lint format bench lock image test-image clean
+.PHONY: setup demo test test-fast test-lowest soak serve lint format bench lock image test-image clean
 
 setup:
 	@scripts/setup
@@ -11,6 +13,9 @@ demo: setup  ## a real clip in, the same clip with sound out, over HTTP
 
 test: setup lint  ## all tests but the long ones
 	@$(PYTHON) -m pytest
+
+test-fast: setup  ## the tests of single parts, in under a minute
+	@$(PYTHON) -m pytest -q -m "not soak and not slow" $(FAST_TESTS)
 
 soak: setup  ## the long tests
 	@$(PYTHON) -m pytest -m soak

@@ -68,6 +68,7 @@ requests = st.builds(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(16, 75), requests), min_size=1, max_size=6),
@@ -86,6 +87,7 @@ def test_a_request_gives_the_same_sound_in_any_mix_as_alone(
         torch.testing.assert_close(among.waveforms, alone.waveforms, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_tiny_gives_the_same_sound_in_a_mix_as_alone() -> None:
     pipeline = FoleyPipeline.from_preset("tiny", "cpu")
     clips = []

@@ -293,6 +293,7 @@ def test_a_long_request_ends_under_an_overload_of_short_ones() -> None:
     assert len(simulation.refused) > 1000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("busy", ["interactive", "bulk"])
 def test_each_priority_has_its_share_under_an_overload_of_the_other(busy: Priority) -> None:
     other: Priority = "bulk" if busy == "interactive" else "interactive"
