@@ -158,7 +158,7 @@ class Denoising:
         conditions: of the clip.
         noise: [N, L, A], standard normal, on the device.
         sigmas: [steps + 1], falling from 1 to 0.
-        solver: euler, heun, midpoint or rk4.
+        solver: euler, heun, midpoint, rk4 or ab2.
         guidance_scale: up to 1, only the conditional half is evaluated.
 
     Attributes:

@@ -177,7 +177,7 @@ class FoleyPipeline:
             negative_prompt: what should not be heard; at most 2000 characters.
             guidance_scale: 1 to 20, where 1 switches guidance off; None takes the preset's default.
             num_inference_steps: solver steps, 1 to 200; None takes the preset's default.
-            solver: euler, heun, midpoint or rk4.
+            solver: euler, heun, midpoint, rk4 or ab2.
             seed: of the first variation, 0 to 2**63 - 1; None draws one.
             num_variations: number of sounds, 1 to 8.
             trim: use the first 15 s of a longer clip instead of refusing it.

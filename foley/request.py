@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from foley.configs import OFFICIAL_GUIDANCE, OFFICIAL_STEPS, TINY_GUIDANCE, TINY_STEPS, Preset
 from foley.errors import ParameterError
 
-Solver = Literal["euler", "heun", "midpoint", "rk4"]
+Solver = Literal["euler", "heun", "midpoint", "rk4", "ab2"]
 SOLVERS: tuple[Solver, ...] = get_args(Solver)
 AudioFormat = Literal["wav", "flac"]  # the sound alone
 AUDIO_FORMATS: tuple[AudioFormat, ...] = get_args(AudioFormat)
@@ -55,7 +55,8 @@ class GenerationRequest(BaseModel):
         Solver,
         Field(
             description="ODE solver. A step of heun or midpoint costs two model evaluations, "
-            "one of rk4 four."
+            "one of rk4 four, one of euler or ab2 one. ab2 (two-step Adams-Bashforth) is more "
+            "exact than euler from about eight steps on."
         ),
     ] = "euler"
     seed: Annotated[

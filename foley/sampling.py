@@ -10,6 +10,7 @@ import itertools
 import secrets
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -38,15 +39,32 @@ SolverPath = Generator[SolverPoint, Tensor, Tensor]
 VelocityFn = Callable[[SolverPoint], Tensor]
 
 
-def make_sigmas(num_steps: int) -> Tensor:
-    """Return noise levels that fall from 1 to 0 in equal steps, float32 [num_steps + 1].
+def make_sigmas(num_steps: int, shift: float = 1.0) -> Tensor:
+    """Return noise levels that fall from 1 to 0, float32 [num_steps + 1].
 
     Args:
         num_steps: at least 1.
+        shift: 1 for equal steps. Larger values place more of the steps near 1: the ratio of noise
+            to sound, sigma / (1 - sigma), is multiplied by it.
 
-    Source: specification, section 4, without a shift.
+    Source: specification, section 4.
     """
-    return torch.linspace(1, 0, num_steps + 1)
+    sigmas = torch.linspace(1, 0, num_steps + 1)
+    return shift * sigmas / (1 + (shift - 1) * sigmas)
+
+
+def count_guided_steps(sigmas: Sequence[float] | Tensor, guidance_interval: float) -> int:
+    """Return the number of steps with guidance, at least 1; they come first.
+
+    All evaluations of a step are guided, or none, so that each step keeps its solver's order.
+
+    Args:
+        sigmas: [steps + 1], falling from 1 to 0.
+        guidance_interval: lowest noise level, 0 to 1, at which a guided step may begin. A level
+            within 1e-6 of it counts as equal.
+    """
+    levels = torch.as_tensor(sigmas, dtype=torch.float32)[:-1]
+    return max(1, int((levels >= guidance_interval - 1e-6).sum()))
 
 
 def guide(uncond: Tensor, cond: Tensor, guidance_scale: float) -> Tensor:
@@ -63,7 +81,12 @@ def guide(uncond: Tensor, cond: Tensor, guidance_scale: float) -> Tensor:
     return uncond + guidance_scale * (cond.float() - uncond)
 
 
-def solve(noise: Tensor, sigmas: Sequence[float] | Tensor, solver: Solver) -> SolverPath:
+def solve(
+    noise: Tensor,
+    sigmas: Sequence[float] | Tensor,
+    solver: Solver,
+    num_guided_steps: int | None = None,
+) -> SolverPath:
     """Solve the probability-flow ODE from noise to clean latents.
 
     Args:
@@ -71,6 +94,8 @@ def solve(noise: Tensor, sigmas: Sequence[float] | Tensor, solver: Solver) -> So
         sigmas: [steps + 1], falling from 1 to 0.
         solver: each stage of a step is evaluated at its own noise level, and starts from the state
             at the beginning of the step.
+        num_guided_steps: steps after which the velocity jumps, because guidance ends; None without
+            a jump. ab2 starts again there, because it must not extrapolate over the jump.
 
     Yields:
         the points at which the velocity, d(latents) / d(sigma), is needed.
@@ -78,19 +103,27 @@ def solve(noise: Tensor, sigmas: Sequence[float] | Tensor, solver: Solver) -> So
     Returns:
         the clean latents [.., L, A], float32.
 
-    Source: specification, section 4.
+    Source: specification, section 4. The published sampler has no ab2.
     """
     latents = noise.float()  # the state stays float32; the network casts for itself
     # Differences are taken between float32 values, as the published sampler does.
     levels = torch.as_tensor(sigmas, dtype=torch.float32)
     indices = itertools.count()
+    last: _LastStep | None = None
     for step, (sigma, next_sigma) in enumerate(itertools.pairwise(levels)):
-        take_step = _SOLVERS[solver](latents, sigma, next_sigma)
+        if step == num_guided_steps:
+            last = None
+        if solver == "ab2":
+            take_step = _ab2(latents, sigma, next_sigma, last)
+        else:
+            take_step = _ONE_STEP_SOLVERS[solver](latents, sigma, next_sigma)
         try:
             state, level = next(take_step)
             while True:
                 velocity = yield SolverPoint(state, level.item(), step, next(indices))
-                state, level = take_step.send(velocity.float())
+                velocity = velocity.float()
+                last = _LastStep(velocity, (next_sigma - sigma).item())
+                state, level = take_step.send(velocity)
         except StopIteration as stop:
             latents = stop.value
     return latents
@@ -101,6 +134,7 @@ def integrate(
     noise: Tensor,
     sigmas: Sequence[float] | Tensor,
     solver: Solver = "euler",
+    num_guided_steps: int | None = None,
 ) -> Tensor:
     """Return the clean latents [.., L, A] that `solve` reaches with one velocity function.
 
@@ -108,9 +142,10 @@ def integrate(
         velocity_fn: gives the velocity [.., L, A] at a point.
         noise: [.., L, A], standard normal.
         sigmas: [steps + 1], falling from 1 to 0.
-        solver: euler, heun, midpoint or rk4.
+        solver: euler, heun, midpoint, rk4 or ab2.
+        num_guided_steps: of `solve`.
     """
-    path = solve(noise, sigmas, solver)
+    path = solve(noise, sigmas, solver, num_guided_steps)
     try:
         point = next(path)
         while True:
@@ -124,7 +159,7 @@ def compute_evaluation_sigmas(sigmas: Sequence[float] | Tensor, solver: Solver) 
 
     Args:
         sigmas: [steps + 1], falling from 1 to 0.
-        solver: euler evaluates once a step, heun and midpoint twice, rk4 four times.
+        solver: euler and ab2 evaluate once a step, heun and midpoint twice, rk4 four times.
     """
     levels: list[float] = []
 
@@ -138,6 +173,11 @@ def compute_evaluation_sigmas(sigmas: Sequence[float] | Tensor, solver: Solver) 
 
 # One step: yields states and the levels at which their velocity is needed, returns the next state.
 _Step = Generator[tuple[Tensor, Tensor], Tensor, Tensor]
+
+
+class _LastStep(NamedTuple):
+    velocity: Tensor  # [.., L, A], the last one of the step
+    delta: float  # the change of the noise level in the step
 
 
 def _euler(latents: Tensor, sigma: Tensor, next_sigma: Tensor) -> _Step:
@@ -169,7 +209,21 @@ def _rk4(latents: Tensor, sigma: Tensor, next_sigma: Tensor) -> _Step:
     return latents + delta / 6 * (first + 2 * second + 2 * third + fourth)
 
 
-_SOLVERS: dict[Solver, Callable[[Tensor, Tensor, Tensor], _Step]] = {
+def _ab2(latents: Tensor, sigma: Tensor, next_sigma: Tensor, last: _LastStep | None) -> _Step:
+    """Two-step Adams-Bashforth for steps of any sizes; Euler where there is no last step.
+
+    The velocity is extrapolated by the line through its values at the beginnings of both steps.
+    One Euler step does not lower the order, because its own error is of second order.
+    """
+    delta = (next_sigma - sigma).item()
+    velocity = yield latents, sigma
+    if last is None:
+        return latents + delta * velocity
+    weight = delta / (2 * last.delta)
+    return latents + delta * ((1 + weight) * velocity - weight * last.velocity)
+
+
+_ONE_STEP_SOLVERS: dict[Solver, Callable[[Tensor, Tensor, Tensor], _Step]] = {
     "euler": _euler,
     "heun": _heun,
     "midpoint": _midpoint,

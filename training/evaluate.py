@@ -37,7 +37,7 @@ from training.train_dit import load_frozen
 HELD_OUT_SEED = 909
 NEGATIVE = "noisy, harsh"
 _AT_ONCE = 32
-EVALUATIONS_PER_STEP = {"euler": 1, "heun": 2, "midpoint": 2, "rk4": 4}
+EVALUATIONS_PER_STEP = {"euler": 1, "heun": 2, "midpoint": 2, "rk4": 4, "ab2": 1}
 
 
 @dataclass
@@ -60,7 +60,7 @@ class Sampling:
     Attributes:
         steps: of the solver.
         guidance_scale: above 1 for guidance.
-        solver: euler, heun, midpoint or rk4.
+        solver: euler, heun, midpoint, rk4 or ab2.
     """
 
     steps: int = 20

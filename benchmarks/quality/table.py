@@ -39,7 +39,7 @@ from training.judge import (
 README = Path(__file__).with_name("README.md")
 MARKS = ("<!-- table -->\n", "<!-- end of table -->\n")
 STEPS = (4, 8, 10, 16, 25, 50)
-EVALUATIONS = {"euler": 1, "heun": 2, "midpoint": 2, "rk4": 4}  # of the model, per step
+EVALUATIONS = {"euler": 1, "heun": 2, "midpoint": 2, "rk4": 4, "ab2": 1}  # of the model, per step
 EXACT: tuple[Solver, int] = ("rk4", 50)  # stands in for the exact path
 SECONDS = 5.0
 NEGATIVE = GenerationRequest().negative_prompt

@@ -214,7 +214,7 @@ def check_sampler(file: Fixture) -> Iterator[Comparison]:
     model = fixtures.dit(file.sibling(weights[0]))
     solver = SOLVERS[file.metadata["solver"]]
     scale, num_steps = float(file.metadata["guidance"]), int(file.metadata["steps"])
-    sigmas = shift_sigmas(make_sigmas(num_steps), float(file.metadata["shift"]))
+    sigmas = make_sigmas(num_steps, float(file.metadata["shift"]))
     yield "sigmas", sigmas, file["out.sigmas"], LIMIT
 
     timesteps = file.tensors.get("out.timesteps", file.tensors.get("out.model_timesteps"))
@@ -254,15 +254,6 @@ def check_sampler(file: Fixture) -> Iterator[Comparison]:
         yield "audio", audio, file["out.audio"], AUDIO_LIMIT
 
 
-def shift_sigmas(sigmas: Tensor, shift: float) -> Tensor:
-    """Return noise levels moved towards 1; a shift of 1 leaves them as they are.
-
-    The official configurations use a shift of 1, so the library has no such option.
-    Source: specification, section 4.
-    """
-    return shift * sigmas / (1 + (shift - 1) * sigmas)
-
-
 def make_flux_sigmas(num_steps: int, num_latents: int) -> Tensor:
     """Return the schedule whose shift grows with the number of latent frames.
 
@@ -286,7 +277,7 @@ def check_schedules(file: Fixture) -> Iterator[Comparison]:
             sigmas = 1 - make_sigmas(int(case.removeprefix("noreverse_n")))
         else:
             steps, shift = case.removeprefix("n").split("_shift")
-            sigmas = shift_sigmas(make_sigmas(int(steps)), float(shift))
+            sigmas = make_sigmas(int(steps), float(shift))
         yield name, sigmas if kind == "sigmas" else 1000 * sigmas[:-1], file[name], LIMIT
 
 
