@@ -25,7 +25,8 @@ SAMPLE_PROMPTS = {
     "Kitchen": "cooking in a kitchen, sizzling pan, a knife on a board",
 }
 RANDOM, FIXED = "Random", "Fixed"
-OUTPUTS = {"Picture and sound": "mp4", "Sound alone": "wav"}
+VIDEO, SOUND_ALONE = "Picture and sound", "Sound alone"
+OUTPUTS = {VIDEO: "mp4", SOUND_ALONE: "wav"}
 REFUSE, TRIM = "Refuse it", "Use its beginning"
 NUM_VARIATIONS = (1, 2, 3, 4)
 MODEL_POLL_SECONDS = 2.0  # between two questions while the model loads
@@ -120,7 +121,7 @@ class SoundControls:
             elem_id="seed",
         )
         _add_error(errors, "seed")
-        self.output = gr.Radio(list(OUTPUTS), value=next(iter(OUTPUTS)), label="Result")
+        self.output = gr.Radio(list(OUTPUTS), value=VIDEO, label="Result")
 
 
 class ModelSlider:

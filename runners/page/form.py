@@ -12,7 +12,7 @@ import gradio as gr
 from foley.client import RequestOptions
 from foley.errors import ParameterError
 from foley.request import GenerationRequest
-from runners.page.controls import EXAMPLES_FOLDER, FIXED, OUTPUTS, TRIM
+from runners.page.controls import EXAMPLES_FOLDER, FIXED, OUTPUTS, SOUND_ALONE, TRIM
 from runners.page.layout import PageLayout
 
 
@@ -132,7 +132,7 @@ def read_link(layout: PageLayout, query: Mapping[str, str]) -> dict[Any, Any]:
         updates[sound.seed_kind] = FIXED
         updates[sound.seed] = gr.Textbox(value=str(request.seed), visible=True)
     if query.get("format") in ("wav", "flac"):
-        updates[sound.output] = "Sound alone"
+        updates[sound.output] = SOUND_ALONE
     if query.get("trim") == "true":
         updates[settings.too_long] = TRIM
     if (name := query.get("example", "")) in layout.clip.example_buttons:

@@ -68,25 +68,16 @@ class PageHandlers:
         except (UnauthorizedError, ParameterError) as error:
             text = messages.describe_error(error, key_given=True) if api_key else ""
             return {
-                model.summary: messages.render_status("Enter a key to see the model."),
+                **self._show_status("Enter a key to see the model."),
                 model.key_box: gr.Column(visible=True),
                 key_error: messages.render_error(text),
-                model.timer: gr.Timer(active=False),
             }
         except NotReadyError:
             text = "The model is loading. You can choose a clip and settings meanwhile."
-            return {
-                model.summary: messages.render_status(text),
-                key_error: "",
-                model.timer: gr.Timer(active=True),
-            }
+            return self._show_status(text, ask_again=True)
         except FoleyError as error:
             text = messages.describe_error(error, key_given=bool(api_key))
-            return {
-                model.summary: messages.render_status(text),
-                key_error: "",
-                model.timer: gr.Timer(active=isinstance(error, ConnectionFailedError)),
-            }
+            return self._show_status(text, ask_again=isinstance(error, ConnectionFailedError))
         settings = self._layout.settings
         return {
             model.summary: messages.render_model(found),
@@ -94,6 +85,15 @@ class PageHandlers:
             model.timer: gr.Timer(active=False),
             settings.steps.model_value: found.num_inference_steps or None,
             settings.guidance.model_value: found.guidance_scale or None,
+        }
+
+    def _show_status(self, text: str, *, ask_again: bool = False) -> Updates:
+        """Show a sentence in the model's place; ask for the model again later or not."""
+        model = self._layout.model
+        return {
+            model.summary: messages.render_status(text),
+            model.timer: gr.Timer(active=ask_again),
+            self._layout.errors["api_key"]: "",
         }
 
     def fill_from_link(self, request: gr.Request) -> Updates:
