@@ -17,7 +17,13 @@ from foley.models.dit import FoleyDiT
 from foley.models.modulation import TimeModulation
 from foley.models.transfer import upload
 from foley.request import Solver
-from foley.sampling import SolverPoint, compute_evaluation_sigmas, guide, solve
+from foley.sampling import (
+    SolverPoint,
+    compute_evaluation_sigmas,
+    count_guided_steps,
+    guide,
+    solve,
+)
 from foley.types import Conditions
 
 # Time modulations are computed for this many evaluations at once. All of them would take too much
@@ -25,7 +31,7 @@ from foley.types import Conditions
 # 9 x 1536 values of 2 bytes).
 TIMES_AT_ONCE = 64
 
-# No id is given twice in a process, so a batch can be recognised by the ids of its paths.
+# No id is given twice in a process, so a batch can be recognised by the ids of its parts.
 _path_ids = itertools.count()
 
 
@@ -34,7 +40,8 @@ class EvaluationPart(NamedTuple):
 
     Attributes:
         path_id: identifies the path from noise to latents that this part belongs to. All parts of
-            one path have the same context, and an evaluation takes at most one of them.
+            one id have the same context, and an evaluation takes at most one of them. A path gets
+            another id when its guidance ends, because its context changes then.
         latents: [N, L, A], the variations' states.
         time: the modulation of its noise level, one row of `FoleyDiT.make_time_modulation`.
         context: of `make_clip_context`.
@@ -160,6 +167,8 @@ class Denoising:
         sigmas: [steps + 1], falling from 1 to 0.
         solver: euler, heun, midpoint, rk4 or ab2.
         guidance_scale: up to 1, only the conditional half is evaluated.
+        guidance_interval: lowest noise level, 0 to 1, at which a step with guidance may begin. The
+            steps after it evaluate only the conditional half.
 
     Attributes:
         point: where the velocity is needed next; None at the end.
@@ -175,6 +184,7 @@ class Denoising:
         *,
         solver: Solver = "euler",
         guidance_scale: float = 1.0,
+        guidance_interval: float = 0.0,
     ) -> None:
         self._dit = dit
         self._path_id = next(_path_ids)
@@ -182,7 +192,11 @@ class Denoising:
         self._context = make_clip_context(dit, conditions, len(noise), guided=guidance_scale > 1)
         self._levels = upload(compute_evaluation_sigmas(sigmas, solver), noise.device)
         self._times: TimeModulation | None = None
-        self._path = solve(noise, sigmas, solver)
+        self._num_variations = len(noise)
+        self._num_guided_steps = (
+            count_guided_steps(sigmas, guidance_interval) if guidance_scale > 1 else 0
+        )
+        self._path = solve(noise, sigmas, solver, self._num_guided_steps)
         self.latents: Tensor | None = None
         self.point: SolverPoint | None = next(self._path)
 
@@ -192,6 +206,8 @@ class Denoising:
         At every `TIMES_AT_ONCE`th evaluation it computes the time modulations of the next ones.
         """
         assert self.point is not None
+        if self._guidance_scale > 1 and self.point.step >= self._num_guided_steps:
+            self._end_guidance()
         row = self.point.index % TIMES_AT_ONCE
         if row == 0 or self._times is None:
             first = self.point.index - row
@@ -212,6 +228,11 @@ class Denoising:
             self.point = self._path.send(velocity)
         except StopIteration as stop:
             self.point, self.latents = None, stop.value
+
+    def _end_guidance(self) -> None:
+        self._path_id = next(_path_ids)
+        self._guidance_scale = 1.0
+        self._context = self._context.select_last(self._num_variations)
 
 
 def make_clip_context(

@@ -80,6 +80,26 @@ class DiTContext:
             packing=Packing.of(lengths, first.visual.device) if axis else None,
         )
 
+    def select_last(self, num_clips: int) -> "DiTContext":
+        """Return the last clips, without the memory of the others.
+
+        Args:
+            num_clips: at least 1; each clip must have its own row of the batch.
+        """
+        assert self.packing is None
+        first_clip = len(self.lengths) - num_clips
+        first_row = int((self.row_owner < first_clip).sum())
+        return DiTContext(
+            visual=self.visual[first_clip:].clone(),
+            text_keys=self.text_keys[:, first_clip:].clone(),
+            text_values=self.text_values[:, first_clip:].clone(),
+            sync_rows=self.sync_rows[first_row:].clone(),
+            row_owner=self.row_owner[first_row:] - first_clip,
+            row_index=self.row_index[first_clip:] - first_row,
+            rotary=self.rotary,
+            lengths=self.lengths[first_clip:],
+        )
+
     def pack(self) -> "DiTContext":
         """Return the same clips on one row."""
         if self.packing is not None:
