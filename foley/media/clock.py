@@ -76,6 +76,14 @@ class FramePicker:
                 self._target_seconds += 1 / self._fps
         return self._picked - before
 
+    def count_until(self, stop_seconds: float) -> int:
+        """The number of times that the last frame is picked again, if it is shown until the stop.
+
+        Args:
+            stop_seconds: the end of the last frame. A target at the stop is not picked.
+        """
+        return self.count(stop_seconds - 2 * _ROUNDING_SECONDS)
+
 
 class FrameTimes:
     """Computes the time of each decoded frame, including frames without a timestamp.
@@ -92,6 +100,7 @@ class FrameTimes:
         self._time_base = time_base
         self._step_seconds = 1 / float(rate or SYNC_FPS)
         self._next_seconds = 0.0
+        self._last_seconds = 0.0
 
     def seconds(self, pts: int | None, duration: int | None) -> float:
         """The time of the next frame in presentation order.
@@ -103,9 +112,15 @@ class FrameTimes:
         seconds = self._next_seconds if pts is None else seconds_of(pts, self._time_base)
         step = seconds_of(duration, self._time_base) if duration else self._step_seconds
         self._next_seconds = seconds + step
+        self._last_seconds = seconds
         return seconds
 
     @property
     def stop_seconds(self) -> float:
         """The end of the latest frame, in seconds."""
         return self._next_seconds
+
+    @property
+    def held_seconds(self) -> float:
+        """The duration of the latest frame, in seconds."""
+        return self._next_seconds - self._last_seconds

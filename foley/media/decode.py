@@ -2,6 +2,7 @@
 
 from __future__ import annotations  # PyAV's packets are generic for the type checker only
 
+import heapq
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -34,10 +35,14 @@ from foley.media.scale import (
     stretch,
 )
 from foley.media.source import MediaLimits, check_pixels, open_video
+from foley.media.timeline import clock_start, demux_video, has_presentation_times
 from foley.types import VideoFrames
 
 # Every thread of a decoder keeps a few more frames, and four threads are faster than the scaling.
 _MAX_DECODER_THREADS = 4
+# A last frame that is shown longer than this is picked until its end. The reference picks it once,
+# so the sound would end before the picture; up to the interval of 8 fps, its rule is kept.
+_LONG_HOLD_SECONDS = 1 / VISUAL_FPS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +83,7 @@ def probe(source: Path, *, limits: MediaLimits | None = None) -> VideoInfo:
     """
     limits = limits or MediaLimits()
     with open_video(source, limits) as (container, stream):
-        frame = next(decode_packets(container.demux(stream), limits), None)
+        frame = next(decode_packets(demux_video(container, stream), limits), None)
         if frame is None:
             raise NoFramesError(f"{source.name} has a picture stream without a frame; send a video")
         swap = orientation_of(frame)[0]
@@ -141,14 +146,19 @@ def decode_frames(
         scaler = _Scaler(visual_size, sync_size, limits, *pickers)
         times = FrameTimes(stream.time_base or Fraction(1, SYNC_FPS), _frame_rate(stream))
         trimmed = False
-        for frame in decode_packets(container.demux(stream), limits):
-            seconds = times.seconds(frame.pts, frame.duration)
+        for frame, pts, duration in _time_frames(container, stream, limits):
+            seconds = times.seconds(pts, duration)
             # The reference includes a frame at the limit, although it lasts beyond the limit.
             if seconds > limits.max_seconds or (exact_clock and seconds == limits.max_seconds):
                 first_seconds, trimmed = seconds, True
                 break
             if seconds >= 0:
                 scaler.add(frame, seconds)
+        held = not trimmed and times.held_seconds > _LONG_HOLD_SECONDS
+        if held and len(scaler.sync):
+            scaler.hold_last(min(times.stop_seconds, limits.max_seconds))
+            if times.stop_seconds > limits.max_seconds + 1 / VISUAL_FPS:
+                first_seconds, trimmed = times.stop_seconds, True
     if not len(scaler.sync):
         raise NoFramesError(
             f"{source.name} shows no frame between 0 and {limits.max_seconds:.2f} s"
@@ -206,6 +216,11 @@ class _Scaler:
             sync = apply_orientation(fit_and_crop(image, self._sync_size), self._orientation)
             self.sync.append(sync, sync_picks)
 
+    def hold_last(self, stop_seconds: float) -> None:
+        """Pick the last frame again for every target before `stop_seconds`."""
+        self.visual.repeat_last(self._visual_picker.count_until(stop_seconds))
+        self.sync.repeat_last(self._sync_picker.count_until(stop_seconds))
+
     def _check_fitted_size(self, frame: VideoFrame) -> None:
         # Scaling up the short side of a narrow strip makes the long side very long.
         height, width = fitted_size(frame.height, frame.width, self._sync_size)
@@ -257,6 +272,37 @@ def decode_packets(
         raise damage
 
 
+def _time_frames(
+    container: InputContainer, stream: VideoStream, limits: MediaLimits
+) -> Iterator[tuple[VideoFrame, int | None, int | None]]:
+    """Yield each frame in presentation order with its timestamp and duration in ticks."""
+    packets = demux_video(container, stream)
+    if has_presentation_times(container, stream):
+        for frame in decode_packets(packets, limits):
+            yield frame, frame.pts, frame.duration
+        return
+    # Each frame takes the earliest decoding timestamp that no frame before it has taken.
+    waiting: list[int] = []
+    last_pts: int | None = None
+    for frame in decode_packets(_collect_dts(packets, waiting), limits):
+        pts = heapq.heappop(waiting) if waiting else None
+        duration = frame.duration
+        if pts is not None and last_pts is not None:
+            duration = pts - last_pts
+        yield frame, pts, duration
+        last_pts = pts
+
+
+def _collect_dts(
+    packets: Iterable[Packet[VideoStream]], timestamps: list[int]
+) -> Iterator[Packet[VideoStream]]:
+    """Yield the packets, and push each one's decoding timestamp on the heap."""
+    for packet in packets:
+        if packet.size and packet.dts is not None:
+            heapq.heappush(timestamps, packet.dts)
+        yield packet
+
+
 def _finish_frames(
     scaler: _Scaler,
     source_seconds: float,
@@ -295,7 +341,8 @@ def _finish_frames(
 
 def _stated_seconds(container: InputContainer, stream: VideoStream) -> float | None:
     if stream.duration and stream.time_base:
-        return seconds_of((stream.start_time or 0) + stream.duration, stream.time_base)
+        start = (stream.start_time or 0) - clock_start(container, stream)
+        return seconds_of(start + stream.duration, stream.time_base)
     if container.duration:
         return seconds_of(container.duration, Fraction(1, av.time_base))
     return None

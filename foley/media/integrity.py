@@ -7,6 +7,7 @@ minutes.
 """
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -36,23 +37,40 @@ def missing_bytes(source: Path) -> int:
     return 0
 
 
+def is_fragmented(source: Path) -> bool:
+    """Whether an mp4 file holds its samples in fragments, as live streams do.
+
+    Args:
+        source: a file in a format of the mp4 family.
+    """
+    with source.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        return any(kind == b"moof" for kind, _ in _walk_boxes(file, size))
+
+
 def _missing_mp4(file: BinaryIO, size: int) -> int:
     """Walk the top-level boxes; one that holds samples or their index must end inside the file."""
+    for kind, stop in _walk_boxes(file, size):
+        if stop > size:
+            return stop - size if kind in _MP4_NEEDED else 0
+    return 0
+
+
+def _walk_boxes(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int]]:
+    """Yield the type and the stated end of each top-level box."""
     start = 0
     for _ in range(_MAX_BOXES):
         if start + 8 > size:
-            return 0
+            return
         file.seek(start)
         header = file.read(16)
         length, kind = int.from_bytes(header[:4], "big"), header[4:8]
         if length == 1:  # the length is in the 64 bits that follow
             length = int.from_bytes(header[8:16], "big")
         if length < 8:  # 0 means "to the end of the file"; other values are not valid
-            return 0
-        if start + length > size:
-            return start + length - size if kind in _MP4_NEEDED else 0
+            return
         start += length
-    return 0
+        yield kind, start
 
 
 def _missing_matroska(file: BinaryIO, size: int) -> int:

@@ -5,17 +5,16 @@ from __future__ import annotations  # PyAV's packets are generic for the type ch
 import itertools
 import math
 from collections.abc import Iterable, Iterator
-from fractions import Fraction
 from pathlib import Path
 
 from av import Packet
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from foley.configs import SYNC_FPS
 from foley.media.clock import seconds_of
 from foley.media.decode import decode_packets
 from foley.media.source import MediaLimits, open_video, translate_read_errors
+from foley.media.timeline import demux_video, has_presentation_times, ticks_per_frame
 
 # Common codecs reorder frames by at most 16 places. To know the order of the frames before a given
 # time, 16 more packets are needed for the frames that are shown before it, 16 for the frames that
@@ -32,7 +31,8 @@ def complete_timestamps(
     """Yield the packets in decoding order, each with both timestamps, which every muxer needs.
 
     Matroska files have no decoding timestamps for their first packets. Raw streams have no
-    timestamps at all: for them, a part of the stream is decoded to find the presentation order.
+    timestamps at all, and AVI files have no presentation timestamps: for them, a part of the stream
+    is decoded to find the presentation order. Decoding timestamps that do not rise are raised.
 
     Args:
         container: the open source.
@@ -45,23 +45,28 @@ def complete_timestamps(
         VideoDecodeError: the source cannot be read.
         VideoTooLargeError: a frame of a stream without timestamps has too many pixels.
     """
-    step = _ticks_per_frame(stream)
+    step = ticks_per_frame(stream)
+    is_timed = has_presentation_times(container, stream)
     waiting: list[Packet[VideoStream]] = []
-    ranks: list[int] | None = None
+    order: _PresentationOrder | None = None
+    last_dts: int | None = None
     for index, packet in enumerate(_read_packets(container, stream)):
-        if packet.pts is None and packet.dts is None:
-            if ranks is None:
-                ranks = _presentation_ranks(
-                    Path(container.name), limits, _num_needed(stream, step, stop_seconds)
-                )
-            packet.dts = (index - _delay(ranks)) * step
-            packet.pts = (ranks[index] if index < len(ranks) else index) * step
+        if not is_timed or (packet.pts is None and packet.dts is None):
+            if order is None:
+                num_packets = _num_needed(stream, step, stop_seconds)
+                order = _PresentationOrder(Path(container.name), limits, num_packets, step)
+            packet.pts, packet.dts = order.find_times(index, packet.dts)
         elif packet.dts is None:
             waiting.append(packet)
             continue
         elif packet.pts is None:
             packet.pts = packet.dts
         assert packet.dts is not None
+        assert packet.pts is not None
+        if last_dts is not None and packet.dts <= last_dts:  # muxers need rising ones
+            packet.dts = last_dts + 1
+            packet.pts = max(packet.pts, packet.dts)
+        last_dts = packet.dts
         yield from _assign_dts(waiting, packet.dts, step)
         waiting.clear()
         yield packet
@@ -98,7 +103,7 @@ def cut_packets(
 
 def _read_packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
     with translate_read_errors(Path(container.name)):
-        for packet in container.demux(stream):
+        for packet in demux_video(container, stream):
             if packet.size:  # the last packet is empty; it is for flushing a decoder
                 yield packet
 
@@ -120,34 +125,59 @@ def _num_needed(stream: VideoStream, step: int, stop_seconds: float | None) -> i
     return math.ceil(stop_seconds / (step * stream.time_base)) + _EXTRA_PACKETS
 
 
-def _presentation_ranks(source: Path, limits: MediaLimits, num_packets: int | None) -> list[int]:
-    """The place in presentation order of each of the first packets in decoding order.
+class _PresentationOrder:
+    """Computes the timestamps of packets whose order of presentation the container does not state.
 
-    A decoder copies a packet's timestamp to its frame. The packets are numbered in decoding order,
-    and the decoder returns the numbers in presentation order.
+    The first packets are decoded. A decoder copies a packet's timestamp to its frame: the packets
+    are numbered in decoding order, and the decoder returns the numbers in presentation order.
+
+    Args:
+        source: the file, which is opened again.
+        limits: for the frames that are decoded.
+        num_packets: how many packets are decoded; None for all.
+        step: ticks per frame, for packets without any timestamp.
     """
-    with open_video(source, limits) as (container, stream):
-        packets = _number_packets(itertools.islice(container.demux(stream), num_packets))
-        shown = [frame.pts for frame in decode_packets(packets, limits) if frame.pts is not None]
-    ranks = list(range(max(shown, default=-1) + 1))
-    for rank, index in enumerate(shown):
-        ranks[index] = rank
-    return ranks
 
+    def __init__(
+        self, source: Path, limits: MediaLimits, num_packets: int | None, step: int
+    ) -> None:
+        self._step = step
+        self._times: list[int] = []  # in decoding order, which is rising
+        with open_video(source, limits) as (container, stream):
+            packets = self._number_packets(
+                itertools.islice(demux_video(container, stream), num_packets)
+            )
+            frames = decode_packets(packets, limits)
+            shown = [frame.pts for frame in frames if frame.pts is not None]
+        self._ranks = list(range(max(shown, default=-1) + 1))
+        for rank, index in enumerate(shown):
+            self._ranks[index] = rank
+        # The number of frames by which decoding must run ahead of presentation.
+        self._delay = max((index - rank for index, rank in enumerate(self._ranks)), default=0)
 
-def _number_packets(packets: Iterable[Packet[VideoStream]]) -> Iterator[Packet[VideoStream]]:
-    for index, packet in enumerate(packets):
-        if packet.size:
-            packet.pts = packet.dts = index
-        yield packet
+    def find_times(self, index: int, dts: int | None) -> tuple[int, int]:
+        """The presentation and decoding timestamps of the next packet.
 
+        Args:
+            index: of the packet in decoding order.
+            dts: as the container states it, None if it does not.
+        """
+        if index >= len(self._times):
+            self._append_time(dts)
+        rank = self._ranks[index] if index < len(self._ranks) else index
+        early = index - self._delay
+        decoded = self._times[early] if early >= 0 else self._times[0] + early * self._step
+        return self._times[rank], decoded
 
-def _delay(ranks: list[int]) -> int:
-    """The number of frames by which decoding must run ahead of presentation."""
-    return max((index - rank for index, rank in enumerate(ranks)), default=0)
+    def _append_time(self, dts: int | None) -> None:
+        following = self._times[-1] + self._step if self._times else 0
+        self._times.append(following if dts is None else dts)
 
-
-def _ticks_per_frame(stream: VideoStream) -> int:
-    assert stream.time_base is not None
-    rate = stream.average_rate or stream.guessed_rate or Fraction(SYNC_FPS)
-    return max(1, round(1 / (rate * stream.time_base)))
+    def _number_packets(
+        self, packets: Iterable[Packet[VideoStream]]
+    ) -> Iterator[Packet[VideoStream]]:
+        for packet in packets:
+            if packet.size:
+                self._append_time(packet.dts)
+                packet.pts = packet.dts = len(self._times) - 1
+            yield packet

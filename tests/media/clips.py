@@ -55,7 +55,7 @@ def write_clip(
     *,
     times_ms: Sequence[int] | None = None,
     num_frames: int = 25,
-    fps: int = 25,
+    fps: int | Fraction = 25,
     size: tuple[int, int] = (80, 80),
     codec: str = "libx264",
     pix_fmt: str = "yuv420p",

@@ -1,0 +1,101 @@
+"""The packets of a clip's video stream in the clip's own clock, which begins at zero."""
+
+from __future__ import annotations  # PyAV's packets are generic for the type checker only
+
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import av
+from av import Packet
+from av.container import InputContainer
+from av.video.stream import VideoStream
+
+from foley.configs import SYNC_FPS
+from foley.media.integrity import is_fragmented
+
+# Formats of broadcasts and live streams: their clock runs on from some moment before the clip.
+_RUNNING_CLOCKS = frozenset({"mpegts", "mpeg", "flv"})
+# Formats that state when a packet is decoded, and not when its frame is shown.
+_UNTIMED_FORMATS = frozenset({"avi", "asf"})
+# A clock that jumps this far forwards was restarted. FFmpeg's command line has the same limit.
+_MAX_GAP_SECONDS = 10
+
+
+def demux_video(container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
+    """Yield the stream's packets with timestamps in the clip's clock, the empty last one included.
+
+    In formats with a running clock, the clip's clock begins at the earliest timestamp of the file,
+    so that a picture that begins after the sound stays late. Where the timestamps restart, as in
+    joined recordings, the later part follows the earlier one without a gap.
+
+    Args:
+        container: the open source.
+        stream: its video stream.
+
+    Raises:
+        av.FFmpegError: a packet cannot be read.
+    """
+    shift = -clock_start(container, stream)
+    step = ticks_per_frame(stream)
+    max_gap = _max_gap_ticks(container, stream)
+    last_dts: int | None = None
+    last_duration = step
+    for packet in container.demux(stream):
+        if packet.dts is not None and packet.size:
+            dts = packet.dts + shift
+            if last_dts is not None and not last_dts - 2 * last_duration < dts < last_dts + max_gap:
+                shift += last_dts + last_duration - dts
+            last_dts, last_duration = packet.dts + shift, packet.duration or step
+        if shift:
+            packet.pts = None if packet.pts is None else packet.pts + shift
+            packet.dts = None if packet.dts is None else packet.dts + shift
+        yield packet
+
+
+def clock_start(container: InputContainer, stream: VideoStream) -> int:
+    """The container's time at which the clip's clock begins, in ticks of the stream.
+
+    Args:
+        container: the open source.
+        stream: its video stream.
+    """
+    start = container.start_time
+    assert stream.time_base is not None
+    if start is None or not _has_running_clock(container, start):
+        return 0
+    return round(Fraction(start, av.time_base) / stream.time_base)
+
+
+def has_presentation_times(container: InputContainer, stream: VideoStream) -> bool:
+    """Whether the container states when each frame is shown, and not only when it is decoded.
+
+    Args:
+        container: the open source.
+        stream: its video stream.
+    """
+    name = container.format.name
+    # Matroska has no codec tags of its own: a stream with one was taken over from AVI.
+    from_avi = "matroska" in name and bool(stream.codec_context.codec_tag.strip("\0"))
+    return name not in _UNTIMED_FORMATS and not from_avi
+
+
+def ticks_per_frame(stream: VideoStream) -> int:
+    """The frame interval in ticks of the stream, at least 1."""
+    assert stream.time_base is not None
+    rate = stream.average_rate or stream.guessed_rate or Fraction(SYNC_FPS)
+    return max(1, round(1 / (rate * stream.time_base)))
+
+
+def _has_running_clock(container: InputContainer, start: int) -> bool:
+    name = container.format.name
+    if name in _RUNNING_CLOCKS:
+        return True
+    return start > 0 and name.startswith("mov") and is_fragmented(Path(container.name))
+
+
+def _max_gap_ticks(container: InputContainer, stream: VideoStream) -> float:
+    if container.format.name not in _RUNNING_CLOCKS:
+        return float("inf")
+    assert stream.time_base is not None
+    return float(_MAX_GAP_SECONDS / stream.time_base)
