@@ -43,6 +43,7 @@ from runners.jobs.scratch import Scratch, SharedScratch
 from runners.logs import configure_logging
 from runners.messages import ModelStatus, RunnerRequest
 from runners.page.proxy import PageProxy
+from runners.sandbox.confinement import require_all_parts
 from runners.sandbox.fork_server import SandboxLimits
 from runners.sandbox.pool import Sandbox
 from runners.settings import child_environment, load_settings
@@ -50,6 +51,8 @@ from runners.tracing import configure_tracing, end_tracing
 
 try:
     SETTINGS = load_settings()
+    if SETTINGS.sandbox == "required":
+        require_all_parts()
 except ConfigError as error:  # BentoML shows its own kind as one line, others as a traceback
     raise BentoMLConfigException(str(error)) from None
 SHARED_OPTIONS: dict[str, Any] = {
@@ -141,6 +144,7 @@ class FoleyApi:
                 cpu_seconds=SETTINGS.decode_cpu_seconds,
                 # The largest file that is written may be a copy of the clip, or its frames.
                 file_bytes=SETTINGS.max_upload_bytes + MAX_FRAMES_BYTES,
+                is_confined=SETTINGS.sandbox != "off",
             ),
             child_environment(),
         )

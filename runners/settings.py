@@ -155,6 +155,15 @@ class Settings(BaseSettings):
             "A clip that takes more is refused with 422.",
         ),
     ] = 120
+    sandbox: Annotated[
+        Literal["auto", "required", "off"],
+        Field(
+            description="Confinement of the processes that read clips, by Landlock and seccomp. "
+            "`auto` uses what the kernel has, and logs what it lacks. `required` refuses to start "
+            "if a part is missing. `off` confines nothing, which is for debugging. Limits on "
+            "memory, CPU time and files hold with each."
+        ),
+    ] = "auto"
     grpc_port: Annotated[
         int,
         Field(ge=0, le=65535, description="Port of gRPC. 0 switches gRPC off."),

@@ -1,8 +1,9 @@
-"""Fork a child process with resource limits for each media task.
+"""Fork a confined child process with resource limits for each media task.
 
 Run as `python -m runners.sandbox.fork_server`. FFmpeg has a history of memory-safety bugs on
-malformed input, so each clip is decoded in a short-lived child process with resource limits. The
-fork server imports the libraries once, before the first fork: a fork takes about 15 ms, and the
+malformed input, so each clip is decoded in a short-lived child process with resource limits, which
+`runners.sandbox.confinement` keeps from other files, processes and the network. The fork server
+imports the libraries once, before the first fork: a fork takes about 15 ms, and the
 imports take more than a second.
 
     API process                 fork server                     child
@@ -11,7 +12,7 @@ imports take more than a second.
          closes its end --------------> kills the child         (or dies: the server writes it)
 
 The limits of a child are its memory beyond what it starts with, its CPU time, the size of each file
-that it writes, and the number of its open files.
+that it writes, and the numbers of its open files and of its threads.
 
 An outcome is one JSON object with one of these keys:
 
@@ -39,8 +40,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from foley.errors import FoleyError, OutputError
+from runners.sandbox.confinement import Confinement, list_readable_paths
 
 MAX_OPEN_FILES = 64  # several times what a task needs
+MAX_FURTHER_THREADS = 1024  # of the same user, by a child and by whatever starts beside it
 PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 MAX_TRACE_CHARACTERS = 4000
 # Linux reports a peer that has shut its sending side down; other systems only a closed peer.
@@ -59,14 +62,16 @@ class SandboxLimits:
         memory_bytes: address space beyond what the child starts with.
         cpu_seconds: CPU time of all its threads together. SIGXCPU ends the child.
         file_bytes: size of each file that it writes.
+        is_confined: whether `runners.sandbox.confinement` applies, as far as the kernel has it.
     """
 
     memory_bytes: int
     cpu_seconds: int
     file_bytes: int
+    is_confined: bool = True
 
     def apply(self) -> None:
-        """Set the limits for the current process. They cannot be raised again."""
+        """Set the resource limits for the current process. They cannot be raised again."""
         memory_bytes = _address_space_bytes() + self.memory_bytes
         for kind, soft, hard in (
             # At the hard limit comes SIGKILL, as from the kernel when the machine lacks memory:
@@ -76,6 +81,9 @@ class SandboxLimits:
             (resource.RLIMIT_NOFILE, MAX_OPEN_FILES, MAX_OPEN_FILES),
             (resource.RLIMIT_CORE, 0, 0),
             (resource.RLIMIT_AS, memory_bytes, memory_bytes),
+            # The kernel counts the threads of the user, all processes together, and does not say
+            # how many there are. It says how many there are of all users, which is as many or more.
+            (resource.RLIMIT_NPROC, *[_count_threads() + MAX_FURTHER_THREADS] * 2),
         ):
             # macOS refuses some of the limits; the others still hold.
             with contextlib.suppress(ValueError, OSError):
@@ -90,13 +98,14 @@ def main() -> None:
     from runners.sandbox import tasks
 
     tasks.prepare()
+    confinement = Confinement(list_readable_paths())
     for number in (signal.SIGINT, signal.SIGTERM):
         # They reach the whole process group. The parent drains its requests, so this process
         # must go on, and it ends when the parent closes the socket.
         signal.signal(number, signal.SIG_IGN)
     gc.collect()
     gc.freeze()  # a collection in a child would write to all pages, and so copy them
-    _ForkServer(socket.socket(fileno=0)).run()
+    _ForkServer(socket.socket(fileno=0), confinement).run()
 
 
 class _ForkServer:
@@ -104,10 +113,12 @@ class _ForkServer:
 
     Args:
         control: receives one byte and one passed socket for each task.
+        confinement: of the children.
     """
 
-    def __init__(self, control: socket.socket) -> None:
+    def __init__(self, control: socket.socket, confinement: Confinement) -> None:
         self._control = control
+        self._confinement = confinement
         self._children: dict[int, int] = {}  # file descriptor of a task's socket: process id
         self._poller = select.poll()
         self._poller.register(control, select.POLLIN)
@@ -150,7 +161,7 @@ class _ForkServer:
             self._control.close()
             for other in self._children:
                 os.close(other)
-            _run_task(socket.socket(fileno=descriptor))
+            _run_task(socket.socket(fileno=descriptor), self._confinement)
             os._exit(0)
         finally:
             os._exit(1)
@@ -165,9 +176,9 @@ class _ForkServer:
                 del self._children[descriptor]
                 with contextlib.suppress(KeyError):
                     self._poller.unregister(descriptor)
-                with socket.socket(fileno=descriptor) as connection:
+                with socket.socket(fileno=descriptor):
                     if status:
-                        _send(connection, {"died": os.waitstatus_to_exitcode(status)})
+                        _send(descriptor, {"died": os.waitstatus_to_exitcode(status)})
 
     def _kill_children(self) -> None:
         for pid in self._children.values():
@@ -175,20 +186,23 @@ class _ForkServer:
             os.waitpid(pid, 0)
 
 
-def _run_task(connection: socket.socket) -> None:
+def _run_task(connection: socket.socket, confinement: Confinement) -> None:
     """Read one task from the connection, run it within its limits and write its outcome."""
     from runners.sandbox import tasks
 
     with connection, connection.makefile("rb") as lines:
         asked = json.loads(lines.readline())
         folder = asked["folder"]
-        SandboxLimits(**asked["limits"]).apply()
+        limits = SandboxLimits(**asked["limits"])
+        limits.apply()
         try:
+            if limits.is_confined:
+                confinement.confine(Path(folder))
             task = tasks.TASKS[asked["task"]]
             outcome: dict[str, Any] = {"done": task(Path(folder), **asked["arguments"])}
         except BaseException as error:  # noqa: BLE001 - the process ends here; the server logs it
             outcome = _describe_failure(error, folder)
-        _send(connection, outcome)
+        _send(connection.fileno(), outcome)
 
 
 def _describe_failure(error: BaseException, folder: str) -> dict[str, Any]:
@@ -232,9 +246,12 @@ def _is_folder_failure(error: FoleyError) -> bool:
     )
 
 
-def _send(connection: socket.socket, outcome: dict[str, Any]) -> None:
+def _send(descriptor: int, outcome: dict[str, Any]) -> None:
+    """Write an outcome to a socket, by `write`, since a confined child may not call `send`."""
+    line = json.dumps(outcome).encode() + b"\n"
     with contextlib.suppress(OSError):  # the caller has left
-        connection.sendall(json.dumps(outcome).encode() + b"\n")
+        while line:
+            line = line[os.write(descriptor, line) :]
 
 
 def _die_with_parent() -> None:
@@ -249,6 +266,13 @@ def _die_with_parent() -> None:
 def _address_space_bytes() -> int:
     with contextlib.suppress(OSError):
         return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    return 0
+
+
+def _count_threads() -> int:
+    """Return the number of threads of all processes and users, 0 where it is not known."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        return int(Path("/proc/loadavg").read_text().split()[3].partition("/")[2])
     return 0
 
 

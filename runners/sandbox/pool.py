@@ -28,6 +28,7 @@ from foley.errors import (
     VideoTooCostlyError,
     make_error,
 )
+from runners.sandbox.confinement import find_missing_parts
 from runners.sandbox.fork_server import SandboxLimits, encode_task
 
 log = structlog.get_logger(__name__)
@@ -92,7 +93,14 @@ class Sandbox:
         return _unpack(task, outcome or {"bug": "the fork server died twice during this task"})
 
     async def start(self) -> None:
-        """Start the fork server, and return when its imports, which take seconds, are done."""
+        """Start the fork server, and return when its imports, which take seconds, are done.
+
+        It logs once which parts of the confinement this machine lacks.
+        """
+        if not self._limits.is_confined:
+            log.warning("sandbox_off")
+        elif missing := find_missing_parts():
+            log.warning("sandbox_incomplete", missing=missing)
         await self.run("nothing", Path())
 
     def close(self) -> None:

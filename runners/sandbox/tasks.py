@@ -4,7 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch  # noqa: F401 - imported once in the fork server, not in each child
+# Imported once in the fork server, not in each child: the libraries import these when needed.
+import av.subtitles.stream  # noqa: F401
+import numpy.ctypeslib  # noqa: F401
+import safetensors.torch  # noqa: F401
+import torch
 from torch import Tensor
 
 from foley.configs import PRESETS
@@ -20,6 +24,8 @@ SOUND_ONLY_FORMATS = ("wav", "flac")
 def prepare() -> None:
     """Fill the caches that every task reads, once in the fork server instead of in each child."""
     codecs_by_decoder()
+    # PyTorch asks which processor there is at its first operation with several implementations.
+    torch.ones(1).add_(1)
 
 
 def nothing(_folder: Path) -> None:

@@ -5,8 +5,12 @@ depend on the task, as it does in the service.
 """
 
 import ctypes
+import errno
+import fcntl
 import os
 import signal
+import socket
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -115,9 +119,117 @@ def look_around(_folder: Path) -> list[str]:
     return sorted(os.environ)
 
 
-def kill_fork_server(_folder: Path) -> None:
-    os.kill(os.getppid(), signal.SIGKILL)
-    time.sleep(3600)
+def read_environment_of_parent(_folder: Path) -> None:
+    Path(f"/proc/{os.getppid()}/environ").read_bytes()
+
+
+def read_passwords(_folder: Path) -> None:
+    Path("/etc/passwd").read_text()
+
+
+def list_root(_folder: Path) -> None:
+    os.listdir("/")
+
+
+def write_beside_the_folder(folder: Path) -> None:
+    (folder.parent / "taken").write_text("by the child")
+
+
+def remove_beside_the_folder(folder: Path) -> None:
+    (folder.parent / "precious").unlink()
+
+
+def link_to_passwords(folder: Path) -> None:
+    (folder / "link").symlink_to("/etc/passwd")
+    (folder / "link").read_text()
+
+
+def connect_by_tcp(_folder: Path) -> None:
+    socket.socket(socket.AF_INET)
+
+
+def connect_by_unix_socket(_folder: Path) -> None:
+    socket.socket(socket.AF_UNIX)
+
+
+def make_socket_pair(_folder: Path) -> None:
+    socket.socketpair()
+
+
+def execute_a_program(_folder: Path) -> None:
+    os.execv("/bin/true", ["true"])
+
+
+def fork_a_process(_folder: Path) -> None:
+    if os.fork() == 0:
+        os._exit(0)
+
+
+def spawn_a_program(_folder: Path) -> None:
+    os.posix_spawn("/bin/true", ["true"], {})
+
+
+def trace_the_parent(_folder: Path) -> None:
+    _call("ptrace", 16, os.getppid(), None, None)  # PTRACE_ATTACH
+    _call("ptrace", 17, os.getppid(), None, None)  # PTRACE_DETACH
+
+
+def kill_the_parent(_folder: Path) -> None:
+    os.kill(os.getppid(), signal.SIGTERM)  # which the fork server ignores
+
+
+def signal_the_parent_by_a_file(folder: Path) -> None:
+    with (folder / "file").open("wb") as file:
+        fcntl.fcntl(file, fcntl.F_SETOWN, os.getppid())
+
+
+def raise_a_limit(_folder: Path) -> None:
+    _call("setrlimit", 7, (ctypes.c_uint64 * 2)(32, 32))  # RLIMIT_NOFILE
+
+
+def make_memory_file(_folder: Path) -> None:
+    os.memfd_create("code")
+
+
+def change_mode(folder: Path) -> None:
+    (folder / "program").write_text("#!/bin/sh")
+    (folder / "program").chmod(0o4755)
+
+
+def _call(name: str, *arguments: Any) -> None:
+    if getattr(ctypes.CDLL(None, use_errno=True), name)(*arguments):
+        raise OSError(ctypes.get_errno(), name)
+
+
+ATTACKS: dict[str, Callable[[Path], None]] = {
+    attack.__name__: attack
+    for attack in (
+        read_environment_of_parent, read_passwords, list_root, write_beside_the_folder,
+        remove_beside_the_folder, link_to_passwords, connect_by_tcp, connect_by_unix_socket,
+        make_socket_pair, execute_a_program, fork_a_process, spawn_a_program, trace_the_parent,
+        kill_the_parent, signal_the_parent_by_a_file, raise_a_limit, make_memory_file, change_mode,
+    )
+}  # fmt: skip
+
+
+def attack(folder: Path, *, how: str) -> str:
+    """Return the name of the error with which an attack fails, "succeeded" if it does not."""
+    try:
+        ATTACKS[how](folder)
+    except OSError as error:
+        return errno.errorcode[error.errno or 0]
+    return "succeeded"
+
+
+def start_threads(_folder: Path) -> int:
+    """Return how many of 8 threads have run."""
+    done: list[int] = []
+    threads = [threading.Thread(target=done.append, args=(index,)) for index in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return len(done)
 
 
 TASKS: dict[str, Callable[..., Any]] = {
@@ -125,7 +237,7 @@ TASKS: dict[str, Callable[..., Any]] = {
     "write": misbehave,
     **{
         task.__name__: task
-        for task in (open_files, write_on_and_on, wait, look_around, kill_fork_server)
+        for task in (open_files, write_on_and_on, wait, look_around, attack, start_threads)
     },
 }
 
