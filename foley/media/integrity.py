@@ -7,7 +7,7 @@ minutes.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,6 +16,7 @@ _MP4_NEEDED = frozenset({b"moov", b"mdat", b"moof"})
 _EBML_MAGIC = b"\x1a\x45\xdf\xa3"
 _MATROSKA_SEGMENT = 0x18538067
 _MAX_BOXES = 10_000  # 15 s at 120 fps with one fragment per frame have 3600; 10,000 take 30 ms
+_MAX_INDEX_BYTES = 16 << 20  # an hour of video has an index of about 2 MB
 _MAX_ELEMENTS = 64  # before the segment; real files have a header and perhaps padding
 
 
@@ -35,6 +36,27 @@ def missing_bytes(source: Path) -> int:
         if head[:4] == b"RIFF":
             return max(0, 8 + int.from_bytes(head[4:8], "little") - size)
     return 0
+
+
+def find_boxes(source: Path, kinds: Iterable[bytes]) -> set[bytes]:
+    """The types among `kinds` that the index of an mp4 file names; empty for other formats.
+
+    Args:
+        source: a file in any format.
+        kinds: types of boxes, four bytes each.
+    """
+    with source.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if file.read(8)[4:8] not in _MP4_TYPES:
+            return set()
+        start = 0
+        for kind, stop in _walk_boxes(file, size):
+            if kind == b"moov":
+                file.seek(start)
+                index = file.read(min(stop - start, _MAX_INDEX_BYTES))
+                return {wanted for wanted in kinds if wanted in index}
+            start = stop
+    return set()
 
 
 def is_fragmented(source: Path) -> bool:

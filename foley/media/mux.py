@@ -22,6 +22,15 @@ from foley.errors import OutputError
 from foley.media.atomic import atomic_media_path, claim_path
 from foley.media.audio import as_24_bit, as_stereo, encode_packets, validate_waveform
 from foley.media.clock import seconds_of
+from foley.media.metadata import (
+    add_subtitles,
+    copy_chapters,
+    copy_stream_tags,
+    copy_tags,
+    has_quicktime_keys,
+    list_left_out,
+    read_subtitles,
+)
 from foley.media.packets import complete_timestamps, cut_packets
 from foley.media.source import MediaLimits, open_video
 
@@ -38,8 +47,15 @@ _LOSSLESS_CODEC = {
     ("flac", "s24"): "flac",
 }
 _OPUS_RATE = 48_000  # Hz; Opus has no other rate
-# Tags that describe the source file and not its content.
-_FILE_TAGS = frozenset({"major_brand", "minor_version", "compatible_brands", "encoder", "duration"})
+# Without a tag, FFmpeg takes each ProRes for the best one.
+_PRORES_TAGS = {
+    "Proxy": "apco",
+    "LT": "apcs",
+    "Standard": "apcn",
+    "HQ": "apch",
+    "4444": "ap4h",
+    "XQ": "ap4x",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +91,8 @@ def choose_container(
         VideoError: the source cannot be read, as `decode_frames`.
         OutputError: neither container accepts the clip's video codec.
     """
-    with open_video(source, _packets_only(limits)) as (_, picture):
-        return _choose_container(picture, wanted)
+    with open_video(source, _packets_only(limits)) as (reader, picture):
+        return _choose_container(reader, picture, wanted)[0]
 
 
 def write_video(
@@ -92,8 +108,9 @@ def write_video(
 ) -> MediaFile:
     """Write the clip with the waveform as its only sound. The video packets are copied unchanged.
 
-    The first sample is at time zero of the video's clock, even if the first frame is later. The
-    source's sound, subtitles and data streams are left out. If the container does not accept the
+    The first sample is at time zero of the video's clock, even if the first frame is later. Tags,
+    chapters and subtitles are kept where the container takes them, and a notice lists the others.
+    The source's sound is left out. If the container does not accept the
     video codec, the result is an mkv file beside `destination`, with a notice. That file replaces
     no other file.
 
@@ -119,7 +136,7 @@ def write_video(
     wanted = container or _container_from_suffix(destination)
     with open_video(source, _packets_only(limits)) as (reader, picture):
         codec = picture.codec_context.codec.canonical_name
-        chosen = _choose_container(picture, wanted)
+        chosen, tag = _choose_container(reader, picture, wanted)
         # Only `destination` may be replaced. The mkv's name may be that of the source.
         instead = destination.with_suffix(f".{chosen}")
         keep = chosen == wanted or instead == destination
@@ -127,25 +144,36 @@ def write_video(
             nullcontext(destination) if keep else claim_path(instead) as path,
             atomic_media_path(path) as temporary,
             av.open(
-                str(temporary), "w", format=_FFMPEG_FORMAT[chosen], options=_muxer_options(chosen)
+                str(temporary),
+                "w",
+                format=_FFMPEG_FORMAT[chosen],
+                options=_list_options(chosen, reader),
             ) as writer,
         ):
-            _copy_tags(reader, writer)
-            copy = _add_picture(writer, picture, chosen)
+            copy_tags(reader, writer)
+            copy_chapters(reader, writer, stop_seconds)
+            copy = _add_picture(writer, picture, tag)
+            copy_stream_tags(picture, copy)
             sound = _add_sound(writer, _AUDIO_CODEC[chosen], sample_rate, "stereo")
             sound.bit_rate = audio_bitrate
+            subtitles = add_subtitles(reader, writer, _FFMPEG_FORMAT[chosen])
             writer.start_encoding()
             packets = complete_timestamps(reader, picture, limits or MediaLimits(), stop_seconds)
             pictures: Iterator[Packet[Any]] = cut_packets(packets, stop_seconds)
             sounds: Iterator[Packet[Any]] = encode_packets(sound, samples, sample_rate)
             hidden_seconds = 0.0
             # Interleaved in order of time, so that the muxer does not have to buffer packets.
-            for packet in heapq.merge(pictures, sounds, key=_decode_seconds):
+            texts = read_subtitles(source, subtitles, _packets_only(limits), stop_seconds)
+            for packet in heapq.merge(pictures, sounds, texts, key=_decode_seconds):
                 if packet.stream is picture:
                     hidden_seconds = max(hidden_seconds, -_shown_seconds(packet))
                     packet.stream = copy
                 writer.mux(packet)
+            writer.close()
+            left_out = list_left_out(reader, picture, subtitles, temporary, chosen)
     notices = []
+    if left_out:
+        notices.append(f"{chosen} does not hold, and the result is without: {', '.join(left_out)}.")
     if chosen != wanted:
         notices.append(f"{wanted} does not take {codec} pictures: the result is {path.name}.")
     if hidden_seconds and chosen in ("mkv", "webm"):
@@ -216,48 +244,72 @@ def _container_from_suffix(destination: Path) -> Container:
     )
 
 
-def _choose_container(picture: VideoStream, wanted: Container) -> Container:
+def _choose_container(
+    reader: InputContainer, picture: VideoStream, wanted: Container
+) -> tuple[Container, str | None]:
+    """The container, and the codec tag for the picture in it (None: FFmpeg's choice)."""
     for name in (wanted, _FALLBACK):
-        if _accepts(name, picture):
-            return name
+        for tag in _list_tags(reader, picture, name):
+            if _accepts(name, picture, tag):
+                return name, tag
     codec = picture.codec_context.codec.canonical_name
-    fitting = [name for name in CONTAINERS if _accepts(name, picture)]
+    fitting = [
+        name
+        for name in CONTAINERS
+        if any(_accepts(name, picture, tag) for tag in _list_tags(reader, picture, name))
+    ]
     raise OutputError(
         f"{' and '.join(dict.fromkeys((wanted, _FALLBACK)))} cannot hold {codec} pictures; "
         f"ask for {' or '.join([*fitting, 'wav'])}, or convert the clip first"
     )
 
 
-def _accepts(name: Container, picture: VideoStream) -> bool:
+def _list_tags(reader: InputContainer, picture: VideoStream, name: Container) -> list[str | None]:
+    """The codec tags to try, the most faithful one first."""
+    context = picture.codec_context
+    tags: list[str | None] = [None]
+    if name not in ("mp4", "mov"):
+        return tags
+    codec, tag = context.codec.canonical_name, context.codec_tag
+    if codec == "hevc":
+        # Apple's players open HEVC only with the tag hvc1. A source tagged hev1 may contain
+        # parameter sets inside the stream, which hvc1 forbids.
+        tags.insert(0, "hvc1")
+    if codec == "prores" and context.profile in _PRORES_TAGS:
+        tags.insert(0, _PRORES_TAGS[context.profile])
+    if reader.format.name.startswith("mov") and tag.strip("\0"):
+        tags.insert(0, tag)
+    return tags
+
+
+def _accepts(name: Container, picture: VideoStream, tag: str | None) -> bool:
     # A header is written to memory, because some refusals (VP9 in mov) come only at that point.
     try:
         with av.open(io.BytesIO(), "w", format=_FFMPEG_FORMAT[name]) as writer:
-            _add_picture(writer, picture, name)
+            _add_picture(writer, picture, tag)
             writer.start_encoding()
     except (ValueError, av.FFmpegError):
         return False
     return True
 
 
-def _muxer_options(name: Container) -> dict[str, str]:
-    # The index goes to the front, so that a player can start before the whole file has arrived.
-    return {"movflags": "+faststart"} if name in ("mp4", "mov") else {}
+def _list_options(name: Container, reader: InputContainer) -> dict[str, str]:
+    # Dolby Vision and spherical video are outside the standard.
+    options = {"strict": "unofficial"}
+    if name in ("mp4", "mov"):
+        # The index goes to the front, so that a player can start before the whole file has arrived.
+        keys = "+use_metadata_tags" if has_quicktime_keys(reader) else ""
+        options["movflags"] = f"+faststart{keys}"
+    return options
 
 
-def _copy_tags(reader: InputContainer, writer: OutputContainer) -> None:
-    for key, value in reader.metadata.items():
-        if key.lower() not in _FILE_TAGS:
-            writer.metadata[key] = value
-
-
-def _add_picture(writer: OutputContainer, picture: VideoStream, name: Container) -> VideoStream:
+def _add_picture(writer: OutputContainer, picture: VideoStream, tag: str | None) -> VideoStream:
     copy = writer.add_stream_from_template(picture, opaque=True)
     copy.time_base = picture.time_base  # the same ticks, so that no timestamp is rounded
-    # Apple's players open HEVC only with the tag hvc1. A source tagged hev1 may contain parameter
-    # sets inside the stream, which hvc1 forbids.
-    context = picture.codec_context
-    if context.codec.canonical_name == "hevc" and name in ("mp4", "mov"):
-        copy.codec_context.codec_tag = "hev1" if context.codec_tag == "hev1" else "hvc1"
+    if picture.sample_aspect_ratio:  # the container's, which the template does not copy
+        copy.codec_context.sample_aspect_ratio = picture.sample_aspect_ratio
+    if tag is not None:
+        copy.codec_context.codec_tag = tag
     return copy
 
 

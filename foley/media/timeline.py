@@ -9,6 +9,7 @@ from pathlib import Path
 import av
 from av import Packet
 from av.container import InputContainer
+from av.stream import Stream
 from av.video.stream import VideoStream
 
 from foley.configs import SYNC_FPS
@@ -53,12 +54,12 @@ def demux_video(container: InputContainer, stream: VideoStream) -> Iterator[Pack
         yield packet
 
 
-def clock_start(container: InputContainer, stream: VideoStream) -> int:
+def clock_start(container: InputContainer, stream: Stream) -> int:
     """The container's time at which the clip's clock begins, in ticks of the stream.
 
     Args:
         container: the open source.
-        stream: its video stream.
+        stream: one of its streams.
     """
     start = container.start_time
     assert stream.time_base is not None
