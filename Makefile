@@ -3,7 +3,7 @@ PYTHON := .venv/bin/python
 # Tests that start no server, no browser and no training.
 FAST_TESTS := tests/unit tests/jobs tests/models tests/media tests/parity tests/worker
 
-.PHONY: setup demo test test-fast test-lowest soak serve lint format bench lock image test-image clean
+.PHONY: setup demo test coverage test-fast test-lowest soak serve lint format bench lock image test-image clean
 
 setup:
 	@scripts/setup
@@ -16,6 +16,12 @@ test: setup lint  ## all tests but the long ones
 
 test-fast: setup  ## the tests of single parts, in under a minute
 	@$(PYTHON) -m pytest -q -m "not soak and not slow" $(FAST_TESTS)
+
+coverage: setup lint  ## make test, with a report of the lines that no test runs
+	@rm -rf .coverage
+	@.venv/bin/coverage run -m pytest
+	@.venv/bin/coverage combine --quiet
+	@.venv/bin/coverage report
 
 soak: setup  ## the long tests
 	@$(PYTHON) -m pytest -m soak
@@ -46,4 +52,4 @@ test-image: setup  ## the real definition on a stand-in base; needs root on Debi
 	@scripts/test-image
 
 clean:
-	@rm -rf .venv .venv-lowest demo build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf .venv .venv-lowest demo build dist ./*.egg-info .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis
