@@ -4,6 +4,7 @@ A body of 100 MB takes half a second through the socket between two processes, a
 through a file in shared memory. So the processes send each other paths.
 
     <folder of the request>/
+        clip                    by the API: what the caller sent
         frames.safetensors      by the process that decodes the clip
         frames.json             by the API: the frames are complete, and this many
         waveforms.safetensors   by the runner
@@ -22,6 +23,7 @@ if TYPE_CHECKING:  # torch takes seconds to import, and building a bento must no
 
     from foley.types import VideoFrames
 
+CLIP = "clip"
 FRAMES = "frames.safetensors"
 FRAME_COUNTS = "frames.json"
 WAVEFORMS = "waveforms.safetensors"

@@ -9,14 +9,14 @@ from pydantic import ValidationError
 from foley.errors import ParameterError, UploadTooLargeError
 from foley.request import describe_validation_error
 from foley.v1.foley_pb2 import GenerateOptions, GenerateRequest
+from runners.handoff import CLIP
 from runners.jobs.job import GenerationOptions
-from runners.jobs.scratch import CLIP
 
 
 async def read_upload(
     requests: AsyncIterator[GenerateRequest], folder: Path, *, max_bytes: int
 ) -> GenerationOptions:
-    """Store the clip of a call in `folder`, as `runners.jobs.scratch.CLIP`; return its options.
+    """Store the clip of a call in `folder`, as `runners.handoff.CLIP`; return its options.
 
     The next message is read only after the last chunk was written, which is backpressure for the
     sender.

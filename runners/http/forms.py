@@ -13,9 +13,9 @@ from foley.errors import (
     UploadTooLargeError,
 )
 from foley.request import describe_validation_error
+from runners.handoff import CLIP
 from runners.http.multipart import store_form
 from runners.jobs.job import GenerationOptions
-from runners.jobs.scratch import CLIP
 
 FORM_TYPE = "multipart/form-data"
 CLIP_FIELD = "clip"
@@ -23,7 +23,7 @@ REPEATABLE_FIELDS = ("also",)
 
 
 async def read_form(request: Request, folder: Path, *, max_bytes: int) -> GenerationOptions:
-    """Store the clip of a form in `folder`, as `runners.jobs.scratch.CLIP`; return its options.
+    """Store the clip of a form in `folder`, as `runners.handoff.CLIP`; return its options.
 
     Args:
         request: its body has not been read.

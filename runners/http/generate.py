@@ -12,6 +12,7 @@ from foley.errors import RequestTimeoutError
 from foley.request import AUDIO_FORMATS
 from foley.types import Stage
 from runners import metrics
+from runners.handoff import CLIP
 from runners.http.forms import read_form
 from runners.http.negotiation import negotiate
 from runners.http.responses import error_body, file_response, result_event
@@ -22,7 +23,7 @@ from runners.jobs.job import GenerationJob, GenerationOptions
 from runners.jobs.progress import ProgressEstimator
 from runners.jobs.results import ResultStore
 from runners.jobs.run import GenerationService
-from runners.jobs.scratch import CLIP, Scratch
+from runners.jobs.scratch import Scratch
 from runners.messages import ProgressUpdate
 from runners.settings import Settings
 from runners.status import public_error
