@@ -43,6 +43,7 @@ from runners.jobs.scratch import Scratch, SharedScratch
 from runners.logs import configure_logging
 from runners.messages import ModelStatus, RunnerRequest
 from runners.page.proxy import PageProxy
+from runners.runner_socket import JsonOnlyMiddleware, use_json
 from runners.sandbox.confinement import require_all_parts
 from runners.sandbox.fork_server import SandboxLimits
 from runners.sandbox.pool import Sandbox
@@ -107,6 +108,8 @@ class GpuRunner:
         end_tracing()
 
 
+GpuRunner.add_asgi_middleware(JsonOnlyMiddleware)  # type: ignore[attr-defined]
+
 # BentoML makes the instance of `FoleyApi` later, in each process: routes look it up when called.
 ROUTES = build_routes(bentoml.get_current_service, SETTINGS.health_path)
 
@@ -148,6 +151,7 @@ class FoleyApi:
             ),
             child_environment(),
         )
+        use_json(FoleyApi.dependencies["gpu"])  # type: ignore[attr-defined]
         self.service = GenerationService(SETTINGS, self.gpu, self.sandbox)
         self.generate = GenerateEndpoint(
             SETTINGS, self.service, self.scratch, self.cancellations, self.results

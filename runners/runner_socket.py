@@ -1,0 +1,52 @@
+"""The unix socket between the API's processes and the GPU process carries JSON and no pickle.
+
+BentoML 1.4.39 sends pickle between two services of one server, and a service that reads a pickle
+runs the code in it. Every process that can open the socket could so run code beside the model.
+BentoML sends JSON to a dependency with an address, so the dependency gets its socket's address.
+"""
+
+import json
+from typing import Any
+
+from bentoml.container import BentoMLContainer
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+_JSON = b"application/json"
+
+
+def use_json(dependency: Any) -> None:
+    """Make a dependency of this process's service send JSON.
+
+    Nothing changes where both services are in one process.
+
+    Args:
+        dependency: made by `bentoml.depends`, before its first use.
+    """
+    addresses = BentoMLContainer.remote_runner_mapping.get()
+    dependency.url = addresses.get(dependency.on.name)
+
+
+class JsonOnlyMiddleware:
+    """ASGI middleware that refuses every body that is declared as anything but JSON, with 415.
+
+    Args:
+        app: BentoML's application, which would unpickle a body.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection. A request without a content type is read as JSON."""
+        if scope["type"] == "http" and not _is_json(scope):
+            body = json.dumps({"error": "this socket takes application/json alone"}).encode()
+            headers = [(b"content-type", _JSON), (b"content-length", b"%d" % len(body))]
+            await send({"type": "http.response.start", "status": 415, "headers": headers})
+            await send({"type": "http.response.body", "body": body})
+            return
+        await self._app(scope, receive, send)
+
+
+def _is_json(scope: Scope) -> bool:
+    types = [value for name, value in scope["headers"] if name.lower() == b"content-type"]
+    return all(value.partition(b";")[0].strip() == _JSON for value in types)
