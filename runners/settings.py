@@ -3,6 +3,7 @@
 The descriptions of the fields are rendered into docs/reference/settings.md.
 """
 
+import ctypes
 import difflib
 import os
 import re
@@ -25,6 +26,14 @@ KNOWN_ELSEWHERE = (
     "FOLEY_ACCEPT_LICENSE",
     "FOLEY_ROLE",
     "FOLEY_VOLUME",
+)
+# Keys that neither the API's processes nor the GPU process need once the settings are read.
+SECRETS = (
+    "FOLEY_API_KEYS",
+    "BUCKET_ACCESS_KEY_ID",
+    "BUCKET_SECRET_ACCESS_KEY",
+    "RUNPOD_API_KEY",
+    "HF_TOKEN",
 )
 MIB = 1024 * 1024
 MAX_THREADS = 4  # a decoder uses as many
@@ -136,7 +145,7 @@ class Settings(BaseSettings):
         ),
     ] = (
         "h264,hevc,av1,vp8,vp9,mpeg1video,mpeg2video,mpeg4,h263,msmpeg4v3,flv1,wmv2,wmv3,vc1,"
-        "theora,mjpeg,prores,dnxhd,ffv1,png,qtrle,gif,rawvideo"
+        "theora,mjpeg,prores,dnxhd,ffv1,png,apng,qtrle,gif,rawvideo"
     )
     decode_memory_bytes: Annotated[
         ByteSize,
@@ -164,6 +173,14 @@ class Settings(BaseSettings):
             "memory, CPU time and files hold with each."
         ),
     ] = "auto"
+    dumpable: Annotated[
+        bool,
+        Field(
+            description="Whether debuggers and profilers of the same user may attach to the API's "
+            "processes and to the GPU process, and whether these may leave core files. Without "
+            "it, no process of that user reads their memory or their environment."
+        ),
+    ] = False
     grpc_port: Annotated[
         int,
         Field(ge=0, le=65535, description="Port of gRPC. 0 switches gRPC off."),
@@ -328,6 +345,16 @@ def child_environment() -> dict[str, str]:
         # The C library reserves 64 MiB of address space for each arena.
         "MALLOC_ARENA_MAX": "2",
     }
+
+
+def forget_secrets() -> None:
+    """Remove `SECRETS` from the environment of this process, and from what /proc shows of it."""
+    libc = ctypes.CDLL(None)
+    libc.getenv.restype = ctypes.c_void_p
+    for name in SECRETS:
+        if address := libc.getenv(name.encode()):
+            ctypes.memset(address, 0, len(ctypes.string_at(address)))
+        os.environ.pop(name, None)
 
 
 def load_settings() -> Settings:

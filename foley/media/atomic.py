@@ -1,5 +1,6 @@
 """Atomic writing of media files, with errors that name the destination."""
 
+import errno
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -9,6 +10,25 @@ import av
 
 from foley.atomic import atomic_path
 from foley.errors import OutputError
+
+_ERRORS_OF_THE_PLACE = frozenset(
+    {
+        errno.EACCES,
+        errno.EBUSY,
+        errno.EDQUOT,
+        errno.EEXIST,
+        errno.EFBIG,
+        errno.EIO,
+        errno.EISDIR,
+        errno.EMFILE,
+        errno.ENAMETOOLONG,
+        errno.ENOENT,
+        errno.ENOSPC,
+        errno.ENOTDIR,
+        errno.EPERM,
+        errno.EROFS,
+    }
+)
 
 
 @contextmanager
@@ -64,7 +84,13 @@ def _translate_write_errors(destination: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, av.FFmpegError) as error:  # some of FFmpeg's errors are not OSErrors
+        reason = error.strerror or error
+        if error.errno in _ERRORS_OF_THE_PLACE or not isinstance(error, av.FFmpegError):
+            raise OutputError(
+                f"{destination} cannot be written ({reason}); "
+                "check the folder, its permissions and the space left"
+            ) from error
         raise OutputError(
-            f"{destination} cannot be written ({error.strerror or error}); "
-            "check the folder, its permissions and the space left"
+            f"{destination.name} cannot be written: its format does not take the clip's picture or "
+            f"the sound ({reason}); ask for mkv or wav, or convert the clip first"
         ) from error

@@ -146,7 +146,7 @@ def decode_frames(
         scaler = _Scaler(visual_size, sync_size, limits, *pickers)
         times = FrameTimes(stream.time_base or Fraction(1, SYNC_FPS), _frame_rate(stream))
         trimmed = False
-        for frame, pts, duration in _time_frames(container, stream, limits):
+        for frame, pts, duration in time_frames(container, stream, limits):
             seconds = times.seconds(pts, duration)
             # The reference includes a frame at the limit, although it lasts beyond the limit.
             if seconds > limits.max_seconds or (exact_clock and seconds == limits.max_seconds):
@@ -272,10 +272,20 @@ def decode_packets(
         raise damage
 
 
-def _time_frames(
+def time_frames(
     container: InputContainer, stream: VideoStream, limits: MediaLimits
 ) -> Iterator[tuple[VideoFrame, int | None, int | None]]:
-    """Yield each frame in presentation order with its timestamp and duration in ticks."""
+    """Yield each frame in presentation order with its timestamp and duration in ticks.
+
+    Args:
+        container: the open source.
+        stream: its video stream.
+        limits: `max_pixels` is checked for each frame.
+
+    Raises:
+        VideoDecodeError: the stream is damaged after its first frame.
+        VideoTooLargeError: a frame has too many pixels.
+    """
     packets = demux_video(container, stream)
     if has_presentation_times(container, stream):
         for frame in decode_packets(packets, limits):

@@ -18,7 +18,7 @@ from av.video.stream import VideoStream
 from torch import Tensor
 
 from foley.configs import SAMPLE_RATE
-from foley.errors import OutputError
+from foley.errors import OutputError, VideoDecodeError
 from foley.media.atomic import atomic_media_path, claim_path
 from foley.media.audio import as_24_bit, as_stereo, encode_packets, validate_waveform
 from foley.media.clock import seconds_of
@@ -33,6 +33,7 @@ from foley.media.metadata import (
 )
 from foley.media.packets import complete_timestamps, cut_packets
 from foley.media.source import MediaLimits, open_video
+from foley.media.transcode import add_encoded_picture, encode_picture
 
 Container = Literal["mp4", "mov", "mkv", "webm"]
 SampleFormat = Literal["s24", "f32"]
@@ -40,7 +41,11 @@ SampleFormat = Literal["s24", "f32"]
 CONTAINERS: tuple[Container, ...] = get_args(Container)
 _FFMPEG_FORMAT = {"mp4": "mp4", "mov": "mov", "mkv": "matroska", "webm": "webm"}
 _AUDIO_CODEC = {"mp4": "aac", "mov": "aac", "mkv": "aac", "webm": "libopus"}
-_FALLBACK: Container = "mkv"  # accepts nearly every codec
+_FALLBACKS: tuple[Container, ...] = ("mkv", "mov")  # mkv accepts nearly every codec
+_VIDEO_ENCODER = {"mp4": "libx264", "mov": "libx264", "mkv": "libx264", "webm": "libvpx-vp9"}
+_ENCODER_NAMES = {"libx264": "H.264", "libvpx-vp9": "VP9"}
+# Players show these as pictures or not at all, although mov takes them.
+_ANIMATIONS = frozenset({"gif", "apng"})
 _LOSSLESS_CODEC = {
     ("wav", "s24"): "pcm_s24le",
     ("wav", "f32"): "pcm_f32le",
@@ -78,21 +83,24 @@ class MediaFile:
 def choose_container(
     source: Path, wanted: Container, *, limits: MediaLimits | None = None
 ) -> Container:
-    """The container that `write_video` will use: `wanted`, or mkv if it does not accept the clip.
+    """The container that `write_video` will use: `wanted`, or else mkv or mov.
 
-    No frame is decoded, so the check is cheap enough to run before the generation.
+    The packets are written to nowhere, which is cheap enough to run before the generation.
 
     Args:
         source: the clip.
         wanted: the preferred container.
-        limits: `codecs` is checked.
+        limits: `codecs` is checked, and packets after `max_seconds` are not.
 
     Raises:
-        VideoError: the source cannot be read, as `decode_frames`.
-        OutputError: neither container accepts the clip's video codec.
+        VideoError: the source cannot be read, as `decode_frames`, or the container refuses one of
+            its packets.
     """
     with open_video(source, _packets_only(limits)) as (reader, picture):
-        return _choose_container(reader, picture, wanted)[0]
+        plan = _plan_picture(reader, picture, wanted)
+        if plan.encoder is None:
+            _check_packets(reader, picture, plan, limits or MediaLimits())
+        return plan.container
 
 
 def write_video(
@@ -111,8 +119,9 @@ def write_video(
     The first sample is at time zero of the video's clock, even if the first frame is later. Tags,
     chapters and subtitles are kept where the container takes them, and a notice lists the others.
     The source's sound is left out. If the container does not accept the
-    video codec, the result is an mkv file beside `destination`, with a notice. That file replaces
-    no other file.
+    video codec, the result is an mkv or mov file beside `destination`, with a notice. That file
+    replaces no other file. A picture that none of them accepts, and an animated GIF or PNG, is
+    encoded as H.264, or VP9 in webm.
 
     Args:
         source: the clip.
@@ -129,14 +138,14 @@ def write_video(
         VideoError: the source cannot be read, as `decode_frames`.
         ParameterError: a waveform of another shape, or a sample rate below 1.
         ModelError: a waveform with values that are not finite.
-        OutputError: an unknown suffix, a video codec that `choose_container` refuses, or
-            `destination` cannot be written.
+        OutputError: an unknown suffix, or `destination` cannot be written.
     """
     samples = as_stereo(validate_waveform(waveform, sample_rate))
     wanted = container or _container_from_suffix(destination)
     with open_video(source, _packets_only(limits)) as (reader, picture):
         codec = picture.codec_context.codec.canonical_name
-        chosen, tag = _choose_container(reader, picture, wanted)
+        plan = _plan_picture(reader, picture, wanted)
+        chosen = plan.container
         # Only `destination` may be replaced. The mkv's name may be that of the source.
         instead = destination.with_suffix(f".{chosen}")
         keep = chosen == wanted or instead == destination
@@ -152,14 +161,21 @@ def write_video(
         ):
             copy_tags(reader, writer)
             copy_chapters(reader, writer, stop_seconds)
-            copy = _add_picture(writer, picture, tag)
+            if plan.encoder:
+                copy = add_encoded_picture(writer, picture, plan.encoder)
+            else:
+                copy = _add_picture(writer, picture, plan.tag)
             copy_stream_tags(picture, copy)
             sound = _add_sound(writer, _AUDIO_CODEC[chosen], sample_rate, "stereo")
             sound.bit_rate = audio_bitrate
             subtitles = add_subtitles(reader, writer, _FFMPEG_FORMAT[chosen])
             writer.start_encoding()
-            packets = complete_timestamps(reader, picture, limits or MediaLimits(), stop_seconds)
-            pictures: Iterator[Packet[Any]] = cut_packets(packets, stop_seconds)
+            checked = limits or MediaLimits()
+            if plan.encoder:
+                pictures = encode_picture(reader, picture, copy, checked, stop_seconds)
+            else:
+                packets = complete_timestamps(reader, picture, checked, stop_seconds)
+                pictures = cut_packets(packets, stop_seconds)
             sounds: Iterator[Packet[Any]] = encode_packets(sound, samples, sample_rate)
             hidden_seconds = 0.0
             # Interleaved in order of time, so that the muxer does not have to buffer packets.
@@ -172,6 +188,11 @@ def write_video(
             writer.close()
             left_out = list_left_out(reader, picture, subtitles, temporary, chosen)
     notices = []
+    if plan.encoder:
+        notices.append(
+            f"No container takes {codec} pictures: they are encoded as "
+            f"{_ENCODER_NAMES[plan.encoder]}."
+        )
     if left_out:
         notices.append(f"{chosen} does not hold, and the result is without: {', '.join(left_out)}.")
     if chosen != wanted:
@@ -244,24 +265,68 @@ def _container_from_suffix(destination: Path) -> Container:
     )
 
 
-def _choose_container(
-    reader: InputContainer, picture: VideoStream, wanted: Container
-) -> tuple[Container, str | None]:
-    """The container, and the codec tag for the picture in it (None: FFmpeg's choice)."""
-    for name in (wanted, _FALLBACK):
-        for tag in _list_tags(reader, picture, name):
-            if _accepts(name, picture, tag):
-                return name, tag
-    codec = picture.codec_context.codec.canonical_name
-    fitting = [
-        name
-        for name in CONTAINERS
-        if any(_accepts(name, picture, tag) for tag in _list_tags(reader, picture, name))
-    ]
-    raise OutputError(
-        f"{' and '.join(dict.fromkeys((wanted, _FALLBACK)))} cannot hold {codec} pictures; "
-        f"ask for {' or '.join([*fitting, 'wav'])}, or convert the clip first"
-    )
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """How the picture is written.
+
+    Attributes:
+        container: of the result.
+        tag: codec tag of the copied picture; None for FFmpeg's choice.
+        encoder: FFmpeg's name of the encoder, if the picture cannot be copied.
+    """
+
+    container: Container
+    tag: str | None = None
+    encoder: str | None = None
+
+
+def _plan_picture(reader: InputContainer, picture: VideoStream, wanted: Container) -> _Plan:
+    if picture.codec_context.codec.canonical_name not in _ANIMATIONS:
+        for name in (wanted, *_FALLBACKS):
+            for tag in _list_tags(reader, picture, name):
+                if _accepts(name, picture, tag):
+                    return _Plan(container=name, tag=tag)
+    return _Plan(container=wanted, encoder=_VIDEO_ENCODER[wanted])
+
+
+def _check_packets(
+    reader: InputContainer, picture: VideoStream, plan: _Plan, limits: MediaLimits
+) -> None:
+    """Write the picture's packets to nowhere, since some refusals come only with a packet."""
+    seconds = 0.0
+    try:
+        with av.open(_NullFile(), "w", format=_FFMPEG_FORMAT[plan.container]) as writer:
+            copy = _add_picture(writer, picture, plan.tag)
+            writer.start_encoding()
+            packets = complete_timestamps(reader, picture, limits, limits.max_seconds)
+            for packet in cut_packets(packets, limits.max_seconds):
+                seconds = _shown_seconds(packet)
+                packet.stream = copy
+                writer.mux(packet)
+    except (ValueError, av.FFmpegError) as error:
+        raise VideoDecodeError(
+            f"{plan.container} does not take the picture at {seconds:.2f} s ({error}); "
+            "ask for mkv or wav, or convert the clip first"
+        ) from error
+
+
+class _NullFile:
+    """A file whose content is dropped."""
+
+    def __init__(self) -> None:
+        self._position = self._size = 0
+
+    def write(self, data: bytes) -> int:
+        self._position += len(data)
+        self._size = max(self._size, self._position)
+        return len(data)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._position = offset + (0, self._position, self._size)[whence]
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
 
 
 def _list_tags(reader: InputContainer, picture: VideoStream, name: Container) -> list[str | None]:

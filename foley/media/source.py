@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import av
+from av.audio.stream import AudioStream
 from av.codec.codec import UnknownCodecError
 from av.container import InputContainer
 from av.stream import Disposition
@@ -20,13 +21,14 @@ from foley.errors import (
     VideoTooLargeError,
 )
 from foley.media.integrity import missing_bytes
+from foley.media.stills import ANIMATED_WEBP, detect_still
 
 # Playlists and other formats that reference further files or addresses are not listed, so that an
 # upload cannot make the server read them. Audio formats are listed, so that a sound file gets an
 # error message of its own.
 _FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,ivf,flv,ogg,asf,"
-    "mxf,nut,gif,yuv4mpegpipe,wav,mp3,flac,aac"
+    "mxf,nut,gif,apng,yuv4mpegpipe,wav,mp3,flac,aac"
 )
 # A clip opens in milliseconds, but FFmpeg takes 6 s to walk through 60 MB of empty MP4 boxes.
 READ_TIMEOUT_SECONDS = 10.0
@@ -74,6 +76,25 @@ def open_video(source: Path, limits: MediaLimits) -> Iterator[tuple[InputContain
         _check_codec(stream, limits)
         check_pixels(stream.codec_context.width, stream.codec_context.height, limits)
         yield container, stream
+
+
+@contextmanager
+def open_sound(source: Path) -> Iterator[tuple[InputContainer, AudioStream] | None]:
+    """Yield the open container and its first audio stream; None if it has none.
+
+    FFmpeg errors inside the block are raised as `VideoDecodeError`.
+
+    Args:
+        source: a file of the same formats as `open_video` accepts.
+
+    Raises:
+        VideoEmptyError: the file has no bytes.
+        VideoDecodeError: no such file, truncated, or unreadable.
+    """
+    _check_bytes(source, MediaLimits())
+    with translate_read_errors(source), _open_container(source, None) as container:
+        streams = container.streams.audio
+        yield (container, streams[0]) if streams else None
 
 
 def _open_container(source: Path, codecs: frozenset[str] | None) -> InputContainer:
@@ -158,11 +179,24 @@ def _check_bytes(source: Path, limits: MediaLimits) -> None:
             f"{source.name} has {num_bytes} bytes, the limit is {limits.max_bytes}; "
             "send a shorter or more compressed clip"
         )
+    if kind := detect_still(source):
+        raise _still_error(source, kind)
     if missing := missing_bytes(source):
         raise VideoDecodeError(
             f"{source.name} is cut off: it has {num_bytes} bytes and {missing} more should follow; "
             "send the whole file"
         )
+
+
+def _still_error(source: Path, kind: str) -> VideoDecodeError:
+    if kind == ANIMATED_WEBP:
+        return VideoDecodeError(
+            f"{source.name} is an {kind}, which cannot be read here; send it as GIF, PNG or MP4"
+        )
+    return VideoDecodeError(
+        f"{source.name} is a picture ({kind}) and not a video; send a clip, or make one of it: "
+        f"ffmpeg -loop 1 -i {source.name} -t 5 -pix_fmt yuv420p clip.mp4"
+    )
 
 
 def _picture_stream(container: InputContainer, source: Path) -> VideoStream:
@@ -173,6 +207,8 @@ def _picture_stream(container: InputContainer, source: Path) -> VideoStream:
             f"{source.name} has no picture stream (streams: {kinds}); send a video"
         )
     stream = streams[0]
+    if container.format.name == "gif" and stream.frames == 1:
+        raise _still_error(source, "GIF with one frame")
     if stream.codec_context is None:
         raise VideoDecodeError(
             f"{source.name} is coded in a way that no decoder here knows; send H.264 in MP4"

@@ -14,8 +14,8 @@ class OutputFile:
         variation: counted from 1.
         seed: gives this variation again.
         path: in the job's folder.
-        container: mp4, mov, mkv, webm, wav or flac; mkv where the one asked for cannot hold the
-            clip's picture.
+        container: mp4, mov, mkv, webm, wav or flac; mkv or mov where the one asked for cannot
+            hold the clip's picture.
     """
 
     variation: int

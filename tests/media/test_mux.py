@@ -1,4 +1,4 @@
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from foley.errors import (
 )
 from foley.media.decode import decode_frames, decode_packets, probe
 from foley.media.mux import MediaFile, choose_container, write_audio, write_video
+from foley.media.packets import complete_timestamps
 from foley.media.source import MediaLimits
 from tests.media.clips import (
     ROTATED,
@@ -28,6 +29,7 @@ from tests.media.clips import (
     write_clip,
 )
 
+CLIPS = Path(__file__).parents[1] / "assets/clips"
 RATE = 48_000
 AUDIO_FRAME_SECONDS = 1024 / RATE
 CONTAINERS = ["mp4", "mov", "mkv", "webm"]
@@ -210,18 +212,64 @@ def test_the_container_is_known_before(tmp_path: Path, codec: str, wanted: str, 
     assert write_video(source, click(0.5), tmp_path / f"out.{wanted}").container == given
 
 
+@pytest.mark.parametrize("container", CONTAINERS)
 @pytest.mark.parametrize(
-    ("wanted", "refusal"), [("mp4", "mp4 and mkv cannot hold"), ("mkv", "mkv cannot hold")]
+    ("codec", "suffix", "pix_fmt"), [("gif", "gif", "rgb8"), ("apng", "png", "rgb24")]
 )
-def test_a_picture_that_neither_container_takes_is_refused_before(
-    tmp_path: Path, wanted: str, refusal: str
+def test_an_animation_is_written_as_video(
+    tmp_path: Path, container: str, codec: str, suffix: str, pix_fmt: str
 ) -> None:
-    source = write_clip(tmp_path / "in.gif", codec="gif", pix_fmt="rgb8")
-    with pytest.raises(OutputError, match=f"^{refusal} gif pictures; ask for mov or wav"):
-        choose_container(source, wanted)
-    with pytest.raises(OutputError, match=refusal):
-        write_video(source, click(0.5), tmp_path / f"out.{wanted}")
-    assert choose_container(source, "mov") == "mov"
+    source = write_clip(
+        tmp_path / f"in.{suffix}",
+        codec=codec,
+        pix_fmt=pix_fmt,
+        num_frames=20,
+        fps=10,
+        container="apng" if codec == "apng" else None,
+    )
+    assert choose_container(source, container) == container
+    written = write_video(source, click(0.5), tmp_path / f"out.{container}")
+    encoded = "VP9" if container == "webm" else "H.264"
+    assert written.notices == (
+        f"No container takes {codec} pictures: they are encoded as {encoded}.",
+    )
+    assert shown_seconds(written.path) == pytest.approx([0.1 * n for n in range(20)])
+    assert numbers(decode_frames(written.path, visual_size=80, sync_size=80).visual)[-1] == 19
+
+
+@pytest.mark.parametrize(
+    ("clip", "container", "encoder"), [("base.3gp", "mov", None), ("base.wmv", "mp4", "H.264")]
+)
+def test_old_codecs_are_written_to_a_container_that_works(
+    tmp_path: Path, clip: str, container: str, encoder: str | None
+) -> None:
+    source = CLIPS / clip
+    assert choose_container(source, "mp4") == container
+    written = write_video(source, click(0.5), tmp_path / "out.mp4")
+    assert written.path == tmp_path / f"out.{container}"
+    assert len(written.notices) == 1
+    assert encoder is None or encoder in written.notices[0]
+    assert shown_seconds(written.path) == pytest.approx(shown_seconds(source), abs=0.002)
+
+
+def test_a_packet_that_a_container_refuses_is_found_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # No clip is known whose packets are still refused, so one is put out of order here.
+    source = write_clip(tmp_path / "in.mp4")
+
+    def break_packets(*_: object) -> Iterator[object]:
+        for index, packet in enumerate(complete_timestamps(*_)):
+            if index == 10:
+                packet.dts -= 1000 * index
+            yield packet
+
+    monkeypatch.setattr("foley.media.mux.complete_timestamps", break_packets)
+    with pytest.raises(VideoDecodeError, match=r"mp4 does not take the picture at 0\.40 s"):
+        choose_container(source, "mp4")
+    with pytest.raises(OutputError, match="its format does not take"):
+        write_video(source, click(0.5), tmp_path / "out.mp4")
+    assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"]
 
 
 @pytest.mark.parametrize(

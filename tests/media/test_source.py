@@ -17,6 +17,8 @@ from foley.media.integrity import missing_bytes
 from foley.media.source import MediaLimits
 from tests.media.clips import write_clip, write_sound
 
+CLIPS = Path(__file__).parents[1] / "assets/clips"
+
 
 def check_refusal(clip: Path, error: type[Exception], match: str, **limits: int) -> None:
     """Assert that `probe` and `decode_frames` both refuse the clip."""
@@ -78,6 +80,31 @@ def test_a_picture_stream_without_frames(tmp_path: Path) -> None:
 def test_a_picture_hidden_by_its_edit_list(tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "clip.mp4", times_ms=range(-1000, 0, 40), sound=True)
     check_refusal(clip, NoFramesError, "frame")
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        ((CLIPS / "still.png").read_bytes(), "PNG"),
+        (b"\xff\xd8\xff\xe0\0\x10JFIF" + bytes(999), "JPEG"),
+        (b"RIFF\x20\0\0\0WEBPVP8 " + bytes(99), "WebP"),
+        (b"\0\0\0\x1cftypheic" + bytes(999), "HEIC"),
+        (b"II*\0" + bytes(999), "TIFF"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_still_picture_is_named_as_one(tmp_path: Path, content: bytes, kind: str) -> None:
+    (tmp_path / "clip").write_bytes(content)
+    check_refusal(tmp_path / "clip", VideoDecodeError, rf"is a picture \({kind}\) and not a video")
+
+
+def test_a_gif_of_one_frame_is_a_picture(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.gif", codec="gif", pix_fmt="rgb8", num_frames=1)
+    check_refusal(clip, VideoDecodeError, "is a picture")
+
+
+def test_an_animated_webp_is_named_as_one() -> None:
+    check_refusal(CLIPS / "anim.webp", VideoDecodeError, "animated WebP, which cannot be read")
 
 
 def test_an_unknown_codec(tmp_path: Path) -> None:
