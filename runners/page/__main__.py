@@ -15,8 +15,13 @@ from cyclopts import App, Parameter
 
 from runners.logs import configure_logging
 from runners.page.app import PageApp
+from runners.sandbox.confinement import require_all_parts
+from runners.sandbox.fork_server import SandboxLimits
+from runners.sandbox.pool import Sandbox
+from runners.settings import Settings, child_environment
 
 GRACE_SECONDS = 2
+MAX_PICTURE_BYTES = 16 * 1024 * 1024
 
 app = App(name="python -m runners.page", help_format="plaintext")
 
@@ -52,7 +57,9 @@ def main(
         tempfile.tempdir = folder  # Gradio's uploads are removed with it
         results = Path(folder) / "results"
         results.mkdir()
-        page = PageApp(server, results, prefix=prefix, same_origin=below_service)
+        page = PageApp(
+            server, results, prefix=prefix, same_origin=below_service, sandbox=_make_sandbox()
+        )
         config = uvicorn.Config(
             page,
             host=host,
@@ -64,6 +71,20 @@ def main(
             timeout_graceful_shutdown=GRACE_SECONDS,
         )
         asyncio.run(_serve(page, uvicorn.Server(config)))
+
+
+def _make_sandbox() -> Sandbox:
+    """Return the sandbox in which pictures are drawn, by the service's limits for decoding."""
+    settings = Settings()
+    if settings.sandbox == "required":
+        require_all_parts()
+    limits = SandboxLimits(
+        memory_bytes=settings.decode_memory_bytes,
+        cpu_seconds=settings.decode_cpu_seconds,
+        file_bytes=MAX_PICTURE_BYTES,
+        is_confined=settings.sandbox != "off",
+    )
+    return Sandbox(limits, child_environment(), module="runners.page.plot_server")
 
 
 async def _serve(page: PageApp, server: uvicorn.Server) -> None:

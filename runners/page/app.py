@@ -14,6 +14,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from runners.page.bounds import PageBounds, fetch_bounds
+from runners.sandbox.pool import Sandbox
 
 log = structlog.get_logger(__name__)
 
@@ -28,13 +29,17 @@ class PageApp:
         folder: for the files of the sessions; the caller creates and removes it.
         prefix: path below which the page is served: empty, or such as /ui.
         same_origin: whether the service has the page's own address.
+        sandbox: draws the pictures of results; this object closes it.
     """
 
-    def __init__(self, server_url: str, folder: Path, *, prefix: str, same_origin: bool) -> None:
+    def __init__(
+        self, server_url: str, folder: Path, *, prefix: str, same_origin: bool, sandbox: Sandbox
+    ) -> None:
         self._server_url = server_url
         self._folder = folder
         self._prefix = prefix
         self._same_origin = same_origin
+        self._sandbox = sandbox
         self._page: ASGIApp | None = None
         self._placeholder = (ASSETS / "starting.html").read_text()
 
@@ -58,12 +63,16 @@ class PageApp:
 
         It waits as long as the service cannot be reached.
         """
-        bounds = await fetch_bounds(self._server_url)
-        app = await asyncio.to_thread(self._build, bounds)
-        async with app.router.lifespan_context(app):
-            self._page = app
-            log.info("page_ready", server=self._server_url, prefix=self._prefix)
-            await asyncio.Event().wait()
+        try:
+            bounds = await fetch_bounds(self._server_url)
+            app = await asyncio.to_thread(self._build, bounds)
+            await self._sandbox.start()
+            async with app.router.lifespan_context(app):
+                self._page = app
+                log.info("page_ready", server=self._server_url, prefix=self._prefix)
+                await asyncio.Event().wait()
+        finally:
+            self._sandbox.close()
 
     def _build(self, bounds: PageBounds) -> FastAPI:
         import gradio as gr  # takes seconds
@@ -73,7 +82,7 @@ class PageApp:
         from runners.page.sessions import PageSessions
         from runners.page.theme import build_theme
 
-        sessions = PageSessions(self._folder, self._server_url)
+        sessions = PageSessions(self._folder, self._server_url, self._sandbox)
         blocks = build_page(sessions, bounds, prefix=self._prefix, same_origin=self._same_origin)
         blocks.queue(default_concurrency_limit=None)  # the service has its own queue
         app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)

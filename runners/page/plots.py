@@ -11,8 +11,11 @@ import av
 import matplotlib.image
 import numpy as np
 from av.container import InputContainer
+from av.video.stream import VideoStream
 from numpy.typing import NDArray
 from PIL import Image
+
+from foley.media.source import MediaLimits, open_sound, open_video
 
 NUM_COLUMNS = 640
 NUM_ROWS = 128
@@ -22,6 +25,8 @@ FLOOR_DB = -90.0
 COLOURS = "magma"
 NUM_FRAMES = 12
 FRAME_HEIGHT = 96  # pixels; twice the height on the page, for high-density screens
+
+_ACCEPTED = MediaLimits(max_pixels=2**40)  # the service has checked the clip by its own limits
 
 Samples = NDArray[np.float32]
 
@@ -33,12 +38,12 @@ def read_sound(path: Path) -> tuple[Samples, int] | None:
         path: a file of any format that FFmpeg decodes.
 
     Raises:
-        av.FFmpegError: the file cannot be decoded.
+        VideoError: the file cannot be decoded.
     """
-    with av.open(str(path)) as container:
-        if not container.streams.audio:
+    with open_sound(path) as opened:
+        if opened is None:
             return None
-        stream = container.streams.audio[0]
+        container, stream = opened
         resampler = av.AudioResampler(format="fltp", layout="mono")
         frames = [out for frame in container.decode(stream) for out in resampler.resample(frame)]
         frames += resampler.resample(None)
@@ -123,7 +128,7 @@ def draw_film_strip(clip: Path, duration_seconds: float, path: Path) -> None:
         path: where to write the JPEG.
 
     Raises:
-        av.FFmpegError: the clip cannot be decoded.
+        VideoError: the clip cannot be decoded.
         OSError: the file cannot be written.
     """
     wanted = [(index + 0.5) * duration_seconds / NUM_FRAMES for index in range(NUM_FRAMES)]
@@ -143,14 +148,15 @@ def pick_frames(clip: Path, wanted_seconds: list[float]) -> list[Image.Image]:
         wanted_seconds: times in ascending order. A time past the end gives the last frame.
 
     Raises:
-        av.FFmpegError: the clip cannot be decoded.
+        VideoError: the clip cannot be decoded.
     """
-    with av.open(str(clip)) as container:
-        return _pick_frames(container, wanted_seconds)
+    with open_video(clip, _ACCEPTED) as (container, stream):
+        return _pick_frames(container, stream, wanted_seconds)
 
 
-def _pick_frames(container: InputContainer, wanted_seconds: list[float]) -> list[Image.Image]:
-    stream = container.streams.video[0]
+def _pick_frames(
+    container: InputContainer, stream: VideoStream, wanted_seconds: list[float]
+) -> list[Image.Image]:
     stream.thread_type = "AUTO"
     found: list[Image.Image] = []
     shown: av.VideoFrame | None = None

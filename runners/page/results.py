@@ -5,11 +5,11 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-import av
-
 from foley.client import AsyncFoleyClient, RemoteGeneration
-from runners.page import plots
+from foley.errors import FoleyError
+from runners.page.plot_server import FILM_STRIP
 from runners.page.snippets import ResultSettings
+from runners.sandbox.pool import Sandbox
 
 MAX_TITLE_CHARACTERS = 40  # of the prompt, in the list of results
 AUDIO_SUFFIXES = (".wav", ".flac")
@@ -71,6 +71,7 @@ async def collect_result(
     number: int,
     clip: Path,
     folder: Path,
+    sandbox: Sandbox,
 ) -> PageResult:
     """Download the files of a result into a folder, draw its pictures and return it.
 
@@ -81,16 +82,16 @@ async def collect_result(
         number: its number in the session, counted from 1.
         clip: the video, which is copied into the folder.
         folder: created; it must not exist.
+        sandbox: draws the pictures; its fork server is `runners.page.plot_server`.
 
     Raises:
-        FoleyError: a file cannot be downloaded.
-        av.FFmpegError: the clip's video stream or a sound cannot be decoded.
+        FoleyError: a file cannot be downloaded, or a picture cannot be drawn.
     """
     folder.mkdir()
     original = folder / f"original{clip.suffix}"
     await asyncio.to_thread(shutil.copyfile, clip, original)
-    strip = folder / "strip.jpg"
-    drawing = asyncio.create_task(asyncio.to_thread(_draw_original, original, generation, strip))
+    duration_seconds = generation.duration_seconds
+    drawing = asyncio.create_task(_draw_original(sandbox, original, duration_seconds))
     downloads = [
         (file, await client.download(file, folder / f"foley-{file.variation}.{file.format}"))
         for file in generation.files
@@ -100,30 +101,34 @@ async def collect_result(
     for index in range(1, num_variations + 1):
         files = tuple(path for file, path in downloads if file.variation == index)
         label = f"Variation {index}" if num_variations > 1 else "New sound"
-        tracks.append(await asyncio.to_thread(_draw_variation, files, label, generation))
+        tracks.append(await _draw_variation(sandbox, files, label, duration_seconds))
     return PageResult(
         number=number,
         folder=folder,
-        film_strip=strip,
+        film_strip=folder / FILM_STRIP,
         tracks=tuple(tracks),
         generation=generation,
         settings=settings,
     )
 
 
-def _draw_original(original: Path, generation: RemoteGeneration, strip: Path) -> Track:
-    plots.draw_film_strip(original, generation.duration_seconds, strip)
+async def _draw_original(sandbox: Sandbox, original: Path, duration_seconds: float) -> Track:
+    await sandbox.run(
+        "draw_film_strip", original.parent, clip=original.name, duration_seconds=duration_seconds
+    )
     try:
-        waveform, spectrogram = _draw_sound(original, generation.duration_seconds)
-    except av.FFmpegError:  # a broken audio stream does not matter: only the picture was used
+        waveform, spectrogram = await _draw_sound(sandbox, original, duration_seconds)
+    except FoleyError:  # a broken audio stream does not matter: only the picture was used
         waveform, spectrogram = "", None
     return Track(label="Original", media=original, waveform=waveform, spectrogram=spectrogram)
 
 
-def _draw_variation(files: tuple[Path, ...], label: str, generation: RemoteGeneration) -> Track:
+async def _draw_variation(
+    sandbox: Sandbox, files: tuple[Path, ...], label: str, duration_seconds: float
+) -> Track:
     wav = next(path for path in files if path.suffix == ".wav")
     videos = [path for path in files if path.suffix not in AUDIO_SUFFIXES]
-    waveform, spectrogram = _draw_sound(wav, generation.duration_seconds)
+    waveform, spectrogram = await _draw_sound(sandbox, wav, duration_seconds)
     return Track(
         label=label,
         media=videos[0] if videos else wav,
@@ -133,13 +138,14 @@ def _draw_variation(files: tuple[Path, ...], label: str, generation: RemoteGener
     )
 
 
-def _draw_sound(file: Path, duration_seconds: float) -> tuple[str, Path | None]:
+async def _draw_sound(
+    sandbox: Sandbox, file: Path, duration_seconds: float
+) -> tuple[str, Path | None]:
     """Return the waveform as an SVG path, and the path of the spectrogram."""
-    sound = plots.read_sound(file)
-    if sound is None:
+    drawn = await sandbox.run(
+        "draw_sound", file.parent, file=file.name, duration_seconds=duration_seconds
+    )
+    if drawn is None:
         return "", None
-    samples, rate = sound
-    num_samples = max(1, round(duration_seconds * rate))
-    picture = file.with_name(f"{file.stem}-spectrogram.png")
-    plots.draw_spectrogram(samples, num_samples, rate, picture)
-    return plots.trace_waveform(samples, num_samples), picture
+    waveform, spectrogram = drawn
+    return waveform, file.with_name(spectrogram)

@@ -12,6 +12,7 @@ from foley.errors import CancelledRequestError, FoleyError
 from foley.request import AUDIO_FORMATS
 from runners.page.results import PageResult, collect_result
 from runners.page.snippets import ResultSettings
+from runners.sandbox.pool import Sandbox
 
 MAX_RESULTS = 20  # of one session; older results are removed to bound the disk space
 CANCEL_TIMEOUT_SECONDS = 1.0
@@ -57,11 +58,13 @@ class PageSessions:
     Args:
         root: parent of the sessions' folders.
         server_url: address of the service.
+        sandbox: draws the pictures of the results.
     """
 
-    def __init__(self, root: Path, server_url: str) -> None:
+    def __init__(self, root: Path, server_url: str, sandbox: Sandbox) -> None:
         self.root = root
         self.server_url = server_url
+        self._sandbox = sandbox
         self._sessions: dict[str, PageSession] = {}
 
     def get(self, session_id: str) -> PageSession:
@@ -129,7 +132,7 @@ class PageSessions:
                     yield update
                 if task.cancelled():
                     raise CancelledRequestError("Cancelled. Nothing was kept.")
-                result = await _collect(session, client, task.result(), settings, clip)
+                result = await self._collect(session, client, task.result(), settings, clip)
             finally:
                 task.cancel()  # the tab may have been closed
                 if session.running is running:
@@ -137,24 +140,25 @@ class PageSessions:
         await _add_result(session, result)
         yield result
 
-
-async def _collect(
-    session: PageSession,
-    client: AsyncFoleyClient,
-    generation: RemoteGeneration,
-    settings: ResultSettings,
-    clip: Path,
-) -> PageResult:
-    session.num_results += 1
-    number = session.num_results
-    return await collect_result(
-        client,
-        generation,
-        settings.with_seed(generation.seeds[0]),
-        number=number,
-        clip=clip,
-        folder=session.folder / str(number),
-    )
+    async def _collect(
+        self,
+        session: PageSession,
+        client: AsyncFoleyClient,
+        generation: RemoteGeneration,
+        settings: ResultSettings,
+        clip: Path,
+    ) -> PageResult:
+        session.num_results += 1
+        number = session.num_results
+        return await collect_result(
+            client,
+            generation,
+            settings.with_seed(generation.seeds[0]),
+            number=number,
+            clip=clip,
+            folder=session.folder / str(number),
+            sandbox=self._sandbox,
+        )
 
 
 async def _add_result(session: PageSession, result: PageResult) -> None:

@@ -35,6 +35,7 @@ import signal
 import socket
 import sys
 import traceback
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -42,6 +43,7 @@ from typing import Any, NoReturn
 from foley.errors import FoleyError, OutputError
 from runners.sandbox.confinement import Confinement, list_readable_paths
 
+NOTHING = "nothing"  # a task that shows that the fork server is ready
 MAX_OPEN_FILES = 64  # several times what a task needs
 MAX_FURTHER_THREADS = 1024  # of the same user, by a child and by whatever starts beside it
 PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
@@ -52,6 +54,8 @@ PEER_CLOSED = getattr(select, "POLLRDHUP", 0)
 _FOLDER_ERRNOS = frozenset(
     (errno.EACCES, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EMFILE)
 )
+
+Tasks = Mapping[str, Callable[..., Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,11 +97,15 @@ class SandboxLimits:
             Path("/proc/self/oom_score_adj").write_text("1000")
 
 
-def main() -> None:
-    """Serve the process at the other end of the socket on standard input until it closes."""
-    from runners.sandbox import tasks
+def main(tasks: Tasks) -> None:
+    """Serve the process at the other end of the socket on standard input until it closes.
 
-    tasks.prepare()
+    Args:
+        tasks: what children may be asked to do, by name. A task takes the request's folder and
+            keyword arguments, and returns what JSON can hold. The caller has imported and warmed up
+            everything that a task needs, since a confined child cannot import from everywhere.
+    """
+    tasks = {NOTHING: lambda _folder: None, **tasks}
     confinement = Confinement(list_readable_paths())
     for number in (signal.SIGINT, signal.SIGTERM):
         # They reach the whole process group. The parent drains its requests, so this process
@@ -105,7 +113,7 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     gc.collect()
     gc.freeze()  # a collection in a child would write to all pages, and so copy them
-    _ForkServer(socket.socket(fileno=0), confinement).run()
+    _ForkServer(socket.socket(fileno=0), tasks, confinement).run()
 
 
 class _ForkServer:
@@ -113,11 +121,13 @@ class _ForkServer:
 
     Args:
         control: receives one byte and one passed socket for each task.
+        tasks: of the children, by name.
         confinement: of the children.
     """
 
-    def __init__(self, control: socket.socket, confinement: Confinement) -> None:
+    def __init__(self, control: socket.socket, tasks: Tasks, confinement: Confinement) -> None:
         self._control = control
+        self._tasks = tasks
         self._confinement = confinement
         self._children: dict[int, int] = {}  # file descriptor of a task's socket: process id
         self._poller = select.poll()
@@ -161,7 +171,7 @@ class _ForkServer:
             self._control.close()
             for other in self._children:
                 os.close(other)
-            _run_task(socket.socket(fileno=descriptor), self._confinement)
+            _run_task(socket.socket(fileno=descriptor), self._tasks, self._confinement)
             os._exit(0)
         finally:
             os._exit(1)
@@ -186,10 +196,8 @@ class _ForkServer:
             os.waitpid(pid, 0)
 
 
-def _run_task(connection: socket.socket, confinement: Confinement) -> None:
+def _run_task(connection: socket.socket, tasks: Tasks, confinement: Confinement) -> None:
     """Read one task from the connection, run it within its limits and write its outcome."""
-    from runners.sandbox import tasks
-
     with connection, connection.makefile("rb") as lines:
         asked = json.loads(lines.readline())
         folder = asked["folder"]
@@ -198,7 +206,7 @@ def _run_task(connection: socket.socket, confinement: Confinement) -> None:
         try:
             if limits.is_confined:
                 confinement.confine(Path(folder))
-            task = tasks.TASKS[asked["task"]]
+            task = tasks[asked["task"]]
             outcome: dict[str, Any] = {"done": task(Path(folder), **asked["arguments"])}
         except BaseException as error:  # noqa: BLE001 - the process ends here; the server logs it
             outcome = _describe_failure(error, folder)
@@ -280,7 +288,7 @@ def encode_task(task: str, folder: Path, limits: SandboxLimits, arguments: dict[
     """Return the line of JSON that a child reads.
 
     Args:
-        task: a key of `runners.sandbox.tasks.TASKS`.
+        task: name of a task that the fork server has.
         folder: the request's folder, the only one that the task writes to.
         limits: of the child.
         arguments: keyword arguments of the task, as JSON can hold them.
@@ -290,4 +298,7 @@ def encode_task(task: str, folder: Path, limits: SandboxLimits, arguments: dict[
 
 
 if __name__ == "__main__":
-    main()
+    from runners.sandbox.tasks import TASKS, prepare
+
+    prepare()
+    main(TASKS)

@@ -29,7 +29,7 @@ from foley.errors import (
     make_error,
 )
 from runners.sandbox.confinement import find_missing_parts
-from runners.sandbox.fork_server import SandboxLimits, encode_task
+from runners.sandbox.fork_server import NOTHING, SandboxLimits, encode_task
 
 log = structlog.get_logger(__name__)
 
@@ -76,7 +76,7 @@ class Sandbox:
         """Run a task in a child and return its result. Cancelling kills the child.
 
         Args:
-            task: a key of `runners.sandbox.tasks.TASKS`.
+            task: name of a task of the fork server.
             folder: the request's folder.
             arguments: keyword arguments of the task, as JSON can hold them.
 
@@ -101,7 +101,7 @@ class Sandbox:
             log.warning("sandbox_off")
         elif missing := find_missing_parts():
             log.warning("sandbox_incomplete", missing=missing)
-        await self.run("nothing", Path())
+        await self.run(NOTHING, Path())
 
     def close(self) -> None:
         """End the fork server and its children."""

@@ -1,6 +1,5 @@
 """The media tasks, each of which runs in a child process of the fork server."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,8 @@ from foley.configs import PRESETS
 from foley.media.decode import decode_frames
 from foley.media.mux import MediaFile, choose_container, write_audio, write_video
 from foley.media.source import MediaLimits, codecs_by_decoder
-from runners.handoff import load_waveforms, save_frames
-from runners.jobs.scratch import CLIP
+from runners.handoff import CLIP, load_waveforms, save_frames
+from runners.sandbox.fork_server import Tasks
 
 SOUND_ONLY_FORMATS = ("wav", "flac")
 
@@ -26,10 +25,6 @@ def prepare() -> None:
     codecs_by_decoder()
     # PyTorch asks which processor there is at its first operation with several implementations.
     torch.ones(1).add_(1)
-
-
-def nothing(_folder: Path) -> None:
-    """Do nothing. A child that does it shows that the fork server is ready."""
 
 
 def decode(
@@ -50,7 +45,7 @@ def decode(
 
     Raises:
         VideoError: as `decode_frames`.
-        OutputError: the container cannot hold the clip's picture.
+        VideoError: the container refuses a packet of the clip.
     """
     clip = folder / CLIP
     clip.stat()  # a missing file is no fault of the caller, as `decode_frames` would have it
@@ -124,4 +119,4 @@ def _to_json(file: MediaFile) -> dict[str, Any]:
     return {"name": file.path.name, "container": file.container, "notices": file.notices}
 
 
-TASKS: dict[str, Callable[..., Any]] = {"nothing": nothing, "decode": decode, "write": write}
+TASKS: Tasks = {"decode": decode, "write": write}

@@ -242,5 +242,5 @@ TASKS: dict[str, Callable[..., Any]] = {
 }
 
 if __name__ == "__main__":
-    tasks.TASKS.update(TASKS)
-    fork_server.main()
+    tasks.prepare()
+    fork_server.main(TASKS)

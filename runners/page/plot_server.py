@@ -1,0 +1,68 @@
+"""The fork server of the page: each picture of a clip or a sound is drawn in a confined child.
+
+Run as `python -m runners.page.plot_server`. The page opens no media file itself.
+"""
+
+import tempfile
+from pathlib import Path
+
+FILM_STRIP = "strip.jpg"
+
+
+def draw_film_strip(folder: Path, *, clip: str, duration_seconds: float) -> None:
+    """Write `FILM_STRIP` into the folder, as `plots.draw_film_strip`.
+
+    Args:
+        folder: of the result.
+        clip: name of the video in the folder.
+        duration_seconds: length of the whole width.
+
+    Raises:
+        VideoError: the clip cannot be decoded.
+    """
+    from runners.page import plots
+
+    plots.draw_film_strip(folder / clip, duration_seconds, folder / FILM_STRIP)
+
+
+def draw_sound(folder: Path, *, file: str, duration_seconds: float) -> tuple[str, str] | None:
+    """Write a spectrogram into the folder; returns the waveform and the spectrogram's name.
+
+    The waveform is an SVG path. Without an audio stream there is neither.
+
+    Args:
+        folder: of the result.
+        file: name of the sound or video in the folder.
+        duration_seconds: length of the whole width.
+
+    Raises:
+        VideoError: the file cannot be decoded.
+    """
+    from runners.page import plots
+
+    sound = plots.read_sound(folder / file)
+    if sound is None:
+        return None
+    samples, rate = sound
+    num_samples = max(1, round(duration_seconds * rate))
+    name = f"{Path(file).stem}-spectrogram.png"
+    plots.draw_spectrogram(samples, num_samples, rate, folder / name)
+    return plots.trace_waveform(samples, num_samples), name
+
+
+def prepare() -> None:
+    """Import and warm up what the tasks need, since a confined child reads few files."""
+    import av.subtitles.stream  # noqa: F401 - imported late by PyAV
+    import numpy as np
+
+    from runners.page import plots
+
+    with tempfile.TemporaryDirectory() as folder:
+        plots.draw_spectrogram(np.zeros(1, np.float32), 1, 48_000, Path(folder) / "warm.png")
+
+
+if __name__ == "__main__":
+    from runners.sandbox.fork_server import main
+
+    prepare()
+    main({"draw_film_strip": draw_film_strip, "draw_sound": draw_sound})
