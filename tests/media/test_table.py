@@ -1,0 +1,141 @@
+"""Every clip of `tests/assets/clips`, and clips made here, in and out of every container."""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from foley.configs import SAMPLE_RATE
+from foley.media.decode import decode_frames
+from foley.media.mux import choose_container, write_video
+from tests.media.clips import loudest_second, shown_seconds, write_clip
+
+CLIPS = Path(__file__).parents[1] / "assets/clips"
+CONTAINERS = ["mp4", "mov", "mkv", "webm"]
+# Name, number of pictures, their interval in seconds, seconds of the first, frames at 25 fps
+TABLE = [
+    ("alpha.webm", 25, 0.04, 0.0, 25),
+    ("anim.gif", 20, 0.1, 0.0, 48),
+    ("base.3gp", 30, 1 / 15, 0.0, 49),
+    ("base.ts", 50, 0.04, 0.0213, 50),
+    ("base.wmv", 50, 0.04, 0.0, 50),
+    ("chapters.mkv", 50, 0.04, 0.021, 50),
+    ("dovi5.mp4", 50, 0.04, 0.0, 50),
+    ("fps1.mp4", 5, 1.0, 0.0, 125),
+    ("h264_bframes.avi", 50, 0.04, 0.0, 50),
+    ("joined.ts", 100, 0.04, 0.0213, 100),
+    ("pasp.mp4", 50, 0.04, 0.0, 50),
+    ("phone_rot.mov", 50, 0.04, 0.0, 50),
+    ("prores2.mov", 10, 0.04, 0.0, 10),
+    ("spherical.mp4", 50, 0.04, 0.0, 50),
+    ("wrapped.ts", 50, 0.04, 0.0, 50),
+]
+NAMES = [name for name, *_ in TABLE]
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with every clip of the table."""
+    folder = tmp_path_factory.mktemp("clips")
+    for path in CLIPS.iterdir():
+        shutil.copy(path, folder)
+    (folder / "joined.ts").write_bytes((CLIPS / "base.ts").read_bytes() * 2)
+    write_clip(
+        folder / "wrapped.ts",
+        times_ms=[2**33 // 90 - 1000 + 40 * index for index in range(50)],
+        muxer={"mpegts_copyts": "1"},
+        options={"bf": "2", "preset": "veryfast"},
+    )
+    return folder
+
+
+def click(num_frames: int) -> torch.Tensor:
+    """Silence as long as the frames at 25 fps, with one loud sample at 0.3 s."""
+    waveform = torch.zeros(1, num_frames * SAMPLE_RATE // 25)
+    waveform[:, int(0.3 * SAMPLE_RATE)] = 0.9
+    return waveform
+
+
+def test_the_table_names_every_clip() -> None:
+    refused = {"still.png", "anim.webp", "README.md"}
+    assert {path.name for path in CLIPS.iterdir()} - refused == set(NAMES) - {
+        "joined.ts",
+        "wrapped.ts",
+    }
+
+
+@pytest.mark.parametrize(("name", "num_pictures", "interval", "first", "num_frames"), TABLE)
+def test_every_clip_comes_out_as_it_went_in(
+    tmp_path: Path,
+    clips: Path,
+    name: str,
+    num_pictures: int,
+    interval: float,
+    first: float,
+    num_frames: int,
+) -> None:
+    frames = decode_frames(clips / name, visual_size=32, sync_size=32, exact_clock=True)
+    assert frames.num_picked == num_frames
+    assert not frames.trimmed
+    expected = [first + interval * index for index in range(num_pictures)]
+    for container in CONTAINERS:
+        chosen = choose_container(clips / name, container)
+        written = write_video(clips / name, click(num_frames), tmp_path / f"out.{container}")
+        assert written.container == chosen
+        # Matroska's ticks are milliseconds.
+        assert shown_seconds(written.path) == pytest.approx(expected, abs=0.0015)
+        assert loudest_second(written.path) == pytest.approx(0.3, abs=0.001)
+        assert np.all(np.diff(shown_seconds(written.path)) > 0)
+
+
+@pytest.fixture
+def ffprobe() -> str:
+    """FFmpeg's own program, which reads the results with other code than the tests' reader."""
+    found = shutil.which("ffprobe")
+    if found is None or shutil.which("ffmpeg") is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("ffprobe and ffmpeg are not installed: apt-get install ffmpeg")
+        pytest.skip("ffprobe and ffmpeg are not installed")
+    return found
+
+
+@pytest.mark.parametrize(("name", "num_pictures", "interval", "first", "num_frames"), TABLE)
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_every_result_is_read_without_an_error_by_another_program(
+    tmp_path: Path,
+    clips: Path,
+    ffprobe: str,
+    container: str,
+    name: str,
+    num_pictures: int,
+    interval: float,
+    first: float,
+    num_frames: int,
+) -> None:
+    written = write_video(clips / name, click(num_frames), tmp_path / f"out.{container}")
+    decoded = subprocess.run(
+        ["ffmpeg", "-v", "error", "-xerror", "-i", str(written.path), "-f", "null", "-"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (decoded.returncode, decoded.stderr) == (0, "")
+    report = subprocess.run(
+        [ffprobe, "-v", "error", "-count_frames", "-show_streams", "-of", "json", written.path],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    picture = next(s for s in json.loads(report.stdout)["streams"] if s["codec_type"] == "video")
+    assert int(picture["nb_read_frames"]) == num_pictures
+    assert float(picture["start_time"]) == pytest.approx(first, abs=0.0015)
+    with av.open(str(written.path)) as reader:
+        expected = reader.streams.video[0].codec_context.codec_tag.strip("\0")
+    if expected:
+        assert picture["codec_tag_string"] == expected
