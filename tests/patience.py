@@ -21,6 +21,7 @@ WORK = "import asyncio, json\nfor number in range(2_000_000): number * number % 
 WORK_SECONDS = 0.33  # measured on a quiet machine: 0.30 to 0.33 s
 # A request to a server passes through several processes, each of which waits for a core.
 SEVERAL_PROCESSES = 2
+MAX_SLOWDOWN = 20.0
 MAX_AGE_SECONDS = 60.0
 POLL_SECONDS = 0.02
 
@@ -35,7 +36,7 @@ class _Latest:
 
 
 def slowdown(max_age_seconds: float = MAX_AGE_SECONDS) -> float:
-    """Return how many times slower the machine is than a quiet one; at least 1.
+    """Return how many times slower the machine is than a quiet one, from 1 to 20.
 
     Args:
         max_age_seconds: use the latest measurement if it is no older; 0 measures now.
@@ -45,7 +46,7 @@ def slowdown(max_age_seconds: float = MAX_AGE_SECONDS) -> float:
         subprocess.run([sys.executable, "-I", "-c", WORK], check=True)
         _Latest.measured = time.monotonic()
         waited_share = (_Latest.measured - started) / WORK_SECONDS - 1
-        _Latest.slowdown = 1 + SEVERAL_PROCESSES * max(0.0, waited_share)
+        _Latest.slowdown = min(MAX_SLOWDOWN, 1 + SEVERAL_PROCESSES * max(0.0, waited_share))
     return _Latest.slowdown
 
 
