@@ -43,11 +43,12 @@ from runners.jobs.scratch import Scratch, SharedScratch
 from runners.logs import configure_logging
 from runners.messages import ModelStatus, RunnerRequest
 from runners.page.proxy import PageProxy
+from runners.process import forbid_tracing
 from runners.runner_socket import JsonOnlyMiddleware, use_json
 from runners.sandbox.confinement import require_all_parts
 from runners.sandbox.fork_server import SandboxLimits
 from runners.sandbox.pool import Sandbox
-from runners.settings import child_environment, load_settings
+from runners.settings import child_environment, forget_secrets, load_settings
 from runners.tracing import configure_tracing, end_tracing
 
 try:
@@ -61,6 +62,13 @@ SHARED_OPTIONS: dict[str, Any] = {
     "traffic": {"timeout": SETTINGS.request_timeout_seconds + 30},
     "logging": {"access": {"enabled": False}},  # `ErrorMiddleware` logs each request
 }
+
+
+def _protect_process() -> None:
+    """Keep other processes of this user from the API keys, which were read with the settings."""
+    forget_secrets()
+    if not SETTINGS.dumpable:
+        forbid_tracing()
 
 
 @bentoml.service(
@@ -80,6 +88,7 @@ class GpuRunner:
 
         configure_logging(SETTINGS.log_level)
         configure_tracing("GpuRunner")
+        _protect_process()
         self.worker = start_worker(SETTINGS)
 
     @bentoml.api
@@ -129,6 +138,7 @@ class FoleyApi:
     def __init__(self) -> None:
         configure_logging(SETTINGS.log_level)
         configure_tracing("FoleyApi")
+        _protect_process()
         self.scratch = Scratch(
             SETTINGS.scratch_root,
             # All admitted requests may be of this process, and as many again send or read files.

@@ -1,17 +1,29 @@
-"""Find free ports for servers that run as processes, and act on the signals that stop them."""
+"""Find free ports for server processes, act on the signals that stop them, and forbid tracing."""
 
 import asyncio
 import contextlib
+import ctypes
 import random
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from types import FrameType
 
+PR_SET_DUMPABLE = 4  # of <sys/prctl.h>
 # Linux takes the ports of outgoing connections from above this range. A port from there could be
 # taken by a connection of the server itself before the server listens on it.
 _PORTS = range(20_000, 32_000)
+
+
+def forbid_tracing() -> None:
+    """Have the kernel refuse debuggers of the same user, core files and reading of /proc (Linux).
+
+    A program that this process starts can be traced again.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0)
 
 
 def find_free_ports(count: int, host: str = "127.0.0.1") -> list[int]:

@@ -27,7 +27,7 @@ from pathlib import Path
 
 from foley.errors import ConfigError
 
-_PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS, _PR_SET_NAME = 22, 38, 15
+_PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS, _PR_SET_NAME, _PR_SET_DUMPABLE = 22, 38, 15, 4
 _SECCOMP_MODE_FILTER = 2
 # Landlock has one number of each call on all processors.
 _LANDLOCK_CREATE_RULESET, _LANDLOCK_ADD_RULE, _LANDLOCK_RESTRICT_SELF = 444, 445, 446
@@ -184,6 +184,8 @@ class Confinement:
         if sys.platform != "linux":
             return
         self._check(self._libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
+        # No core file, and no debugger of this user.
+        self._check(self._libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0), "dumpable")
         if self._landlock_version:
             self._restrict_files(folder)
         if self._fixed_filter:
