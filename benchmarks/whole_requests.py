@@ -8,64 +8,67 @@ service: engines, threads, packed evaluations.
 """
 
 from dataclasses import dataclass
+from typing import Generic
 
-import runners.worker.worker
 from foley.types import Stage
-from runners.worker.scheduler import KINDS, Action, Entry, Scheduler
+from runners.worker import worker
+from runners.worker.scheduler import KINDS, Action, JobT, Scheduler
 
 
 @dataclass
-class RequestBatch:
+class RequestBatch(Generic[JobT]):
     """Requests that are computed together from their first stage to their last."""
 
     device: int
-    entries: list[Entry]
+    jobs: list[JobT]
 
     @property
     def is_idle(self) -> bool:
         """Whether no request of the batch is being computed."""
-        return not any(entry.executing for entry in self.entries)
+        return not any(job.executing for job in self.jobs)
 
-    def action(self) -> Action | None:
+    def choose_action(self) -> Action[JobT] | None:
         """The next action: first all encoding, then all evaluations, then all decoding."""
         for kind in KINDS:
-            members = tuple(entry for entry in self.entries if entry.left(kind))
+            members = tuple(job for job in self.jobs if job.count_left(kind))
             if members:
                 return Action(kind, self.device, members if kind is Stage.SAMPLE else members[:1])
         return None
 
 
-class WholeRequests(Scheduler):
+class WholeRequests(Scheduler[JobT]):
     """Schedules whole batches in the order of arrival, one on each lane."""
 
-    _batches: list[RequestBatch]
+    _batches: list[RequestBatch[JobT]]
 
-    def _choose(self, device: int) -> Action | None:
-        batches = [batch for batch in getattr(self, "_batches", ()) if not self._done(batch)]
+    def _choose(self, device: int) -> Action[JobT] | None:
+        batches = [batch for batch in getattr(self, "_batches", ()) if not self._is_done(batch)]
         self._batches = batches
         here = [batch for batch in batches if batch.device == device]
         for batch in here:
-            if batch.is_idle and (action := batch.action()) is not None:
+            action: Action[JobT] | None = batch.choose_action() if batch.is_idle else None
+            if action is not None:
                 return action
         if len(here) >= self._budgets[device].lanes:
             return None
-        taken = {entry for batch in batches for entry in batch.entries}
-        members: list[Entry] = []
-        for entry in (e for e in self.entries if e not in taken):
+        taken = {job for batch in batches for job in batch.jobs}
+        members: list[JobT] = []
+        for job in (job for job in self._queued if job not in taken):
             tokens = sum(member.size.tokens for member in members)
-            if members and tokens + entry.size.tokens > self._budgets[device].tokens:
+            if members and tokens + job.size.tokens > self._budgets[device].tokens:
                 break
-            members.append(entry)
+            members.append(job)
         if not members:
             return None
         self._batches.append(RequestBatch(device, members))
-        return self._batches[-1].action()
+        return self._batches[-1].choose_action()
 
-    def _done(self, batch: RequestBatch) -> bool:
-        batch.entries = [entry for entry in batch.entries if entry in self.entries]
-        return not batch.entries
+    def _is_done(self, batch: RequestBatch[JobT]) -> bool:
+        batch.jobs = [job for job in batch.jobs if job in self._queued]
+        return not batch.jobs
 
 
-runners.worker.worker.Scheduler = WholeRequests  # type: ignore[misc]
+# The worker makes its scheduler by this name.
+worker.Scheduler = WholeRequests  # type: ignore[attr-defined, misc]
 
 from service import FoleyApi, GpuRunner  # noqa: E402, F401 - after the replacement

@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -151,3 +152,42 @@ def test_files_of_no_preset_are_not_written() -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "--model" in done.stderr
+
+
+def test_whole_request_batching_finishes_a_batch_before_the_next() -> None:
+    program = """
+        from benchmarks.whole_requests import WholeRequests
+        from runners.worker import worker
+        from runners.worker.scheduler import KINDS, Budget, JobSize, ScheduledJob
+
+        assert worker.Scheduler is WholeRequests
+        scheduler = WholeRequests([Budget(tokens=100)], dict.fromkeys(KINDS, 1.0), capacity=3)
+        size = JobSize(tokens=40, num_evaluations=2, num_pieces=1, num_sounds=1, num_latents=40)
+        for name in "abc":
+            job = ScheduledJob(id=name, priority="interactive", deadline=1.0)
+            scheduler.reserve(job)
+            scheduler.queue(job, size, now=0.0)
+        while (action := scheduler.next(0)) is not None:
+            print(action.kind, *(job.id for job in action.jobs))
+            scheduler.complete(action, 1.0)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "encode a",
+        "encode b",
+        "sample a b",
+        "sample a b",
+        "decode_audio a",
+        "decode_audio b",
+        "encode c",
+        "sample c",
+        "sample c",
+        "decode_audio c",
+    ]
