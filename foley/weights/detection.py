@@ -33,6 +33,9 @@ _PLACES: dict[str, dict[str, tuple[str, ...]]] = {
     },
 }
 
+# Parts that are published in repositories of their own.
+_ENCODERS = {"vision": "google/siglip2-base-patch16-512", "text": "laion/larger_clap_general"}
+
 # A key that only this part's file has. It is the beginning of a key if it ends in a dot.
 _SIGNS = {
     "dit": "audio_embedder.proj.weight",
@@ -143,10 +146,16 @@ def find_official_file(part: str, preset: Preset, root: Path) -> Path:
     """
     path = find_file(part, preset, root)
     if path is None:
+        advice = ""
+        if repository := _ENCODERS.get(part):
+            advice = (
+                f"; the official repository does not hold this part: run `foley download "
+                f"{preset.name}`, or clone {repository} into {root}"
+            )
         raise CheckpointError(
             f"no {part} weights for preset {preset.name} in {root}; looked for "
             f"{', '.join(_candidates(part, preset))}, for {DESCRIPTION_FILE}, and into every "
-            "safetensors file"
+            f"safetensors file{advice}"
         )
     return path
 

@@ -8,6 +8,7 @@ import functools
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from foley.configs import Preset
@@ -18,6 +19,7 @@ from foley.weights.key_maps import RULES
 from foley.weights.layout import load_layout
 from foley.weights.manifest import find_revision
 from foley.weights.parts import load_official, load_tokenizer
+from foley.weights.pickles import check_pickle
 from foley.weights.tensors import read_weights
 from foley.weights.translation import is_used
 
@@ -40,6 +42,8 @@ def load_components(root: Path, preset: Preset | None = None, *, device: str = "
         raise CheckpointError(f"{root} holds no {DESCRIPTION_FILE}; name the preset of these files")
     parts: dict[str, Any] = {}
     paths = {part: find_official_file(part, preset, root) for part in PARTS}
+    for path in paths.values():
+        check_pickle(path, torch.__version__)
     for part, path in paths.items():
         weights, _ = read_weights(path, device, functools.partial(is_used, rules=RULES[part]))
         module = load_official(part, weights, preset, origin=path.name)

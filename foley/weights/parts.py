@@ -21,6 +21,7 @@ from foley.weights.translation import translate
 
 logger = logging.getLogger(__name__)
 
+_TOKENIZER_FILES = ("tokenizer_config.json", "vocab.json", "merges.txt")
 _STORED_DTYPES = (
     torch.float32,
     torch.float16,
@@ -137,4 +138,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"no tokenizer in {folder}: {str(error).splitlines()[0]}") from error
+        missing = [name for name in _TOKENIZER_FILES if not (folder / name).is_file()]
+        reason = f"{', '.join(missing)} missing" if missing else str(error).splitlines()[0]
+        raise CheckpointError(
+            f"no tokenizer in {folder}: {reason}; run `foley download`, or clone "
+            "laion/larger_clap_general there"
+        ) from error

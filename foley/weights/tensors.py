@@ -13,6 +13,7 @@ from torch import Tensor
 
 from foley.errors import CheckpointError
 
+_POINTER = b"version https://git-lfs.github.com/spec/"  # what git-lfs puts where a file belongs
 _MAX_HEADER_BYTES = 100 * 1024 * 1024  # the format's own limit
 # How much is copied to a device through one memory map. Pages that were read through a map count as
 # this process's memory until the map is closed.
@@ -21,7 +22,6 @@ _MAPPED_BYTES = 1 << 30
 # Exceptions that PyTorch's restricted unpickler raises on damaged files, among others.
 _UNREADABLE = (
     SafetensorError,
-    pickle.UnpicklingError,
     RuntimeError,
     EOFError,
     LookupError,
@@ -48,10 +48,17 @@ def read_weights(
     """
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist; download the weights or name their folder")
+    _refuse_pointer(path)
     try:
         if path.suffix == ".safetensors":
             return _read_safetensors(path, device, is_wanted)
         content = _unpickle(path)
+    except pickle.UnpicklingError:
+        # PyTorch's message explains how to read the file without the restriction.
+        raise CheckpointError(
+            f"{path} cannot be read as a checkpoint: it is damaged, or holds objects that are not "
+            "tensors and could run code; fetch the file again, from the official repository"
+        ) from None
     except _UNREADABLE as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(
@@ -63,6 +70,16 @@ def read_weights(
     if not isinstance(content, Mapping) or not all(isinstance(v, Tensor) for v in content.values()):
         raise CheckpointError(f"{path} is not a dictionary of tensors; it is of another model")
     return dict(content), metadata
+
+
+def _refuse_pointer(path: Path) -> None:
+    with path.open("rb") as file:
+        if file.read(len(_POINTER)) != _POINTER:
+            return
+    raise CheckpointError(
+        f"{path} is a pointer of git-lfs, and not the file itself; run `git lfs pull` in "
+        f"{path.parent}, or `foley download`"
+    )
 
 
 def _read_safetensors(
