@@ -132,7 +132,7 @@ def require_all_parts() -> None:
     """
     if missing := find_missing_parts():
         raise ConfigError(
-            f"FOLEY_SANDBOX is `required`, and this machine lacks {' and '.join(missing)}; use a "
+            f"FOLEY_SANDBOX is required, and this machine lacks {' and '.join(missing)}; use a "
             "kernel with them and a container runtime that allows them, or set FOLEY_SANDBOX=auto"
         )
 
