@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from av import Packet
+from av.bitstream import BitStreamFilterContext
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
@@ -103,9 +104,32 @@ def cut_packets(
 
 def _read_packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
     with translate_read_errors(Path(container.name)):
-        for packet in demux_video(container, stream):
+        for packet in _demux_single_frames(container, stream):
             if packet.size:  # the last packet is empty; it is for flushing a decoder
                 yield packet
+
+
+def _demux_single_frames(
+    container: InputContainer, stream: VideoStream
+) -> Iterator[Packet[VideoStream]]:
+    """Yield the packets as `demux_video` does, each with one frame.
+
+    DivX and Xvid pack a B-frame into the packet of the frame before it, which AVI needs and which
+    no other container allows.
+    """
+    packets = demux_video(container, stream)
+    is_mpeg4 = stream.codec_context.codec.canonical_name == "mpeg4"
+    if not is_mpeg4 or has_presentation_times(container, stream):
+        yield from packets
+        return
+    unpack = BitStreamFilterContext("mpeg4_unpack_bframes", stream)
+    for packet in packets:
+        if not packet.size:  # the filter returns nothing more at the end
+            yield packet
+            continue
+        for single in unpack.filter(packet):
+            single.stream = stream
+            yield single
 
 
 def _assign_dts(
@@ -145,7 +169,7 @@ class _PresentationOrder:
         self._times: list[int] = []  # in decoding order, which is rising
         with open_video(source, limits) as (container, stream):
             packets = self._number_packets(
-                itertools.islice(demux_video(container, stream), num_packets)
+                itertools.islice(_demux_single_frames(container, stream), num_packets)
             )
             frames = decode_packets(packets, limits)
             shown = [frame.pts for frame in frames if frame.pts is not None]

@@ -145,6 +145,46 @@ def test_the_decoder_s_order_stands_where_the_container_states_none(
         assert numbers(decode_80(tmp_path / f"out.{written}").sync) == list(range(50))
 
 
+def write_packed_avi(path: Path) -> Path:
+    """Write 50 frames as DivX does: a B-frame shares a packet with the frame before it."""
+    options = {"bf": "1", "b_strategy": "0", "sc_threshold": "1000000000", "g": "250"}
+    source = write_clip(
+        path.with_suffix(".m4v"), num_frames=50, codec="mpeg4", options=options, container="m4v"
+    )
+    frame_start = b"\0\0\1\xb6"
+    with av.open(str(source)) as reader, av.open(str(path), "w") as writer:
+        stream = reader.streams.video[0]
+        frames = [bytes(packet) for packet in reader.demux(stream) if packet.size]
+        header = frames[0].index(frame_start)
+        divx = b"\0\0\1\xb2DivX503b1393p"
+        packets = [frames[0][:header] + divx + frames[0][header:]]
+        not_coded = frame_start + bytes([0b01010000, 0b10011111])
+        for first in range(1, 49, 2):
+            packets += [frames[first] + frames[first + 1], not_coded]
+        packets.append(frames[49])
+        copy = writer.add_stream_from_template(stream, opaque=True)
+        copy.time_base = Fraction(1, 25)
+        copy.codec_context.framerate = Fraction(25)
+        for index, content in enumerate(packets):
+            packet = av.Packet(content)
+            packet.stream, packet.time_base = copy, Fraction(1, 25)
+            packet.pts = packet.dts = index
+            packet.is_keyframe = index == 0
+            writer.mux(packet)
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_packed_frames_are_unpacked(tmp_path: Path, suffix: str) -> None:
+    clip = write_packed_avi(tmp_path / "clip.avi")
+    assert numbers(decode_80(clip).sync) == list(range(50))
+    assert times_of_result(clip, suffix) == pytest.approx([0.04 * n for n in range(50)])
+    assert numbers(decode_80(tmp_path / f"out.{suffix}").sync) == list(range(50))
+    with av.open(str(tmp_path / f"out.{suffix}")) as reader:
+        contents = [bytes(packet) for packet in reader.demux(video=0) if packet.size]
+    assert [content.count(b"\0\0\1\xb6") for content in contents] == [1] * 50
+
+
 @pytest.mark.parametrize("fps", [Fraction(1, 5), Fraction(1, 2), 1, 4])
 @pytest.mark.parametrize("suffix", ["mp4", "mkv"])
 def test_the_last_frame_is_sounded_until_its_end(
