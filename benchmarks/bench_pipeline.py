@@ -119,7 +119,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "weights": pipeline.source,
         "device": str(pipeline.device),
         "num_threads": torch.get_num_threads(),
-        "num_inference_steps": request.choose_steps(pipeline.preset),
+        "num_inference_steps": request.choose_sampling(pipeline.preset).num_inference_steps,
         "audio_seconds": result.duration_seconds,
         "warmup": 1,
         "num_samples": arguments.repeats,

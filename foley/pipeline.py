@@ -22,7 +22,7 @@ from foley.gpu.matrix import Precision
 from foley.gpu.memory_modes import Memory, check_options, choose_loading_device
 from foley.gpu.placement import place
 from foley.media.clock import num_latents
-from foley.request import GenerationRequest, Solver
+from foley.request import GenerationRequest, Quality, Solver
 from foley.session import Session
 from foley.types import Conditions, Generation, Stage, VideoFrames
 from foley.weights.components import Components
@@ -162,10 +162,13 @@ class FoleyPipeline:
         negative_prompt: str = "noisy, harsh",
         guidance_scale: float | None = None,
         num_inference_steps: int | None = None,
-        solver: Solver = "euler",
+        solver: Solver | None = None,
         seed: int | None = None,
         num_variations: int = 1,
         *,
+        schedule_shift: float | None = None,
+        guidance_interval: float | None = None,
+        quality: Quality | None = None,
         trim: bool = False,
         on_progress: OnProgress | None = None,
     ) -> Generation:
@@ -177,9 +180,15 @@ class FoleyPipeline:
             negative_prompt: what should not be heard; at most 2000 characters.
             guidance_scale: 1 to 20, where 1 switches guidance off; None takes the preset's default.
             num_inference_steps: solver steps, 1 to 200; None takes the preset's default.
-            solver: euler, heun, midpoint, rk4 or ab2.
+            solver: euler, heun, midpoint, rk4 or ab2; None takes euler.
             seed: of the first variation, 0 to 2**63 - 1; None draws one.
             num_variations: number of sounds, 1 to 8.
+            schedule_shift: 1 to 20; larger values place more of the steps near pure noise. None
+                takes equal steps.
+            guidance_interval: lowest noise level, 0 to 1, at which a step is guided; None guides
+                all steps.
+            quality: reference, balanced or fast, which choose steps, solver, shift and interval
+                together; None leaves the choice to these.
             trim: use the first 15 s of a longer clip instead of refusing it.
             on_progress: called after each step; an error that it raises ends the work.
 
@@ -196,6 +205,9 @@ class FoleyPipeline:
             solver=solver,
             seed=seed,
             num_variations=num_variations,
+            schedule_shift=schedule_shift,
+            guidance_interval=guidance_interval,
+            quality=quality,
         )
         if isinstance(video, VideoFrames):
             return self.generate(video, request, on_progress)

@@ -1,19 +1,44 @@
 """The options of a generation: the only definition of their meaning, range and default."""
 
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 from foley.configs import OFFICIAL_GUIDANCE, OFFICIAL_STEPS, TINY_GUIDANCE, TINY_STEPS, Preset
 from foley.errors import ParameterError
 
 Solver = Literal["euler", "heun", "midpoint", "rk4", "ab2"]
 SOLVERS: tuple[Solver, ...] = get_args(Solver)
+Quality = Literal["reference", "balanced", "fast"]
 AudioFormat = Literal["wav", "flac"]  # the sound alone
 AUDIO_FORMATS: tuple[AudioFormat, ...] = get_args(AudioFormat)
 Format = Literal["mp4", "mov", "mkv", "webm", "wav", "flac"]
 
 MAX_SEED = 2**63 - 1
+
+
+class SamplingPlan(NamedTuple):
+    """How a request goes from noise to sound.
+
+    Attributes:
+        num_inference_steps: solver steps, 1 to 200.
+        solver: of the ODE.
+        schedule_shift: 1 for equal steps of the noise level; see `foley.sampling.make_sigmas`.
+        guidance_interval: lowest noise level at which a step with guidance may begin.
+    """
+
+    num_inference_steps: int
+    solver: Solver = "euler"
+    schedule_shift: float = 1.0
+    guidance_interval: float = 0.0
+
+
+QUALITIES: dict[Quality, SamplingPlan] = {
+    "reference": SamplingPlan(OFFICIAL_STEPS),  # as published
+    "balanced": SamplingPlan(12, "ab2", 4.0, 0.8),
+    "fast": SamplingPlan(6, "euler", 4.0, 0.8),
+}
 
 
 class GenerationRequest(BaseModel):
@@ -52,13 +77,45 @@ class GenerationRequest(BaseModel):
         ),
     ] = None
     solver: Annotated[
-        Solver,
+        Solver | None,
         Field(
-            description="ODE solver. A step of heun or midpoint costs two model evaluations, "
-            "one of rk4 four, one of euler or ab2 one. ab2 (two-step Adams-Bashforth) is more "
-            "exact than euler from about eight steps on."
+            description="ODE solver. Absent: euler. A step of heun or midpoint costs two model "
+            "evaluations, one of rk4 four, one of euler or ab2 one. ab2 (two-step "
+            "Adams-Bashforth) is more exact than euler from about eight steps on."
         ),
-    ] = "euler"
+    ] = None
+    schedule_shift: Annotated[
+        float | None,
+        Field(
+            ge=1.0,
+            le=20.0,
+            description="How many of the steps lie near pure noise, where the sound takes shape. "
+            "1, or absent: all steps are equal.",
+        ),
+    ] = None
+    guidance_interval: Annotated[
+        float | None,
+        Field(
+            ge=0.0,
+            le=1.0,
+            description="Lowest noise level, from 1 (noise) to 0 (sound), at which a step is "
+            "guided. The steps below cost half. 0, or absent: all steps are guided.",
+        ),
+    ] = None
+    quality: Annotated[
+        Quality | None,
+        Field(
+            description="Chooses num_inference_steps, solver, schedule_shift and "
+            "guidance_interval together, and cannot be combined with them. "
+            f"reference is {QUALITIES['reference'].num_inference_steps} equal steps of euler. "
+            "balanced is "
+            f"{QUALITIES['balanced'].num_inference_steps} steps of ab2 and fast "
+            f"{QUALITIES['fast'].num_inference_steps} of euler, both with a schedule_shift of "
+            f"{QUALITIES['balanced'].schedule_shift:g} and a guidance_interval of "
+            f"{QUALITIES['balanced'].guidance_interval:g}. Nobody has compared these two by ear "
+            "with the official weights."
+        ),
+    ] = None
     seed: Annotated[
         int | None,
         Field(
@@ -72,9 +129,25 @@ class GenerationRequest(BaseModel):
         int, Field(ge=1, le=8, description="How many different sounds to make for the clip.")
     ] = 1
 
-    def choose_steps(self, preset: Preset) -> int:
-        """Return the number of solver steps, 1 to 200, with `preset`."""
-        return self.num_inference_steps or preset.default_steps
+    @field_validator("quality")
+    @classmethod
+    def _check_conflicts(cls, value: Quality | None, info: ValidationInfo) -> Quality | None:
+        given = [name for name in SamplingPlan._fields if info.data.get(name) is not None]
+        if value is not None and given:
+            raise PydanticCustomError(
+                "conflict",
+                "cannot be combined with {names}; leave out quality or {names}",
+                {"names": " and ".join(given)},
+            )
+        return value
+
+    def choose_sampling(self, preset: Preset) -> SamplingPlan:
+        """Return the sampler's options with `preset`; no quality and no option: its defaults."""
+        if self.quality is not None:
+            return QUALITIES[self.quality]
+        default = SamplingPlan(preset.default_steps)
+        given = {name: getattr(self, name) for name in SamplingPlan._fields}
+        return default._replace(**{k: v for k, v in given.items() if v is not None})
 
     def choose_guidance(self, preset: Preset) -> float:
         """Return the guidance scale, 1 to 20, with `preset`."""

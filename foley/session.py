@@ -70,7 +70,8 @@ class Session:
     def __init__(self, model: Model, frames: VideoFrames, request: GenerationRequest) -> None:
         self.request = request
         self.stage: Stage | None = Stage.ENCODE
-        self.num_steps = request.choose_steps(model.preset)
+        self._sampling = request.choose_sampling(model.preset)
+        self.num_steps = self._sampling.num_inference_steps
         self.seeds = choose_seeds(request.seed, request.num_variations)
         self.timings: dict[str, float] = {}
         self._model = model
@@ -169,9 +170,10 @@ class Session:
             model.dit,
             conditions,
             upload(noise, model.device),
-            make_sigmas(self.num_steps),
-            solver=request.solver,
+            make_sigmas(self.num_steps, self._sampling.schedule_shift),
+            solver=self._sampling.solver,
             guidance_scale=request.choose_guidance(model.preset),
+            guidance_interval=self._sampling.guidance_interval,
         )
         self._end_stage(Stage.SAMPLE)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from foley.configs import OFFICIAL_GUIDANCE, OFFICIAL_STEPS, TINY_GUIDANCE, TINY_STEPS
-from foley.request import GenerationRequest, Solver
+from foley.request import GenerationRequest, Quality, Solver
 
 if TYPE_CHECKING:
     from foley.pipeline import FoleyPipeline
@@ -57,7 +57,25 @@ class SoundOptions:
             "with official weights.",
         ),
     ] = None
-    solver: Annotated[Solver, Parameter(help="ODE solver.")] = _DEFAULTS.solver
+    solver: Annotated[Solver | None, Parameter(help="ODE solver. By default euler.")] = None
+    schedule_shift: Annotated[
+        float | None,
+        Parameter(help="Places more of the steps near pure noise; 1 (the default) to 20."),
+    ] = None
+    guidance_interval: Annotated[
+        float | None,
+        Parameter(
+            help="Lowest noise level at which a step is guided; 0 (the default) to 1. Steps "
+            "below cost half."
+        ),
+    ] = None
+    quality: Annotated[
+        Quality | None,
+        Parameter(
+            help="Chooses steps, solver, shift and guidance interval together. Nobody has compared "
+            "balanced and fast by ear with official weights."
+        ),
+    ] = None
     seed: Annotated[
         int | None,
         Parameter(help="Seed that repeats a result. By default it is random; it is always shown."),

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypedDict
 
 from foley.client.results import RemoteFile, RemoteGeneration, RemoteUpdate
 from foley.errors import ParameterError, VideoDecodeError
-from foley.request import AudioFormat, Format, GenerationRequest, Solver
+from foley.request import AudioFormat, Format, GenerationRequest, Quality, Solver
 
 Clip = Path | str | bytes
 OnUpdate = Callable[[RemoteUpdate], None]
@@ -25,7 +25,10 @@ class RequestOptions(TypedDict, total=False):
     negative_prompt: str
     guidance_scale: float | None
     num_inference_steps: int | None
-    solver: Solver
+    solver: Solver | None
+    schedule_shift: float | None
+    guidance_interval: float | None
+    quality: Quality | None  # chooses the four sampler's options above
     seed: int | None
     num_variations: int
     trim: bool  # cut a clip that is too long instead of refusing it

@@ -65,7 +65,7 @@ class GenerationOptions(GenerationRequest):
             raise PydanticKnownError("int_parsing")
         return value
 
-    @field_validator("guidance_scale", mode="before")
+    @field_validator("guidance_scale", "schedule_shift", "guidance_interval", mode="before")
     @classmethod
     def _check_number(cls, value: object) -> object:
         if isinstance(value, str) and not NUMBER_TEXT.fullmatch(value):
@@ -97,7 +97,7 @@ class GenerationJob:
 
     Attributes:
         request_id: of the caller; need not be unique.
-        folder: holds the clip as `runners.jobs.scratch.CLIP`, and receives all other files.
+        folder: holds the clip as `runners.handoff.CLIP`, and receives all other files.
         options: as the caller gave them.
         format: container of the result, agreed with the caller.
     """

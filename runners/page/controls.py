@@ -183,7 +183,7 @@ class SettingControls:
             )
             self.solver = gr.Radio(
                 list(SOLVERS),
-                value=DEFAULTS.solver,
+                value="euler",
                 label="Solver",
                 info="A step of heun or midpoint costs as much as two of euler, one of rk4 four.",
             )

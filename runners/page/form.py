@@ -63,7 +63,8 @@ def read_options(layout: PageLayout, values: Mapping[Any, Any]) -> RequestOption
         "format": OUTPUTS[values[sound.output]],
         "trim": values[settings.too_long] == TRIM,
     }
-    return cast(RequestOptions, {**request.model_dump(), **answer})
+    # The page has no controls for the options that are not set.
+    return cast(RequestOptions, {**request.model_dump(exclude_unset=True), **answer})
 
 
 def _read_seed(text: object) -> int:
@@ -111,8 +112,6 @@ def read_link(layout: PageLayout, query: Mapping[str, str]) -> dict[Any, Any]:
         ParameterError: an option is malformed or out of bounds.
     """
     sound, settings = layout.sound, layout.settings
-    names = [name for name in GenerationRequest.model_fields if name in query]
-    request = GenerationRequest.parse(**{name: query[name] for name in names})
     controls = {
         "prompt": sound.prompt,
         "negative_prompt": settings.negative_prompt,
@@ -121,6 +120,8 @@ def read_link(layout: PageLayout, query: Mapping[str, str]) -> dict[Any, Any]:
         "solver": settings.solver,
         "num_variations": sound.num_variations,
     }
+    names = [name for name in (*controls, "seed") if name in query]
+    request = GenerationRequest.parse(**{name: query[name] for name in names})
     updates: dict[Any, Any] = {
         controls[name]: getattr(request, name) for name in names if name != "seed"
     }

@@ -7,10 +7,6 @@ from urllib.parse import urlencode
 
 from foley.client import RequestOptions
 from foley.client.request import format_field
-from foley.request import GenerationRequest
-
-FILE_FIELDS = ("format", "trim")
-FIELDS = (*GenerationRequest.model_fields, *FILE_FIELDS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +38,7 @@ class ResultSettings:
     @property
     def link(self) -> str:
         """The query of the page's address that sets every control. It does not hold the clip."""
-        options = dict(self.options)
-        given = {name: format_field(options[name]) for name in FIELDS if name in options}
+        given = {name: format_field(value) for name, value in self.options.items()}
         return "?" + urlencode({**({"example": self.example} if self.example else {}), **given})
 
     @property

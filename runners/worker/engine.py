@@ -17,7 +17,7 @@ import torch
 from foley.media.clock import num_latents
 from foley.pipeline import FoleyPipeline
 from foley.request import GenerationRequest
-from foley.sampling import compute_evaluation_sigmas, make_sigmas
+from foley.sampling import compute_evaluation_sigmas, count_guided_steps, make_sigmas
 from foley.session import Session
 from foley.types import Stage
 from foley.weights.selection import choose_device
@@ -38,12 +38,17 @@ def compute_size(
         num_sync: frames at 25 fps, at least 16.
         pipeline: on a device that may run the request.
     """
-    halves = 2 if options.choose_guidance(pipeline.preset) > 1 else 1
-    evaluations_per_step = len(compute_evaluation_sigmas(make_sigmas(1), options.solver))
+    is_guided = options.choose_guidance(pipeline.preset) > 1
+    plan = options.choose_sampling(pipeline.preset)
+    sigmas = make_sigmas(plan.num_inference_steps, plan.schedule_shift)
+    per_step = len(compute_evaluation_sigmas(make_sigmas(1), plan.solver))
+    guided_steps = count_guided_steps(sigmas, plan.guidance_interval)
+    steps_after_guidance = plan.num_inference_steps - guided_steps if is_guided else 0
     frames = num_latents(num_sync)
     return JobSize(
-        tokens=halves * options.num_variations * frames,
-        num_evaluations=options.choose_steps(pipeline.preset) * evaluations_per_step,
+        tokens=(2 if is_guided else 1) * options.num_variations * frames,
+        num_evaluations=plan.num_inference_steps * per_step,
+        num_halved=steps_after_guidance * per_step,
         num_pieces=pipeline.count_pieces(num_visual, num_sync),
         num_sounds=options.num_variations,
         num_latents=frames,

@@ -46,8 +46,10 @@ class JobSize:
     """The work of a request.
 
     Attributes:
-        tokens: of one model evaluation: latent frames, of all variations and halves of guidance.
+        tokens: of the first model evaluation, which no other exceeds: latent frames, of all
+            variations and halves of guidance.
         num_evaluations: of the model.
+        num_halved: the last evaluations, after guidance has ended; each has half of the tokens.
         num_pieces: in which its conditions are encoded.
         num_sounds: to decode.
         num_latents: latent frames of one sound.
@@ -58,6 +60,7 @@ class JobSize:
     num_pieces: int
     num_sounds: int
     num_latents: int
+    num_halved: int = 0
 
     def count_actions(self, kind: Kind) -> int:
         """Return the number of actions of a kind, at least 1."""
@@ -68,15 +71,38 @@ class JobSize:
         }
         return counts[kind]
 
-    def count_units(self, kind: Kind) -> int:
-        """Return the size of one action of a kind, to which its seconds are proportional.
+    def count_tokens(self, num_done: int) -> int:
+        """Return the tokens of the next evaluation.
+
+        Args:
+            num_done: evaluations before it.
+        """
+        halved = num_done >= self.num_evaluations - self.num_halved
+        return self.tokens // 2 if halved else self.tokens
+
+    def count_units(self, kind: Kind, num_done: int) -> int:
+        """Return the size of the next action of a kind, to which its seconds are proportional.
 
         Args:
             kind: a piece of encoding has 1 unit, an evaluation its tokens, a sound its frames.
+            num_done: actions of the kind before it.
         """
-        return {Stage.ENCODE: 1, Stage.SAMPLE: self.tokens, Stage.DECODE_AUDIO: self.num_latents}[
-            kind
-        ]
+        if kind is Stage.ENCODE:
+            return 1
+        return self.count_tokens(num_done) if kind is Stage.SAMPLE else self.num_latents
+
+    def count_units_left(self, kind: Kind, num_done: int) -> int:
+        """Return the size of all actions of a kind that are still to come.
+
+        Args:
+            kind: as in `count_units`.
+            num_done: actions of the kind before them.
+        """
+        left = self.count_actions(kind) - num_done
+        if kind is not Stage.SAMPLE:
+            return left * self.count_units(kind, num_done)
+        halved = min(left, self.num_halved)
+        return (left - halved) * self.tokens + halved * (self.tokens // 2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +161,15 @@ class ScheduledJob:
         return self.size.count_actions(kind) - self.done[kind]
 
     @property
+    def tokens(self) -> int:
+        """Tokens of its next evaluation."""
+        return self.size.count_tokens(self.done[Stage.SAMPLE])
+
+    def count_units(self, kind: Kind) -> int:
+        """Return the size of its next action of a kind; see `JobSize.count_units`."""
+        return self.size.count_units(kind, self.done[kind])
+
+    @property
     def next_kind(self) -> Kind | None:
         """The kind of its next action; None when all are done."""
         return next((kind for kind in KINDS if self.count_left(kind)), None)
@@ -153,8 +188,8 @@ class Action(Generic[JobT]):
 
     @property
     def tokens(self) -> int:
-        """Tokens of an evaluation."""
-        return sum(job.size.tokens for job in self.jobs)
+        """Tokens of an evaluation, until it is completed."""
+        return sum(job.tokens for job in self.jobs)
 
 
 class Scheduler(Generic[JobT]):
@@ -274,13 +309,14 @@ class Scheduler(Generic[JobT]):
         Returns:
             Its requests that have left: finished, or dropped meanwhile.
         """
-        total = sum(job.size.count_units(action.kind) for job in action.jobs)
+        units = {job: job.count_units(action.kind) for job in action.jobs}
+        total = sum(units.values())
         self._measure(action.kind, seconds / total)
         self._balance(action, seconds)
         for job in action.jobs:
             job.executing = False
             job.done[action.kind] += 1
-            part = seconds * job.size.count_units(action.kind) / total
+            part = seconds * units[job] / total
             self._served[job.priority] += part / SHARES[job.priority]
             if job.next_kind is None:
                 job.dropped = True
@@ -294,7 +330,7 @@ class Scheduler(Generic[JobT]):
             job: queued, so that its size is known.
         """
         return sum(
-            job.count_left(kind) * job.size.count_units(kind) * rate
+            job.size.count_units_left(kind, job.done[kind]) * rate
             for kind, rate in self._rates.items()
         )
 
@@ -337,9 +373,9 @@ class Scheduler(Generic[JobT]):
                 if full:
                     continue
             if job.next_kind != Stage.DECODE_AUDIO:
-                if budget.tokens > tokens_left < job.size.tokens:
+                if budget.tokens > tokens_left < job.tokens:
                     continue
-                tokens_left -= job.size.tokens
+                tokens_left -= job.tokens
             if job.device is None:
                 bytes_left -= budget.estimate_bytes(job.size)
                 empty = False

@@ -79,7 +79,7 @@ def test_the_model_is_described_as_it_is_sent(document: dict[str, Any], server: 
     assert (model["preset"], model["state"]) == ("tiny", "ready")
     request = GenerationRequest()
     own = (model["num_inference_steps"], model["guidance_scale"])
-    assert own == (request.choose_steps(TINY), request.choose_guidance(TINY))
+    assert own == (request.choose_sampling(TINY).num_inference_steps, request.choose_guidance(TINY))
     assert (model["licence"], model["territory"]) == ("Apache-2.0", "worldwide")
 
 

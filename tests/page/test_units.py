@@ -25,7 +25,7 @@ from foley.errors import (
     VideoTooLongError,
 )
 from runners.page import messages, plots
-from runners.page.snippets import FIELDS, ResultSettings
+from runners.page.snippets import ResultSettings
 from tests.media.clips import ROTATED, numbers, write_clip
 
 RATE = 48_000
@@ -119,7 +119,7 @@ def test_progress_shows_queue_position_step_and_time_left() -> None:
 
 def test_a_link_holds_every_setting(settings: ResultSettings) -> None:
     held = parse_qs(settings.link[1:], keep_blank_values=True)
-    assert set(held) == {*FIELDS, "example"}
+    assert set(held) == {*OPTIONS, "example"}
     assert held["prompt"] == [OPTIONS["prompt"]]
     assert held["seed"] == [str(2**63 - 1)]
     assert held["trim"] == ["true"]

@@ -14,7 +14,7 @@ from foley.errors import (
 )
 from foley.media.clock import num_latents
 from foley.pipeline import FoleyPipeline, Progress
-from foley.request import SOLVERS, GenerationRequest, Solver
+from foley.request import SOLVERS, GenerationRequest, SamplingPlan, Solver
 from foley.weights.selection import choose_device
 from tests.toys import toy_components, toy_frames, toy_pipeline, toy_preset
 
@@ -155,14 +155,14 @@ def test_unknown_presets_and_missing_weights_are_refused() -> None:
 
 def test_requests_default_to_the_published_settings() -> None:
     request = GenerationRequest()
-    assert request.choose_steps(XXL) == request.choose_steps(XL) == 50
+    assert request.choose_sampling(XXL) == request.choose_sampling(XL) == SamplingPlan(50)
     assert request.choose_guidance(XXL) == request.choose_guidance(XL) == 4.5
     assert request.negative_prompt == "noisy, harsh"
 
 
 def test_the_preset_decides_steps_that_a_request_does_not_give() -> None:
-    assert GenerationRequest().choose_steps(TINY) == TINY_STEPS
-    assert GenerationRequest(num_inference_steps=3).choose_steps(TINY) == 3
+    assert GenerationRequest().choose_sampling(TINY).num_inference_steps == TINY_STEPS
+    assert GenerationRequest(num_inference_steps=3).choose_sampling(TINY).num_inference_steps == 3
     components = dataclasses.replace(
         toy_components(), preset=dataclasses.replace(toy_preset(), name="tiny")
     )

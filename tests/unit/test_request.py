@@ -1,7 +1,8 @@
 import pytest
 
+from foley.configs import OFFICIAL_STEPS, TINY, TINY_STEPS, XXL, Preset
 from foley.errors import ParameterError
-from foley.request import MAX_SEED, GenerationRequest
+from foley.request import MAX_SEED, QUALITIES, GenerationRequest, SamplingPlan
 
 
 @pytest.mark.parametrize(
@@ -17,6 +18,18 @@ from foley.request import MAX_SEED, GenerationRequest
         ({"seed": MAX_SEED + 1}, ["seed", str(MAX_SEED)]),
         ({"num_variations": 9}, ["num_variations", "8", "got 9"]),
         ({"prompt": "x" * 2001}, ["prompt", "2000"]),
+        ({"schedule_shift": 0.9}, ["schedule_shift", "greater than or equal to 1", "got 0.9"]),
+        ({"guidance_interval": 1.1}, ["guidance_interval", "less than or equal to 1", "got 1.1"]),
+        ({"quality": "best"}, ["quality", "'balanced'", "got 'best'"]),
+        (
+            {"quality": "fast", "solver": "euler"},
+            ["quality: cannot be combined with solver; leave out", "got 'fast'"],
+        ),
+        (
+            {"quality": "fast", "num_inference_steps": 6, "guidance_interval": 0},
+            ["quality: cannot be combined with num_inference_steps and guidance_interval"],
+        ),
+        ({"quality": "reference", "schedule_shift": 1}, ["combined with schedule_shift;"]),
         ({"colour": "red"}, ["colour", "not permitted"]),
     ],
 )
@@ -41,3 +54,24 @@ def test_a_long_value_is_shortened_in_the_message() -> None:
 def test_every_field_is_described() -> None:
     for name, field in GenerationRequest.model_fields.items():
         assert field.description, name
+
+
+def test_without_quality_each_option_falls_back_to_the_default_of_the_model() -> None:
+    assert GenerationRequest().choose_sampling(XXL) == SamplingPlan(OFFICIAL_STEPS, "euler", 1, 0)
+    assert GenerationRequest().choose_sampling(TINY) == SamplingPlan(TINY_STEPS, "euler", 1, 0)
+    request = GenerationRequest(solver="ab2", guidance_interval=0.5)
+    assert request.choose_sampling(TINY) == SamplingPlan(TINY_STEPS, "ab2", 1, 0.5)
+
+
+@pytest.mark.parametrize("preset", [TINY, XXL])
+def test_a_quality_chooses_the_same_for_all_models(preset: Preset) -> None:
+    plans = {q: GenerationRequest(quality=q).choose_sampling(preset) for q in QUALITIES}
+    assert plans == QUALITIES
+    assert plans["reference"] == GenerationRequest().choose_sampling(XXL)
+
+
+def test_quality_goes_with_the_options_that_it_does_not_choose() -> None:
+    request = GenerationRequest(quality="fast", guidance_scale=3, num_variations=2, seed=1)
+    assert request.choose_guidance(TINY) == 3
+    # A request survives being written down and read again, as between processes.
+    assert GenerationRequest.parse(**request.model_dump()) == request

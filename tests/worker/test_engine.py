@@ -63,6 +63,8 @@ requests = st.builds(
     guidance_scale=st.sampled_from([1.0, 4.5]),
     num_inference_steps=st.integers(1, 4),
     solver=st.sampled_from(SOLVERS),
+    schedule_shift=st.sampled_from([None, 4.0]),
+    guidance_interval=st.sampled_from([None, 0.5, 0.8]),
     seed=st.integers(0, 1000),
     num_variations=st.integers(1, 2),
 )
@@ -223,13 +225,18 @@ def test_measuring_gives_a_budget_and_rates_and_restores_the_threads() -> None:
 
 
 @pytest.mark.parametrize(
-    ("solver", "scale", "variations"), list(itertools.product(SOLVERS, (1.0, 2.0), (1, 3)))
+    ("solver", "scale", "variations", "interval"),
+    list(itertools.product(SOLVERS, (1.0, 2.0), (1, 3), (None, 0.6))),
 )
 def test_the_size_of_a_request_is_the_work_that_it_takes(
-    solver: str, scale: float, variations: int
+    solver: str, scale: float, variations: int, interval: float | None
 ) -> None:
     request = GenerationRequest.parse(
-        solver=solver, guidance_scale=scale, num_variations=variations, num_inference_steps=2
+        solver=solver,
+        guidance_scale=scale,
+        num_variations=variations,
+        num_inference_steps=3,
+        guidance_interval=interval,
     )
     frames = toy_frames(29)
     session = toy_pipeline().start(frames, request)
@@ -239,10 +246,10 @@ def test_the_size_of_a_request_is_the_work_that_it_takes(
     for _ in range(size.num_pieces):
         assert session.stage == Stage.ENCODE
         engine.run(Stage.ENCODE, [session])
-    _, latents, _, context, _ = session.prepare_part()
-    assert size.tokens == len(context.lengths) * latents.shape[2]
-    for _ in range(size.num_evaluations):
+    for done in range(size.num_evaluations):
         assert session.stage == "sample"
+        part = session.prepare_part()
+        assert size.count_tokens(done) == len(part.context.lengths) * part.latents.shape[2]
         engine.run(Stage.SAMPLE, [session])
     for _ in range(size.num_sounds):
         assert session.stage == "decode_audio"

@@ -65,7 +65,7 @@ def cost(action: Action[ScheduledJob]) -> float:
     if action.kind is Stage.SAMPLE:
         return 0.003 + RATES[Stage.SAMPLE] * action.tokens
     (job,) = action.jobs
-    return RATES[action.kind] * job.size.count_units(action.kind)
+    return RATES[action.kind] * job.count_units(action.kind)
 
 
 @dataclass
@@ -160,8 +160,14 @@ class Simulation:
         return self.left[job] - job.arrived
 
 
+def make_size(share_halved: float, **counts: int) -> JobSize:
+    """A size whose last evaluations, a share of all but the first, are halved."""
+    return JobSize(**counts, num_halved=int(share_halved * (counts["num_evaluations"] - 1)))
+
+
 sizes = st.builds(
-    JobSize,
+    make_size,
+    share_halved=st.sampled_from([0.0, 0.5, 1.0]),
     tokens=st.integers(1, 20).map(lambda n: 50 * n),
     num_evaluations=st.integers(1, 12),
     num_pieces=st.integers(1, 5),
@@ -269,6 +275,40 @@ def test_a_request_is_overtaken_only_by_those_that_arrive_soon_after(
     simulation.run(arrivals)
 
 
+@given(sizes)
+def test_the_work_left_is_the_sum_of_the_actions_left(size: JobSize) -> None:
+    for kind in RATES:
+        units = [size.count_units(kind, done) for done in range(size.count_actions(kind))]
+        for done in range(len(units) + 1):
+            assert size.count_units_left(kind, done) == sum(units[done:])
+
+
+def test_requests_share_an_evaluation_when_the_end_of_guidance_makes_room() -> None:
+    size = dataclasses.replace(SMALL, tokens=400, num_evaluations=6, num_halved=4)
+    simulation = Simulation([Budget(tokens=600)]).run([Arrival(0.0, size), Arrival(0.0, size)])
+    batches = [len(action.jobs) for _, action in simulation.trace if action.kind is Stage.SAMPLE]
+    # 400 and 400 tokens do not fit; 200 of the first with 400 or 200 of the second do. The second
+    # is encoded during the third evaluation of the first.
+    assert batches == [1, 1, 1, 2, 2, 2, 1, 1, 1]
+
+
+def test_the_seconds_of_a_batch_are_divided_by_the_tokens_of_this_evaluation() -> None:
+    scheduler = Scheduler[ScheduledJob]([Budget(tokens=400)], RATES, capacity=2)
+    halved = dataclasses.replace(SMALL, tokens=200, num_pieces=1, num_evaluations=2, num_halved=1)
+    jobs = (submit(scheduler, "1", halved), submit(scheduler, "2", halved, "bulk"))
+    for job in jobs:
+        job.device, job.done[Stage.ENCODE] = 0, 1
+    jobs[0].done[Stage.SAMPLE] = 1
+    action = scheduler.next(0)
+    assert action is not None
+    assert set(action.jobs) == set(jobs)
+    assert action.tokens == 300
+    before = dict(scheduler._served)
+    scheduler.complete(action, 3.0)
+    assert scheduler._served["interactive"] - before["interactive"] == pytest.approx(1 / 0.8)
+    assert scheduler._served["bulk"] - before["bulk"] == pytest.approx(2 / 0.2)
+
+
 def test_a_short_request_does_not_wait_for_a_long_one() -> None:
     simulation = Simulation().run([Arrival(0.0, LONG), Arrival(1.0)])
     long, short = simulation.jobs[0], simulation.jobs[1]
@@ -285,10 +325,7 @@ def test_a_long_request_ends_under_an_overload_of_short_ones() -> None:
     long = simulation.jobs[0]
     # Those that arrive within its work / AGEING seconds may go before it. Its work is 5.2 s at the
     # rate of small evaluations. Measured: 52 s.
-    work = (
-        sum(LONG.count_actions(k) * LONG.count_units(k) * RATES[k] for k in RATES)
-        + LONG.tokens * 50 * 3e-5
-    )
+    work = sum(LONG.count_units_left(k, 0) * RATES[k] for k in RATES) + LONG.tokens * 50 * 3e-5
     assert simulation.seconds(long) < work / AGEING + work
     assert len(simulation.refused) > 1000
 
