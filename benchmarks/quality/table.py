@@ -23,8 +23,8 @@ from benchmarks.records import environment, finish
 from foley.configs import PRESETS
 from foley.denoise import Denoising
 from foley.pipeline import FoleyPipeline
-from foley.request import SOLVERS, GenerationRequest, Solver
-from foley.sampling import draw_noise, make_sigmas
+from foley.request import QUALITIES, SOLVERS, GenerationRequest, SamplingPlan
+from foley.sampling import count_guided_steps, draw_noise, make_sigmas
 from foley.session import count_samples, fade
 from foley.types import Conditions, VideoFrames
 from training.judge import (
@@ -40,7 +40,7 @@ README = Path(__file__).with_name("README.md")
 MARKS = ("<!-- table -->\n", "<!-- end of table -->\n")
 STEPS = (4, 8, 10, 16, 25, 50)
 EVALUATIONS = {"euler": 1, "heun": 2, "midpoint": 2, "rk4": 4, "ab2": 1}  # of the model, per step
-EXACT: tuple[Solver, int] = ("rk4", 50)  # stands in for the exact path
+EXACT_STEPS = 50  # of rk4, which stands in for the exact path
 SECONDS = 5.0
 NEGATIVE = GenerationRequest().negative_prompt
 FIGURES = ("F1", "error, ms", "silence, dB", "log-mel", "Frechet", "apart, dB")
@@ -52,8 +52,7 @@ def generate_sound(
     pipeline: FoleyPipeline,
     frames: VideoFrames,
     conditions: Conditions,
-    solver: Solver,
-    steps: int,
+    plan: SamplingPlan,
     scale: float,
     seed: int,
 ) -> Tensor:
@@ -63,8 +62,7 @@ def generate_sound(
         pipeline: the model.
         frames: of the clip; they determine the length.
         conditions: of the clip, computed once for all rows of the table.
-        solver: of the ODE.
-        steps: of the solver.
+        plan: of the sampler.
         scale: of the guidance.
         seed: of the noise.
     """
@@ -73,9 +71,10 @@ def generate_sound(
         pipeline.dit,
         conditions,
         noise.to(pipeline.device),
-        make_sigmas(steps),
-        solver=solver,
+        make_sigmas(plan.num_inference_steps, plan.schedule_shift),
+        solver=plan.solver,
         guidance_scale=scale,
+        guidance_interval=plan.guidance_interval,
     )
     velocities = pipeline.make_velocity_model()
     while path.latents is None:
@@ -89,19 +88,17 @@ def measure_row(
     pipeline: FoleyPipeline,
     clips: list[HeldOutClip],
     conditions_of_clips: list[Conditions],
-    solver: Solver,
-    steps: int,
+    plan: SamplingPlan,
     scale: float,
     first_seed: int = 0,
 ) -> tuple[dict[str, Any], list[Tensor]]:
-    """The figures of one solver and number of steps, and the sounds.
+    """The figures of one plan of the sampler, and the sounds.
 
     Args:
         pipeline: the model.
         clips: with known events.
         conditions_of_clips: one for each clip.
-        solver: of the ODE.
-        steps: of the solver.
+        plan: of the sampler.
         scale: of the guidance.
         first_seed: of the noise of the first clip; the others follow.
     """
@@ -110,7 +107,7 @@ def measure_row(
     depths: list[float] = []
     start = time.perf_counter()
     sounds = [
-        generate_sound(pipeline, clip.frames, conditions, solver, steps, scale, seed)
+        generate_sound(pipeline, clip.frames, conditions, plan, scale, seed)
         for seed, (clip, conditions) in enumerate(
             zip(clips, conditions_of_clips, strict=True), first_seed
         )
@@ -124,9 +121,11 @@ def measure_row(
     found = torch.cat(levels)
     known = [depth for depth in depths if not np.isnan(depth)]
     figures = {
-        "solver": solver,
-        "steps": steps,
-        "evaluations": steps * EVALUATIONS[solver],
+        "solver": plan.solver,
+        "steps": plan.num_inference_steps,
+        "schedule_shift": plan.schedule_shift,
+        "guidance_interval": plan.guidance_interval,
+        "evaluations": count_evaluations(plan),
         "f1": match.f1,
         "precision": match.precision,
         "recall": match.recall,
@@ -137,6 +136,17 @@ def measure_row(
         "seconds_per_clip": seconds / len(clips),  # of sampling and decoding
     }
     return figures, sounds
+
+
+def count_evaluations(plan: SamplingPlan) -> float:
+    """The evaluations of a guided request; one without the unconditional half counts half.
+
+    Args:
+        plan: of the sampler.
+    """
+    sigmas = make_sigmas(plan.num_inference_steps, plan.schedule_shift)
+    guided = count_guided_steps(sigmas, plan.guidance_interval)
+    return EVALUATIONS[plan.solver] * (guided + plan.num_inference_steps) / 2
 
 
 def distance_db(first: list[Tensor], second: list[Tensor]) -> float:
@@ -172,19 +182,17 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     conditions = [pipeline.condition(clip.frames, clip.prompt, NEGATIVE) for clip in clips]
     asked = GenerationRequest(guidance_scale=args.guidance_scale)
     scale = asked.choose_guidance(pipeline.preset)
-    rows, made = [], {}
-    for solver in args.solvers:
-        for steps in args.steps:
-            figures, made[solver, steps] = measure_row(
-                pipeline, clips, conditions, solver, steps, scale
-            )
-            print({k: round(v, 4) if isinstance(v, float) else v for k, v in figures.items()})
-            rows.append(figures)
-    exact = made.get(EXACT) or measure_row(pipeline, clips, conditions, *EXACT, scale)[1]
-    _, others = measure_row(pipeline, clips, conditions, *EXACT, scale, first_seed=len(clips))
-    for figures in rows:
-        sounds = made[figures["solver"], figures["steps"]]
-        figures["distance_db"] = distance_db(sounds, exact)
+    plans = [SamplingPlan(steps, solver) for solver in args.solvers for steps in args.steps]
+    plans += [QUALITIES[quality] for quality in args.qualities]
+    rows, made = {}, {}
+    for plan in dict.fromkeys(plans):
+        rows[plan], made[plan] = measure_row(pipeline, clips, conditions, plan, scale)
+        print({k: round(v, 4) if isinstance(v, float) else v for k, v in rows[plan].items()})
+    best = SamplingPlan(args.exact_steps, "rk4")
+    exact = made.get(best) or measure_row(pipeline, clips, conditions, best, scale)[1]
+    _, others = measure_row(pipeline, clips, conditions, best, scale, first_seed=len(clips))
+    for plan, figures in rows.items():
+        figures["distance_db"] = distance_db(made[plan], exact)
     return environment() | {
         "what": "quality",
         "preset": pipeline.preset.name,
@@ -198,7 +206,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "guidance_scale": scale,
         "truth": measure_truth(clips),
         "distance_db_of_another_noise": distance_db(others, exact),
-        "rows": rows,
+        "exact_steps_of_rk4": args.exact_steps,
+        "rows": list(rows.values()),
     }
 
 
@@ -225,9 +234,9 @@ def render(record: dict[str, Any], link: str) -> str:
     ]
     for line in record["rows"]:
         cells = [
-            line["solver"],
+            _describe_plan(line),
             str(line["steps"]),
-            str(line["evaluations"]),
+            f"{line['evaluations']:g}",
             _number(line["f1"], 3),
             _number(line["median_error_ms"], 1),
             _number(line["silence_db_median"], 1),
@@ -235,10 +244,20 @@ def render(record: dict[str, Any], link: str) -> str:
             _number(line["frechet"], 2),
             _number(line.get("distance_db"), 2),
         ]
-        if line["solver"] == "euler" and line["steps"] == default:
+        if cells[0] == "euler" and line["steps"] == default:
             cells = [f"**{cell}**" for cell in cells]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def _describe_plan(line: dict[str, Any]) -> str:
+    """The solver of a row, with the shift and the interval that are not 1 and 0."""
+    parts = [line["solver"]]
+    if (shift := line.get("schedule_shift", 1)) != 1:
+        parts.append(f"shift {shift:g}")
+    if interval := line.get("guidance_interval", 0):
+        parts.append(f"guided to {interval:g}")
+    return ", ".join(parts)
 
 
 def _number(value: float | None, digits: int) -> str:
@@ -263,6 +282,8 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=32)
     parser.add_argument("--steps", type=int, nargs="+", default=STEPS)
     parser.add_argument("--solvers", nargs="+", choices=SOLVERS, default=SOLVERS)
+    parser.add_argument("--qualities", nargs="*", choices=QUALITIES, default=tuple(QUALITIES))
+    parser.add_argument("--exact-steps", type=int, default=EXACT_STEPS, help="of rk4")
     parser.add_argument("--guidance-scale", type=float, help="by default the preset's")
     parser.add_argument("--hardware", default="cpu", help="short name for the record's file")
     parser.add_argument("--record", action="store_true")

@@ -11,6 +11,7 @@ from benchmarks.quality.held_out import make_frames
 from foley.configs import TINY, TINY_GUIDANCE, TINY_STEPS
 from foley.media.decode import decode_frames
 from foley.media.source import MediaLimits
+from foley.request import QUALITIES
 from tests.media.clips import write_clip
 
 
@@ -47,6 +48,21 @@ def test_the_default_is_marked_and_what_is_not_known_is_a_dash() -> None:
     assert f"| **{TINY_STEPS}** |" in bold
     assert "**0.961** | **4.2** | **-** |" in bold
     assert "[Record](../records/a.json)" in text
+
+
+def test_a_row_names_the_shift_and_the_interval_of_its_plan() -> None:
+    line = {**record()["rows"][0], "schedule_shift": 4.0, "guidance_interval": 0.8}  # type: ignore[index]
+    text = table.render(record(rows=[{**line, "evaluations": 9.5}]), "../records/a.json")
+    # Not in bold: the default has neither.
+    assert f"| euler, shift 4, guided to 0.8 | {TINY_STEPS} | 9.5 |" in text
+
+
+def test_an_evaluation_without_the_unconditional_half_counts_half() -> None:
+    assert {q: table.count_evaluations(plan) for q, plan in QUALITIES.items()} == {
+        "reference": 50,
+        "balanced": 9.5,
+        "fast": 5,
+    }
 
 
 def test_a_record_without_distances_is_rendered() -> None:

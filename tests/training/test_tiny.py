@@ -21,6 +21,7 @@ from torch import Tensor
 from benchmarks.quality import table
 from benchmarks.quality.held_out import HELD_OUT_SEED
 from foley.pipeline import FoleyPipeline
+from foley.request import SamplingPlan
 from foley.types import Conditions, VideoFrames
 from training import clips, judge
 from training.judge import Match, detect_onsets, merge_close_events
@@ -76,7 +77,7 @@ def sound(pipeline: FoleyPipeline, clip: Clip, conditions: Conditions | None = N
     """A sound [S] for a clip, of other conditions where there are some."""
     scale = pipeline.preset.default_guidance
     return table.generate_sound(
-        pipeline, clip.frames, conditions or clip.conditions, "euler", STEPS, scale, seed=0
+        pipeline, clip.frames, conditions or clip.conditions, SamplingPlan(STEPS), scale, seed=0
     )
 
 
