@@ -15,7 +15,7 @@ BentoML 1.4.39 needs four precautions, marked (1) to (4) below:
 (4) several workers behind one socket get uneven shares.
 """
 
-# BentoML ships no types that strict checking could follow:
+# The decorators of BentoML have no types.
 # mypy: disallow-untyped-decorators=False
 
 import asyncio

@@ -69,6 +69,6 @@ class WholeRequests(Scheduler[JobT]):
 
 
 # The worker makes its scheduler by this name.
-worker.Scheduler = WholeRequests  # type: ignore[attr-defined, misc]
+worker.Scheduler = WholeRequests  # type: ignore[attr-defined]
 
 from service import FoleyApi, GpuRunner  # noqa: E402, F401 - after the replacement

@@ -50,7 +50,7 @@ def measure_stages(bench: Bench) -> dict[str, Any]:
         repeats = _repeats(bench, pipeline, frames, request)
         pieces = _decode_pieces(bench, pipeline)
     medians = {name: percentile(values[1:], 50) for name, values in rows.items()}
-    found = {
+    found: dict[str, Any] = {
         precision: {
             "first": {name: values[0] for name, values in rows.items()},
             "median": medians,

@@ -137,7 +137,8 @@ class Encoders:
 
         # The sync tokens grow by one with each frame: by 8 with each segment.
         sync_sizes = [count_segment_frames(count) for count in self.cut.segments.sizes]
-        visual_side, sync_side = vision.config.image_size, synchformer.config.image_size
+        visual_side, sync_side = vision.config.image_size, synchformer.config["image_size"]
+        assert isinstance(visual_side, int)
         words = [GraphInput((2, -1), torch.long, padding) for padding in (_PADDING_TOKEN, 0)]
         visual_sizes = self.cut.frames.sizes
         self.visual = SizedGraphs(encode_frames, frames_of(visual_side), visual_sizes, device)

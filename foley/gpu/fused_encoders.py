@@ -100,11 +100,14 @@ def fuse_vision_encoder(encoder: SiglipVisionModel) -> None:
             if isinstance(child, SiglipAttention):
                 setattr(module, name, _JoinedAttention(child))
             elif isinstance(child, SiglipMultiheadAttentionPoolingHead):
-                child.attention = _ProbePooling(child.attention)
+                child.attention = _ProbePooling(child.attention)  # type: ignore[assignment]
         if isinstance(module, SiglipVisionEmbeddings):
-            module.patch_embedding = _PatchProduct(module.patch_embedding)
+            module.patch_embedding = _PatchProduct(  # type: ignore[assignment]
+                module.patch_embedding
+            )
         elif isinstance(module, SiglipMLP):
-            module.fc1, module.activation_fn = LinearGelu(module.fc1), nn.Identity()
+            module.fc1 = LinearGelu(module.fc1)  # type: ignore[assignment]
+            module.activation_fn = nn.Identity()
 
 
 def fuse_text_encoder(encoder: ClapTextModel) -> None:

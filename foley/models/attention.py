@@ -20,7 +20,7 @@ from foley.models.packing import Segments
 logger = logging.getLogger(__name__)
 
 # Package, its name for people, and the major compute capabilities that it supports.
-_FLASH_PACKAGES = (
+_FLASH_PACKAGES: tuple[tuple[str, str, Callable[[int], bool]], ...] = (
     ("flash_attn_interface", "FlashAttention 3", lambda major: major == 9),
     ("flash_attn", "FlashAttention 2", lambda major: major >= 8),
 )

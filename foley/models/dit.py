@@ -21,7 +21,7 @@ from foley.models.packing import Lengths
 from foley.models.rope import JointRotary, RotaryTable, rotate, stretch_index
 
 
-class FoleyDiT(ModelMixin, ConfigMixin):
+class FoleyDiT(ModelMixin, ConfigMixin):  # type: ignore[misc]  # both define config_name
     """The flow-matching transformer.
 
     A clip's context and a schedule's time modulation are computed once. `forward` then computes
@@ -34,8 +34,8 @@ class FoleyDiT(ModelMixin, ConfigMixin):
     _supports_gradient_checkpointing = False
     _supports_group_offloading = True
     _group_offload_block_modules = ["clip_in"]
-    _no_split_modules = ["JointBlock", "AudioBlock"]
-    _skip_layerwise_casting_patterns = ["norm"]
+    _no_split_modules = ["JointBlock", "AudioBlock"]  # type: ignore[assignment]
+    _skip_layerwise_casting_patterns = ["norm"]  # type: ignore[assignment]
 
     @register_to_config
     def __init__(

@@ -137,7 +137,7 @@ class FrameAggregation(nn.Module):
         return attend(query[:, :1], key, value).flatten(-2)
 
 
-class Synchformer(ModelMixin, ConfigMixin):
+class Synchformer(ModelMixin, ConfigMixin):  # type: ignore[misc]  # both define config_name
     """Divided space-time transformer over segments of 16 frames, 8 apart.
 
     Source: docs/internals/model-specification.md, section 6.
@@ -145,7 +145,7 @@ class Synchformer(ModelMixin, ConfigMixin):
 
     _supports_gradient_checkpointing = False
     _supports_group_offloading = True
-    _no_split_modules = ["SynchformerBlock"]
+    _no_split_modules = ["SynchformerBlock"]  # type: ignore[assignment]
 
     @register_to_config
     def __init__(

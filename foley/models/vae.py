@@ -133,7 +133,7 @@ class Encoder(nn.Module):
         return self.conv_out(self.snake_out(self.blocks(self.conv_in(waveform))))
 
 
-class FoleyVAE(ModelMixin, ConfigMixin):
+class FoleyVAE(ModelMixin, ConfigMixin):  # type: ignore[misc]  # both define config_name
     """The autoencoder of 48 kHz mono sound.
 
     Source: docs/internals/model-specification.md, section 5.
@@ -142,7 +142,7 @@ class FoleyVAE(ModelMixin, ConfigMixin):
     _supports_gradient_checkpointing = False
     _supports_group_offloading = True
     _group_offload_block_modules = ["encoder", "decoder"]
-    _no_split_modules = ["DecoderBlock", "EncoderBlock"]
+    _no_split_modules = ["DecoderBlock", "EncoderBlock"]  # type: ignore[assignment]
 
     @register_to_config
     def __init__(

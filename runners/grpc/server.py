@@ -129,7 +129,7 @@ class GrpcServer:
             await self._health.set(name, status)
 
 
-class _HealthServicer(health.aio.HealthServicer):
+class _HealthServicer(health.aio.HealthServicer):  # type: ignore[misc]  # it has no types
     """The library's servicer, whose watchers do not hold up the server while it drains here."""
 
     def __init__(self) -> None:

@@ -29,7 +29,6 @@ from foley.errors import BusyError, ConfigError
 
 NAME = "foley-"
 LOCK = ".lock"
-CLIP = "clip"
 
 
 class Scratch:

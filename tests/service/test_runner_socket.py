@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.patience import scale
 from tests.server import Server
 
 PICKLE = "application/vnd.bentoml+pickle"
@@ -34,7 +35,9 @@ def runner(server: Server) -> Iterator[httpx.Client]:
     }
     for address in sorted(addresses):
         transport = httpx.HTTPTransport(uds=address)
-        with httpx.Client(transport=transport, base_url="http://runner", timeout=20) as client:
+        with httpx.Client(
+            transport=transport, base_url="http://runner", timeout=scale(20)
+        ) as client:
             if is_runner(client):
                 yield client
                 return

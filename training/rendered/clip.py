@@ -11,7 +11,7 @@ from training.materials import MATERIALS, TABLE, Voice, draw_hit_gains, draw_voi
 from training.rendered import camera, contacts, simulate
 from training.rendered.driven import DRIVEN
 from training.rendered.loose import LOOSE
-from training.rendered.world import HIDDEN_HEIGHT, World
+from training.rendered.world import HIDDEN_HEIGHT, TIME_STEP, World
 
 KINDS = LOOSE | DRIVEN
 ATTEMPTS = 12
@@ -98,7 +98,7 @@ def _try_clip(
     field_of_view = world.uniform(24, 62)
     moments = scene.draw_frame_times(rng, round(seconds * scene.FPS))
     # What is shown at the end may have been taken after it.
-    moments = np.minimum(moments, seconds - simulate.TIME_STEP)
+    moments = np.minimum(moments, seconds - TIME_STEP)
     motion = simulate.simulate(world, world.xml(field_of_view), seconds, moments)
     impacts = contacts.find_impacts(world, motion)
     view = camera.place_camera(world, motion, impacts, field_of_view, scene.FPS)

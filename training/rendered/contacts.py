@@ -78,16 +78,16 @@ def find_impacts(world: World, motion: Motion) -> list[Impact]:
         above = force > 1.3 * before + 0.02 * mass * 9.81
         starts = np.flatnonzero(above & ~np.concatenate(([False], above[:-1])))
         events: list[tuple[int, float]] = []
-        for start in starts:
+        for start in starts.tolist():
             impulse = np.clip(force[start : start + window] - before[start], 0, None).sum()
             speed = impulse * TIME_STEP / mass
             if speed < LEAST_SPEED:
                 continue
             if events and start - events[-1][0] < dead:
                 if speed > 2.5 * events[-1][1]:  # a soft touch just before the hit
-                    events[-1] = (int(start), speed)
+                    events[-1] = (start, speed)
                 continue
-            events.append((int(start), speed))
+            events.append((start, speed))
         for start, speed in events:
             near = of_pair & (motion.steps >= start) & (motion.steps < start + window)
             weight = motion.forces[near] + 1e-9

@@ -3,6 +3,7 @@
 # n drawn moments, C contacts of the whole run, q positions of the model
 
 from dataclasses import dataclass
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -154,7 +155,10 @@ def simulate(world: World, xml: str, seconds: float, moments: np.ndarray) -> Mot
         data.qvel[:] = 0
         data.time = 0
     held.push()
-    positions, places, contacts, rubs = [], [], [], []
+    positions: list[np.ndarray] = []
+    places: list[np.ndarray] = []
+    contacts: list[Any] = []
+    rubs: list[Any] = []
     due = np.rint(moments / TIME_STEP).astype(int)
     for step in range(round(seconds / TIME_STEP)):
         now = step * TIME_STEP

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 import numpy as np
@@ -138,7 +139,7 @@ class RenderedStream(threading.Thread):
         self._made = context.Queue(num_workers)
         # A library that aborts takes one process with it, not the training: it is started again
         # with other clips.
-        self._start = lambda index: context.Process(
+        self._start: Callable[[int], SpawnProcess] = lambda index: context.Process(
             target=_work,
             args=(index, seed, recipe, self._folder.name, self._made),
             daemon=True,

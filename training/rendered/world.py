@@ -24,7 +24,7 @@ SHAPES = ("ball", "box", "cylinder", "capsule", "rock", "can", "cup", "dumbbell"
 UNSEEN_SHAPES = ("bottle", "toy", "wedge")  # kept for evaluation
 HIDDEN_HEIGHT = 60.0  # where bodies wait that are released later
 
-Vector = Sequence[float]
+Vector = Sequence[float] | np.ndarray
 Control = Callable[[float, mujoco.MjModel, mujoco.MjData], None]
 
 
@@ -157,7 +157,7 @@ class World:
         if texture is None and self.unseen and rng.random() < 0.7:
             texture = self.pick(*UNSEEN_TEXTURES)
         if texture is None:
-            options = FLOORS if floor else TEXTURES
+            options: tuple[str, ...] = FLOORS if floor else TEXTURES
             if material and (floor or usual):
                 substance = SUBSTANCES[material]
                 options = substance.floors if floor else substance.textures
@@ -343,7 +343,7 @@ class World:
         """Add a thing that drifts through the air and touches nothing."""
         name, look = self.name("silent"), self.look(None)
         kind, half = self.pick("sphere", "box", "capsule"), self.uniform(0.05, 0.15)
-        sizes = (half,) if kind == "sphere" else (half / 2, half)
+        sizes: tuple[float, ...] = (half,) if kind == "sphere" else (half / 2, half)
         sizes = (half, half, half) if kind == "box" else sizes
         at = (self.uniform(-1, 1), self.uniform(-0.8, 0.8), self.uniform(0.2, 1.0))
         joints = [self.name("joint") for _ in "xyz"]
