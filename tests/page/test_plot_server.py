@@ -1,8 +1,10 @@
 """The page's pictures are drawn in confined children, which read what the service reads."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import av
 import pytest
@@ -20,6 +22,12 @@ from tests.server import draw_clip
 MIB = 2**20
 
 
+def run(work: Coroutine[Any, Any, Any]) -> Any:
+    """Await `work` in a thread of its own: the browser's event loop runs in this one."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, work).result()
+
+
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[Sandbox]:
     limits = SandboxLimits(memory_bytes=1024 * MIB, cpu_seconds=60, file_bytes=16 * MIB)
@@ -30,7 +38,7 @@ def sandbox() -> Iterator[Sandbox]:
 
 def test_a_film_strip_is_drawn(sandbox: Sandbox, tmp_path: Path) -> None:
     draw_clip(tmp_path / "clip.mp4")
-    asyncio.run(sandbox.run("draw_film_strip", tmp_path, clip="clip.mp4", duration_seconds=1.0))
+    run(sandbox.run("draw_film_strip", tmp_path, clip="clip.mp4", duration_seconds=1.0))
     with Image.open(tmp_path / FILM_STRIP) as strip:
         assert strip.width % NUM_FRAMES == 0
 
@@ -38,7 +46,7 @@ def test_a_film_strip_is_drawn(sandbox: Sandbox, tmp_path: Path) -> None:
 def test_a_sound_is_drawn(sandbox: Sandbox, tmp_path: Path) -> None:
     draw_clip(tmp_path / "clip.mp4", sound_only=True)
     drawing = sandbox.run("draw_sound", tmp_path, file="clip.mp4", duration_seconds=1.0)
-    waveform, name = asyncio.run(drawing)
+    waveform, name = run(drawing)
     assert waveform.count("L") == 2 * NUM_COLUMNS - 1
     with Image.open(tmp_path / name) as spectrogram:
         assert spectrogram.width == NUM_COLUMNS
@@ -47,7 +55,7 @@ def test_a_sound_is_drawn(sandbox: Sandbox, tmp_path: Path) -> None:
 def test_a_clip_without_sound_has_no_waveform(sandbox: Sandbox, tmp_path: Path) -> None:
     draw_clip(tmp_path / "clip.mp4")
     drawing = sandbox.run("draw_sound", tmp_path, file="clip.mp4", duration_seconds=1.0)
-    assert asyncio.run(drawing) is None
+    assert run(drawing) is None
 
 
 @pytest.mark.parametrize("task", ["draw_film_strip", "draw_sound"])
@@ -63,4 +71,4 @@ def test_a_playlist_that_names_a_file_of_the_server_is_refused(
         assert len(container.streams.video) == 1
     name = {"draw_film_strip": "clip", "draw_sound": "file"}[task]
     with pytest.raises(VideoDecodeError):
-        asyncio.run(sandbox.run(task, tmp_path, duration_seconds=1.0, **{name: playlist.name}))
+        run(sandbox.run(task, tmp_path, duration_seconds=1.0, **{name: playlist.name}))
