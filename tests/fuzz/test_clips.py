@@ -62,8 +62,9 @@ async def feed(
     sandbox: Sandbox, clips: dict[str, bytes], num_clips: int, folder: Path
 ) -> list[str]:
     """Send the clips through the sandbox, two at a time, and return what became of each."""
+    others = set(psutil.Process().children())  # servers of other tests
     await sandbox.start()
-    (fork_server,) = psutil.Process().children()
+    (fork_server,) = set(psutil.Process().children()) - others
 
     def num_files() -> tuple[int, int]:
         return fork_server.num_fds(), psutil.Process().num_fds()
