@@ -25,6 +25,7 @@ _FILE_TAGS = frozenset(
     {"major_brand", "minor_version", "compatible_brands", "encoder", "duration", "software"}
 )
 _STREAM_TAGS = frozenset({"encoder", "duration", "vendor_id", "creation_time"})
+_UNKNOWN_TIME = "1970-01-01T00:00:00"  # what FFmpeg reads where a file has no creation time
 _STATISTICS = ("_statistics_", "bps", "number_of_")  # that mkvmerge writes for each stream
 _MP4_BOXES = {
     b"sv3d": "the spherical projection",
@@ -182,7 +183,11 @@ def list_left_out(
 
 
 def _content_tags(tags: dict[str, str]) -> dict[str, str]:
-    return {key: value for key, value in tags.items() if key.lower() not in _FILE_TAGS}
+    return {
+        key: value
+        for key, value in tags.items()
+        if key.lower() not in _FILE_TAGS and not value.startswith(_UNKNOWN_TIME)
+    }
 
 
 def _add_subtitle(stream: SubtitleStream, writer: OutputContainer) -> Stream:

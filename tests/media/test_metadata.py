@@ -142,3 +142,11 @@ def test_the_timecode_is_kept(tmp_path: Path, container: str) -> None:
     with av.open(str(written.path)) as reader:
         tags = reader.streams.video[0].metadata
     assert {key.lower(): value for key, value in tags.items()}["timecode"] == "01:02:03:04"
+
+
+@pytest.mark.parametrize("container", ["mp4", "mov", "mkv"])
+def test_an_unknown_creation_time_is_not_missed(tmp_path: Path, container: str) -> None:
+    clip = Path(__file__).parents[2] / "examples" / "bigbuckbunny.mp4"
+    with av.open(str(clip)) as reader:
+        assert reader.metadata["creation_time"].startswith("1970-01-01T00:00:00")
+    assert write(clip, tmp_path / f"out.{container}").notices == ()
