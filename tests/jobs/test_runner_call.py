@@ -56,7 +56,7 @@ class ScriptedRunner:
         return True
 
     async def status(self) -> ModelStatus:
-        raise NotImplementedError
+        pytest.fail("a call asked for the status of the model")
 
 
 def test_a_call_gives_progress_and_the_result_and_cancels_nothing() -> None:

@@ -161,7 +161,7 @@ class RenderedStream(threading.Thread):
                 path, batch = self._made.get(timeout=0.5)
             except queue.Empty:
                 continue
-            # It stays on the host: whoever takes it moves it on a CUDA stream of its own.
+            # The batch stays on the host. The thread that takes it copies it on its CUDA stream.
             batch = replace(batch, drawn=torch.from_numpy(np.load(path)))
             path.unlink()
             while not self._stopped.is_set():
