@@ -225,6 +225,21 @@ def score_onsets(
     return match
 
 
+def _score_at_best_threshold(
+    sync: Synchformer, heads: SyncHeads, crops: list[clips.Batch]
+) -> dict[str, float]:
+    """Return the figures of `score_onsets` at the threshold with the highest F1."""
+    tried = {t: score_onsets(sync, heads, crops, t) for t in THRESHOLDS}
+    threshold, scores = max(tried.items(), key=lambda item: item[1].f1)
+    return {
+        "threshold": threshold,
+        "onset_f1": scores.f1,
+        "precision": scores.precision,
+        "recall": scores.recall,
+        "median_error_ms": scores.median_error_ms,
+    }
+
+
 def measure_onsets(
     sync: Synchformer, heads: SyncHeads, count: int, batches: int
 ) -> dict[str, dict[str, float]]:
@@ -244,15 +259,7 @@ def measure_onsets(
         for i in range(batches):
             scenes = clips.make_batch(HELD_OUT_SEED, i * count, count, SCENE_SECONDS, **options)
             crops.append(labels.crop(scenes.to(device), 10 * (i % 6), FRAMES))
-        tried = {t: score_onsets(sync, heads, crops, t) for t in THRESHOLDS}
-        threshold, scores = max(tried.items(), key=lambda item: item[1].f1)
-        figures[name] = {
-            "threshold": threshold,
-            "onset_f1": scores.f1,
-            "precision": scores.precision,
-            "recall": scores.recall,
-            "median_error_ms": scores.median_error_ms,
-        }
+        figures[name] = _score_at_best_threshold(sync, heads, crops)
     return figures
 
 
@@ -277,15 +284,7 @@ def measure_rendered_onsets(
         for index in range(batches):
             whole = collate(made[index * count : (index + 1) * count])
             crops.append(labels.crop(whole.to(sync.position.device), 20 * (index % 4), FRAMES))
-        tried = {t: score_onsets(sync, heads, crops, t) for t in THRESHOLDS}
-        threshold, scores = max(tried.items(), key=lambda item: item[1].f1)
-        figures[name] = {
-            "threshold": threshold,
-            "onset_f1": scores.f1,
-            "precision": scores.precision,
-            "recall": scores.recall,
-            "median_error_ms": scores.median_error_ms,
-        }
+        figures[name] = _score_at_best_threshold(sync, heads, crops)
     return figures
 
 
