@@ -4,6 +4,7 @@ Tests that need a GPU are skipped where there is none, unless FOLEY_REQUIRE_GPU=
 """
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,11 @@ import torch
 
 from tests.patience import scale
 from tests.server import ROOT, Server, draw_clip
+
+# A shell starts a background process with SIGINT ignored, and all its children inherit that. Tests
+# interrupt commands, so the children have to start with the default.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 MAX_UPLOAD_BYTES = 4_000_000
 MAX_CONCURRENCY = 4

@@ -149,9 +149,7 @@ def test_an_interrupted_download_leaves_no_file(service: StubServer, tmp_path: P
     end = threading.Event()
     file = Reply(pieces=(b"p", b"ic."), wait=lambda: end.wait(scale(20)))
     service.replies = [MODELS, result_reply("mp4"), file]
-    # A process that a shell starts in the background ignores SIGINT by default.
-    program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    program += "from foley.cli.app import main; main()"
+    program = "from foley.cli.app import main; main()"
     arguments = [sys.executable, "-c", program, "generate", str(CLIP)]
     arguments += ["-o", str(tmp_path / "out.mp4"), "--server", service.url]
     with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True) as process:
