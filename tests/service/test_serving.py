@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import MAX_CONCURRENCY
 from tests.http.test_refusals import check
-from tests.patience import is_within, scale, wait_until
+from tests.patience import scale, wait_until
 from tests.server import Server
 
 # 800 model evaluations take longer than any test waits.
@@ -69,10 +69,8 @@ def test_a_request_over_the_limit_gets_429_and_retry_after(
     check(refused, 429, "busy", str(MAX_CONCURRENCY))
     streamed = server.generate(short_clip, accept="text/event-stream")
     check(streamed, 429, "busy")  # before the stream begins
-    # Four of these take a second or two together. Before anything was measured it would be 5.
-    retry_after_seconds = int(refused.headers["retry-after"])
-    assert retry_after_seconds >= 1
-    assert is_within(retry_after_seconds, 5)
+    # Its size follows the measured pace: tests/worker/test_scheduler.py.
+    assert int(refused.headers["retry-after"]) >= 1
     assert server.probe("/readyz") == 200
     assert [call.result().status_code for call in calls] == [200] * MAX_CONCURRENCY
     assert server.generate(short_clip, num_inference_steps=1).status_code == 200

@@ -7,8 +7,8 @@ import os
 import numpy as np
 import pytest
 
+# MuJoCo reads it when it is imported.
 os.environ["MUJOCO_GL"] = "osmesa" if ctypes.util.find_library("OSMesa") else "disable"
-mujoco = pytest.importorskip("mujoco", reason="training on rendered clips needs MuJoCo")
 
 from training import clips, labels  # noqa: E402
 from training.rendered import contacts, simulate  # noqa: E402
