@@ -18,6 +18,12 @@ USE_MODEL_DEFAULT = (
     "(value, preset, model) => model && value === preset ? [model, model] : [value, preset]"
 )
 
+DISABLE = "() => ({interactive: false, __type__: 'update'})"
+# Cancel can be clicked while a generation runs.
+ENABLE_UNLESS_RUNNING = (
+    "() => ({interactive: document.querySelector('#cancel').disabled, __type__: 'update'})"
+)
+
 
 def connect_events(blocks: gr.Blocks, layout: PageLayout, handlers: PageHandlers) -> None:
     """Connect all controls with their handlers.
@@ -65,11 +71,16 @@ def _connect_model(blocks: gr.Blocks, layout: PageLayout, handlers: PageHandlers
 
 
 def _connect_clip(layout: PageLayout) -> None:
-    clip, error = layout.clip, layout.errors["clip"]
+    clip, error, start = layout.clip, layout.errors["clip"], layout.actions.start
     for name, button in clip.example_buttons.items():
         path = str(EXAMPLES_FOLDER / name)
         outputs = [clip.video, clip.example, error]
-        button.click(lambda path=path, name=name: (path, name, ""), None, outputs, **UNQUEUED)
+        # Until the server has answered, a click on Generate would take the clip before this one.
+        button.click(None, None, start, js=DISABLE, **UNQUEUED)
+        loaded = button.click(
+            lambda path=path, name=name: (path, name, ""), None, outputs, **UNQUEUED
+        )
+        loaded.then(None, None, start, js=ENABLE_UNLESS_RUNNING, **UNQUEUED)
     for listen in (clip.video.upload, clip.video.clear, clip.video.stop_recording):
         listen(lambda: ("", ""), None, [clip.example, error], **UNQUEUED)
 

@@ -98,6 +98,15 @@ def test_an_error_about_the_clip_stands_beside_the_clip(tab: Tab, clips: Path) -
     expect(tab.page.get_by_role("button", name="Make the sound")).to_be_enabled()
 
 
+def test_generating_waits_until_an_example_is_loaded(tab: Tab) -> None:
+    start = tab.page.get_by_role("button", name="Make the sound")
+    tab.page.route("**/gradio_api/**", lambda _: None)  # hold what is sent to the server
+    tab.page.get_by_role("button", name="Big Buck Bunny").click()
+    expect(start).to_be_disabled()
+    tab.page.unroute("**/gradio_api/**")  # which lets the held ones go
+    expect(start).to_be_enabled()
+
+
 def test_a_clip_that_is_too_long_is_refused_or_trimmed(tab: Tab, clips: Path) -> None:
     tab.upload(clips / "long.mp4")
     tab.set_steps(1)
