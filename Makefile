@@ -2,6 +2,8 @@
 PYTHON := .venv/bin/python
 # Tests that start no server, no browser and no training.
 FAST_TESTS := tests/unit tests/jobs tests/models tests/media tests/parity tests/worker
+# Two processes. The tests of one file stay together, because they share its servers.
+PARALLEL := -n 2 --dist loadfile
 
 .PHONY: setup demo test coverage test-fast test-lowest soak serve lint format bench lock image test-image clean
 
@@ -12,14 +14,14 @@ demo: setup  ## a real clip in, the same clip with sound out, over HTTP
 	@$(PYTHON) -m scripts.demo
 
 test: setup lint  ## all tests but the long ones
-	@$(PYTHON) -m pytest
+	@$(PYTHON) -m pytest $(PARALLEL)
 
 test-fast: setup  ## the tests of single parts, in under a minute
-	@$(PYTHON) -m pytest -q -m "not soak and not slow" $(FAST_TESTS)
+	@$(PYTHON) -m pytest -q $(PARALLEL) -m "not soak and not slow" $(FAST_TESTS)
 
 coverage: setup lint  ## make test, with a report of the lines that no test runs
 	@rm -rf .coverage
-	@.venv/bin/coverage run -m pytest
+	@.venv/bin/coverage run -m pytest $(PARALLEL)
 	@.venv/bin/coverage combine --quiet
 	@.venv/bin/coverage report
 

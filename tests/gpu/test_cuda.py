@@ -38,7 +38,6 @@ from tests.toys import toy_components, toy_frames
 pytestmark = [
     pytest.mark.needs_gpu,
     # PyTorch warns of itself.
-    pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:Synchronization debug mode:UserWarning"),
 ]
 GOLDEN = Path(__file__).parents[1] / "assets" / "golden"

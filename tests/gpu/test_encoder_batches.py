@@ -78,7 +78,6 @@ def test_padded_pieces_give_what_the_modules_give() -> None:
     assert recorder.replays == (4 + 1 + 1 + 2 + 1 + 1) + (2 + 1 + 1 + 1 + 1 + 1) + 5
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # PyTorch's own, on compiling
 def test_padding_does_not_change_the_fused_text_encoder() -> None:
     fused, recorder = toy_components().text, Recorder()
     fuse_text_encoder(fused)
@@ -173,7 +172,6 @@ def test_pieces_are_few_and_even_and_multiples_of_the_step_but_for_the_last(
     assert count_segment_frames(24) == 200
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # PyTorch's own, on compiling
 def test_the_cut_of_clips_suits_the_device_and_the_graphs() -> None:
     parts = PARTS.synchformer, PARTS.vision, PARTS.text
     gpu, recorder = torch.device("cuda", 0), Recorder()

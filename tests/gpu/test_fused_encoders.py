@@ -10,7 +10,6 @@ STANCES = ["force_eager", pytest.param("default", marks=pytest.mark.soak)]  # no
 
 
 @pytest.mark.parametrize("stance", STANCES)
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # PyTorch's own, on compiling
 @torch.inference_mode()
 def test_fused_visual_encoders_compute_what_the_modules_compute(stance: str) -> None:
     torch.compiler.reset()
@@ -41,7 +40,6 @@ def words(*counts: int) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("stance", STANCES)
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 @torch.inference_mode()
 def test_the_fused_text_encoder_computes_what_the_module_computes(stance: str) -> None:
     torch.compiler.reset()  # code compiled for another encoder would count as a recompilation

@@ -98,7 +98,6 @@ def test_fp8_stays_close_and_frees_the_weights() -> None:
 
 
 @pytest.mark.soak
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # PyTorch's own, on compiling
 @torch.inference_mode()
 def test_compiled_functions_compute_the_same_for_all_lengths() -> None:
     dit = toy_components().dit

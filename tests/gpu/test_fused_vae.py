@@ -23,7 +23,6 @@ def test_the_fused_sound_decoder_computes_what_the_module_computes() -> None:
 
 @pytest.mark.soak
 @pytest.mark.timeout(600)
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 @torch.inference_mode()
 def test_one_compiled_sound_decoder_serves_all_lengths() -> None:
     torch.compiler.reset()  # code compiled for another decoder would count as a recompilation

@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import MAX_CONCURRENCY
 from tests.http.test_refusals import check
-from tests.patience import scale, wait_until
+from tests.patience import is_within, scale, wait_until
 from tests.server import Server
 
 # 800 model evaluations take longer than any test waits.

@@ -10,11 +10,11 @@ import pytest
 # MuJoCo reads it when it is imported.
 os.environ["MUJOCO_GL"] = "osmesa" if ctypes.util.find_library("OSMesa") else "disable"
 
-from training import clips, labels  # noqa: E402
-from training.rendered import contacts, simulate  # noqa: E402
-from training.rendered.clip import KINDS, make_clip  # noqa: E402
-from training.rendered.stream import Crops, collate  # noqa: E402
-from training.rendered.world import UNSEEN_SHAPES, Release, World  # noqa: E402
+from training import clips, labels
+from training.rendered import contacts, simulate
+from training.rendered.clip import KINDS, make_clip
+from training.rendered.stream import Crops, collate
+from training.rendered.world import UNSEEN_SHAPES, Release, World
 
 
 def falling_ball(height: float, restitution: float = 0.7) -> list[contacts.Impact]:
