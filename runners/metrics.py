@@ -7,6 +7,9 @@ somebody tries, would add time series that are never removed.
 BentoML sets PROMETHEUS_MULTIPROC_DIR for each process, a folder in which they all write.
 """
 
+import contextlib
+import os
+
 from prometheus_client import (
     REGISTRY,
     CollectorRegistry,
@@ -16,6 +19,8 @@ from prometheus_client import (
     generate_latest,
     multiprocess,
 )
+
+from runners.settings import metrics_folder
 
 STAGE_SECONDS = Histogram(
     "foley_stage_seconds",
@@ -51,28 +56,47 @@ STEP_SECONDS = Histogram(
     "Seconds of a model evaluation",
     buckets=(0.003, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 3, 10),
 )
-# Only the runner sets these. A new runner starts again, so the latest value is the right one.
+# Only the runner sets these, and an API process adds 0. "live" leaves out processes that have
+# ended, so that these are 0 as soon as a runner is killed, and of its successor alone after that.
 QUEUE_DEPTH = Gauge(
     "foley_queue_depth",
     "Admitted requests that the model has not begun, with those whose clip is being decoded",
-    multiprocess_mode="mostrecent",
+    multiprocess_mode="livesum",
 )
 RUNNING = Gauge(
-    "foley_running", "Requests that the model is processing", multiprocess_mode="mostrecent"
+    "foley_running", "Requests that the model is processing", multiprocess_mode="livesum"
 )
 GPU_MEMORY = Gauge(
     "foley_gpu_memory_bytes",
     "Memory that tensors take on a GPU, in bytes",
     ["device"],
-    multiprocess_mode="mostrecent",
+    multiprocess_mode="livesum",
 )
 
 
 def render_metrics() -> bytes:
     """Return the metrics of all processes of this server, in Prometheus' text format."""
     registry = CollectorRegistry()
+    _forget_dead_processes()
     try:
         multiprocess.MultiProcessCollector(registry)
     except ValueError:  # PROMETHEUS_MULTIPROC_DIR is not set: there is one process
         registry = REGISTRY
     return generate_latest(registry)
+
+
+def _forget_dead_processes() -> None:
+    """Remove the gauges of processes that have ended, which autoscalers would go on reading."""
+    folder = metrics_folder()
+    if folder is None:
+        return
+    for file in folder.glob("gauge_live*_*.db"):
+        pid = int(file.stem.rpartition("_")[2])
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            # Another API process may do the same at this moment.
+            with contextlib.suppress(FileNotFoundError):
+                multiprocess.mark_process_dead(pid, str(folder))
+        except PermissionError:  # it lives, as another user
+            continue

@@ -329,6 +329,12 @@ def is_tracing_configured() -> bool:
     return not disabled and any(os.environ.get(name) for name in named)
 
 
+def metrics_folder() -> Path | None:
+    """Return the folder in which the processes of this server keep their metrics; None without."""
+    folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    return Path(folder) if folder else None
+
+
 def child_environment() -> dict[str, str]:
     """Return the environment for processes that read untrusted clips. It holds no secret."""
     kept = (

@@ -6,6 +6,9 @@ A child that fails is the clip's fault only if it was decoding the clip, and use
 CPU time or crashed in FFmpeg. Every other failure is a `ServerError`: an exception that no task
 raises on purpose, a full disk, and whatever goes wrong while a result is written, since a clip that
 has been decoded is not to blame for that.
+
+A task whose child dies through no fault of the clip is repeated once: after minutes of sampling,
+one killed process should not cost the result.
 """
 
 import asyncio
@@ -88,7 +91,9 @@ class Sandbox:
         """
         async with self._slots:
             outcome = await self._ask(task, folder, arguments)
-            if outcome is None:  # the fork server died during the task; start another one
+            # The fork server died during the task, and another one is started; or the child did.
+            if outcome is None or _is_worth_repeating(task, outcome):
+                log.warning("media_repeated", task=task, **(outcome or {"died": "fork server"}))
                 outcome = await self._ask(task, folder, arguments)
         return _unpack(task, outcome or {"bug": "the fork server died twice during this task"})
 
@@ -156,6 +161,17 @@ class Sandbox:
         environment = {**self._environment, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         with theirs:
             self._server = subprocess.Popen(command, stdin=theirs.fileno(), env=environment)
+
+
+def _is_worth_repeating(task: str, outcome: dict[str, Any]) -> bool:
+    """Whether the outcome is the death of a child that the clip did not cause.
+
+    A task that used up its CPU time would do so again.
+    """
+    exit_code = outcome.get("died")
+    if exit_code is None or exit_code == -signal.SIGXCPU:
+        return False
+    return exit_code == -signal.SIGKILL or task != DECODE
 
 
 def _unpack(task: str, outcome: dict[str, Any]) -> Any:

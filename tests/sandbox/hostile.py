@@ -66,6 +66,21 @@ def be_killed(_folder: Path) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def be_killed_once(folder: Path) -> None:
+    _do_once(folder, be_killed)
+
+
+def crash_once(folder: Path) -> None:
+    _do_once(folder, crash)
+
+
+def _do_once(folder: Path, way: Callable[[Path], None]) -> None:
+    done = folder / "done"
+    if not done.exists():
+        done.touch()
+        way(folder)
+
+
 def exit_early(_folder: Path) -> None:
     os._exit(3)
 
@@ -86,7 +101,7 @@ WAYS: dict[str, Callable[[Path], None]] = {
     for way in (
         crash, take_memory_in_torch, take_memory_in_python, spin, write_large_file,
         raise_key_error, raise_type_error, raise_assertion_error, raise_foreign_ffmpeg_error,
-        be_killed, exit_early, refuse, refuse_for_the_folder,
+        be_killed, be_killed_once, crash_once, exit_early, refuse, refuse_for_the_folder,
     )
 }  # fmt: skip
 

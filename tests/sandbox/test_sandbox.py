@@ -181,13 +181,27 @@ def test_a_clip_that_was_decoded_is_not_blamed_when_writing_fails(
     check_server_error(hostile, tmp_path, "write", how, logged)
 
 
+@pytest.mark.parametrize(
+    ("task", "how"),
+    [("decode", "be_killed_once"), ("write", "be_killed_once"), ("write", "crash_once")],
+)
+def test_a_child_that_dies_through_no_fault_of_the_clip_is_replaced_once(
+    hostile: Sandbox, tmp_path: Path, task: str, how: str
+) -> None:
+    with capture_logs() as logs:
+        asyncio.run(hostile.run(task, tmp_path, how=how))
+    assert [entry["event"] for entry in logs] == ["media_repeated"]
+    assert (tmp_path / "done").exists()
+
+
 def check_server_error(
     hostile: Sandbox, folder: Path, task: str, how: str, logged: tuple[str, str]
 ) -> None:
     with capture_logs() as logs, pytest.raises(ServerError) as caught:
         asyncio.run(hostile.run(task, folder, how=how))
     assert status_of(caught.type).http == 500
-    (entry,) = logs
+    *earlier, entry = logs
+    assert [other["event"] for other in earlier] in ([], ["media_repeated"])
     assert (entry["event"], entry["task"], entry["log_level"]) == ("media_failed", task, "error")
     field, words = logged
     assert words in str(entry[field])

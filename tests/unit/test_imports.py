@@ -62,7 +62,7 @@ ALLOWED: dict[str, set[str]] = {
     # The server.
     "runners": set(),
     "runners.logs": BASE,
-    "runners.metrics": BASE,
+    "runners.metrics": BASE | {"runners.settings"},
     "runners.process": BASE,
     "runners.runner_socket": BASE,
     "runners.settings": BASE,
