@@ -5,7 +5,9 @@ Each ends in a file or in an error that the caller can fix; none in a bug, a han
 
 import asyncio
 import collections
+import os
 import random
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +27,8 @@ from tests.fuzz.mutations import SEEDS, mutate, seeds
 from tests.patience import Deadline, is_within
 
 SEED = 20240817
+NUM_SOAK_CLIPS = int(os.environ.get("SOAK_CLIPS", "2000"))  # a multiple of `BATCH`
+BATCH = 2000
 CPU_SECONDS = 4
 # A child is killed after its CPU seconds, of which two run beside one another.
 HANG_SECONDS = 30.0
@@ -37,29 +41,44 @@ ACCEPTED = {
 }
 
 
-@pytest.mark.parametrize(
-    "num_clips", [200, pytest.param(2000, marks=[pytest.mark.soak, pytest.mark.timeout(1800)])]
-)
 def test_mutated_clips_end_in_a_file_or_in_an_error_that_the_caller_can_fix(
-    num_clips: int, tmp_path: Path
+    tmp_path: Path,
 ) -> None:
-    clips = seeds(tmp_path)
+    check(range(200), tmp_path)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800 + NUM_SOAK_CLIPS)
+def test_many_mutated_clips_end_in_the_same_way(tmp_path: Path) -> None:
+    started = time.monotonic()
+    for first in range(0, NUM_SOAK_CLIPS, BATCH):  # each batch looks for leaks
+        folder = tmp_path / str(first)
+        folder.mkdir()
+        check(range(first, min(first + BATCH, NUM_SOAK_CLIPS)), folder)
+        shutil.rmtree(folder)
+    print(f"{NUM_SOAK_CLIPS / (time.monotonic() - started):.1f} clips a second")
+
+
+def check(numbers: range, folder: Path) -> None:
+    """Feed the clips of these numbers to a new sandbox, and check what became of them."""
+    clips = seeds(folder)
     sandbox = Sandbox(LIMITS, child_environment())
     with capture_logs() as logs:
-        outcomes = asyncio.run(feed(sandbox, clips, num_clips, tmp_path))
+        outcomes = asyncio.run(feed(sandbox, clips, numbers, folder))
     counts = collections.Counter(outcomes)
     print(counts)
+    assert len(outcomes) == len(numbers)
     bugs = [entry for entry in logs if entry["event"] == "media_failed"]
     assert not bugs, bugs[0]
     assert not [entry for entry in logs if "died" in entry], logs
     # Some mutations do no harm, and most do. Both kinds have to occur.
-    assert counts["written"] > num_clips // 10
-    assert counts["video_unreadable"] > num_clips // 4
+    assert counts["written"] > len(numbers) // 10
+    assert counts["video_unreadable"] > len(numbers) // 4
     assert set(outcomes) <= {kind.code for kind in _family(RequestError)} | {"written"}
 
 
 async def feed(
-    sandbox: Sandbox, clips: dict[str, bytes], num_clips: int, folder: Path
+    sandbox: Sandbox, clips: dict[str, bytes], clip_numbers: range, folder: Path
 ) -> list[str]:
     """Send the clips through the sandbox, two at a time, and return what became of each."""
     others = set(psutil.Process().children())  # servers of other tests
@@ -74,7 +93,7 @@ async def feed(
     files = num_files()
     memory_bytes = fork_server.memory_info().rss
     outcomes: list[str] = []
-    numbers = iter(range(num_clips))
+    numbers = iter(clip_numbers)
 
     async def feed_some(place: Path) -> None:
         place.mkdir()
