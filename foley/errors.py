@@ -30,6 +30,7 @@ FoleyError
         NotReadyError           (service) the model is still loading
         ModelFailedError        (service) the model could not be loaded
         RunnerLostError         (service) the process that owns the model ended during the request
+        StorageFullError        (service) no room for the files of a request
         RequestTimeoutError     (service) the request took longer than allowed, and was dropped
     ConnectionFailedError       (client) the service could not be reached, or the connection broke
 
@@ -226,6 +227,12 @@ class RunnerLostError(ServerError):
     """The process that owns the model ended, or could not be reached."""
 
     code = "runner_lost"
+
+
+class StorageFullError(ServerError):
+    """The service had no room left for the files of the request."""
+
+    code = "storage_full"
 
 
 class RequestTimeoutError(ServerError):

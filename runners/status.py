@@ -4,6 +4,7 @@
 that decides which messages callers may see. HTTP, server-sent events and gRPC use both.
 """
 
+import errno
 import math
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -26,6 +27,7 @@ from foley.errors import (
     RequestTimeoutError,
     RunnerLostError,
     ServerError,
+    StorageFullError,
     UnauthorizedError,
     UploadTooLargeError,
     VideoError,
@@ -67,6 +69,7 @@ STATUS: dict[type[FoleyError], Status] = {
     ModelFailedError: Status(503, "UNAVAILABLE"),
     NotReadyError: Status(503, "UNAVAILABLE"),
     RunnerLostError: Status(503, "UNAVAILABLE"),
+    StorageFullError: Status(503, "UNAVAILABLE"),
     RequestTimeoutError: Status(504, "DEADLINE_EXCEEDED"),
 }
 
@@ -89,9 +92,17 @@ INTERNAL_MESSAGE = "something went wrong inside the service"
 REDACTED_MESSAGE = "the service cannot do this now; its log has the reason"
 
 # The messages of these classes are written for callers. Those of other errors may name files.
-_PUBLIC = (RequestError, NotReadyError, ModelFailedError, RunnerLostError, RequestTimeoutError)
+_PUBLIC = (
+    RequestError,
+    NotReadyError,
+    ModelFailedError,
+    RunnerLostError,
+    StorageFullError,
+    RequestTimeoutError,
+)
 # The same request may succeed later.
-_TRANSIENT = (BusyError, NotReadyError, RunnerLostError)
+_TRANSIENT = (BusyError, NotReadyError, RunnerLostError, StorageFullError)
+STORAGE_FULL_MESSAGE = "the service has no room for the files of this request; try again later"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,8 +129,11 @@ def public_error(error: Exception) -> PublicError:
     """Return what callers may see of an error.
 
     Args:
-        error: any exception; one that is no FoleyError becomes `internal`.
+        error: any exception; one that is no FoleyError becomes `internal`, or `storage_full` if a disk
+            was full.
     """
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        error = StorageFullError(STORAGE_FULL_MESSAGE)
     if not isinstance(error, FoleyError):
         return PublicError(
             code=INTERNAL_CODE, message=INTERNAL_MESSAGE, status=INTERNAL_STATUS, redacted=True

@@ -21,13 +21,15 @@ from foley.errors import (
     ParameterError,
     RunnerLostError,
     ServerError,
+    StorageFullError,
 )
 from foley.version import __version__
 
 CONNECT_TIMEOUT_SECONDS = 10.0
 READ_TIMEOUT_SECONDS = 60.0  # the service sends a comment every 10 s even if nothing is new
 DEFAULT_RETRY_SECONDS = 2.0
-RETRYABLE_ERRORS = (BusyError, NotReadyError, RunnerLostError)  # the same request may succeed later
+# The same request may succeed later.
+RETRYABLE_ERRORS = (BusyError, NotReadyError, RunnerLostError, StorageFullError)
 _API_KEY = re.compile(r"[!-~]+")
 
 

@@ -26,6 +26,7 @@ import structlog
 
 from foley.errors import (
     ServerError,
+    StorageFullError,
     VideoDecodeError,
     VideoError,
     VideoTooCostlyError,
@@ -42,6 +43,7 @@ END_SECONDS = 5.0
 TOO_COSTLY = (
     "reading the clip takes more {} than allowed; send a shorter clip, or one of fewer pixels"
 )
+STORAGE_FULL = "the service has no room for the files of this request; try again later"
 # Malformed input that FFmpeg does not survive ends in one of these. SIGKILL is not among them: it
 # comes from the kernel when the machine runs out of memory, or from an operator.
 CRASH_SIGNALS = frozenset(
@@ -86,6 +88,7 @@ class Sandbox:
         Raises:
             VideoTooCostlyError: decoding the clip took more CPU time or memory than allowed.
             VideoDecodeError: decoding the clip crashed the child.
+            StorageFullError: there was no room for what the task writes.
             ServerError: the task failed for any other reason; the log says which.
             FoleyError: the task raised it on purpose.
         """
@@ -185,6 +188,8 @@ def _unpack(task: str, outcome: dict[str, Any]) -> Any:
         log.warning("media_clip_refused", task=task, **outcome)
         raise error
     log.error("media_failed", task=task, **outcome)
+    if outcome == {"exhausted": "disk"}:
+        raise StorageFullError(STORAGE_FULL)
     raise ServerError(f"the media task '{task}' failed; the log says why")
 
 

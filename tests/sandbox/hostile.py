@@ -81,6 +81,10 @@ def _do_once(folder: Path, way: Callable[[Path], None]) -> None:
         way(folder)
 
 
+def fill_the_disk(_folder: Path) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
 def exit_early(_folder: Path) -> None:
     os._exit(3)
 
@@ -101,7 +105,8 @@ WAYS: dict[str, Callable[[Path], None]] = {
     for way in (
         crash, take_memory_in_torch, take_memory_in_python, spin, write_large_file,
         raise_key_error, raise_type_error, raise_assertion_error, raise_foreign_ffmpeg_error,
-        be_killed, be_killed_once, crash_once, exit_early, refuse, refuse_for_the_folder,
+        be_killed, be_killed_once, crash_once, exit_early, fill_the_disk, refuse,
+        refuse_for_the_folder,
     )
 }  # fmt: skip
 

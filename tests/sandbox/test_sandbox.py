@@ -16,6 +16,7 @@ from foley.errors import (
     FoleyError,
     OutputError,
     ServerError,
+    StorageFullError,
     VideoDecodeError,
     VideoTooCostlyError,
     VideoTooLargeError,
@@ -192,6 +193,12 @@ def test_a_child_that_dies_through_no_fault_of_the_clip_is_replaced_once(
         asyncio.run(hostile.run(task, tmp_path, how=how))
     assert [entry["event"] for entry in logs] == ["media_repeated"]
     assert (tmp_path / "done").exists()
+
+
+@pytest.mark.parametrize("task", ["decode", "write"])
+def test_a_full_disk_is_no_fault_of_the_clip(hostile: Sandbox, tmp_path: Path, task: str) -> None:
+    with pytest.raises(StorageFullError):
+        asyncio.run(hostile.run(task, tmp_path, how="fill_the_disk"))
 
 
 def check_server_error(

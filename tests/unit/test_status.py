@@ -1,5 +1,7 @@
 """Statuses of errors, and what callers see of them."""
 
+import errno
+
 import pytest
 
 from foley.errors import (
@@ -81,3 +83,10 @@ def test_the_delay_is_in_whole_seconds_that_are_enough() -> None:
     waiting_does_not_help.retry_after_seconds = 3
     assert public_error(waiting_does_not_help).retry_after_seconds is None
     assert public_error(BusyError("full")).retry_after_seconds == 5
+
+
+def test_a_full_disk_has_one_retryable_code() -> None:
+    public = public_error(OSError(errno.ENOSPC, "No space left on device", "/secret/path"))
+    assert (public.code, public.status.http) == ("storage_full", 503)
+    assert public.retry_after_seconds
+    assert "secret" not in public.message
