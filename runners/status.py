@@ -129,8 +129,8 @@ def public_error(error: Exception) -> PublicError:
     """Return what callers may see of an error.
 
     Args:
-        error: any exception; one that is no FoleyError becomes `internal`, or `storage_full` if a disk
-            was full.
+        error: any exception; one that is no FoleyError becomes `internal`, or
+            `storage_full` if a disk was full.
     """
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         error = StorageFullError(STORAGE_FULL_MESSAGE)
