@@ -22,6 +22,8 @@ from runners.process import find_free_ports
 from tests.patience import Deadline, scale, wait_for_exit, wait_until
 
 ROOT = Path(__file__).resolve().parents[1]
+# Options of a generation that takes far longer than any test: 6,400 evaluations of the model.
+ENDLESS = {"num_inference_steps": 200, "solver": "rk4", "num_variations": 8}
 
 
 @dataclass

@@ -27,9 +27,9 @@ from foley.v1.foley_pb2_grpc import FoleyServiceStub
 from runners.grpc import SERVICE
 from runners.jobs.job import GenerationOptions
 from tests.http.test_generate import packets
-from tests.http.test_streaming import ENDLESS, STAGES
+from tests.http.test_streaming import STAGES
 from tests.patience import Deadline, is_within, scale, wait_until
-from tests.server import Server
+from tests.server import ENDLESS, Server
 
 MAX_UPLOAD_BYTES = 4_000_000
 MAX_CONCURRENCY = 4

@@ -11,10 +11,9 @@ import pytest
 from tests.conftest import MAX_UPLOAD_BYTES
 from tests.media.clips import write_clip
 from tests.patience import scale
-from tests.server import Server, draw_clip
+from tests.server import ENDLESS, Server, draw_clip
 
 # 800 model evaluations: far longer than any test waits.
-ENDLESS = {"num_inference_steps": 200, "solver": "rk4"}
 POST = (
     "POST /v1/generate HTTP/1.1\r\nHost: test\r\nContent-Type: multipart/form-data; boundary=b\r\n"
 )

@@ -13,14 +13,13 @@ import pytest
 from tests.http.test_generate import seconds_of_sound
 from tests.http.test_refusals import POST, check, exchange_raw
 from tests.patience import is_within, scale, slowdown, wait_until
-from tests.server import Server
+from tests.server import ENDLESS, Server
 
 KEEP = "FOLEY_KEEP_RESULTS_SECONDS"
 KEEP_BYTES = 3_000_000
 KEY = {"Authorization": "Bearer first"}
 OTHER_KEY = {"X-Api-Key": "second"}
 # 800 model evaluations: far longer than any test waits.
-ENDLESS = {"num_inference_steps": 200, "solver": "rk4"}
 STAGES = ["decode_video", "queue", "encode", "sample", "decode_audio", "mux"]
 
 

@@ -12,10 +12,9 @@ import pytest
 from tests.conftest import MAX_CONCURRENCY
 from tests.http.test_refusals import check
 from tests.patience import is_within, scale, wait_until
-from tests.server import Server
+from tests.server import ENDLESS, Server
 
 # 800 model evaluations take longer than any test waits.
-ENDLESS = {"num_inference_steps": 200, "solver": "rk4", "format": "wav"}
 
 
 @pytest.fixture
