@@ -39,7 +39,8 @@ def generate(
         Parameter(
             name="--csv",
             help="Table of clips with the column clip, and optionally prompt, negative_prompt, "
-            "seed and output. Paths are relative to the table.",
+            "seed and output, separated by commas, semicolons or tabs. Paths are relative to the "
+            "table.",
         ),
     ] = None,
     trim: Annotated[
@@ -59,12 +60,12 @@ def generate(
     request = sound.parse()
     if server.url is not None and (model.preset != "auto" or model.device != "auto"):
         raise ParameterError("--server has its own model: leave --preset and --device out")
+    console = Console(stderr=True, quiet=quiet, highlight=False, markup=False, soft_wrap=True)
     tasks = plan_clips(clips, request, output)
     if csv_file is not None:
-        tasks += read_table(csv_file, request, output)
+        tasks += read_table(csv_file, request, output, console)
     if not tasks:
         raise ParameterError("no clip was named; give a video file, or --csv TABLE")
-    console = Console(stderr=True, quiet=quiet, highlight=False, markup=False, soft_wrap=True)
     num_clips = len(tasks)
     tasks = check_clips(tasks, console)
     num_failed = num_clips - len(tasks)

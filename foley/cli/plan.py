@@ -68,15 +68,18 @@ def plan_clips(
     return [ClipTask(clip, request, choose_default_output(clip, output)) for clip in clips]
 
 
-def choose_default_output(clip: Path, folder: Path | None) -> Path:
+def choose_default_output(clip: Path, folder: Path | None, number: int = 1) -> Path:
     """Return the path of a result that the user did not name: CLIP.foley.mp4.
 
     Args:
         clip: path of the video. The result has its suffix, or .mp4 if it is no video suffix.
         folder: parent of the result; None for the clip's folder.
+        number: of the result among those of the clip, from 1. From 2 on it is part of the name,
+            so that a result keeps its name when another one is added.
     """
     suffix = clip.suffix.lower() if clip.suffix.lower() in VIDEO_SUFFIXES else ".mp4"
-    return (folder or clip.parent) / f"{clip.stem}.foley{suffix}"
+    ending = f"-{number}" if number > 1 else ""
+    return (folder or clip.parent) / f"{clip.stem}.foley{ending}{suffix}"
 
 
 def check_clips(tasks: Sequence[ClipTask], console: Console) -> list[ClipTask]:
