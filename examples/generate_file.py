@@ -7,7 +7,6 @@ import argparse
 from pathlib import Path
 
 from foley import FoleyPipeline, Progress
-from foley.media.mux import write_video
 
 
 def show_progress(progress: Progress) -> None:
@@ -27,6 +26,6 @@ args = parser.parse_args()
 pipeline = FoleyPipeline.from_preset(args.preset)
 generation = pipeline(args.clip, args.prompt, seed=args.seed, on_progress=show_progress)
 
-# The waveforms are float32 [variations, 1, samples] in [-1, 1]. The video packets are copied.
-file = write_video(args.clip, generation.waveforms[0], args.output)
+# One file for each variation. The video packets are copied.
+(file,) = generation.save(args.output)
 print(f"{file.path}: {generation.duration_seconds:.2f} s of sound, seed {generation.seeds[0]}")

@@ -4,6 +4,7 @@ from foley import FoleyPipeline
 
 pipeline = FoleyPipeline.from_preset("tiny")
 sounds = pipeline("clip.mp4", "footsteps on gravel", seed=1)
+sounds.save("out.mp4")
 """
 
 from typing import TYPE_CHECKING, Any
@@ -13,8 +14,9 @@ from foley.request import GenerationRequest
 from foley.version import __version__
 
 if TYPE_CHECKING:
+    from foley.generation import Generation
     from foley.pipeline import FoleyPipeline, Progress
-    from foley.types import Conditions, Generation, VideoFrames
+    from foley.types import Conditions, VideoFrames
 
 __all__ = [
     "Conditions",
@@ -32,7 +34,7 @@ __all__ = [
 _LAZY = {
     "Conditions": "foley.types",
     "FoleyPipeline": "foley.pipeline",
-    "Generation": "foley.types",
+    "Generation": "foley.generation",
     "Progress": "foley.pipeline",
     "VideoFrames": "foley.types",
 }
@@ -45,3 +47,7 @@ def __getattr__(name: str) -> Any:
 
         return getattr(import_module(_LAZY[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})  # so that help(foley) describes the lazy names too

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -18,13 +18,14 @@ from foley.conditioning import count_pieces, encode_sync, encode_text, encode_vi
 from foley.configs import MAX_TEXT_TOKENS, SYNC_FPS, SYNC_SEGMENT_FRAMES, Preset
 from foley.denoise import VelocityModel
 from foley.errors import DeviceError
+from foley.generation import Generation, SourceClip, read_clip, store_clip
 from foley.gpu.matrix import Precision
 from foley.gpu.memory_modes import Memory, check_options, choose_loading_device
 from foley.gpu.placement import place
 from foley.media.clock import num_latents
 from foley.request import GenerationRequest, Quality, Solver
 from foley.session import Session
-from foley.types import Conditions, Generation, Stage, VideoFrames
+from foley.types import Conditions, Stage, VideoFrames
 from foley.weights.components import Components
 from foley.weights.licences import get_licence
 from foley.weights.selection import choose_device, load_preset
@@ -157,7 +158,7 @@ class FoleyPipeline:
 
     def __call__(
         self,
-        video: str | Path | VideoFrames,
+        video: SourceClip | VideoFrames,
         prompt: str = "",
         negative_prompt: str = "noisy, harsh",
         guidance_scale: float | None = None,
@@ -175,7 +176,7 @@ class FoleyPipeline:
         """Generate the sounds for a clip.
 
         Args:
-            video: path of the clip, or its frames.
+            video: path of the clip, its bytes, a file that is open in binary mode, or its frames.
             prompt: what should be heard; at most 2000 characters.
             negative_prompt: what should not be heard; at most 2000 characters.
             guidance_scale: 1 to 20, where 1 switches guidance off; None takes the preset's default.
@@ -212,15 +213,16 @@ class FoleyPipeline:
         if isinstance(video, VideoFrames):
             return self.generate(video, request, on_progress)
         start = time.perf_counter()
-        frames = self.decode_video(Path(video), trim=trim)
+        clip = read_clip(video)
+        with store_clip(clip) as path:
+            frames = self.decode_video(path, trim=trim)
         seconds = time.perf_counter() - start
         result = self.generate(frames, request, on_progress)
-        return Generation(
-            waveforms=result.waveforms,
-            sample_rate=result.sample_rate,
-            seeds=result.seeds,
+        return replace(
+            result,
             timings={Stage.DECODE_VIDEO: seconds, **result.timings},
-            notices=result.notices,
+            clip=clip,
+            trimmed=frames.trimmed,
         )
 
     def decode_video(

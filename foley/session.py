@@ -20,11 +20,12 @@ from torch import Tensor
 from foley.configs import SYNC_FPS, SYNC_SEGMENT_FRAMES, Preset
 from foley.denoise import Denoising, EvaluationPart
 from foley.errors import DeviceError, ModelError
+from foley.generation import Generation
 from foley.models.dit import FoleyDiT
 from foley.models.transfer import upload
 from foley.request import GenerationRequest
 from foley.sampling import choose_seeds, draw_noise, make_sigmas
-from foley.types import Conditions, Generation, Stage, VideoFrames
+from foley.types import Conditions, Stage, VideoFrames
 
 _FADE_SAMPLES = 96  # 2 ms at 48 kHz
 

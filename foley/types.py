@@ -1,11 +1,10 @@
 """The stages of a generation, and the data that passes between them."""
 
-# V frames at 8 fps, n25 frames at 25 fps, S sync tokens, T text tokens, A latent frames,
-# N variations
+# V frames at 8 fps, n25 frames at 25 fps, S sync tokens, T text tokens, A latent frames
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -69,27 +68,3 @@ class Conditions:
     text_tokens: Tensor
     num_latents: int
     notices: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Generation:
-    """The sounds generated for one clip.
-
-    Attributes:
-        waveforms: float32 [N, 1, samples] in [-1, 1], on the CPU.
-        sample_rate: Hz.
-        seeds: the seed of each variation; a request with the same seed repeats its sound.
-        timings: seconds spent in each stage, in order.
-        notices: sentences for the caller (clip trimmed, last frame repeated, prompt cut).
-    """
-
-    waveforms: Tensor
-    sample_rate: int
-    seeds: tuple[int, ...]
-    timings: dict[str, float] = field(default_factory=dict)
-    notices: tuple[str, ...] = ()
-
-    @property
-    def duration_seconds(self) -> float:
-        """Length of each waveform in seconds."""
-        return self.waveforms.shape[-1] / self.sample_rate

@@ -13,9 +13,9 @@ from foley.types import Stage
 
 if TYPE_CHECKING:
     from foley.client import Format, RemoteGeneration, RemoteUpdate
+    from foley.generation import Generation
     from foley.media.mux import MediaFile
     from foley.pipeline import Progress
-    from foley.types import Generation
 
 MAX_WAIT_SECONDS = 600.0  # how long a busy service is retried
 

@@ -35,11 +35,14 @@ ALLOWED: dict[str, set[str]] = {
     "foley.sampling": BASE,
     "foley.denoise": BASE | {"foley.models/", "foley.sampling"},
     "foley.conditioning": BASE | {"foley.gpu/", "foley.models/"},
-    "foley.session": BASE | {"foley.denoise", "foley.models/", "foley.sampling"},
+    "foley.generation": BASE | {"foley.media/"},
+    "foley.session": BASE
+    | {"foley.denoise", "foley.generation", "foley.models/", "foley.sampling"},
     "foley.pipeline": BASE
     | {
         "foley.conditioning",
         "foley.denoise",
+        "foley.generation",
         "foley.gpu/",
         "foley.media/",
         "foley.models/",
@@ -47,12 +50,13 @@ ALLOWED: dict[str, set[str]] = {
         "foley.session",
         "foley.weights/",
     },
-    "foley": BASE | {"foley.pipeline"},
+    "foley": BASE | {"foley.generation", "foley.pipeline"},
     "foley.client/": BASE,
     "foley.v1/": set(),
     "foley.cli/": BASE
     | {
         "foley.client/",
+        "foley.generation",
         "foley.hardware/",
         "foley.media/",
         "foley.models/",

@@ -1,0 +1,156 @@
+"""What the library returns, the sounds of one clip, and how they become files."""
+
+# N variations
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from foley.errors import OutputError, ParameterError
+from foley.request import AUDIO_FORMATS
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from foley.media.mux import MediaFile
+
+SourceClip = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Generation:
+    """The sounds generated for one clip: a sequence of variations, each of which is a `Generation`.
+
+    Attributes:
+        waveforms: float32 [N, 1, samples] in [-1, 1], on the CPU.
+        sample_rate: Hz.
+        seeds: the seed of each variation; a request with the same seed repeats its sound.
+        timings: seconds spent in each stage, in order.
+        notices: sentences for the caller (clip trimmed, last frame repeated, prompt cut).
+        clip: path of the clip, or its bytes; None if the caller gave its frames only.
+        trimmed: whether the sounds end before the clip does.
+    """
+
+    waveforms: Tensor
+    sample_rate: int
+    seeds: tuple[int, ...]
+    timings: dict[str, float] = field(default_factory=dict)
+    notices: tuple[str, ...] = ()
+    clip: Path | bytes | None = None
+    trimmed: bool = False
+
+    @property
+    def duration_seconds(self) -> float:
+        """Length of each waveform in seconds."""
+        return self.waveforms.shape[-1] / self.sample_rate
+
+    def __len__(self) -> int:
+        return len(self.seeds)
+
+    def __getitem__(self, index: int) -> Generation:
+        i = range(len(self))[index]  # an IndexError outside of -N to N - 1
+        return replace(self, waveforms=self.waveforms[i : i + 1], seeds=self.seeds[i : i + 1])
+
+    def __iter__(self) -> Iterator[Generation]:
+        return (self[i] for i in range(len(self)))
+
+    def __repr__(self) -> str:
+        count = f"{len(self)} sound" + ("s" if len(self) > 1 else "")
+        seeds = ", ".join(map(str, self.seeds))
+        return (
+            f"<Generation: {count} of {self.duration_seconds:.2f} s at {self.sample_rate} Hz, "
+            f"seed {seeds}>"
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> list[MediaFile]:
+        """Write each variation to a file, and return the files.
+
+        A video is the clip with the sound in place of its own; its packets are copied.
+
+        Args:
+            path: ends in .mp4, .mov, .mkv or .webm, or in .wav or .flac for the sound alone. An
+                existing file is replaced. Several variations get numbers: out-1.mp4, out-2.mp4.
+
+        Raises:
+            OutputError: an unknown suffix, the path is that of the clip, the clip is unknown since
+                the sounds were made from frames, or the file cannot be written.
+            VideoError: the clip cannot be read any more.
+        """
+        # Imported here, so that sounds can be made on a machine without FFmpeg's libraries.
+        from foley.media.mux import write_audio, write_video
+
+        path = Path(path)
+        paths = [path]
+        if len(self) > 1:
+            paths = [path.with_stem(f"{path.stem}-{i}") for i in range(1, len(self) + 1)]
+        if path.suffix.lower().removeprefix(".") in AUDIO_FORMATS:
+            return [
+                write_audio(waveform, path, sample_rate=self.sample_rate)
+                for waveform, path in zip(self.waveforms, paths, strict=True)
+            ]
+        if self.clip is None:
+            raise OutputError(
+                f"{path} needs the clip's picture, but the sounds were made from frames; give the "
+                "pipeline the clip, or save a .wav"
+            )
+        if isinstance(self.clip, Path) and self.clip.resolve() in [p.resolve() for p in paths]:
+            raise OutputError(f"{self.clip} is the clip itself; save to another path")
+        with store_clip(self.clip) as clip:
+            return [
+                write_video(
+                    clip,
+                    waveform,
+                    path,
+                    sample_rate=self.sample_rate,
+                    stop_seconds=self.duration_seconds if self.trimmed else None,
+                )
+                for waveform, path in zip(self.waveforms, paths, strict=True)
+            ]
+
+
+def read_clip(video: SourceClip) -> Path | bytes:
+    """Return the path of a clip, or its bytes.
+
+    Args:
+        video: a path, bytes, or a file that is open in binary mode, which is read from its position
+            to its end.
+
+    Raises:
+        ParameterError: none of these.
+    """
+    if isinstance(video, str | os.PathLike):
+        return Path(video)
+    if isinstance(video, bytes | bytearray | memoryview):
+        return bytes(video)
+    read = getattr(video, "read", None)
+    if read is None:
+        raise ParameterError(
+            f"video is a {type(video).__name__}; give a path, bytes or a file that is open in "
+            "binary mode"
+        )
+    data = read()
+    if not isinstance(data, bytes):
+        raise ParameterError("video is a file of text; open it in binary mode ('rb')")
+    return data
+
+
+@contextmanager
+def store_clip(clip: Path | bytes) -> Iterator[Path]:
+    """Yield the path of a clip; bytes are written to a temporary file, which is removed afterwards.
+
+    Args:
+        clip: a path, or the content of a file.
+    """
+    if isinstance(clip, Path):
+        yield clip
+        return
+    with tempfile.TemporaryDirectory(prefix="foley-") as folder:
+        path = Path(folder, "clip")
+        path.write_bytes(clip)
+        yield path

@@ -1,0 +1,111 @@
+"""The sounds that the library returns: a sequence that can be saved."""
+
+import io
+import pydoc
+import subprocess
+import tempfile
+from pathlib import Path
+
+import av
+import pytest
+import torch
+
+import foley
+from foley.errors import OutputError, ParameterError, VideoEmptyError
+from foley.generation import Generation, SourceClip
+from tests.toys import toy_frames, toy_pipeline
+
+CLIP = Path(__file__).parents[2] / "examples" / "bigbuckbunny.mp4"
+
+
+def generate(clip: SourceClip, **options: object) -> Generation:
+    options = {"seed": 5, "num_inference_steps": 1, "guidance_scale": 1.0} | options
+    return toy_pipeline()(clip, **options)  # type: ignore[arg-type]
+
+
+def hash_packets(path: Path) -> str:
+    command = ["ffmpeg", "-v", "error", "-i", path, "-map", "v", "-c", "copy", "-f", "md5", "-"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def streams(path: Path) -> list[str]:
+    with av.open(str(path)) as container:
+        return sorted(stream.type for stream in container.streams)
+
+
+def test_each_variation_can_be_taken_and_saved(tmp_path: Path) -> None:
+    sounds = generate(CLIP, num_variations=2)
+    assert len(sounds) == 2
+    assert [one.seeds for one in sounds] == [(5,), (6,)]
+    assert torch.equal(sounds[-1].waveforms, sounds.waveforms[1:])
+    with pytest.raises(IndexError):
+        sounds[2]
+    text = repr(sounds)
+    assert (
+        text == f"<Generation: 2 sounds of {sounds.duration_seconds:.2f} s at 48000 Hz, seed 5, 6>"
+    )
+
+    files = sounds.save(tmp_path / "all.wav")
+    assert [file.path.name for file in files] == ["all-1.wav", "all-2.wav"]
+    (file,) = sounds[1].save(str(tmp_path / "second.wav"))
+    assert file.path.read_bytes() == files[1].path.read_bytes() != files[0].path.read_bytes()
+    sounds[0].save(tmp_path / "out.mp4")
+    assert streams(tmp_path / "out.mp4") == ["audio", "video"]
+    assert hash_packets(tmp_path / "out.mp4") == hash_packets(CLIP)
+
+
+def test_bytes_and_open_files_are_clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    expected = generate(CLIP).waveforms
+    data = CLIP.read_bytes()
+    with CLIP.open("rb") as file:
+        clips: list[SourceClip] = [str(CLIP), data, bytearray(data), io.BytesIO(data), file]
+        for clip in clips:
+            sounds = generate(clip)
+            assert torch.equal(sounds.waveforms, expected)
+            (made,) = sounds.save(tmp_path / "out.mp4")
+            assert hash_packets(made.path) == hash_packets(CLIP)
+    assert list(scratch.iterdir()) == []
+
+
+def test_a_trimmed_picture_ends_with_its_sound(tmp_path: Path) -> None:
+    clip = tmp_path / "long.mp4"
+    command = ["ffmpeg", "-v", "error", "-f", "lavfi", "-i", "testsrc=s=64x48:r=10:d=18"]
+    subprocess.run([*command, "-pix_fmt", "yuv420p", clip], check=True)
+    generate(clip, trim=True).save(tmp_path / "out.mp4")
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        assert container.duration is not None
+        assert container.duration / av.time_base == pytest.approx(15, abs=0.2)
+
+
+def test_what_cannot_be_saved_says_what_to_do(tmp_path: Path) -> None:
+    sounds = generate(CLIP)
+    with pytest.raises(OutputError, match=r"\.avi"):
+        sounds.save(tmp_path / "out.avi")
+    copy = tmp_path / "copy.mp4"
+    copy.write_bytes(CLIP.read_bytes())
+    with pytest.raises(OutputError, match="save to another path"):
+        generate(copy).save(copy)
+    assert copy.read_bytes() == CLIP.read_bytes()
+    from_frames = toy_pipeline()(toy_frames(), num_inference_steps=1)
+    with pytest.raises(OutputError, match=r"or save a \.wav"):
+        from_frames.save(tmp_path / "out.mp4")
+    from_frames.save(tmp_path / "out.wav")
+    assert streams(tmp_path / "out.wav") == ["audio"]
+
+
+def test_what_is_no_clip_is_refused() -> None:
+    with pytest.raises(ParameterError, match="video is a list; give a path, bytes"):
+        generate([CLIP])  # type: ignore[arg-type]
+    with pytest.raises(ParameterError, match="open it in binary mode"):
+        generate(io.StringIO("text"))  # type: ignore[arg-type]
+    with pytest.raises(VideoEmptyError, match="clip has 0 bytes"):
+        generate(b"")
+
+
+def test_help_describes_the_lazy_names() -> None:
+    text = pydoc.render_doc(foley, renderer=pydoc.plaintext)
+    assert "class FoleyPipeline" in text
+    assert "Write each variation to a file" in text
