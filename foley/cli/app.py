@@ -1,6 +1,7 @@
 """The entry point of the `foley` command, and its exit codes."""
 
 import logging
+import os
 import sys
 
 from cyclopts import App
@@ -56,6 +57,10 @@ def main() -> None:
     # These libraries log remarks that concern model developers only.
     for library in ("diffusers", "transformers"):
         logging.getLogger(library).setLevel(logging.ERROR)
+    # OpenMP's threads spin while they wait, which starves them where other processes use the same
+    # cores. OpenMP reads this when torch is loaded, and lets it overrule OMP_WAIT_POLICY.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
         app(sys.argv[1:])
     except FoleyError as error:

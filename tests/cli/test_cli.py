@@ -268,3 +268,26 @@ def test_a_wrong_table_ends_with_2(foley: RunFoley, tmp_path: Path) -> None:
     result = foley("generate", "--csv", tmp_path / "clips.csv")
     assert result.returncode == 2
     assert "line 2: seed" in result.stderr
+
+
+def test_openmp_is_told_to_spin_for_a_short_time() -> None:
+    # `info` loads torch, and with this setting OpenMP shows the values that it uses.
+    ours = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    environment = {key: value for key, value in os.environ.items() if key not in ours}
+    result = subprocess.run(
+        [sys.executable, "-m", "foley.cli.app", "info"],
+        env=environment | {"OMP_DISPLAY_ENV": "VERBOSE"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "GOMP_SPINCOUNT = '1000'" in result.stderr
+
+
+@pytest.mark.parametrize("own", [{"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "ACTIVE"}])
+def test_the_users_own_setting_of_openmp_stays(
+    foley: RunFoley, own: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "environ", dict(own))
+    assert foley("--version").returncode == 0
+    assert dict(os.environ) == own

@@ -190,8 +190,9 @@ MODEL_LOADING = {
     "foley.weights.loading",
     "foley.weights.tensors",
 }
-# Who may touch os.environ: the settings, and the command that hands it on unread.
-ENVIRONMENT_READERS = {"runners/settings.py", "foley/cli/serve.py"}
+# Who may touch os.environ: the settings, the command that hands it on unread, and the entry point
+# that sets what OpenMP reads.
+ENVIRONMENT_READERS = {"runners/settings.py", "foley/cli/serve.py", "foley/cli/app.py"}
 # What opens media files for reading. The second reads only the files that this package has written.
 MEDIA_READERS = {"foley/media/source.py", "foley/media/metadata.py"}
 
