@@ -31,6 +31,7 @@ from runners.auth import ApiKeys
 from runners.grpc.server import GrpcServer
 from runners.grpc.servicer import FoleyServicer
 from runners.handoff import MAX_FRAMES_BYTES
+from runners.http.connection import use_bounded_connections
 from runners.http.generate import GenerateEndpoint
 from runners.http.handlers import Handlers
 from runners.http.health import HealthCheck
@@ -57,6 +58,7 @@ try:
         require_all_parts()
 except ConfigError as error:  # BentoML shows its own kind as one line, others as a traceback
     raise BentoMLConfigException(str(error)) from None
+use_bounded_connections()  # BentoML loads this module before it makes the server
 SHARED_OPTIONS: dict[str, Any] = {
     # Our own time limit passes first, with an error in our form. BentoML's is the last resort.
     "traffic": {"timeout": SETTINGS.request_timeout_seconds + 30},
