@@ -13,6 +13,7 @@ SYNC_FPS = 25
 SYNC_SEGMENT_FRAMES = 16
 SYNC_SEGMENT_STRIDE = 8
 MAX_CLIP_SECONDS = 15.0
+MIN_SOUND_SECONDS = 0.1  # of a sound without a clip
 MAX_TEXT_TOKENS = 77  # both prompts are cut here after encoding, as the weights were trained
 # Solver steps of a request that gives none. For the official models they are the published value.
 # For tiny they are the smallest number from which quality does not rise, and whose sound is close

@@ -24,7 +24,7 @@ from foley.sampling import (
     guide,
     solve,
 )
-from foley.types import Conditions
+from foley.types import Conditions, TextConditions
 
 # Time modulations are computed for this many evaluations at once. All of them would take too much
 # memory: a rk4 schedule of 200 steps takes 0.8 GB with xxl (18 blocks x 800 rows x 2 streams x
@@ -162,7 +162,7 @@ class Denoising:
 
     Args:
         dit: on the device where everything is computed.
-        conditions: of the clip.
+        conditions: of the clip, or of the prompts alone.
         noise: [N, L, A], standard normal, on the device.
         sigmas: [steps + 1], falling from 1 to 0.
         solver: euler, heun, midpoint, rk4 or ab2.
@@ -178,7 +178,7 @@ class Denoising:
     def __init__(
         self,
         dit: FoleyDiT,
-        conditions: Conditions,
+        conditions: Conditions | TextConditions,
         noise: Tensor,
         sigmas: Tensor,
         *,
@@ -236,19 +236,25 @@ class Denoising:
 
 
 def make_clip_context(
-    dit: FoleyDiT, conditions: Conditions, num_variations: int, *, guided: bool
+    dit: FoleyDiT, conditions: Conditions | TextConditions, num_variations: int, *, guided: bool
 ) -> DiTContext:
-    """Return the transformer's context of `num_variations` sounds of one clip.
+    """Return the transformer's context of `num_variations` sounds of one clip or prompt.
 
     Args:
         dit: on the device of the conditions.
-        conditions: of the clip.
+        conditions: of the clip, or of the prompts alone.
         num_variations: N, at least 1.
         guided: whether to add the unconditional half; its N items come first.
 
     Source: specification, section 4 (guidance).
     """
     text, num_latents = conditions.text_tokens, conditions.num_latents
+    if isinstance(conditions, TextConditions):
+        halves = [
+            dit.make_empty_context(conditions.num_visual, conditions.num_sync, row, num_latents)
+            for row in (text if guided else text[1:]).split(1)
+        ]
+        return DiTContext.concatenate([half for half in halves for _ in range(num_variations)])
     visual, sync = conditions.visual_tokens[None], conditions.sync_tokens[None]
     if not guided:
         contexts = [dit.make_context(visual, sync, text[1:], num_latents)] * num_variations

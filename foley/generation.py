@@ -33,7 +33,7 @@ class Generation:
         seeds: the seed of each variation; a request with the same seed repeats its sound.
         timings: seconds spent in each stage, in order.
         notices: sentences for the caller (clip trimmed, last frame repeated, prompt cut).
-        clip: path of the clip, or its bytes; None if the caller gave its frames only.
+        clip: path of the clip, or its bytes; None if the caller gave its frames, or no clip.
         trimmed: whether the sounds end before the clip does.
     """
 
@@ -96,8 +96,8 @@ class Generation:
             ]
         if self.clip is None:
             raise OutputError(
-                f"{path} needs the clip's picture, but the sounds were made from frames; give the "
-                "pipeline the clip, or save a .wav"
+                f"{path} needs the clip's picture, but the sounds were made from frames or from a "
+                "prompt alone; give the pipeline the clip, or save a .wav"
             )
         if isinstance(self.clip, Path) and self.clip.resolve() in [p.resolve() for p in paths]:
             raise OutputError(f"{self.clip} is the clip itself; save to another path")

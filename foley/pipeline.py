@@ -15,17 +15,26 @@ import torch
 from torch import Tensor
 
 from foley.conditioning import count_pieces, encode_sync, encode_text, encode_visual, tokenize
-from foley.configs import MAX_TEXT_TOKENS, SYNC_FPS, SYNC_SEGMENT_FRAMES, Preset
+from foley.configs import (
+    MAX_CLIP_SECONDS,
+    MAX_TEXT_TOKENS,
+    MIN_SOUND_SECONDS,
+    SYNC_FPS,
+    SYNC_SEGMENT_FRAMES,
+    Preset,
+)
 from foley.denoise import VelocityModel
-from foley.errors import DeviceError
+from foley.errors import DeviceError, ParameterError
 from foley.generation import Generation, SourceClip, read_clip, store_clip
 from foley.gpu.matrix import Precision
 from foley.gpu.memory_modes import Memory, check_options, choose_loading_device
 from foley.gpu.placement import place
 from foley.media.clock import num_latents
+from foley.models.embeddings import SYNC_POSITIONS
+from foley.models.synchformer import count_segments
 from foley.request import GenerationRequest, Quality, Solver
 from foley.session import Session
-from foley.types import Conditions, Stage, VideoFrames
+from foley.types import Conditions, NoPicture, Stage, TextConditions, VideoFrames
 from foley.weights.components import Components
 from foley.weights.licences import get_licence
 from foley.weights.selection import choose_device, load_preset
@@ -158,7 +167,7 @@ class FoleyPipeline:
 
     def __call__(
         self,
-        video: SourceClip | VideoFrames,
+        video: SourceClip | VideoFrames | None,
         prompt: str = "",
         negative_prompt: str = "noisy, harsh",
         guidance_scale: float | None = None,
@@ -170,13 +179,15 @@ class FoleyPipeline:
         schedule_shift: float | None = None,
         guidance_interval: float | None = None,
         quality: Quality | None = None,
+        duration_seconds: float | None = None,
         trim: bool = False,
         on_progress: OnProgress | None = None,
     ) -> Generation:
-        """Generate the sounds for a clip.
+        """Generate the sounds for a clip, or for a prompt alone.
 
         Args:
             video: path of the clip, its bytes, a file that is open in binary mode, or its frames.
+                With None the prompt alone decides.
             prompt: what should be heard; at most 2000 characters.
             negative_prompt: what should not be heard; at most 2000 characters.
             guidance_scale: 1 to 20, where 1 switches guidance off; None takes the preset's default.
@@ -190,6 +201,7 @@ class FoleyPipeline:
                 all steps.
             quality: reference, balanced or fast, which choose steps, solver, shift and interval
                 together; None leaves the choice to these.
+            duration_seconds: length of a sound without a clip, 0.1 to 15; only with video None.
             trim: use the first 15 s of a longer clip instead of refusing it.
             on_progress: called after each step; an error that it raises ends the work.
 
@@ -210,6 +222,13 @@ class FoleyPipeline:
             guidance_interval=guidance_interval,
             quality=quality,
         )
+        if video is None:
+            return self.generate(_check_duration(duration_seconds, prompt), request, on_progress)
+        if duration_seconds is not None:
+            raise ParameterError(
+                "duration_seconds: only for a sound without a clip, which decides its own length; "
+                "leave it out, or give None as the video"
+            )
         if isinstance(video, VideoFrames):
             return self.generate(video, request, on_progress)
         start = time.perf_counter()
@@ -260,12 +279,16 @@ class FoleyPipeline:
         return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
 
     def generate(
-        self, frames: VideoFrames, request: GenerationRequest, on_progress: OnProgress | None = None
+        self,
+        frames: VideoFrames | NoPicture,
+        request: GenerationRequest,
+        on_progress: OnProgress | None = None,
     ) -> Generation:
-        """Generate the sounds for decoded frames.
+        """Generate the sounds for decoded frames, or without a clip.
 
         Args:
-            frames: at the sizes of the preset's encoders, as `decode_video` returns them.
+            frames: at the sizes of the preset's encoders, as `decode_video` returns them; or the
+                length of a sound without a clip.
             request: the options.
             on_progress: called after each step; an error that it raises ends the work.
 
@@ -278,7 +301,10 @@ class FoleyPipeline:
             return self._generate(frames, request, on_progress)
 
     def _generate(
-        self, frames: VideoFrames, request: GenerationRequest, on_progress: OnProgress | None
+        self,
+        frames: VideoFrames | NoPicture,
+        request: GenerationRequest,
+        on_progress: OnProgress | None,
     ) -> Generation:
         report = on_progress or (lambda progress: None)
         session = self.start(frames, request)
@@ -311,13 +337,13 @@ class FoleyPipeline:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def start(self, frames: VideoFrames, request: GenerationRequest) -> Session:
+    def start(self, frames: VideoFrames | NoPicture, request: GenerationRequest) -> Session:
         """Return a generation that the caller runs piece by piece.
 
         Its methods are called in `torch.inference_mode` and in `use_device`.
 
         Args:
-            frames: at the sizes of the preset's encoders.
+            frames: at the sizes of the preset's encoders, or the length of a sound without a clip.
             request: the options.
         """
         return Session(self, frames, request)
@@ -336,12 +362,12 @@ class FoleyPipeline:
         return VelocityModel(self.dit, self._step)
 
     def encode(
-        self, frames: VideoFrames, prompt: str, negative_prompt: str
-    ) -> Generator[None, None, Conditions]:
+        self, frames: VideoFrames | NoPicture, prompt: str, negative_prompt: str
+    ) -> Generator[None, None, Conditions | TextConditions]:
         """Compute the conditions of a clip and its prompts; yields between the pieces of the work.
 
         Args:
-            frames: at the sizes of the preset's encoders.
+            frames: at the sizes of the preset's encoders, or the length of a sound without a clip.
             prompt: what should be heard.
             negative_prompt: what should not be heard.
 
@@ -353,6 +379,14 @@ class FoleyPipeline:
         notices: tuple[str, ...] = ()
         if (num_tokens := words.input_ids.shape[1]) > MAX_TEXT_TOKENS:
             notices = (f"prompts are cut after {MAX_TEXT_TOKENS} tokens, one has {num_tokens}",)
+        if isinstance(frames, NoPicture):
+            return TextConditions(
+                num_visual=frames.num_visual,
+                num_sync=count_segments(frames.num_sync) * SYNC_POSITIONS,
+                text_tokens=encode_text(self._encoders, words)(),
+                num_latents=num_latents(frames.num_sync),
+                notices=notices,
+            )
         visual_tokens = yield from encode_visual(self._encoders, frames.visual)
         yield
         # A GPU is still busy with the frames at this point, and encodes the text beside them.
@@ -384,7 +418,8 @@ class FoleyPipeline:
                 while True:
                     next(encoding)
             except StopIteration as stop:
-                return stop.value
+                conditions: Conditions = stop.value
+                return conditions
 
     def decode(self, latents: Tensor) -> Tensor:
         """Return waveforms, float32 [N, 1, 960 * A], of latents [N, latent_dim, A]."""
@@ -419,6 +454,22 @@ class FoleyPipeline:
             num_picked=num_sync,
             source_seconds=num_sync / SYNC_FPS,
         )
+
+
+def _check_duration(duration_seconds: float | None, prompt: str) -> NoPicture:
+    """Return what stands for the frames of a sound without a clip."""
+    if duration_seconds is None:
+        raise ParameterError(
+            "video: missing; give a clip, or duration_seconds and a prompt for a sound without one"
+        )
+    if not MIN_SOUND_SECONDS <= duration_seconds <= MAX_CLIP_SECONDS:  # also refuses nan
+        raise ParameterError(
+            f"duration_seconds: must be from {MIN_SOUND_SECONDS:g} to {MAX_CLIP_SECONDS:g}, got "
+            f"{duration_seconds!r}"
+        )
+    if not prompt.strip():
+        raise ParameterError("prompt: missing; without a clip it alone decides what is heard")
+    return NoPicture(duration_seconds=duration_seconds)
 
 
 def _memory_error(device: torch.device, preset: Preset) -> DeviceError:

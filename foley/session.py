@@ -25,7 +25,7 @@ from foley.models.dit import FoleyDiT
 from foley.models.transfer import upload
 from foley.request import GenerationRequest
 from foley.sampling import choose_seeds, draw_noise, make_sigmas
-from foley.types import Conditions, Stage, VideoFrames
+from foley.types import Conditions, NoPicture, Stage, TextConditions, VideoFrames
 
 _FADE_SAMPLES = 96  # 2 ms at 48 kHz
 
@@ -42,8 +42,8 @@ class Model(Protocol):
         """The transformer."""
 
     def encode(
-        self, frames: VideoFrames, prompt: str, negative_prompt: str
-    ) -> Generator[None, None, Conditions]:
+        self, frames: VideoFrames | NoPicture, prompt: str, negative_prompt: str
+    ) -> Generator[None, None, Conditions | TextConditions]:
         """Compute the conditions of a clip; yields between the pieces of the work."""
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -57,7 +57,8 @@ class Session:
 
     Args:
         model: computes the pieces.
-        frames: of the clip, at the sizes of the model's encoders.
+        frames: of the clip, at the sizes of the model's encoders; or the length of a sound
+            without a clip.
         request: the options of the generation.
 
     Attributes:
@@ -68,7 +69,9 @@ class Session:
         timings: seconds from the start to the end of each stage that has ended, by name.
     """
 
-    def __init__(self, model: Model, frames: VideoFrames, request: GenerationRequest) -> None:
+    def __init__(
+        self, model: Model, frames: VideoFrames | NoPicture, request: GenerationRequest
+    ) -> None:
         self.request = request
         self.stage: Stage | None = Stage.ENCODE
         self._sampling = request.choose_sampling(model.preset)
@@ -76,9 +79,9 @@ class Session:
         self.seeds = choose_seeds(request.seed, request.num_variations)
         self.timings: dict[str, float] = {}
         self._model = model
-        self._num_sync = len(frames.sync)
+        self._num_sync = frames.num_sync
         self._num_samples = count_samples(model.preset, frames)
-        self._encoding: Generator[None, None, Conditions] | None = model.encode(
+        self._encoding: Generator[None, None, Conditions | TextConditions] | None = model.encode(
             frames, request.prompt, request.negative_prompt
         )
         self._path: Denoising | None = None
@@ -163,7 +166,7 @@ class Session:
             f"of {self._num_sync / SYNC_FPS:.2f} s; ask for fewer variations or a shorter clip"
         )
 
-    def _start_sampling(self, conditions: Conditions) -> None:
+    def _start_sampling(self, conditions: Conditions | TextConditions) -> None:
         self._notices = (*self._notices, *conditions.notices)
         model, request = self._model, self.request
         noise = draw_noise(self.seeds, model.preset.dit.latent_dim, conditions.num_latents)
@@ -194,16 +197,18 @@ class Session:
         )
 
 
-def count_samples(preset: Preset, frames: VideoFrames) -> int | None:
+def count_samples(preset: Preset, frames: VideoFrames | NoPicture) -> int | None:
     """Return the length in samples to which the sound is cut; None for models that need no cut.
 
-    Clips of presets with `whole_segments` are padded to whole segments, and the sound of the
-    padding is cut off.
+    Clips of presets with `whole_segments`, and sounds without a clip, are padded to whole segments,
+    and the sound of the padding is cut off.
 
     Args:
         preset: of the model.
-        frames: of the clip.
+        frames: of the clip, or the length of a sound without one.
     """
+    if isinstance(frames, NoPicture):
+        return round(frames.duration_seconds * preset.vae.sample_rate)
     if not preset.whole_segments:
         return None
     num_frames = max(frames.num_picked, SYNC_SEGMENT_FRAMES)

@@ -4,9 +4,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
+
+from foley.configs import SYNC_FPS, SYNC_SEGMENT_FRAMES, SYNC_SEGMENT_STRIDE, VISUAL_FPS
 
 if TYPE_CHECKING:  # the API's processes need `Stage` and must not load torch
     from torch import Tensor
@@ -49,6 +52,41 @@ class VideoFrames:
     trimmed: bool = False
     notices: tuple[str, ...] = ()
 
+    @property
+    def num_sync(self) -> int:
+        """Frames at 25 fps: n25."""
+        return len(self.sync)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoPicture:
+    """Stands for the frames of a clip where there is no clip, and the prompt alone decides.
+
+    The numbers are those of a black clip of this length. A black clip would be silent; the
+    transformer gets its learned empty features instead.
+
+    Attributes:
+        duration_seconds: length of the sound, from `MIN_SOUND_SECONDS` to `MAX_CLIP_SECONDS`.
+    """
+
+    duration_seconds: float
+
+    @property
+    def num_sync(self) -> int:
+        """Frames at 25 fps: whole segments of the sync encoder."""
+        num_frames = max(math.ceil(self.duration_seconds * SYNC_FPS), SYNC_SEGMENT_FRAMES)
+        return num_frames + -num_frames % SYNC_SEGMENT_STRIDE
+
+    @property
+    def num_visual(self) -> int:
+        """Frames at 8 fps."""
+        return math.ceil(self.num_sync / SYNC_FPS * VISUAL_FPS)
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """Nothing was done to a clip."""
+        return ()
+
 
 @dataclass(frozen=True, kw_only=True)
 class Conditions:
@@ -65,6 +103,25 @@ class Conditions:
 
     visual_tokens: Tensor
     sync_tokens: Tensor
+    text_tokens: Tensor
+    num_latents: int
+    notices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextConditions:
+    """The tokens of prompts without a clip. Both halves of guidance have the empty features.
+
+    Attributes:
+        num_visual: V.
+        num_sync: S, a multiple of 8.
+        text_tokens: [2, T, text_dim], as in `Conditions`.
+        num_latents: A, latent frames of the sound at 50 Hz.
+        notices: sentences for the caller about changes to the prompts.
+    """
+
+    num_visual: int
+    num_sync: int
     text_tokens: Tensor
     num_latents: int
     notices: tuple[str, ...] = ()

@@ -14,7 +14,7 @@ from foley.models.layers import TokenConv
 from foley.models.packing import Borders, Lengths, Packing, Segments
 from foley.request import SOLVERS, Solver
 from foley.sampling import SolverPoint, guide, integrate, make_sigmas
-from foley.types import Conditions
+from foley.types import Conditions, TextConditions
 from tests.toys import toy_components
 
 DIT = toy_components().dit
@@ -38,8 +38,16 @@ class Asked:
     guidance_scale: float
     shift: float = 1.0
     guidance_interval: float = 0.0
+    has_picture: bool = True
 
-    def conditions(self, seed: int) -> Conditions:
+    def conditions(self, seed: int) -> Conditions | TextConditions:
+        if not self.has_picture:
+            return TextConditions(
+                num_visual=self.num_visual,
+                num_sync=8 * self.num_segments,
+                text_tokens=draw(2, self.num_text, 16, seed=seed),
+                num_latents=self.num_latents,
+            )
         return Conditions(
             visual_tokens=draw(self.num_visual, 24, seed=seed),
             sync_tokens=draw(8 * self.num_segments, 16, seed=seed),
@@ -74,6 +82,7 @@ ASKED = st.builds(
     guidance_scale=st.sampled_from([1.0, 4.5]),
     shift=st.sampled_from([1.0, 4.0]),
     guidance_interval=st.sampled_from([0.0, 0.5, 0.8, 1.0]),
+    has_picture=st.booleans(),
 )
 
 

@@ -23,7 +23,7 @@ ALLOWED: dict[str, set[str]] = {
     # The library.
     "foley.atomic": set(),
     "foley.errors": set(),
-    "foley.types": set(),
+    "foley.types": {"foley.configs"},
     "foley.version": set(),
     "foley.configs": {"foley.errors"},
     "foley.request": {"foley.configs", "foley.errors"},

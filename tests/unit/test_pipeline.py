@@ -1,4 +1,6 @@
 import dataclasses
+import math
+import re
 
 import pytest
 import torch
@@ -33,6 +35,45 @@ def test_sound_lasts_as_long_as_the_clip(num_sync: int) -> None:
     assert made.waveforms.shape == (1, 1, 960 * num_latents(num_sync))
     assert made.waveforms.dtype == torch.float32
     assert made.waveforms.abs().max() <= 1
+
+
+@pytest.mark.parametrize("seconds", [0.1, 0.64, 1.02, 3.1, 15])
+def test_a_sound_without_a_clip_lasts_as_long_as_asked(seconds: float) -> None:
+    made = toy_pipeline()(None, "rain", duration_seconds=seconds, num_inference_steps=1)
+    assert made.waveforms.shape == (1, 1, round(48000 * seconds))
+    assert made.duration_seconds == pytest.approx(seconds)
+    assert not made.notices
+
+
+def test_without_a_clip_the_prompt_decides_and_a_seed_repeats_its_sound() -> None:
+    def make(prompt: str, seed: int) -> torch.Tensor:
+        options = {"duration_seconds": 1.0, "num_inference_steps": STEPS, "num_variations": 2}
+        return toy_pipeline()(None, prompt, seed=seed, **options).waveforms  # type: ignore[arg-type]
+
+    assert torch.equal(make("rain", 1), make("rain", 1))
+    assert not torch.equal(make("rain", 1), make("wind", 1))
+    assert not torch.equal(make("rain", 1), make("rain", 3))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"prompt": "rain"}, "video: missing; give a clip, or duration_seconds"),
+        ({"prompt": "rain", "duration_seconds": 15.1}, "from 0.1 to 15, got 15.1"),
+        ({"prompt": "rain", "duration_seconds": math.nan}, "from 0.1 to 15, got nan"),
+        ({"prompt": " ", "duration_seconds": 1.0}, "prompt: missing; without a clip"),
+    ],
+)
+def test_a_sound_without_a_clip_needs_a_length_and_a_prompt(
+    options: dict[str, object], words: str
+) -> None:
+    with pytest.raises(ParameterError, match=re.escape(words)):
+        toy_pipeline()(None, **options)  # type: ignore[arg-type]
+
+
+def test_a_clip_decides_its_own_length() -> None:
+    with pytest.raises(ParameterError, match="duration_seconds: only for a sound without a clip"):
+        toy_pipeline()(toy_frames(), duration_seconds=1.0)
 
 
 def test_a_seed_repeats_its_sound_and_another_does_not() -> None:
