@@ -1,13 +1,14 @@
 """How both clients reach the service: connection settings, paths, retries and mapped errors."""
 
 import contextlib
+import ipaddress
 import math
 import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import httpx
 
@@ -57,7 +58,25 @@ def make_client_settings(
         headers["Authorization"] = f"Bearer {api_key}"
     read_seconds = min(READ_TIMEOUT_SECONDS, timeout_seconds or math.inf)
     timeout = httpx.Timeout(read_seconds, connect=min(CONNECT_TIMEOUT_SECONDS, read_seconds))
-    return {"base_url": base_url, "headers": headers, "timeout": timeout}
+    return {
+        "base_url": base_url,
+        "headers": headers,
+        "timeout": timeout,
+        "trust_env": not is_loopback(base_url),
+    }
+
+
+def is_loopback(base_url: str) -> bool:
+    """Return whether an address is of this machine, so that no proxy could reach it.
+
+    Args:
+        base_url: an `http://` or `https://` address.
+    """
+    try:
+        host = urlsplit(base_url).hostname or ""
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:  # another name, or no address: then httpx refuses it
+        return False
 
 
 class RetryPolicy:

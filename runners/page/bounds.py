@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import httpx
 
+from foley.client.transport import is_loopback
+
 POLL_SECONDS = 1.0
 REQUEST_TIMEOUT_SECONDS = 10.0
 
@@ -29,7 +31,11 @@ async def fetch_bounds(server_url: str) -> PageBounds:
     Args:
         server_url: address of the service, whose OpenAPI document states the limits.
     """
-    async with httpx.AsyncClient(base_url=server_url, timeout=REQUEST_TIMEOUT_SECONDS) as client:
+    async with httpx.AsyncClient(
+        base_url=server_url,
+        timeout=REQUEST_TIMEOUT_SECONDS,
+        trust_env=not is_loopback(server_url),
+    ) as client:
         while True:
             with contextlib.suppress(httpx.HTTPError, ValueError, KeyError):
                 document = (await client.get("/docs.json")).json()

@@ -238,6 +238,17 @@ def test_an_unreachable_service_raises_a_connection_error(call: CallClient) -> N
         call("list_models", base_url="http://127.0.0.1:9")
 
 
+def test_a_service_on_this_machine_is_reached_without_the_proxy(
+    service: StubServer, call: CallClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    service.replies = [Reply(pieces=(b"{}",))]
+    assert call("is_ready")
+
+
 @pytest.mark.parametrize(
     ("named", "words"),
     [
