@@ -8,6 +8,7 @@ from foley.denoise import TIMES_AT_ONCE, VelocityModel
 from foley.request import GenerationRequest
 from foley.sampling import compute_evaluation_sigmas, make_sigmas
 from foley.session import Session, count_samples, fade
+from foley.types import NoPicture
 from tests.toys import toy_frames, toy_pipeline
 
 
@@ -78,3 +79,21 @@ def test_a_faded_sound_begins_and_ends_at_zero_without_a_step() -> None:
     assert made.diff().abs().max() < 0.02  # of a step of 1: spread over 2 ms
     assert torch.equal(made[..., 96:-96], torch.ones(2, 1, 4800 - 192))
     assert fade(torch.ones(1, 7)).shape == (1, 7)
+
+
+def test_a_sound_without_a_picture_is_the_same_beside_a_clip() -> None:
+    request = GenerationRequest(prompt="rain", seed=4, num_inference_steps=2)
+    nothing = NoPicture(duration_seconds=1.0)
+    alone = toy_pipeline().generate(nothing, request).waveforms
+    sessions = [toy_pipeline().start(frames, request) for frames in (nothing, toy_frames(40))]
+    velocities = toy_pipeline().make_velocity_model()
+    with torch.inference_mode():
+        for session in sessions:
+            while session.stage == "encode":
+                session.encode()
+        while sessions[0].stage == "sample":
+            parts = [session.prepare_part() for session in sessions]
+            for session, velocity in zip(sessions, velocities(parts), strict=True):
+                session.advance(velocity)
+        sessions[0].decode()
+    torch.testing.assert_close(sessions[0].result().waveforms, alone, rtol=0, atol=1e-5)
