@@ -21,6 +21,14 @@ EXIT_USAGE = 2  # wrong options, including a wrong API key
 EXIT_SERVER = 3  # wrong weights, device or settings, or an unreachable service
 EXIT_INTERRUPTED = 130
 
+_GENERATE_EXAMPLES = """\
+Examples:
+  foley generate clip.mp4 -p "a wooden ball bounces"
+  foley generate clip.mp4 -p "rain" -o rain.wav --seed 7
+  foley generate *.mp4 -p "footsteps on gravel" -o results/
+  foley generate --csv clips.csv -o results/ --skip-existing
+"""
+
 app = App(
     name="foley",
     help="Generate synchronised 48 kHz sound for silent video.",
@@ -32,7 +40,7 @@ app = App(
     help_format="plaintext",
     suppress_keyboard_interrupt=False,
 )
-app.command(generate)
+app.command(generate, help_prologue=_GENERATE_EXAMPLES)
 app.command(download)
 app.command(info)
 app.command(doctor)

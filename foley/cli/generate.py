@@ -18,7 +18,7 @@ from foley.cli.plan import (
     refuse_collisions,
     skip_finished,
 )
-from foley.cli.report import print_result, show_progress
+from foley.cli.report import Report, show_progress
 from foley.cli.table import read_table
 from foley.errors import ParameterError, RequestError
 
@@ -49,13 +49,25 @@ def generate(
     skip_existing: Annotated[
         bool, Parameter(negative=(), help="Skip clips whose result exists.")
     ] = False,
-    quiet: Annotated[bool, Parameter(alias="-q", negative=(), help="Show errors only.")] = False,
+    quiet: Annotated[
+        bool, Parameter(alias="-q", negative=(), help="Show paths of results and errors only.")
+    ] = False,
+    as_json: Annotated[
+        bool,
+        Parameter(
+            name="--json",
+            negative=(),
+            help="Write a line of JSON for each clip to standard output, instead of paths.",
+        ),
+    ] = False,
     server: ServerOptions = ServerOptions(),  # noqa: B008
     model: ModelOptions = ModelOptions(),  # noqa: B008
 ) -> int:
     """Generate the sound of one or several clips.
 
     The video stream is copied unchanged. The clip's own sound is left out.
+
+    Paths of results go to standard output, all else to standard error.
     """
     request = sound.parse()
     if server.url is not None and (model.preset != "auto" or model.device != "auto"):
@@ -66,8 +78,9 @@ def generate(
         tasks += read_table(csv_file, request, output, console)
     if not tasks:
         raise ParameterError("no clip was named; give a video file, or --csv TABLE")
+    report = Report(console, as_json=as_json)
     num_clips = len(tasks)
-    tasks = check_clips(tasks, console)
+    tasks = check_clips(tasks, console, report.print_error)
     num_failed = num_clips - len(tasks)
     refuse_collisions(tasks)
     if skip_existing:
@@ -75,7 +88,7 @@ def generate(
     if tasks:
         create_folders(tasks)
         with contextlib.closing(open_backend(server, model, bulk=len(tasks) > 1)) as backend:
-            num_failed += run_tasks(backend, tasks, console, trim=trim)
+            num_failed += run_tasks(backend, tasks, report, trim=trim)
         if num_failed and num_clips > 1:
             print(f"foley: {num_failed} of {num_clips} clips failed", file=sys.stderr)
     return 1 if num_failed else 0
@@ -100,29 +113,29 @@ def open_backend(server: ServerOptions, model: ModelOptions, *, bulk: bool) -> G
 
 
 def run_tasks(
-    backend: GenerationBackend, tasks: list[ClipTask], console: Console, *, trim: bool
+    backend: GenerationBackend, tasks: list[ClipTask], report: Report, *, trim: bool
 ) -> int:
     """Generate all clips and return how many failed. A clip that fails does not stop the others.
 
     Args:
         backend: where the clips are generated.
         tasks: the clips, in order.
-        console: where progress and results are shown; errors go to standard error.
+        report: where results and errors go.
         trim: whether to cut clips that are too long instead of refusing them.
 
     Raises:
         ServerError: the model or the service failed, which would fail the other clips too.
         ConnectionFailedError: the service cannot be reached.
     """
-    console.print(backend.description + (f", {backend.about}" if backend.about else ""))
+    report.console.print(backend.description + (f", {backend.about}" if backend.about else ""))
     num_failed = 0
     for task in tasks:
         try:
-            with show_progress(task, console) as on_stage:
+            with show_progress(task, report.console) as on_stage:
                 result = backend.run(task, trim=trim, on_stage=on_stage)
         except RequestError as error:
             num_failed += 1
-            print(f"foley: {task.clip}: {error}", file=sys.stderr)
+            report.print_error(task, error)
         else:
-            print_result(task, result, console)
+            report.print_result(task, result)
     return num_failed

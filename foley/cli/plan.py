@@ -3,8 +3,8 @@
 Everything that can be refused is refused here, before a model is loaded.
 """
 
-import sys
-from collections.abc import Sequence
+import shlex
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -48,13 +48,21 @@ def plan_clips(
     """Return one task for each clip.
 
     Args:
-        clips: paths of the videos; they need not exist.
+        clips: paths of the videos; a single one need not exist.
         request: the options of all clips.
         output: the result's file, a folder, or None for a file beside each clip.
 
     Raises:
-        ParameterError: `output` is one file for several clips, or has an unknown suffix.
+        ParameterError: `output` is one file for several clips, or has an unknown suffix; or one of
+            several clips is no file, and was perhaps meant as the prompt.
     """
+    if len(clips) > 1:
+        for clip in clips:
+            if not clip.exists():
+                raise ParameterError(
+                    f"there is no file {clip}; check the path, or write -p {shlex.quote(str(clip))}"
+                    " if it is the prompt"
+                )
     if output is not None and output.suffix and not output.is_dir():
         if output.suffix.lower() not in SUFFIXES:
             raise ParameterError(
@@ -82,21 +90,24 @@ def choose_default_output(clip: Path, folder: Path | None, number: int = 1) -> P
     return (folder or clip.parent) / f"{clip.stem}.foley{ending}{suffix}"
 
 
-def check_clips(tasks: Sequence[ClipTask], console: Console) -> list[ClipTask]:
+def check_clips(
+    tasks: Sequence[ClipTask],
+    console: Console,
+    on_error: Callable[[ClipTask, RequestError], None],
+) -> list[ClipTask]:
     """Return the tasks whose clip can be opened, with the suffix that their result will have.
-
-    A clip that cannot be opened is reported on standard error and left out.
 
     Args:
         tasks: what was asked for.
         console: receives a line for each output whose suffix changes.
+        on_error: called for a clip that cannot be opened. It is left out.
     """
     usable = []
     for task in tasks:
         try:
             usable.append(_choose_container(task, console))
         except RequestError as error:
-            print(f"foley: {task.clip}: {error}", file=sys.stderr)
+            on_error(task, error)
     return usable
 
 

@@ -1,13 +1,18 @@
-"""What `foley generate` shows: a progress bar for each clip and a line for each result."""
+"""What `foley generate` shows: a progress bar for each clip, and its results or its error."""
 
+import json
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from foley.cli.backends import ClipResult, OnStage
 from foley.cli.plan import ClipTask
+from foley.errors import RequestError
 
 
 @contextmanager
@@ -35,17 +40,68 @@ def show_progress(task: ClipTask, console: Console) -> Iterator[OnStage]:
         yield move
 
 
-def print_result(task: ClipTask, result: ClipResult, console: Console) -> None:
-    """Print the notices about a clip, and a line for each of its files.
+class Report:
+    """Where results and errors of clips go.
+
+    Standard output gets the path of each file, or a line of JSON for each clip. All else goes to
+    standard error.
 
     Args:
-        task: what was asked for.
-        result: what was made.
-        console: where to print.
+        console: for notices and a line about each result.
+        as_json: whether standard output gets JSON.
     """
-    for notice in dict.fromkeys(result.notices):
-        console.print(f"{task.clip}: {notice}", style="yellow")
-    stages = ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in result.timings.items())
-    summary = f"{result.duration_seconds:.2f} s of sound in {result.seconds:.2f} s ({stages})"
-    for path, seed in zip(result.paths, result.seeds, strict=True):
-        console.print(f"{path}: {summary}, seed {seed}")
+
+    def __init__(self, console: Console, *, as_json: bool) -> None:
+        self.console = console
+        self._as_json = as_json
+
+    def print_result(self, task: ClipTask, result: ClipResult) -> None:
+        """Print the notices about a clip, a line for each of its sounds, and its files.
+
+        Args:
+            task: what was asked for.
+            result: what was made.
+        """
+        for notice in dict.fromkeys(result.notices):
+            self.console.print(f"{task.clip}: {notice}", style="yellow")
+        stages = ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in result.timings.items())
+        summary = f"{result.duration_seconds:.2f} s of sound in {result.seconds:.2f} s ({stages})"
+        for seed in result.seeds:
+            self.console.print(f"{task.clip}: {summary}, seed {seed}")
+        if self._as_json:
+            files = zip(result.paths, result.seeds, strict=True)
+            _write_json(
+                {
+                    "clip": str(task.clip),
+                    "files": [{"path": str(path), "seed": seed} for path, seed in files],
+                    "duration_seconds": result.duration_seconds,
+                    "seconds": result.seconds,
+                    "timings_seconds": result.timings,
+                    "notices": list(result.notices),
+                }
+            )
+        else:
+            for path in result.paths:
+                _write_line(os.fsencode(path))
+
+    def print_error(self, task: ClipTask, error: RequestError) -> None:
+        """Print why a clip has no result.
+
+        Args:
+            task: what was asked for.
+            error: which ended it.
+        """
+        print(f"foley: {task.clip}: {error}", file=sys.stderr)
+        if self._as_json:
+            details = {"code": error.code, "message": str(error)}
+            _write_json({"clip": str(task.clip), "error": details})
+
+
+def _write_json(value: dict[str, Any]) -> None:
+    _write_line(json.dumps(value).encode())
+
+
+def _write_line(line: bytes) -> None:
+    # As bytes, since a path need not be text. At once, so that the next program can begin.
+    sys.stdout.buffer.write(line + b"\n")
+    sys.stdout.buffer.flush()

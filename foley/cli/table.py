@@ -46,16 +46,15 @@ def read_table(
             Latin-1. The column `clip` is required; `prompt`, `negative_prompt`, `seed` and
             `output` are optional. Paths are relative to the table. Empty rows are skipped.
         request: the options that a row does not set.
-        output: folder of the results that a row does not name; None for each clip's folder. The
-            second such result of one clip is named CLIP.foley-2.mp4, and so on.
+        output: folder of the results that a row does not name, or the file of a single row; None
+            for each clip's folder. The second such result of one clip is named
+            CLIP.foley-2.mp4, and so on.
         console: receives a line if the encoding is a guess.
 
     Raises:
         ParameterError: the table cannot be read, a column or value is missing, a value is out of
-            bounds, or `output` is a file.
+            bounds, or `output` is one file for several rows.
     """
-    if output is not None and output.suffix.lower() in SUFFIXES:
-        raise ParameterError(f"--output {output} is one file for a table of clips; name a folder")
     rows = list(_read_rows(table, console))
     if not rows:
         raise ParameterError(
@@ -65,6 +64,9 @@ def read_table(
     columns = _read_header(table, header)
     if not rows:
         raise ParameterError(f"--csv {table} has a header only; add a line for each clip")
+    is_file = output is not None and output.suffix.lower() in SUFFIXES and not output.is_dir()
+    if is_file and len(rows) > 1:
+        raise ParameterError(f"--output {output} is one file for {len(rows)} clips; name a folder")
     tasks = []
     unnamed: Counter[Path] = Counter()
     for line, values in rows:
@@ -74,6 +76,8 @@ def read_table(
             if "output" in cells:
                 path = table.parent / cells["output"]
                 _check_suffix(path)
+            elif output is not None and is_file:
+                path = output
             else:
                 unnamed[clip.resolve()] += 1
                 path = choose_default_output(clip, output, unnamed[clip.resolve()])

@@ -1,6 +1,8 @@
 """The commands: exit codes, messages and files."""
 
+import contextlib
 import csv
+import io
 import json
 import os
 import shutil
@@ -14,10 +16,15 @@ from pathlib import Path
 
 import av
 import pytest
+from rich.console import Console
 
 from foley.cli.app import main
+from foley.cli.backends import ClipResult
+from foley.cli.plan import ClipTask
+from foley.cli.report import Report
 from foley.cli.serve import override_settings
 from foley.configs import OFFICIAL_GUIDANCE, TINY, TINY_GUIDANCE
+from foley.request import GenerationRequest
 from foley.version import __version__
 from tests.patience import wait_for_exit
 
@@ -70,6 +77,7 @@ def test_generate_writes_a_clip_with_sound_and_nothing_else(
     assert streams(out) == {"video": "h264", "audio": "aac"}
     assert TINY.about in result.stderr
     assert "seed 7" in result.stderr
+    assert result.stdout == f"{out}\n"
     assert list(out.parent.iterdir()) == [out]
 
 
@@ -128,7 +136,9 @@ def test_a_table_continues_after_a_bad_clip_and_skips_existing_results(
         (["generate"], 2, "no clip was named"),
         (["generate", "gone.mp4"], 1, "there is no file gone.mp4"),
         (["generate", CLIP, "-o", "x.avi"], 2, "use one of .mp4"),
-        (["generate", CLIP, "a.mp4", "-o", "x.mp4"], 2, "one file for 2 clips"),
+        (["generate", CLIP, CLIP, "-o", "x.mp4"], 2, "one file for 2 clips"),
+        (["generate", CLIP, "rain on tin", "-o", "x.mp4"], 2, "write -p 'rain on tin' if it is"),
+        (["generate", "gone.mp4", CLIP], 2, "there is no file gone.mp4; check the path"),
         (["generate", CLIP, CLIP], 2, "would both be written"),
         (["generate", CLIP, "-o", CLIP], 2, "would overwrite the clip"),
         (["generate", CLIP, "--guidance-scale", "99"], 2, "got 99"),
@@ -222,7 +232,49 @@ def test_brackets_in_a_name_are_not_markup(foley: RunFoley, name: str, tmp_path:
     out = clip.with_suffix(".wav")
     result = foley("generate", clip, "-o", out, *FAST)
     assert result.returncode == 0, result.stderr
-    assert str(out) in result.stderr
+    assert str(clip) in result.stderr
+    assert result.stdout == f"{out}\n"
+
+
+def test_json_has_a_line_for_each_clip(foley: RunFoley, tmp_path: Path) -> None:
+    (tmp_path / "bad.mp4").write_bytes(b"not a video")
+    arguments = [tmp_path / "bad.mp4", CLIP, "-o", tmp_path / "out", "--seed", 7, "--json", "-q"]
+    result = foley("generate", *arguments, *FAST)
+    assert result.returncode == 1
+    bad, good = map(json.loads, result.stdout.splitlines())
+    assert bad["clip"] == str(tmp_path / "bad.mp4")
+    assert bad["error"]["code"] == "video_unreadable"
+    assert bad["error"]["message"] in result.stderr
+    path = tmp_path / "out" / "bigbuckbunny.foley.mp4"
+    assert good["clip"] == str(CLIP)
+    assert good["files"] == [{"path": str(path), "seed": 7}]
+    assert path.is_file()
+    assert good["duration_seconds"] > 0
+    assert list(good["timings_seconds"])[-1] == "mux"
+    assert good["notices"] == []
+
+
+def test_a_path_that_is_no_text_is_printed_as_it_is(tmp_path: Path) -> None:
+    task = ClipTask(CLIP, GenerationRequest(), tmp_path / "x.wav")
+    name = b"/tmp/caf\xe9.wav"
+    result = ClipResult(
+        paths=[Path(os.fsdecode(name))],
+        seeds=(7,),
+        duration_seconds=1.0,
+        seconds=1.0,
+        timings={},
+        notices=(),
+    )
+    with (tmp_path / "out").open("w") as file, contextlib.redirect_stdout(file):
+        Report(Console(file=io.StringIO()), as_json=False).print_result(task, result)
+    assert (tmp_path / "out").read_bytes() == name + b"\n"
+
+
+def test_the_help_of_generate_begins_with_examples(foley: RunFoley) -> None:
+    result = foley("generate", "--help")
+    first, *examples = result.stdout.partition("\n\n")[0].splitlines()
+    assert first == "Examples:"
+    assert all(line.startswith("  foley generate ") for line in examples)
 
 
 def test_serve_sets_only_the_given_options() -> None:

@@ -104,9 +104,13 @@ def test_a_wrong_table_is_refused_with_a_remedy(
     assert "clips.csv" in str(refusal.value)
 
 
-def test_a_folder_is_no_table_and_a_table_has_no_single_output(tmp_path: Path) -> None:
-    console = Console(file=io.StringIO())
+def test_a_folder_is_no_table(tmp_path: Path) -> None:
     with pytest.raises(ParameterError, match="name a CSV file"):
-        read_table(tmp_path, GenerationRequest(), None, console)
-    with pytest.raises(ParameterError, match="name a folder"):
-        read_table(tmp_path, GenerationRequest(), tmp_path / "x.mp4", console)
+        read_table(tmp_path, GenerationRequest(), None, Console(file=io.StringIO()))
+
+
+def test_an_output_with_a_suffix_is_the_file_of_a_single_row(tmp_path: Path) -> None:
+    (task,) = read(tmp_path, "clip\na.mp4\n", tmp_path / "x.wav")
+    assert task.output == tmp_path / "x.wav"
+    with pytest.raises(ParameterError, match="is one file for 2 clips; name a folder"):
+        read(tmp_path, ROWS, tmp_path / "x.mp4")
