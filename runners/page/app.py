@@ -5,6 +5,7 @@ application therefore answers with a placeholder until the page is ready.
 """
 
 import asyncio
+import re
 from pathlib import Path
 
 import structlog
@@ -19,6 +20,10 @@ from runners.sandbox.pool import Sandbox
 log = structlog.get_logger(__name__)
 
 ASSETS = Path(__file__).parent / "assets"
+# All that the page's own requests change. Gradio has more, and one runs the system's FFmpeg.
+CHANGES = re.compile(r"/gradio_api/(upload|queue/join|run/[^/]+|cancel|reset)/?")
+# Gradio would read any public URL for any caller.
+FOREIGN_FILES = re.compile(r"/gradio_api/(proxy=|file/|file=[a-z][a-z0-9+.-]*:)", re.IGNORECASE)
 
 
 class PageApp:
@@ -54,7 +59,8 @@ class PageApp:
         app: ASGIApp = HTMLResponse(self._placeholder, headers={"Cache-Control": "no-store"})
         if self._page is not None:
             app = self._page
-        if "/file=http" in scope["path"]:  # Gradio would download any public URL for any caller
+        if is_refused(scope["method"], scope["path"]):
+            log.warning("page_refused", method=scope["method"], path=scope["path"][:200])
             app = PlainTextResponse("no such file", status_code=404)
         await app(scope, receive, send)
 
@@ -102,3 +108,16 @@ class PageApp:
             show_error=False,
             ssr_mode=False,
         )
+
+
+def is_refused(method: str, path: str) -> bool:
+    """Return whether the page has no use for a request, which then does not reach Gradio.
+
+    Args:
+        method: of the request, such as GET.
+        path: of the request, with the page's prefix.
+    """
+    if method in ("GET", "HEAD"):
+        return FOREIGN_FILES.search(path) is not None
+    found = CHANGES.search(path)
+    return found is None or found.end() != len(path)
