@@ -34,6 +34,8 @@ def start(hub: Hub, tmp_path: Path) -> Start:
         environment = inherited | {
             "HF_ENDPOINT": hub.url,
             "HF_HOME": str(tmp_path / "home"),
+            # After 10 s, the default, a download asks again. A busy machine must not cause that.
+            "HF_HUB_DOWNLOAD_TIMEOUT": str(round(scale(60))),
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "NO_PROXY": "*",
         }
