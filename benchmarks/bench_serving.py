@@ -135,7 +135,8 @@ async def open_http(server: Server) -> AsyncIterator[Call]:
 async def open_grpc(server: Server) -> AsyncIterator[Call]:
     """Yield a function that sends a clip and options to `foley.v1.FoleyService/Generate`."""
     async with grpc.aio.insecure_channel(
-        server.grpc_address, options=[("grpc.max_receive_message_length", -1)]
+        server.grpc_address,
+        options=[("grpc.max_receive_message_length", -1), ("grpc.enable_http_proxy", 0)],
     ) as channel:
         generate = FoleyServiceStub(channel).Generate
 

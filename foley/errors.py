@@ -234,6 +234,12 @@ class StorageFullError(ServerError):
 
     code = "storage_full"
 
+    def __init__(
+        self,
+        message: str = "the service has no room for the files of this request; try again later",
+    ) -> None:
+        super().__init__(message)
+
 
 class RequestTimeoutError(ServerError):
     """The request took longer than allowed, and was dropped."""

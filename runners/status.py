@@ -102,7 +102,6 @@ _PUBLIC = (
 )
 # The same request may succeed later.
 _TRANSIENT = (BusyError, NotReadyError, RunnerLostError, StorageFullError)
-STORAGE_FULL_MESSAGE = "the service has no room for the files of this request; try again later"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +132,7 @@ def public_error(error: Exception) -> PublicError:
             `storage_full` if a disk was full.
     """
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        error = StorageFullError(STORAGE_FULL_MESSAGE)
+        error = StorageFullError()
     if not isinstance(error, FoleyError):
         return PublicError(
             code=INTERNAL_CODE, message=INTERNAL_MESSAGE, status=INTERNAL_STATUS, redacted=True

@@ -20,6 +20,7 @@ EXIT_FAILED = 1  # a clip could not be used, or a result could not be written
 EXIT_USAGE = 2  # wrong options, including a wrong API key
 EXIT_SERVER = 3  # wrong weights, device or settings, or an unreachable service
 EXIT_INTERRUPTED = 130
+EXIT_CLOSED_PIPE = 141  # as of a program that the signal of a closed pipe ends
 
 _GENERATE_EXAMPLES = """\
 Examples:
@@ -77,6 +78,8 @@ def main() -> None:
     except KeyboardInterrupt:
         print("foley: interrupted; no partial file was left", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
+    except BrokenPipeError:  # the reader of standard output has seen enough, such as `head`
+        sys.exit(EXIT_CLOSED_PIPE)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from foley.cli.backends import ClipResult, OnStage
 from foley.cli.plan import ClipTask
-from foley.errors import RequestError
+from foley.errors import OutputError, RequestError
 
 
 @contextmanager
@@ -103,5 +103,16 @@ def _write_json(value: dict[str, Any]) -> None:
 
 def _write_line(line: bytes) -> None:
     # As bytes, since a path need not be text. At once, so that the next program can begin.
-    sys.stdout.buffer.write(line + b"\n")
-    sys.stdout.buffer.flush()
+    try:
+        sys.stdout.buffer.write(line + b"\n")
+        sys.stdout.buffer.flush()
+    except OSError as error:
+        # Python writes what is left in the buffer when it ends, and would fail once more.
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise OutputError(
+            f"standard output cannot be written ({error.strerror}); finished files are kept, and "
+            "--skip-existing continues after them"
+        ) from error

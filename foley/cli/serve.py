@@ -12,6 +12,8 @@ from foley.errors import ConfigError
 from foley.hardware.doctor import refuse_unfit
 
 DRAIN_SECONDS = 30
+# BentoML would report each start to its makers. Who wants that sets the variable to False.
+NO_TELEMETRY = {"BENTOML_DO_NOT_TRACK": "True"}
 SOURCE_ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -49,7 +51,8 @@ def serve(
         refuse_unfit(preset=preset or "auto", device=device or "auto", weights=weights, port=port)
     sys.stdout.flush()
     # The variables are passed on and not read: only runners.settings interprets them.
-    os.execve(sys.executable, command, {**os.environ, **override_settings(preset, weights, device)})
+    environment = {**NO_TELEMETRY, **os.environ, **override_settings(preset, weights, device)}
+    os.execve(sys.executable, command, environment)
 
 
 def override_settings(

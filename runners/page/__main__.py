@@ -13,6 +13,7 @@ from typing import Annotated
 import uvicorn
 from cyclopts import App, Parameter
 
+from foley.errors import ParameterError
 from runners.logs import configure_logging
 from runners.page.app import PageApp
 from runners.sandbox.confinement import require_all_parts
@@ -70,7 +71,10 @@ def main(
             access_log=False,
             timeout_graceful_shutdown=GRACE_SECONDS,
         )
-        asyncio.run(_serve(page, uvicorn.Server(config)))
+        try:
+            asyncio.run(_serve(page, uvicorn.Server(config)))
+        except ParameterError as error:  # the address of the service is none
+            sys.exit(f"page: --server: {str(error).removeprefix('base_url: ')}")
 
 
 def _make_sandbox() -> Sandbox:

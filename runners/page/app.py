@@ -21,7 +21,7 @@ log = structlog.get_logger(__name__)
 
 ASSETS = Path(__file__).parent / "assets"
 # All that the page's own requests change. Gradio has more, and one runs the system's FFmpeg.
-CHANGES = re.compile(r"/gradio_api/(upload|queue/join|run/[^/]+|cancel|reset)/?")
+CHANGES = re.compile(r".*/gradio_api/(upload|queue/join|run/[^/]+|cancel|reset)/?")
 # Gradio would read any public URL for any caller.
 FOREIGN_FILES = re.compile(r"/gradio_api/(proxy=|file/|file=[a-z][a-z0-9+.-]*:)", re.IGNORECASE)
 
@@ -119,5 +119,4 @@ def is_refused(method: str, path: str) -> bool:
     """
     if method in ("GET", "HEAD"):
         return FOREIGN_FILES.search(path) is not None
-    found = CHANGES.search(path)
-    return found is None or found.end() != len(path)
+    return CHANGES.fullmatch(path) is None

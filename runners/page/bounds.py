@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import httpx
 
-from foley.client.transport import is_loopback
+from foley.client.transport import make_client_settings
 
 POLL_SECONDS = 1.0
 REQUEST_TIMEOUT_SECONDS = 10.0
@@ -31,11 +31,8 @@ async def fetch_bounds(server_url: str) -> PageBounds:
     Args:
         server_url: address of the service, whose OpenAPI document states the limits.
     """
-    async with httpx.AsyncClient(
-        base_url=server_url,
-        timeout=REQUEST_TIMEOUT_SECONDS,
-        trust_env=not is_loopback(server_url),
-    ) as client:
+    settings = make_client_settings(server_url, None, REQUEST_TIMEOUT_SECONDS)
+    async with httpx.AsyncClient(**settings) as client:
         while True:
             with contextlib.suppress(httpx.HTTPError, ValueError, KeyError):
                 document = (await client.get("/docs.json")).json()

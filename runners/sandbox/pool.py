@@ -43,7 +43,6 @@ END_SECONDS = 5.0
 TOO_COSTLY = (
     "reading the clip takes more {} than allowed; send a shorter clip, or one of fewer pixels"
 )
-STORAGE_FULL = "the service has no room for the files of this request; try again later"
 # Malformed input that FFmpeg does not survive ends in one of these. SIGKILL is not among them: it
 # comes from the kernel when the machine runs out of memory, or from an operator.
 CRASH_SIGNALS = frozenset(
@@ -189,7 +188,7 @@ def _unpack(task: str, outcome: dict[str, Any]) -> Any:
         raise error
     log.error("media_failed", task=task, **outcome)
     if outcome == {"exhausted": "disk"}:
-        raise StorageFullError(STORAGE_FULL)
+        raise StorageFullError()
     raise ServerError(f"the media task '{task}' failed; the log says why")
 
 

@@ -22,13 +22,15 @@ from foley.cli.app import main
 from foley.cli.backends import ClipResult
 from foley.cli.plan import ClipTask
 from foley.cli.report import Report
-from foley.cli.serve import override_settings
+from foley.cli.serve import override_settings, serve
 from foley.configs import OFFICIAL_GUIDANCE, TINY, TINY_GUIDANCE
 from foley.request import GenerationRequest
 from foley.version import __version__
+from runners.process import find_free_ports
 from tests.patience import wait_for_exit
 
-CLIP = Path(__file__).parents[2] / "examples" / "bigbuckbunny.mp4"
+ROOT = Path(__file__).parents[2]
+CLIP = ROOT / "examples" / "bigbuckbunny.mp4"
 FAST = ("--steps", "1", "--guidance-scale", "1")
 
 
@@ -268,6 +270,52 @@ def test_a_path_that_is_no_text_is_printed_as_it_is(tmp_path: Path) -> None:
     with (tmp_path / "out").open("w") as file, contextlib.redirect_stdout(file):
         Report(Console(file=io.StringIO()), as_json=False).print_result(task, result)
     assert (tmp_path / "out").read_bytes() == name + b"\n"
+
+
+def generate_twice(folder: Path, stdout: int) -> tuple[int, str]:
+    """Run the command for two clips; return its status and what it said."""
+    shutil.copy(CLIP, folder / "a.mp4")
+    shutil.copy(CLIP, folder / "b.mp4")
+    command = [sys.executable, "-m", "foley.cli.app", "generate", "a.mp4", "b.mp4", "-p", "rain"]
+    command += ["--device", "cpu", "--preset", "tiny", "--steps", "1", "-q"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(
+        command, cwd=folder, stdout=stdout, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    return ended.returncode, ended.stderr
+
+
+def test_a_reader_that_has_seen_enough_ends_the_command(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    assert generate_twice(tmp_path, writer) == (141, "")
+    os.close(writer)
+    assert (tmp_path / "a.foley.mp4").is_file()
+
+
+def test_standard_output_without_room_is_named(tmp_path: Path) -> None:
+    with open("/dev/full", "wb") as full:
+        code, stderr = generate_twice(tmp_path, full.fileno())
+    assert code == 1
+    assert stderr.startswith("foley: standard output cannot be written (No space left on device)")
+    assert len(stderr.splitlines()) == 1
+    assert (tmp_path / "a.foley.mp4").is_file()
+
+
+def test_serve_sends_no_telemetry_unless_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    class ReplacedError(Exception):
+        """Raised in place of the process's end."""
+
+    def replace(_program: str, _command: list[str], environment: dict[str, str]) -> None:
+        raise ReplacedError(environment["BENTOML_DO_NOT_TRACK"])
+
+    monkeypatch.setattr(os, "execve", replace)
+    monkeypatch.delenv("BENTOML_DO_NOT_TRACK", raising=False)
+    with pytest.raises(ReplacedError, match="True"):
+        serve(preset="tiny", port=find_free_ports(1)[0])
+    monkeypatch.setenv("BENTOML_DO_NOT_TRACK", "False")
+    with pytest.raises(ReplacedError, match="False"):
+        serve(preset="tiny", port=find_free_ports(1)[0])
 
 
 def test_the_help_of_generate_begins_with_examples(foley: RunFoley) -> None:

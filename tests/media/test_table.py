@@ -105,6 +105,7 @@ def ffprobe() -> str:
     return found
 
 
+@pytest.mark.slow  # all together
 @pytest.mark.parametrize(("name", "num_pictures", "interval", "first", "num_frames"), TABLE)
 @pytest.mark.parametrize("container", CONTAINERS)
 def test_every_result_is_read_without_an_error_by_another_program(

@@ -97,6 +97,7 @@ def together(asked: list[Asked]) -> list[torch.Tensor]:
     return [path.latents for path in paths if path.latents is not None]
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(st.lists(ASKED, min_size=2, max_size=4))
 @torch.no_grad()

@@ -1,8 +1,12 @@
 """What the page lets through to Gradio, by the page's own rule."""
 
+import subprocess
+import sys
+
 import pytest
 
 from runners.page.app import is_refused
+from tests.server import ROOT
 
 
 @pytest.mark.parametrize("prefix", ["", "/ui"])
@@ -43,3 +47,11 @@ def test_what_the_page_does_not_use_is_refused(prefix: str, method: str, path: s
 )
 def test_what_the_page_uses_is_passed_on(prefix: str, method: str, path: str) -> None:
     assert not is_refused(method, prefix + path)
+
+
+def test_an_address_that_is_none_ends_the_page_with_one_line() -> None:
+    command = [sys.executable, "-m", "runners.page", "--server", "nonsense", "--port", "0"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("page: --server: 'nonsense' is not an address")
+    assert len(ended.stderr.splitlines()) == 1

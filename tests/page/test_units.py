@@ -1,6 +1,8 @@
 """The modules of the page that need no browser."""
 
 import ast
+import asyncio
+import json
 import shlex
 from pathlib import Path
 from urllib.parse import parse_qs
@@ -24,8 +26,12 @@ from foley.errors import (
     VideoDecodeError,
     VideoTooLongError,
 )
+from runners.http.openapi import build_document
 from runners.page import messages, plots
+from runners.page.bounds import fetch_bounds
 from runners.page.snippets import ResultSettings
+from runners.settings import Settings
+from tests.client.stub_server import Reply, run_stub_server
 from tests.media.clips import ROTATED, numbers, write_clip
 
 RATE = 48_000
@@ -190,3 +196,14 @@ def test_a_film_strip_keeps_the_aspect_ratio_of_a_tall_clip(tmp_path: Path) -> N
         width, height = strip.size
     assert height == plots.FRAME_HEIGHT
     assert width / plots.NUM_FRAMES == pytest.approx(plots.FRAME_HEIGHT / 2, abs=1)
+
+
+def test_the_bounds_are_fetched_without_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    document = build_document(Settings(max_clip_seconds=6.0))
+    with run_stub_server() as stub:
+        stub.replies = [Reply(pieces=(json.dumps(document).encode(),))]
+        assert asyncio.run(fetch_bounds(stub.url)).max_seconds == 6
