@@ -2,8 +2,6 @@
 
 # B clips, n frames, G segments, S = 8 G sync tokens, V visual tokens, A latent frames
 
-import queue
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -214,14 +212,16 @@ class ClipCache:
         return chosen, self.buffers[chosen]
 
 
-class CacheFiller(threading.Thread):
-    """A thread that fills a cache during training, on a CUDA stream of its own.
+class CacheFiller:
+    """Fills a cache between the steps of a training.
+
+    It runs on the training's own CUDA stream: in a thread beside recorded steps, the encoders once
+    ended in an illegal memory access.
 
     Args:
-        cache: to fill; `take` adds the entries that are ready.
+        cache: to fill.
         stream: of batches.
-        share: of the time in which the thread works, after the first `at_once` batches.
-        at_once: number of batches that are encoded without a pause.
+        share: of the time that filling may take.
         rendered: batches that are taken first when one is ready.
     """
 
@@ -230,59 +230,32 @@ class CacheFiller(threading.Thread):
         cache: ClipCache,
         stream: Iterator[Batch],
         share: float,
-        at_once: int,
         rendered: "RenderedStream | None" = None,
     ) -> None:
-        super().__init__(daemon=True)
+        self._cache, self._stream, self._share = cache, stream, share
         self._rendered = rendered
-        self._cache, self._stream, self._share, self._at_once = cache, stream, share, at_once
-        self._ready: queue.Queue[tuple[int, dict[str, Tensor], bool, torch.cuda.Event]]
-        self._ready = queue.Queue(64)
-        self._cuda = torch.cuda.Stream()
-        self._stopped = threading.Event()
+        self._begun: float | None = None
+        self._spent = 0.0
         self.batches = 0
-        self.failure: BaseException | None = None
 
-    def run(self) -> None:
-        """Encode batches until `stop`; called by `start`."""
-        try:
-            torch.cuda.set_device(self._cuda.device)  # the current device is a thread's own
-            with torch.cuda.stream(self._cuda):
-                while not self._stopped.is_set():
-                    ready = self._rendered.take() if self._rendered is not None else None
-                    batch = ready if ready is not None else next(self._stream)
-                    begun = time.monotonic()
-                    encoded = self._cache.encode_batch(batch)
-                    event = torch.cuda.Event()
-                    event.record()
-                    event.synchronize()
-                    self._ready.put((*encoded, ready is not None, event))
-                    self.batches += 1
-                    if self.batches > self._at_once:
-                        spent = time.monotonic() - begun
-                        self._stopped.wait(spent * (1 / self._share - 1))
-        except BaseException as failure:  # noqa: BLE001 - `take` raises it in the training's thread
-            self.failure = failure
+    def fill(self) -> None:
+        """Encode one batch and add it to the cache."""
+        ready = self._rendered.take() if self._rendered is not None else None
+        batch = ready if ready is not None else next(self._stream)
+        self._cache.put(*self._cache.encode_batch(batch), ready is not None)
+        self.batches += 1
 
-    def take(self) -> None:
-        """Add all entries that are ready to the cache, on the caller's CUDA stream.
-
-        Raises:
-            RuntimeError: the thread failed.
-        """
-        if self.failure is not None:
-            raise RuntimeError("drawing failed") from self.failure
-        while not self._ready.empty():
-            num_frames, entry, rendered, event = self._ready.get()
-            event.wait()
-            for value in entry.values():
-                value.record_stream(torch.cuda.current_stream())
-            self._cache.put(num_frames, entry, rendered)
-
-    def stop(self) -> None:
-        """End the thread; a process must not end while its thread uses the GPU."""
-        self._stopped.set()
-        while self.is_alive():
-            while not self._ready.empty():
-                self._ready.get()
-            self.join(0.1)
+    def keep_up(self) -> None:
+        """Encode a batch, unless filling took its share of the time since the first call."""
+        now = time.monotonic()
+        if self._begun is None:
+            self._begun = now
+        if self._spent > self._share * (now - self._begun):
+            return
+        if self._cache.device.type == "cuda":
+            torch.cuda.synchronize()  # so that the clock counts this batch and no earlier step
+        begun = time.monotonic()
+        self.fill()
+        if self._cache.device.type == "cuda":
+            torch.cuda.synchronize()
+        self._spent += time.monotonic() - begun

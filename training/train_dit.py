@@ -105,7 +105,7 @@ def compute_rate(progress: float, step: int, peak: float, decay_from: float) -> 
 class StepRunner:
     """Computes losses and gradients of batches, each of one length.
 
-    On a GPU, recorded steps are replayed while a thread fills the cache.
+    On a GPU, recorded steps are replayed.
 
     Args:
         model: to train.
@@ -178,7 +178,7 @@ def main() -> None:
         "--fill", type=int, default=40, help="batches to draw before the first step"
     )
     parser.add_argument(
-        "--share", type=float, default=0.35, help="of the time in which drawing goes on"
+        "--share", type=float, default=0.35, help="of the time, for drawing and encoding"
     )
     parser.add_argument("--workers", type=int, default=10)
     parser.add_argument("--rendered", type=float, default=0.0, help="share of rendered batches")
@@ -201,37 +201,34 @@ def main() -> None:
     torch.manual_seed(3 + seed)
     negative = words.encode([*(p for p in text.NEGATIVE if p), ""]).to(device)
     steps = StepRunner(model, cache, negative, 400 if args.smoke else args.latents)
-    filler, renderer = None, None
+    renderer = None
     if args.rendered:
         from training.rendered.stream import Lengths, RenderedStream
 
         cache.rendered_share = args.rendered
         recipe = Lengths((50,) if args.smoke else RENDERED_LENGTHS, 2 if args.smoke else 6)
         renderer = RenderedStream(seed + 1, recipe, args.render_workers)
+    filler = CacheFiller(cache, stream, args.share, renderer)
     if on_gpu:
         use_fast_kernels(model)
         load_compile_cache(args.state)  # the drawing
         for num_frames in LENGTHS:
             steps.record(num_frames)
         print(f"{budget.elapsed:.0f} s: steps recorded", flush=True)
-        filler = CacheFiller(cache, stream, args.share, args.fill, renderer)
-        filler.start()
         while filler.batches < args.fill or len(cache.buffers) < len(LENGTHS) // 2:
-            filler.take()
-            time.sleep(0.05)
+            filler.fill()
     else:
-        for _ in range(2):
-            cache.put(*cache.encode_batch(next(stream)))
         if renderer is not None:
             cache.put(*cache.encode_batch(renderer.wait(300)), rendered=True)
+        while not cache.buffers:
+            filler.fill()
     optimizer = OPTIMIZERS[args.optimizer](model, args.rate)
     average = WeightAverage(model, 0.998)
     print(f"{budget.elapsed:.0f} s: {cache.clips} clips, {cache.seen_seconds:.0f} s", flush=True)
     step, shown, log = 0, time.monotonic(), []
     progress = group.mean(budget.progress(step))
     while progress < 1.0:
-        if filler is not None:
-            filler.take()
+        filler.keep_up()
         losses = steps()
         group.average(optimizer.gradients())
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -250,8 +247,6 @@ def main() -> None:
                 f"clips {cache.clips}",
                 flush=True,
             )
-    if filler is not None:
-        filler.stop()
     if renderer is not None:
         renderer.stop()
     seen_clips, seen_seconds = group.mean(cache.clips), group.mean(cache.seen_seconds)
