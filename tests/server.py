@@ -61,6 +61,8 @@ class Server:
             "FOLEY_DEVICE": "cpu",
             "FOLEY_GRPC_PORT": str(grpc_port),
             "FOLEY_SCRATCH_DIR": str(self.scratch),
+            # A busy machine takes longer than the default allows; tests of the limit set their own.
+            "FOLEY_REQUEST_TIMEOUT_SECONDS": "3600",
             # Threads that share their cores with other tests mostly wait for one another.
             "OMP_NUM_THREADS": "1",
             "BENTOML_HOME": str(self.folder / "bentoml"),
