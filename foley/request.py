@@ -5,7 +5,15 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from foley.configs import OFFICIAL_GUIDANCE, OFFICIAL_STEPS, TINY_GUIDANCE, TINY_STEPS, Preset
+from foley.configs import (
+    MAX_CLIP_SECONDS,
+    MIN_SOUND_SECONDS,
+    OFFICIAL_GUIDANCE,
+    OFFICIAL_STEPS,
+    TINY_GUIDANCE,
+    TINY_STEPS,
+    Preset,
+)
 from foley.errors import ParameterError
 
 Solver = Literal["euler", "heun", "midpoint", "rk4", "ab2"]
@@ -128,6 +136,15 @@ class GenerationRequest(BaseModel):
     num_variations: Annotated[
         int, Field(ge=1, le=8, description="How many different sounds to make for the clip.")
     ] = 1
+    duration_seconds: Annotated[
+        float | None,
+        Field(
+            ge=MIN_SOUND_SECONDS,
+            le=MAX_CLIP_SECONDS,
+            description="Length of a sound without a clip, for which the prompt alone decides. "
+            "It needs a prompt, and cannot be combined with a clip.",
+        ),
+    ] = None
 
     @field_validator("quality")
     @classmethod
@@ -138,6 +155,15 @@ class GenerationRequest(BaseModel):
                 "conflict",
                 "cannot be combined with {names}; leave out quality or {names}",
                 {"names": " and ".join(given)},
+            )
+        return value
+
+    @field_validator("duration_seconds")
+    @classmethod
+    def _check_prompt(cls, value: float | None, info: ValidationInfo) -> float | None:
+        if value is not None and not info.data.get("prompt", "?").strip():
+            raise PydanticCustomError(
+                "prompt_missing", "needs a prompt, which without a clip alone decides what is heard"
             )
         return value
 

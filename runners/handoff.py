@@ -5,7 +5,7 @@ through a file in shared memory. So the processes send each other paths.
 
     <folder of the request>/
         clip                    by the API: what the caller sent
-        frames.safetensors      by the process that decodes the clip
+        frames.safetensors      by the process that decodes the clip; absent without a clip
         frames.json             by the API: the frames are complete, and this many
         waveforms.safetensors   by the runner
 """

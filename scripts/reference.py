@@ -113,7 +113,7 @@ def options_page() -> str:
             "empty counts as absent, except for a text.\n",
             "| option | type | default | values | meaning |",
             "| --- | --- | --- | --- | --- |",
-            f"| `clip` | file | required | | {cell(clip['description'])} |",
+            f"| `clip` | file | none | | {cell(clip['description'])} |",
             *rows,
             "\nWhere a request names no steps or no guidance scale, the model's own apply:\n",
             "| preset | `num_inference_steps` | `guidance_scale` |",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 from foley.cli.options import ModelOptions
 from foley.cli.plan import AUDIO_SUFFIXES, ClipTask
 from foley.errors import ParameterError
-from foley.types import Stage
+from foley.types import NoPicture, Stage, VideoFrames
 
 if TYPE_CHECKING:
     from foley.client import Format, RemoteGeneration, RemoteUpdate
@@ -105,13 +105,20 @@ class LocalBackend:
             on_stage(progress.stage, progress.step, progress.num_steps)
 
         start = time.perf_counter()
-        on_stage(Stage.DECODE_VIDEO)
-        frames = self._pipeline.decode_video(task.clip, trim=trim)
-        decode_seconds = time.perf_counter() - start
+        frames: VideoFrames | NoPicture
+        decoded: dict[str, float] = {}
+        if task.clip is None:
+            assert task.request.duration_seconds is not None
+            frames = NoPicture(duration_seconds=task.request.duration_seconds)
+        else:
+            on_stage(Stage.DECODE_VIDEO)
+            frames = self._pipeline.decode_video(task.clip, trim=trim)
+            decoded[Stage.DECODE_VIDEO] = time.perf_counter() - start
         generation = self._pipeline.generate(frames, task.request, on_progress)
         mux_start = time.perf_counter()
         on_stage(Stage.MUX)
-        stop_seconds = generation.duration_seconds if frames.trimmed else None
+        trimmed = isinstance(frames, VideoFrames) and frames.trimmed
+        stop_seconds = generation.duration_seconds if trimmed else None
         files = _write_files(task, generation, stop_seconds)
         end = time.perf_counter()
         return ClipResult(
@@ -119,11 +126,7 @@ class LocalBackend:
             seeds=generation.seeds,
             duration_seconds=generation.duration_seconds,
             seconds=end - start,
-            timings={
-                Stage.DECODE_VIDEO: decode_seconds,
-                **generation.timings,
-                Stage.MUX: end - mux_start,
-            },
+            timings={**decoded, **generation.timings, Stage.MUX: end - mux_start},
             notices=(*generation.notices, *(notice for file in files for notice in file.notices)),
         )
 
@@ -141,6 +144,7 @@ def _write_files(
         if path.suffix.lower() in AUDIO_SUFFIXES:
             files.append(write_audio(waveform, path))
         else:
+            assert task.clip is not None  # `plan_sound` refused a video
             files.append(write_video(task.clip, waveform, path, stop_seconds=stop_seconds))
     return files
 
@@ -205,7 +209,7 @@ class ServerBackend:
                 # The service chose another container, whose path was not checked before.
                 path = path.with_suffix(f".{file.format}")
                 if path.exists():
-                    raise ParameterError(f"{path} exists; name another output for {task.clip}")
+                    raise ParameterError(f"{path} exists; name another output for {task.name}")
             paths.append(self._client.download(file, path))
         return paths
 

@@ -15,6 +15,7 @@ from foley.cli.plan import (
     check_clips,
     create_folders,
     plan_clips,
+    plan_sound,
     refuse_collisions,
     skip_finished,
 )
@@ -63,7 +64,7 @@ def generate(
     server: ServerOptions = ServerOptions(),  # noqa: B008
     model: ModelOptions = ModelOptions(),  # noqa: B008
 ) -> int:
-    """Generate the sound of one or several clips.
+    """Generate the sound of one or several clips, or of a prompt alone.
 
     The video stream is copied unchanged. The clip's own sound is left out.
 
@@ -73,11 +74,21 @@ def generate(
     if server.url is not None and (model.preset != "auto" or model.device != "auto"):
         raise ParameterError("--server has its own model: leave --preset and --device out")
     console = Console(stderr=True, quiet=quiet, highlight=False, markup=False, soft_wrap=True)
-    tasks = plan_clips(clips, request, output)
+    if request.duration_seconds is not None:
+        if clips or csv_file is not None:
+            raise ParameterError(
+                "--seconds is the length of a sound without a clip: leave it out, or leave out "
+                f"{clips[0] if clips else '--csv'} (a prompt comes after -p)"
+            )
+        tasks = [plan_sound(request, output)]
+    else:
+        tasks = plan_clips(clips, request, output)
     if csv_file is not None:
         tasks += read_table(csv_file, request, output, console)
     if not tasks:
-        raise ParameterError("no clip was named; give a video file, or --csv TABLE")
+        raise ParameterError(
+            "no clip was named; give a video file, --csv TABLE, or --seconds and a prompt"
+        )
     report = Report(console, as_json=as_json)
     num_clips = len(tasks)
     tasks = check_clips(tasks, console, report.print_error)

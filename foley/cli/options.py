@@ -83,6 +83,13 @@ class SoundOptions:
     num_variations: Annotated[
         int, Parameter(alias="--variations", help="Sounds for each clip; 1 to 8.")
     ] = _DEFAULTS.num_variations
+    duration_seconds: Annotated[
+        float | None,
+        Parameter(
+            alias="--seconds",
+            help="Length of a sound of the prompt alone, without a clip; 0.1 to 15.",
+        ),
+    ] = None
 
     def parse(self) -> GenerationRequest:
         """Return the options as a request.

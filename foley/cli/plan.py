@@ -24,14 +24,19 @@ class ClipTask:
     """One clip, its options and its output.
 
     Attributes:
-        clip: path of the video.
+        clip: path of the video; None for a sound of the prompt alone.
         request: options of the generation.
         output: path of the result. With several variations, each path has a number added.
     """
 
-    clip: Path
+    clip: Path | None
     request: GenerationRequest
     output: Path
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return "sound" if self.clip is None else str(self.clip)
 
     def list_outputs(self) -> list[Path]:
         """Return the path of each variation."""
@@ -76,6 +81,26 @@ def plan_clips(
     return [ClipTask(clip, request, choose_default_output(clip, output)) for clip in clips]
 
 
+def plan_sound(request: GenerationRequest, output: Path | None) -> ClipTask:
+    """Return the task of a sound without a clip.
+
+    Args:
+        request: with a `duration_seconds`.
+        output: the result's file, a folder for sound.wav, or None for sound.wav in this folder.
+
+    Raises:
+        ParameterError: `output` is a video.
+    """
+    if output is None or output.is_dir() or not output.suffix:
+        return ClipTask(None, request, (output or Path()) / "sound.wav")
+    if output.suffix.lower() not in AUDIO_SUFFIXES:
+        raise ParameterError(
+            f"--output ends in {output.suffix}, and without a clip there is no picture; "
+            f"use {' or '.join(AUDIO_SUFFIXES)}"
+        )
+    return ClipTask(None, request, output)
+
+
 def choose_default_output(clip: Path, folder: Path | None, number: int = 1) -> Path:
     """Return the path of a result that the user did not name: CLIP.foley.mp4.
 
@@ -112,6 +137,8 @@ def check_clips(
 
 
 def _choose_container(task: ClipTask, console: Console) -> ClipTask:
+    if task.clip is None:
+        return task
     with silence_imports():
         from foley.media.mux import CONTAINERS, choose_container
 
@@ -151,21 +178,21 @@ def refuse_collisions(tasks: Sequence[ClipTask]) -> None:
     Raises:
         ParameterError: two paths are the same file; the message names both.
     """
-    clips = {task.clip.resolve() for task in tasks}
-    seen: dict[Path, Path] = {}
+    clips = {task.clip.resolve() for task in tasks if task.clip is not None}
+    seen: dict[Path, str] = {}
     for task in tasks:
         for path in (output.resolve() for output in task.list_outputs()):
             if path in clips:
                 raise ParameterError(
-                    f"the result for {task.clip} would overwrite the clip {path}; "
+                    f"the result for {task.name} would overwrite the clip {path}; "
                     "name another output"
                 )
             if path in seen:
                 raise ParameterError(
-                    f"{seen[path]} and {task.clip} would both be written to {path}; "
+                    f"{seen[path]} and {task.name} would both be written to {path}; "
                     "name other outputs"
                 )
-            seen[path] = task.clip
+            seen[path] = task.name
 
 
 def create_folders(tasks: Sequence[ClipTask]) -> None:

@@ -32,7 +32,7 @@ def show_progress(task: ClipTask, console: Console) -> Iterator[OnStage]:
         transient=True,
         disable=not console.is_terminal,
     ) as bars:
-        bar = bars.add_task("", total=1, clip=task.clip.name)
+        bar = bars.add_task("", total=1, clip=task.clip.name if task.clip else task.name)
 
         def move(stage: str, step: int = 0, num_steps: int = 1) -> None:
             bars.update(bar, description=stage, completed=step, total=num_steps)
@@ -63,16 +63,16 @@ class Report:
             result: what was made.
         """
         for notice in dict.fromkeys(result.notices):
-            self.console.print(f"{task.clip}: {notice}", style="yellow")
+            self.console.print(f"{task.name}: {notice}", style="yellow")
         stages = ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in result.timings.items())
         summary = f"{result.duration_seconds:.2f} s of sound in {result.seconds:.2f} s ({stages})"
         for seed in result.seeds:
-            self.console.print(f"{task.clip}: {summary}, seed {seed}")
+            self.console.print(f"{task.name}: {summary}, seed {seed}")
         if self._as_json:
             files = zip(result.paths, result.seeds, strict=True)
             _write_json(
                 {
-                    "clip": str(task.clip),
+                    "clip": str(task.clip) if task.clip else None,
                     "files": [{"path": str(path), "seed": seed} for path, seed in files],
                     "duration_seconds": result.duration_seconds,
                     "seconds": result.seconds,
@@ -91,10 +91,10 @@ class Report:
             task: what was asked for.
             error: which ended it.
         """
-        print(f"foley: {task.clip}: {error}", file=sys.stderr)
+        print(f"foley: {task.name}: {error}", file=sys.stderr)
         if self._as_json:
             details = {"code": error.code, "message": str(error)}
-            _write_json({"clip": str(task.clip), "error": details})
+            _write_json({"clip": str(task.clip) if task.clip else None, "error": details})
 
 
 def _write_json(value: dict[str, Any]) -> None:

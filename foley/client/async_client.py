@@ -67,7 +67,7 @@ class AsyncFoleyClient:
 
     async def generate(
         self,
-        clip: Clip,
+        clip: Clip | None,
         *,
         destination: Path | str | None = None,
         request_id: str | None = None,

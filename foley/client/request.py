@@ -31,8 +31,9 @@ class RequestOptions(TypedDict, total=False):
     quality: Quality | None  # chooses the four sampler's options above
     seed: int | None
     num_variations: int
+    duration_seconds: float | None  # of a sound without a clip
     trim: bool  # cut a clip that is too long instead of refusing it
-    format: Format  # of the files; mp4 by default
+    format: Format  # of the files; mp4 by default, wav without a clip
     also: Sequence[AudioFormat]  # formats of the sound alone, written too; none by default
     priority: Literal["interactive", "bulk"]  # bulk lets interactive requests go first
 
@@ -41,22 +42,29 @@ class PreparedRequest:
     """A request to `POST /v1/generate`, checked before anything is sent.
 
     Args:
-        clip: path of the video, or its bytes.
+        clip: path of the video, or its bytes; None for a sound without one.
         options: a mapping with the keys of `RequestOptions`. A value of None is not sent.
         request_id: 1 to 64 letters, digits, `.`, `_` and `-`. The service chooses one if it is
             None.
 
     Raises:
-        ParameterError: an option is unknown or out of bounds.
+        ParameterError: an option is unknown or out of bounds, or there are both or neither of a
+            clip and `duration_seconds`.
     """
 
-    def __init__(self, clip: Clip, options: Mapping[str, Any], *, request_id: str | None) -> None:
+    def __init__(
+        self, clip: Clip | None, options: Mapping[str, Any], *, request_id: str | None
+    ) -> None:
         known = GenerationRequest.model_fields
         GenerationRequest.parse(**{k: v for k, v in options.items() if k in known})
         unknown = sorted(options.keys() - RequestOptions.__annotations__.keys())
         if unknown:
             raise ParameterError(f"{unknown[0]}: no such option")
-        self._clip = clip if isinstance(clip, bytes) else Path(clip)
+        if (clip is None) == (options.get("duration_seconds") is None):
+            raise ParameterError(
+                "give a clip, or None and duration_seconds with a prompt for a sound without one"
+            )
+        self._clip = clip if clip is None or isinstance(clip, bytes) else Path(clip)
         self._fields = {k: format_field(v) for k, v in options.items() if v is not None}
         self._headers = {"Accept": EVENT_STREAM}
         if request_id is not None:
@@ -71,6 +79,11 @@ class PreparedRequest:
         Raises:
             VideoDecodeError: the clip's file cannot be opened.
         """
+        if self._clip is None:
+            # Parts without a file name, since httpx sends a form without files in another encoding.
+            parts = {name: (None, value) for name, value in self._fields.items()}
+            yield {"files": parts, "headers": self._headers}
+            return
         with contextlib.ExitStack() as stack:
             try:
                 content = (
@@ -97,9 +110,11 @@ class PreparedRequest:
 
         Returns:
             One pair for each file: CLIP.foley.FORMAT, or CLIP.foley-N.FORMAT if there are several
-            variations.
+            variations. CLIP is `sound` where there is no clip.
         """
-        stem = "clip" if isinstance(self._clip, bytes) else self._clip.stem
+        stem = "clip" if isinstance(self._clip, bytes) else "sound"
+        if isinstance(self._clip, Path):
+            stem = self._clip.stem
         pairs = []
         for file in result.files:
             number = f"-{file.variation}" if len(result.seeds) > 1 else ""

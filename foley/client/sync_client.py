@@ -66,7 +66,7 @@ class FoleyClient:
 
     def generate(
         self,
-        clip: Clip,
+        clip: Clip | None,
         *,
         destination: Path | str | None = None,
         request_id: str | None = None,
@@ -77,7 +77,7 @@ class FoleyClient:
         """Generate the sound of a clip. An exception inside the call cancels the request.
 
         Args:
-            clip: path of the video, or its bytes.
+            clip: path of the video, or its bytes; None with `duration_seconds` and a prompt.
             destination: folder for the files, created if it is missing. Without it the files stay
                 with the service for some minutes, for `download` or `read`.
             request_id: 1 to 64 letters, digits, `.`, `_` and `-`, which identify the request in

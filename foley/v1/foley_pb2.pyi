@@ -16,7 +16,7 @@ class GenerateRequest(_message.Message):
     def __init__(self, options: _Optional[_Union[GenerateOptions, _Mapping]] = ..., chunk: _Optional[bytes] = ...) -> None: ...
 
 class GenerateOptions(_message.Message):
-    __slots__ = ("prompt", "negative_prompt", "guidance_scale", "num_inference_steps", "solver", "seed", "num_variations", "trim", "format", "priority", "also", "schedule_shift", "guidance_interval", "quality")
+    __slots__ = ("prompt", "negative_prompt", "guidance_scale", "num_inference_steps", "solver", "seed", "num_variations", "trim", "format", "priority", "also", "schedule_shift", "guidance_interval", "quality", "duration_seconds")
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     NEGATIVE_PROMPT_FIELD_NUMBER: _ClassVar[int]
     GUIDANCE_SCALE_FIELD_NUMBER: _ClassVar[int]
@@ -31,6 +31,7 @@ class GenerateOptions(_message.Message):
     SCHEDULE_SHIFT_FIELD_NUMBER: _ClassVar[int]
     GUIDANCE_INTERVAL_FIELD_NUMBER: _ClassVar[int]
     QUALITY_FIELD_NUMBER: _ClassVar[int]
+    DURATION_SECONDS_FIELD_NUMBER: _ClassVar[int]
     prompt: str
     negative_prompt: str
     guidance_scale: float
@@ -45,7 +46,8 @@ class GenerateOptions(_message.Message):
     schedule_shift: float
     guidance_interval: float
     quality: str
-    def __init__(self, prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., guidance_scale: _Optional[float] = ..., num_inference_steps: _Optional[int] = ..., solver: _Optional[str] = ..., seed: _Optional[int] = ..., num_variations: _Optional[int] = ..., trim: _Optional[bool] = ..., format: _Optional[str] = ..., priority: _Optional[str] = ..., also: _Optional[_Iterable[str]] = ..., schedule_shift: _Optional[float] = ..., guidance_interval: _Optional[float] = ..., quality: _Optional[str] = ...) -> None: ...
+    duration_seconds: float
+    def __init__(self, prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., guidance_scale: _Optional[float] = ..., num_inference_steps: _Optional[int] = ..., solver: _Optional[str] = ..., seed: _Optional[int] = ..., num_variations: _Optional[int] = ..., trim: _Optional[bool] = ..., format: _Optional[str] = ..., priority: _Optional[str] = ..., also: _Optional[_Iterable[str]] = ..., schedule_shift: _Optional[float] = ..., guidance_interval: _Optional[float] = ..., quality: _Optional[str] = ..., duration_seconds: _Optional[float] = ...) -> None: ...
 
 class GenerateResponse(_message.Message):
     __slots__ = ("accepted", "progress", "result", "chunk")

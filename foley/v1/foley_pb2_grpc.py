@@ -56,8 +56,8 @@ class FoleyServiceServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Generate(self, request_iterator, context):
-        """Makes the sound of a clip. The caller sends the options, then the clip in chunks of at most
-        4 MB each; 64 kB to 1 MB are best. The service sends progress, then the result, then the files.
+        """Makes the sound of a clip, or of a prompt alone. The caller sends the options, then the clip, if
+        there is one, in chunks of at most 4 MB each; 64 kB to 1 MB are best. The service sends progress, then the result, then the files.
         The work stops when the caller cancels the call or its deadline passes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -135,7 +135,10 @@ class FoleyServicer(FoleyServiceServicer):
         with deadline.stage(Stage.UPLOAD):
             options = await read_upload(requests, folder, max_bytes=self._settings.max_upload_bytes)
         job = GenerationJob(
-            request_id=request_id, folder=folder, options=options, format=options.format or "mp4"
+            request_id=request_id,
+            folder=folder,
+            options=options,
+            format=options.format or options.default_format,
         )
         return await self._run_with_progress(job, context, deadline)
 

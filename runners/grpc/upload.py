@@ -18,8 +18,8 @@ async def read_upload(
 ) -> GenerationOptions:
     """Store the clip of a call in `folder`, as `runners.handoff.CLIP`; return its options.
 
-    The next message is read only after the last chunk was written, which is backpressure for the
-    sender.
+    A call with `duration_seconds` has no clip. The next message is read only after the last chunk
+    was written, which is backpressure for the sender.
 
     Args:
         requests: the messages of the call.
@@ -53,8 +53,7 @@ async def read_upload(
                 raise ParameterError("a message holds neither options nor a chunk of the clip")
     if options is None:
         raise ParameterError("options: missing; send them in the first message")
-    if not num_chunks:
-        raise ParameterError("clip: missing; send the video in chunks after the options")
+    options.check_clip(is_given=num_chunks > 0)
     return options
 
 

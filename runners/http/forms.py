@@ -1,4 +1,4 @@
-"""Read the form of POST /v1/generate: store its clip, and validate its options."""
+"""Read the form of POST /v1/generate: store its clip, if it has one, and validate its options."""
 
 from pathlib import Path
 
@@ -24,6 +24,8 @@ REPEATABLE_FIELDS = ("also",)
 
 async def read_form(request: Request, folder: Path, *, max_bytes: int) -> GenerationOptions:
     """Store the clip of a form in `folder`, as `runners.handoff.CLIP`; return its options.
+
+    A form with `duration_seconds` has no clip.
 
     Args:
         request: its body has not been read.
@@ -54,8 +56,7 @@ async def read_form(request: Request, folder: Path, *, max_bytes: int) -> Genera
         raise CancelledRequestError("the caller disconnected during the upload") from error
     except ValidationError as error:
         raise ParameterError(describe_validation_error(error)) from error
-    if not form.has_file:
-        raise ParameterError(f"{CLIP_FIELD}: missing; send the video as a file part of this name")
+    options.check_clip(is_given=form.has_file)
     return options
 
 

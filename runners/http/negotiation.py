@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 from foley.errors import NotAcceptableError
-from foley.request import Format
+from foley.request import AUDIO_FORMATS, Format
 from runners.http import sse
 from runners.jobs.job import GenerationOptions
 
@@ -56,13 +56,17 @@ def negotiate(accept: str, options: GenerationOptions) -> ResponseFormat:
         NotAcceptableError: `Accept` allows no format that exists here, or no zip of several files.
     """
     weights = accept_weights(accept)
-    media_types = sort_acceptable(weights)
+    containers = dict(ACCEPTED)
+    if options.duration_seconds is not None:  # there is no picture
+        containers = {k: v for k, v in ACCEPTED.items() if v in AUDIO_FORMATS}
+        containers[ZIP] = options.default_format
+    media_types = [name for name in sort_acceptable(weights) if name in containers]
     if wants_events(accept):
-        default = ACCEPTED[(media_types or ["video/mp4"])[0]]
+        default = containers[media_types[0]] if media_types else options.default_format
         return ResponseFormat(format=options.format or default, streamed=True)
     if options.format is None and not media_types:
-        raise NotAcceptableError(f"Accept allows none of {', '.join(ACCEPTED)}, which we make")
-    chosen = options.format or ACCEPTED[media_types[0]]
+        raise NotAcceptableError(f"Accept allows none of {', '.join(containers)}, which we make")
+    chosen = options.format or containers[media_types[0]]
     is_several = options.num_variations > 1 or any(name != chosen for name in options.also)
     if options.format is None and is_several and weights.get(ZIP) == 0:
         raise NotAcceptableError(f"Accept forbids {ZIP}, in which several files come")

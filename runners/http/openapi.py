@@ -97,6 +97,7 @@ def _build_form_schema(settings: Settings) -> Schema:
         "type": "string",
         "format": "binary",
         "description": "The video, in any common container and codec. Its own sound is dropped. "
+        "It is required, unless there is a `duration_seconds`. "
         f"At most {settings.max_clip_seconds:g} s (longer ones can be trimmed), "
         f"{settings.max_clip_pixels} pixels a frame, "
         f"and {int(settings.max_upload_bytes)} bytes for the whole request.",
@@ -105,7 +106,6 @@ def _build_form_schema(settings: Settings) -> Schema:
         "x-max-request-bytes": int(settings.max_upload_bytes),
     }
     form["properties"] = {"clip": clip, **form["properties"]}
-    form["required"] = ["clip"]
     form["additionalProperties"] = False
     return form
 
@@ -115,7 +115,7 @@ def _generate_operation() -> dict[str, Any]:
     content = {**dict.fromkeys([*MEDIA_TYPES.values(), ZIP], FILE), MEDIA_TYPE: events}
     form = {"$ref": "#/components/schemas/GenerationOptions"}
     return {
-        "summary": "Make sound for a clip",
+        "summary": "Make sound for a clip, or for a prompt alone",
         "operationId": "generate",
         "description": "Answers with one file. Several files, by `num_variations` over 1 or by "
         "`also`, come as a zip with `manifest.json`, which holds durations, timings, notices, and "

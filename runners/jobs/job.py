@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, field_validator
-from pydantic_core import PydanticKnownError
+from pydantic import Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError, PydanticKnownError
 
-from foley.request import AudioFormat, Format, GenerationRequest
+from foley.errors import ParameterError
+from foley.request import AUDIO_FORMATS, AudioFormat, Format, GenerationRequest
 from runners.messages import Priority
 
 MEDIA_TYPES = {
@@ -38,7 +39,7 @@ class GenerationOptions(GenerationRequest):
         Field(
             description="Container of the result. The video ones hold the clip's own picture, "
             "untouched, with the new sound; wav and flac hold the sound alone. "
-            "Absent: what the `Accept` header asks for, else mp4."
+            "Absent: what the `Accept` header asks for, else mp4, or wav without a clip."
         ),
     ] = None
     also: Annotated[
@@ -65,11 +66,28 @@ class GenerationOptions(GenerationRequest):
             raise PydanticKnownError("int_parsing")
         return value
 
-    @field_validator("guidance_scale", "schedule_shift", "guidance_interval", mode="before")
+    @field_validator(
+        "guidance_scale",
+        "schedule_shift",
+        "guidance_interval",
+        "duration_seconds",
+        mode="before",
+    )
     @classmethod
     def _check_number(cls, value: object) -> object:
         if isinstance(value, str) and not NUMBER_TEXT.fullmatch(value):
             raise PydanticKnownError("float_parsing")
+        return value
+
+    @field_validator("format")
+    @classmethod
+    def _check_picture(cls, value: Format | None, info: ValidationInfo) -> Format | None:
+        is_sound = value is None or value in AUDIO_FORMATS
+        if info.data.get("duration_seconds") is not None and not is_sound:
+            raise PydanticCustomError(
+                "no_picture",
+                "holds a clip's picture, and with duration_seconds there is none; use wav or flac",
+            )
         return value
 
     @field_validator("also", mode="before")
@@ -84,6 +102,31 @@ class GenerationOptions(GenerationRequest):
     def _drop_repeats(cls, value: tuple[AudioFormat, ...]) -> tuple[AudioFormat, ...]:
         return tuple(dict.fromkeys(value))
 
+    @property
+    def default_format(self) -> Format:
+        """Container of the result where the caller named none."""
+        return "mp4" if self.duration_seconds is None else "wav"
+
+    def check_clip(self, *, is_given: bool) -> None:
+        """Check that there is a clip or a `duration_seconds`, and not both.
+
+        Args:
+            is_given: whether the caller sent a clip.
+
+        Raises:
+            ParameterError: both or neither were given.
+        """
+        if is_given and self.duration_seconds is not None:
+            raise ParameterError(
+                f"duration_seconds: got {self.duration_seconds:g} and a clip, which decides its "
+                "own length; leave one of them out"
+            )
+        if not is_given and self.duration_seconds is None:
+            raise ParameterError(
+                "clip: missing; send a video, or duration_seconds and a prompt for a sound "
+                "without one"
+            )
+
     def generation_request(self) -> GenerationRequest:
         """Return the options that the model needs, without those of the files."""
         return GenerationRequest(
@@ -93,11 +136,12 @@ class GenerationOptions(GenerationRequest):
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationJob:
-    """One generation: a clip that was received, and validated options.
+    """One generation: a clip that was received, or none, and validated options.
 
     Attributes:
         request_id: of the caller; need not be unique.
-        folder: holds the clip as `runners.handoff.CLIP`, and receives all other files.
+        folder: holds the clip as `runners.handoff.CLIP`, if there is one, and receives all other
+            files.
         options: as the caller gave them.
         format: container of the result, agreed with the caller.
     """

@@ -5,14 +5,15 @@ runner:  admit ············ │ ──► queue, encode, sample, dec
 """
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 from bentoml.exceptions import BentoMLException
 from opentelemetry.trace import SpanKind
 
-from foley.errors import ModelFailedError, NotReadyError, RunnerLostError
-from foley.types import Stage
+from foley.errors import ModelFailedError, NotReadyError, ParameterError, RunnerLostError
+from foley.types import NoPicture, Stage
 from runners import metrics, tracing
 from runners.handoff import FrameCounts, announce_frames
 from runners.jobs.deadline import Deadline
@@ -72,7 +73,7 @@ class GenerationService:
         The caller enforces the deadline by cancelling, which frees the job's place in the runner.
 
         Args:
-            job: whose clip is in its folder.
+            job: whose clip is in its folder, if it has one.
             deadline: notes the seconds of each stage.
             on_update: called with the progress; its first call means that the job is admitted.
 
@@ -82,11 +83,16 @@ class GenerationService:
             ServerError: the job failed for another reason.
         """
         model = self._model or await self.ask_model()
+        self._check_length(job.options.duration_seconds)
         try:
             with tracing.start_span("generate", SpanKind.CLIENT):
                 request = _make_request(job, deadline)
                 async with RunnerCall(self._runner, request) as call:
-                    trimmed = await self._decode(job, model, deadline, on_update)
+                    if job.options.duration_seconds is None:
+                        trimmed = await self._decode(job, model, deadline, on_update)
+                    else:
+                        trimmed = False
+                        _announce_no_frames(job.options.duration_seconds, job.folder)
                     result = await call.wait_for_result(on_update)
         except RunnerLostError:
             self._model = None
@@ -163,6 +169,15 @@ class GenerationService:
             notice for copies in written for file in copies for notice in file["notices"]
         ]
 
+    def _check_length(self, duration_seconds: float | None) -> None:
+        """Hold a sound without a clip to the limit of clips."""
+        limit_seconds = self._settings.max_clip_seconds
+        if duration_seconds is not None and duration_seconds > limit_seconds:
+            raise ParameterError(
+                f"duration_seconds: is {duration_seconds:g}, the limit of this service is "
+                f"{limit_seconds:g}; ask for a shorter sound"
+            )
+
     def _media_limits(self) -> dict[str, Any]:
         """Return the limits on a clip: `foley.media.source.MediaLimits` as JSON."""
         return {
@@ -171,6 +186,12 @@ class GenerationService:
             "max_bytes": self._settings.max_upload_bytes,
             "codecs": self._settings.video_codecs.split(","),
         }
+
+
+def _announce_no_frames(duration_seconds: float, folder: Path) -> None:
+    """Tell the runner the size of a sound without a clip, which needs no frames."""
+    nothing = NoPicture(duration_seconds=duration_seconds)
+    announce_frames(FrameCounts(nothing.num_visual, nothing.num_sync), folder)
 
 
 def _make_request(job: GenerationJob, deadline: Deadline) -> RunnerRequest:

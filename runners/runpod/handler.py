@@ -100,8 +100,9 @@ class QueueWorker:
         job_input = parse_job_input(job.get("input"))
         bucket = self._choose_bucket(job_input)
         with self._scratch.workspace() as folder:
-            clip = folder / "clip"
-            await self._store_clip(job_input, clip)
+            clip = folder / "clip" if job_input.has_clip else None
+            if clip is not None:
+                await self._store_clip(job_input, clip)
             await wait_until_ready(self._client)  # the service restarts a runner that was lost
             result = await self._client.generate(
                 clip,

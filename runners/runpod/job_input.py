@@ -25,9 +25,19 @@ class JobInput(GenerationOptions):
 
     @model_validator(mode="after")
     def _check_clip(self) -> "JobInput":
-        if (self.clip_url is None) == (self.clip_base64 is None):
-            raise ValueError("give the clip as clip_url or as clip_base64, and not as both")
+        num_clips = (self.clip_url is not None) + (self.clip_base64 is not None)
+        if num_clips == 2 or (num_clips == 0 and self.duration_seconds is None):
+            raise ValueError(
+                "give the clip as clip_url or as clip_base64, and not as both; or "
+                "duration_seconds and a prompt for a sound without a clip"
+            )
+        self.check_clip(is_given=self.has_clip)
         return self
+
+    @property
+    def has_clip(self) -> bool:
+        """Whether the job is about a clip, and not about a prompt alone."""
+        return self.clip_url is not None or self.clip_base64 is not None
 
     def get_service_options(self) -> dict[str, Any]:
         """Return the options that are sent to the service."""

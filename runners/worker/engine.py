@@ -45,11 +45,14 @@ def compute_size(
     guided_steps = count_guided_steps(sigmas, plan.guidance_interval)
     steps_after_guidance = plan.num_inference_steps - guided_steps if is_guided else 0
     frames = num_latents(num_sync)
+    num_pieces = 1  # the prompts, which are all of a sound without a clip
+    if options.duration_seconds is None:
+        num_pieces = pipeline.count_pieces(num_visual, num_sync)
     return JobSize(
         tokens=(2 if is_guided else 1) * options.num_variations * frames,
         num_evaluations=plan.num_inference_steps * per_step,
         num_halved=steps_after_guidance * per_step,
-        num_pieces=pipeline.count_pieces(num_visual, num_sync),
+        num_pieces=num_pieces,
         num_sounds=options.num_variations,
         num_latents=frames,
     )

@@ -5,7 +5,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Self
 
-from foley.types import Stage
+from foley.types import NoPicture, Stage, VideoFrames
 from runners import metrics
 from runners.handoff import load_frames, save_waveforms
 from runners.messages import OnProgressUpdate, ProgressUpdate, RunnerRequest, RunnerResult
@@ -64,11 +64,16 @@ class RunningJob(ScheduledJob):
         """
         self._queue_seconds = time.monotonic() - self.arrived
         metrics.WAIT_SECONDS.labels(self.priority).observe(self._queue_seconds)
-        frames = load_frames(self.request.path)
-        # Its size was computed for the first device. Another device, with less memory, may encode
-        # the clip in more pieces.
-        num_pieces = pipeline.count_pieces(len(frames.visual), len(frames.sync))
-        self.size = replace(self.size, num_pieces=num_pieces)
+        duration_seconds = self.request.options.duration_seconds
+        frames: VideoFrames | NoPicture
+        if duration_seconds is not None:
+            frames = NoPicture(duration_seconds=duration_seconds)
+        else:
+            frames = load_frames(self.request.path)
+            # Its size was computed for the first device. Another device, with less memory, may
+            # encode the clip in more pieces.
+            num_pieces = pipeline.count_pieces(len(frames.visual), len(frames.sync))
+            self.size = replace(self.size, num_pieces=num_pieces)
         self.session = pipeline.start(frames, self.request.options)
 
     def report(self, update: ProgressUpdate) -> None:

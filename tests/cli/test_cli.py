@@ -238,6 +238,40 @@ def test_brackets_in_a_name_are_not_markup(foley: RunFoley, name: str, tmp_path:
     assert result.stdout == f"{out}\n"
 
 
+def test_a_prompt_alone_becomes_a_sound(foley: RunFoley, tmp_path: Path) -> None:
+    arguments = ["--seconds", 0.5, "-p", "rain", "--seed", 7, "--variations", 2, "--json"]
+    result = foley("generate", *arguments, "-o", tmp_path / "rain.flac", *FAST)
+    assert result.returncode == 0, result.stderr
+    line = json.loads(result.stdout)
+    assert line["clip"] is None
+    assert line["duration_seconds"] == 0.5
+    assert "decode_video" not in line["timings_seconds"]
+    paths = [tmp_path / "rain-1.flac", tmp_path / "rain-2.flac"]
+    assert [file["path"] for file in line["files"]] == list(map(str, paths))
+    with av.open(paths[1]) as reader:
+        assert sum(frame.samples for frame in reader.decode(audio=0)) == 24_000
+    assert foley("generate", *arguments, "-o", tmp_path, *FAST).returncode == 0
+    assert (tmp_path / "sound-2.wav").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--seconds", 1), "needs a prompt"),
+        (("--seconds", 16, "-p", "rain"), "less than or equal to 15, got 16"),
+        (("--seconds", 1, "-p", "rain", "-o", "x.mp4"), "no picture; use .wav or .flac"),
+        (("--seconds", 1, "-p", "rain", CLIP), f"or leave out {CLIP}"),
+        (("--seconds", 1, "-p", "rain", "--csv", "x.csv"), "or leave out --csv"),
+    ],
+)
+def test_a_sound_without_a_clip_is_refused_where_options_do_not_fit(
+    foley: RunFoley, arguments: tuple[object, ...], words: str
+) -> None:
+    result = foley("generate", *arguments)
+    assert result.returncode == 2
+    assert words in result.stderr
+
+
 def test_json_has_a_line_for_each_clip(foley: RunFoley, tmp_path: Path) -> None:
     (tmp_path / "bad.mp4").write_bytes(b"not a video")
     arguments = [tmp_path / "bad.mp4", CLIP, "-o", tmp_path / "out", "--seed", 7, "--json", "-q"]

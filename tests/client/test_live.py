@@ -80,6 +80,17 @@ def test_generate_saves_the_same_sound_as_a_plain_request(
     assert wav.num_bytes == len(alone.content)
 
 
+def test_a_prompt_alone_is_saved_as_a_sound(client: FoleyClient, tmp_path: Path) -> None:
+    options = {"prompt": "rain", "duration_seconds": 1.5, "num_inference_steps": 1}
+    result = client.generate(None, destination=tmp_path, **options)  # type: ignore[arg-type]
+    assert result.duration_seconds == 1.5
+    assert result.saved == (tmp_path / "sound.foley.wav",)
+    with pytest.raises(ParameterError, match="give a clip, or None and duration_seconds"):
+        client.generate(None, prompt="rain")
+    with pytest.raises(ParameterError, match="give a clip, or None and duration_seconds"):
+        client.generate(b"clip", prompt="rain", duration_seconds=1)
+
+
 def test_errors_of_the_service_raise_their_classes(client: FoleyClient, short_clip: bytes) -> None:
     with pytest.raises(VideoDecodeError) as caught:
         client.generate(b"not a video")

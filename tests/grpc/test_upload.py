@@ -13,6 +13,7 @@ from runners.jobs.job import GenerationOptions
 from tests.opened import record_opened_files
 
 OPTIONS = GenerateRequest(options=GenerateOptions(prompt="rain"))
+TEXT_ALONE = GenerateRequest(options=GenerateOptions(prompt="rain", duration_seconds=2.5))
 
 
 def read(
@@ -42,12 +43,17 @@ def test_further_formats_are_a_repeated_field(tmp_path: Path) -> None:
     assert read([message, GenerateRequest(chunk=b"x")], tmp_path).also == ("flac", "wav")
 
 
+def test_a_length_and_a_prompt_stand_for_a_clip(tmp_path: Path) -> None:
+    assert read([TEXT_ALONE], tmp_path).duration_seconds == 2.5
+
+
 @pytest.mark.parametrize(
     ("messages", "kind", "words"),
     [
         ([], ParameterError, "options: missing"),
         ([GenerateRequest(chunk=b"x")], ParameterError, "options: missing"),
         ([OPTIONS], ParameterError, "clip: missing"),
+        ([TEXT_ALONE, GenerateRequest(chunk=b"x")], ParameterError, "got 2.5 and a clip"),
         ([OPTIONS, OPTIONS], ParameterError, "given twice"),
         ([OPTIONS, GenerateRequest()], ParameterError, "neither options nor a chunk"),
         (

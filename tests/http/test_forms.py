@@ -180,11 +180,22 @@ def test_a_field_that_is_not_utf8_is_read_as_latin_1(tmp_path: Path) -> None:
     assert read([body], tmp_path).prompt == "caf\u00e9"
 
 
+TEXT_ALONE = part("prompt", b"rain") + part("duration_seconds", b"2.5")
+
+
+def test_a_length_and_a_prompt_stand_for_a_clip(tmp_path: Path) -> None:
+    options = read([TEXT_ALONE + END], tmp_path)
+    assert (options.prompt, options.duration_seconds) == ("rain", 2.5)
+
+
 @pytest.mark.parametrize(
     ("body", "kind", "words"),
     [
-        (END, ParameterError, "clip: missing"),
+        (END, ParameterError, "clip: missing; send a video, or duration_seconds and a prompt"),
         (part("clip", CLIP) + END, ParameterError, "clip"),  # a text, not a file
+        (clip_part() + TEXT_ALONE + END, ParameterError, "duration_seconds: got 2.5 and a clip"),
+        (part("duration_seconds", b"1") + END, ParameterError, "duration_seconds: needs a prompt"),
+        (TEXT_ALONE + part("format", b"mp4") + END, ParameterError, "format: holds a clip's"),
         (clip_part() + clip_part() + END, RequestError, "too many files"),
         (part("prompt", b"", file_name="a") + END, ParameterError, "prompt: only clip may be"),
         (clip_part() + part("seed", b"1") * 2 + END, ParameterError, "seed: given twice"),

@@ -202,3 +202,16 @@ def test_nothing_is_left_on_disk(server: Server, short_clip: bytes) -> None:
     assert server.generate(short_clip, num_inference_steps=1).status_code == 200
     assert server.generate(b"not a video").status_code == 422
     server.wait_until_scratch_is_empty()
+
+
+def test_a_prompt_alone_gives_a_sound_of_the_length_asked_for(server: Server) -> None:
+    fields = {"prompt": "rain", "duration_seconds": "1.25", "num_inference_steps": "1"}
+    parts = {name: (None, value) for name, value in fields.items()}
+    response = server.client.post("/v1/generate", files=parts)
+    assert response.status_code == 200, response.text
+    assert response.headers["content-type"] == "audio/wav"
+    assert response.headers["x-foley-duration-seconds"] == "1.250000"
+    sound = samples(response.content)
+    assert len(sound) == 60_000
+    assert np.abs(sound).max() > 0
+    assert "decode_video" not in json.loads(response.headers["x-foley-timings"])

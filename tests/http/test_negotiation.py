@@ -93,3 +93,20 @@ def test_a_header_that_allows_no_response_is_refused(
 )
 def test_events_come_only_to_callers_who_want_nothing_more(accept: str, events: bool) -> None:
     assert wants_events(accept) is events
+
+
+@pytest.mark.parametrize(
+    ("accept", "answer"),
+    [
+        ("*/*", ResponseFormat(format="wav")),
+        ("video/mp4, audio/flac;q=0.1", ResponseFormat(format="flac")),
+        ("application/zip", ResponseFormat(format="wav", zipped=True)),
+        ("text/event-stream", ResponseFormat(format="wav", streamed=True)),
+        ("text/event-stream, video/mp4;q=0.5", ResponseFormat(format="wav", streamed=True)),
+    ],
+)
+def test_without_a_clip_only_the_sound_can_be_accepted(accept: str, answer: ResponseFormat) -> None:
+    options = GenerationOptions(prompt="rain", duration_seconds=1)
+    assert negotiate(accept, options) == answer
+    with pytest.raises(NotAcceptableError, match="none of audio/wav, audio/flac, application/zip"):
+        negotiate("video/*", options)

@@ -33,9 +33,12 @@ def test_every_option_is_described_as_it_is_checked(document: dict[str, Any], na
         assert "maximum" in bounded
 
 
-def test_the_clip_is_required_and_all_else_is_optional(document: dict[str, Any]) -> None:
+def test_nothing_is_required_since_a_prompt_alone_may_stand_for_the_clip(
+    document: dict[str, Any],
+) -> None:
     form = document["components"]["schemas"]["GenerationOptions"]
-    assert form["required"] == ["clip"]
+    assert "required" not in form
+    assert "unless there is a `duration_seconds`" in form["properties"]["clip"]["description"]
     assert list(form["properties"]) == ["clip", *GenerationOptions.model_fields]
     assert all(field["description"] for field in form["properties"].values())
     assert form["additionalProperties"] is False

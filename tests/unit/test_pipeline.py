@@ -59,9 +59,18 @@ def test_without_a_clip_the_prompt_decides_and_a_seed_repeats_its_sound() -> Non
     ("options", "words"),
     [
         ({"prompt": "rain"}, "video: missing; give a clip, or duration_seconds"),
-        ({"prompt": "rain", "duration_seconds": 15.1}, "from 0.1 to 15, got 15.1"),
-        ({"prompt": "rain", "duration_seconds": math.nan}, "from 0.1 to 15, got nan"),
-        ({"prompt": " ", "duration_seconds": 1.0}, "prompt: missing; without a clip"),
+        (
+            {"prompt": "rain", "duration_seconds": 15.1},
+            "duration_seconds: input should be less than or equal to 15, got 15.1",
+        ),
+        (
+            {"prompt": "rain", "duration_seconds": math.nan},
+            "duration_seconds: input should be a finite number, got nan",
+        ),
+        (
+            {"prompt": " ", "duration_seconds": 1.0},
+            "duration_seconds: needs a prompt, which without a clip",
+        ),
     ],
 )
 def test_a_sound_without_a_clip_needs_a_length_and_a_prompt(
@@ -73,7 +82,7 @@ def test_a_sound_without_a_clip_needs_a_length_and_a_prompt(
 
 def test_a_clip_decides_its_own_length() -> None:
     with pytest.raises(ParameterError, match="duration_seconds: only for a sound without a clip"):
-        toy_pipeline()(toy_frames(), duration_seconds=1.0)
+        toy_pipeline()(toy_frames(), "rain", duration_seconds=1.0)
 
 
 def test_a_seed_repeats_its_sound_and_another_does_not() -> None:

@@ -25,9 +25,10 @@ from foley.gpu.encoder_batches import Cut, Encoders, Pieces
 from foley.pipeline import FoleyPipeline
 from foley.request import GenerationRequest
 from foley.session import Session
-from foley.types import Stage
+from foley.types import NoPicture, Stage
 from runners import metrics
 from runners.handoff import (
+    FRAMES,
     FrameCounts,
     announce_frames,
     load_waveforms,
@@ -168,6 +169,19 @@ def test_the_worker_saves_waveforms_and_describes_them(
     assert made.duration_seconds == 0.64
     assert list(made.timings) == ["queue", "encode", "sample", "decode_audio"]
     alone = toy_pipeline().generate(toy_frames(16, seed=ord("a")), asked.options)
+    # Measured: equal.
+    torch.testing.assert_close(load_waveforms(asked.path), alone.waveforms, rtol=0, atol=1e-5)
+
+
+def test_a_request_without_a_clip_needs_no_frames(
+    worker: Worker, gate: Gate, job: Callable[..., RunnerRequest]
+) -> None:
+    gate.open()
+    asked = job("a", prompt="rain", duration_seconds=0.5)
+    (asked.path / FRAMES).unlink()
+    made = submit(worker, asked).result(scale(10))
+    assert made.duration_seconds == 0.5
+    alone = toy_pipeline().generate(NoPicture(duration_seconds=0.5), asked.options)
     # Measured: equal.
     torch.testing.assert_close(load_waveforms(asked.path), alone.waveforms, rtol=0, atol=1e-5)
 
