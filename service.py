@@ -49,7 +49,7 @@ from runners.runner_socket import JsonOnlyMiddleware, use_json
 from runners.sandbox.confinement import require_all_parts
 from runners.sandbox.fork_server import SandboxLimits
 from runners.sandbox.pool import Sandbox
-from runners.settings import child_environment, forget_secrets, load_settings
+from runners.settings import child_environment, forget_secrets, load_settings, switch_telemetry_off
 from runners.tracing import configure_tracing, end_tracing
 
 try:
@@ -58,6 +58,7 @@ try:
         require_all_parts()
 except ConfigError as error:  # BentoML shows its own kind as one line, others as a traceback
     raise BentoMLConfigException(str(error)) from None
+switch_telemetry_off()
 use_bounded_connections()  # BentoML loads this module before it makes the server
 SHARED_OPTIONS: dict[str, Any] = {
     # Our own time limit passes first, with an error in our form. BentoML's is the last resort.

@@ -353,6 +353,14 @@ def child_environment() -> dict[str, str]:
     }
 
 
+def switch_telemetry_off() -> None:
+    """Keep BentoML from reporting each start to its makers, unless the environment wants that.
+
+    BentoML reads the variable after it has loaded the service.
+    """
+    os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
+
+
 def forget_secrets() -> None:
     """Remove `SECRETS` from the environment of this process, and from what /proc shows of it."""
     libc = ctypes.CDLL(None)

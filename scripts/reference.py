@@ -83,8 +83,8 @@ def settings_page() -> str:
             CLIENT_VARIABLE,
             "\nBentoML's own variables work too, `BENTOML_HOME` among them: two services on one "
             "machine need two of these folders, because BentoML keeps their metrics there. "
-            "`bentoml serve` reports each start to BentoML's makers unless `BENTOML_DO_NOT_TRACK` "
-            "is True; `foley serve` and the image set it. "
+            "BentoML would report each start to its makers; the service sets "
+            "`BENTOML_DO_NOT_TRACK=True` unless the environment says False. "
             "Tracing is set by OpenTelemetry's own variables: see [metrics](metrics.md).\n",
         ]
     )

@@ -49,10 +49,23 @@ def serve(
     # The checks end with one line here; in the service's processes they would end in tracebacks.
     with silence_imports():
         refuse_unfit(preset=preset or "auto", device=device or "auto", weights=weights, port=port)
+    # Standard output has the log, in lines of JSON.
+    print(f"The page: {page_address(host, port)}", file=sys.stderr, flush=True)
     sys.stdout.flush()
     # The variables are passed on and not read: only runners.settings interprets them.
     environment = {**NO_TELEMETRY, **os.environ, **override_settings(preset, weights, device)}
     os.execve(sys.executable, command, environment)
+
+
+def page_address(host: str, port: int) -> str:
+    """Return the page's address for a browser on this machine.
+
+    Args:
+        host: the address that the service listens on; an IPv6 address stands in brackets in a URL.
+        port: for HTTP.
+    """
+    reached = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://{f'[{reached}]' if ':' in reached else reached}:{port}/ui/"
 
 
 def override_settings(

@@ -4,12 +4,13 @@ import asyncio
 
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from foley.errors import NotFoundError
 from runners import metrics
 from runners.http import openapi
+from runners.http.docs_page import render_docs
 from runners.jobs.cancellation import CancellationRegistry
 from runners.jobs.job import MEDIA_TYPES
 from runners.jobs.results import ResultStore
@@ -90,6 +91,10 @@ class Handlers:
     async def get_openapi(self, _request: Request) -> Response:
         """GET /docs.json, in place of BentoML's, which describes neither forms nor errors."""
         return JSONResponse(openapi.build_document(self._settings))
+
+    async def get_docs(self, _request: Request) -> Response:
+        """GET /docs: the same document for people."""
+        return HTMLResponse(render_docs(openapi.build_document(self._settings)))
 
 
 class _ResultResponse(FileResponse):

@@ -8,7 +8,7 @@ import structlog
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from foley.errors import UnauthorizedError
+from foley.errors import NotFoundError, UnauthorizedError
 from runners import metrics, tracing
 from runners.auth import ApiKeys, request_id_of
 from runners.http.responses import error_body
@@ -16,9 +16,9 @@ from runners.status import PublicError, code_of_http_status, public_error
 
 log = structlog.get_logger(__name__)
 
-# Open without a key: probes, the OpenAPI document, and the page, which asks its visitor for a key
-# and sends it with its own requests.
-OPEN_PATHS = ("/livez", "/healthz", "/readyz", "/docs.json", "/ui")
+# Open without a key: probes, the description of the API, and the page, which asks its visitor for a
+# key and sends it with its own requests.
+OPEN_PATHS = ("/livez", "/healthz", "/readyz", "/", "/docs", "/docs.json", "/ui")
 # Probes come every few seconds, and would hide the requests in logs and metrics.
 PROBE_PATHS = ("/livez", "/healthz", "/readyz", "/metrics")
 # The name of a path in metrics and traces: few names, whichever paths callers try.
@@ -27,9 +27,12 @@ ROUTE_NAMES = {
     "/v1/results": "/v1/results/{request_id}/{file}",
     "/v1/requests": "/v1/requests/{request_id}/cancel",
     "/v1/models": "/v1/models",
+    "/": "/",
+    "/docs": "/docs",
     "/docs.json": "/docs.json",
     "/ui": "/ui",
 }
+OTHER = "other"
 KEPT_HEADERS = (b"allow", b"retry-after", b"content-range")
 
 
@@ -96,7 +99,11 @@ class ErrorMiddleware:
     ) -> None:
         scope["foley.request_id"] = response.request_id
         try:
+            path = scope["path"]
             scope["foley.owner"] = self._owner_of(scope, headers)
+            # BentoML has routes of its own, such as a start page that loads foreign scripts.
+            if _route_name(path) == OTHER and path not in self._quiet_paths:
+                raise NotFoundError("there is nothing at this path; /docs lists what there is")
             await self.app(scope, receive, response.send)
             if response.replaced is not None:
                 await response.send_replacement(scope, receive)
@@ -197,8 +204,10 @@ class _ErrorResponder:
 
 def _route_name(path: str) -> str:
     first = path.split("/", 3)[1:3]
+    if not first or (first[0] == "" and path != "/"):  # such as `OPTIONS *`
+        return OTHER
     name = "/" + "/".join(first if first[0] == "v1" else first[:1])
-    return ROUTE_NAMES.get(name, "other")
+    return ROUTE_NAMES.get(name, OTHER)
 
 
 def _decode_headers(scope: Scope) -> dict[str, str]:

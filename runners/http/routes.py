@@ -9,7 +9,7 @@ from typing import Protocol
 
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -50,6 +50,10 @@ def build_routes(find_api: Callable[[], Api], health_path: str) -> Starlette:
 
         return handle
 
+    async def lead_to_page(_request: Request) -> Response:
+        # Relative, so that it also leads there below the path of a proxy.
+        return RedirectResponse("ui/")
+
     async def check_health(_request: Request) -> Response:
         return await find_api().health.respond()
 
@@ -66,6 +70,9 @@ def build_routes(find_api: Callable[[], Api], health_path: str) -> Starlette:
             Route(health_path, check_health),
             Route("/metrics", bind(Handlers.get_metrics)),  # in place of BentoML's
             Route("/docs.json", bind(Handlers.get_openapi)),
+            Route("/docs", bind(Handlers.get_docs)),
+            Route("/", lead_to_page),  # in place of BentoML's page, which loads a tracker
+            Route("/ui", lead_to_page),  # Starlette's own redirect would name host and path
             Mount("/ui", _Deferred(lambda: find_api().page)),
         ]
     )

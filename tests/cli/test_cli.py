@@ -22,7 +22,7 @@ from foley.cli.app import main
 from foley.cli.backends import ClipResult
 from foley.cli.plan import ClipTask
 from foley.cli.report import Report
-from foley.cli.serve import override_settings, serve
+from foley.cli.serve import override_settings, page_address, serve
 from foley.configs import OFFICIAL_GUIDANCE, TINY, TINY_GUIDANCE
 from foley.request import GenerationRequest
 from foley.version import __version__
@@ -357,6 +357,20 @@ def test_the_help_of_generate_begins_with_examples(foley: RunFoley) -> None:
     first, *examples = result.stdout.partition("\n\n")[0].splitlines()
     assert first == "Examples:"
     assert all(line.startswith("  foley generate ") for line in examples)
+
+
+@pytest.mark.parametrize(
+    ("host", "shown"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:3000/ui/"),
+        ("::1", "http://[::1]:3000/ui/"),
+        ("0.0.0.0", "http://127.0.0.1:3000/ui/"),
+        ("::", "http://[::1]:3000/ui/"),
+        ("foley.test", "http://foley.test:3000/ui/"),
+    ],
+)
+def test_serve_shows_an_address_that_a_browser_opens(host: str, shown: str) -> None:
+    assert page_address(host, 3000) == shown
 
 
 def test_serve_sets_only_the_given_options() -> None:

@@ -6,7 +6,7 @@ import json
 import httpx
 import pytest
 from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from foley.errors import BusyError, ConnectionFailedError, DeviceError, FoleyError, VideoEmptyError
 from runners.auth import ApiKeys
@@ -127,10 +127,31 @@ def test_a_wrong_key_is_refused_before_the_application_runs() -> None:
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             return await client.get(path, headers=headers)
 
-    for path in ("/v1/generate", "/metrics", "/", "/uix", "/livez/x"):
+    for path in ("/v1/generate", "/metrics", "/docs/x", "/uix", "/livez/x"):
         response = asyncio.run(run(path, {"Authorization": "Bearer bad"}))
         assert response.status_code == 401, path
         assert response.headers["www-authenticate"] == "Bearer"
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/static_content/index.html", "/assets/x", "/schema.json", "/x", "//", "*", "http://x/"],
+)
+def test_what_is_not_ours_does_not_reach_bentoml(path: str) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        raise AssertionError("was let in")
+
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    scope = {"type": "http", "method": "GET", "path": path, "headers": []}
+    asyncio.run(ErrorMiddleware(app, ApiKeys([]))(scope, receive, send))
+    assert sent[0]["status"] == 404
 
 
 def test_retry_after_is_that_of_the_error() -> None:

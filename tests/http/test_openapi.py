@@ -9,6 +9,7 @@ import pytest
 from foley.configs import TINY
 from foley.request import GenerationRequest
 from runners.http import openapi
+from runners.http.docs_page import render_docs
 from runners.jobs.job import MEDIA_TYPES, GenerationOptions
 from runners.settings import Settings
 from tests.conftest import MAX_UPLOAD_BYTES
@@ -112,3 +113,34 @@ def test_every_setting_is_described() -> None:
 def test_the_service_is_imported_without_torch() -> None:
     program = "import sys, service; sys.exit(bool({'torch', 'av'} & set(sys.modules)))"
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+
+
+def test_the_docs_show_every_operation_and_load_nothing(
+    document: dict[str, Any], server: Server
+) -> None:
+    answer = server.client.get("/docs")
+    assert answer.headers["content-type"].startswith("text/html")
+    for path, methods in document["paths"].items():
+        for method in methods:
+            assert f"<code>{method.upper()} {path}</code>" in answer.text
+    for name in document["components"]["schemas"]["GenerationOptions"]["properties"]:
+        assert f"<td><code>{name}</code></td>" in answer.text
+    assert "<td>mp4, mov, mkv" in answer.text
+    for loading in ("<script", "<link", "<img", "<iframe", "@import", "url(", "://"):
+        assert loading not in answer.text
+
+
+def test_the_docs_escape_what_they_show(document: dict[str, Any]) -> None:
+    info = {**document["info"], "description": "<script>alert(1)</script>"}
+    assert "<script>" not in render_docs({**document, "info": info})
+
+
+@pytest.mark.parametrize("path", ["/", "/ui"])
+def test_the_start_leads_to_the_page_below_any_path(server: Server, path: str) -> None:
+    answer = server.client.get(path)
+    assert (answer.status_code, answer.headers["location"]) == (307, "ui/")
+
+
+def test_the_pages_of_bentoml_are_not_served(server: Server) -> None:
+    for path in ("/static_content/index.css", "/static_content/swagger-ui.css", "/schema.json"):
+        assert server.client.get(path).status_code == 404

@@ -271,11 +271,14 @@ def test_a_request_without_a_key_is_refused_before_the_body_is_read(shared: Serv
 def test_probes_and_the_document_need_no_key(shared: Server) -> None:
     statuses = {
         path: request_anew(shared, "GET", path, headers={}).status_code
-        for path in ("/livez", "/readyz", "/healthz", "/docs.json", "/v1/models", "/metrics", "/")
+        for path in (
+            *("/livez", "/readyz", "/healthz", "/docs", "/docs.json", "/"),
+            *("/v1/models", "/metrics", "/nowhere"),
+        )
     }
     assert statuses == {
-        "/livez": 200, "/readyz": 200, "/healthz": 200, "/docs.json": 200,
-        "/v1/models": 401, "/metrics": 401, "/": 401,
+        "/livez": 200, "/readyz": 200, "/healthz": 200, "/docs": 200, "/docs.json": 200, "/": 307,
+        "/v1/models": 401, "/metrics": 401, "/nowhere": 401,
     }  # fmt: skip
     assert request_anew(shared, "GET", "/v1/models", headers=OTHER_KEY).status_code == 200
     assert "first" not in shared.log.read_text()

@@ -1,11 +1,15 @@
 """Settings from the environment."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from foley.errors import ConfigError
 from runners.settings import load_settings
+from tests.server import ROOT
 
 
 @pytest.fixture
@@ -40,3 +44,17 @@ def test_wrong_settings_are_named(
     clean_environment.setenv(name, value)
     with pytest.raises(ConfigError, match=message):
         load_settings()
+
+
+def test_no_start_of_the_service_reports_to_bentoml_unless_asked() -> None:
+    program = (
+        "import service; from bentoml._internal.utils.analytics.usage_stats import do_not_track; "
+        "print(do_not_track())"
+    )
+    for given, off in (({}, "True"), ({"BENTOML_DO_NOT_TRACK": "False"}, "False")):
+        inherited = {k: v for k, v in os.environ.items() if k != "BENTOML_DO_NOT_TRACK"}
+        command = [sys.executable, "-c", program]
+        ran = subprocess.run(
+            command, cwd=ROOT, env={**inherited, **given}, capture_output=True, text=True
+        )
+        assert ran.stdout.splitlines()[-1:] == [off], ran.stderr
