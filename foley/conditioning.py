@@ -110,35 +110,40 @@ def _get_side_stream(device: torch.device, priority: int) -> torch.cuda.Stream:
 
 
 def tokenize(
-    tokenizer: PreTrainedTokenizerBase, encoder: ClapTextModel, negative_prompt: str, prompt: str
+    tokenizer: PreTrainedTokenizerBase,
+    encoder: ClapTextModel,
+    negative_prompt: str,
+    prompt: str,
+    *cues: str,
 ) -> BatchEncoding:
-    """Return the token ids of both prompts [2, T], the negative one first, padded to one length.
+    """Return the token ids of all prompts [2 + cues, T], the negative one first, of one length.
 
     Args:
         tokenizer: not used by another thread during the call: padding is part of its state.
         encoder: has the limit on T.
         negative_prompt: may be empty.
         prompt: may be empty.
+        *cues: prompts of cues.
 
     Raises:
         PromptTooLongError: more tokens than the encoder has positions for.
     """
     limit = encoder.config.max_position_embeddings - _POSITION_OFFSET
-    batch = tokenizer([negative_prompt, prompt], padding=True, return_tensors="pt", verbose=False)
+    prompts = [negative_prompt, prompt, *cues]
+    batch = tokenizer(prompts, padding=True, return_tensors="pt", verbose=False)
     if batch.input_ids.shape[1] > limit:
         counts = batch.attention_mask.sum(dim=1).tolist()
-        which, count = max(
-            zip(("negative_prompt", "prompt"), counts, strict=True), key=lambda x: x[1]
-        )
+        names = ("negative_prompt", "prompt", *(f"cue {i + 1}" for i in range(len(cues))))
+        which, count = max(zip(names, counts, strict=True), key=lambda x: x[1])
         raise PromptTooLongError(f"{which} has {count} tokens, the limit is {limit}; shorten it")
     return batch
 
 
 def encode_text(encoders: Encoders, words: BatchEncoding) -> Ready:
-    """Start to encode the text tokens [2, T, D], T at most 77.
+    """Start to encode the text tokens [2 + cues, T, D], T at most 77.
 
-    The prompts are padded to the longer one, and padding is attended to, as it was when the weights
-    were trained. So the sound for a prompt depends a little on the negative prompt's length.
+    The prompts are padded to the longest one, and padding is attended to, as it was when the
+    weights were trained. So the sound for a prompt depends a little on the others' length.
 
     Args:
         encoders: on their device.
@@ -150,7 +155,13 @@ def encode_text(encoders: Encoders, words: BatchEncoding) -> Ready:
 
     def run() -> Tensor:
         ids, mask = (upload(words[name], device) for name in ("input_ids", "attention_mask"))
-        return encoders.text(ids, mask)[:, :MAX_TEXT_TOKENS]
+        # In pairs, as the encoder's graphs take them. Of an odd number the last one but one is
+        # encoded twice.
+        starts = [min(start, len(ids) - 2) for start in range(0, len(ids), 2)]
+        pairs = [encoders.text(ids[i : i + 2], mask[i : i + 2]) for i in starts]
+        pairs[-1] = pairs[-1][len(ids) % 2 :]
+        tokens = pairs[0] if len(pairs) == 1 else torch.cat(pairs)
+        return tokens[:, :MAX_TEXT_TOKENS]
 
     if device.type == "cuda" and encoders.text_is_resident:
         return _start_beside(device, run, TEXT_PRIORITY)

@@ -15,6 +15,7 @@ from torch import Tensor
 from foley.models.context import DiTContext
 from foley.models.dit import FoleyDiT
 from foley.models.modulation import TimeModulation
+from foley.models.packing import Lengths
 from foley.models.transfer import upload
 from foley.request import Solver
 from foley.sampling import (
@@ -133,7 +134,8 @@ class VelocityModel:
         path_ids = tuple(part.path_id for part in parts)
         if self._batch is None or path_ids != self._path_ids:
             contexts = [part.context for part in parts]
-            self._batch = DiTContext.concatenate(contexts, packed=self._step is not None)
+            packed = self._step is not None or any(context.regions for context in contexts)
+            self._batch = DiTContext.concatenate(contexts, packed=packed)
             self._path_ids = path_ids
             counts = torch.tensor([len(context.lengths) for context in contexts])
             part_of_clip = torch.arange(len(contexts)).repeat_interleave(counts)
@@ -252,13 +254,29 @@ def make_clip_context(
     if isinstance(conditions, TextConditions):
         halves = [
             dit.make_empty_context(conditions.num_visual, conditions.num_sync, row, num_latents)
-            for row in (text if guided else text[1:]).split(1)
+            for row in (text[:2] if guided else text[1:2]).split(1)
         ]
-        return DiTContext.concatenate([half for half in halves for _ in range(num_variations)])
-    visual, sync = conditions.visual_tokens[None], conditions.sync_tokens[None]
-    if not guided:
-        contexts = [dit.make_context(visual, sync, text[1:], num_latents)] * num_variations
     else:
-        uncond, cond = dit.make_guidance_contexts(visual, sync, text, num_latents)
-        contexts = [uncond] * num_variations + [cond] * num_variations
-    return DiTContext.concatenate(contexts)
+        visual, sync = conditions.visual_tokens[None], conditions.sync_tokens[None]
+        if guided:
+            halves = [*dit.make_guidance_contexts(visual, sync, text[:2], num_latents)]
+        else:
+            halves = [dit.make_context(visual, sync, text[1:2], num_latents)]
+    if conditions.regions:
+        halves = _split_regions(dit, conditions, halves)
+    return DiTContext.concatenate([half for half in halves for _ in range(num_variations)])
+
+
+def _split_regions(
+    dit: FoleyDiT, conditions: Conditions | TextConditions, halves: Sequence[DiTContext]
+) -> list[DiTContext]:
+    """Return the halves with their regions, of which the unconditional half hears row 0."""
+    keys, values = dit.project_prompts(conditions.text_tokens)  # [L, B, T, H, D]
+    num_text = keys.shape[2]
+    regions = [Lengths(r.num_latents, r.num_visual, num_text) for r in conditions.regions]
+    heard = [region.text_row for region in conditions.regions]
+    rows = [heard] if len(halves) == 1 else [[0] * len(heard), heard]
+    return [
+        half.split(regions, keys[:, row], values[:, row])
+        for half, row in zip(halves, rows, strict=True)
+    ]

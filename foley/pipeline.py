@@ -5,7 +5,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from foley.configs import (
     SYNC_SEGMENT_FRAMES,
     Preset,
 )
+from foley.cues import split_regions
 from foley.denoise import VelocityModel
 from foley.errors import DeviceError, ParameterError
 from foley.generation import Generation, SourceClip, read_clip, store_clip
@@ -30,7 +31,7 @@ from foley.gpu.placement import place
 from foley.media.clock import num_latents
 from foley.models.embeddings import SYNC_POSITIONS
 from foley.models.synchformer import count_segments
-from foley.request import GenerationRequest, Quality, Solver
+from foley.request import Cue, GenerationRequest, Quality, Solver
 from foley.session import Session
 from foley.types import Conditions, NoPicture, Stage, TextConditions, VideoFrames
 from foley.weights.components import Components
@@ -178,6 +179,7 @@ class FoleyPipeline:
         guidance_interval: float | None = None,
         quality: Quality | None = None,
         duration_seconds: float | None = None,
+        cues: Sequence[Cue | Mapping[str, object]] = (),
         trim: bool = False,
         on_progress: OnProgress | None = None,
     ) -> Generation:
@@ -200,6 +202,8 @@ class FoleyPipeline:
             quality: reference, balanced or fast, which choose steps, solver, shift and interval
                 together; None leaves the choice to these.
             duration_seconds: length of a sound without a clip, 0.1 to 15; only with video None.
+            cues: prompts for ranges of time in place of `prompt`, which do not overlap: mappings
+                with start_seconds, stop_seconds and prompt.
             trim: use the first 15 s of a longer clip instead of refusing it.
             on_progress: called after each step; an error that it raises ends the work.
 
@@ -220,6 +224,7 @@ class FoleyPipeline:
             guidance_interval=guidance_interval,
             quality=quality,
             duration_seconds=duration_seconds,
+            cues=cues,
         )
         if video is None:
             if duration_seconds is None:
@@ -366,7 +371,11 @@ class FoleyPipeline:
         return VelocityModel(self.dit, self._step)
 
     def encode(
-        self, frames: VideoFrames | NoPicture, prompt: str, negative_prompt: str
+        self,
+        frames: VideoFrames | NoPicture,
+        prompt: str,
+        negative_prompt: str,
+        cues: Sequence[Cue] = (),
     ) -> Generator[None, None, Conditions | TextConditions]:
         """Compute the conditions of a clip and its prompts; yields between the pieces of the work.
 
@@ -374,12 +383,16 @@ class FoleyPipeline:
             frames: at the sizes of the preset's encoders, or the length of a sound without a clip.
             prompt: what should be heard.
             negative_prompt: what should not be heard.
+            cues: prompts for ranges of time, in order.
 
         Raises:
             PromptTooLongError: a prompt has more tokens than the text encoder takes.
+            ParameterError: a cue starts after the end of the sound.
         """
+        regions = split_regions(cues, num_latents(frames.num_sync), frames.num_visual)
+        prompts = (negative_prompt, prompt, *(cue.prompt for cue in cues))
         with self._tokenizing:
-            words = tokenize(self._tokenizer, self._encoders.text_model, negative_prompt, prompt)
+            words = tokenize(self._tokenizer, self._encoders.text_model, *prompts)
         notices: tuple[str, ...] = ()
         if (num_tokens := words.input_ids.shape[1]) > MAX_TEXT_TOKENS:
             notices = (f"prompts are cut after {MAX_TEXT_TOKENS} tokens, one has {num_tokens}",)
@@ -389,6 +402,7 @@ class FoleyPipeline:
                 num_sync=count_segments(frames.num_sync) * SYNC_POSITIONS,
                 text_tokens=encode_text(self._encoders, words)(),
                 num_latents=num_latents(frames.num_sync),
+                regions=regions,
                 notices=notices,
             )
         visual_tokens = yield from encode_visual(self._encoders, frames.visual)
@@ -402,6 +416,7 @@ class FoleyPipeline:
             sync_tokens=sync_tokens,
             text_tokens=text(),
             num_latents=num_latents(len(frames.sync)),
+            regions=regions,
             notices=notices,
         )
 

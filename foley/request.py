@@ -1,5 +1,7 @@
 """The options of a generation: the only definition of their meaning, range and default."""
 
+import itertools
+import json
 from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
@@ -24,6 +26,8 @@ AUDIO_FORMATS: tuple[AudioFormat, ...] = get_args(AudioFormat)
 Format = Literal["mp4", "mov", "mkv", "webm", "wav", "flac"]
 
 MAX_SEED = 2**63 - 1
+MIN_CUE_SECONDS = 0.1
+MAX_CUES = 32
 
 
 class SamplingPlan(NamedTuple):
@@ -47,6 +51,40 @@ QUALITIES: dict[Quality, SamplingPlan] = {
     "balanced": SamplingPlan(12, "ab2", 4.0, 0.8),
     "fast": SamplingPlan(6, "euler", 4.0, 0.8),
 }
+
+
+class Cue(BaseModel):
+    """A prompt for a range of the sound's time, in place of the request's own prompt."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    start_seconds: Annotated[
+        float, Field(ge=0, le=MAX_CLIP_SECONDS, description="From the start of the clip.")
+    ]
+    stop_seconds: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=MAX_CLIP_SECONDS,
+            description=f"At least {MIN_CUE_SECONDS:g} s after start_seconds. A cue that lasts "
+            "longer than the sound ends with it.",
+        ),
+    ]
+    prompt: Annotated[
+        str, Field(min_length=1, max_length=2000, description="What should be heard, in words.")
+    ]
+
+    @field_validator("stop_seconds")
+    @classmethod
+    def _check_length(cls, value: float, info: ValidationInfo) -> float:
+        start = info.data.get("start_seconds", value - 1)
+        if value < start + MIN_CUE_SECONDS - 1e-9:
+            raise PydanticCustomError(
+                "too_short",
+                "must be at least {least} s after start_seconds, which is {start}",
+                {"least": f"{MIN_CUE_SECONDS:g}", "start": f"{start:g}"},
+            )
+        return value
 
 
 class GenerationRequest(BaseModel):
@@ -146,6 +184,43 @@ class GenerationRequest(BaseModel):
         ),
     ] = None
 
+    cues: Annotated[
+        tuple[Cue, ...],
+        Field(
+            max_length=MAX_CUES,
+            description="Prompts for ranges of time, in place of `prompt`: objects with "
+            "`start_seconds`, `stop_seconds` and `prompt`. They may touch and must not overlap. "
+            "In a form, a JSON list.",
+        ),
+    ] = ()
+
+    @field_validator("cues", mode="before")
+    @classmethod
+    def _read_json(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError) as error:
+            raise PydanticCustomError(
+                "json",
+                'must be a JSON list such as [{"start_seconds": 1, "stop_seconds": 2, '
+                '"prompt": "rain"}]',
+            ) from error
+
+    @field_validator("cues")
+    @classmethod
+    def _check_overlap(cls, value: tuple[Cue, ...]) -> tuple[Cue, ...]:
+        cues = tuple(sorted(value, key=lambda cue: cue.start_seconds))
+        for first, second in itertools.pairwise(cues):
+            if second.start_seconds < first.stop_seconds:
+                raise PydanticCustomError(
+                    "overlap",
+                    "{first} and {second} overlap; end the first one where the second one starts",
+                    {"first": _describe_cue(first), "second": _describe_cue(second)},
+                )
+        return cues
+
     @field_validator("quality")
     @classmethod
     def _check_conflicts(cls, value: Quality | None, info: ValidationInfo) -> Quality | None:
@@ -194,6 +269,10 @@ class GenerationRequest(BaseModel):
             return cls(**options)
         except ValidationError as error:
             raise ParameterError(describe_validation_error(error)) from error
+
+
+def _describe_cue(cue: Cue) -> str:
+    return f"{cue.start_seconds:g}-{cue.stop_seconds:g} s ({cue.prompt[:40]})"
 
 
 def describe_validation_error(error: ValidationError) -> str:

@@ -11,7 +11,7 @@ same sound, because a piece depends on nothing but its own session.
 # N variations, L latent channels, A latent frames
 
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import Protocol
 
 import torch
@@ -23,7 +23,7 @@ from foley.errors import DeviceError, ModelError
 from foley.generation import Generation
 from foley.models.dit import FoleyDiT
 from foley.models.transfer import upload
-from foley.request import GenerationRequest
+from foley.request import Cue, GenerationRequest
 from foley.sampling import choose_seeds, draw_noise, make_sigmas
 from foley.types import Conditions, NoPicture, Stage, TextConditions, VideoFrames
 
@@ -42,7 +42,11 @@ class Model(Protocol):
         """The transformer."""
 
     def encode(
-        self, frames: VideoFrames | NoPicture, prompt: str, negative_prompt: str
+        self,
+        frames: VideoFrames | NoPicture,
+        prompt: str,
+        negative_prompt: str,
+        cues: Sequence[Cue] = (),
     ) -> Generator[None, None, Conditions | TextConditions]:
         """Compute the conditions of a clip; yields between the pieces of the work."""
 
@@ -82,7 +86,7 @@ class Session:
         self._num_sync = frames.num_sync
         self._num_samples = count_samples(model.preset, frames)
         self._encoding: Generator[None, None, Conditions | TextConditions] | None = model.encode(
-            frames, request.prompt, request.negative_prompt
+            frames, request.prompt, request.negative_prompt, request.cues
         )
         self._path: Denoising | None = None
         self._latents: Tensor | None = None
@@ -103,6 +107,7 @@ class Session:
 
         Raises:
             PromptTooLongError: a prompt has more tokens than the text encoder takes.
+            ParameterError: a cue starts after the end of the sound.
             torch.OutOfMemoryError: the device is full.
         """
         assert self._encoding is not None

@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from foley.configs import SYNC_FPS, SYNC_SEGMENT_FRAMES, SYNC_SEGMENT_STRIDE, VISUAL_FPS
 
@@ -57,6 +57,11 @@ class VideoFrames:
         """Frames at 25 fps: n25."""
         return len(self.sync)
 
+    @property
+    def num_visual(self) -> int:
+        """Frames at 8 fps: V."""
+        return len(self.visual)
+
 
 @dataclass(frozen=True, kw_only=True)
 class NoPicture:
@@ -88,6 +93,20 @@ class NoPicture:
         return ()
 
 
+class Region(NamedTuple):
+    """A part of a sound that hears one prompt: tokens that follow one another.
+
+    Attributes:
+        num_latents: latent frames, at 50 Hz; at least 1.
+        num_visual: visual tokens, at 8 fps; may be 0.
+        text_row: of the conditions' text tokens, from 1.
+    """
+
+    num_latents: int
+    num_visual: int
+    text_row: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class Conditions:
     """The tokens that condition the transformer on one clip and its prompts.
@@ -95,9 +114,10 @@ class Conditions:
     Attributes:
         visual_tokens: [V, visual_dim].
         sync_tokens: [S, sync_dim], S a multiple of 8.
-        text_tokens: [2, T, text_dim]; row 0 the negative prompt, row 1 the prompt, padded to one
-            length.
+        text_tokens: [2 + cues, T, text_dim]; row 0 the negative prompt, row 1 the prompt, then
+            those of the cues, padded to one length.
         num_latents: A, latent frames of the sound at 50 Hz.
+        regions: of all A and V tokens, in order; empty without cues.
         notices: sentences for the caller about changes to the prompts.
     """
 
@@ -105,6 +125,7 @@ class Conditions:
     sync_tokens: Tensor
     text_tokens: Tensor
     num_latents: int
+    regions: tuple[Region, ...] = ()
     notices: tuple[str, ...] = ()
 
 
@@ -115,8 +136,9 @@ class TextConditions:
     Attributes:
         num_visual: V.
         num_sync: S, a multiple of 8.
-        text_tokens: [2, T, text_dim], as in `Conditions`.
+        text_tokens: [2 + cues, T, text_dim], as in `Conditions`.
         num_latents: A, latent frames of the sound at 50 Hz.
+        regions: of all A and V tokens, in order; empty without cues.
         notices: sentences for the caller about changes to the prompts.
     """
 
@@ -124,4 +146,5 @@ class TextConditions:
     num_sync: int
     text_tokens: Tensor
     num_latents: int
+    regions: tuple[Region, ...] = ()
     notices: tuple[str, ...] = ()

@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 
 from foley.configs import PRESETS
 from foley.errors import ConnectionFailedError, FoleyError
+from foley.request import Cue
 from runners import metrics
 from runners.http.openapi import HEADERS, build_document
 from runners.http.schemas import EVENTS
@@ -255,7 +256,8 @@ def values_of(field: FieldInfo) -> str:
         elif isinstance(limit, Le):
             upper = f"{number_text(limit.le, field)}"
         elif isinstance(limit, MaxLen):
-            return f"up to {limit.max_length} characters"
+            unit = " characters" if str in members_of(field.annotation) else ""
+            return f"up to {limit.max_length}{unit}"
     if lower and upper:
         return f"{lower} to {upper}"
     if lower:
@@ -273,7 +275,7 @@ def number_text(value: Any, field: FieldInfo) -> str:
 def type_of(annotation: Any) -> str:
     """Return the type of a field in plain words."""
     names = {str: "text", bool: "boolean", int: "integer", float: "number"}
-    names |= {Path: "a path", ByteSize: "a size", SecretStr: "text"}
+    names |= {Path: "a path", ByteSize: "a size", SecretStr: "text", Cue: "cue"}
     (kind,) = [kind for kind in members_of(annotation) if kind is not types.NoneType][:1]
     name = "text" if get_origin(kind) is Literal else names[kind]
     return f"list of {name}" if get_origin(annotation) is tuple else name

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from foley.cli.cues import parse_cue, read_cues
 from foley.configs import OFFICIAL_GUIDANCE, OFFICIAL_STEPS, TINY_GUIDANCE, TINY_STEPS
 from foley.request import GenerationRequest, Quality, Solver
 
@@ -91,13 +92,34 @@ class SoundOptions:
         ),
     ] = None
 
+    cue: Annotated[
+        tuple[str, ...],
+        Parameter(
+            negative=(),
+            help='A prompt for a range of seconds in place of --prompt: "1.2-3.5: glass shatters". '
+            "May be repeated.",
+        ),
+    ] = ()
+    cues: Annotated[
+        Path | None,
+        Parameter(
+            help="File of cues: .csv with start_seconds, stop_seconds and prompt, or .vtt or .srt "
+            "subtitles."
+        ),
+    ] = None
+
     def parse(self) -> GenerationRequest:
         """Return the options as a request.
 
         Raises:
-            ParameterError: an option is out of bounds.
+            ParameterError: an option is out of bounds, or a cue cannot be read.
         """
-        return GenerationRequest.parse(**dataclasses.asdict(self))
+        options = dataclasses.asdict(self)
+        del options["cue"]
+        cues = [parse_cue(text) for text in self.cue]
+        if self.cues is not None:
+            cues += read_cues(self.cues)
+        return GenerationRequest.parse(**options | {"cues": [cue._asdict() for cue in cues]})
 
 
 @Parameter(name="*")

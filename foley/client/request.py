@@ -4,13 +4,14 @@ Nothing here opens a connection: both clients use it.
 """
 
 import contextlib
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 from foley.client.results import RemoteFile, RemoteGeneration, RemoteUpdate
 from foley.errors import ParameterError, VideoDecodeError
-from foley.request import AudioFormat, Format, GenerationRequest, Quality, Solver
+from foley.request import AudioFormat, Cue, Format, GenerationRequest, Quality, Solver
 
 Clip = Path | str | bytes
 OnUpdate = Callable[[RemoteUpdate], None]
@@ -32,6 +33,7 @@ class RequestOptions(TypedDict, total=False):
     seed: int | None
     num_variations: int
     duration_seconds: float | None  # of a sound without a clip
+    cues: Sequence[Cue | Mapping[str, object]]  # prompts for ranges of time
     trim: bool  # cut a clip that is too long instead of refusing it
     format: Format  # of the files; mp4 by default, wav without a clip
     also: Sequence[AudioFormat]  # formats of the sound alone, written too; none by default
@@ -56,7 +58,7 @@ class PreparedRequest:
         self, clip: Clip | None, options: Mapping[str, Any], *, request_id: str | None
     ) -> None:
         known = GenerationRequest.model_fields
-        GenerationRequest.parse(**{k: v for k, v in options.items() if k in known})
+        request = GenerationRequest.parse(**{k: v for k, v in options.items() if k in known})
         unknown = sorted(options.keys() - RequestOptions.__annotations__.keys())
         if unknown:
             raise ParameterError(f"{unknown[0]}: no such option")
@@ -65,6 +67,7 @@ class PreparedRequest:
                 "give a clip, or None and duration_seconds with a prompt for a sound without one"
             )
         self._clip = clip if clip is None or isinstance(clip, bytes) else Path(clip)
+        options = {**options, "cues": request.model_dump()["cues"] or None}
         self._fields = {k: format_field(v) for k, v in options.items() if v is not None}
         self._headers = {"Accept": EVENT_STREAM}
         if request_id is not None:
@@ -123,11 +126,14 @@ class PreparedRequest:
 
 
 def format_field(value: object) -> str:
-    """Return an option as a form holds it: `true` or `false`, and lists with commas.
+    """Return an option as a form holds it: `true` or `false`, lists with commas, objects as JSON.
 
     Args:
-        value: a number, a text, a boolean, or a list or tuple of texts without commas.
+        value: a number, a text, a boolean, or a list or tuple of texts without commas, or of
+            mappings.
     """
+    if isinstance(value, list | tuple) and any(isinstance(item, dict) for item in value):
+        return json.dumps(value)
     if isinstance(value, list | tuple):
         return ",".join(str(item) for item in value)
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -5,7 +5,7 @@
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -29,8 +29,10 @@ class DiTContext:
         row_owner: int64 [R], the clip of each row.
         row_index: int64 [B, A], the row of each audio token.
         rotary: tables of these lengths.
-        lengths: of each clip, in order.
+        lengths: of each clip, in order; with regions, T counts the text of all of them.
         packing: None where each clip has a row of the batch.
+        regions: of each clip, each with a text of its own, one after another; empty where no clip
+            has several. Only a packed context with regions can be evaluated.
     """
 
     visual: Tensor
@@ -42,6 +44,33 @@ class DiTContext:
     rotary: JointRotary
     lengths: tuple[Lengths, ...]
     packing: Packing | None = None
+    regions: tuple[tuple[Lengths, ...], ...] = ()
+
+    def split(
+        self, regions: Sequence[Lengths], text_keys: Tensor, text_values: Tensor
+    ) -> "DiTContext":
+        """Return the context of its only clip, with a text for each of its regions.
+
+        Args:
+            regions: with this clip's lengths as the sums of A and V.
+            text_keys: for each joint block and region, normed and rotated [L, regions, T, H, D].
+            text_values: [L, regions, T, H, D].
+        """
+        ((num_audio, num_visual, _),) = self.lengths
+        assert sum(r.audio for r in regions) == num_audio
+        assert sum(r.visual for r in regions) == num_visual
+        num_text = text_keys.shape[1] * text_keys.shape[2]
+        return replace(
+            self,
+            text_keys=text_keys.flatten(1, 2)[:, None],
+            text_values=text_values.flatten(1, 2)[:, None],
+            lengths=(Lengths(num_audio, num_visual, num_text),),
+            regions=(tuple(regions),),
+        )
+
+    def list_regions(self) -> tuple[tuple[Lengths, ...], ...]:
+        """Return the regions of each clip, which is a single one where it has no cues."""
+        return self.regions or tuple((clip,) for clip in self.lengths)
 
     @classmethod
     def concatenate(cls, contexts: Sequence["DiTContext"], *, packed: bool = False) -> "DiTContext":
@@ -66,6 +95,9 @@ class DiTContext:
         def join(tensor: Callable[[DiTContext], Tensor], dim: int) -> Tensor:
             return torch.cat([tensor(c) for c in contexts], dim)
 
+        regions: tuple[tuple[Lengths, ...], ...] = ()
+        if any(c.regions for c in contexts):
+            regions = tuple(itertools.chain.from_iterable(c.list_regions() for c in contexts))
         row_index = [c.row_index + n for c, n in zip(contexts, rows, strict=False)]
         row_owner = [c.row_owner + n for c, n in zip(contexts, owners, strict=False)]
         return cls(
@@ -77,7 +109,8 @@ class DiTContext:
             row_index=torch.cat(row_index, axis),
             rotary=JointRotary.concatenate([c.rotary for c in contexts]) if axis else first.rotary,
             lengths=lengths,
-            packing=Packing.of(lengths, first.visual.device) if axis else None,
+            packing=Packing.of(lengths, first.visual.device, regions) if axis else None,
+            regions=regions,
         )
 
     def select_last(self, num_clips: int) -> "DiTContext":
@@ -98,6 +131,7 @@ class DiTContext:
             row_index=self.row_index[first_clip:] - first_row,
             rotary=self.rotary,
             lengths=self.lengths[first_clip:],
+            regions=self.regions[first_clip:],
         )
 
     def pack(self) -> "DiTContext":
@@ -113,5 +147,6 @@ class DiTContext:
             row_index=self.row_index.flatten()[None],
             rotary=JointRotary.concatenate([self.rotary] * len(self.lengths)),
             lengths=self.lengths,
-            packing=Packing.of(self.lengths, self.visual.device),
+            packing=Packing.of(self.lengths, self.visual.device, self.regions),
+            regions=self.regions,
         )

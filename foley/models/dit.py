@@ -149,6 +149,15 @@ class FoleyDiT(ModelMixin, ConfigMixin):  # type: ignore[misc]  # both define co
             _assemble_context(*positive, visual, sync, index, rotary),
         )
 
+    def project_prompts(self, text_tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Return rotated keys, and values, of prompts in all joint blocks [L, B, T, H, D].
+
+        Args:
+            text_tokens: [B, T, text_dim].
+        """
+        text, _, _ = self.clip_in(text_tokens.to(self.dtype), None, None)
+        return self._project_text(text)
+
     def _project_text(self, text: Tensor) -> tuple[Tensor, Tensor]:
         """Return rotated keys, and values, of all joint blocks [L, B, T, H, D]."""
         keys, values = zip(*(project(text) for project in self.text_projections), strict=True)
@@ -182,6 +191,7 @@ class FoleyDiT(ModelMixin, ConfigMixin):  # type: ignore[misc]  # both define co
 
         Source: docs/internals/model-specification.md, sections 2.3 to 2.6.
         """
+        assert context.packing is not None or not context.regions, "regions need a packed context"
         audio = self.audio_in(latents.transpose(1, 2).to(context.visual.dtype))  # [B, A, C]
         audio = audio.float() + context.sync_rows[context.row_index]
         visual = context.visual

@@ -40,7 +40,7 @@ def sum_offsets(lengths: Sequence[int]) -> list[int]:
 
 @dataclass(frozen=True)
 class Segments:
-    """Which queries attend to which keys: those of the same clip.
+    """Which queries attend to which keys: those of the same clip, or of the same region of one.
 
     Attributes:
         query_lengths: queries of each clip, in order.
@@ -129,7 +129,10 @@ class Borders:
 class Packing:
     """Clips one after another: all audio tokens on one row, all visual tokens on another.
 
-    The joint sequence is ordered clip by clip, each with its visual tokens before its audio tokens.
+    The joint sequence is ordered clip by clip, and within a clip region by region, each with its
+    visual tokens before its audio tokens. A clip without cues is one region. Tokens of all regions
+    of a clip attend to each other in the joint sequence. Regions differ in what they hear: each
+    attends to a text of its own, and its audio tokens to one another.
 
     Attributes:
         audio_owner: int64 [A], the clip of each audio token.
@@ -159,20 +162,34 @@ class Packing:
     audio_self: Segments
 
     @classmethod
-    def of(cls, lengths: Sequence[Lengths], device: torch.device | None = None) -> Self:
+    def of(
+        cls,
+        lengths: Sequence[Lengths],
+        device: torch.device | None = None,
+        regions: Sequence[Sequence[Lengths]] = (),
+    ) -> Self:
         """Return the packing of clips with these lengths.
 
         Args:
             lengths: of each clip, in order.
             device: of the tensors; None for the CPU.
+            regions: of each clip, with its lengths as their sums; empty where each clip is one.
         """
-        audio, visual, text = (list(column) for column in zip(*lengths, strict=True))
+        audio, visual, _ = (list(column) for column in zip(*lengths, strict=True))
         both = [a + v for a, v in zip(audio, visual, strict=True)]
         audio_owner, visual_owner = _repeat_owners(audio), _repeat_owners(visual)
-        # Before a visual token come the audio tokens of the clips before its own. Before an audio
-        # token come the visual tokens of its own clip, too.
-        visual_place = torch.arange(sum(visual)) + torch.tensor(sum_offsets(audio))[visual_owner]
-        audio_place = torch.arange(sum(audio)) + torch.tensor(sum_offsets(visual))[audio_owner + 1]
+        parts = list(itertools.chain.from_iterable(regions)) if regions else list(lengths)
+        part_audio, part_visual, part_text = (list(column) for column in zip(*parts, strict=True))
+        part_both = [a + v for a, v in zip(part_audio, part_visual, strict=True)]
+        # Before a visual token come the audio tokens of the regions before its own. Before an audio
+        # token come the visual tokens of its own region, too.
+        visual_region, audio_region = _repeat_owners(part_visual), _repeat_owners(part_audio)
+        visual_place = (
+            torch.arange(sum(visual)) + torch.tensor(sum_offsets(part_audio))[visual_region]
+        )
+        audio_place = (
+            torch.arange(sum(audio)) + torch.tensor(sum_offsets(part_visual))[audio_region + 1]
+        )
         joint = torch.empty(sum(both), dtype=torch.long)
         joint[visual_place] = torch.arange(sum(visual))
         joint[audio_place] = sum(visual) + torch.arange(sum(audio))
@@ -185,9 +202,9 @@ class Packing:
             borders=Borders.of(audio, device),
             joint_self=Segments.of(both, both, device),
             audio_joint=Segments.of(audio, both, device),
-            joint_text=Segments.of(both, text, device),
-            audio_text=Segments.of(audio, text, device),
-            audio_self=Segments.of(audio, audio, device),
+            joint_text=Segments.of(part_both, part_text, device),
+            audio_text=Segments.of(part_audio, part_text, device),
+            audio_self=Segments.of(part_audio, part_audio, device),
         )
 
 

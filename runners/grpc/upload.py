@@ -60,6 +60,10 @@ async def read_upload(
 def _parse_options(options: GenerateOptions) -> GenerationOptions:
     fields = {field.name: value for field, value in options.ListFields()}
     fields["also"] = tuple(options.also)  # as a list of protobuf's own kind it would be refused
+    fields["cues"] = [
+        {name: getattr(cue, name) for name in ("start_seconds", "stop_seconds", "prompt")}
+        for cue in options.cues
+    ]
     try:
         return GenerationOptions.model_validate(fields)
     except ValidationError as error:

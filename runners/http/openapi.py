@@ -106,6 +106,15 @@ def _build_form_schema(settings: Settings) -> Schema:
         "x-max-request-bytes": int(settings.max_upload_bytes),
     }
     form["properties"] = {"clip": clip, **form["properties"]}
+    # A part of a form is a text.
+    cue_list = form["properties"]["cues"]
+    form["properties"]["cues"] = {
+        **TEXT,
+        "contentMediaType": "application/json",
+        "description": cue_list["description"],
+        "default": "[]",
+    }
+    form.pop("$defs")
     form["additionalProperties"] = False
     return form
 

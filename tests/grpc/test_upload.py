@@ -47,6 +47,16 @@ def test_a_length_and_a_prompt_stand_for_a_clip(tmp_path: Path) -> None:
     assert read([TEXT_ALONE], tmp_path).duration_seconds == 2.5
 
 
+def test_cues_are_messages_that_are_checked(tmp_path: Path) -> None:
+    sent = GenerateRequest()
+    sent.options.cues.add(start_seconds=0, stop_seconds=1.5, prompt="rain")
+    (cue,) = read([sent, GenerateRequest(chunk=b"x")], tmp_path).cues
+    assert (cue.start_seconds, cue.stop_seconds, cue.prompt) == (0, 1.5, "rain")
+    sent.options.cues.add(start_seconds=1, stop_seconds=2, prompt="wind")
+    with pytest.raises(ParameterError, match="overlap"):
+        read([sent], tmp_path / "..")
+
+
 @pytest.mark.parametrize(
     ("messages", "kind", "words"),
     [

@@ -183,6 +183,12 @@ def test_a_field_that_is_not_utf8_is_read_as_latin_1(tmp_path: Path) -> None:
 TEXT_ALONE = part("prompt", b"rain") + part("duration_seconds", b"2.5")
 
 
+def test_cues_are_a_json_list(tmp_path: Path) -> None:
+    cues = b'[{"start_seconds": 0, "stop_seconds": 1.5, "prompt": "rain"}]'
+    (cue,) = read([clip_part() + part("cues", cues) + END], tmp_path).cues
+    assert (cue.start_seconds, cue.stop_seconds, cue.prompt) == (0, 1.5, "rain")
+
+
 def test_a_length_and_a_prompt_stand_for_a_clip(tmp_path: Path) -> None:
     options = read([TEXT_ALONE + END], tmp_path)
     assert (options.prompt, options.duration_seconds) == ("rain", 2.5)
@@ -200,6 +206,7 @@ def test_a_length_and_a_prompt_stand_for_a_clip(tmp_path: Path) -> None:
         (part("prompt", b"", file_name="a") + END, ParameterError, "prompt: only clip may be"),
         (clip_part() + part("seed", b"1") * 2 + END, ParameterError, "seed: given twice"),
         (clip_part() + part("volume", b"") + END, ParameterError, "volume"),
+        (clip_part() + part("cues", b"rain") + END, ParameterError, "cues: must be a JSON list"),
         (part("prompt", b"x" * (MAX_FIELD_BYTES + 1)) + END, RequestError, "prompt has more than"),
         (part("also", b"wav") * 100 + END, RequestError, r"more than \d+ fields"),
         (b"--b\r\nContent-Type: text/plain\r\n\r\nx\r\n" + END, RequestError, "no name"),

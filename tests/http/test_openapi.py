@@ -23,7 +23,7 @@ def document(server: Server) -> dict[str, Any]:
     return server.client.get("/docs.json").json()
 
 
-@pytest.mark.parametrize("name", REQUEST)
+@pytest.mark.parametrize("name", [name for name in REQUEST if name != "cues"])
 def test_every_option_is_described_as_it_is_checked(document: dict[str, Any], name: str) -> None:
     field = document["components"]["schemas"]["GenerationOptions"]["properties"][name]
     assert field == REQUEST[name]
@@ -32,6 +32,13 @@ def test_every_option_is_described_as_it_is_checked(document: dict[str, Any], na
     if any(part.get("type") in ("integer", "number") for part in field.get("anyOf", [field])):
         bounded = next(p for p in field.get("anyOf", [field]) if "minimum" in p)
         assert "maximum" in bounded
+
+
+def test_cues_are_a_text_since_they_are_a_part_of_a_form(document: dict[str, Any]) -> None:
+    field = document["components"]["schemas"]["GenerationOptions"]["properties"]["cues"]
+    assert (field["type"], field["contentMediaType"]) == ("string", "application/json")
+    assert field["description"] == REQUEST["cues"]["description"]
+    assert GenerationOptions.model_validate({"cues": field["default"]}).cues == ()
 
 
 def test_nothing_is_required_since_a_prompt_alone_may_stand_for_the_clip(

@@ -14,7 +14,7 @@ from foley.models.layers import TokenConv
 from foley.models.packing import Borders, Lengths, Packing, Segments
 from foley.request import SOLVERS, Solver
 from foley.sampling import SolverPoint, guide, integrate, make_sigmas
-from foley.types import Conditions, TextConditions
+from foley.types import Conditions, Region, TextConditions
 from tests.toys import toy_components
 
 DIT = toy_components().dit
@@ -39,20 +39,33 @@ class Asked:
     shift: float = 1.0
     guidance_interval: float = 0.0
     has_picture: bool = True
+    has_cues: bool = False
 
     def conditions(self, seed: int) -> Conditions | TextConditions:
         if not self.has_picture:
             return TextConditions(
                 num_visual=self.num_visual,
                 num_sync=8 * self.num_segments,
-                text_tokens=draw(2, self.num_text, 16, seed=seed),
+                text_tokens=draw(4, self.num_text, 16, seed=seed),
                 num_latents=self.num_latents,
+                regions=self.regions(),
             )
         return Conditions(
             visual_tokens=draw(self.num_visual, 24, seed=seed),
             sync_tokens=draw(8 * self.num_segments, 16, seed=seed),
-            text_tokens=draw(2, self.num_text, 16, seed=seed),
+            text_tokens=draw(4, self.num_text, 16, seed=seed),
             num_latents=self.num_latents,
+            regions=self.regions(),
+        )
+
+    def regions(self) -> tuple[Region, ...]:
+        if not self.has_cues or self.num_latents < 3:
+            return ()
+        first, second = self.num_latents // 3, self.num_visual // 3
+        return (
+            Region(first, second, 2),
+            Region(1, 0, 1),
+            Region(self.num_latents - first - 1, self.num_visual - second, 3),
         )
 
     def noise(self, seed: int) -> torch.Tensor:
@@ -83,6 +96,7 @@ ASKED = st.builds(
     shift=st.sampled_from([1.0, 4.0]),
     guidance_interval=st.sampled_from([0.0, 0.5, 0.8, 1.0]),
     has_picture=st.booleans(),
+    has_cues=st.booleans(),
 )
 
 
@@ -260,3 +274,36 @@ def test_the_joint_sequence_is_ordered_clip_by_clip() -> None:
     assert packing.joint.tolist() == [0, 4, 5, 1, 2, 3, 6]
     assert packing.joint[packing.visual_place].tolist() == [0, 1, 2, 3]
     assert packing.joint[packing.audio_place].tolist() == [4, 5, 6]
+
+
+def test_regions_attend_as_a_mask_of_all_pairs_would() -> None:
+    """Of two clips, the second with three regions, one of which has no visual token."""
+    regions = [[Lengths(4, 2, 3)], [Lengths(3, 1, 2), Lengths(2, 0, 2), Lengths(5, 3, 2)]]
+    lengths = [Lengths(*map(sum, zip(*clip, strict=True))) for clip in regions]
+    packing = Packing.of(lengths, regions=regions)
+    parts = [(c, r, part) for c, clip in enumerate(regions) for r, part in enumerate(clip)]
+    audio = [(c, r) for c, r, part in parts for _ in range(part.audio)]
+    visual = [(c, r) for c, r, part in parts for _ in range(part.visual)]
+    text = [(c, r) for c, r, part in parts for _ in range(part.text)]
+    joint = [[*visual, *audio][i] for i in packing.joint]
+    assert [joint[i] for i in packing.visual_place] == visual
+    assert [joint[i] for i in packing.audio_place] == audio
+    assert packing.audio_owner.tolist() == [c for c, _ in audio]
+    for segments, queries, keys, is_whole in (
+        (packing.joint_self, joint, joint, True),
+        (packing.audio_joint, audio, joint, True),
+        (packing.joint_text, joint, text, False),
+        (packing.audio_text, audio, text, False),
+        (packing.audio_self, audio, audio, False),
+    ):
+        mask = torch.block_diag(
+            *(
+                torch.ones(q, k)
+                for q, k in zip(segments.query_lengths, segments.key_lengths, strict=True)
+            )
+        )
+        depth = 1 if is_whole else 2  # the same clip, or also the same region
+        expected = torch.tensor([[q[:depth] == k[:depth] for k in keys] for q in queries])
+        assert torch.equal(mask.bool(), expected)
+    # Convolutions reach across regions, and not across clips.
+    assert packing.borders.first[:, 0].nonzero().flatten().tolist() == [0, 4]

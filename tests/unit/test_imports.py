@@ -38,9 +38,11 @@ ALLOWED: dict[str, set[str]] = {
     "foley.generation": BASE | {"foley.media/"},
     "foley.session": BASE
     | {"foley.denoise", "foley.generation", "foley.models/", "foley.sampling"},
+    "foley.cues": BASE,
     "foley.pipeline": BASE
     | {
         "foley.conditioning",
+        "foley.cues",
         "foley.denoise",
         "foley.generation",
         "foley.gpu/",

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from foley.denoise import EvaluationPart, VelocityModel
 from foley.errors import DeviceError, ModelError
 from foley.pipeline import FoleyPipeline
-from foley.request import SOLVERS, GenerationRequest
+from foley.request import SOLVERS, Cue, GenerationRequest
 from foley.session import Session
 from foley.types import Stage, VideoFrames
 from foley.weights.selection import choose_device
@@ -57,6 +57,8 @@ def serve(
     return [sessions[str(index)] for index in range(len(requested))], largest
 
 
+TAP = Cue(start_seconds=0.1, stop_seconds=0.35, prompt="tap")
+WIND = Cue(start_seconds=0.4, stop_seconds=9, prompt="wind in the trees")
 requests = st.builds(
     GenerationRequest,
     prompt=st.sampled_from(["", "a dog barks", "rain on a tin roof"]),
@@ -67,6 +69,7 @@ requests = st.builds(
     guidance_interval=st.sampled_from([None, 0.5, 0.8]),
     seed=st.integers(0, 1000),
     num_variations=st.integers(1, 2),
+    cues=st.sampled_from([(), (TAP,), (TAP, WIND)]),
 )
 
 

@@ -1,0 +1,173 @@
+"""Prompts for ranges of time."""
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from foley.cues import split_regions
+from foley.errors import ParameterError, PromptTooLongError
+from foley.request import MAX_CUES, Cue, GenerationRequest
+from foley.types import NoPicture, Region
+from tests.toys import toy_frames, toy_pipeline
+
+STEPS = 2
+
+
+def cue(start: float, stop: float, prompt: str = "rain") -> dict[str, Any]:
+    return {"start_seconds": start, "stop_seconds": stop, "prompt": prompt}
+
+
+def split(*cues: dict[str, Any], num_latents: int = 100, num_visual: int = 16) -> list[Region]:
+    parsed = GenerationRequest.parse(cues=cues).cues
+    return list(split_regions(parsed, num_latents, num_visual))
+
+
+def test_a_cue_splits_a_sound_where_it_starts_and_stops() -> None:
+    # 2 s: latent frames at 0.01, 0.03, ... s and visual tokens at 0.0625, 0.1875, ... s.
+    assert split(cue(0.5, 1.5)) == [Region(25, 4, 1), Region(50, 8, 2), Region(25, 4, 1)]
+    assert split(cue(0, 1)) == [Region(50, 8, 2), Region(50, 8, 1)]
+    assert split(cue(1, 2)) == [Region(50, 8, 1), Region(50, 8, 2)]
+    assert split(cue(0, 2)) == [Region(100, 16, 2)]
+    assert split() == []
+
+
+def test_cues_may_touch_and_come_in_any_order() -> None:
+    both = [Region(25, 4, 1), Region(25, 4, 2), Region(25, 4, 3), Region(25, 4, 1)]
+    assert split(cue(1, 1.5), cue(0.5, 1)) == both
+    # Less than a latent frame lies between them.
+    assert split(cue(1.005, 1.5), cue(0.5, 1)) == both
+
+
+def test_a_cue_that_lasts_too_long_ends_with_the_sound() -> None:
+    assert split(cue(1.5, 15)) == [Region(75, 12, 1), Region(25, 4, 2)]
+
+
+def test_a_cue_after_the_end_is_refused() -> None:
+    with pytest.raises(ParameterError, match=r"cue 2 starts at 2 s, the sound lasts 2.00 s"):
+        split(cue(1, 1.5), cue(2, 3))
+
+
+@given(
+    st.lists(st.integers(0, 1500), min_size=2, max_size=20),
+    st.integers(2, 750),
+    st.integers(1, 120),
+)
+def test_regions_have_all_tokens_and_no_empty_sound(
+    times: list[int], num_latents: int, num_visual: int
+) -> None:
+    times = sorted(times)
+    pairs = [(a / 100, b / 100) for a, b in zip(times[::2], times[1::2], strict=False)]
+    cues = [cue(a, b) for a, b in pairs if b - a >= 0.1 and a < num_latents / 50 - 0.02]
+    regions = split(*cues, num_latents=num_latents, num_visual=num_visual)
+    if not cues:
+        assert regions == []
+        return
+    assert sum(region.num_latents for region in regions) == num_latents
+    assert sum(region.num_visual for region in regions) == num_visual
+    assert all(region.num_latents >= 1 and region.num_visual >= 0 for region in regions)
+    heard = [region.text_row for region in regions if region.text_row > 1]
+    assert heard == list(range(2, 2 + len(cues)))
+
+
+@pytest.mark.parametrize(
+    ("cues", "words"),
+    [
+        ([cue(1, 2, "a"), cue(1.5, 3, "b")], r"1-2 s \(a\) and 1.5-3 s \(b\) overlap"),
+        ([cue(1, 1.05)], "stop_seconds: must be at least 0.1 s after start_seconds, which is 1"),
+        ([cue(2, 1)], "at least 0.1 s after start_seconds, which is 2"),
+        ([cue(-1, 1)], "start_seconds: input should be greater than or equal to 0, got -1"),
+        ([cue(1, 16)], "stop_seconds: input should be less than or equal to 15, got 16"),
+        ([cue(0, float("nan"))], "finite"),
+        ([cue(0, 1, "")], "cues.0.prompt"),
+        ([cue(0, 1) | {"gain": 1}], "cues.0.gain"),
+        ([cue(0, 1)] * (MAX_CUES + 1), "at most 32"),
+        ("{", "must be a JSON list"),
+        ("[" * 100_000, "must be a JSON list"),
+        ("1", "cues: input should be"),
+    ],
+)
+def test_cues_that_do_not_fit_are_refused(cues: object, words: str) -> None:
+    with pytest.raises(ParameterError, match=words):
+        GenerationRequest.parse(cues=cues)
+
+
+def test_cues_are_read_from_json_and_from_objects() -> None:
+    read = GenerationRequest.parse(
+        cues='[{"start_seconds": 1, "stop_seconds": 2, "prompt": "rain"}]'
+    )
+    assert read.cues == (Cue(start_seconds=1, stop_seconds=2, prompt="rain"),)
+    assert GenerationRequest.parse(cues=read.cues) == read
+    assert GenerationRequest.parse(**read.model_dump()) == read
+
+
+def make(*cues: dict[str, Any], **options: Any) -> torch.Tensor:
+    options = {"prompt": "wind", "seed": 1, "num_inference_steps": STEPS} | options
+    return toy_pipeline()(toy_frames(48), cues=cues, **options).waveforms
+
+
+def test_a_cue_changes_the_sound_and_each_of_its_parts_counts() -> None:
+    plain, rain = make(), make(cue(0.5, 1))
+    assert rain.shape == plain.shape
+    assert torch.equal(make(cue(0.5, 1)), rain)
+    for other in (plain, make(cue(0.5, 1, "tap")), make(cue(0.5, 1.2)), make(cue(0.6, 1))):
+        assert (other - rain).abs().max() > 1e-4
+
+
+def test_without_guidance_and_without_a_clip_cues_are_heard() -> None:
+    assert not torch.equal(make(cue(0.5, 1), guidance_scale=1), make(guidance_scale=1))
+    request = GenerationRequest(prompt="wind", seed=1, num_inference_steps=STEPS)
+    with_cue = request.model_copy(update={"cues": (Cue(**cue(0.2, 0.8)),)})
+    nothing = NoPicture(duration_seconds=1)
+    made = [toy_pipeline().generate(nothing, r).waveforms for r in (request, with_cue)]
+    assert not torch.equal(*made)
+
+
+def test_a_cue_is_heard_in_its_range_alone_where_only_the_text_tells_regions_apart() -> None:
+    """One step of one block: what another cue says cannot reach the general part by any way."""
+    pipeline = toy_pipeline()
+    (one, other) = (
+        next_velocity(pipeline, cue(0.5, 1, prompt)) for prompt in ("rain", "tap tap tap")
+    )
+    changed = (one - other).abs().amax((0, 1))  # [A]
+    inside = changed[25:50].mean()
+    outside = torch.cat((changed[:20], changed[55:])).mean()
+    assert inside > 3 * outside
+
+
+def next_velocity(pipeline: Any, *cues: dict[str, Any]) -> torch.Tensor:
+    request = GenerationRequest.parse(prompt="wind", seed=1, num_inference_steps=1, cues=cues)
+    session = pipeline.start(toy_frames(48), request)
+    with torch.inference_mode():
+        while session.stage == "encode":
+            session.encode()
+        (velocity,) = pipeline.make_velocity_model()([session.prepare_part()])
+    result: torch.Tensor = velocity
+    return result
+
+
+def test_a_cue_with_too_many_words_is_named() -> None:
+    with pytest.raises(PromptTooLongError, match="cue 2 has"):
+        make(cue(0, 0.5), cue(0.5, 1, "tap " * 499))
+
+
+def test_the_encoder_takes_prompts_in_pairs_and_gives_each_its_own_tokens() -> None:
+    def tokens(*prompts: str) -> torch.Tensor:
+        cues = [Cue(**cue(i / 2, i / 2 + 0.5, prompt)) for i, prompt in enumerate(prompts)]
+        encoding = toy_pipeline().encode(toy_frames(48), "a", "b", cues)
+        with torch.inference_mode():
+            try:
+                while True:
+                    next(encoding)
+            except StopIteration as stop:
+                result: torch.Tensor = stop.value.text_tokens
+                return result
+
+    for count in (1, 2, 3):
+        made = tokens(*"cde"[:count])
+        assert len(made) == 2 + count
+        for row, prompt in enumerate("bacde"[: 2 + count]):
+            alone = tokens(prompt)[2]
+            torch.testing.assert_close(made[row], alone, rtol=0, atol=1e-5)
