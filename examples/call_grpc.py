@@ -1,6 +1,6 @@
 """Generate the sound of a clip with a service, over gRPC.
 
-python examples/call_grpc.py examples/bigbuckbunny.mp4 out.mp4 --server 127.0.0.1:50051
+python examples/call_grpc.py examples/hammer.mp4 out.mp4 --server 127.0.0.1:50051
 
 It needs grpcio. Other languages generate their stubs from proto/foley/v1/foley.proto.
 """

@@ -1,6 +1,6 @@
 """Generate the sound of a clip with a service, over HTTP.
 
-python examples/call_http.py examples/bigbuckbunny.mp4 results --server http://127.0.0.1:3000
+python examples/call_http.py examples/hammer.mp4 results --server http://127.0.0.1:3000
 
 The key of a service that asks for one is read from FOLEY_API_KEY.
 """

@@ -1,6 +1,6 @@
 """Generate several sounds of one clip at the same time, over HTTP with asyncio.
 
-python examples/call_http_async.py examples/bigbuckbunny.mp4 rain wind --server http://127.0.0.1:3000
+python examples/call_http_async.py examples/hammer.mp4 stone metal --server http://127.0.0.1:3000
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Generate the sound of a clip with a model in this process.
 
-python examples/generate_file.py examples/bigbuckbunny.mp4 out.mp4 --prompt "soft taps"
+python examples/generate_file.py examples/hammer.mp4 out.mp4 --prompt "a hammer hits stone"
 """
 
 import argparse

@@ -10,6 +10,7 @@ sounds.save("out.mp4")
 from typing import TYPE_CHECKING, Any
 
 from foley.errors import FoleyError, RequestError, ServerError
+from foley.quiet import silence_imports
 from foley.request import GenerationRequest
 from foley.version import __version__
 
@@ -45,7 +46,9 @@ def __getattr__(name: str) -> Any:
     if name in _LAZY:
         from importlib import import_module
 
-        return getattr(import_module(_LAZY[name]), name)
+        with silence_imports():
+            module = import_module(_LAZY[name])
+        return getattr(module, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

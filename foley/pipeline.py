@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar, overload
 
 import torch
 from torch import Tensor
@@ -17,13 +18,14 @@ from torch import Tensor
 from foley.conditioning import count_pieces, encode_sync, encode_text, encode_visual, tokenize
 from foley.configs import (
     MAX_TEXT_TOKENS,
+    PRESETS,
     SYNC_FPS,
     SYNC_SEGMENT_FRAMES,
     Preset,
 )
 from foley.cues import split_regions
 from foley.denoise import VelocityModel
-from foley.errors import DeviceError, ParameterError
+from foley.errors import CheckpointError, ConfigError, DeviceError, ParameterError
 from foley.generation import Generation, SourceClip, read_clip, store_clip
 from foley.gpu.matrix import Precision
 from foley.gpu.memory_modes import Memory, check_options, choose_loading_device
@@ -47,6 +49,9 @@ logger = logging.getLogger(__name__)
 # every size except 1, hence the clip of one frame and one segment without guidance.
 _WARM_UPS = ((8, 25, 4.5), (8, 25, 1.0), (1, SYNC_SEGMENT_FRAMES, 1.0), (64, 200, 4.5))
 
+# Clips of a list that are sampled together. On a GPU more of them are hardly faster.
+_CLIPS_AT_ONCE = 16
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -64,6 +69,7 @@ class Progress:
 
 
 OnProgress = Callable[[Progress], None]
+AnyClip = TypeVar("AnyClip", bound=SourceClip | VideoFrames)
 
 
 class FoleyPipeline:
@@ -102,6 +108,7 @@ class FoleyPipeline:
             device = torch.device("cuda", torch.cuda.current_device())
         self.preset = components.preset
         self.device = device
+        self._load_on: Callable[[str], Self] | None = None  # loads the same model again
         self.source = components.source
         self.revision = components.revision
         self.licence = get_licence(components.preset.name)
@@ -157,17 +164,124 @@ class FoleyPipeline:
                 f"{chosen} has too little free memory to load preset {name}; stop what else uses "
                 "it, or use memory balanced or low"
             ) from error
-        return cls(components, chosen, precision=precision, memory=memory)
+        pipeline = cls(components, chosen, precision=precision, memory=memory)
+        pipeline._load_on = partial(
+            cls.from_preset,
+            # auto could choose another one for another device
+            name if weights is not None else pipeline.preset.name,
+            weights=weights,
+            precision=precision,
+            memory=memory,
+        )
+        return pipeline
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        device: str = "auto",
+        *,
+        precision: Precision = "bf16",
+        memory: Memory = "auto",
+    ) -> Self:
+        """Load the pipeline of a preset, or of a folder of weights.
+
+        Args:
+            source: tiny, xl, xxl or auto; or a folder of official files, or of files in the layout
+                of `foley convert`.
+            device: as for `from_preset`, and so are the others.
+            precision: bf16 or fp8.
+            memory: full, balanced, low or auto.
+
+        Raises:
+            ConfigError: as for `from_preset`.
+            CheckpointError: the folder holds no complete model, or there is no such folder.
+            DeviceError: as for `from_preset`.
+        """
+        if str(source) in (*PRESETS, "auto"):
+            return cls.from_preset(str(source), device, precision=precision, memory=memory)
+        if not Path(source).is_dir():
+            raise CheckpointError(
+                f"{source} is neither a folder nor a preset; the presets are {', '.join(PRESETS)}, "
+                "and `foley download` fetches the weights of xl and xxl"
+            )
+        return cls.from_preset("auto", device, source, precision=precision, memory=memory)
+
+    def to(self, device: str | torch.device) -> Self:
+        """Move the pipeline to another device, and return it.
+
+        The weights are loaded again, since each device stores them in another way.
+
+        Args:
+            device: auto, cpu, cuda or cuda:N.
+
+        Raises:
+            ConfigError: the pipeline was not made by `from_preset` or `from_pretrained`, or its
+                options do not fit the device.
+            DeviceError: there is no such device, or its memory is too small.
+        """
+        chosen = choose_device(str(device))
+        if chosen == self.device or (chosen.type == self.device.type and chosen.index is None):
+            return self
+        if self._load_on is None:
+            raise ConfigError(
+                f"this pipeline was made from components on {self.device}, and cannot be moved; "
+                f"make another one on {chosen}"
+            )
+        self.__dict__.update(vars(self._load_on(str(device))))
+        return self
 
     @property
     def description(self) -> str:
         """One line that says which model this is."""
         return f"preset {self.preset.name} on {self.device}, weights from {self.source}"
 
+    @overload
     def __call__(
         self,
         video: SourceClip | VideoFrames | None,
-        prompt: str = "",
+        prompt: str = ...,
+        negative_prompt: str = "noisy, harsh",
+        guidance_scale: float | None = ...,
+        num_inference_steps: int | None = ...,
+        solver: Solver | None = ...,
+        seed: int | None = ...,
+        num_variations: int = ...,
+        *,
+        schedule_shift: float | None = ...,
+        guidance_interval: float | None = ...,
+        quality: Quality | None = ...,
+        duration_seconds: float | None = ...,
+        cues: Sequence[Cue | Mapping[str, object]] = ...,
+        trim: bool = ...,
+        on_progress: OnProgress | None = ...,
+    ) -> Generation: ...
+
+    @overload
+    def __call__(
+        self,
+        video: list[AnyClip],
+        prompt: str | list[str] = ...,
+        negative_prompt: str = "noisy, harsh",
+        guidance_scale: float | None = ...,
+        num_inference_steps: int | None = ...,
+        solver: Solver | None = ...,
+        seed: int | None = ...,
+        num_variations: int = ...,
+        *,
+        schedule_shift: float | None = ...,
+        guidance_interval: float | None = ...,
+        quality: Quality | None = ...,
+        duration_seconds: None = ...,
+        cues: Sequence[Cue | Mapping[str, object]] = ...,
+        trim: bool = ...,
+        on_progress: OnProgress | None = ...,
+    ) -> list[Generation]: ...
+
+    def __call__(
+        self,
+        video: SourceClip | VideoFrames | list[AnyClip] | None,
+        prompt: str | list[str] = "",
         negative_prompt: str = "noisy, harsh",
         guidance_scale: float | None = None,
         num_inference_steps: int | None = None,
@@ -182,13 +296,15 @@ class FoleyPipeline:
         cues: Sequence[Cue | Mapping[str, object]] = (),
         trim: bool = False,
         on_progress: OnProgress | None = None,
-    ) -> Generation:
-        """Generate the sounds for a clip, or for a prompt alone.
+    ) -> Generation | list[Generation]:
+        """Generate the sounds for a clip, for each of several, or for a prompt alone.
 
         Args:
             video: path of the clip, its bytes, a file that is open in binary mode, or its frames.
-                With None the prompt alone decides.
-            prompt: what should be heard; at most 2000 characters.
+                With None the prompt alone decides. With a list of these, the result is a list of
+                the same length; up to 16 clips are sampled together.
+            prompt: what should be heard; at most 2000 characters. A list of clips has one for all,
+                or a list with one for each.
             negative_prompt: what should not be heard; at most 2000 characters.
             guidance_scale: 1 to 20, where 1 switches guidance off; None takes the preset's default.
             num_inference_steps: solver steps, 1 to 200; None takes the preset's default.
@@ -205,53 +321,64 @@ class FoleyPipeline:
             cues: prompts for ranges of time in place of `prompt`, which do not overlap: mappings
                 with start_seconds, stop_seconds and prompt.
             trim: use the first 15 s of a longer clip instead of refusing it.
-            on_progress: called after each step; an error that it raises ends the work.
+            on_progress: called after each step, of each clip; an error that it raises ends the
+                work.
 
         Raises:
-            RequestError: the clip or an option cannot be used; nothing was computed.
+            RequestError: a clip or an option cannot be used; nothing was computed.
             DeviceError: the device ran out of memory; the pipeline stays usable.
             ModelError: the model gave values that are not finite.
         """
-        request = GenerationRequest.parse(
-            prompt=prompt,
-            negative_prompt=negative_prompt,
-            guidance_scale=guidance_scale,
-            num_inference_steps=num_inference_steps,
-            solver=solver,
-            seed=seed,
-            num_variations=num_variations,
-            schedule_shift=schedule_shift,
-            guidance_interval=guidance_interval,
-            quality=quality,
-            duration_seconds=duration_seconds,
-            cues=cues,
-        )
+        prompts = _list_prompts(video, prompt)
+        requests = [
+            GenerationRequest.parse(
+                prompt=text,
+                negative_prompt=negative_prompt,
+                guidance_scale=guidance_scale,
+                num_inference_steps=num_inference_steps,
+                solver=solver,
+                seed=seed,
+                num_variations=num_variations,
+                schedule_shift=schedule_shift,
+                guidance_interval=guidance_interval,
+                quality=quality,
+                duration_seconds=duration_seconds,
+                cues=cues,
+            )
+            for text in prompts
+        ]
         if video is None:
             if duration_seconds is None:
                 raise ParameterError(
                     "video: missing; give a clip, or duration_seconds and a prompt for a sound "
                     "without one"
                 )
-            return self.generate(NoPicture(duration_seconds=duration_seconds), request, on_progress)
+            sound = NoPicture(duration_seconds=duration_seconds)
+            return self.generate(sound, requests[0], on_progress)
         if duration_seconds is not None:
             raise ParameterError(
                 "duration_seconds: only for a sound without a clip, which decides its own length; "
                 "leave it out, or give None as the video"
             )
+        clips: list[SourceClip | VideoFrames] = [*video] if isinstance(video, list) else [video]
+        results: list[Generation] = []
+        for first in range(0, len(clips), _CLIPS_AT_ONCE):
+            part = slice(first, first + _CLIPS_AT_ONCE)
+            read = [self._read(clip, trim=trim) for clip in clips[part]]
+            with self.use_device(), torch.inference_mode():
+                made = self._generate([clip.frames for clip in read], requests[part], on_progress)
+            results += [clip.describe(result) for clip, result in zip(read, made, strict=True)]
+        return results if isinstance(video, list) else results[0]
+
+    def _read(self, video: SourceClip | VideoFrames, *, trim: bool) -> "_ReadClip":
+        """Return a clip with its frames."""
         if isinstance(video, VideoFrames):
-            return self.generate(video, request, on_progress)
+            return _ReadClip(frames=video)
         start = time.perf_counter()
         clip = read_clip(video)
         with store_clip(clip) as path:
             frames = self.decode_video(path, trim=trim)
-        seconds = time.perf_counter() - start
-        result = self.generate(frames, request, on_progress)
-        return replace(
-            result,
-            timings={Stage.DECODE_VIDEO: seconds, **result.timings},
-            clip=clip,
-            trimmed=frames.trimmed,
-        )
+        return _ReadClip(frames=frames, clip=clip, seconds=time.perf_counter() - start)
 
     def decode_video(
         self, path: Path, *, trim: bool = False, limits: "MediaLimits | None" = None
@@ -307,35 +434,41 @@ class FoleyPipeline:
             ModelError: the model gave values that are not finite.
         """
         with self.use_device(), torch.inference_mode():
-            return self._generate(frames, request, on_progress)
+            return self._generate([frames], [request], on_progress)[0]
 
     def _generate(
         self,
-        frames: VideoFrames | NoPicture,
-        request: GenerationRequest,
+        frames: Sequence[VideoFrames | NoPicture],
+        requests: Sequence[GenerationRequest],
         on_progress: OnProgress | None,
-    ) -> Generation:
+    ) -> list[Generation]:
+        """Run generations side by side; all have the same number of evaluations."""
         report = on_progress or (lambda progress: None)
-        session = self.start(frames, request)
+        sessions = [self.start(*pair) for pair in zip(frames, requests, strict=True)]
         velocities = self.make_velocity_model()
+        session = sessions[0]
         num_steps = session.num_steps
         try:
-            report(Progress(Stage.ENCODE, 0, 1))
-            while session.stage is Stage.ENCODE:
-                session.encode()
-            report(Progress(Stage.ENCODE, 1, 1))
+            for session in sessions:
+                report(Progress(Stage.ENCODE, 0, 1))
+                while session.stage is Stage.ENCODE:
+                    session.encode()
+                report(Progress(Stage.ENCODE, 1, 1))
             while session.stage is Stage.SAMPLE:
                 report(Progress(Stage.SAMPLE, session.step, num_steps))
-                session.advance(*velocities([session.prepare_part()]))
+                parts = velocities([item.prepare_part() for item in sessions])
+                for item, velocity in zip(sessions, parts, strict=True):
+                    item.advance(velocity)
             report(Progress(Stage.SAMPLE, num_steps, num_steps))
-            report(Progress(Stage.DECODE_AUDIO, 0, 1))
-            while session.stage is Stage.DECODE_AUDIO:
-                session.decode()
-            report(Progress(Stage.DECODE_AUDIO, 1, 1))
+            for session in sessions:
+                report(Progress(Stage.DECODE_AUDIO, 0, 1))
+                while session.stage is Stage.DECODE_AUDIO:
+                    session.decode()
+                report(Progress(Stage.DECODE_AUDIO, 1, 1))
         except torch.OutOfMemoryError as error:
             self.make_room()
             raise session.make_memory_error() from error
-        return session.result()
+        return [session.result() for session in sessions]
 
     def make_room(self) -> None:
         """Free memory that only makes requests faster, after the device ran out of memory.
@@ -473,6 +606,41 @@ class FoleyPipeline:
             num_picked=num_sync,
             source_seconds=num_sync / SYNC_FPS,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ReadClip:
+    """A clip and its frames; `clip` is None if the caller gave frames."""
+
+    frames: VideoFrames
+    clip: Path | bytes | None = None
+    seconds: float = 0.0
+
+    def describe(self, generation: Generation) -> Generation:
+        """Return the generation with what it needs to be saved as a video."""
+        if self.clip is None:
+            return generation
+        return replace(
+            generation,
+            timings={Stage.DECODE_VIDEO: self.seconds, **generation.timings},
+            clip=self.clip,
+            trimmed=self.frames.trimmed,
+        )
+
+
+def _list_prompts(video: object, prompt: str | list[str]) -> list[str]:
+    """Return the prompt of each clip."""
+    if not isinstance(video, list):
+        if isinstance(prompt, str):
+            return [prompt]
+        raise ParameterError("prompt: a list, but there is one clip; give one text")
+    if isinstance(prompt, str):
+        return [prompt] * len(video)
+    if len(prompt) != len(video):
+        raise ParameterError(
+            f"prompt: a list of {len(prompt)} for {len(video)} clips; give one for each, or a text"
+        )
+    return prompt
 
 
 def _memory_error(device: torch.device, preset: Preset) -> DeviceError:

@@ -13,8 +13,9 @@ import httpx
 
 from scripts.local_service import ROOT, LocalServiceError, run_service
 
-CLIP = ROOT / "examples" / "bigbuckbunny.mp4"
-PROMPT = "soft taps and wind"
+CLIP = ROOT / "examples" / "hammer.mp4"
+CONTACTS = CLIP.with_suffix(".json")  # when the hammer touches the stone
+PROMPT = "a hammer hits stone"
 OUT = ROOT / "demo"
 LOG = OUT / "server.log"
 
@@ -98,23 +99,28 @@ def generate(client: httpx.Client, format_: str, options: dict[str, str]) -> str
 
 
 def draw_result() -> None:
-    """Write demo/out.png: frames, waveform and spectrogram with a common time axis."""
+    """Write demo/out.png: frames, waveform and spectrogram, with contacts and detected onsets."""
     # These imports take seconds, so they follow the requests.
     import torch
 
     from benchmarks.quality import drawing
     from runners.page.plots import read_sound
-    from training.judge import detect_onsets
+    from training.judge import TOLERANCE_SECONDS, detect_onsets, match_onsets
 
     sound = read_sound(OUT / "out.wav")
     assert sound is not None
     samples, rate = sound
     onsets = detect_onsets(torch.from_numpy(samples))
+    contacts: list[float] = json.loads(CONTACTS.read_text())["contacts"]
     drawn = drawing.Sound(name="generated", samples=samples, rate=rate, found=onsets)
     path = OUT / "out.png"
-    drawing.draw(CLIP, [drawn], path, title=f'{CLIP.name}, "{PROMPT}"')
-    name = make_relative(path)
-    print(f"drew      {name}: frames, waveform and spectrogram, {len(onsets)} onsets marked")
+    drawing.draw(CLIP, [drawn], path, title=f'{CLIP.name}, "{PROMPT}"', events=contacts)
+    num_matched = len(match_onsets(onsets, contacts))
+    print(f"drew      {make_relative(path)}: frames, waveform and spectrogram")
+    print(
+        f"          {num_matched} of {len(contacts)} hits are heard within "
+        f"{1000 * TOLERANCE_SECONDS:.0f} ms, and {len(onsets) - num_matched} onsets match no hit"
+    )
 
 
 def make_relative(path: Path) -> str:

@@ -63,13 +63,13 @@ def measure(
     for _ in range(num_prompts):
         for index, material in enumerate(MATERIALS):
             prompt = text.name_material(rng, material)
-            made = pipeline(
+            made = pipeline(  # type: ignore[call-overload]
                 None,
                 prompt,
                 duration_seconds=SECONDS,
                 seed=seed + len(counts),
                 num_variations=num_variations,
-                **options,  # type: ignore[arg-type]
+                **options,
             )
             found = [count_asked(materials, one, index) for one in made.waveforms[:, 0]]
             print(f"{prompt!r}: {found}", flush=True)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from foley.cli.options import silence_imports
+from foley.quiet import silence_imports
 
 
 def convert(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from foley.cli.options import silence_imports
+from foley.quiet import silence_imports
 
 EXIT_UNFIT = 3
 _MARKS = {"ok": "ok", "warning": "note", "error": "WRONG"}

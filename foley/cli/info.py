@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from foley.cli.options import silence_imports
+from foley.quiet import silence_imports
 from foley.version import __version__
 
 _PACKAGES = (

@@ -1,9 +1,6 @@
-"""Groups of options on the command line, and quiet imports."""
+"""Groups of options on the command line."""
 
 import dataclasses
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -12,23 +9,11 @@ from cyclopts import Parameter
 
 from foley.cli.cues import parse_cue, read_cues
 from foley.configs import OFFICIAL_GUIDANCE, OFFICIAL_STEPS, TINY_GUIDANCE, TINY_STEPS
+from foley.quiet import silence_imports
 from foley.request import GenerationRequest, Quality, Solver
 
 if TYPE_CHECKING:
     from foley.pipeline import FoleyPipeline
-
-
-@contextmanager
-def silence_imports() -> Iterator[None]:
-    """Hide log lines below `ERROR` inside the block.
-
-    Libraries log remarks about each other's versions while they are imported.
-    """
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(logging.NOTSET)
 
 
 _DEFAULTS = GenerationRequest()

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from foley.cli.options import silence_imports
 from foley.errors import OutputError, ParameterError, RequestError
+from foley.quiet import silence_imports
 from foley.request import GenerationRequest
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm")

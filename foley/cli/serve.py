@@ -7,9 +7,9 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from foley.cli.options import silence_imports
 from foley.errors import ConfigError
 from foley.hardware.doctor import refuse_unfit
+from foley.quiet import silence_imports
 
 DRAIN_SECONDS = 30
 # BentoML would report each start to its makers. Who wants that sets the variable to False.

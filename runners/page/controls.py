@@ -15,7 +15,11 @@ from runners.page.messages import render_status
 from runners.page.player import EMPTY
 
 EXAMPLES_FOLDER = Path(__file__).resolve().parents[2] / "examples"
-EXAMPLES = {"bigbuckbunny.mp4": "Big Buck Bunny, 5 s", "bikes.mp4": "Bikes, 10 s"}
+EXAMPLES = {
+    "hammer.mp4": "Hammer, 5 s",
+    "bigbuckbunny.mp4": "Big Buck Bunny, 5 s",
+    "bikes.mp4": "Bikes, 10 s",
+}
 CREDIT = "Big Buck Bunny \u00a9 2008 Blender Foundation, CC BY 3.0"
 SAMPLE_PROMPTS = {
     "Meadow": "a meadow in summer, birds, soft steps on grass",

@@ -15,6 +15,7 @@ BASE = {
     "foley.atomic",
     "foley.configs",
     "foley.errors",
+    "foley.quiet",
     "foley.request",
     "foley.types",
     "foley.version",
@@ -23,6 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     # The library.
     "foley.atomic": set(),
     "foley.errors": set(),
+    "foley.quiet": set(),
     "foley.types": {"foley.configs"},
     "foley.version": set(),
     "foley.configs": {"foley.errors"},

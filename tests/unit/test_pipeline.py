@@ -1,6 +1,9 @@
 import dataclasses
 import math
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -236,3 +239,47 @@ def test_the_preset_decides_guidance_that_a_request_does_not_give() -> None:
     )
     assert torch.equal(unnamed, own)
     assert not torch.equal(unnamed, other)
+
+
+def test_a_list_of_clips_gives_the_sound_of_each() -> None:
+    pipeline, frames = toy_pipeline(), [toy_frames(), toy_frames(29)]
+    options = {"seed": 5, "num_inference_steps": STEPS}
+    made = pipeline(frames, ["rain", "wind"], **options)  # type: ignore[call-overload]
+    for clip, prompt, result in zip(frames, ["rain", "wind"], made, strict=True):
+        alone = pipeline(clip, prompt, **options)  # type: ignore[call-overload]
+        assert result.waveforms.shape == alone.waveforms.shape
+        # A product of matrices of another height is summed in another order: 1e-6 measured.
+        assert torch.allclose(result.waveforms, alone.waveforms, atol=1e-4)
+    assert pipeline([], "rain") == []
+
+
+def test_a_list_of_prompts_has_one_for_each_clip() -> None:
+    with pytest.raises(ParameterError, match="a list of 1 for 2 clips"):
+        toy_pipeline()([toy_frames(), toy_frames()], ["rain"])
+    with pytest.raises(ParameterError, match="there is one clip"):
+        toy_pipeline()(toy_frames(), ["rain"])  # type: ignore[call-overload]
+
+
+def test_a_folder_that_is_none_is_refused_with_the_presets() -> None:
+    with pytest.raises(CheckpointError, match=r"neither a folder nor a preset.*tiny, xl, xxl"):
+        FoleyPipeline.from_pretrained("tencent/no-such-folder")
+
+
+def test_a_loaded_pipeline_stays_on_its_device_and_one_of_components_cannot_move() -> None:
+    pipeline = FoleyPipeline.from_pretrained("tiny", "cpu")
+    assert pipeline.to("cpu") is pipeline
+    with pytest.raises(DeviceError, match="meta"):
+        pipeline.to("meta")
+    made = FoleyPipeline(toy_components(), torch.device("cpu"))
+    assert made.to(torch.device("cpu")) is made
+
+
+def test_the_pipeline_is_imported_without_a_remark_of_other_libraries() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "from foley import FoleyPipeline"],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert not done.stdout + done.stderr
