@@ -25,9 +25,11 @@ from typing import Any
 
 import bentoml
 from bentoml.exceptions import BentoMLConfigException
+from starlette.middleware.cors import CORSMiddleware
 
 from foley.errors import ConfigError, NotReadyError
 from runners.auth import ApiKeys
+from runners.browser import BrowserHeaders
 from runners.grpc.server import GrpcServer
 from runners.grpc.servicer import FoleyServicer
 from runners.handoff import MAX_FRAMES_BYTES
@@ -36,7 +38,7 @@ from runners.http.generate import GenerateEndpoint
 from runners.http.handlers import Handlers
 from runners.http.health import HealthCheck
 from runners.http.middleware import ErrorMiddleware
-from runners.http.routes import build_routes
+from runners.http.routes import CORS, build_routes
 from runners.jobs.cancellation import CancellationRegistry
 from runners.jobs.results import ResultStore
 from runners.jobs.run import GenerationService
@@ -217,5 +219,16 @@ class FoleyApi:
 
 
 FoleyApi.add_asgi_middleware(  # type: ignore[attr-defined]
-    ErrorMiddleware, keys=ApiKeys(SETTINGS.keys), health_path=SETTINGS.health_path
+    BrowserHeaders, frame_ancestors=SETTINGS.frame_ancestors
+)
+if SETTINGS.origins:
+    FoleyApi.add_asgi_middleware(  # type: ignore[attr-defined]
+        CORSMiddleware, allow_origins=SETTINGS.origins, **CORS
+    )
+FoleyApi.add_asgi_middleware(  # type: ignore[attr-defined]
+    ErrorMiddleware,
+    keys=ApiKeys(SETTINGS.keys),
+    health_path=SETTINGS.health_path,
+    hosts=SETTINGS.hosts,
+    origins=SETTINGS.origins,
 )

@@ -157,6 +157,12 @@ class UnauthorizedError(RequestError):
     code = "unauthorized"
 
 
+class ForbiddenError(RequestError):
+    """The request names a foreign host, or a page of another site sent it."""
+
+    code = "forbidden"
+
+
 class NotFoundError(RequestError):
     """There is no such thing, or it is not the caller's."""
 

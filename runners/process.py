@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import ctypes
+import os
 import random
 import signal
 import socket
@@ -10,6 +11,8 @@ import sys
 import threading
 from collections.abc import Callable
 from types import FrameType
+
+import click
 
 PR_SET_DUMPABLE = 4  # of <sys/prctl.h>
 # Linux takes the ports of outgoing connections from above this range. A port from there could be
@@ -24,6 +27,17 @@ def forbid_tracing() -> None:
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0)
+
+
+def find_http_host() -> str:
+    """Return the address on which this process serves HTTP; BentoML hands it only the socket."""
+    context = click.get_current_context(silent=True)
+    descriptor = context.params.get("fd") if context else None
+    if descriptor is None:
+        return "127.0.0.1"
+    with socket.socket(fileno=os.dup(descriptor)) as listener:
+        host: str = listener.getsockname()[0]
+    return host
 
 
 def find_free_ports(count: int, host: str = "127.0.0.1") -> list[int]:

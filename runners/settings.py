@@ -203,6 +203,32 @@ class Settings(BaseSettings):
         Path | None,
         Field(description="File with further API keys, one a line, such as a mounted secret."),
     ] = None
+    allowed_hosts: Annotated[
+        str | None,
+        Field(
+            pattern=r"^(([A-Za-z0-9._:-]+|\*)(,([A-Za-z0-9._:-]+|\*))*)$",
+            description="Names that the header `Host` of a request may have, separated by commas, "
+            "without ports. `localhost`, `127.0.0.1`, `::1` and the address listened on are "
+            "always allowed, and `*` allows all. Without names `Host` is checked only if the "
+            "service listens on a loopback address. Probes are not checked.",
+        ),
+    ] = None
+    cors_origins: Annotated[
+        str | None,
+        Field(
+            pattern=r"^(https?://[A-Za-z0-9.:\[\]-]+(,https?://[A-Za-z0-9.:\[\]-]+)*)?$",
+            description="Sites whose pages may send requests and read the answers (CORS), such as "
+            "`https://example.com`, separated by commas. Without it no other site may.",
+        ),
+    ] = None
+    frame_ancestors: Annotated[
+        str,
+        Field(
+            pattern=r"^('none'|'self'|https?://[^\s;,'\"]+)( ('self'|https?://[^\s;,'\"]+))*$",
+            description="Sites that may show the page in a frame, separated by spaces: `'none'`, "
+            "`'self'` or addresses such as `https://example.com`.",
+        ),
+    ] = "'none'"
     keep_results_seconds: Annotated[
         float,
         Field(
@@ -308,6 +334,16 @@ class Settings(BaseSettings):
         if not keys and (self.api_keys is not None or self.api_keys_file is not None):
             raise ConfigError(f"{PREFIX}API_KEYS and {PREFIX}API_KEYS_FILE hold no key")
         return keys
+
+    @property
+    def hosts(self) -> list[str]:
+        """The names of `allowed_hosts`."""
+        return list(filter(None, (self.allowed_hosts or "").split(",")))
+
+    @property
+    def origins(self) -> list[str]:
+        """The sites of `cors_origins`."""
+        return list(filter(None, (self.cors_origins or "").split(",")))
 
     @property
     def scratch_root(self) -> Path:

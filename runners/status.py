@@ -15,6 +15,7 @@ from foley.errors import (
     DeviceError,
     FetchError,
     FoleyError,
+    ForbiddenError,
     MediaTypeError,
     ModelFailedError,
     NotAcceptableError,
@@ -60,6 +61,7 @@ STATUS: dict[type[FoleyError], Status] = {
     MediaTypeError: Status(415, "INVALID_ARGUMENT"),
     NotAcceptableError: Status(406, "INVALID_ARGUMENT"),
     UnauthorizedError: Status(401, "UNAUTHENTICATED"),
+    ForbiddenError: Status(403, "PERMISSION_DENIED"),
     NotFoundError: Status(404, "NOT_FOUND"),
     BusyError: Status(429, "RESOURCE_EXHAUSTED"),
     CancelledRequestError: Status(499, "CANCELLED"),
@@ -76,6 +78,7 @@ STATUS: dict[type[FoleyError], Status] = {
 # Error codes of responses that no exception of ours caused: those of the router and of BentoML.
 CODE_OF_HTTP_STATUS = {
     401: UnauthorizedError.code,
+    403: ForbiddenError.code,
     404: NotFoundError.code,
     405: "method_not_allowed",
     413: UploadTooLargeError.code,

@@ -123,7 +123,7 @@ class Server:
         asked = httpx.Request("POST", "http://test/v1/generate", files={"clip": clip}, data=data)
         body = asked.read()
         head = (
-            f"POST /v1/generate HTTP/1.1\r\nHost: test\r\nContent-Length: {len(body)}\r\n"
+            f"POST /v1/generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
             f"Content-Type: {asked.headers['content-type']}\r\n\r\n"
         )
         connection = socket.create_connection(("127.0.0.1", self.port), timeout=scale(120))

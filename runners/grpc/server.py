@@ -2,11 +2,8 @@
 
 import asyncio
 import ipaddress
-import os
-import socket
 from collections.abc import Awaitable, Callable
 
-import click
 import grpc
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -16,7 +13,7 @@ from foley.errors import NotReadyError
 from foley.v1.foley_pb2_grpc import add_FoleyServiceServicer_to_server
 from runners.grpc import SERVICE
 from runners.grpc.servicer import FoleyServicer
-from runners.process import call_on_stop_signal
+from runners.process import call_on_stop_signal, find_http_host
 from runners.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -25,6 +22,7 @@ POLL_SECONDS = 1.0  # between two checks of readiness, or two tries to take the 
 DRAIN_SECONDS = 25.0  # how long active calls may take to end
 LAST_STATUS_SECONDS = 0.2  # how long the last health status may take to reach its watchers
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+MIN_PING_MS = 5_000  # proxies and clients commonly send a keep-alive ping every 10 s
 
 
 class GrpcServer:
@@ -43,7 +41,7 @@ class GrpcServer:
         *,
         check_ready: Callable[[], Awaitable[object]],
     ) -> None:
-        self._host = settings.grpc_host or _http_host()
+        self._host = settings.grpc_host or find_http_host()
         self._port = settings.grpc_port
         self._check_ready = check_ready
         self._listening = False
@@ -51,6 +49,9 @@ class GrpcServer:
             options=[
                 ("grpc.so_reuseport", int(settings.api_workers > 1)),
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+                # Without these, the third ping within minutes ends the connection and its calls.
+                ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_MS),
+                ("grpc.keepalive_permit_without_calls", 1),
             ]
         )
         add_FoleyServiceServicer_to_server(servicer, self._server)
@@ -154,17 +155,6 @@ class _HealthServicer(health.aio.HealthServicer):  # type: ignore[misc]  # it ha
         """Set all services to NOT_SERVING, and end the calls of their watchers."""
         await self.enter_graceful_shutdown()
         self._ended.set()
-
-
-def _http_host() -> str:
-    """Return the address on which this process serves HTTP; BentoML hands it only the socket."""
-    context = click.get_current_context(silent=True)
-    descriptor = context.params.get("fd") if context else None
-    if descriptor is None:
-        return "127.0.0.1"
-    with socket.socket(fileno=os.dup(descriptor)) as listener:
-        host: str = listener.getsockname()[0]
-    return host
 
 
 def _is_v6(host: str) -> bool:

@@ -1,6 +1,7 @@
 """The outermost boundary of HTTP: request ids, API keys, errors as JSON, logs and metrics."""
 
 import time
+from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Any
 
@@ -11,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from foley.errors import NotFoundError, UnauthorizedError
 from runners import metrics, tracing
 from runners.auth import ApiKeys, request_id_of
+from runners.http.origins import OriginCheck
 from runners.http.responses import error_body
 from runners.status import PublicError, code_of_http_status, public_error
 
@@ -50,10 +52,20 @@ class ErrorMiddleware:
         app: the application inside.
         keys: one of them must come with a request, or it is refused before its body is read.
         health_path: path for load balancers, open without a key.
+        hosts: names of this service; see `OriginCheck`.
+        origins: pages of other sites that may send requests.
     """
 
-    def __init__(self, app: ASGIApp, keys: ApiKeys, health_path: str = "/ping") -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        keys: ApiKeys,
+        health_path: str = "/ping",
+        hosts: Iterable[str] = (),
+        origins: Iterable[str] = (),
+    ) -> None:
         self.app = app
+        self._origins = OriginCheck(hosts, origins, ("/livez", "/healthz", "/readyz", health_path))
         self._keys = keys
         self._open_paths = (*OPEN_PATHS, health_path)
         self._quiet_paths = (*PROBE_PATHS, health_path)
@@ -100,10 +112,12 @@ class ErrorMiddleware:
         scope["foley.request_id"] = response.request_id
         try:
             path = scope["path"]
+            address, _ = scope.get("server") or (None, None)
+            self._origins.check(scope["method"], path, headers, address)
             scope["foley.owner"] = self._owner_of(scope, headers)
             # BentoML has routes of its own, such as a start page that loads foreign scripts.
             if _route_name(path) == OTHER and path not in self._quiet_paths:
-                raise NotFoundError("there is nothing at this path; /docs lists what there is")
+                raise NotFoundError("there is nothing at this path")
             await self.app(scope, receive, response.send)
             if response.replaced is not None:
                 await response.send_replacement(scope, receive)

@@ -5,7 +5,7 @@ they look the instance up at each request.
 """
 
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -16,6 +16,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from runners.http.generate import GenerateEndpoint
 from runners.http.handlers import Handlers
 from runners.http.health import HealthCheck
+from runners.http.openapi import HEADERS
+
+# What pages of the sites in FOLEY_CORS_ORIGINS may send and read.
+CORS: dict[str, Any] = {
+    "allow_methods": ["GET", "POST"],
+    "allow_headers": ["Authorization", "X-Api-Key", "X-Request-Id"],
+    "expose_headers": [*HEADERS, "Retry-After"],
+}
 
 
 class Api(Protocol):

@@ -14,6 +14,7 @@ import uvicorn
 from cyclopts import App, Parameter
 
 from foley.errors import ParameterError
+from runners.browser import BrowserHeaders
 from runners.logs import configure_logging
 from runners.page.app import PageApp
 from runners.sandbox.confinement import require_all_parts
@@ -62,7 +63,7 @@ def main(
             server, results, prefix=prefix, same_origin=below_service, sandbox=_make_sandbox()
         )
         config = uvicorn.Config(
-            page,
+            page if below_service else BrowserHeaders(page, Settings().frame_ancestors),
             host=host,
             port=port,
             uds=str(socket) if socket else None,

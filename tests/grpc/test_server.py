@@ -4,10 +4,12 @@ import asyncio
 import socket
 
 import grpc
+import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from foley.errors import NotReadyError
 from foley.v1.foley_pb2_grpc import FoleyServiceServicer
+from runners.grpc import server as server_module
 from runners.grpc.server import GrpcServer
 from runners.process import find_free_port
 from runners.settings import Settings
@@ -75,3 +77,40 @@ def test_health_is_not_serving_once_the_server_stops() -> None:
     asyncio.run(run())
     known = health_pb2.HealthCheckResponse
     assert seen[-2:] == [known.SERVING, known.NOT_SERVING]
+
+
+def frame(kind: int, payload: bytes = b"") -> bytes:
+    """An HTTP/2 frame of the connection."""
+    return len(payload).to_bytes(3, "big") + bytes([kind, 0]) + bytes(4) + payload
+
+
+def test_keep_alive_pings_do_not_end_an_idle_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pings come faster than 10 s, and the least interval of the server is shorter as well."""
+    assert server_module.MIN_PING_MS < 10_000
+    monkeypatch.setattr(server_module, "MIN_PING_MS", 1)
+    kinds: list[int] = []
+    settings, ping, goaway, num_pings = 4, 6, 7, 8
+
+    async def run() -> None:
+        port = find_free_port()
+        options = Settings(grpc_port=port, grpc_host="127.0.0.1")
+        server = GrpcServer(FoleyServiceServicer(), options, check_ready=ready)
+        await wait_for_check(server, "")
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(settings))
+        for number in range(num_pings):
+            writer.write(frame(ping, number.to_bytes(8, "big")))
+            while not kinds or kinds[-1] not in (ping, goaway):
+                head = await reader.readexactly(9)
+                await reader.readexactly(int.from_bytes(head[:3], "big"))
+                kinds.append(head[3])
+            if kinds[-1] == goaway:
+                break
+            kinds.append(-1)  # wait for the answer to the next ping
+            await asyncio.sleep(0.02)  # longer than the least interval
+        writer.close()
+        await server.stop()
+
+    asyncio.run(run())
+    assert goaway not in kinds
+    assert kinds.count(ping) == num_pings

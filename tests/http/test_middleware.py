@@ -17,7 +17,7 @@ from runners.status import status_of
 def ask(app: ASGIApp, **headers: str) -> httpx.Response:
     async def run() -> httpx.Response:
         transport = httpx.ASGITransport(app=ErrorMiddleware(app, ApiKeys([])))
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             return await client.get("/", headers=headers)
 
     return asyncio.run(run())
@@ -124,7 +124,7 @@ def test_a_wrong_key_is_refused_before_the_application_runs() -> None:
 
     async def run(path: str, headers: dict[str, str]) -> httpx.Response:
         transport = httpx.ASGITransport(app=ErrorMiddleware(app, ApiKeys(["good"])))
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             return await client.get(path, headers=headers)
 
     for path in ("/v1/generate", "/metrics", "/docs/x", "/uix", "/livez/x"):

@@ -15,7 +15,8 @@ from tests.server import ENDLESS, Server, draw_clip
 
 # 800 model evaluations: far longer than any test waits.
 POST = (
-    "POST /v1/generate HTTP/1.1\r\nHost: test\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+    "POST /v1/generate HTTP/1.1\r\nHost: localhost\r\n"
+    "Content-Type: multipart/form-data; boundary=b\r\n"
 )
 
 

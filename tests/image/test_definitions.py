@@ -66,6 +66,10 @@ def test_compose_fits_its_schema() -> None:
     assert device["capabilities"] == ["gpu"]
     for service in services.values():
         assert service["read_only"] is True
+        assert service["pids_limit"]
+        # The ports are open to this machine's browsers, and so to pages that rename their address.
+        assert service["environment"]["FOLEY_ALLOWED_HOSTS"]
+        assert all("size=" in mount for mount in service["tmpfs"])
         assert all(port.startswith("127.0.0.1:") for port in service["ports"])
         assert {name for name in service["environment"] if name.startswith(PREFIX)} <= SETTINGS
 
@@ -101,6 +105,33 @@ def test_the_deployment_is_restricted_probed_and_has_a_gpu(objects: dict[str, An
     *_, pause = container["lifecycle"]["preStop"]["exec"]["command"]
     (pause_seconds,) = re.findall(r"sleep\((\d+)\)", pause)
     assert pod["terminationGracePeriodSeconds"] > int(pause_seconds) + 30 + 5
+
+
+def test_pods_have_bounded_disks_and_reach_nothing_inside_the_cluster(
+    objects: dict[str, Any],
+) -> None:
+    pod = objects["Deployment"]["spec"]["template"]["spec"]
+    assert all(v["emptyDir"].get("sizeLimit") for v in pod["volumes"] if "emptyDir" in v)
+    policy = objects["NetworkPolicy"]["spec"]
+    labels = objects["Deployment"]["spec"]["template"]["metadata"]["labels"]
+    assert policy["podSelector"]["matchLabels"] == labels
+    (container,) = pod["containers"]
+    (ingress,) = policy["ingress"]
+    assert [p["port"] for p in ingress["ports"]] == [p["name"] for p in container["ports"]]
+    blocks = [to["ipBlock"] for rule in policy["egress"] for to in rule["to"] if "ipBlock" in to]
+    for private in ("10.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16"):
+        assert all(private in block["except"] for block in blocks)
+
+
+def test_the_job_with_the_registrys_token_builds_and_pushes_only() -> None:
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "release.yml").read_text())["jobs"]
+    holders = [job for job in jobs.values() if "secrets." in str(job)]
+    (holder,) = holders
+    assert holder["environment"] == "release"
+    assert holder["needs"] == "check"
+    assert ".ci/run" not in str(holder)
+    assert ".ci/run" in str(jobs["check"])
+    assert "environment" not in jobs["check"]
 
 
 def test_the_objects_names_and_ports_agree(objects: dict[str, Any]) -> None:

@@ -69,6 +69,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     # The server.
     "runners": set(),
+    "runners.browser": set(),
     "runners.logs": BASE,
     "runners.metrics": BASE | {"runners.settings"},
     "runners.process": BASE,
@@ -115,6 +116,7 @@ ALLOWED: dict[str, set[str]] = {
         "runners.jobs/",
         "runners.messages",
         "runners.metrics",
+        "runners.process",
         "runners.settings",
         "runners.status",
         "runners.tracing",
@@ -138,6 +140,7 @@ ALLOWED: dict[str, set[str]] = {
     | {
         "foley.client/",
         "foley.media/",
+        "runners.browser",
         "runners.jobs/",
         "runners.logs",
         "runners.process",
@@ -147,6 +150,7 @@ ALLOWED: dict[str, set[str]] = {
     "service": BASE
     | {
         "runners.auth",
+        "runners.browser",
         "runners.grpc/",
         "runners.handoff",
         "runners.http/",
@@ -174,7 +178,13 @@ LIBRARIES = {
     "bentoml": {"service", "runners.jobs/", "runners.runner_socket"},
     "grpc": {"foley.v1/", "runners.grpc/"},
     "gradio": {"runners.page/"},
-    "starlette": {"runners.http/", "runners.page/", "runners.runner_socket"},
+    "starlette": {
+        "runners.browser",
+        "runners.http/",
+        "runners.page/",
+        "runners.runner_socket",
+        "service",
+    },
     "runpod": {"runners.runpod/"},
 }
 # `foley doctor` and `foley download` work if PyTorch cannot be imported.

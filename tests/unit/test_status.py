@@ -41,7 +41,7 @@ def test_codes_are_unique_and_revive_their_class() -> None:
 def test_grpc_codes_exist() -> None:
     known = {
         "INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "CANCELLED", "INTERNAL", "UNAVAILABLE",
-        "DEADLINE_EXCEEDED", "UNAUTHENTICATED", "NOT_FOUND",
+        "DEADLINE_EXCEEDED", "UNAUTHENTICATED", "NOT_FOUND", "PERMISSION_DENIED",
     }  # fmt: skip
     assert {status_of(kind).grpc for kind in ERRORS} <= known
 
