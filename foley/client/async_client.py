@@ -70,13 +70,16 @@ class AsyncFoleyClient:
         clip: Clip | None,
         *,
         destination: Path | str | None = None,
+        output: Path | str | None = None,
         request_id: str | None = None,
         on_update: OnUpdate | None = None,
         max_wait_seconds: float = 0.0,
         **options: Unpack[RequestOptions],
     ) -> RemoteGeneration:
         """See `FoleyClient.generate`. Cancelling the task cancels the request."""
-        request = PreparedRequest(clip, options, request_id=request_id)
+        request = PreparedRequest(
+            clip, options, request_id=request_id, destination=destination, output=output
+        )
         retries = RetryPolicy(max_wait_seconds)
         while True:
             try:
@@ -84,9 +87,7 @@ class AsyncFoleyClient:
                 break
             except RETRYABLE_ERRORS as error:
                 await asyncio.sleep(retries.compute_delay(error))
-        if destination is None:
-            return result
-        pairs = request.pair_result_paths(result, Path(destination))
+        pairs = request.pair_result_paths(result)
         saved = tuple([await self.download(file, path) for file, path in pairs])
         return result.model_copy(update={"saved": saved})
 

@@ -7,10 +7,10 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, get_args
 
 from foley.client.results import RemoteFile, RemoteGeneration, RemoteUpdate
-from foley.errors import ParameterError, VideoDecodeError
+from foley.errors import OutputError, ParameterError, VideoDecodeError
 from foley.request import AudioFormat, Cue, Format, GenerationRequest, Quality, Solver
 
 Clip = Path | str | bytes
@@ -48,15 +48,27 @@ class PreparedRequest:
         options: a mapping with the keys of `RequestOptions`. A value of None is not sent.
         request_id: 1 to 64 letters, digits, `.`, `_` and `-`. The service chooses one if it is
             None.
+        destination: folder for the files; None for none.
+        output: file for the sound of one variation; None for none.
 
     Raises:
-        ParameterError: an option is unknown or out of bounds, or there are both or neither of a
-            clip and `duration_seconds`.
+        ParameterError: an option is unknown or out of bounds, `output` does not fit them, or there
+            are both or neither of a clip and `duration_seconds`.
     """
 
     def __init__(
-        self, clip: Clip | None, options: Mapping[str, Any], *, request_id: str | None
+        self,
+        clip: Clip | None,
+        options: Mapping[str, Any],
+        *,
+        request_id: str | None,
+        destination: Path | str | None = None,
+        output: Path | str | None = None,
     ) -> None:
+        self._folder = None if destination is None else Path(destination)
+        self._output = None if output is None else Path(output)
+        if self._output is not None:
+            options = _check_output(self._output, options, with_folder=destination is not None)
         known = GenerationRequest.model_fields
         request = GenerationRequest.parse(**{k: v for k, v in options.items() if k in known})
         unknown = sorted(options.keys() - RequestOptions.__annotations__.keys())
@@ -102,27 +114,60 @@ class PreparedRequest:
             clip = ("clip", content, "application/octet-stream")
             yield {"data": self._fields, "files": {"clip": clip}, "headers": self._headers}
 
-    def pair_result_paths(
-        self, result: RemoteGeneration, folder: Path
-    ) -> list[tuple[RemoteFile, Path]]:
-        """Pair each file of the result with its path in a folder.
+    def pair_result_paths(self, result: RemoteGeneration) -> list[tuple[RemoteFile, Path]]:
+        """Pair each file of the result with the path at which the caller wants it.
 
         Args:
             result: the service's answer to this request.
-            folder: parent of the paths; it need not exist.
 
         Returns:
-            One pair for each file: CLIP.foley.FORMAT, or CLIP.foley-N.FORMAT if there are several
-            variations. CLIP is `sound` where there is no clip.
+            Without a folder and an output, nothing. With an output, one pair. With a folder, one
+            pair for each file: CLIP.foley.FORMAT, or CLIP.foley-N.FORMAT if there are several
+            variations.
+
+        Raises:
+            OutputError: the service chose another container than that of the output.
         """
+        if self._output is not None:
+            wanted = self._output.suffix.lower().removeprefix(".")
+            file, *_ = result.select_files(wanted)
+            if file.format != wanted:
+                raise OutputError(
+                    f"{self._output} cannot hold the clip's picture, so the service wrote "
+                    f"{file.format}; name an output that ends in .{file.format}"
+                )
+            return [(file, self._output)]
+        if self._folder is None:
+            return []
         stem = "clip" if isinstance(self._clip, bytes) else "sound"
         if isinstance(self._clip, Path):
             stem = self._clip.stem
         pairs = []
         for file in result.files:
             number = f"-{file.variation}" if len(result.seeds) > 1 else ""
-            pairs.append((file, folder / f"{stem}.foley{number}.{file.format}"))
+            pairs.append((file, self._folder / f"{stem}.foley{number}.{file.format}"))
         return pairs
+
+
+def _check_output(
+    output: Path, options: Mapping[str, Any], *, with_folder: bool
+) -> Mapping[str, Any]:
+    """Return the options with the format of the output file."""
+    if with_folder:
+        raise ParameterError("output: give a file or a destination folder, and not both")
+    if options.get("num_variations", 1) != 1 or options.get("also"):
+        raise ParameterError(
+            "output: is one file, and several were asked for; give a destination folder"
+        )
+    suffix = output.suffix.lower().removeprefix(".")
+    if suffix not in get_args(Format):
+        raise ParameterError(
+            f"output: {output} ends in {output.suffix or 'no suffix'}; use one of "
+            f"{' '.join(f'.{name}' for name in get_args(Format))}"
+        )
+    if options.get("format", suffix) != suffix:
+        raise ParameterError(f"output: {output} does not end in .{options['format']}, the format")
+    return {**options, "format": suffix}
 
 
 def format_field(value: object) -> str:

@@ -69,6 +69,7 @@ class FoleyClient:
         clip: Clip | None,
         *,
         destination: Path | str | None = None,
+        output: Path | str | None = None,
         request_id: str | None = None,
         on_update: OnUpdate | None = None,
         max_wait_seconds: float = 0.0,
@@ -80,6 +81,8 @@ class FoleyClient:
             clip: path of the video, or its bytes; None with `duration_seconds` and a prompt.
             destination: folder for the files, created if it is missing. Without it the files stay
                 with the service for some minutes, for `download` or `read`.
+            output: file for the sound of one variation, instead of a folder. Its suffix is the
+                `format`.
             request_id: 1 to 64 letters, digits, `.`, `_` and `-`, which identify the request in
                 the service's log and for `cancel`.
             on_update: called with each report of progress.
@@ -88,11 +91,14 @@ class FoleyClient:
 
         Raises:
             RequestError: the clip, an option or the key is refused; see `foley.errors`.
+            OutputError: the service chose another container than that of `output`.
             ServerError: the service failed, or is not ready.
             ConnectionFailedError: the service cannot be reached, closed the connection, or took
                 longer than `timeout_seconds`.
         """
-        request = PreparedRequest(clip, options, request_id=request_id)
+        request = PreparedRequest(
+            clip, options, request_id=request_id, destination=destination, output=output
+        )
         retries = RetryPolicy(max_wait_seconds)
         while True:
             try:
@@ -100,9 +106,7 @@ class FoleyClient:
                 break
             except RETRYABLE_ERRORS as error:
                 time.sleep(retries.compute_delay(error))
-        if destination is None:
-            return result
-        pairs = request.pair_result_paths(result, Path(destination))
+        pairs = request.pair_result_paths(result)
         saved = tuple(self.download(file, path) for file, path in pairs)
         return result.model_copy(update={"saved": saved})
 

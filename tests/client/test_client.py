@@ -256,6 +256,10 @@ def test_a_service_on_this_machine_is_reached_without_the_proxy(
         ({"api_key": "a b"}, "api_key"),
         ({"num_inference_steps": 0}, "num_inference_steps"),
         ({"volume": 3}, "volume"),
+        ({"output": "x.avi"}, r"x\.avi ends in \.avi"),
+        ({"output": "x.mp4", "num_variations": 2}, "one file, and several"),
+        ({"output": "x.mp4", "destination": "folder"}, "not both"),
+        ({"output": "x.mp4", "format": "wav"}, r"does not end in \.wav"),
     ],
 )
 def test_wrong_arguments_are_refused_before_anything_is_sent(
@@ -288,6 +292,20 @@ def test_the_requested_files_are_saved(
     assert {r.headers["authorization"] for r in service.requests} == {"Bearer k-1"}
     assert [file.format for file in result.select_files("wav")] == ["wav", "wav"]
     assert [file.format for file in result.select_files("mp4")] == ["mkv", "mkv"]
+
+
+def test_an_output_is_the_file_of_the_sound_and_decides_its_format(
+    service: StubServer, call: CallClient, tmp_path: Path
+) -> None:
+    service.replies = [event_reply(EVENTS), Reply(pieces=(b"one.",))]
+    result = call("generate", b"clip", output=tmp_path / "new" / "x.wav")
+    assert result.saved == (tmp_path / "new" / "x.wav",)
+    assert result.saved[0].read_bytes() == b"one."
+    assert b'name="format"\r\n\r\nwav' in service.requests[0].body
+    service.replies = [event_reply(EVENTS)]
+    with pytest.raises(OutputError, match=r"ends in \.mkv"):  # mp4 does not hold this picture
+        call("generate", b"clip", output=tmp_path / "x.mp4")
+    assert not (tmp_path / "x.mp4").exists()
 
 
 def test_a_failed_download_leaves_no_file(
