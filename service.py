@@ -40,6 +40,7 @@ from runners.http.health import HealthCheck
 from runners.http.middleware import ErrorMiddleware
 from runners.http.routes import CORS, build_routes
 from runners.jobs.cancellation import CancellationRegistry
+from runners.jobs.intake import make_intake
 from runners.jobs.results import ResultStore
 from runners.jobs.run import GenerationService
 from runners.jobs.scratch import Scratch, SharedScratch
@@ -144,11 +145,8 @@ class FoleyApi:
         configure_logging(SETTINGS.log_level)
         configure_tracing("FoleyApi")
         _protect_process()
-        self.scratch = Scratch(
-            SETTINGS.scratch_root,
-            # All admitted requests may be of this process, and as many again send or read files.
-            max_workspaces=2 * SETTINGS.max_concurrency,
-        )
+        self.scratch = Scratch(SETTINGS.scratch_root)
+        self.intake = make_intake(SETTINGS)
         self.common = SharedScratch(SETTINGS.scratch_root)
         self.cancellations = CancellationRegistry(self.common.requests)
         self.results = ResultStore(
@@ -165,11 +163,17 @@ class FoleyApi:
                 is_confined=SETTINGS.sandbox != "off",
             ),
             child_environment(),
+            key_share=SETTINGS.key_share,
         )
         use_json(FoleyApi.dependencies["gpu"])  # type: ignore[attr-defined]
         self.service = GenerationService(SETTINGS, self.gpu, self.sandbox)
         self.generate = GenerateEndpoint(
-            SETTINGS, self.service, self.scratch, self.cancellations, self.results
+            SETTINGS,
+            self.service,
+            self.scratch,
+            self.intake,
+            self.cancellations,
+            self.results,
         )
         self.handlers = Handlers(SETTINGS, self.service, self.cancellations, self.results)
         self.health = HealthCheck(self.__is_ready__, SETTINGS)
@@ -185,7 +189,12 @@ class FoleyApi:
         self.page.end_streams_on_stop_signal()
         if SETTINGS.grpc_port:
             servicer = FoleyServicer(
-                SETTINGS, self.service, self.scratch, self.cancellations, ApiKeys(SETTINGS.keys)
+                SETTINGS,
+                self.service,
+                self.scratch,
+                self.intake,
+                self.cancellations,
+                ApiKeys(SETTINGS.keys),
             )
             self.grpc_server = GrpcServer(servicer, SETTINGS, check_ready=self.__is_ready__)
 

@@ -17,6 +17,7 @@ FoleyError
         NotAcceptableError      (service) no answer in a format that `Accept` allows
         FetchError              (queue worker) the clip's URL is refused, or gives no clip
         UploadTooLargeError     (service) over the limit; raised while reading, before it is stored
+        UploadTooSlowError      (service) the upload comes more slowly than allowed
         UnauthorizedError       (service) no key, or a wrong one
         NotFoundError           (service) no such thing, or not the caller's
         BusyError               (service) all places for requests are taken
@@ -149,6 +150,12 @@ class UploadTooLargeError(RequestError):
     """The request's body is over the limit."""
 
     code = "upload_too_large"
+
+
+class UploadTooSlowError(RequestError):
+    """The request's body arrives more slowly than the service waits for."""
+
+    code = "upload_too_slow"
 
 
 class UnauthorizedError(RequestError):

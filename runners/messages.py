@@ -22,6 +22,7 @@ class RunnerRequest(BaseModel):
 
     Attributes:
         id: unique among all requests of the server; the caller's request id need not be.
+        owner: of the request, the digest of an API key; "" without keys.
         priority: interactive or bulk.
         folder: of the request. The API leaves the frames there, and the runner the waveforms.
         options: of the generation.
@@ -32,6 +33,7 @@ class RunnerRequest(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     id: str
+    owner: str = ""
     priority: Priority = "interactive"
     folder: str
     options: GenerationRequest

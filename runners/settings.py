@@ -119,6 +119,49 @@ class Settings(BaseSettings):
             description="Largest body of a request. A larger one is refused with 413.",
         ),
     ] = ByteSize(100 * MIB)
+    max_uploads: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=1024,
+            description="Uploads that one API process receives at once. They hold no place of the "
+            "model. A further one is refused with 429.",
+        ),
+    ] = 64
+    max_uploads_bytes: Annotated[
+        ByteSize,
+        Field(
+            gt=0,
+            description="Bytes that the uploads which one API process receives may have together. "
+            "An upload that would pass them is refused with 429.",
+        ),
+    ] = ByteSize(1024 * MIB)
+    min_upload_bytes_per_second: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="Least rate of an upload, over each 10 s of it. A slower one is refused "
+            "with 408. 0 for no least rate.",
+        ),
+    ] = 4096
+    requests_per_minute: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="Generations that one API process takes from one API key in a minute. A "
+            "further request is refused with 429. 0 for no limit.",
+        ),
+    ] = 0
+    key_share: Annotated[
+        float,
+        Field(
+            gt=0,
+            le=1,
+            description="Largest share of the places and of the uploads that the requests of one "
+            "API key may hold. A further request is refused with 429. Each key may hold one. 1 for "
+            "no limit.",
+        ),
+    ] = 1.0
     max_clip_seconds: Annotated[
         float,
         Field(

@@ -31,6 +31,7 @@ from foley.errors import (
     StorageFullError,
     UnauthorizedError,
     UploadTooLargeError,
+    UploadTooSlowError,
     VideoError,
     VideoTooLargeError,
 )
@@ -58,6 +59,7 @@ STATUS: dict[type[FoleyError], Status] = {
     VideoTooLargeError: Status(413, "INVALID_ARGUMENT"),
     FetchError: Status(422, "INVALID_ARGUMENT"),
     UploadTooLargeError: Status(413, "RESOURCE_EXHAUSTED"),
+    UploadTooSlowError: Status(408, "DEADLINE_EXCEEDED"),
     MediaTypeError: Status(415, "INVALID_ARGUMENT"),
     NotAcceptableError: Status(406, "INVALID_ARGUMENT"),
     UnauthorizedError: Status(401, "UNAUTHENTICATED"),

@@ -24,10 +24,11 @@ from foley.v1.foley_pb2 import (
 )
 from foley.v1.foley_pb2_grpc import FoleyServiceServicer
 from runners.auth import ApiKeys
-from runners.grpc.boundary import guard_call
+from runners.grpc.boundary import CallIdentity, guard_call
 from runners.grpc.upload import read_upload
 from runners.jobs.cancellation import CancellationRegistry
 from runners.jobs.deadline import Deadline, run_until_cancelled
+from runners.jobs.intake import Intake
 from runners.jobs.job import MEDIA_TYPES, GenerationJob
 from runners.jobs.outputs import JobResult
 from runners.jobs.progress import ProgressEstimator
@@ -46,6 +47,7 @@ class FoleyServicer(FoleyServiceServicer):
         settings: time and size limits.
         service: runs the jobs.
         scratch: has a folder for each request.
+        intake: bounds the uploads.
         registry: of the requests that can be cancelled.
         keys: one of them must come with each call.
     """
@@ -55,12 +57,14 @@ class FoleyServicer(FoleyServiceServicer):
         settings: Settings,
         service: GenerationService,
         scratch: Scratch,
+        intake: Intake,
         registry: CancellationRegistry,
         keys: ApiKeys,
     ) -> None:
         self._settings = settings
         self._service = service
         self._scratch = scratch
+        self._intake = intake
         self._registry = registry
         self._keys = keys
 
@@ -78,9 +82,7 @@ class FoleyServicer(FoleyServiceServicer):
                 self._scratch.workspace() as folder,
                 self._registry.enter(caller.owner, caller.request_id) as cancellation,
             ):
-                working = self._receive_and_run(
-                    requests, context, caller.request_id, deadline, folder
-                )
+                working = self._receive_and_run(requests, context, caller, deadline, folder)
                 try:
                     async with asyncio.timeout(deadline.left_seconds):
                         result = await run_until_cancelled(working, cancellation.wait())
@@ -127,15 +129,19 @@ class FoleyServicer(FoleyServiceServicer):
         self,
         requests: AsyncIterator[GenerateRequest],
         context: grpc.aio.ServicerContext,
-        request_id: str,
+        caller: CallIdentity,
         deadline: Deadline,
         folder: Path,
     ) -> JobResult:
         """Read the upload, and run its job."""
-        with deadline.stage(Stage.UPLOAD):
-            options = await read_upload(requests, folder, max_bytes=self._settings.max_upload_bytes)
+        with self._intake.receive(caller.owner) as upload, deadline.stage(Stage.UPLOAD):
+            reading = read_upload(
+                requests, folder, max_bytes=self._settings.max_upload_bytes, upload=upload
+            )
+            options = await run_until_cancelled(reading, upload.watch_rate())
         job = GenerationJob(
-            request_id=request_id,
+            owner=caller.owner,
+            request_id=caller.request_id,
             folder=folder,
             options=options,
             format=options.format or options.default_format,

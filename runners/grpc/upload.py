@@ -10,11 +10,12 @@ from foley.errors import ParameterError, UploadTooLargeError
 from foley.request import describe_validation_error
 from foley.v1.foley_pb2 import GenerateOptions, GenerateRequest
 from runners.handoff import CLIP
+from runners.jobs.intake import Upload
 from runners.jobs.job import GenerationOptions
 
 
 async def read_upload(
-    requests: AsyncIterator[GenerateRequest], folder: Path, *, max_bytes: int
+    requests: AsyncIterator[GenerateRequest], folder: Path, *, max_bytes: int, upload: Upload
 ) -> GenerationOptions:
     """Store the clip of a call in `folder`, as `runners.handoff.CLIP`; return its options.
 
@@ -25,13 +26,15 @@ async def read_upload(
         requests: the messages of the call.
         folder: of the request.
         max_bytes: limit of the clip, checked while it is read.
+        upload: counts the bytes that have arrived.
 
     Raises:
         ParameterError: an option is out of bounds, or the messages are in another order.
         UploadTooLargeError: the clip has more than `max_bytes`.
+        BusyError: the uploads of all requests have too many bytes together.
     """
     options: GenerationOptions | None = None
-    num_chunks = num_bytes = 0
+    num_chunks = 0
     with (folder / CLIP).open("xb") as file:
         async for message in requests:
             part = message.WhichOneof("part")
@@ -43,11 +46,11 @@ async def read_upload(
                 raise ParameterError("options: missing; send them in the first message")
             elif part == "chunk":
                 num_chunks += 1
-                num_bytes += len(message.chunk)
-                if num_bytes > max_bytes:
+                if upload.num_bytes + len(message.chunk) > max_bytes:
                     raise UploadTooLargeError(
                         f"the clip has more than {max_bytes} bytes, the limit"
                     )
+                upload.add(len(message.chunk))
                 await asyncio.to_thread(file.write, message.chunk)
             else:
                 raise ParameterError("a message holds neither options nor a chunk of the clip")

@@ -15,6 +15,7 @@ from foley.errors import (
 from foley.request import describe_validation_error
 from runners.handoff import CLIP
 from runners.http.multipart import store_form
+from runners.jobs.intake import Upload
 from runners.jobs.job import GenerationOptions
 
 FORM_TYPE = "multipart/form-data"
@@ -22,7 +23,9 @@ CLIP_FIELD = "clip"
 REPEATABLE_FIELDS = ("also",)
 
 
-async def read_form(request: Request, folder: Path, *, max_bytes: int) -> GenerationOptions:
+async def read_form(
+    request: Request, folder: Path, *, max_bytes: int, upload: Upload
+) -> GenerationOptions:
     """Store the clip of a form in `folder`, as `runners.handoff.CLIP`; return its options.
 
     A form with `duration_seconds` has no clip.
@@ -31,10 +34,12 @@ async def read_form(request: Request, folder: Path, *, max_bytes: int) -> Genera
         request: its body has not been read.
         folder: of the request.
         max_bytes: limit of the whole body, checked while it is read.
+        upload: counts the bytes that have arrived.
 
     Raises:
         MediaTypeError: the body is not a multipart form.
         UploadTooLargeError: the body has more than `max_bytes`.
+        BusyError: the uploads of all requests have too many bytes together.
         ParameterError: a field is missing, unknown, given twice or out of bounds.
         RequestError: the form is malformed.
         CancelledRequestError: the caller disconnected.
@@ -42,7 +47,7 @@ async def read_form(request: Request, folder: Path, *, max_bytes: int) -> Genera
     content_type = request.headers.get("content-type", "")
     if content_type.split(";")[0].strip().lower() != FORM_TYPE:
         raise MediaTypeError(f"send the clip and the options as {FORM_TYPE}")
-    receive = limit_body(request.receive, request.headers.get("content-length"), max_bytes)
+    receive = limit_body(request.receive, request.headers.get("content-length"), max_bytes, upload)
     try:
         form = await store_form(
             Request(request.scope, receive).stream(),
@@ -60,29 +65,32 @@ async def read_form(request: Request, folder: Path, *, max_bytes: int) -> Genera
     return options
 
 
-def limit_body(receive: Receive, declared_bytes: str | None, max_bytes: int) -> Receive:
+def limit_body(
+    receive: Receive, declared_bytes: str | None, max_bytes: int, upload: Upload
+) -> Receive:
     """Return a `receive` that refuses a body of more than `max_bytes`.
 
     Args:
         receive: of the ASGI connection.
         declared_bytes: value of the Content-Length header, if there is one.
         max_bytes: limit, checked against the declared length first and then as the body comes in.
+        upload: counts the bytes that have arrived.
 
     Raises:
         UploadTooLargeError: (the returned function) the limit is passed.
+        BusyError: (the returned function) the uploads have too many bytes together.
     """
-    received_bytes = 0
 
     def check(num_bytes: int) -> None:
         if num_bytes > max_bytes:
             raise UploadTooLargeError(f"the request has more than {max_bytes} bytes, the limit")
 
     async def receive_within_limit() -> Message:
-        nonlocal received_bytes
         check(int(declared_bytes or 0))
         message = await receive()
-        received_bytes += len(message.get("body", b""))
-        check(received_bytes)
+        num_bytes = len(message.get("body", b""))
+        check(upload.num_bytes + num_bytes)
+        upload.add(num_bytes)
         return message
 
     return receive_within_limit

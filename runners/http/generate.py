@@ -19,6 +19,7 @@ from runners.http.responses import error_body, file_response, result_event
 from runners.http.sse import EventStream
 from runners.jobs.cancellation import CancellationRegistry, CancellationToken
 from runners.jobs.deadline import Deadline, run_until_cancelled
+from runners.jobs.intake import Intake
 from runners.jobs.job import GenerationJob, GenerationOptions
 from runners.jobs.progress import ProgressEstimator
 from runners.jobs.results import ResultStore
@@ -67,6 +68,7 @@ class GenerateEndpoint:
         settings: time and size limits.
         service: runs the jobs.
         scratch: has a folder for each request.
+        intake: bounds the uploads.
         registry: of the requests that can be cancelled.
         results: keeps the files of streamed requests.
     """
@@ -76,12 +78,14 @@ class GenerateEndpoint:
         settings: Settings,
         service: GenerationService,
         scratch: Scratch,
+        intake: Intake,
         registry: CancellationRegistry,
         results: ResultStore,
     ) -> None:
         self._settings = settings
         self._service = service
         self._scratch = scratch
+        self._intake = intake
         self._registry = registry
         self._results = results
 
@@ -106,6 +110,7 @@ class GenerateEndpoint:
             accept = ", ".join(active.request.headers.getlist("accept"))
             response_format = negotiate(accept, options)
             job = GenerationJob(
+                owner=active.owner,
                 request_id=active.request_id,
                 folder=folder,
                 options=options,
@@ -118,13 +123,19 @@ class GenerateEndpoint:
 
     async def _read_options(self, active: _ActiveRequest) -> GenerationOptions:
         """Store the clip and return the options, within the time allowed."""
-        reading = read_form(
-            active.request, active.folder, max_bytes=self._settings.max_upload_bytes
-        )
         try:
-            async with asyncio.timeout(active.deadline.left_seconds):
-                with active.deadline.stage(Stage.UPLOAD):
-                    return await run_until_cancelled(reading, active.cancellation.wait())
+            with self._intake.receive(active.owner) as upload:
+                reading = read_form(
+                    active.request,
+                    active.folder,
+                    max_bytes=self._settings.max_upload_bytes,
+                    upload=upload,
+                )
+                async with asyncio.timeout(active.deadline.left_seconds):
+                    with active.deadline.stage(Stage.UPLOAD):
+                        return await run_until_cancelled(
+                            reading, active.cancellation.wait(), upload.watch_rate()
+                        )
         except TimeoutError as error:
             raise active.timeout_error() from error
 

@@ -139,6 +139,7 @@ class GenerationJob:
     """One generation: a clip that was received, or none, and validated options.
 
     Attributes:
+        owner: of the request; see `runners.auth.ApiKeys.owner_of`.
         request_id: of the caller; need not be unique.
         folder: holds the clip as `runners.handoff.CLIP`, if there is one, and receives all other
             files.
@@ -146,6 +147,7 @@ class GenerationJob:
         format: container of the result, agreed with the caller.
     """
 
+    owner: str
     request_id: str
     folder: Path
     options: GenerationOptions

@@ -25,7 +25,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from foley.errors import BusyError, ConfigError
+from foley.errors import ConfigError
 
 NAME = "foley-"
 LOCK = ".lock"
@@ -36,14 +36,11 @@ class Scratch:
 
     Args:
         root: created if missing; leftovers in it are removed.
-        max_workspaces: how many requests may have a folder at once, at least 1.
     """
 
-    def __init__(self, root: Path, *, max_workspaces: int) -> None:
+    def __init__(self, root: Path) -> None:
         root.mkdir(parents=True, exist_ok=True)
         remove_leftovers(root)
-        self._max_workspaces = max_workspaces
-        self._num_workspaces = 0
         # Locked before it gets the name that others look for, so that it never looks like a
         # leftover.
         descriptor, unnamed = tempfile.mkstemp(prefix=".", suffix=LOCK, dir=root)
@@ -55,24 +52,11 @@ class Scratch:
 
     @contextlib.contextmanager
     def workspace(self) -> Iterator[Path]:
-        """Yield an empty folder for one request, and remove it with its files at the end.
-
-        Raises:
-            BusyError: as many requests as allowed have a folder.
-        """
-        # The runner admits a request only after its upload, and the files of a result stay until
-        # they are read. This bounds the space that uploads and results take.
-        if self._num_workspaces == self._max_workspaces:
-            raise BusyError(
-                f"{self._max_workspaces} requests are being received, worked on or answered; "
-                "try again later"
-            )
+        """Yield an empty folder for one request, and remove it with its files at the end."""
         folder = Path(tempfile.mkdtemp(dir=self.folder))
-        self._num_workspaces += 1
         try:
             yield folder
         finally:
-            self._num_workspaces -= 1
             # A thread that outlived a timeout may still write here. `close` removes such files.
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -64,7 +64,7 @@ class QueueWorker:
         self._client = client
         self._fetcher = fetcher
         self._report_progress = report_progress
-        self._scratch = Scratch(settings.scratch_root, max_workspaces=settings.max_concurrency)
+        self._scratch = Scratch(settings.scratch_root)
 
     def close(self) -> None:
         """Remove all files."""

@@ -34,6 +34,7 @@ from foley.errors import (
 )
 from runners.sandbox.confinement import find_missing_parts
 from runners.sandbox.fork_server import NOTHING, SandboxLimits, encode_task
+from runners.sandbox.turns import Turns
 
 log = structlog.get_logger(__name__)
 
@@ -58,6 +59,7 @@ class Sandbox:
         environment: of the fork server and its children. It must hold no secret, since a clip that
             takes over a child could read it.
         module: the fork server's module.
+        key_share: largest share of the tasks at one time that the requests of one key may have.
     """
 
     def __init__(
@@ -65,23 +67,25 @@ class Sandbox:
         limits: SandboxLimits,
         environment: dict[str, str],
         module: str = "runners.sandbox.fork_server",
+        key_share: float = 1.0,
     ) -> None:
         self._limits = limits
         self._module = module
         self._environment = environment
         # More tasks at a time than there are cores would only delay each of them.
-        self._slots = asyncio.Semaphore(max(2, os.cpu_count() or 1))
+        self._turns = Turns(max(2, os.cpu_count() or 1), key_share=key_share)
         self._starting = asyncio.Lock()
         self._closed = False
         self._server: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
 
-    async def run(self, task: str, folder: Path, **arguments: Any) -> Any:
+    async def run(self, task: str, folder: Path, *, owner: str = "", **arguments: Any) -> Any:
         """Run a task in a child and return its result. Cancelling kills the child.
 
         Args:
             task: name of a task of the fork server.
             folder: the request's folder.
+            owner: of the request. Owners take turns.
             arguments: keyword arguments of the task, as JSON can hold them.
 
         Raises:
@@ -91,7 +95,7 @@ class Sandbox:
             ServerError: the task failed for any other reason; the log says which.
             FoleyError: the task raised it on purpose.
         """
-        async with self._slots:
+        async with self._turns.take(owner):
             outcome = await self._ask(task, folder, arguments)
             # The fork server died during the task, and another one is started; or the child did.
             if outcome is None or _is_worth_repeating(task, outcome):

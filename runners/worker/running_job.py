@@ -47,6 +47,7 @@ class RunningJob(ScheduledJob):
         """
         return cls(
             id=request.id,
+            owner=request.owner,
             priority=request.priority,
             deadline=time.monotonic() + request.timeout_seconds,
             request=request,

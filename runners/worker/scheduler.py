@@ -11,10 +11,12 @@ rules, in order:
 
 *   **Shares.** Of the two priorities, interactive and bulk, each gets its share of the devices'
     seconds (`SHARES`) while it has work. Bulk work neither delays interactive work by more than
-    its share nor starves. Within a priority the request with the least work left goes first, where
-    each second since its arrival counts as `AGEING` seconds less. So a request is overtaken only by
-    those that arrive within (its work / AGEING) seconds after it. Equal requests keep their order
-    of arrival.
+    its share nor starves.
+*   **Turns.** Within a priority the API key that got the fewest seconds goes first, so keys get
+    equal seconds while they have work, however many requests each has. Of one key the request with
+    the least work left goes first, where each second since its arrival counts as `AGEING` seconds
+    less. So it is overtaken only by requests of its key that arrive within (its work / AGEING)
+    seconds after it. Equal requests keep their order of arrival.
 *   **Evaluations.** One evaluation takes requests in that order as long as their tokens fit its
     budget. A request larger than the budget is evaluated alone.
 *   **Memory.** A request begins on a device when its state fits beside those that began there. If
@@ -134,6 +136,7 @@ class ScheduledJob:
 
     Attributes:
         id: unique among all requests.
+        owner: of the request: the digest of an API key, or "" without keys.
         priority: interactive or bulk.
         deadline: when its time is up, in seconds of the caller's clock.
         size: its work; set when it is queued, as are `arrived` and `serial`.
@@ -148,6 +151,7 @@ class ScheduledJob:
     id: str
     priority: Priority
     deadline: float
+    owner: str = ""
     size: JobSize = field(init=False)
     arrived: float = field(init=False)
     serial: int = field(init=False)
@@ -199,19 +203,29 @@ class Scheduler(Generic[JobT]):
         budgets: of each device.
         rates: seconds for each unit of an action, to start with; see `JobSize.count_units`.
         capacity: places for requests, at least 1.
+        key_share: largest share of them that the requests of one owner may hold, above 0; each
+            owner may hold one.
     """
 
     def __init__(
-        self, budgets: Sequence[Budget], rates: Mapping[Kind, float], *, capacity: int
+        self,
+        budgets: Sequence[Budget],
+        rates: Mapping[Kind, float],
+        *,
+        capacity: int,
+        key_share: float = 1.0,
     ) -> None:
         self._budgets = tuple(budgets)
         self._capacity = capacity
+        self._capacity_of_key = max(1, int(key_share * capacity))
         self._reserved: list[JobT] = []
         self._queued: list[JobT] = []  # waiting or begun
         self._num_queued = 0
         self._rates = dict(rates)
         # Seconds that each priority got, divided by its share.
         self._served: dict[Priority, float] = dict.fromkeys(SHARES, 0.0)
+        # Seconds that each owner of a queued request got, from the least of the others on.
+        self._served_owner: dict[str, float] = {}
         # Seconds of pieces minus seconds of the evaluations that they delayed, on each device.
         self._ahead = [0.0] * len(self._budgets)
 
@@ -237,10 +251,17 @@ class Scheduler(Generic[JobT]):
             job: new, with a deadline on the clock of `queue` and `list_late`.
 
         Raises:
-            BusyError: all places are taken; it has the expected time until one is free.
+            BusyError: all places are taken, or those of its owner; it has the expected time until
+                one is free.
         """
+        num_own = sum(other.owner == job.owner for other in self.jobs)
+        message = ""
         if len(self.jobs) >= self._capacity:
-            busy = BusyError(f"{self._capacity} requests are being worked on; try again later")
+            message = f"{self._capacity} requests are being worked on; try again later"
+        elif num_own >= self._capacity_of_key:
+            message = f"{num_own} requests of this key are being worked on; try again later"
+        if message:
+            busy = BusyError(message)
             busy.retry_after_seconds = self.estimate_seconds_to_place()
             raise busy
         self._reserved.append(job)
@@ -258,6 +279,8 @@ class Scheduler(Generic[JobT]):
         if job.priority not in present:  # a priority without work saves nothing up
             others = present or set(SHARES)
             self._served[job.priority] = max(self._served[p] for p in (job.priority, *others))
+        if job.owner not in self._served_owner:  # nor does an owner
+            self._served_owner[job.owner] = min(self._served_owner.values(), default=0.0)
         job.size, job.arrived, job.serial = size, now, self._num_queued
         self._num_queued += 1
         self._queued.append(job)
@@ -318,6 +341,7 @@ class Scheduler(Generic[JobT]):
             job.done[action.kind] += 1
             part = seconds * units[job] / total
             self._served[job.priority] += part / SHARES[job.priority]
+            self._served_owner[job.owner] += part
             if job.next_kind is None:
                 job.dropped = True
         self._remove_dropped()
@@ -383,7 +407,7 @@ class Scheduler(Generic[JobT]):
         return pieces, batch
 
     def _sort(self, jobs: Iterable[JobT]) -> list[JobT]:
-        """Order requests: the priority that got less of its share first, then by work left."""
+        """Order requests: by the share that priorities and owners got, then by work left."""
         jobs = list(jobs)
         present = {job.priority for job in jobs}
         turns = sorted(present, key=lambda p: (self._served[p], p == "bulk"))
@@ -391,6 +415,7 @@ class Scheduler(Generic[JobT]):
             jobs,
             key=lambda job: (
                 turns.index(job.priority),
+                self._served_owner[job.owner],
                 self.estimate_seconds_left(job) + AGEING * job.arrived,
                 job.serial,
             ),
@@ -404,4 +429,6 @@ class Scheduler(Generic[JobT]):
 
     def _remove_dropped(self) -> None:
         self._queued = [job for job in self._queued if job.executing or not job.dropped]
+        owners = {job.owner for job in self._queued}
+        self._served_owner = {o: s for o, s in self._served_owner.items() if o in owners}
         self._reserved = [job for job in self._reserved if not job.dropped]

@@ -43,7 +43,12 @@ def start_worker(settings: Settings) -> Worker:
             for device in find_devices(settings.device)
         ]
 
-    return Worker(load, capacity=settings.max_concurrency, freeze_gc=freeze_gc)
+    return Worker(
+        load,
+        capacity=settings.max_concurrency,
+        key_share=settings.key_share,
+        freeze_gc=freeze_gc,
+    )
 
 
 def freeze_gc() -> None:

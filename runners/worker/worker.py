@@ -48,6 +48,7 @@ class Worker:
     Args:
         load: makes a pipeline for each device; called once, on a thread of the worker.
         capacity: places for requests, at least 1.
+        key_share: largest share of them that the requests of one key may hold, above 0.
         exit_process: called when a thread fails for a reason that concerns no single request. The
             process is then started again from outside.
         freeze_gc: called when the models are warm, before the first request.
@@ -61,11 +62,13 @@ class Worker:
         load: Load,
         *,
         capacity: int,
+        key_share: float = 1.0,
         exit_process: Callable[[], None] = lambda: os._exit(1),
         freeze_gc: Callable[[], None] = lambda: None,
     ) -> None:
         self._load = load
         self._capacity = capacity
+        self._key_share = key_share
         self._exit_process = exit_process
         self._freeze_gc = freeze_gc
         self._changed = threading.Condition()  # guards the fields below
@@ -213,7 +216,10 @@ class Worker:
             measured = [measure(pipeline) for pipeline in pipelines]
             self._freeze_gc()
             scheduler = Scheduler[RunningJob](
-                [budget for budget, _ in measured], measured[0][1], capacity=self._capacity
+                [budget for budget, _ in measured],
+                measured[0][1],
+                capacity=self._capacity,
+                key_share=self._key_share,
             )
             status = _describe_model(pipelines[0])
         except Exception as error:

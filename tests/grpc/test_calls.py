@@ -475,6 +475,25 @@ def wait_for_refusal(channel: grpc.Channel) -> grpc.StatusCode:
         assert not deadline.is_over()
 
 
+def test_a_prompt_alone_gives_the_same_sound_as_over_http(
+    grpc_server: Server, stub: FoleyServiceStub
+) -> None:
+    options = {"prompt": "rain", "duration_seconds": 1.5, "seed": 1, "num_inference_steps": 1}
+    sent = GenerateRequest(options=GenerateOptions(**options))
+    answer = read(stub.Generate(iter([sent]), metadata=KEY, timeout=scale(60)))
+    assert answer.result is not None
+    assert [file.format for file in answer.result.files] == ["wav"]
+    parts = {name: (None, str(value)) for name, value in options.items()}
+    assert answer.files[0] == grpc_server.client.post("/v1/generate", files=parts).content
+
+
+def test_a_prompt_alone_is_held_to_the_limit_of_clips(stub: FoleyServiceStub) -> None:
+    sent = GenerateRequest(options=GenerateOptions(prompt="rain", duration_seconds=6.5))
+    error = refused(lambda: read(stub.Generate(iter([sent]), metadata=KEY)))
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "duration_seconds: is 6.5, the limit of this service is 6" in str(error.details())
+
+
 def test_sigterm_lets_active_calls_finish_and_takes_no_new_ones(
     grpc_server: Server, short_clip: bytes
 ) -> None:
@@ -497,22 +516,3 @@ def test_sigterm_lets_active_calls_finish_and_takes_no_new_ones(
         assert rest.result().files
         assert plain.result().status_code == 200
         assert stopping.result() == 0
-
-
-def test_a_prompt_alone_gives_the_same_sound_as_over_http(
-    grpc_server: Server, stub: FoleyServiceStub
-) -> None:
-    options = {"prompt": "rain", "duration_seconds": 1.5, "seed": 1, "num_inference_steps": 1}
-    sent = GenerateRequest(options=GenerateOptions(**options))
-    answer = read(stub.Generate(iter([sent]), metadata=KEY, timeout=scale(60)))
-    assert answer.result is not None
-    assert [file.format for file in answer.result.files] == ["wav"]
-    parts = {name: (None, str(value)) for name, value in options.items()}
-    assert answer.files[0] == grpc_server.client.post("/v1/generate", files=parts).content
-
-
-def test_a_prompt_alone_is_held_to_the_limit_of_clips(stub: FoleyServiceStub) -> None:
-    sent = GenerateRequest(options=GenerateOptions(prompt="rain", duration_seconds=6.5))
-    error = refused(lambda: read(stub.Generate(iter([sent]), metadata=KEY)))
-    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert "duration_seconds: is 6.5, the limit of this service is 6" in str(error.details())

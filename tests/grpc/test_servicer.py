@@ -13,6 +13,7 @@ from runners.auth import ApiKeys
 from runners.grpc.server import GrpcServer
 from runners.grpc.servicer import FoleyServicer
 from runners.jobs.cancellation import CancellationRegistry
+from runners.jobs.intake import make_intake
 from runners.jobs.scratch import Scratch
 from runners.process import find_free_port
 from runners.settings import Settings
@@ -37,10 +38,15 @@ def test_a_caller_who_stops_reading_does_not_hold_files(tmp_path: Path) -> None:
             grpc_port=find_free_port("::1"),
             grpc_host="::1",
         )
-        service, scratch = FakeService(NUM_BYTES), Scratch(tmp_path, max_workspaces=2)
+        service, scratch = FakeService(NUM_BYTES), Scratch(tmp_path)
         servicer = FoleyServicer(
-            settings, service, scratch, CancellationRegistry(tmp_path), ApiKeys([])
-        )  # type: ignore[arg-type]
+            settings,
+            service,  # type: ignore[arg-type]
+            scratch,
+            make_intake(settings),
+            CancellationRegistry(tmp_path),
+            ApiKeys([]),
+        )
         server = GrpcServer(servicer, settings, check_ready=ready)
         parts = [GenerateRequest(options=GenerateOptions()), GenerateRequest(chunk=b"clip")]
         async with grpc.aio.insecure_channel(f"[::1]:{settings.grpc_port}") as channel:

@@ -9,7 +9,9 @@ import pytest
 from foley.errors import FoleyError, ParameterError, UploadTooLargeError
 from foley.v1.foley_pb2 import GenerateOptions, GenerateRequest
 from runners.grpc.upload import read_upload
+from runners.jobs.intake import make_intake
 from runners.jobs.job import GenerationOptions
+from runners.settings import Settings
 from tests.opened import record_opened_files
 
 OPTIONS = GenerateRequest(options=GenerateOptions(prompt="rain"))
@@ -24,7 +26,8 @@ def read(
             for message in messages:
                 yield message
 
-        return await read_upload(stream(), folder, max_bytes=max_bytes)
+        with make_intake(Settings()).receive("") as upload:
+            return await read_upload(stream(), folder, max_bytes=max_bytes, upload=upload)
 
     return asyncio.run(run())
 

@@ -25,7 +25,9 @@ from runners.http.forms import read_form
 from runners.http.generate import GenerateEndpoint
 from runners.http.middleware import ErrorMiddleware
 from runners.http.multipart import MAX_FIELD_BYTES
+from runners.jobs import intake
 from runners.jobs.cancellation import CancellationRegistry
+from runners.jobs.intake import make_intake
 from runners.jobs.job import GenerationOptions
 from runners.jobs.results import ResultStore
 from runners.jobs.scratch import Scratch, SharedScratch
@@ -72,7 +74,8 @@ def read(
         return {"type": "http.request", "body": piece or b"", "more_body": piece is not None}
 
     request = Request({"type": "http", "method": "POST", "headers": headers}, receive)
-    return asyncio.run(read_form(request, folder, max_bytes=max_bytes))
+    with make_intake(Settings()).receive("") as upload:
+        return asyncio.run(read_form(request, folder, max_bytes=max_bytes, upload=upload))
 
 
 def test_a_form_is_the_same_wherever_its_body_is_cut(tmp_path: Path) -> None:
@@ -88,13 +91,17 @@ def test_a_form_is_the_same_wherever_its_body_is_cut(tmp_path: Path) -> None:
 
 
 @contextmanager
-def open_endpoint(root: Path, service: FakeService) -> Iterator[tuple[httpx.AsyncClient, Scratch]]:
-    """A client of POST /v1/generate in this process, and its scratch folder for one request."""
-    scratch, common = Scratch(root, max_workspaces=1), SharedScratch(root)
+def open_endpoint(
+    root: Path, service: FakeService, settings: Settings | None = None
+) -> Iterator[tuple[httpx.AsyncClient, Scratch]]:
+    """A client of POST /v1/generate in this process, and its scratch folder."""
+    settings = settings or Settings()
+    scratch, common = Scratch(root), SharedScratch(root)
     endpoint = GenerateEndpoint(
-        Settings(),
+        settings,
         service,  # type: ignore[arg-type]
         scratch,
+        make_intake(settings),
         CancellationRegistry(common.requests),
         ResultStore(common.results, keep_seconds=60, keep_bytes=10_000),
     )
@@ -136,17 +143,53 @@ def test_an_upload_too_many_is_refused_before_it_is_read(tmp_path: Path) -> None
         yield b""
 
     async def upload() -> httpx.Response:
-        with open_endpoint(tmp_path, FakeService()) as (client, scratch):
+        settings = Settings(max_uploads=1, request_timeout_seconds=86_400)
+        with open_endpoint(tmp_path, FakeService(), settings) as (client, _scratch):
             async with client:
-                with scratch.workspace():  # of another request
-                    return await client.post(
-                        "/v1/generate", content=body(), headers={"Content-Type": FORM}
-                    )
+                headers = {"Content-Type": FORM}
+                other = asyncio.create_task(
+                    client.post("/v1/generate", content=stalled_body(), headers=headers)
+                )
+                await stalled.wait()
+                response = await client.post("/v1/generate", content=body(), headers=headers)
+                other.cancel()
+                await asyncio.gather(other, return_exceptions=True)
+                return response
+
+    stalled = asyncio.Event()
+
+    async def stalled_body() -> AsyncIterator[bytes]:
+        yield b"--b\r\n"
+        stalled.set()
+        await asyncio.Event().wait()
 
     response = asyncio.run(upload())
     assert response.status_code == 429
     assert response.json()["error"]["code"] == "busy"
     assert int(response.headers["retry-after"]) > 0
+
+
+def test_an_upload_that_stalls_is_refused_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "WINDOW_SECONDS", 0.2)
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"--b\r\n"
+        await asyncio.Event().wait()
+
+    async def upload() -> httpx.Response:
+        with open_endpoint(tmp_path, FakeService()) as (client, scratch):
+            async with client:
+                response = await client.post(
+                    "/v1/generate", content=body(), headers={"Content-Type": FORM}
+                )
+            assert list(scratch.folder.iterdir()) == []
+            return response
+
+    response = asyncio.run(upload())
+    assert response.status_code == 408
+    assert response.json()["error"]["code"] == "upload_too_slow"
 
 
 def test_an_upload_is_not_held_in_memory(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """The folders of requests, and those that processes share."""
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -9,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from foley.errors import BusyError, ConfigError, NoFramesError
+from foley.errors import ConfigError, NoFramesError
 from runners.jobs.scratch import Scratch, SharedScratch, is_abandoned, remove_leftovers
 from tests.patience import scale
 from tests.server import ROOT
 
 
 def test_a_folder_goes_with_its_request_and_the_rest_with_the_process(tmp_path: Path) -> None:
-    scratch = Scratch(tmp_path, max_workspaces=2)
+    scratch = Scratch(tmp_path)
     with scratch.workspace() as folder:
         (folder / "clip").write_bytes(b"bytes")
     assert list(scratch.folder.iterdir()) == []
@@ -24,21 +23,8 @@ def test_a_folder_goes_with_its_request_and_the_rest_with_the_process(tmp_path: 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_one_request_too_many_gets_no_folder_until_another_ends(tmp_path: Path) -> None:
-    scratch = Scratch(tmp_path, max_workspaces=2)
-    with contextlib.ExitStack() as stack:
-        for _ in range(2):
-            stack.enter_context(scratch.workspace())
-        with pytest.raises(BusyError, match="2 requests"), scratch.workspace():
-            pass
-        assert len(list(scratch.folder.iterdir())) == 2
-    with scratch.workspace() as folder:
-        assert folder.is_dir()
-    scratch.close()
-
-
 def test_a_failing_request_leaves_no_folder(tmp_path: Path) -> None:
-    scratch = Scratch(tmp_path, max_workspaces=2)
+    scratch = Scratch(tmp_path)
 
     def fail() -> None:
         with scratch.workspace() as folder:
@@ -52,7 +38,7 @@ def test_a_failing_request_leaves_no_folder(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_abandoned_when_it_is_gone_or_its_process_has_ended(tmp_path: Path) -> None:
-    scratch = Scratch(tmp_path, max_workspaces=2)
+    scratch = Scratch(tmp_path)
     with scratch.workspace() as folder:
         assert not is_abandoned(folder)
         kept = scratch.folder / "kept"
@@ -68,7 +54,7 @@ def test_leftovers_of_a_killed_process_are_removed_and_those_of_a_living_one_are
 ) -> None:
     program = (
         "import pathlib, sys, time; from runners.jobs.scratch import Scratch\n"
-        "scratch = Scratch(pathlib.Path(sys.argv[1]), max_workspaces=1)\n"
+        "scratch = Scratch(pathlib.Path(sys.argv[1]))\n"
         "(scratch.folder / 'clip').write_bytes(b'x'); print('made', flush=True); time.sleep(3600)"
     )
     command = [sys.executable, "-c", program, str(tmp_path)]
@@ -87,7 +73,7 @@ def test_the_last_process_removes_the_shared_folder(tmp_path: Path) -> None:
     one, two = SharedScratch(tmp_path), SharedScratch(tmp_path)
     assert one.folder == two.folder
     (one.results / "kept").write_bytes(b"x")
-    Scratch(tmp_path, max_workspaces=1).close()  # takes leftovers away, and these are none
+    Scratch(tmp_path).close()  # takes leftovers away, and these are none
     one.close()
     assert (two.results / "kept").is_file()
     two.close()

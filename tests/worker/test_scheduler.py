@@ -37,13 +37,17 @@ class Arrival:
     size: JobSize = SMALL
     priority: Priority = "interactive"
     dropped_after: float = math.inf
+    owner: str = ""
     decoded_after: float = 0.0  # seconds in which it holds a place and its size is not known
 
 
 def make_job(
-    name: str, priority: Priority = "interactive", deadline: float = math.inf
+    name: str,
+    priority: Priority = "interactive",
+    deadline: float = math.inf,
+    owner: str = "",
 ) -> ScheduledJob:
-    return ScheduledJob(id=name, priority=priority, deadline=deadline)
+    return ScheduledJob(id=name, priority=priority, deadline=deadline, owner=owner)
 
 
 def submit(
@@ -96,7 +100,7 @@ class Simulation:
             if what == "arrive":
                 assert isinstance(subject, int)
                 arrival = arrivals[subject]
-                job = make_job(str(subject), arrival.priority)
+                job = make_job(str(subject), arrival.priority, owner=arrival.owner)
                 try:
                     self.scheduler.reserve(job)
                 except BusyError:
@@ -501,3 +505,38 @@ def test_late_requests_are_listed_and_dropped_ones_leave_after_their_action() ->
     assert scheduler.jobs == ()
     assert scheduler.find_next_deadline() == math.inf
     assert scheduler.drop(first)
+
+
+def test_keys_take_turns_however_many_requests_each_has() -> None:
+    # Without turns, the request of b would wait for all of a, which came first.
+    arrivals = [Arrival(0.0, LONG, owner="a") for _ in range(10)]
+    arrivals.append(Arrival(0.01, LONG, owner="b"))
+    run = Simulation(budgets=(Budget(tokens=800),)).run(arrivals)
+    alone = Simulation(budgets=(Budget(tokens=800),)).run([Arrival(0.0, LONG)])
+    # Half of the seconds are its own, and the piece of a that was being executed when it came.
+    assert run.seconds(run.jobs[10]) < 2 * alone.seconds(alone.jobs[0]) + 0.2
+    assert max(run.left.values()) == max(run.left[run.jobs[i]] for i in range(10))
+
+
+def test_a_key_without_work_saves_nothing_up() -> None:
+    arrivals = [Arrival(0.0, LONG, owner="a") for _ in range(4)]
+    arrivals += [Arrival(5.0, LONG, owner="b") for _ in range(4)]
+    run = Simulation(budgets=(Budget(tokens=800),)).run(arrivals)
+    seconds: Counter[str] = Counter()
+    for at, action in run.trace:
+        if 5.5 < at < 15.0:  # both have work
+            for job in action.jobs:
+                seconds[job.owner] += cost(action)
+    assert seconds["a"] == pytest.approx(seconds["b"], rel=0.1)
+
+
+def test_a_key_holds_its_share_of_the_places_and_leaves_the_rest_to_others() -> None:
+    scheduler = Scheduler[ScheduledJob]([Budget(tokens=400)], RATES, capacity=4, key_share=0.5)
+    for name in "12":
+        scheduler.reserve(make_job(name, owner="a"))
+    with pytest.raises(BusyError, match="2 requests of this key"):
+        scheduler.reserve(make_job("3", owner="a"))
+    for name in "45":
+        scheduler.reserve(make_job(name, owner="b"))
+    with pytest.raises(BusyError, match=r"^4 requests are"):
+        scheduler.reserve(make_job("6", owner="c"))

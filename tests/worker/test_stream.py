@@ -43,7 +43,7 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
 @pytest.fixture
 def request_in(tmp_path: Path) -> Iterator[Callable[..., RunnerRequest]]:
     """Makes requests with folders of this process, which is alive."""
-    scratch = Scratch(tmp_path, max_workspaces=8)
+    scratch = Scratch(tmp_path)
 
     def make(*, folder: Path | None = None, timeout_seconds: float = 60.0) -> RunnerRequest:
         if folder is None:
@@ -151,7 +151,7 @@ def test_a_request_of_a_dead_process_frees_its_place(
 ) -> None:
     program = (
         "import pathlib, sys, time; from runners.jobs.scratch import Scratch\n"
-        "scratch = Scratch(pathlib.Path(sys.argv[1]), max_workspaces=1)\n"
+        "scratch = Scratch(pathlib.Path(sys.argv[1]))\n"
         "with scratch.workspace() as folder: print(folder, flush=True); time.sleep(3600)"
     )
     command = [sys.executable, "-c", program, str(tmp_path)]
