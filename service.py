@@ -116,6 +116,21 @@ class GpuRunner:
         """Return the state and the description of the model."""
         return self.worker.status
 
+    @bentoml.on_startup
+    async def start(self) -> None:
+        """Watch whether this process answers; needs the event loop."""
+        from runners.worker.watchdog import watch
+
+        if SETTINGS.watchdog_seconds:
+            self.watching = asyncio.create_task(
+                watch(
+                    self.worker,
+                    silent_seconds=SETTINGS.watchdog_seconds,
+                    # Every request of a piece that takes longer has been answered with 504.
+                    action_seconds=SETTINGS.request_timeout_seconds + SETTINGS.watchdog_seconds,
+                )
+            )
+
     @bentoml.on_shutdown
     def stop(self) -> None:
         """Cancel the requests that are left after the connections were drained."""

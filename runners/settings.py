@@ -207,6 +207,17 @@ class Settings(BaseSettings):
             "A clip that takes more is refused with 422.",
         ),
     ] = 120
+    watchdog_seconds: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=86_400,
+            description="Seconds for which the GPU process may stand still, once its model is "
+            "ready. After them it writes where its threads are to the log, ends, and is started "
+            "again. It does so too when the model works on one piece for these and the seconds of "
+            "`FOLEY_REQUEST_TIMEOUT_SECONDS`. 0 for no watchdog.",
+        ),
+    ] = 60.0
     sandbox: Annotated[
         Literal["auto", "required", "off"],
         Field(

@@ -75,6 +75,7 @@ class Worker:
         self._scheduler: Scheduler[RunningJob] | None = None
         self._compute_size: Callable[[GenerationRequest, int, int], JobSize] | None = None
         self._num_busy: list[int] = []  # engines at work, on each device
+        self._began: dict[Action[RunningJob], float] = {}  # actions that are being executed
         self._stopping = False
         self.status = ModelStatus(state="loading")
         self._thread = threading.Thread(target=self._run, name="foley-worker", daemon=True)
@@ -170,6 +171,16 @@ class Worker:
         for job in jobs:
             self.drop(job, _make_cancelled_error())
         self._thread.join(timeout_seconds)
+
+    def measure_longest_action(self, now: float) -> float:
+        """Return for how many seconds the oldest piece of work has been executed; 0 without any.
+
+        It takes no lock, so that a thread that hangs with the lock cannot hold it up.
+
+        Args:
+            now: the time on the monotonic clock.
+        """
+        return max((now - began for began in list(self._began.values())), default=0.0)
 
     def _list_jobs(self) -> tuple[RunningJob, ...]:
         return () if self._scheduler is None else self._scheduler.jobs
@@ -268,7 +279,7 @@ class Worker:
 
     def _execute(self, engine: "Engine", action: Action[RunningJob]) -> None:
         num_busy = self._num_busy[action.device]
-        started = time.monotonic()
+        self._began[action] = started = time.monotonic()
         failures = {job: _prepare(job, engine, action.kind) for job in action.jobs}
         able = [job for job in action.jobs if failures[job] is None]
         if able:
@@ -282,6 +293,7 @@ class Worker:
             metrics.BATCH_TOKENS.observe(action.tokens)
         with self._changed:
             self._num_busy[action.device] -= 1
+            del self._began[action]
             left = self._complete(action, failures, time.monotonic() - started)
         for job in left:
             job.conclude()
