@@ -31,6 +31,21 @@ TINY_ABOUT = (
     "animation: expect rough results on real footage, and no voices, music or animals"
 )
 
+TINY_PROMPTS = (
+    "a hammer hits stone",
+    "a wooden ball bounces",
+    "dripping water",
+    "steady rain",
+    "wind and a campfire",
+)
+OFFICIAL_PROMPTS = (
+    "footsteps on gravel, close",
+    "steady rain on leaves, distant thunder",
+    "bicycles rolling past on asphalt, light wind",
+    "cooking in a kitchen, a sizzling pan",
+    "a meadow in summer, birds, soft steps on grass",
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class DiTConfig:
@@ -171,6 +186,11 @@ class Preset:
     def about(self) -> str:
         """What the model can do, in a sentence; empty for the official models."""
         return TINY_ABOUT if self.name == "tiny" else ""
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """Prompts that suit the model, to start from."""
+        return TINY_PROMPTS if self.name == "tiny" else OFFICIAL_PROMPTS
 
     @property
     def default_steps(self) -> int:

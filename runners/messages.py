@@ -135,6 +135,7 @@ class ModelStatus(BaseModel):
         error_code: why loading failed.
         preset: its name, as the fields below once the model is ready.
         about: what it can do; empty for the official models.
+        prompts: that suit it, to start from.
         num_inference_steps: of a request that gives none.
         guidance_scale: of a request that gives none.
         description: for the log; it may name a folder.
@@ -149,6 +150,7 @@ class ModelStatus(BaseModel):
     error_code: str = ""
     preset: str = ""
     about: str = ""
+    prompts: tuple[str, ...] = ()
     num_inference_steps: int = 0
     guidance_scale: float = 0.0
     description: str = ""
@@ -156,6 +158,6 @@ class ModelStatus(BaseModel):
     licence: str = ""
     territory: str = ""
 
-    def to_public(self) -> dict[str, str | float]:
+    def to_public(self) -> dict[str, str | float | tuple[str, ...]]:
         """Return what callers may know of a ready model."""
         return self.model_dump(exclude={"error_code", "description"})

@@ -73,6 +73,7 @@ def collect_info(weights: Path | None) -> dict[str, Any]:
         | {f"cuda:{index}": text for index, text in enumerate(devices)},
         "attention": find_attention_kernel(),
         "presets": _presets(weights or default_folder()),
+        "prompts": {name: "; ".join(preset.prompts) for name, preset in PRESETS.items()},
         "licences": {name: _terms(name) for name in PRESETS},
     }
 

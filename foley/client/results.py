@@ -102,6 +102,7 @@ class RemoteModel(_RemoteObject):
     Attributes:
         preset: name of the model.
         about: what the model can and cannot do, in one line; empty if its publisher says it.
+        prompts: that suit the model, to start from; none if the service states none.
         num_inference_steps: default number of solver steps; 0 if the service does not state it.
         guidance_scale: default guidance scale; 0 if the service does not state it.
         revision: revision of the weights' repository; empty if it is not known.
@@ -111,6 +112,7 @@ class RemoteModel(_RemoteObject):
 
     preset: str
     about: str = ""
+    prompts: tuple[str, ...] = ()
     num_inference_steps: int = 0
     guidance_scale: float = 0.0
     revision: str = ""

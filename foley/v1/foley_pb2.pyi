@@ -146,7 +146,7 @@ class GetModelRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetModelResponse(_message.Message):
-    __slots__ = ("preset", "revision", "licence", "territory", "num_inference_steps", "about", "guidance_scale")
+    __slots__ = ("preset", "revision", "licence", "territory", "num_inference_steps", "about", "guidance_scale", "prompts")
     PRESET_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     LICENCE_FIELD_NUMBER: _ClassVar[int]
@@ -154,6 +154,7 @@ class GetModelResponse(_message.Message):
     NUM_INFERENCE_STEPS_FIELD_NUMBER: _ClassVar[int]
     ABOUT_FIELD_NUMBER: _ClassVar[int]
     GUIDANCE_SCALE_FIELD_NUMBER: _ClassVar[int]
+    PROMPTS_FIELD_NUMBER: _ClassVar[int]
     preset: str
     revision: str
     licence: str
@@ -161,7 +162,8 @@ class GetModelResponse(_message.Message):
     num_inference_steps: int
     about: str
     guidance_scale: float
-    def __init__(self, preset: _Optional[str] = ..., revision: _Optional[str] = ..., licence: _Optional[str] = ..., territory: _Optional[str] = ..., num_inference_steps: _Optional[int] = ..., about: _Optional[str] = ..., guidance_scale: _Optional[float] = ...) -> None: ...
+    prompts: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, preset: _Optional[str] = ..., revision: _Optional[str] = ..., licence: _Optional[str] = ..., territory: _Optional[str] = ..., num_inference_steps: _Optional[int] = ..., about: _Optional[str] = ..., guidance_scale: _Optional[float] = ..., prompts: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class CancelRequest(_message.Message):
     __slots__ = ("request_id",)

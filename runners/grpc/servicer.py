@@ -109,6 +109,7 @@ class FoleyServicer(FoleyServiceServicer):
             return GetModelResponse(
                 preset=model.preset,
                 about=model.about,
+                prompts=model.prompts,
                 revision=model.revision,
                 licence=model.licence,
                 territory=model.territory,

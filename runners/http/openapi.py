@@ -20,6 +20,8 @@ from runners.status import INTERNAL_CODE, status_of
 API_VERSION = "1.0.0"
 FILE = {"schema": {"type": "string", "format": "binary"}}
 
+_NULL_KEYS = ("anyOf", "default")  # of an optional field, whose default is null
+
 HEADERS = {
     "X-Foley-Seed": "Seed of each sound, separated by commas. Giving one back repeats its sound.",
     "X-Foley-Duration-Seconds": "Length of each sound in seconds.",
@@ -105,7 +107,8 @@ def _build_form_schema(settings: Settings) -> Schema:
         "x-max-pixels": settings.max_clip_pixels,
         "x-max-request-bytes": int(settings.max_upload_bytes),
     }
-    form["properties"] = {"clip": clip, **form["properties"]}
+    options = {name: _drop_null(field) for name, field in form["properties"].items()}
+    form["properties"] = {"clip": clip, **options}
     # A part of a form is a text.
     cue_list = form["properties"]["cues"]
     form["properties"]["cues"] = {
@@ -117,6 +120,14 @@ def _build_form_schema(settings: Settings) -> Schema:
     form.pop("$defs")
     form["additionalProperties"] = False
     return form
+
+
+def _drop_null(field: Schema) -> Schema:
+    """Return the schema of an optional field as a form has it: a value, or no part at all."""
+    if "anyOf" not in field:
+        return field
+    (kind,) = (kind for kind in field["anyOf"] if kind.get("type") != "null")
+    return {**kind, **{key: value for key, value in field.items() if key not in _NULL_KEYS}}
 
 
 def _generate_operation() -> dict[str, Any]:
@@ -169,7 +180,7 @@ def _result_operation() -> dict[str, Any]:
 
 
 def _cancel_operation() -> dict[str, Any]:
-    cancelled = {"type": "object", "properties": {"cancelled": {"const": True}}}
+    cancelled = {"type": "object", "properties": {"cancelled": {"type": "boolean"}}}
     return {
         "summary": "Stop a request that is being worked on",
         "operationId": "cancel",

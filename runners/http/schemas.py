@@ -88,6 +88,11 @@ MODEL_SCHEMA: Schema = {
             "description": "What the model can and cannot do, in a line; empty where its "
             "publisher says so.",
         },
+        "prompts": {
+            "type": "array",
+            "items": TEXT,
+            "description": "Prompts that suit the model, to start from.",
+        },
         "num_inference_steps": {
             **INTEGER,
             "description": "Solver steps of a request that names none.",

@@ -21,13 +21,7 @@ EXAMPLES = {
     "bikes.mp4": "Bikes, 10 s",
 }
 CREDIT = "Big Buck Bunny \u00a9 2008 Blender Foundation, CC BY 3.0"
-SAMPLE_PROMPTS = {
-    "Meadow": "a meadow in summer, birds, soft steps on grass",
-    "Bicycles": "bicycles rolling past on asphalt, chains clicking, light wind",
-    "Footsteps": "footsteps on gravel, close",
-    "Rain": "steady rain on leaves, distant thunder",
-    "Kitchen": "cooking in a kitchen, sizzling pan, a knife on a board",
-}
+NUM_SUGGESTIONS = 5  # prompts of the model to start from
 RANDOM, FIXED = "Random", "Fixed"
 VIDEO, SOUND_ALONE = "Picture and sound", "Sound alone"
 OUTPUTS = {VIDEO: "mp4", SOUND_ALONE: "wav"}
@@ -104,12 +98,12 @@ class SoundControls:
             elem_id="prompt",
         )
         _add_error(errors, "prompt")
-        with gr.Row(elem_classes="foley-chips"):
+        with gr.Row(elem_classes="foley-chips", visible=False) as self.suggestions:
             gr.HTML("<span>Start from</span>", elem_classes="foley-chips-name")
-            self.prompt_buttons = {
-                gr.Button(name, size="sm", min_width=0): text
-                for name, text in SAMPLE_PROMPTS.items()
-            }
+            # Their texts come from the model.
+            self.prompt_buttons = [
+                gr.Button("", size="sm", min_width=0, visible=False) for _ in range(NUM_SUGGESTIONS)
+            ]
         with gr.Row(elem_classes="foley-pair"):
             self.num_variations = gr.Radio(
                 NUM_VARIATIONS, value=1, label="Variations", min_width=0, scale=5

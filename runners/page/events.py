@@ -53,6 +53,8 @@ def _connect_model(blocks: gr.Blocks, layout: PageLayout, handlers: PageHandlers
             layout.errors["api_key"],
             model.timer,
             *(slider.model_value for slider in sliders),
+            layout.sound.suggestions,
+            *layout.sound.prompt_buttons,
         ],
         **QUIET,
     }
@@ -87,8 +89,8 @@ def _connect_clip(layout: PageLayout) -> None:
 
 def _connect_sound(layout: PageLayout) -> None:
     sound = layout.sound
-    for button, text in sound.prompt_buttons.items():
-        button.click(lambda text=text: text, None, sound.prompt, **UNQUEUED)
+    for button in sound.prompt_buttons:
+        button.click(lambda text: text, button, sound.prompt, **UNQUEUED)
     sound.seed_kind.change(
         lambda kind: gr.Textbox(visible=kind == FIXED), sound.seed_kind, sound.seed, **UNQUEUED
     )

@@ -1,6 +1,7 @@
 """What the page does when a control is used. Every request goes through the public HTTP API."""
 
 import contextlib
+import itertools
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from foley.errors import (
     UnauthorizedError,
 )
 from runners.page import messages
-from runners.page.controls import FIXED
+from runners.page.controls import FIXED, NUM_SUGGESTIONS
 from runners.page.form import read_link, read_options
 from runners.page.layout import PageLayout
 from runners.page.player import render_player
@@ -85,6 +86,16 @@ class PageHandlers:
             model.timer: gr.Timer(active=False),
             settings.steps.model_value: found.num_inference_steps or None,
             settings.guidance.model_value: found.guidance_scale or None,
+            **self._suggest(found.prompts),
+        }
+
+    def _suggest(self, prompts: tuple[str, ...]) -> Updates:
+        """Show the model's prompts as buttons."""
+        sound = self._layout.sound
+        shown = itertools.zip_longest(sound.prompt_buttons, prompts[:NUM_SUGGESTIONS])
+        return {
+            sound.suggestions: gr.Row(visible=bool(prompts)),
+            **{button: gr.Button(text or "", visible=bool(text)) for button, text in shown},
         }
 
     def _show_status(self, text: str, *, ask_again: bool = False) -> Updates:

@@ -347,6 +347,7 @@ def _describe_model(pipeline: "FoleyPipeline") -> ModelStatus:
         state="ready",
         preset=pipeline.preset.name,
         about=pipeline.preset.about,
+        prompts=pipeline.preset.prompts,
         num_inference_steps=pipeline.preset.default_steps,
         guidance_scale=pipeline.preset.default_guidance,
         description=pipeline.description,

@@ -386,6 +386,7 @@ def test_info_lists_presets_packages_and_attention(foley: RunFoley) -> None:
     assert result.returncode == 0
     facts = json.loads(result.stdout)
     assert facts["presets"]["tiny"] == f"in the package: {TINY.about}"
+    assert facts["prompts"]["tiny"] == "; ".join(TINY.prompts)
     assert facts["packages"]["torch"]
     assert facts["attention"]
 

@@ -270,6 +270,12 @@ def test_the_model_and_the_licence_of_its_weights_are_shown(tab: Tab) -> None:
     assert not tab.page.get_by_role("textbox", name="Key").count()  # the service asks for none
 
 
+def test_the_model_s_prompts_are_offered_to_start_from(tab: Tab) -> None:
+    for prompt in TINY.prompts:
+        tab.page.get_by_role("button", name=prompt).click()
+        expect(tab.page.locator("#prompt textarea")).to_have_value(prompt)
+
+
 def test_the_page_starts_on_the_first_request_and_does_not_block_probes(
     server: Server, page_start: PageStart
 ) -> None:
