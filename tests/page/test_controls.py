@@ -276,6 +276,31 @@ def test_the_model_s_prompts_are_offered_to_start_from(tab: Tab) -> None:
         expect(tab.page.locator("#prompt textarea")).to_have_value(prompt)
 
 
+def test_control_enter_starts_a_generation_from_the_prompt(tab: Tab) -> None:
+    tab.page.locator("#prompt textarea").press("Control+Enter")
+    assert "no clip yet" in tab.error("clip")
+
+
+def test_space_plays_and_pauses_the_result_but_writes_into_the_prompt(result_tab: Tab) -> None:
+    page = result_tab.page
+    page.locator("#result h2, header h1").first.click()  # the focus is on nothing
+    page.evaluate(
+        "window.played = []; for (const name of ['play', 'pause'])"
+        "document.addEventListener(name, () => window.played.push(name), true)"
+    )
+    page.keyboard.press("Space")
+    page.wait_for_function("window.played.join() === 'play'")
+    page.keyboard.press("Space")
+    page.wait_for_function("window.played.join() === 'play,pause'")
+    prompt = page.locator("#prompt textarea")
+    before = prompt.input_value()
+    prompt.press("End")
+    prompt.press("Space")
+    expect(prompt).to_have_value(f"{before} ")
+    prompt.fill(before)
+    assert page.evaluate("window.played.join()") == "play,pause"
+
+
 def test_the_page_starts_on_the_first_request_and_does_not_block_probes(
     server: Server, page_start: PageStart
 ) -> None:

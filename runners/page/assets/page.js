@@ -81,6 +81,22 @@
       ? beside.querySelector("a").href
       : beside.querySelector("code").textContent);
   });
+  // Ctrl+Enter makes the sound, and Space plays or pauses it, unless the focus is on something that
+  // takes the key itself.
+  const TAKES_SPACE = "input, textarea, select, button, summary, a, video, audio, [contenteditable]";
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
+      const start = document.querySelector("#start");
+      if (!start || start.disabled) return;
+      event.preventDefault();
+      start.click();
+    } else if (event.key === " " && !event.repeat && !within(event.target, TAKES_SPACE)) {
+      const video = document.querySelector("#result [data-player] video");
+      if (!video) return;
+      event.preventDefault();
+      if (video.paused) video.play(); else video.pause();
+    }
+  });
   // Media events do not bubble, so they are handled in the capturing phase.
   for (const name of ["seeked", "timeupdate", "loadedmetadata"]) {
     document.addEventListener(name, (event) => showPosition(event.target), true);
