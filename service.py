@@ -232,12 +232,14 @@ class FoleyApi:
         Raises:
             NotReadyError: the service or its model is starting.
             ModelFailedError: the model could not be loaded.
+            StorageFullError: no request could be stored.
         """
         if not self.sandbox_start.done():
             raise NotReadyError("the service is starting")
         self.sandbox_start.result()
         if self.grpc_server is not None:
             self.grpc_server.check()
+        self.scratch.check_room()
         await self.service.ask_model()
         return True
 

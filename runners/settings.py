@@ -206,7 +206,7 @@ class Settings(BaseSettings):
             description="CPU time in seconds, all cores together, that decoding one clip may take. "
             "A clip that takes more is refused with 422.",
         ),
-    ] = 120
+    ] = 60
     watchdog_seconds: Annotated[
         float,
         Field(

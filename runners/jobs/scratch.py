@@ -25,8 +25,13 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from foley.errors import ConfigError
+import structlog
 
+from foley.errors import ConfigError, StorageFullError
+
+log = structlog.get_logger(__name__)
+
+MIN_ROOM_BYTES = 32 * 1024 * 1024  # the frames of a clip of 3 s
 NAME = "foley-"
 LOCK = ".lock"
 
@@ -41,6 +46,7 @@ class Scratch:
     def __init__(self, root: Path) -> None:
         root.mkdir(parents=True, exist_ok=True)
         remove_leftovers(root)
+        self._was_full = False
         # Locked before it gets the name that others look for, so that it never looks like a
         # leftover.
         descriptor, unnamed = tempfile.mkstemp(prefix=".", suffix=LOCK, dir=root)
@@ -52,13 +58,39 @@ class Scratch:
 
     @contextlib.contextmanager
     def workspace(self) -> Iterator[Path]:
-        """Yield an empty folder for one request, and remove it with its files at the end."""
+        """Yield an empty folder for one request, and remove it with its files at the end.
+
+        Raises:
+            StorageFullError: as `check_room`.
+        """
+        self.check_room()
         folder = Path(tempfile.mkdtemp(dir=self.folder))
         try:
             yield folder
         finally:
             # A thread that outlived a timeout may still write here. `close` removes such files.
             shutil.rmtree(folder, ignore_errors=True)
+
+    def check_room(self) -> None:
+        """Return if the file system has room for a request; logs once when that changes.
+
+        Raises:
+            StorageFullError: it has less than `MIN_ROOM_BYTES`.
+        """
+        stats = os.statvfs(self.folder)
+        free_bytes = stats.f_bavail * stats.f_frsize
+        is_full = free_bytes < MIN_ROOM_BYTES
+        if is_full != self._was_full:
+            self._was_full = is_full
+            report = log.error if is_full else log.info
+            report(
+                "storage_full" if is_full else "storage_free",
+                folder=str(self.folder.parent),
+                free_bytes=free_bytes,
+                least_bytes=MIN_ROOM_BYTES,
+            )
+        if is_full:
+            raise StorageFullError()
 
     def close(self) -> None:
         """Remove the folder and release its lock."""

@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import structlog
 
-from foley.errors import ConfigError, NoFramesError
+from foley.errors import ConfigError, NoFramesError, StorageFullError
+from runners.jobs import scratch as scratch_module
 from runners.jobs.scratch import Scratch, SharedScratch, is_abandoned, remove_leftovers
 from tests.patience import scale
 from tests.server import ROOT
@@ -21,6 +23,27 @@ def test_a_folder_goes_with_its_request_and_the_rest_with_the_process(tmp_path: 
     assert list(scratch.folder.iterdir()) == []
     scratch.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_taken_while_there_is_no_room_and_the_log_says_so_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scratch = Scratch(tmp_path)
+    least_bytes = scratch_module.MIN_ROOM_BYTES
+    with structlog.testing.capture_logs() as logs:
+        monkeypatch.setattr(scratch_module, "MIN_ROOM_BYTES", 2**62)  # more than any disk has
+        for _ in range(3):
+            with pytest.raises(StorageFullError):
+                scratch.check_room()
+            with pytest.raises(StorageFullError), scratch.workspace():
+                pass
+        assert list(scratch.folder.iterdir()) == []
+        monkeypatch.setattr(scratch_module, "MIN_ROOM_BYTES", least_bytes)
+        with scratch.workspace():
+            scratch.check_room()
+    assert [entry["event"] for entry in logs] == ["storage_full", "storage_free"]
+    assert logs[0]["least_bytes"] == 2**62
+    scratch.close()
 
 
 def test_a_failing_request_leaves_no_folder(tmp_path: Path) -> None:
