@@ -215,3 +215,19 @@ def test_a_prompt_alone_gives_a_sound_of_the_length_asked_for(server: Server) ->
     assert len(sound) == 60_000
     assert np.abs(sound).max() > 0
     assert "decode_video" not in json.loads(response.headers["x-foley-timings"])
+
+
+def test_cues_are_heard_and_one_after_the_end_is_refused(server: Server, short_clip: bytes) -> None:
+    def send(cues: str) -> httpx.Response:
+        options = {"prompt": "wind", "seed": 1, "num_inference_steps": 1, "format": "wav"}
+        return server.generate(short_clip, cues=cues, **options)
+
+    plain, cued = (
+        send(cues)
+        for cues in ("[]", '[{"start_seconds": 0, "stop_seconds": 0.5, "prompt": "taps"}]')
+    )
+    assert plain.status_code == cued.status_code == 200, cued.text
+    assert plain.content != cued.content
+    late = send('[{"start_seconds": 14, "stop_seconds": 15, "prompt": "taps"}]')
+    assert late.status_code == 422
+    assert "cue 1 starts at 14 s, the sound lasts" in late.json()["error"]["message"]

@@ -1,0 +1,150 @@
+"""Measure whether cues are heard, and where, on held-out drawn clips of hits.
+
+    python -m benchmarks.quality.cues [--clips 8] [--record]
+
+Each clip is made three times with one seed: without cues or prompt, with two materials asked for in
+its two halves, and with one second of a second material in the middle of a general prompt.
+`training.judge` says of each hit which material it is. A share is that of the hits with the
+material asked for; `f1` is that of the onsets with the events.
+"""
+
+import argparse
+import time
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.quality.held_out import HELD_OUT_SEED, make_frames
+from benchmarks.quality.sync import add_options, collect_options, load_pipeline
+from benchmarks.records import environment, finish
+from foley.pipeline import FoleyPipeline
+from training import clips, judge, labels, text
+from training.materials import MATERIALS
+from training.scene import PLAIN
+from training.settings import load_state
+from training.unpack import CHECKPOINTS
+
+SECONDS = 4.0
+BORDER = SECONDS / 2
+MIDDLE = (1.5, 2.5)  # of the short cue
+NEAR_SECONDS = 0.5  # of the border
+FIRST_CLIP = 500  # of the generator; the method was chosen on clips before it
+ACTIONS = ("bounce", "tap", "strike")
+NAMES = ("plain", "halves", "middle")
+
+
+def make_options(name: str, one: str, other: str) -> dict[str, Any]:
+    """Return the prompt and the cues of one of `NAMES`.
+
+    Args:
+        name: of the way.
+        one: prompt of the first half, and around the middle.
+        other: prompt of the second half, and of the middle.
+    """
+    if name == "plain":
+        return {}
+    first = {"start_seconds": 0, "stop_seconds": BORDER, "prompt": one}
+    second = {"start_seconds": BORDER, "stop_seconds": SECONDS, "prompt": other}
+    middle = {"start_seconds": MIDDLE[0], "stop_seconds": MIDDLE[1], "prompt": other}
+    return {"prompt": one, "cues": [first, second] if name == "halves" else [middle]}
+
+
+def measure(pipeline: FoleyPipeline, num_clips: int, seed: int, **options: Any) -> dict[str, Any]:
+    """Return the figures.
+
+    Args:
+        pipeline: the model.
+        num_clips: of each action.
+        seed: of the first clip's noise; the others follow.
+        options: of the pipeline's call.
+    """
+    materials = judge.MaterialJudge().eval()
+    materials.load_state_dict(load_state(CHECKPOINTS / "judge.safetensors"))
+    rng = np.random.default_rng(seed + FIRST_CLIP)
+    counts = Counter[tuple[str, bool]]()
+    matches = {name: judge.Match() for name in NAMES}
+    seconds = dict.fromkeys(NAMES, 0.0)
+    numbers = [(action, i) for i in range(num_clips) for action in ACTIONS]
+    for number, (action, index) in enumerate(numbers):
+        batch = clips.make_batch(
+            HELD_OUT_SEED, FIRST_CLIP + index, 1, SECONDS, PLAIN, action=action, quiet=True
+        )
+        hits = batch.hits["seconds"].tolist()
+        frames = make_frames(batch.pictures()[0], pipeline.preset)
+        seen = {int(m) for m in batch.hits["material"]}
+        pair = rng.choice([m for m in range(len(MATERIALS)) if m not in seen], 2, replace=False)
+        prompts = [text.name_material(rng, MATERIALS[m]) for m in pair]
+        turn = number % len(NAMES)  # for the times: none is always last
+        for name in NAMES[turn:] + NAMES[:turn]:
+            start = time.perf_counter()
+            made = pipeline(frames, **make_options(name, *prompts), seed=seed + number, **options)
+            seconds[name] += time.perf_counter() - start
+            sound = made.waveforms[0, 0]
+            matches[name].add(
+                judge.detect_onsets(sound),
+                judge.merge_close_events(hits),
+                labels.find_shoves(batch)[0],
+            )
+            if not hits:
+                continue
+            with torch.inference_mode():
+                windows = judge.cut_hit_windows(
+                    sound[None], torch.zeros(len(hits), dtype=torch.long), torch.tensor(hits)
+                )
+                heard = materials(materials.features(windows)).argmax(1).tolist()
+            for when, what in zip(hits, heard, strict=True):
+                for place, wanted in _ask(name, when, pair.tolist()):
+                    counts[place, what == wanted] += 1
+        print(number + 1, dict(counts), flush=True)
+    places = sorted({place for place, _ in counts})
+    totals = {place: counts[place, True] + counts[place, False] for place in places}
+    return {
+        "asked": {place: round(counts[place, True] / totals[place], 4) for place in places},
+        "hits": totals,
+        "f1": {name: round(match.f1, 4) for name, match in matches.items()},
+        "seconds_per_clip": {name: round(s / len(numbers), 3) for name, s in seconds.items()},
+        "num_clips": len(numbers),
+        "chance": round(1 / len(MATERIALS), 4),
+    }
+
+
+def _ask(name: str, when: float, pair: list[int]) -> list[tuple[str, int]]:
+    """Return for a hit the places that count it, and the material asked for there."""
+    half = "first_half" if when < BORDER else "second_half"
+    wanted = pair[half == "second_half"]
+    if name == "plain":
+        return [(f"plain_{half}", wanted)]
+    if name == "middle":
+        is_inside = MIDDLE[0] <= when < MIDDLE[1]
+        return [("middle_inside" if is_inside else "middle_outside", pair[is_inside])]
+    places = [(half, wanted)]
+    if abs(when - BORDER) < NEAR_SECONDS:
+        places.append(("before_border" if when < BORDER else "after_border", wanted))
+    return places
+
+
+def main() -> None:
+    """Measure a preset."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--clips", type=int, default=8, help="of each action")
+    parser.add_argument("--hardware", default="cpu", help="short name for the record's file")
+    parser.add_argument("--record", action="store_true")
+    add_options(parser, steps=None)
+    args = parser.parse_args()
+    pipeline, options = load_pipeline(args), collect_options(args)
+    seed = options.pop("seed")
+    record = environment() | {
+        "what": "cues",
+        "weights": pipeline.source,
+        "seconds": SECONDS,
+        "seed": seed,
+        **options,
+        **measure(pipeline, args.clips, seed, **options),
+    }
+    finish(record, hardware=args.hardware, write=args.record)
+
+
+if __name__ == "__main__":
+    main()
