@@ -47,6 +47,7 @@ app.command(info)
 app.command(doctor)
 app.command(convert)
 app.command(serve)
+app.register_install_completion_command()
 
 
 def get_exit_code(error: FoleyError) -> int:

@@ -1,6 +1,8 @@
 """Groups of options on the command line."""
 
 import dataclasses
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -9,6 +11,7 @@ from cyclopts import Parameter
 
 from foley.cli.cues import parse_cue, read_cues
 from foley.configs import OFFICIAL_GUIDANCE, OFFICIAL_STEPS, TINY_GUIDANCE, TINY_STEPS
+from foley.errors import ParameterError
 from foley.quiet import silence_imports
 from foley.request import GenerationRequest, Quality, Solver
 
@@ -104,7 +107,23 @@ class SoundOptions:
         cues = [parse_cue(text) for text in self.cue]
         if self.cues is not None:
             cues += read_cues(self.cues)
-        return GenerationRequest.parse(**options | {"cues": [cue._asdict() for cue in cues]})
+        try:
+            return GenerationRequest.parse(**options | {"cues": [cue._asdict() for cue in cues]})
+        except ParameterError as error:
+            raise ParameterError(_name_as_typed(str(error), sys.argv)) from error
+
+
+def _name_as_typed(message: str, arguments: Sequence[str]) -> str:
+    """Return a message that begins with a field, with the option that the user typed for it."""
+    name, separator, rest = message.partition(": ")
+    hint = SoundOptions.__annotations__.get(name)
+    if not separator or hint is None:
+        return message
+    names = [f"--{name.replace('_', '-')}"]
+    for parameter in hint.__metadata__:
+        names += parameter.alias or ()
+    typed = (n for n in names for word in arguments if word == n or word.startswith(f"{n}="))
+    return f"{next(typed, names[0])}: {rest}"
 
 
 @Parameter(name="*")

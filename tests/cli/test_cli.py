@@ -143,7 +143,9 @@ def test_a_table_continues_after_a_bad_clip_and_skips_existing_results(
         (["generate", "gone.mp4", CLIP], 2, "there is no file gone.mp4; check the path"),
         (["generate", CLIP, CLIP], 2, "would both be written"),
         (["generate", CLIP, "-o", CLIP], 2, "would overwrite the clip"),
-        (["generate", CLIP, "--guidance-scale", "99"], 2, "got 99"),
+        (["generate", CLIP, "--guidance-scale", "99"], 2, "--guidance-scale: "),
+        (["generate", CLIP, "--steps", "0"], 2, "foley: --steps: "),
+        (["generate", CLIP, "--num-inference-steps=0"], 2, "foley: --num-inference-steps: "),
         (["generate", CLIP, "--seed", "abc"], 2, "abc"),
         (["generate", CLIP, "--frobnicate"], 2, "--frobnicate"),
         (["generate", CLIP, "--preset", "huge"], 3, "tiny, xl, xxl and auto"),
@@ -350,6 +352,18 @@ def test_serve_sends_no_telemetry_unless_asked(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("BENTOML_DO_NOT_TRACK", "False")
     with pytest.raises(ReplacedError, match="False"):
         serve(preset="tiny", port=find_free_ports(1)[0])
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_script_completes_commands_and_options_in_each_shell(
+    foley: RunFoley, shell: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "script"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    done = foley("--install-completion", "--shell", shell, "--output", script)
+    assert done.returncode == 0, done.stderr
+    assert "generate" in script.read_text()
+    assert "negative-prompt" in script.read_text()
 
 
 def test_the_help_of_generate_begins_with_examples(foley: RunFoley) -> None:
