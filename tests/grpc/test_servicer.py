@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc
@@ -12,6 +13,7 @@ from foley.v1.foley_pb2_grpc import FoleyServiceStub
 from runners.auth import ApiKeys
 from runners.grpc.server import GrpcServer
 from runners.grpc.servicer import FoleyServicer
+from runners.jobs import intake
 from runners.jobs.cancellation import CancellationRegistry
 from runners.jobs.intake import make_intake
 from runners.jobs.scratch import Scratch
@@ -68,6 +70,54 @@ def test_a_caller_who_stops_reading_does_not_hold_files(tmp_path: Path) -> None:
                 received += len(message.chunk.data)
             assert received == NUM_BYTES
         async with asyncio.timeout(scale(2)):
+            await server.stop()
+        scratch.close()
+
+    asyncio.run(run())
+
+
+def test_calls_that_dribble_shut_nobody_out_and_are_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    window_seconds = scale(2)  # all calls begin within it
+    monkeypatch.setattr(intake, "WINDOW_SECONDS", window_seconds)
+
+    async def dribble() -> AsyncIterator[GenerateRequest]:
+        yield GenerateRequest(options=GenerateOptions())
+        while True:
+            yield GenerateRequest(chunk=b"x")
+            await asyncio.sleep(window_seconds / 4)
+
+    async def run() -> None:
+        settings = Settings(max_concurrency=1, grpc_port=find_free_port("::1"), grpc_host="::1")
+        service, scratch = FakeService(), Scratch(tmp_path)
+        servicer = FoleyServicer(
+            settings,
+            service,  # type: ignore[arg-type]
+            scratch,
+            make_intake(settings),
+            CancellationRegistry(tmp_path),
+            ApiKeys([]),
+        )
+        server = GrpcServer(servicer, settings, check_ready=ready)
+        async with grpc.aio.insecure_channel(f"[::1]:{settings.grpc_port}") as channel:
+            stub = FoleyServiceStub(channel)
+            slow = [stub.Generate(dribble(), wait_for_ready=True) for _ in range(20)]
+            async with asyncio.timeout(scale(10)):
+                while len(list(scratch.folder.iterdir())) < len(slow):
+                    await asyncio.sleep(0.02)
+            parts = [GenerateRequest(options=GenerateOptions()), GenerateRequest(chunk=b"clip")]
+            received = 0
+            async for message in stub.Generate(iter(parts)):
+                received += len(message.chunk.data)
+            assert received == service.num_bytes
+            for call in slow:
+                assert await call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+                assert ("foley-error-code", "upload_too_slow") in list(
+                    await call.trailing_metadata()
+                )
+            assert list(scratch.folder.iterdir()) == []
+        async with asyncio.timeout(scale(5)):
             await server.stop()
         scratch.close()
 
