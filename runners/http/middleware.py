@@ -80,7 +80,9 @@ class ErrorMiddleware:
             request_id_of(headers), send, counts_errors=path not in self._quiet_paths
         )
         # A visit to the page is dozens of files, and a connection for as long as its tab is open.
-        if path in self._quiet_paths or path.startswith("/ui/"):
+        # What changes something there is counted and logged as elsewhere.
+        is_reading = path.startswith("/ui/") and scope["method"] in ("GET", "HEAD")
+        if path in self._quiet_paths or is_reading:
             await self._serve(scope, receive, response, headers)
             return
         route, started = _route_name(path), time.monotonic()

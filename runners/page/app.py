@@ -5,8 +5,9 @@ application therefore answers with a placeholder until the page is ready.
 """
 
 import asyncio
-import re
+import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 from fastapi import FastAPI
@@ -15,15 +16,15 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from runners.page.bounds import PageBounds, fetch_bounds
+from runners.page.gate import UPLOAD, UploadGate, is_refused
 from runners.sandbox.pool import Sandbox
+
+if TYPE_CHECKING:
+    from runners.page.sessions import PageSessions
 
 log = structlog.get_logger(__name__)
 
 ASSETS = Path(__file__).parent / "assets"
-# All that the page's own requests change. Gradio has more, and one runs the system's FFmpeg.
-CHANGES = re.compile(r".*/gradio_api/(upload|queue/join|run/[^/]+|cancel|reset)/?")
-# Gradio would read any public URL for any caller.
-FOREIGN_FILES = re.compile(r"/gradio_api/(proxy=|file/|file=[a-z][a-z0-9+.-]*:)", re.IGNORECASE)
 
 
 class PageApp:
@@ -46,6 +47,7 @@ class PageApp:
         self._same_origin = same_origin
         self._sandbox = sandbox
         self._page: ASGIApp | None = None
+        self._uploads: UploadGate | None = None
         self._placeholder = (ASSETS / "starting.html").read_text()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -59,9 +61,13 @@ class PageApp:
         app: ASGIApp = HTMLResponse(self._placeholder, headers={"Cache-Control": "no-store"})
         if self._page is not None:
             app = self._page
-        if is_refused(scope["method"], scope["path"]):
+        path = scope["path"].removeprefix(self._prefix)
+        if is_refused(scope["method"], path):
             log.warning("page_refused", method=scope["method"], path=scope["path"][:200])
             app = PlainTextResponse("no such file", status_code=404)
+        elif self._uploads is not None and UPLOAD.fullmatch(path):
+            await self._uploads.receive_upload(app, scope, receive, send)
+            return
         await app(scope, receive, send)
 
     async def run(self) -> None:
@@ -71,29 +77,31 @@ class PageApp:
         """
         try:
             bounds = await fetch_bounds(self._server_url)
-            app = await asyncio.to_thread(self._build, bounds)
+            app, sessions = await asyncio.to_thread(self._build, bounds)
+            uploads = UploadGate(Path(tempfile.gettempdir()) / "gradio", bounds.max_bytes)
             await self._sandbox.start()
             async with app.router.lifespan_context(app):
-                self._page = app
+                self._uploads, self._page = uploads, app
                 log.info("page_ready", server=self._server_url, prefix=self._prefix)
-                await asyncio.Event().wait()
+                await asyncio.gather(uploads.sweep_forever(), sessions.sweep_forever())
         finally:
             self._sandbox.close()
 
-    def _build(self, bounds: PageBounds) -> FastAPI:
+    def _build(self, bounds: PageBounds) -> tuple[FastAPI, "PageSessions"]:
         import gradio as gr  # takes seconds
 
         from runners.page.build import build_page
         from runners.page.controls import EXAMPLES_FOLDER
-        from runners.page.sessions import PageSessions
+        from runners.page.sessions import MAX_SESSIONS, PageSessions
         from runners.page.theme import build_theme
 
         sessions = PageSessions(self._folder, self._server_url, self._sandbox)
         blocks = build_page(sessions, bounds, prefix=self._prefix, same_origin=self._same_origin)
         blocks.queue(default_concurrency_limit=None)  # the service has its own queue
+        blocks.state_session_capacity = MAX_SESSIONS
         app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
         app.mount(f"{self._prefix}/results", StaticFiles(directory=self._folder))
-        return gr.mount_gradio_app(
+        mounted = gr.mount_gradio_app(
             app,
             blocks,
             path=self._prefix or "/",
@@ -108,15 +116,4 @@ class PageApp:
             show_error=False,
             ssr_mode=False,
         )
-
-
-def is_refused(method: str, path: str) -> bool:
-    """Return whether the page has no use for a request, which then does not reach Gradio.
-
-    Args:
-        method: of the request, such as GET.
-        path: of the request, with the page's prefix.
-    """
-    if method in ("GET", "HEAD"):
-        return FOREIGN_FILES.search(path) is not None
-    return CHANGES.fullmatch(path) is None
+        return mounted, sessions

@@ -8,8 +8,8 @@ from runners.page.handlers import PageHandlers
 from runners.page.layout import PageLayout
 from runners.page.sessions import PageSessions
 
-# Gradio checks every 10 minutes for uploads of closed tabs and removes those older than 2 hours.
-DELETE_CACHE_SECONDS = (600, 7200)
+# Gradio also removes the files that its own components have copied, after an hour.
+DELETE_CACHE_SECONDS = (600, 3600)
 
 
 def build_page(

@@ -218,8 +218,10 @@ class PageHandlers:
         await self._sessions.end(str(request.session_hash))
 
     def _find_result(self, index: int | None, request: gr.Request) -> PageResult | None:
-        results = self._sessions.get(str(request.session_hash)).results
-        return None if index is None or index >= len(results) else results[index]
+        session = self._sessions.find(str(request.session_hash))
+        if session is None or index is None or not 0 <= index < len(session.results):
+            return None
+        return session.results[index]
 
     def _show_error(self, place: str, text: str) -> Updates:
         layout = self._layout

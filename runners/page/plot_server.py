@@ -9,8 +9,8 @@ from pathlib import Path
 FILM_STRIP = "strip.jpg"
 
 
-def draw_film_strip(folder: Path, *, clip: str, duration_seconds: float) -> None:
-    """Write `FILM_STRIP` into the folder, as `plots.draw_film_strip`.
+def draw_film_strip(folder: Path, *, clip: str, duration_seconds: float) -> str:
+    """Write `FILM_STRIP` into the folder, and return the suffix for the clip's format.
 
     Args:
         folder: of the result.
@@ -23,6 +23,7 @@ def draw_film_strip(folder: Path, *, clip: str, duration_seconds: float) -> None
     from runners.page import plots
 
     plots.draw_film_strip(folder / clip, duration_seconds, folder / FILM_STRIP)
+    return plots.recognize_suffix(folder / clip)
 
 
 def draw_sound(folder: Path, *, file: str, duration_seconds: float) -> tuple[str, str] | None:

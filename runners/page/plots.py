@@ -26,6 +26,14 @@ COLOURS = "magma"
 NUM_FRAMES = 12
 FRAME_HEIGHT = 96  # pixels; twice the height on the page, for high-density screens
 
+# The suffix of a clip's copy, by FFmpeg's name of its format. A browser plays it by this suffix.
+_SUFFIXES = {
+    "mov,mp4,m4a,3gp,3g2,mj2": ".mp4",
+    "matroska,webm": ".webm",
+    "ogg": ".ogv",
+    "avi": ".avi",
+    "gif": ".gif",
+}
 _ACCEPTED = MediaLimits(max_pixels=2**40)  # the service has checked the clip by its own limits
 
 Samples = NDArray[np.float32]
@@ -187,3 +195,16 @@ def _shrink(frame: av.VideoFrame) -> Image.Image:
 def _fit_length(samples: Samples, num_samples: int) -> Samples:
     """Return [num_samples]: the samples, cut or extended with silence."""
     return np.pad(samples[:num_samples], (0, max(0, num_samples - len(samples))))
+
+
+def recognize_suffix(clip: Path) -> str:
+    """Return the suffix for a clip's format, whatever its name says: .bin for a rare one.
+
+    Args:
+        clip: any video.
+
+    Raises:
+        VideoError: the clip cannot be read.
+    """
+    with open_video(clip, _ACCEPTED) as (container, _):
+        return _SUFFIXES.get(container.format.name, ".bin")

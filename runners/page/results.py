@@ -88,7 +88,7 @@ async def collect_result(
         FoleyError: a file cannot be downloaded, or a picture cannot be drawn.
     """
     folder.mkdir()
-    original = folder / f"original{clip.suffix}"
+    original = folder / "original"  # its suffix follows from what it is, not from what it is called
     await asyncio.to_thread(shutil.copyfile, clip, original)
     duration_seconds = generation.duration_seconds
     drawing = asyncio.create_task(_draw_original(sandbox, original, duration_seconds))
@@ -113,9 +113,10 @@ async def collect_result(
 
 
 async def _draw_original(sandbox: Sandbox, original: Path, duration_seconds: float) -> Track:
-    await sandbox.run(
+    suffix = await sandbox.run(
         "draw_film_strip", original.parent, clip=original.name, duration_seconds=duration_seconds
     )
+    original = original.rename(original.with_suffix(suffix))
     try:
         waveform, spectrogram = await _draw_sound(sandbox, original, duration_seconds)
     except FoleyError:  # a broken audio stream does not matter: only the picture was used

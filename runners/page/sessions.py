@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 import shutil
+import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,9 @@ from runners.page.snippets import ResultSettings
 from runners.sandbox.pool import Sandbox
 
 MAX_RESULTS = 20  # of one session; older results are removed to bound the disk space
+# Anybody may invent sessions. Of more than these the one that was used least recently ends.
+MAX_SESSIONS = 100
+KEEP_SECONDS = 7200.0
 CANCEL_TIMEOUT_SECONDS = 1.0
 
 
@@ -42,12 +46,14 @@ class PageSession:
         results: the latest `MAX_RESULTS` results, oldest first.
         num_results: how many results there have been.
         running: the generation that has not ended, if there is one.
+        last_used: by `time.monotonic`.
     """
 
     folder: Path
     results: list[PageResult] = field(default_factory=list)
     num_results: int = 0
     running: RunningGeneration | None = None
+    last_used: float = field(default_factory=time.monotonic)
 
 
 class PageSessions:
@@ -77,7 +83,41 @@ class PageSessions:
             folder = self.root / secrets.token_urlsafe(16)
             folder.mkdir(parents=True)
             self._sessions[session_id] = PageSession(folder=folder)
-        return self._sessions[session_id]
+        session = self._sessions[session_id]
+        session.last_used = time.monotonic()
+        return session
+
+    def find(self, session_id: str) -> PageSession | None:
+        """Return a session, or None if there is none of this id.
+
+        Args:
+            session_id: any id.
+        """
+        return self._sessions.get(session_id)
+
+    async def sweep_forever(self) -> None:
+        """End the sessions that were not used for `KEEP_SECONDS`."""
+        while True:
+            await asyncio.sleep(KEEP_SECONDS / 60)
+            await self.end_idle(KEEP_SECONDS, MAX_SESSIONS)
+
+    async def end_idle(self, keep_seconds: float, max_sessions: int) -> None:
+        """End sessions without a running generation.
+
+        Args:
+            keep_seconds: a session that was not used for longer ends.
+            max_sessions: of more, those end that were used least recently.
+        """
+        idle = sorted(
+            (session.last_used, session_id)
+            for session_id, session in self._sessions.items()
+            if session.running is None
+        )
+        num_over = len(self._sessions) - max_sessions
+        now = time.monotonic()
+        for index, (last_used, session_id) in enumerate(idle):
+            if index < num_over or now - last_used > keep_seconds:
+                await self.end(session_id)
 
     async def end(self, session_id: str) -> None:
         """Cancel the session's running generation and remove its files.
@@ -96,7 +136,8 @@ class PageSessions:
         Args:
             session_id: the id that Gradio gives each tab.
         """
-        await _cancel_running(self.get(session_id))
+        if (session := self.find(session_id)) is not None:
+            await _cancel_running(session)
 
     async def generate(
         self, session_id: str, clip: Path, settings: ResultSettings, *, api_key: str
@@ -112,6 +153,8 @@ class PageSessions:
         Raises:
             FoleyError: the service refused or failed, or the user cancelled.
         """
+        if self.find(session_id) is None:
+            await self.end_idle(KEEP_SECONDS, MAX_SESSIONS - 1)
         session = self.get(session_id)
         updates: asyncio.Queue[RemoteUpdate | None] = asyncio.Queue()
         request_id = f"page-{secrets.token_hex(12)}"

@@ -1,15 +1,23 @@
 """What the page lets through to Gradio, by the page's own rule."""
 
+import asyncio
+import os
 import subprocess
 import sys
+import time
+from pathlib import Path
 
+import httpx
 import pytest
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.types import Receive, Scope, Send
 
-from runners.page.app import is_refused
+from runners.page.gate import FORM_BYTES, KEEP_SECONDS, NUM_LARGEST, UploadGate, is_refused
+from runners.page.sessions import PageSessions
 from tests.server import ROOT
 
 
-@pytest.mark.parametrize("prefix", ["", "/ui"])
 @pytest.mark.parametrize(
     ("method", "path"),
     [
@@ -19,6 +27,14 @@ from tests.server import ROOT
         ("POST", "/gradio_api/upload/../process_recording"),
         ("DELETE", "/gradio_api/file=/x"),
         ("POST", "/"),
+        ("POST", "/x/gradio_api/upload"),
+        ("GET", "/gradio_api/vibe-code"),
+        ("GET", "/gradio_api/run-history/records"),
+        ("GET", "/gradio_api/deep_link"),
+        ("GET", "/monitoring"),
+        ("GET", "/gradio_api/openapi.json"),
+        ("GET", "/gradio_api/stream/a/b/c/playlist.m3u8"),
+        ("GET", "/uix"),
         ("GET", "/gradio_api/file=http://127.0.0.1/x"),
         ("GET", "/gradio_api/file=HTTPS://127.0.0.1/x"),
         ("GET", "/gradio_api/file/http://127.0.0.1/x"),
@@ -26,16 +42,19 @@ from tests.server import ROOT
         ("HEAD", "/gradio_api/proxy=http://127.0.0.1/x"),
     ],
 )
-def test_what_the_page_does_not_use_is_refused(prefix: str, method: str, path: str) -> None:
-    assert is_refused(method, prefix + path)
+def test_what_the_page_does_not_use_is_refused(method: str, path: str) -> None:
+    assert is_refused(method, path)
 
 
-@pytest.mark.parametrize("prefix", ["", "/ui"])
 @pytest.mark.parametrize(
     ("method", "path"),
     [
         ("GET", "/"),
+        ("GET", ""),
+        ("HEAD", "/"),
         ("GET", "/config"),
+        ("GET", "/assets/index-1.js"),
+        ("GET", "/gradio_api/heartbeat/abc"),
         ("GET", "/gradio_api/file=/tmp/foley-page-1/clip.mp4"),
         ("GET", "/gradio_api/queue/data"),
         ("GET", "/results/a/1/foley-1.mp4"),
@@ -45,8 +64,8 @@ def test_what_the_page_does_not_use_is_refused(prefix: str, method: str, path: s
         ("POST", "/gradio_api/cancel"),
     ],
 )
-def test_what_the_page_uses_is_passed_on(prefix: str, method: str, path: str) -> None:
-    assert not is_refused(method, prefix + path)
+def test_what_the_page_uses_is_passed_on(method: str, path: str) -> None:
+    assert not is_refused(method, path)
 
 
 def test_an_address_that_is_none_ends_the_page_with_one_line() -> None:
@@ -55,3 +74,90 @@ def test_an_address_that_is_none_ends_the_page_with_one_line() -> None:
     assert ended.returncode == 1
     assert ended.stderr.startswith("page: --server: 'nonsense' is not an address")
     assert len(ended.stderr.splitlines()) == 1
+
+
+class Uploads:
+    """An application that writes each upload, behind the page's gate."""
+
+    def __init__(self, folder: Path, max_bytes: int) -> None:
+        self.folder = folder
+        self.gate = UploadGate(folder, max_bytes)
+        self.num_written = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.gate.receive_upload(self.write, scope, receive, send)
+
+    async def write(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.num_written += 1
+        body = await Request(scope, receive).body()
+        (self.folder / f"upload-{self.num_written}").write_bytes(body)
+        await PlainTextResponse("ok")(scope, receive, send)
+
+    def post(self, body: bytes | object) -> httpx.Response:
+        async def run() -> httpx.Response:
+            transport = httpx.ASGITransport(app=self)
+            async with httpx.AsyncClient(transport=transport, base_url="http://page") as client:
+                return await client.post("/gradio_api/upload", content=body)
+
+        return asyncio.run(run())
+
+
+def test_an_upload_is_refused_by_its_length_before_it_is_written(tmp_path: Path) -> None:
+    uploads = Uploads(tmp_path, 1000)
+    assert uploads.post(bytes(FORM_BYTES + 1000)).status_code == 200
+    refused = uploads.post(bytes(FORM_BYTES + 1001))
+    assert refused.status_code == 413
+    assert "1000 bytes" in refused.text
+
+    async def without_length() -> object:
+        yield b"x"
+
+    assert uploads.post(without_length()).status_code == 411
+    assert uploads.num_written == 1
+
+
+def test_all_uploads_together_have_a_quota_and_old_ones_make_room(tmp_path: Path) -> None:
+    uploads = Uploads(tmp_path, 1000)
+    largest = bytes(FORM_BYTES + 1000)
+    for _ in range(NUM_LARGEST):
+        assert uploads.post(largest).status_code == 200
+    refused = uploads.post(largest)
+    assert refused.status_code == 503
+    assert int(refused.headers["retry-after"]) > 0
+    an_hour_ago = time.time() - 3600
+    os.utime(tmp_path / "upload-3", (an_hour_ago, an_hour_ago))
+    assert uploads.post(largest).status_code == 200
+    assert not (tmp_path / "upload-3").exists()
+    assert len(list(tmp_path.iterdir())) == NUM_LARGEST
+
+
+def test_uploads_that_are_kept_too_long_are_removed(tmp_path: Path) -> None:
+    (tmp_path / "new").write_bytes(b"x")
+    (tmp_path / "old").write_bytes(b"x")
+    then = time.time() - KEEP_SECONDS - 10
+    os.utime(tmp_path / "old", (then, then))
+
+    async def run() -> None:
+        sweeping = asyncio.create_task(UploadGate(tmp_path, 1000).sweep_forever())
+        while (tmp_path / "old").exists():
+            await asyncio.sleep(0.01)
+        sweeping.cancel()
+
+    asyncio.run(run())
+    assert (tmp_path / "new").exists()
+
+
+def test_invented_sessions_end_and_idle_ones_make_room(tmp_path: Path) -> None:
+    async def run() -> None:
+        sessions = PageSessions(tmp_path, "http://127.0.0.1:9", sandbox=None)  # type: ignore[arg-type]
+        for number in range(5):
+            sessions.get(str(number))
+        sessions.get("0")  # used again
+        await sessions.end_idle(3600, 3)
+        assert [number for number in range(5) if sessions.find(str(number))] == [0, 3, 4]
+        await sessions.cancel("invented")
+        assert sessions.find("invented") is None
+        await sessions.end_idle(-1, 3)
+        assert list(tmp_path.iterdir()) == []
+
+    asyncio.run(run())

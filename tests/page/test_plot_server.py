@@ -38,7 +38,9 @@ def sandbox() -> Iterator[Sandbox]:
 
 def test_a_film_strip_is_drawn(sandbox: Sandbox, tmp_path: Path) -> None:
     draw_clip(tmp_path / "clip.mp4")
-    run(sandbox.run("draw_film_strip", tmp_path, clip="clip.mp4", duration_seconds=1.0))
+    (tmp_path / "clip.mp4").rename(tmp_path / "clip.html")  # names say nothing
+    drawing = sandbox.run("draw_film_strip", tmp_path, clip="clip.html", duration_seconds=1.0)
+    assert run(drawing) == ".mp4"
     with Image.open(tmp_path / FILM_STRIP) as strip:
         assert strip.width % NUM_FRAMES == 0
 
