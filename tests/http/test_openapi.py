@@ -80,7 +80,8 @@ def test_responses_are_described(document: dict[str, Any]) -> None:
     assert set(responses["200"]["content"]) == {*files, "text/event-stream"}
     assert "X-Foley-Seed" in responses["200"]["headers"]
     assert set(responses) == {
-        "200", "400", "401", "406", "408", "413", "415", "422", "429", "499", "500", "503", "504",
+        "200", "400", "401", "403", "406", "408", "413", "415", "422", "429", "499", "500", "503",
+        "504",
     }  # fmt: skip
     assert "upload_too_large" in responses["413"]["description"]
     assert {"/livez", "/readyz", "/metrics"} < set(document["paths"])
