@@ -57,12 +57,13 @@ def run(command: list[str], folder: Path) -> str:
 
     Args:
         command: the program and its arguments.
-        folder: gets `clip.mp4`, `clips.csv` and links to the folders of the project.
+        folder: gets `clip.mp4`, `clips.csv`, `cues.vtt` and links to the folders of the project.
     """
     for name in ("clip.mp4", "clips/one.mp4"):
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / "examples" / "bigbuckbunny.mp4", folder / name)
     (folder / "clips.csv").write_text("clip,prompt,seed\nclips/one.mp4,steps,3\n")
+    (folder / "cues.vtt").write_text("WEBVTT\n\n00:01.200 --> 00:03.500\nglass shatters\n")
     for name in ("examples", "tests", "foley", "runners"):
         (folder / name).symlink_to(ROOT / name)
     environment = {

@@ -97,8 +97,8 @@ def test_what_cannot_be_saved_says_what_to_do(tmp_path: Path) -> None:
 
 
 def test_what_is_no_clip_is_refused() -> None:
-    with pytest.raises(ParameterError, match="video is a list; give a path, bytes"):
-        generate([CLIP])  # type: ignore[arg-type]
+    with pytest.raises(ParameterError, match="video is a dict; give a path, bytes"):
+        generate({"clip": CLIP})  # type: ignore[arg-type]
     with pytest.raises(ParameterError, match="open it in binary mode"):
         generate(io.StringIO("text"))  # type: ignore[arg-type]
     with pytest.raises(VideoEmptyError, match="clip has 0 bytes"):
