@@ -73,7 +73,8 @@ class PageProxy:
 
         Raises:
             NotFoundError: the page is not installed, or its socket's path would be too long.
-            NotReadyError: the page is starting, and the request does not accept HTML.
+            NotReadyError: the page is starting, and the request does not accept HTML; or this
+                process is to end, and the page did not answer in time.
         """
         try:
             await self._forward(scope, receive, send)
@@ -141,13 +142,32 @@ class PageProxy:
             content=read_body() if sends_body else None,
         )
         try:
-            response = await self._client.send(request, stream=True)
+            response = await self._send_request(request)
         except httpx.ReadError:
             if disconnected.is_set():
                 return
             raise
         async with contextlib.aclosing(response):
             await self._send_response(response, receive, send)
+
+    async def _send_request(self, request: httpx.Request) -> httpx.Response:
+        """Send a request and return the response, whose body is still to be read.
+
+        A page that does not answer must not keep this process from ending.
+        """
+        sending = asyncio.ensure_future(self._client.send(request, stream=True))
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        try:
+            await asyncio.wait((sending, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if not sending.done():
+                await asyncio.wait((sending,), timeout=STOP_SECONDS)
+            if not sending.done():
+                log.warning("page_did_not_answer", path=request.url.path[:200])
+                raise NotReadyError("the service is ending")
+            return sending.result()
+        finally:
+            stopping.cancel()
+            sending.cancel()
 
     async def _send_response(self, response: httpx.Response, receive: Receive, send: Send) -> None:
         """Send a response until it ends, the browser disconnects, or this process is to end."""
