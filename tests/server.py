@@ -195,6 +195,18 @@ class Server:
         launcher = psutil.Process(self.process.pid)
         return [p for p in (launcher, *launcher.children(recursive=True)) if _is_alive(p)]
 
+    def find(self, argument: str) -> list[psutil.Process]:
+        """Return the server's processes with that argument on their command line."""
+        return [process for process in self.family() if argument in _read_arguments(process)]
+
+
+def _read_arguments(process: psutil.Process) -> list[str]:
+    """Return the command line of a process; empty if it has ended meanwhile."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        arguments: list[str] = process.cmdline()
+        return arguments
+    return []
+
 
 def _is_alive(process: psutil.Process) -> bool:
     with contextlib.suppress(psutil.NoSuchProcess):

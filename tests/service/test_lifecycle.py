@@ -57,7 +57,7 @@ def test_the_time_limit_includes_time_in_the_queue(hasty: Server, short_clip: by
 
 
 def test_a_killed_runner_gives_503_and_is_replaced(hasty: Server, short_clip: bytes) -> None:
-    (runner,) = [p for p in hasty.family() if "GpuRunner" in p.cmdline()]
+    (runner,) = hasty.find("GpuRunner")
     with ThreadPoolExecutor() as pool:
         call = pool.submit(post, hasty, short_clip, **ENDLESS)
         hasty.wait_for_metric("foley_running", 1)

@@ -175,10 +175,8 @@ def test_logs_are_json_with_request_ids_and_without_prompts(
 
 def test_only_the_fork_server_loads_the_media_libraries(server: Server, short_clip: bytes) -> None:
     assert server.generate(short_clip, num_inference_steps=1).status_code == 200
-    workers = [process for process in server.family() if "FoleyApi" in process.cmdline()]
-    readers = [
-        process for process in server.family() if "runners.sandbox.fork_server" in process.cmdline()
-    ]
+    workers = server.find("FoleyApi")
+    readers = server.find("runners.sandbox.fork_server")
     assert len(workers) == len(readers) == 1
 
     def libraries(process: psutil.Process) -> str:
