@@ -27,7 +27,7 @@ MAX_BYTES = 400_000
 WAIT_MS = 120_000
 SETTLE_MS = 2_000  # for the player's loading indicator and transitions, which have no event
 # The settings are fixed, so that every run shows the same result.
-LINK = "/ui/?example=bigbuckbunny.mp4&prompt=soft+taps+and+wind&num_variations=2&seed=7"
+LINK = "/ui/?example=hammer.mp4&prompt=a+hammer+hits+stone&num_variations=2&seed=11"
 MARGIN = 16  # CSS pixels above the player in the phone's picture
 SHOWN_SECONDS = 2.5  # position of the player in the pictures
 

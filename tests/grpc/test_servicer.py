@@ -1,4 +1,4 @@
-"""Sending a result."""
+"""Receiving a clip and sending a result."""
 
 import asyncio
 import time
@@ -27,6 +27,19 @@ NUM_BYTES = 40_000_000
 TIMEOUT_SECONDS = 2.0
 
 
+def make_server(settings: Settings, service: FakeService, scratch: Scratch) -> GrpcServer:
+    """Return a server with a real servicer, scratch folder and intake in front of a service."""
+    servicer = FoleyServicer(
+        settings,
+        service,  # type: ignore[arg-type]
+        scratch,
+        make_intake(settings),
+        CancellationRegistry(scratch.folder.parent),
+        ApiKeys([]),
+    )
+    return GrpcServer(servicer, settings, check_ready=ready)
+
+
 async def read_all(call: grpc.aio.StreamStreamCall) -> None:
     while await call.read():
         pass
@@ -41,15 +54,7 @@ def test_a_caller_who_stops_reading_does_not_hold_files(tmp_path: Path) -> None:
             grpc_host="::1",
         )
         service, scratch = FakeService(NUM_BYTES), Scratch(tmp_path)
-        servicer = FoleyServicer(
-            settings,
-            service,  # type: ignore[arg-type]
-            scratch,
-            make_intake(settings),
-            CancellationRegistry(tmp_path),
-            ApiKeys([]),
-        )
-        server = GrpcServer(servicer, settings, check_ready=ready)
+        server = make_server(settings, service, scratch)
         parts = [GenerateRequest(options=GenerateOptions()), GenerateRequest(chunk=b"clip")]
         async with grpc.aio.insecure_channel(f"[::1]:{settings.grpc_port}") as channel:
             call = FoleyServiceStub(channel).Generate(iter(parts), wait_for_ready=True)
@@ -91,15 +96,7 @@ def test_calls_that_dribble_shut_nobody_out_and_are_ended(
     async def run() -> None:
         settings = Settings(max_concurrency=1, grpc_port=find_free_port("::1"), grpc_host="::1")
         service, scratch = FakeService(), Scratch(tmp_path)
-        servicer = FoleyServicer(
-            settings,
-            service,  # type: ignore[arg-type]
-            scratch,
-            make_intake(settings),
-            CancellationRegistry(tmp_path),
-            ApiKeys([]),
-        )
-        server = GrpcServer(servicer, settings, check_ready=ready)
+        server = make_server(settings, service, scratch)
         async with grpc.aio.insecure_channel(f"[::1]:{settings.grpc_port}") as channel:
             stub = FoleyServiceStub(channel)
             slow = [stub.Generate(dribble(), wait_for_ready=True) for _ in range(20)]
