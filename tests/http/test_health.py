@@ -73,16 +73,6 @@ def test_the_load_balancer_sees_loading_then_ready_on_both_ports(tmp_path: Path)
     assert PATH not in asked  # no line for each probe
 
 
-def test_a_model_that_cannot_be_loaded_is_503(tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    server = Server(tmp_path, {"FOLEY_PRESET": "xl", "FOLEY_WEIGHTS": str(tmp_path / "empty")})
-    try:
-        (seen,) = statuses_until(server, [f"http://127.0.0.1:{server.port}/ping"], 503)
-        assert 200 not in seen
-    finally:
-        server.stop()
-
-
 @pytest.mark.parametrize("path", ["ping", "/a b", "/{x}"])
 def test_a_health_path_with_other_characters_is_refused(path: str, tmp_path: Path) -> None:
     server = Server(tmp_path, {"FOLEY_HEALTH_PATH": path})
