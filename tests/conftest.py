@@ -15,6 +15,8 @@ import pytest_timeout
 # where there are more of these than cores: a command of 32 s then took 192 s. It is read once, when
 # PyTorch is imported, and the processes that the tests start inherit it.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# As many processes as cores run tests. One thread in each took 70 s of CPU time where two took 110.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 
 from tests.patience import scale

@@ -59,8 +59,8 @@ def fill(folder: Path) -> None:
         folder: gets `clip.mp4`, `clips.csv`, `cues.vtt` and links to the folders of the project.
     """
     (folder / "clips").mkdir()
-    for name in ("clip.mp4", "clips/one.mp4"):
-        draw_clip(folder / name)
+    for name in ("clip.mp4", "clips/one.mp4"):  # long enough for the cues of the documents
+        draw_clip(folder / name, num_frames=100)
     (folder / "clips.csv").write_text("clip,prompt,seed\nclips/one.mp4,steps,3\n")
     (folder / "cues.vtt").write_text("WEBVTT\n\n00:01.200 --> 00:03.500\nglass shatters\n")
     for name in ("examples", "tests", "foley", "runners"):
