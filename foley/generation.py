@@ -7,12 +7,13 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from foley.errors import OutputError, ParameterError
+from foley.mix import MixOptions
 from foley.request import AUDIO_FORMATS
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class Generation:
             f"seed {seeds}>"
         )
 
-    def save(self, path: str | os.PathLike[str]) -> list[MediaFile]:
+    def save(self, path: str | os.PathLike[str], **mix: Any) -> list[MediaFile]:
         """Write each variation to a file, and return the files.
 
         A video is the clip with the sound in place of its own; its packets are copied.
@@ -76,8 +77,11 @@ class Generation:
         Args:
             path: ends in .mp4, .mov, .mkv or .webm, or in .wav or .flac for the sound alone. An
                 existing file is replaced. Several variations get numbers: out-1.mp4, out-2.mp4.
+            mix: the options of `foley.mix.MixOptions`: what becomes of the clip's own sound,
+                levels and tracks. The files' `loudness` then says what was measured.
 
         Raises:
+            ParameterError: an option of the mix is unknown, out of range or does not fit.
             OutputError: an unknown suffix, the path is that of the clip, the clip is unknown since
                 the sounds were made from frames, or the file cannot be written.
             VideoError: the clip cannot be read any more.
@@ -86,14 +90,26 @@ class Generation:
         from foley.media.mux import write_audio, write_video
 
         path = Path(path)
+        options = MixOptions.parse(**mix)
+        suffix = path.suffix.lower().removeprefix(".")
+        options.check_files((suffix,), has_clip=self.clip is not None)
         paths = [path]
         if len(self) > 1:
             paths = [path.with_stem(f"{path.stem}-{i}") for i in range(1, len(self) + 1)]
-        if path.suffix.lower().removeprefix(".") in AUDIO_FORMATS:
-            return [
-                write_audio(waveform, path, sample_rate=self.sample_rate)
-                for waveform, path in zip(self.waveforms, paths, strict=True)
-            ]
+        stop_seconds = self.duration_seconds if self.trimmed else None
+        if suffix in AUDIO_FORMATS:
+            with nullcontext() if self.clip is None else store_clip(self.clip) as source:
+                return [
+                    write_audio(
+                        waveform,
+                        path,
+                        sample_rate=self.sample_rate,
+                        mix=options,
+                        source=source,
+                        stop_seconds=stop_seconds,
+                    )
+                    for waveform, path in zip(self.waveforms, paths, strict=True)
+                ]
         if self.clip is None:
             raise OutputError(
                 f"{path} needs the clip's picture, but the sounds were made from frames or from a "
@@ -108,7 +124,8 @@ class Generation:
                     waveform,
                     path,
                     sample_rate=self.sample_rate,
-                    stop_seconds=self.duration_seconds if self.trimmed else None,
+                    stop_seconds=stop_seconds,
+                    mix=options,
                 )
                 for waveform, path in zip(self.waveforms, paths, strict=True)
             ]

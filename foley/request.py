@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from typing import Annotated, Any, Literal, NamedTuple, get_args
+from typing import Annotated, Any, Literal, NamedTuple, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
@@ -255,7 +255,7 @@ class GenerationRequest(BaseModel):
         return preset.default_guidance if self.guidance_scale is None else self.guidance_scale
 
     @classmethod
-    def parse(cls, **options: Any) -> "GenerationRequest":
+    def parse(cls, **options: Any) -> Self:
         """Return the request with these options.
 
         Args:

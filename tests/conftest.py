@@ -8,6 +8,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import pytest_timeout
 
@@ -19,6 +20,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 
+from tests.media.clips import add_sound
 from tests.patience import scale
 from tests.server import ROOT, Server, draw_clip
 
@@ -95,6 +97,14 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def short_clip(clips: Path) -> bytes:
     """One second."""
     return draw_clip(clips / "short.mp4")
+
+
+@pytest.fixture(scope="session")
+def voiced_clip(clips: Path, short_clip: bytes) -> bytes:
+    """One second of picture, with a quiet tone of its own on two channels."""
+    tone = 0.05 * np.sin(2 * np.pi * 440 * np.arange(48_000) / 48_000)
+    samples = np.stack([tone, tone])
+    return add_sound(clips / "short.mp4", clips / "voiced.mov", samples).read_bytes()
 
 
 @pytest.fixture(scope="session")

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Protocol, cast
 from foley.cli.options import ModelOptions
 from foley.cli.plan import AUDIO_SUFFIXES, ClipTask
 from foley.errors import ParameterError
+from foley.mix import LoudnessReport
 from foley.types import NoPicture, Stage, VideoFrames
 
 if TYPE_CHECKING:
-    from foley.client import Format, RemoteGeneration, RemoteUpdate
+    from foley.client import Format, RemoteFile, RemoteUpdate
     from foley.generation import Generation
     from foley.media.mux import MediaFile
     from foley.pipeline import Progress
@@ -44,6 +45,7 @@ class ClipResult:
         seconds: wall time, including the transfer to and from a service.
         timings: seconds in each stage, in order.
         notices: sentences about what was done to the clip.
+        loudness: of each file, where an option of the mix was given.
     """
 
     paths: list[Path]
@@ -52,6 +54,7 @@ class ClipResult:
     seconds: float
     timings: dict[str, float]
     notices: tuple[str, ...]
+    loudness: tuple[LoudnessReport, ...] = ()
 
 
 class GenerationBackend(Protocol):
@@ -128,6 +131,7 @@ class LocalBackend:
             seconds=end - start,
             timings={**decoded, **generation.timings, Stage.MUX: end - mux_start},
             notices=(*generation.notices, *(notice for file in files for notice in file.notices)),
+            loudness=tuple(file.loudness for file in files if file.loudness),
         )
 
     def close(self) -> None:
@@ -142,10 +146,16 @@ def _write_files(
     files = []
     for waveform, path in zip(generation.waveforms, task.list_outputs(), strict=True):
         if path.suffix.lower() in AUDIO_SUFFIXES:
-            files.append(write_audio(waveform, path))
+            files.append(
+                write_audio(
+                    waveform, path, mix=task.mix, source=task.clip, stop_seconds=stop_seconds
+                )
+            )
         else:
             assert task.clip is not None  # `plan_sound` refused a video
-            files.append(write_video(task.clip, waveform, path, stop_seconds=stop_seconds))
+            files.append(
+                write_video(task.clip, waveform, path, stop_seconds=stop_seconds, mix=task.mix)
+            )
     return files
 
 
@@ -190,8 +200,10 @@ class ServerBackend:
             format=cast("Format", _get_format(task)),
             priority="bulk" if self._bulk else "interactive",
             **task.request.model_dump(),
+            **task.mix.changed(),
         )
-        paths = self._download(task, result)
+        chosen = result.select_files(_get_format(task))
+        paths = self._download(task, chosen)
         return ClipResult(
             paths=paths,
             seeds=result.seeds,
@@ -199,12 +211,13 @@ class ServerBackend:
             seconds=time.perf_counter() - start,
             timings={k: s for k, s in result.timings_seconds.items() if k != "total"},
             notices=result.notices,
+            loudness=tuple(file.loudness for file in chosen if file.loudness),
         )
 
-    def _download(self, task: ClipTask, result: "RemoteGeneration") -> list[Path]:
+    def _download(self, task: ClipTask, files: "list[RemoteFile]") -> list[Path]:
         wanted = _get_format(task)
         paths = []
-        for file, path in zip(result.select_files(wanted), task.list_outputs(), strict=True):
+        for file, path in zip(files, task.list_outputs(), strict=True):
             if file.format != wanted:
                 # The service chose another container, whose path was not checked before.
                 path = path.with_suffix(f".{file.format}")

@@ -9,9 +9,10 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from foley.cli.backends import GenerationBackend, LocalBackend, ServerBackend
-from foley.cli.options import ModelOptions, ServerOptions, SoundOptions
+from foley.cli.options import MixFlags, ModelOptions, ServerOptions, SoundOptions
 from foley.cli.plan import (
     ClipTask,
+    add_mix,
     check_clips,
     create_folders,
     plan_clips,
@@ -27,6 +28,7 @@ from foley.errors import ParameterError, RequestError
 def generate(
     *clips: Annotated[Path, Parameter(help="Video files.")],
     sound: SoundOptions = SoundOptions(),  # noqa: B008 - it is frozen
+    mix: MixFlags = MixFlags(),  # noqa: B008
     output: Annotated[
         Path | None,
         Parameter(
@@ -66,11 +68,13 @@ def generate(
 ) -> int:
     """Generate the sound of one or several clips, or of a prompt alone.
 
-    The video stream is copied unchanged. The clip's own sound is left out.
+    The video stream is copied unchanged. The clip's own sound is left out, unless
+    --original-sound says otherwise.
 
     Paths of results go to standard output, all else to standard error.
     """
     request = sound.parse()
+    mix_options = mix.parse()
     if server.url is not None and (model.preset != "auto" or model.device != "auto"):
         raise ParameterError("--server has its own model: leave --preset and --device out")
     console = Console(stderr=True, quiet=quiet, highlight=False, markup=False, soft_wrap=True)
@@ -89,6 +93,7 @@ def generate(
         raise ParameterError(
             "no clip was named; give a video file, --csv TABLE, or --seconds and a prompt"
         )
+    tasks = add_mix(tasks, mix_options)
     report = Report(console, as_json=as_json)
     num_clips = len(tasks)
     tasks = check_clips(tasks, console, report.print_error)

@@ -12,6 +12,7 @@ from cyclopts import Parameter
 from foley.cli.cues import parse_cue, read_cues
 from foley.configs import OFFICIAL_GUIDANCE, OFFICIAL_STEPS, TINY_GUIDANCE, TINY_STEPS
 from foley.errors import ParameterError
+from foley.mix import Channels, MixOptions, OriginalSound
 from foley.quiet import silence_imports
 from foley.request import GenerationRequest, Quality, Solver
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 
 _DEFAULTS = GenerationRequest()
+_MIX = MixOptions()
 
 
 @Parameter(name="*")
@@ -113,10 +115,47 @@ class SoundOptions:
             raise ParameterError(_name_as_typed(str(error), sys.argv)) from error
 
 
+def _explain(name: str) -> Parameter:
+    """Return the flag of an option of the mix, whose meaning is stated with its bounds."""
+    return Parameter(help=MixOptions.model_fields[name].description, negative=())
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class MixFlags:
+    """What becomes of the clip's own sound, levels and tracks."""
+
+    original_sound: Annotated[OriginalSound, _explain("original_sound")] = _MIX.original_sound
+    original_gain_db: Annotated[float, _explain("original_gain_db")] = _MIX.original_gain_db
+    duck_depth_db: Annotated[float, _explain("duck_depth_db")] = _MIX.duck_depth_db
+    duck_release_ms: Annotated[float, _explain("duck_release_ms")] = _MIX.duck_release_ms
+    gain_db: Annotated[float, _explain("gain_db")] = _MIX.gain_db
+    fade_in_seconds: Annotated[float, _explain("fade_in_seconds")] = _MIX.fade_in_seconds
+    fade_out_seconds: Annotated[float, _explain("fade_out_seconds")] = _MIX.fade_out_seconds
+    channels: Annotated[Channels | None, _explain("channels")] = _MIX.channels
+    pan: Annotated[float, _explain("pan")] = _MIX.pan
+    loudness_lufs: Annotated[float | None, _explain("loudness_lufs")] = _MIX.loudness_lufs
+    true_peak_dbtp: Annotated[float | None, _explain("true_peak_dbtp")] = _MIX.true_peak_dbtp
+    limiter: Annotated[bool, _explain("limiter")] = _MIX.limiter
+    stems: Annotated[bool, _explain("stems")] = _MIX.stems
+    broadcast_wave: Annotated[bool, _explain("broadcast_wave")] = _MIX.broadcast_wave
+
+    def parse(self) -> MixOptions:
+        """Return the options.
+
+        Raises:
+            ParameterError: an option is out of bounds, or does not fit another one.
+        """
+        try:
+            return MixOptions.parse(**dataclasses.asdict(self))
+        except ParameterError as error:
+            raise ParameterError(_name_as_typed(str(error), sys.argv)) from error
+
+
 def _name_as_typed(message: str, arguments: Sequence[str]) -> str:
     """Return a message that begins with a field, with the option that the user typed for it."""
     name, separator, rest = message.partition(": ")
-    hint = SoundOptions.__annotations__.get(name)
+    hint = {**SoundOptions.__annotations__, **MixFlags.__annotations__}.get(name)
     if not separator or hint is None:
         return message
     names = [f"--{name.replace('_', '-')}"]

@@ -11,12 +11,14 @@ from pathlib import Path
 from rich.console import Console
 
 from foley.errors import OutputError, ParameterError, RequestError
+from foley.mix import MixOptions
 from foley.quiet import silence_imports
 from foley.request import GenerationRequest
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm")
 AUDIO_SUFFIXES = (".wav", ".flac")
 SUFFIXES = VIDEO_SUFFIXES + AUDIO_SUFFIXES
+_NO_MIX = MixOptions()
 
 
 @dataclass(frozen=True)
@@ -27,11 +29,13 @@ class ClipTask:
         clip: path of the video; None for a sound of the prompt alone.
         request: options of the generation.
         output: path of the result. With several variations, each path has a number added.
+        mix: how its sound is finished.
     """
 
     clip: Path | None
     request: GenerationRequest
     output: Path
+    mix: MixOptions = _NO_MIX
 
     @property
     def name(self) -> str:
@@ -113,6 +117,22 @@ def choose_default_output(clip: Path, folder: Path | None, number: int = 1) -> P
     suffix = clip.suffix.lower() if clip.suffix.lower() in VIDEO_SUFFIXES else ".mp4"
     ending = f"-{number}" if number > 1 else ""
     return (folder or clip.parent) / f"{clip.stem}.foley{ending}{suffix}"
+
+
+def add_mix(tasks: Sequence[ClipTask], mix: MixOptions) -> list[ClipTask]:
+    """Return the tasks with the options of the mix.
+
+    Args:
+        tasks: what was asked for.
+        mix: of all tasks.
+
+    Raises:
+        ParameterError: the options do not fit the output of a task.
+    """
+    for task in tasks:
+        suffix = task.output.suffix.lower().removeprefix(".")
+        mix.check_files((suffix,), has_clip=task.clip is not None)
+    return [replace(task, mix=mix) for task in tasks]
 
 
 def check_clips(

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from foley.cli.backends import ClipResult, OnStage
 from foley.cli.plan import ClipTask
 from foley.errors import OutputError, RequestError
+from foley.mix import Loudness, LoudnessReport
 
 
 @contextmanager
@@ -68,12 +69,19 @@ class Report:
         summary = f"{result.duration_seconds:.2f} s of sound in {result.seconds:.2f} s ({stages})"
         for seed in result.seeds:
             self.console.print(f"{task.name}: {summary}, seed {seed}")
+        for report in result.loudness:
+            self.console.print(f"{task.name}: {_describe_loudness(report)}")
         if self._as_json:
-            files = zip(result.paths, result.seeds, strict=True)
+            files = [
+                {"path": str(path), "seed": seed}
+                for path, seed in zip(result.paths, result.seeds, strict=True)
+            ]
+            for file, report in zip(files, result.loudness, strict=False):
+                file["loudness"] = report.model_dump(exclude_none=True)
             _write_json(
                 {
                     "clip": str(task.clip) if task.clip else None,
-                    "files": [{"path": str(path), "seed": seed} for path, seed in files],
+                    "files": files,
                     "duration_seconds": result.duration_seconds,
                     "seconds": result.seconds,
                     "timings_seconds": result.timings,
@@ -95,6 +103,19 @@ class Report:
         if self._as_json:
             details = {"code": error.code, "message": str(error)}
             _write_json({"clip": str(task.clip) if task.clip else None, "error": details})
+
+
+def _describe_loudness(report: LoudnessReport) -> str:
+    def name(loudness: Loudness) -> str:
+        integrated, peak = loudness.integrated_lufs, loudness.true_peak_dbtp
+        return ", ".join(
+            [
+                "under -70 LUFS" if integrated is None else f"{integrated:.1f} LUFS",
+                "no peak" if peak is None else f"{peak:.1f} dBTP",
+            ]
+        )
+
+    return f"{name(report.after)} (before: {name(report.before)})"
 
 
 def _write_json(value: dict[str, Any]) -> None:

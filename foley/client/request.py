@@ -11,6 +11,7 @@ from typing import Any, Literal, TypedDict, get_args
 
 from foley.client.results import RemoteFile, RemoteGeneration, RemoteUpdate
 from foley.errors import OutputError, ParameterError, VideoDecodeError
+from foley.mix import Channels, MixOptions, OriginalSound
 from foley.request import AudioFormat, Cue, Format, GenerationRequest, Quality, Solver
 
 Clip = Path | str | bytes
@@ -20,7 +21,10 @@ EVENT_STREAM = "text/event-stream"
 
 
 class RequestOptions(TypedDict, total=False):
-    """The options of `generate`; `foley.GenerationRequest` has their ranges and defaults."""
+    """The options of `generate`.
+
+    `foley.GenerationRequest` and `foley.mix.MixOptions` have their ranges and defaults.
+    """
 
     prompt: str
     negative_prompt: str
@@ -34,6 +38,20 @@ class RequestOptions(TypedDict, total=False):
     num_variations: int
     duration_seconds: float | None  # of a sound without a clip
     cues: Sequence[Cue | Mapping[str, object]]  # prompts for ranges of time
+    original_sound: OriginalSound  # what becomes of the clip's own sound; drop by default
+    original_gain_db: float
+    duck_depth_db: float
+    duck_release_ms: float
+    gain_db: float  # of the new sound
+    fade_in_seconds: float
+    fade_out_seconds: float
+    channels: Channels | None
+    pan: float
+    loudness_lufs: float | None
+    true_peak_dbtp: float | None
+    limiter: bool
+    stems: bool
+    broadcast_wave: bool
     trim: bool  # cut a clip that is too long instead of refusing it
     format: Format  # of the files; mp4 by default, wav without a clip
     also: Sequence[AudioFormat]  # formats of the sound alone, written too; none by default
@@ -71,6 +89,8 @@ class PreparedRequest:
             options = _check_output(self._output, options, with_folder=destination is not None)
         known = GenerationRequest.model_fields
         request = GenerationRequest.parse(**{k: v for k, v in options.items() if k in known})
+        mix_names = MixOptions.model_fields
+        MixOptions.parse(**{k: v for k, v in options.items() if k in mix_names})
         unknown = sorted(options.keys() - RequestOptions.__annotations__.keys())
         if unknown:
             raise ParameterError(f"{unknown[0]}: no such option")

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from foley.mix import LoudnessReport
 from foley.types import Stage
 
 
@@ -40,6 +41,7 @@ class RemoteFile(_RemoteObject):
         media_type: the MIME type.
         num_bytes: the size.
         url: the path below the service's address.
+        loudness: as measured, where an option of the mix was given.
     """
 
     variation: int
@@ -48,6 +50,7 @@ class RemoteFile(_RemoteObject):
     media_type: str
     num_bytes: int = Field(validation_alias="bytes")
     url: str
+    loudness: LoudnessReport | None = None
 
 
 class RemoteGeneration(_RemoteObject):

@@ -67,7 +67,10 @@ def as_24_bit(samples: npt.NDArray[np.float32]) -> npt.NDArray[np.int32]:
 
 
 def encode_packets(
-    stream: AudioStream, samples: npt.NDArray[np.generic], sample_rate: int
+    stream: AudioStream,
+    samples: npt.NDArray[np.generic],
+    sample_rate: int,
+    layout: str | None = None,
 ) -> Iterator[Packet[AudioStream]]:
     """Yield the stream's packets in order; the first sample has the timestamp zero.
 
@@ -77,6 +80,7 @@ def encode_packets(
         stream: an audio stream of an open output container.
         samples: float32 in [-1, 1] or int32, [C, S].
         sample_rate: of `samples`, in Hz. They are resampled if the stream's rate differs.
+        layout: FFmpeg's name of the channels; None for mono and stereo.
     """
     packed = not stream.codec_context.format.is_planar
     kind = ("s32" if samples.dtype == np.int32 else "flt") + ("" if packed else "p")
@@ -84,7 +88,7 @@ def encode_packets(
         chunk = samples[:, start : start + _CHUNK_SAMPLES]
         values = chunk.T.reshape(1, -1) if packed else chunk
         frame = AudioFrame.from_ndarray(
-            np.ascontiguousarray(values), format=kind, layout=_LAYOUTS[len(chunk)]
+            np.ascontiguousarray(values), format=kind, layout=layout or _LAYOUTS[len(chunk)]
         )
         frame.sample_rate = sample_rate
         frame.time_base = Fraction(1, sample_rate)

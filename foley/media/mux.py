@@ -4,15 +4,13 @@ from __future__ import annotations  # PyAV's packets are generic for the type ch
 
 import heapq
 import io
-from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import av
 from av import Packet
-from av.audio.stream import AudioStream
 from av.container import InputContainer, OutputContainer
 from av.video.stream import VideoStream
 from torch import Tensor
@@ -22,6 +20,7 @@ from foley.errors import OutputError, VideoDecodeError
 from foley.media.atomic import atomic_media_path, claim_path
 from foley.media.audio import as_24_bit, as_stereo, encode_packets, validate_waveform
 from foley.media.clock import seconds_of
+from foley.media.filters import Samples, Sound
 from foley.media.metadata import (
     add_subtitles,
     copy_chapters,
@@ -33,7 +32,17 @@ from foley.media.metadata import (
 )
 from foley.media.packets import complete_timestamps, cut_packets
 from foley.media.source import MediaLimits, open_video
+from foley.media.timecode import describe_wave
+from foley.media.tracks import (
+    SoundOutput,
+    SoundPlan,
+    SoundTrack,
+    add_sound_stream,
+    add_sounds,
+    plan_sounds,
+)
 from foley.media.transcode import add_encoded_picture, encode_picture
+from foley.mix import LoudnessReport, MixOptions
 
 Container = Literal["mp4", "mov", "mkv", "webm"]
 SampleFormat = Literal["s24", "f32"]
@@ -51,7 +60,6 @@ _LOSSLESS_CODEC = {
     ("wav", "f32"): "pcm_f32le",
     ("flac", "s24"): "flac",
 }
-_OPUS_RATE = 48_000  # Hz; Opus has no other rate
 # Without a tag, FFmpeg takes each ProRes for the best one.
 _PRORES_TAGS = {
     "Proxy": "apco",
@@ -72,12 +80,14 @@ class MediaFile:
         container: mp4, mov, mkv, webm, wav or flac.
         codec: FFmpeg's name of the audio codec.
         notices: sentences for the caller about differences from the request.
+        loudness: as measured, where options of the mix were given.
     """
 
     path: Path
     container: str
     codec: str
     notices: tuple[str, ...] = ()
+    loudness: LoudnessReport | None = None
 
 
 def choose_container(
@@ -113,13 +123,14 @@ def write_video(
     audio_bitrate: int = 192_000,
     stop_seconds: float | None = None,
     limits: MediaLimits | None = None,
+    mix: MixOptions | None = None,
 ) -> MediaFile:
-    """Write the clip with the waveform as its only sound. The video packets are copied unchanged.
+    """Write the clip with the waveform as its sound. The video packets are copied unchanged.
 
     The first sample is at time zero of the video's clock, even if the first frame is later. Tags,
     chapters and subtitles are kept where the container takes them, and a notice lists the others.
-    The source's sound is left out. If the container does not accept the
-    video codec, the result is an mkv or mov file beside `destination`, with a notice. That file
+    The source's sound is left out, unless `mix` says otherwise. If the container does not accept
+    the video codec, the result is an mkv or mov file beside `destination`, with a notice. That file
     replaces no other file. A picture that none of them accepts, and an animated GIF or PNG, is
     encoded as H.264, or VP9 in webm.
 
@@ -133,6 +144,7 @@ def write_video(
         stop_seconds: leave out the frames from there on; for a trimmed clip, the end of the sound.
         limits: for a clip without timestamps, whose frames are decoded to find their order; the
             defaults when None.
+        mix: what becomes of the source's sound, levels and tracks; None for the waveform alone.
 
     Raises:
         VideoError: the source cannot be read, as `decode_frames`.
@@ -140,12 +152,20 @@ def write_video(
         ModelError: a waveform with values that are not finite.
         OutputError: an unknown suffix, or `destination` cannot be written.
     """
-    samples = as_stereo(validate_waveform(waveform, sample_rate))
+    samples = validate_waveform(waveform, sample_rate)
     wanted = container or _container_from_suffix(destination)
     with open_video(source, _packets_only(limits)) as (reader, picture):
         codec = picture.codec_context.codec.canonical_name
         plan = _plan_picture(reader, picture, wanted)
         chosen = plan.container
+        output = SoundOutput(
+            container=chosen,
+            ffmpeg_format=_FFMPEG_FORMAT[chosen],
+            codec=_AUDIO_CODEC[chosen],
+            sample_rate=sample_rate,
+            bitrate=audio_bitrate,
+        )
+        heard = _plan_sounds(source, samples, mix, output, stop_seconds, limits)
         # Only `destination` may be replaced. The mkv's name may be that of the source.
         instead = destination.with_suffix(f".{chosen}")
         keep = chosen == wanted or instead == destination
@@ -166,8 +186,9 @@ def write_video(
             else:
                 copy = _add_picture(writer, picture, plan.tag)
             copy_stream_tags(picture, copy)
-            sound = _add_sound(writer, _AUDIO_CODEC[chosen], sample_rate, "stereo")
-            sound.bit_rate = audio_bitrate
+            sounds = add_sounds(
+                source, reader, writer, heard, output, stop_seconds=stop_seconds, limits=limits
+            )
             subtitles = add_subtitles(reader, writer, _FFMPEG_FORMAT[chosen])
             writer.start_encoding()
             checked = limits or MediaLimits()
@@ -176,11 +197,10 @@ def write_video(
             else:
                 packets = complete_timestamps(reader, picture, checked, stop_seconds)
                 pictures = cut_packets(packets, stop_seconds)
-            sounds: Iterator[Packet[Any]] = encode_packets(sound, samples, sample_rate)
             hidden_seconds = 0.0
             # Interleaved in order of time, so that the muxer does not have to buffer packets.
             texts = read_subtitles(source, subtitles, _packets_only(limits), stop_seconds)
-            for packet in heapq.merge(pictures, sounds, texts, key=_decode_seconds):
+            for packet in heapq.merge(pictures, *sounds, texts, key=_decode_seconds):
                 if packet.stream is picture:
                     hidden_seconds = max(hidden_seconds, -_shown_seconds(packet))
                     packet.stream = copy
@@ -203,7 +223,11 @@ def write_video(
             "before its start are shown, and the sound begins after them."
         )
     return MediaFile(
-        path=path, container=chosen, codec=_audio_codec_name(chosen), notices=tuple(notices)
+        path=path,
+        container=chosen,
+        codec=_audio_codec_name(chosen),
+        notices=(*heard.notices, *notices),
+        loudness=heard.loudness,
     )
 
 
@@ -213,6 +237,10 @@ def write_audio(
     *,
     sample_format: SampleFormat = "s24",
     sample_rate: int = SAMPLE_RATE,
+    mix: MixOptions | None = None,
+    source: Path | None = None,
+    stop_seconds: float | None = None,
+    limits: MediaLimits | None = None,
 ) -> MediaFile:
     """Write the waveform to a lossless sound file.
 
@@ -222,11 +250,16 @@ def write_audio(
             writing fails.
         sample_format: 24-bit integers (s24), or 32-bit floats (f32, only in wav).
         sample_rate: in Hz.
+        mix: what becomes of the clip's own sound, and levels; None for the waveform alone.
+        source: the clip, for its own sound and its timecode; None without one.
+        stop_seconds: for a trimmed clip, where its own sound ends.
+        limits: on what is decoded of the clip; the defaults when None.
 
     Raises:
         ParameterError: a waveform of another shape, or a sample rate below 1.
         ModelError: a waveform with values that are not finite.
         OutputError: an unknown suffix, floats in flac, or `destination` cannot be written.
+        VideoError: the clip, or its own sound, cannot be read.
     """
     samples = validate_waveform(waveform, sample_rate)
     name = destination.suffix.lower().removeprefix(".")
@@ -236,18 +269,60 @@ def write_audio(
             f"{destination.name} cannot hold {sample_format} sound; "
             "write .wav with s24 or f32, or .flac with s24"
         )
-    values = as_24_bit(samples) if sample_format == "s24" else samples
+    output = SoundOutput(container=name, ffmpeg_format=name, codec=codec, sample_rate=sample_rate)
+    layout = "mono" if len(samples) == 1 else "stereo"
+    heard = SoundPlan(tracks=(SoundTrack(sound=Sound(samples, layout)),))
+    tags: dict[str, str] = {}
+    if mix is not None and not mix.is_default:
+        heard = plan_sounds(
+            source,
+            samples,
+            mix,
+            output,
+            is_video=False,
+            stop_seconds=stop_seconds,
+            limits=limits,
+        )
+        if mix.broadcast_wave and name == "wav":
+            tags, notices = describe_wave(source, sample_rate, _packets_only(limits))
+            heard = replace(heard, notices=(*heard.notices, *notices))
+    sound = heard.tracks[0].sound
+    values = as_24_bit(sound.samples) if sample_format == "s24" else sound.samples
     with (
         atomic_media_path(destination) as temporary,
-        av.open(str(temporary), "w", format=name) as writer,
+        av.open(
+            str(temporary), "w", format=name, options={"write_bext": "1"} if tags else {}
+        ) as writer,
     ):
-        layout = "mono" if len(samples) == 1 else "stereo"
-        sound = _add_sound(writer, codec, sample_rate, layout)
+        writer.metadata.update(tags)
+        stream = add_sound_stream(writer, codec, sample_rate, sound.layout)
         if codec == "flac":
-            sound.format = "s32"
-        for packet in encode_packets(sound, values, sample_rate):
+            stream.format = "s32"
+        for packet in encode_packets(stream, values, sample_rate, sound.layout):
             writer.mux(packet)
-    return MediaFile(path=destination, container=name, codec=codec)
+    return MediaFile(
+        path=destination,
+        container=name,
+        codec=codec,
+        notices=heard.notices,
+        loudness=heard.loudness,
+    )
+
+
+def _plan_sounds(
+    source: Path,
+    samples: Samples,
+    mix: MixOptions | None,
+    output: SoundOutput,
+    stop_seconds: float | None,
+    limits: MediaLimits | None,
+) -> SoundPlan:
+    """The sounds of a video: the new one alone, unless options ask for more."""
+    if mix is None or mix.is_default:
+        return SoundPlan(tracks=(SoundTrack(sound=Sound(as_stereo(samples), "stereo")),))
+    return plan_sounds(
+        source, samples, mix, output, is_video=True, stop_seconds=stop_seconds, limits=limits
+    )
 
 
 def _packets_only(limits: MediaLimits | None) -> MediaLimits:
@@ -376,14 +451,6 @@ def _add_picture(writer: OutputContainer, picture: VideoStream, tag: str | None)
     if tag is not None:
         copy.codec_context.codec_tag = tag
     return copy
-
-
-def _add_sound(writer: OutputContainer, codec: str, sample_rate: int, layout: str) -> AudioStream:
-    rate = _OPUS_RATE if codec == "libopus" else sample_rate
-    sound = writer.add_stream(codec, rate=rate)
-    assert isinstance(sound, AudioStream)
-    sound.layout = layout
-    return sound
 
 
 def _audio_codec_name(name: Container) -> str:

@@ -79,20 +79,23 @@ def open_video(source: Path, limits: MediaLimits) -> Iterator[tuple[InputContain
 
 
 @contextmanager
-def open_sound(source: Path) -> Iterator[tuple[InputContainer, AudioStream] | None]:
+def open_sound(
+    source: Path, codecs: frozenset[str] | None = None
+) -> Iterator[tuple[InputContainer, AudioStream] | None]:
     """Yield the open container and its first audio stream; None if it has none.
 
     FFmpeg errors inside the block are raised as `VideoDecodeError`.
 
     Args:
         source: a file of the same formats as `open_video` accepts.
+        codecs: whose decoders may probe the file, by FFmpeg's names; None for all.
 
     Raises:
         VideoEmptyError: the file has no bytes.
         VideoDecodeError: no such file, truncated, or unreadable.
     """
     _check_bytes(source, MediaLimits())
-    with translate_read_errors(source), _open_container(source, None) as container:
+    with translate_read_errors(source), _open_container(source, codecs) as container:
         streams = container.streams.audio
         yield (container, streams[0]) if streams else None
 

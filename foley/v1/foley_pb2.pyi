@@ -16,7 +16,7 @@ class GenerateRequest(_message.Message):
     def __init__(self, options: _Optional[_Union[GenerateOptions, _Mapping]] = ..., chunk: _Optional[bytes] = ...) -> None: ...
 
 class GenerateOptions(_message.Message):
-    __slots__ = ("prompt", "negative_prompt", "guidance_scale", "num_inference_steps", "solver", "seed", "num_variations", "trim", "format", "priority", "also", "schedule_shift", "guidance_interval", "quality", "duration_seconds", "cues")
+    __slots__ = ("prompt", "negative_prompt", "guidance_scale", "num_inference_steps", "solver", "seed", "num_variations", "trim", "format", "priority", "also", "schedule_shift", "guidance_interval", "quality", "duration_seconds", "cues", "original_sound", "original_gain_db", "duck_depth_db", "duck_release_ms", "gain_db", "fade_in_seconds", "fade_out_seconds", "channels", "pan", "loudness_lufs", "true_peak_dbtp", "limiter", "stems", "broadcast_wave")
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     NEGATIVE_PROMPT_FIELD_NUMBER: _ClassVar[int]
     GUIDANCE_SCALE_FIELD_NUMBER: _ClassVar[int]
@@ -33,6 +33,20 @@ class GenerateOptions(_message.Message):
     QUALITY_FIELD_NUMBER: _ClassVar[int]
     DURATION_SECONDS_FIELD_NUMBER: _ClassVar[int]
     CUES_FIELD_NUMBER: _ClassVar[int]
+    ORIGINAL_SOUND_FIELD_NUMBER: _ClassVar[int]
+    ORIGINAL_GAIN_DB_FIELD_NUMBER: _ClassVar[int]
+    DUCK_DEPTH_DB_FIELD_NUMBER: _ClassVar[int]
+    DUCK_RELEASE_MS_FIELD_NUMBER: _ClassVar[int]
+    GAIN_DB_FIELD_NUMBER: _ClassVar[int]
+    FADE_IN_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    FADE_OUT_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    CHANNELS_FIELD_NUMBER: _ClassVar[int]
+    PAN_FIELD_NUMBER: _ClassVar[int]
+    LOUDNESS_LUFS_FIELD_NUMBER: _ClassVar[int]
+    TRUE_PEAK_DBTP_FIELD_NUMBER: _ClassVar[int]
+    LIMITER_FIELD_NUMBER: _ClassVar[int]
+    STEMS_FIELD_NUMBER: _ClassVar[int]
+    BROADCAST_WAVE_FIELD_NUMBER: _ClassVar[int]
     prompt: str
     negative_prompt: str
     guidance_scale: float
@@ -49,7 +63,21 @@ class GenerateOptions(_message.Message):
     quality: str
     duration_seconds: float
     cues: _containers.RepeatedCompositeFieldContainer[Cue]
-    def __init__(self, prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., guidance_scale: _Optional[float] = ..., num_inference_steps: _Optional[int] = ..., solver: _Optional[str] = ..., seed: _Optional[int] = ..., num_variations: _Optional[int] = ..., trim: _Optional[bool] = ..., format: _Optional[str] = ..., priority: _Optional[str] = ..., also: _Optional[_Iterable[str]] = ..., schedule_shift: _Optional[float] = ..., guidance_interval: _Optional[float] = ..., quality: _Optional[str] = ..., duration_seconds: _Optional[float] = ..., cues: _Optional[_Iterable[_Union[Cue, _Mapping]]] = ...) -> None: ...
+    original_sound: str
+    original_gain_db: float
+    duck_depth_db: float
+    duck_release_ms: float
+    gain_db: float
+    fade_in_seconds: float
+    fade_out_seconds: float
+    channels: str
+    pan: float
+    loudness_lufs: float
+    true_peak_dbtp: float
+    limiter: bool
+    stems: bool
+    broadcast_wave: bool
+    def __init__(self, prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., guidance_scale: _Optional[float] = ..., num_inference_steps: _Optional[int] = ..., solver: _Optional[str] = ..., seed: _Optional[int] = ..., num_variations: _Optional[int] = ..., trim: _Optional[bool] = ..., format: _Optional[str] = ..., priority: _Optional[str] = ..., also: _Optional[_Iterable[str]] = ..., schedule_shift: _Optional[float] = ..., guidance_interval: _Optional[float] = ..., quality: _Optional[str] = ..., duration_seconds: _Optional[float] = ..., cues: _Optional[_Iterable[_Union[Cue, _Mapping]]] = ..., original_sound: _Optional[str] = ..., original_gain_db: _Optional[float] = ..., duck_depth_db: _Optional[float] = ..., duck_release_ms: _Optional[float] = ..., gain_db: _Optional[float] = ..., fade_in_seconds: _Optional[float] = ..., fade_out_seconds: _Optional[float] = ..., channels: _Optional[str] = ..., pan: _Optional[float] = ..., loudness_lufs: _Optional[float] = ..., true_peak_dbtp: _Optional[float] = ..., limiter: _Optional[bool] = ..., stems: _Optional[bool] = ..., broadcast_wave: _Optional[bool] = ...) -> None: ...
 
 class Cue(_message.Message):
     __slots__ = ("start_seconds", "stop_seconds", "prompt")
@@ -120,18 +148,38 @@ class Timing(_message.Message):
     def __init__(self, stage: _Optional[str] = ..., seconds: _Optional[float] = ...) -> None: ...
 
 class File(_message.Message):
-    __slots__ = ("variation", "seed", "format", "media_type", "num_bytes")
+    __slots__ = ("variation", "seed", "format", "media_type", "num_bytes", "loudness")
     VARIATION_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     FORMAT_FIELD_NUMBER: _ClassVar[int]
     MEDIA_TYPE_FIELD_NUMBER: _ClassVar[int]
     NUM_BYTES_FIELD_NUMBER: _ClassVar[int]
+    LOUDNESS_FIELD_NUMBER: _ClassVar[int]
     variation: int
     seed: int
     format: str
     media_type: str
     num_bytes: int
-    def __init__(self, variation: _Optional[int] = ..., seed: _Optional[int] = ..., format: _Optional[str] = ..., media_type: _Optional[str] = ..., num_bytes: _Optional[int] = ...) -> None: ...
+    loudness: LoudnessReport
+    def __init__(self, variation: _Optional[int] = ..., seed: _Optional[int] = ..., format: _Optional[str] = ..., media_type: _Optional[str] = ..., num_bytes: _Optional[int] = ..., loudness: _Optional[_Union[LoudnessReport, _Mapping]] = ...) -> None: ...
+
+class LoudnessReport(_message.Message):
+    __slots__ = ("before", "after", "gain_db")
+    BEFORE_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    GAIN_DB_FIELD_NUMBER: _ClassVar[int]
+    before: Loudness
+    after: Loudness
+    gain_db: float
+    def __init__(self, before: _Optional[_Union[Loudness, _Mapping]] = ..., after: _Optional[_Union[Loudness, _Mapping]] = ..., gain_db: _Optional[float] = ...) -> None: ...
+
+class Loudness(_message.Message):
+    __slots__ = ("integrated_lufs", "true_peak_dbtp")
+    INTEGRATED_LUFS_FIELD_NUMBER: _ClassVar[int]
+    TRUE_PEAK_DBTP_FIELD_NUMBER: _ClassVar[int]
+    integrated_lufs: float
+    true_peak_dbtp: float
+    def __init__(self, integrated_lufs: _Optional[float] = ..., true_peak_dbtp: _Optional[float] = ...) -> None: ...
 
 class FileChunk(_message.Message):
     __slots__ = ("file_index", "data")

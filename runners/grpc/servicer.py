@@ -7,7 +7,9 @@ from pathlib import Path
 import grpc
 
 from foley.errors import NotFoundError, RequestTimeoutError
+from foley.mix import LoudnessReport
 from foley.types import Stage
+from foley.v1 import foley_pb2 as proto
 from foley.v1.foley_pb2 import (
     Accepted,
     CancelRequest,
@@ -172,6 +174,16 @@ class FoleyServicer(FoleyServiceServicer):
             await asyncio.gather(working, return_exceptions=True)
 
 
+def _describe_loudness(report: LoudnessReport | None) -> proto.LoudnessReport | None:
+    if report is None:
+        return None
+    return proto.LoudnessReport(
+        before=proto.Loudness(**report.before.model_dump()),
+        after=proto.Loudness(**report.after.model_dump()),
+        gain_db=report.gain_db,
+    )
+
+
 async def _send_result(result: JobResult, context: grpc.aio.ServicerContext) -> None:
     """Send the metadata of a result, and then its files in chunks."""
     timings = result.rounded_timings()
@@ -189,6 +201,7 @@ async def _send_result(result: JobResult, context: grpc.aio.ServicerContext) -> 
                 format=file.container,
                 media_type=MEDIA_TYPES[file.container],
                 num_bytes=file.path.stat().st_size,
+                loudness=_describe_loudness(file.loudness),
             )
             for file in result.files
         ],

@@ -29,6 +29,8 @@ HEADERS = {
     "Server-Timing": "The same in milliseconds, in the standard form that browsers show.",
     "X-Foley-Model": "Name of the model's preset.",
     "X-Foley-Notices": "Sentences about what was done to the clip, as a JSON list.",
+    "X-Foley-Loudness": "Loudness and true peak of each file, before and after, as a JSON list. "
+    "Sent where an option of the mix was given.",
     "X-Request-Id": "Id of the request: the caller's own X-Request-Id, or a new one.",
 }
 PROBES = {
@@ -98,7 +100,8 @@ def _build_form_schema(settings: Settings) -> Schema:
     clip = {
         "type": "string",
         "format": "binary",
-        "description": "The video, in any common container and codec. Its own sound is dropped. "
+        "description": "The video, in any common container and codec. Its own sound is dropped, "
+        "unless `original_sound` says otherwise. "
         "It is required, unless there is a `duration_seconds`. "
         f"At most {settings.max_clip_seconds:g} s (longer ones can be trimmed), "
         f"{settings.max_clip_pixels} pixels a frame, "

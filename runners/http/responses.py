@@ -43,6 +43,7 @@ def describe_file(file: OutputFile) -> dict[str, Any]:
         "format": file.container,
         "media_type": MEDIA_TYPES[file.container],
         "bytes": file.path.stat().st_size,
+        **({"loudness": file.loudness.model_dump(exclude_none=True)} if file.loudness else {}),
     }
 
 

@@ -19,6 +19,25 @@ TIMINGS: Schema = {
     "description": f"Seconds in each stage: {', '.join(Stage)}; and in total.",
     "additionalProperties": NUMBER,
 }
+_METER: Schema = {
+    "type": "object",
+    "properties": {
+        "integrated_lufs": {
+            **NUMBER,
+            "description": "By EBU R 128; absent under -70 LUFS, and for less than 0.4 s.",
+        },
+        "true_peak_dbtp": {**NUMBER, "description": "Absent for digital silence."},
+    },
+}
+LOUDNESS: Schema = {
+    "type": "object",
+    "description": "As measured, where an option of the mix was given.",
+    "properties": {
+        "before": {**_METER, "description": "Of the sound or the mix, after the gains asked for."},
+        "after": {**_METER, "description": "Of the sound that was encoded."},
+        "gain_db": {**NUMBER, "description": "Of the whole sound between them."},
+    },
+}
 RESULT_FILE: Schema = {
     "type": "object",
     "properties": {
@@ -28,6 +47,7 @@ RESULT_FILE: Schema = {
         "media_type": TEXT,
         "bytes": INTEGER,
         "url": {**TEXT, "description": "Path of the file; ranges are served."},
+        "loudness": LOUDNESS,
     },
 }
 EVENTS: dict[str, Schema] = {

@@ -9,6 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from foley.errors import ParameterError
+from foley.mix import MixOptions
 from foley.request import AUDIO_FORMATS, AudioFormat, Format, GenerationRequest
 from runners.messages import Priority
 
@@ -21,11 +22,16 @@ MEDIA_TYPES = {
     "flac": "audio/flac",
 }
 INTEGER_TEXT = re.compile(r"[+-]?\d+", re.ASCII)
+_MIX_NUMBERS = tuple(
+    name
+    for name, field in MixOptions.model_fields.items()
+    if field.annotation in (float, float | None)
+)
 NUMBER_TEXT = re.compile(r"[+-]?(\d*\.?\d+(e[+-]?\d+)?|nan|inf)", re.ASCII | re.IGNORECASE)
 
 
-class GenerationOptions(GenerationRequest):
-    """All options of a request beside the clip: those of the model, and those of the files.
+class GenerationOptions(MixOptions, GenerationRequest):
+    """All options of a request beside the clip: those of the model, the mix, and the files.
 
     HTTP forms, gRPC messages and queue jobs are validated by this class.
     """
@@ -38,7 +44,7 @@ class GenerationOptions(GenerationRequest):
         Format | None,
         Field(
             description="Container of the result. The video ones hold the clip's own picture, "
-            "untouched, with the new sound; wav and flac hold the sound alone. "
+            "untouched, with the sound; wav and flac hold the sound alone. "
             "Absent: what the `Accept` header asks for, else mp4, or wav without a clip."
         ),
     ] = None
@@ -71,6 +77,7 @@ class GenerationOptions(GenerationRequest):
         "schedule_shift",
         "guidance_interval",
         "duration_seconds",
+        *_MIX_NUMBERS,
         mode="before",
     )
     @classmethod

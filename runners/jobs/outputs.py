@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from foley.mix import LoudnessReport
+
 
 @dataclass(frozen=True, kw_only=True)
 class OutputFile:
@@ -16,12 +18,14 @@ class OutputFile:
         path: in the job's folder.
         container: mp4, mov, mkv, webm, wav or flac; mkv or mov where the one asked for cannot
             hold the clip's picture.
+        loudness: as measured, where an option of the mix was given: a `LoudnessReport`.
     """
 
     variation: int
     seed: int
     path: Path
     container: str
+    loudness: LoudnessReport | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +55,9 @@ class JobResult:
 
     def headers(self) -> dict[str, str]:
         """Return the metadata as HTTP headers; sentences as JSON, since headers are ASCII."""
+        measured = [
+            file.loudness.model_dump(exclude_none=True) for file in self.files if file.loudness
+        ]
         durations = (f"{stage};dur={1000 * seconds:.1f}" for stage, seconds in self.timings.items())
         return {
             "X-Foley-Seed": ", ".join(str(seed) for seed in self.seeds),
@@ -59,6 +66,7 @@ class JobResult:
             "Server-Timing": ", ".join(durations),
             "X-Foley-Model": self.preset,
             "X-Foley-Notices": json.dumps(self.notices),
+            **({"X-Foley-Loudness": json.dumps(measured)} if measured else {}),
         }
 
     def summary(self) -> dict[str, Any]:

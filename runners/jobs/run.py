@@ -13,6 +13,7 @@ from bentoml.exceptions import BentoMLException
 from opentelemetry.trace import SpanKind
 
 from foley.errors import ModelFailedError, NotReadyError, ParameterError, RunnerLostError
+from foley.mix import LoudnessReport
 from foley.types import NoPicture, Stage
 from runners import metrics, tracing
 from runners.handoff import FrameCounts, announce_frames
@@ -84,6 +85,7 @@ class GenerationService:
         """
         model = self._model or await self.ask_model()
         self._check_length(job.options.duration_seconds)
+        job.options.check_files(job.formats, has_clip=job.options.duration_seconds is None)
         try:
             with tracing.start_span("generate", SpanKind.CLIENT):
                 request = _make_request(job, deadline)
@@ -130,6 +132,7 @@ class GenerationService:
                 preset=model.preset,
                 container=job.format,
                 trim=job.options.trim,
+                with_sound=job.options.is_mixed,
                 limits=self._media_limits(),
             )
         announce_frames(FrameCounts(decoded["num_visual"], decoded["num_sync"]), job.folder)
@@ -154,6 +157,7 @@ class GenerationService:
                 formats=job.formats,
                 sample_rate=result.sample_rate,
                 stop_seconds=result.duration_seconds if trimmed else None,
+                mix=job.options.changed(),
                 limits=self._media_limits(),
             )
         variations = zip(result.seeds, written, strict=True)
@@ -163,6 +167,7 @@ class GenerationService:
                 seed=seed,
                 path=job.folder / file["name"],
                 container=file["container"],
+                loudness=LoudnessReport(**file["loudness"]) if file["loudness"] else None,
             )
             for variation, (seed, copies) in enumerate(variations, start=1)
             for file in copies

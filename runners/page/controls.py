@@ -9,6 +9,7 @@ import annotated_types
 import gradio as gr
 
 from foley.configs import OFFICIAL_GUIDANCE, OFFICIAL_STEPS
+from foley.mix import OriginalSound
 from foley.request import SOLVERS, GenerationRequest
 from runners.page.bounds import PageBounds
 from runners.page.messages import render_status
@@ -25,6 +26,17 @@ NUM_SUGGESTIONS = 5  # prompts of the model to start from
 RANDOM, FIXED = "Random", "Fixed"
 VIDEO, SOUND_ALONE = "Picture and sound", "Sound alone"
 OUTPUTS = {VIDEO: "mp4", SOUND_ALONE: "wav"}
+OWN_SOUNDS: dict[str, OriginalSound] = {
+    "Leave it out": "drop",
+    "Second track": "keep",
+    "Mix": "mix",
+    "Duck": "duck",
+}
+LOUDNESSES: dict[str, float | None] = {
+    "As it is": None,
+    "-23 LUFS (broadcast)": -23.0,
+    "-16 LUFS (online)": -16.0,
+}
 REFUSE, TRIM = "Refuse it", "Use its beginning"
 NUM_VARIATIONS = (1, 2, 3, 4)
 MODEL_POLL_SECONDS = 2.0  # between two questions while the model loads
@@ -186,6 +198,17 @@ class SettingControls:
                 info="A step of heun or midpoint costs as much as two of euler, one of rk4 four.",
             )
             _add_error(errors, "solver")
+            self.own_sound = gr.Radio(
+                list(OWN_SOUNDS),
+                value="Leave it out",
+                label="The clip's own sound",
+                info="Duck lowers it while the new sound is heard.",
+                elem_id="own-sound",
+            )
+            _add_error(errors, "original_sound")
+            self.loudness = gr.Radio(
+                list(LOUDNESSES), value="As it is", label="Loudness", elem_id="loudness"
+            )
             self.too_long = gr.Radio(
                 [REFUSE, TRIM],
                 value=REFUSE,

@@ -11,8 +11,17 @@ import gradio as gr
 
 from foley.client import RequestOptions
 from foley.errors import ParameterError
+from foley.mix import MixOptions
 from foley.request import GenerationRequest
-from runners.page.controls import EXAMPLES_FOLDER, FIXED, OUTPUTS, SOUND_ALONE, TRIM
+from runners.page.controls import (
+    EXAMPLES_FOLDER,
+    FIXED,
+    LOUDNESSES,
+    OUTPUTS,
+    OWN_SOUNDS,
+    SOUND_ALONE,
+    TRIM,
+)
 from runners.page.layout import PageLayout
 
 
@@ -34,6 +43,8 @@ def list_inputs(layout: PageLayout) -> set[gr.components.Component]:
         layout.settings.steps.slider,
         layout.settings.guidance.slider,
         layout.settings.solver,
+        layout.settings.own_sound,
+        layout.settings.loudness,
         layout.settings.too_long,
         layout.model.api_key,
     }
@@ -59,7 +70,12 @@ def read_options(layout: PageLayout, values: Mapping[Any, Any]) -> RequestOption
         num_variations=values[sound.num_variations],
         seed=_read_seed(values[sound.seed]) if values[sound.seed_kind] == FIXED else None,
     )
+    mix = MixOptions.parse(
+        original_sound=OWN_SOUNDS[values[settings.own_sound]],
+        loudness_lufs=LOUDNESSES[values[settings.loudness]],
+    )
     answer = {
+        **mix.changed(),
         "format": OUTPUTS[values[sound.output]],
         "trim": values[settings.too_long] == TRIM,
     }
@@ -95,6 +111,8 @@ def list_link_outputs(layout: PageLayout) -> list[gr.components.Component]:
         settings.guidance.slider,
         settings.guidance.preset_value,
         settings.solver,
+        settings.own_sound,
+        settings.loudness,
         settings.too_long,
         layout.errors["start"],
     ]
@@ -132,6 +150,15 @@ def read_link(layout: PageLayout, query: Mapping[str, str]) -> dict[Any, Any]:
     if request.seed is not None:
         updates[sound.seed_kind] = FIXED
         updates[sound.seed] = gr.Textbox(value=str(request.seed), visible=True)
+    mix = MixOptions.parse(
+        **{name: query[name] for name in ("original_sound", "loudness_lufs") if name in query}
+    )
+    for label, own_sound in OWN_SOUNDS.items():
+        if "original_sound" in query and own_sound == mix.original_sound:
+            updates[settings.own_sound] = label
+    for label, loudness in LOUDNESSES.items():
+        if "loudness_lufs" in query and loudness == mix.loudness_lufs:
+            updates[settings.loudness] = label
     if query.get("format") in ("wav", "flac"):
         updates[sound.output] = SOUND_ALONE
     if query.get("trim") == "true":

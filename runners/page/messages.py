@@ -23,6 +23,7 @@ PLACES = (
     "num_inference_steps",
     "guidance_scale",
     "solver",
+    "original_sound",
     "seed",
     "num_variations",
     "api_key",

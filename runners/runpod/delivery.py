@@ -93,7 +93,7 @@ async def upload_files(
 
 
 def _describe_file(file: RemoteFile) -> dict[str, Any]:
-    return file.model_dump(exclude={"url"}, mode="json")
+    return file.model_dump(exclude={"url"}, exclude_none=True, mode="json")
 
 
 def _upload(path: Path, bucket: str, key: str, media_type: str) -> str:

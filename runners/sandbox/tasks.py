@@ -13,7 +13,9 @@ from torch import Tensor
 from foley.configs import PRESETS
 from foley.media.decode import decode_frames
 from foley.media.mux import MediaFile, choose_container, write_audio, write_video
+from foley.media.original import read_original
 from foley.media.source import MediaLimits, codecs_by_decoder
+from foley.mix import MixOptions
 from runners.handoff import CLIP, load_waveforms, save_frames
 from runners.sandbox.fork_server import Tasks
 
@@ -28,7 +30,13 @@ def prepare() -> None:
 
 
 def decode(
-    folder: Path, *, preset: str, container: str, trim: bool, limits: dict[str, Any]
+    folder: Path,
+    *,
+    preset: str,
+    container: str,
+    trim: bool,
+    limits: dict[str, Any],
+    with_sound: bool = False,
 ) -> dict[str, Any]:
     """Decode the folder's clip and save its frames at the sizes that the model's encoders take.
 
@@ -39,6 +47,8 @@ def decode(
             minutes of sampling.
         trim: whether to leave out what lies after the duration limit instead of refusing the clip.
         limits: the fields of `MediaLimits`, as JSON holds them.
+        with_sound: whether the clip's own sound will be mixed in. One that cannot be decoded is
+            refused here too.
 
     Returns:
         "trimmed": whether a part of the clip was left out; and the counts of the frames.
@@ -62,6 +72,8 @@ def decode(
     )
     if container not in SOUND_ONLY_FORMATS:
         choose_container(clip, container, limits=media_limits)  # type: ignore[arg-type]
+    if with_sound:
+        read_original(clip, fit=lambda layout: layout, limits=media_limits)
     counts = save_frames(frames, folder)
     return {"trimmed": frames.trimmed, **counts._asdict()}
 
@@ -73,6 +85,7 @@ def write(
     sample_rate: int,
     stop_seconds: float | None,
     limits: dict[str, Any],
+    mix: dict[str, Any] | None = None,
 ) -> list[list[dict[str, Any]]]:
     """Write the files of each waveform that the model saved in the folder.
 
@@ -82,9 +95,11 @@ def write(
         sample_rate: of the waveforms, Hz.
         stop_seconds: where the picture ends; None keeps all of it.
         limits: the fields of `MediaLimits`, as JSON holds them.
+        mix: the fields of `MixOptions` that are not defaults.
 
     Returns:
-        For each waveform its files in the order of `formats`: name, container and notices of each.
+        For each waveform its files in the order of `formats`: name, container, notices and loudness
+        of each.
 
     Raises:
         OutputError: a container does not take the clip's packets.
@@ -92,17 +107,28 @@ def write(
         VideoError: the clip's timestamps cannot be read.
     """
     media_limits = _media_limits(limits)
+    options = MixOptions(**(mix or {}))
+    clip = folder / CLIP
 
     def write_file(waveform: Tensor, destination: Path) -> MediaFile:
         if destination.suffix[1:] in SOUND_ONLY_FORMATS:
-            return write_audio(waveform, destination, sample_rate=sample_rate)
+            return write_audio(
+                waveform,
+                destination,
+                sample_rate=sample_rate,
+                mix=options,
+                source=clip if clip.exists() and clip.stat().st_size else None,
+                stop_seconds=stop_seconds,
+                limits=media_limits,
+            )
         return write_video(
-            folder / CLIP,
+            clip,
             waveform,
             destination,
             sample_rate=sample_rate,
             stop_seconds=stop_seconds,
             limits=media_limits,
+            mix=options,
         )
 
     return [
@@ -116,7 +142,12 @@ def _media_limits(limits: dict[str, Any]) -> MediaLimits:
 
 
 def _to_json(file: MediaFile) -> dict[str, Any]:
-    return {"name": file.path.name, "container": file.container, "notices": file.notices}
+    return {
+        "name": file.path.name,
+        "container": file.container,
+        "notices": file.notices,
+        "loudness": file.loudness.model_dump() if file.loudness else None,
+    }
 
 
 TASKS: Tasks = {"decode": decode, "write": write}

@@ -83,6 +83,16 @@ def test_generate_writes_a_clip_with_sound_and_nothing_else(
     assert list(out.parent.iterdir()) == [out]
 
 
+def test_a_result_states_its_loudness(foley: RunFoley, tmp_path: Path) -> None:
+    out = tmp_path / "out.wav"
+    options = ("--original-sound", "duck", "--loudness-lufs", -30, "--json")
+    result = foley("generate", CLIP, "--seed", 7, "-o", out, *FAST, *options)
+    assert result.returncode == 0, result.stderr
+    (file,) = json.loads(result.stdout)["files"]
+    assert file["loudness"]["after"]["integrated_lufs"] == pytest.approx(-30, abs=0.1)
+    assert "-30.0 LUFS" in result.stderr
+
+
 def test_guidance_defaults_to_the_model_s(foley: RunFoley, tmp_path: Path) -> None:
     for name, options in {
         "unnamed": (),
@@ -147,6 +157,9 @@ def test_a_table_continues_after_a_bad_clip_and_skips_existing_results(
         (["generate", CLIP, "--steps", "0"], 2, "foley: --steps: "),
         (["generate", CLIP, "--num-inference-steps=0"], 2, "foley: --num-inference-steps: "),
         (["generate", CLIP, "--seed", "abc"], 2, "abc"),
+        (["generate", CLIP, "--stems"], 2, "foley: --stems: cannot be combined with original_so"),
+        (["generate", CLIP, "-o", "x.wav", "--original-sound", "keep"], 2, "format wav holds one"),
+        (["generate", CLIP, "--loudness-lufs", "0"], 2, "foley: --loudness-lufs: "),
         (["generate", CLIP, "--frobnicate"], 2, "--frobnicate"),
         (["generate", CLIP, "--preset", "huge"], 3, "tiny, xl, xxl and auto"),
         (["generate", CLIP, "--device", "cuda:9"], 3, "cuda:9 is not there"),

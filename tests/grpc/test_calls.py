@@ -240,6 +240,16 @@ def test_the_callers_id_is_kept(
     assert secret not in grpc_server.log.read_text()
 
 
+def test_a_mix_is_described_with_its_loudness(stub: FoleyServiceStub, voiced_clip: bytes) -> None:
+    answer = generate(
+        stub, voiced_clip, num_inference_steps=1, original_sound="duck", loudness_lufs=-30
+    )
+    assert answer.result is not None
+    (file,) = answer.result.files
+    assert file.loudness.after.integrated_lufs == pytest.approx(-30, abs=0.1)
+    assert file.loudness.before.HasField("true_peak_dbtp")
+
+
 def test_the_options_are_the_fields_of_the_form() -> None:
     fields = GenerateOptions.DESCRIPTOR.fields
     assert {field.name for field in fields} == set(GenerationOptions.model_fields)
@@ -260,6 +270,8 @@ def test_the_options_are_the_fields_of_the_form() -> None:
         {"format": "gif"},
         {"also": ["mp4"]},
         {"priority": "first"},
+        {"original_sound": "loud"},
+        {"pan": 2.0},
     ],
 )
 def test_bounds_are_those_of_http(

@@ -231,3 +231,29 @@ def test_cues_are_heard_and_one_after_the_end_is_refused(server: Server, short_c
     late = send('[{"start_seconds": 14, "stop_seconds": 15, "prompt": "taps"}]')
     assert late.status_code == 422
     assert "cue 1 starts at 14 s, the sound lasts" in late.json()["error"]["message"]
+
+
+def test_the_clip_s_own_sound_is_mixed_in_and_the_result_levelled(
+    server: Server, voiced_clip: bytes
+) -> None:
+    options = {"original_sound": "mix", "stems": "true", "loudness_lufs": -30, "gain_db": -20}
+    response = server.generate(
+        voiced_clip, num_inference_steps=1, seed=1, also="wav", broadcast_wave="true", **options
+    )
+    assert response.status_code == 200, response.text
+    archive = zipfile.ZipFile(io.BytesIO(response.content))
+    manifest = json.loads(archive.read("manifest.json"))
+    reports = [file["loudness"] for file in manifest["files"]]
+    assert reports == json.loads(response.headers["x-foley-loudness"])
+    for report in reports:
+        assert report["after"]["integrated_lufs"] == pytest.approx(-30, abs=0.1)
+        assert report["gain_db"] == pytest.approx(
+            -30 - report["before"]["integrated_lufs"], abs=0.1
+        )
+    video, wav = (archive.read(file["file"]) for file in manifest["files"])
+    with av.open(io.BytesIO(video)) as reader:
+        assert len(reader.streams.audio) == 3
+    with av.open(io.BytesIO(wav)) as reader:
+        assert reader.streams.audio[0].layout.name == "stereo"
+        assert reader.metadata["time_reference"] == "0"
+    assert any("no timecode" in notice for notice in manifest["notices"])

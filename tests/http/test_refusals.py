@@ -53,12 +53,24 @@ def check(response: httpx.Response, status: int, code: str, *words: str) -> None
         ({"trim": "perhaps"}, ["trim"]),
         ({"volume": 11}, ["volume", "not permitted"]),
         ({"seed": -1, "num_variations": 0}, ["seed", "num_variations"]),
+        ({"original_sound": "loud"}, ["original_sound", "'duck'"]),
+        ({"gain_db": "1_0"}, ["gain_db", "number"]),
+        ({"stems": "true"}, ["stems", "original_sound drop"]),
+        ({"original_sound": "keep", "format": "wav"}, ["original_sound", "keep", "format wav"]),
+        ({"broadcast_wave": "true"}, ["broadcast_wave", "format is mp4"]),
     ],
 )
 def test_fields_out_of_bounds(
     server: Server, short_clip: bytes, fields: dict[str, object], words: list[str]
 ) -> None:
     check(server.generate(short_clip, **fields), 422, "invalid_parameter", *words)
+
+
+def test_a_mix_needs_a_clip(server: Server) -> None:
+    fields = {"prompt": "rain", "duration_seconds": "1", "original_sound": "mix"}
+    parts = {name: (None, value) for name, value in fields.items()}
+    response = server.client.post("/v1/generate", files=parts)
+    check(response, 422, "invalid_parameter", "original_sound", "duration_seconds")
 
 
 def test_a_missing_clip(server: Server) -> None:

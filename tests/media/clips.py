@@ -163,3 +163,57 @@ def _quick(codec: str) -> dict[str, str]:
         "libvpx-vp9": {"deadline": "realtime", "cpu-used": "8"},
         "libsvtav1": {"preset": "12"},
     }.get(codec, {})
+
+
+def add_sound(
+    clip: Path,
+    path: Path,
+    samples: np.ndarray,
+    *,
+    layout: str = "stereo",
+    rate: int = 48_000,
+    codec: str = "pcm_s24le",
+    start_seconds: float = 0.0,
+    language: str = "",
+    timecode: str = "",
+) -> Path:
+    """Write the picture of a clip with a sound, float [C, S], and return the path."""
+    with av.open(str(clip)) as reader, av.open(str(path), "w") as writer:
+        if timecode:
+            writer.metadata["timecode"] = timecode
+        picture = reader.streams.video[0]
+        copy = writer.add_stream_from_template(picture)
+        stream = writer.add_stream(codec, rate=rate)
+        stream.layout = layout
+        if language:
+            stream.metadata["language"] = language
+        for packet in reader.demux(picture):
+            if packet.size:
+                packet.stream = copy
+                writer.mux(packet)
+        for start in range(0, samples.shape[1], 1024):
+            chunk = np.ascontiguousarray(samples[:, start : start + 1024], np.float32)
+            frame = av.AudioFrame.from_ndarray(chunk, format="fltp", layout=layout)
+            frame.sample_rate, frame.time_base = rate, Fraction(1, rate)
+            frame.pts = start + round(start_seconds * rate)
+            writer.mux(stream.encode(frame))
+        writer.mux(stream.encode(None))
+    return path
+
+
+def decode_sounds(path: Path) -> list[np.ndarray]:
+    """The samples of every sound of a file, float [C, S], without what an encoder put before."""
+    with av.open(str(path)) as reader:
+        count = len(reader.streams.audio)
+    sounds = []
+    for index in range(count):
+        with av.open(str(path)) as reader:
+            resampler = av.AudioResampler(format="fltp")
+            parts = [
+                part.to_ndarray()
+                for frame in reader.decode(reader.streams.audio[index])
+                if frame.pts is None or frame.pts >= 0
+                for part in resampler.resample(frame)
+            ]
+        sounds.append(np.concatenate(parts, axis=1))
+    return sounds

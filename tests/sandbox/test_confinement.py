@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -20,7 +21,7 @@ from runners.sandbox import confinement
 from runners.sandbox.fork_server import SandboxLimits
 from runners.sandbox.pool import Sandbox
 from runners.settings import Settings, child_environment
-from tests.media.clips import write_clip
+from tests.media.clips import add_sound, write_clip
 from tests.sandbox.hostile import ATTACKS
 from tests.server import ROOT
 
@@ -87,7 +88,9 @@ def test_a_clip_is_decoded_and_written_in_every_format(
     folder: Path, formats: tuple[str, ...]
 ) -> None:
     if formats == ("webm",):
-        write_clip(folder / "clip.webm", codec="libvpx").rename(folder / "clip")
+        clip = write_clip(folder / "clip.webm", codec="libvpx")
+        sound = np.full((2, 48_000), 0.1, np.float32)
+        add_sound(clip, folder / "clip.mkv", sound, codec="libopus").rename(folder / "clip")
     else:
         shutil.copy(ROOT / "examples" / "bigbuckbunny.mp4", folder / "clip")
     sandbox = Sandbox(LIMITS, child_environment())
@@ -97,12 +100,17 @@ def test_a_clip_is_decoded_and_written_in_every_format(
         await sandbox.run("decode", folder, **options, limits=ACCEPTED)
         save_waveforms(torch.zeros(1, 1, 48_000), folder)
         options = {"sample_rate": 48_000, "stop_seconds": None, "limits": ACCEPTED}
-        return await sandbox.run("write", folder, formats=list(formats), **options)
+        plain = await sandbox.run("write", folder, formats=list(formats), **options)
+        mix = {"original_sound": "duck", "stems": True, "loudness_lufs": -30.0, "limiter": True}
+        options |= {"mix": mix, "formats": list(formats)}
+        return plain, await sandbox.run("write", folder, **options)
 
     try:
-        (files,) = asyncio.run(run())
+        (files,), (mixed,) = asyncio.run(run())
     finally:
         sandbox.close()
+    assert [file["container"] for file in mixed] == list(formats)
+    assert all(file["loudness"] for file in mixed)
     assert [file["container"] for file in files] == list(formats)
     assert all((folder / file["name"]).stat().st_size for file in files)
 

@@ -6,13 +6,14 @@ import tempfile
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 import torch
 
 import foley
 from foley.errors import OutputError, ParameterError, VideoEmptyError
 from foley.generation import Generation, SourceClip
-from tests.media.clips import picture_packets
+from tests.media.clips import add_sound, picture_packets
 from tests.server import draw_clip
 from tests.toys import toy_frames, toy_pipeline
 
@@ -78,6 +79,21 @@ def test_a_trimmed_picture_ends_with_its_sound(tmp_path: Path) -> None:
     with av.open(str(tmp_path / "out.mp4")) as container:
         assert container.duration is not None
         assert container.duration / av.time_base == pytest.approx(15, abs=0.2)
+
+
+def test_a_sound_is_saved_with_the_clip_s_own_and_at_a_loudness(tmp_path: Path) -> None:
+    tone = np.sin(np.arange(48_000) / 20)[None] * 0.1
+    clip = add_sound(CLIP, tmp_path / "voiced.mov", tone, layout="mono")
+    sounds = generate(clip)
+    (file,) = sounds.save(tmp_path / "out.mp4", original_sound="keep", loudness_lufs=-30)
+    assert file.loudness is not None
+    assert file.loudness.after.integrated_lufs == pytest.approx(-30, abs=0.1)
+    assert streams(tmp_path / "out.mp4") == ["audio", "audio", "video"]
+    with pytest.raises(ParameterError, match="stems: cannot be combined with original_sound drop"):
+        sounds.save(tmp_path / "x.mp4", stems=True)
+    with pytest.raises(ParameterError, match=r"original_sound: keep .* format wav"):
+        sounds.save(tmp_path / "x.wav", original_sound="keep")
+    assert not list(tmp_path.glob("x.*"))
 
 
 def test_what_cannot_be_saved_says_what_to_do(tmp_path: Path) -> None:
