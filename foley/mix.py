@@ -156,11 +156,11 @@ class MixOptions(BaseModel):
     @property
     def has_level(self) -> bool:
         """Whether an option may raise peaks, or states a loudness or a peak."""
-        levels = (self.gain_db, self.loudness_lufs, self.true_peak_dbtp)
         return (
             self.is_mixed
-            or any(level not in (None, 0.0) for level in levels[:2])
-            or (self.true_peak_dbtp is not None)
+            or self.gain_db != 0
+            or self.loudness_lufs is not None
+            or self.true_peak_dbtp is not None
         )
 
     def changed(self) -> dict[str, Any]:

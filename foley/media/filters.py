@@ -16,7 +16,6 @@ from av.filter import Graph
 from av.filter.context import FilterContext
 
 from foley.configs import SAMPLE_RATE
-from foley.mix import Loudness
 
 Samples = npt.NDArray[np.float32]
 Filter = tuple[str, str]  # name and arguments, as FFmpeg's command line has them
@@ -120,8 +119,8 @@ def drain(sink: FilterContext) -> Iterator[AudioFrame]:
             yield frame
 
 
-def measure_loudness(sound: Sound, sample_rate: int = SAMPLE_RATE) -> Loudness:
-    """Return the integrated loudness and the true peak of a sound.
+def measure_loudness(sound: Sound, sample_rate: int = SAMPLE_RATE) -> float | None:
+    """Return the integrated loudness of a sound in LUFS; None under -70, and for less than 0.4 s.
 
     A mono sound is measured as it is heard, on two loudspeakers.
 
@@ -129,17 +128,13 @@ def measure_loudness(sound: Sound, sample_rate: int = SAMPLE_RATE) -> Loudness:
         sound: of any length.
         sample_rate: Hz.
 
-    Source: EBU R 128 and EBU Tech 3341, by FFmpeg's ebur128; ITU-R BS.1770 for the true peak.
+    Source: EBU R 128 and EBU Tech 3341, by FFmpeg's ebur128.
     """
     meter = ("ebur128", "metadata=1:dualmono=true:framelog=quiet")
     integrated = _GATE_LUFS
     for frame in filter_frames([sound], [meter], sample_rate):
         integrated = float(frame.metadata.get("lavfi.r128.I", integrated))
-    peak = measure_true_peak(sound, sample_rate)
-    return Loudness(
-        integrated_lufs=round(integrated, 2) if integrated > _GATE_LUFS else None,
-        true_peak_dbtp=round(20 * float(np.log10(peak)), 2) if peak > 0 else None,
-    )
+    return integrated if integrated > _GATE_LUFS else None
 
 
 def measure_true_peak(sound: Sound, sample_rate: int = SAMPLE_RATE) -> float:
@@ -148,6 +143,8 @@ def measure_true_peak(sound: Sound, sample_rate: int = SAMPLE_RATE) -> float:
     Args:
         sound: of any length.
         sample_rate: Hz.
+
+    Source: ITU-R BS.1770, annex 2, with FFmpeg's resampler.
     """
     peak = float(np.abs(sound.samples).max(initial=0.0))
     finer = [
@@ -159,8 +156,10 @@ def measure_true_peak(sound: Sound, sample_rate: int = SAMPLE_RATE) -> float:
     return peak
 
 
-def limit_peaks(sound: Sound, ceiling: float, sample_rate: int = SAMPLE_RATE) -> Sound:
-    """Return a sound whose true peaks are limited.
+def limit_peaks(
+    sound: Sound, ceiling: float, sample_rate: int = SAMPLE_RATE
+) -> tuple[Sound, float]:
+    """Return a sound whose true peaks are limited, and its true peak.
 
     The limiter works on four times as many samples, where it sees the peaks between them. What
     its filters leave over the ceiling is taken away by lowering the whole.
@@ -179,5 +178,6 @@ def limit_peaks(sound: Sound, ceiling: float, sample_rate: int = SAMPLE_RATE) ->
     limited = run_filters([sound], chain, sound.layout, sample_rate).samples[:, :num_samples]
     missing = num_samples - limited.shape[1]
     limited = np.pad(limited, ((0, 0), (0, missing)))
-    left = measure_true_peak(Sound(limited, sound.layout), sample_rate)
-    return Sound(limited * np.float32(min(1.0, ceiling / left) if left else 1.0), sound.layout)
+    peak = measure_true_peak(Sound(limited, sound.layout), sample_rate)
+    factor = min(1.0, ceiling / peak) if peak else 1.0
+    return Sound(limited * np.float32(factor), sound.layout), peak * factor

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,24 +95,33 @@ def finish_sound(
         if mix.original_sound == "duck":
             own = _duck(own, effect, mix, sample_rate)
         mixed = Sound(effect.samples + own.samples, layout)
-    ceiling_db = _choose_ceiling_db(mix) - headroom_db
     stem = effect if mix.stems and original is not None else None
-    before = measure_loudness(mixed, sample_rate)
+    loudness = measure_loudness(mixed, sample_rate)
+    peak = measure_true_peak(mixed, sample_rate)
+    before = _describe(loudness, peak)
     if not mix.has_level:
         report = LoudnessReport(before=before, after=before, gain_db=0)
         return FinishedSound(main=mixed, stem=stem, loudness=report)
-    if mix.limiter:
-        main, gain_db = _level_with_limiter(mixed, before, mix, ceiling_db, sample_rate)
+    ceiling_db = _choose_ceiling_db(mix) - headroom_db
+    gain_db = 0.0
+    if mix.loudness_lufs is not None and loudness is not None:
+        gain_db = mix.loudness_lufs - loudness
+    stem_peak_db = -math.inf if stem is None else _decibels(measure_true_peak(stem, sample_rate))
+    over_db = gain_db + max(_decibels(peak), stem_peak_db) - ceiling_db
+    if over_db > 0 and mix.limiter:
+        main, peak, gain_db = _limit(mixed, gain_db, mix, ceiling_db, sample_rate)
     else:
-        main, gain_db = _level(mixed, before, stem, mix, ceiling_db, sample_rate)
+        gain_db -= max(0.0, over_db)
+        main = Sound(mixed.samples * _factor(gain_db), layout)
+        peak *= float(_factor(gain_db))
     if stem is not None:
-        stem = Sound(stem.samples * _factor(gain_db), layout)
-    after = measure_loudness(main, sample_rate)
+        stem = Sound(stem.samples * _factor(min(gain_db, ceiling_db - stem_peak_db)), layout)
+    after = _describe(measure_loudness(main, sample_rate), peak)
     return FinishedSound(
         main=main,
         stem=stem,
         loudness=LoudnessReport(before=before, after=after, gain_db=round(gain_db, 2)),
-        notices=_describe_level(mix, after, gain_db, ceiling_db),
+        notices=_explain_level(mix, after, gain_db, ceiling_db),
     )
 
 
@@ -165,38 +175,19 @@ def _duck(own: Sound, effect: Sound, mix: MixOptions, sample_rate: int) -> Sound
     return Sound(np.pad(ducked.samples, ((0, 0), (0, missing))), own.layout)
 
 
-def _level(
-    mixed: Sound,
-    before: Loudness,
-    stem: Sound | None,
-    mix: MixOptions,
-    ceiling_db: float,
-    sample_rate: int,
-) -> tuple[Sound, float]:
-    """The sound with one gain, and that gain in dB: what loudness wants and the peaks allow."""
-    gain_db = _wanted_gain_db(before, mix)
-    peak = measure_true_peak(mixed, sample_rate)
-    if stem is not None:
-        peak = max(peak, measure_true_peak(stem, sample_rate))
-    if peak:
-        gain_db = min(gain_db, ceiling_db - 20 * float(np.log10(peak)))
-    return Sound(mixed.samples * _factor(gain_db), mixed.layout), gain_db
-
-
-def _level_with_limiter(
-    mixed: Sound, before: Loudness, mix: MixOptions, ceiling_db: float, sample_rate: int
-) -> tuple[Sound, float]:
-    """The sound with a gain and limited peaks, and the gain in dB.
+def _limit(
+    mixed: Sound, gain_db: float, mix: MixOptions, ceiling_db: float, sample_rate: int
+) -> tuple[Sound, float, float]:
+    """The sound with limited peaks, its true peak, and its gain in dB.
 
     A limiter takes loudness away, so the gain is raised until the loudness is right.
     """
-    gain_db = _wanted_gain_db(before, mix)
     slope = 1.0  # of the loudness over the gain, which falls as more is limited
     last: tuple[float, float] | None = None  # gain and loudness of the run before
     for run in range(_MAX_LIMITER_RUNS):
         louder = Sound(mixed.samples * _factor(gain_db), mixed.layout)
-        main = limit_peaks(louder, float(_factor(ceiling_db)), sample_rate)
-        reached = measure_loudness(main, sample_rate).integrated_lufs
+        main, peak = limit_peaks(louder, float(_factor(ceiling_db)), sample_rate)
+        reached = measure_loudness(main, sample_rate)
         if mix.loudness_lufs is None or reached is None or run == _MAX_LIMITER_RUNS - 1:
             break
         missing_db = mix.loudness_lufs - reached
@@ -206,13 +197,18 @@ def _level_with_limiter(
             slope = min(1.0, max(_MIN_SLOPE, (reached - last[1]) / (gain_db - last[0])))
         last = gain_db, reached
         gain_db += missing_db / slope
-    return main, gain_db
+    return main, peak, gain_db
 
 
-def _wanted_gain_db(before: Loudness, mix: MixOptions) -> float:
-    if mix.loudness_lufs is None or before.integrated_lufs is None:
-        return 0.0
-    return mix.loudness_lufs - before.integrated_lufs
+def _describe(loudness: float | None, peak: float) -> Loudness:
+    return Loudness(
+        integrated_lufs=None if loudness is None else round(loudness, 2),
+        true_peak_dbtp=round(_decibels(peak), 2) if peak else None,
+    )
+
+
+def _decibels(peak: float) -> float:
+    return 20 * math.log10(peak) if peak else -math.inf
 
 
 def _choose_ceiling_db(mix: MixOptions) -> float:
@@ -223,7 +219,7 @@ def _factor(gain_db: float) -> np.float32:
     return np.float32(10 ** (gain_db / 20))
 
 
-def _describe_level(
+def _explain_level(
     mix: MixOptions, after: Loudness, gain_db: float, ceiling_db: float
 ) -> tuple[str, ...]:
     """Sentences about a loudness that was not reached, or a mix that had to be lowered."""

@@ -145,8 +145,9 @@ def plan_sounds(
     layout = fit(None) if own is None else own.layout
     finished = finish_sound(samples, mix, layout, own, output.sample_rate)
     headroom_db = 0.0
-    for _ in range(_MAX_HEADROOM_RUNS):
-        over_db = _measure_coded_peak_db(finished.main, output) if mix.has_level else 0.0
+    for _ in range(_MAX_HEADROOM_RUNS if mix.has_level else 0):
+        written = [finished.main, *([finished.stem] if finished.stem else [])]
+        over_db = max(_measure_coded_peak_db(sound, output) for sound in written)
         if over_db <= 0:
             break
         headroom_db += over_db + _HEADROOM_STEP_DB

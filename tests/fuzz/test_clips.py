@@ -103,7 +103,9 @@ async def feed(
             clip = mutate(clips[list(SEEDS)[number % len(SEEDS)]], chance)
             (place / "clip").write_bytes(clip)
             started = time.monotonic()
-            outcomes.append(await decode_and_write(sandbox, place))
+            outcomes.append(
+                await decode_and_write(sandbox, place, mixed=number // len(SEEDS) % 2 == 1)
+            )
             assert is_within(time.monotonic() - started, HANG_SECONDS), number
 
     await asyncio.gather(*(feed_some(folder / str(index)) for index in range(2)))
@@ -124,11 +126,18 @@ async def until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.02)
 
 
-async def decode_and_write(sandbox: Sandbox, folder: Path) -> str:
-    """Return "written", or the code of the error."""
+async def decode_and_write(sandbox: Sandbox, folder: Path, *, mixed: bool) -> str:
+    """Return "written", or the code of the error; the clip's own sound is mixed in or left out."""
+    mix = {"original_sound": "duck", "stems": True} if mixed else {}
     try:
         read = await sandbox.run(
-            "decode", folder, preset="tiny", container="mp4", trim=True, limits=ACCEPTED
+            "decode",
+            folder,
+            preset="tiny",
+            container="mp4",
+            trim=True,
+            limits=ACCEPTED,
+            with_sound=mixed,
         )
         stop_seconds = 0.2 if read["trimmed"] else None
         await sandbox.run(
@@ -138,6 +147,7 @@ async def decode_and_write(sandbox: Sandbox, folder: Path) -> str:
             sample_rate=48_000,
             stop_seconds=stop_seconds,
             limits=ACCEPTED,
+            mix=mix,
         )
     except RequestError as error:
         refusal = error

@@ -11,7 +11,7 @@ import torch
 from av.stream import Disposition
 
 from foley.errors import VideoDecodeError
-from foley.media.filters import Sound, measure_loudness
+from foley.media.filters import Sound, measure_loudness, measure_true_peak
 from foley.media.mix import finish_sound
 from foley.media.mux import MediaFile, write_audio, write_video
 from foley.media.source import MediaLimits
@@ -241,9 +241,12 @@ def test_a_gain_brings_a_sound_to_a_loudness_exactly(tmp_path: Path) -> None:
     )
     (sound,) = decode_sounds(file.path)
     measured = measure_loudness(Sound(sound, "mono"))
-    assert measured.integrated_lufs == pytest.approx(-23, abs=0.1)
+    assert measured == pytest.approx(-23, abs=0.1)
     assert file.loudness is not None
-    assert file.loudness.after == measured
+    after = file.loudness.after
+    assert after.integrated_lufs == pytest.approx(measured, abs=0.01)
+    peak = measure_true_peak(Sound(sound, "mono"))
+    assert after.true_peak_dbtp == pytest.approx(20 * np.log10(peak), abs=0.01)
     before = file.loudness.before.integrated_lufs
     assert before is not None
     assert file.loudness.gain_db == pytest.approx(-23 - before, abs=0.02)

@@ -153,6 +153,20 @@ def test_a_link_with_a_wrong_setting_shows_an_error(open_tab: Callable[..., Tab]
     tab.page.context.close()
 
 
+def test_a_link_sets_the_mix_and_a_second_track_needs_a_video(
+    open_tab: Callable[..., Tab], clips: Path
+) -> None:
+    tab = open_tab("?original_sound=keep&loudness_lufs=-16.0")
+    page = tab.page
+    expect(page.get_by_label("Second track")).to_be_checked()
+    expect(page.get_by_label("-16 LUFS")).to_be_checked()
+    tab.upload(clips / "short.mp4")
+    page.get_by_label("Sound alone").check()
+    tab.generate()
+    expect(page.locator("#error-original_sound")).to_contain_text("format wav holds one")
+    page.context.close()
+
+
 def test_cancelling_works_within_a_second_and_the_page_remains_usable(
     tab: Tab, clips: Path, server: Server
 ) -> None:
