@@ -1,10 +1,12 @@
 """gRPC calls to two API workers with keys, compared with HTTP where both must agree."""
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -33,8 +35,9 @@ from tests.server import ENDLESS, Server
 
 MAX_UPLOAD_BYTES = 4_000_000
 MAX_CONCURRENCY = 4
-KEY = (("authorization", "Bearer first"),)
-OTHER_KEY = (("x-api-key", "second"),)
+FIRST_KEY, SECOND_KEY = "first-key-of-a-test", "second-key-of-a-test"
+KEY = (("authorization", f"Bearer {FIRST_KEY}"),)
+OTHER_KEY = (("x-api-key", SECOND_KEY),)
 
 
 @pytest.fixture(scope="module")
@@ -49,13 +52,13 @@ def grpc_server(
 ) -> Iterator[Server]:
     settings = {
         "FOLEY_API_WORKERS": "2",
-        "FOLEY_API_KEYS": "first,second",
+        "FOLEY_API_KEYS": f"{FIRST_KEY},{SECOND_KEY}",
         "FOLEY_MAX_CONCURRENCY": str(MAX_CONCURRENCY),
         "FOLEY_MAX_UPLOAD_BYTES": str(MAX_UPLOAD_BYTES),
         "FOLEY_MAX_CLIP_SECONDS": "6",
     }
     server = Server(tmp_path_factory.mktemp("grpc"), settings)
-    server.client.headers["Authorization"] = "Bearer first"
+    server.client.headers["Authorization"] = f"Bearer {FIRST_KEY}"
     try:
         deadline = Deadline(server.ready_seconds)
         while not health_statuses or health_statuses[-1] != health_pb2.HealthCheckResponse.SERVING:
@@ -385,7 +388,7 @@ def post(grpc_server: Server, clip: bytes, **fields: int) -> httpx.Response:
     base_url, timeout = grpc_server.client.base_url, scale(60)
     with httpx.Client(base_url=base_url, timeout=timeout, trust_env=False) as client:
         return client.post(
-            "/v1/generate", files={"clip": clip}, data=fields, headers={"X-Api-Key": "first"}
+            "/v1/generate", files={"clip": clip}, data=fields, headers={"X-Api-Key": FIRST_KEY}
         )
 
 
@@ -467,6 +470,21 @@ def test_one_worker_may_take_all_places_and_then_every_worker_refuses_with_a_ret
     assert rich.details[1].Unpack(delay)
     assert delay.retry_delay.seconds == int(trailing["retry-after"]) > 0
     check_runner_stops_within(grpc_server, 2)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_no_worker_shows_a_key_in_its_environment(grpc_server: Server) -> None:
+    """Here, because this server has keys; the launcher hands them to what it starts."""
+    workers = [
+        process
+        for process in grpc_server.family()
+        if any(word in " ".join(process.cmdline()) for word in ("--service-name", "runners."))
+    ]
+    assert len(workers) >= 4  # two API workers, the GPU process, and a fork server
+    for process in workers:
+        environment = Path(f"/proc/{process.pid}/environ").read_bytes()
+        for key in (FIRST_KEY, SECOND_KEY):
+            assert key.encode() not in environment, process.cmdline()
 
 
 def test_nothing_is_left_on_disk(grpc_server: Server) -> None:
