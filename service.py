@@ -20,8 +20,10 @@ BentoML 1.4.39 needs four precautions, marked (1) to (4) below:
 
 import asyncio
 import contextlib
+import functools
+import importlib.util
 from collections.abc import AsyncGenerator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import bentoml
 from bentoml.exceptions import BentoMLConfigException
@@ -30,6 +32,7 @@ from starlette.middleware.cors import CORSMiddleware
 from foley.errors import ConfigError, NotReadyError
 from runners.auth import ApiKeys
 from runners.browser import BrowserHeaders
+from runners.durable.secret import load_secret, read_job_key
 from runners.grpc.server import GrpcServer
 from runners.grpc.servicer import FoleyServicer
 from runners.handoff import MAX_FRAMES_BYTES
@@ -37,6 +40,7 @@ from runners.http.connection import use_bounded_connections
 from runners.http.generate import GenerateEndpoint
 from runners.http.handlers import Handlers
 from runners.http.health import HealthCheck
+from runners.http.jobs import JobHandlers, build_job_routes
 from runners.http.middleware import ErrorMiddleware
 from runners.http.routes import CORS, build_routes
 from runners.jobs.cancellation import CancellationRegistry
@@ -55,10 +59,16 @@ from runners.sandbox.pool import Sandbox
 from runners.settings import child_environment, forget_secrets, load_settings, switch_telemetry_off
 from runners.tracing import configure_tracing, end_tracing
 
+if TYPE_CHECKING:
+    from runners.durable.service import JobService
+
 try:
     SETTINGS = load_settings()
     if SETTINGS.sandbox == "required":
         require_all_parts()
+    if SETTINGS.jobs_dir is not None and importlib.util.find_spec("dbos") is None:
+        raise ConfigError("FOLEY_JOBS_DIR needs the extra 'jobs', which is not installed")
+    JOB_SECRET = load_secret(SETTINGS.jobs_dir) if SETTINGS.jobs_dir else None
 except ConfigError as error:  # BentoML shows its own kind as one line, others as a traceback
     raise BentoMLConfigException(str(error)) from None
 switch_telemetry_off()
@@ -141,7 +151,11 @@ class GpuRunner:
 GpuRunner.add_asgi_middleware(JsonOnlyMiddleware)  # type: ignore[attr-defined]
 
 # BentoML makes the instance of `FoleyApi` later, in each process: routes look it up when called.
-ROUTES = build_routes(bentoml.get_current_service, SETTINGS.health_path)
+ROUTES = build_routes(
+    bentoml.get_current_service,
+    SETTINGS.health_path,
+    build_job_routes(bentoml.get_current_service) if SETTINGS.jobs_dir else (),
+)
 
 
 @bentoml.service(
@@ -191,9 +205,19 @@ class FoleyApi:
             self.results,
         )
         self.handlers = Handlers(SETTINGS, self.service, self.cancellations, self.results)
+        self.jobs, self.job_handlers = self._make_jobs()
         self.health = HealthCheck(self.__is_ready__, SETTINGS)
         self.page = PageProxy(self.common.folder, prefix="/ui")
         self.grpc_server: GrpcServer | None = None
+
+    def _make_jobs(self) -> "tuple[JobService | None, JobHandlers | None]":
+        if SETTINGS.jobs_dir is None:
+            return None, None
+        # Imported here, because the queue's library takes a second, and is an extra.
+        from runners.durable.service import JobService
+
+        jobs = JobService(SETTINGS)
+        return jobs, JobHandlers(SETTINGS, jobs, self.intake)
 
     @bentoml.on_startup
     async def start(self) -> None:
@@ -202,6 +226,9 @@ class FoleyApi:
         self.sweeping = asyncio.create_task(self.results.sweep_forever())
         await self.health.start()
         self.page.end_streams_on_stop_signal()
+        if self.jobs is not None and self.job_handlers is not None:
+            self.jobs.start()
+            self.job_handlers.end_streams_on_stop_signal()
         if SETTINGS.grpc_port:
             servicer = FoleyServicer(
                 SETTINGS,
@@ -217,6 +244,8 @@ class FoleyApi:
     async def close(self) -> None:
         """Stop all servers and child processes, and remove all files."""
         self.page.close()
+        if self.jobs is not None:
+            self.jobs.close()
         await self.health.stop()
         if self.grpc_server is not None:
             await self.grpc_server.stop()
@@ -253,7 +282,9 @@ if SETTINGS.origins:
     )
 FoleyApi.add_asgi_middleware(  # type: ignore[attr-defined]
     ErrorMiddleware,
-    keys=ApiKeys(SETTINGS.keys),
+    keys=ApiKeys(
+        SETTINGS.keys, functools.partial(read_job_key, JOB_SECRET) if JOB_SECRET else None
+    ),
     health_path=SETTINGS.health_path,
     hosts=SETTINGS.hosts,
     origins=SETTINGS.origins,

@@ -20,6 +20,7 @@ FoleyError
         UploadTooSlowError      (service) the upload comes more slowly than allowed
         UnauthorizedError       (service) no key, or a wrong one
         NotFoundError           (service) no such thing, or not the caller's
+        ConflictError           (service) the state of the thing does not allow it
         BusyError               (service) all places for requests are taken
         CancelledRequestError   (service) the caller cancelled the request, or left
     ServerError                 the operator of the service must fix it
@@ -174,6 +175,12 @@ class NotFoundError(RequestError):
     """There is no such thing, or it is not the caller's."""
 
     code = "not_found"
+
+
+class ConflictError(RequestError):
+    """The state of the thing that the request is about does not allow it."""
+
+    code = "conflict"
 
 
 class BusyError(RequestError):

@@ -14,6 +14,8 @@ from types import FrameType
 
 import click
 
+from foley.errors import ConfigError
+
 PR_SET_DUMPABLE = 4  # of <sys/prctl.h>
 # Linux takes the ports of outgoing connections from above this range. A port from there could be
 # taken by a connection of the server itself before the server listens on it.
@@ -31,13 +33,30 @@ def forbid_tracing() -> None:
 
 def find_http_host() -> str:
     """Return the address on which this process serves HTTP; BentoML hands it only the socket."""
+    address = _find_http_address()
+    return address[0] if address else "127.0.0.1"
+
+
+def find_http_address() -> tuple[str, int]:
+    """Return the address and the port on which this process serves HTTP.
+
+    Raises:
+        ConfigError: BentoML has handed this process no socket.
+    """
+    address = _find_http_address()
+    if address is None:
+        raise ConfigError("the address of this service is not known; run it by `bentoml serve`")
+    return address
+
+
+def _find_http_address() -> tuple[str, int] | None:
     context = click.get_current_context(silent=True)
     descriptor = context.params.get("fd") if context else None
     if descriptor is None:
-        return "127.0.0.1"
+        return None
     with socket.socket(fileno=os.dup(descriptor)) as listener:
-        host: str = listener.getsockname()[0]
-    return host
+        host, port = listener.getsockname()[:2]
+    return host, port
 
 
 def find_free_ports(count: int, host: str = "127.0.0.1") -> list[int]:

@@ -307,6 +307,29 @@ class Settings(BaseSettings):
             "more, or the system's temporary folder."
         ),
     ] = None
+    jobs_dir: Annotated[
+        Path | None,
+        Field(
+            description="Folder for durable jobs, on a disk that outlives the service, and of one "
+            "machine. Without it the service takes no jobs."
+        ),
+    ] = None
+    max_jobs: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=1_000_000,
+            description="Jobs that may wait. A further one is refused with 429.",
+        ),
+    ] = 10_000
+    keep_jobs_seconds: Annotated[
+        float,
+        Field(
+            gt=0,
+            le=31_536_000,
+            description="Seconds for which a job that has ended is kept with its files.",
+        ),
+    ] = 86_400.0
     fetch_timeout_seconds: Annotated[
         float,
         Field(

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from foley.errors import (
     BusyError,
     CancelledRequestError,
+    ConflictError,
     DeviceError,
     FetchError,
     FoleyError,
@@ -65,6 +66,7 @@ STATUS: dict[type[FoleyError], Status] = {
     UnauthorizedError: Status(401, "UNAUTHENTICATED"),
     ForbiddenError: Status(403, "PERMISSION_DENIED"),
     NotFoundError: Status(404, "NOT_FOUND"),
+    ConflictError: Status(409, "FAILED_PRECONDITION"),
     BusyError: Status(429, "RESOURCE_EXHAUSTED"),
     CancelledRequestError: Status(499, "CANCELLED"),
     FoleyError: Status(500, "INTERNAL"),
@@ -83,6 +85,7 @@ CODE_OF_HTTP_STATUS = {
     403: ForbiddenError.code,
     404: NotFoundError.code,
     405: "method_not_allowed",
+    409: ConflictError.code,
     413: UploadTooLargeError.code,
     415: MediaTypeError.code,
     416: "range_not_satisfiable",

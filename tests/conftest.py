@@ -69,13 +69,15 @@ def probes() -> list[tuple[int, int]]:
 def server(
     tmp_path_factory: pytest.TempPathFactory, probes: list[tuple[int, int]]
 ) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("server")
     settings = {
+        "FOLEY_JOBS_DIR": str(folder / "jobs"),
         "FOLEY_MAX_UPLOAD_BYTES": str(MAX_UPLOAD_BYTES),
         "FOLEY_MAX_CONCURRENCY": str(MAX_CONCURRENCY),
         "FOLEY_MAX_CLIP_SECONDS": "6",
         "FOLEY_MAX_CLIP_PIXELS": str(1280 * 720),
     }
-    server = Server(tmp_path_factory.mktemp("server"), settings)
+    server = Server(folder, settings)
     try:
         probes.extend(server.wait_until_ready())
         yield server

@@ -4,15 +4,14 @@ import asyncio
 
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import Request
-from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
-from starlette.types import Receive, Scope, Send
+from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from foley.errors import NotFoundError
 from runners import metrics
 from runners.http import openapi
 from runners.http.docs_page import render_docs
+from runners.http.responses import KeptFile
 from runners.jobs.cancellation import CancellationRegistry
-from runners.jobs.job import MEDIA_TYPES
 from runners.jobs.results import ResultStore
 from runners.jobs.run import GenerationService
 from runners.settings import Settings
@@ -54,13 +53,7 @@ class Handlers:
             request.path_params["request_id"],
             request.path_params["file"],
         )
-        return _ResultResponse(
-            path,
-            media_type=MEDIA_TYPES[path.suffix[1:]],
-            filename=path.name,
-            content_disposition_type="inline",
-            headers={"Cache-Control": "private", "X-Content-Type-Options": "nosniff"},
-        )
+        return KeptFile(path)
 
     async def cancel_request(self, request: Request) -> Response:
         """POST /v1/requests/{request_id}/cancel.
@@ -95,13 +88,3 @@ class Handlers:
     async def get_docs(self, _request: Request) -> Response:
         """GET /docs: the same document for people."""
         return HTMLResponse(render_docs(openapi.build_document(self._settings)))
-
-
-class _ResultResponse(FileResponse):
-    """A file that may expire between being found and being sent."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        except RuntimeError as error:  # Starlette's, before anything is sent
-            raise NotFoundError("this result is no longer kept") from error

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from runners.http.job_schemas import JOB_SCHEMA, build_job_paths
 from runners.http.negotiation import ZIP
 from runners.http.schemas import (
     EVENTS,
@@ -74,12 +75,14 @@ def build_document(settings: Settings) -> dict[str, Any]:
             "/v1/results/{request_id}/{file}": {"get": _result_operation()},
             "/v1/requests/{request_id}/cancel": {"post": _cancel_operation()},
             "/v1/models": {"get": _models_operation()},
+            **_job_paths(settings),
             **{path: {"get": _probe_operation(*probe)} for path, probe in PROBES.items()},
             settings.health_path: {"get": _probe_operation(*HEALTH)},
         },
         "components": {
             "schemas": {
                 "GenerationOptions": _build_form_schema(settings),
+                **({"Job": JOB_SCHEMA} if settings.jobs_dir else {}),
                 "Model": MODEL_SCHEMA,
                 "ResultFile": RESULT_FILE,
                 **{f"Event_{name}": schema for name, schema in EVENTS.items()},
@@ -218,6 +221,14 @@ def _models_operation() -> dict[str, Any]:
     }
 
 
+def _job_paths(settings: Settings) -> dict[str, Any]:
+    """Return the paths of jobs, if this service takes any."""
+    if settings.jobs_dir is None:
+        return {}
+    form = {"$ref": "#/components/schemas/GenerationOptions"}
+    return build_job_paths(form, _error_responses(), _error_response)
+
+
 def _probe_operation(summary: str, descriptions: dict[str, str]) -> dict[str, Any]:
     return {
         "summary": summary,
@@ -231,6 +242,7 @@ def _error_responses() -> dict[str, Any]:
     for kind in server_error_kinds():
         codes.setdefault(status_of(kind).http, set()).add(kind.code)
     codes.pop(404)  # the path exists
+    codes.pop(409)  # a new request conflicts with nothing
     return {
         str(status): _error_response(f"`code` is one of: {', '.join(sorted(codes[status]))}.")
         for status in sorted(codes)

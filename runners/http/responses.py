@@ -2,10 +2,13 @@
 
 import json
 import zipfile
+from pathlib import Path
 from typing import Any
 
 from starlette.responses import FileResponse
+from starlette.types import Receive, Scope, Send
 
+from foley.errors import NotFoundError
 from runners.http.negotiation import ZIP
 from runners.jobs.job import MEDIA_TYPES
 from runners.jobs.outputs import JobResult, OutputFile
@@ -86,3 +89,31 @@ def file_response(result: JobResult, *, zipped: bool) -> FileResponse:
     return FileResponse(
         path, media_type=media_type, filename=f"foley{path.suffix}", headers=result.headers()
     )
+
+
+class KeptFile(FileResponse):
+    """A file of a result that is kept, or a range of it. It may expire before it is sent.
+
+    Args:
+        path: of the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            path,
+            media_type=MEDIA_TYPES[path.suffix[1:]],
+            filename=path.name,
+            content_disposition_type="inline",
+            headers={"Cache-Control": "private", "X-Content-Type-Options": "nosniff"},
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the file.
+
+        Raises:
+            NotFoundError: it is gone.
+        """
+        try:
+            await super().__call__(scope, receive, send)
+        except RuntimeError as error:  # Starlette's, before anything is sent
+            raise NotFoundError("this result is no longer kept") from error

@@ -4,13 +4,13 @@ BentoML takes the routes with the service's class, before it makes an instance i
 they look the instance up at each request.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
-from starlette.routing import Mount, Route
+from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from runners.http.generate import GenerateEndpoint
@@ -20,8 +20,11 @@ from runners.http.openapi import HEADERS
 
 # What pages of the sites in FOLEY_CORS_ORIGINS may send and read.
 CORS: dict[str, Any] = {
-    "allow_methods": ["GET", "POST"],
-    "allow_headers": ["Authorization", "X-Api-Key", "X-Request-Id"],
+    "allow_methods": ["GET", "POST", "DELETE"],
+    "allow_headers": [
+        *("Authorization", "X-Api-Key", "X-Request-Id"),
+        *("Idempotency-Key", "Last-Event-ID"),
+    ],
     "expose_headers": [*HEADERS, "Retry-After"],
 }
 
@@ -42,12 +45,15 @@ class Api(Protocol):
     page: ASGIApp
 
 
-def build_routes(find_api: Callable[[], Api], health_path: str) -> Starlette:
+def build_routes(
+    find_api: Callable[[], Api], health_path: str, job_routes: Sequence[BaseRoute] = ()
+) -> Starlette:
     """Return the application with all routes.
 
     Args:
         find_api: returns the instance of this process.
         health_path: path for load balancers.
+        job_routes: of `runners.http.jobs`, where the service takes jobs.
     """
 
     def bind(
@@ -74,6 +80,7 @@ def build_routes(find_api: Callable[[], Api], health_path: str) -> Starlette:
                 bind(Handlers.cancel_request),
                 methods=["POST"],
             ),
+            *job_routes,
             Route("/v1/models", bind(Handlers.list_models)),
             Route(health_path, check_health),
             Route("/metrics", bind(Handlers.get_metrics)),  # in place of BentoML's

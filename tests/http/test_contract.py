@@ -24,10 +24,15 @@ CHECKS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def schema(server: Server, short_clip: bytes) -> schemathesis.BaseSchema:
+@pytest.fixture
+def schema(
+    server: Server, short_clip: bytes, mode: schemathesis.GenerationMode
+) -> schemathesis.BaseSchema:
     """The schema that the service serves; one body in four has a real clip."""
     document = server.client.get("/docs.json").json()
+    if mode is schemathesis.GenerationMode.NEGATIVE:
+        # Its generator of wrong bodies fails by chance over its own type for binary values.
+        del document["components"]["schemas"]["GenerationOptions"]["properties"]["clip"]["format"]
     loaded = schemathesis.openapi.from_dict(document)
 
     @loaded.hook
@@ -74,5 +79,10 @@ def test_responses_conform_to_the_document(
 
             check_response()
     print(statuses)
+    for state in ("queued", "running"):  # they would take the places that later tests count
+        for job in server.client.get("/v1/jobs", params={"state": state, "limit": 100}).json()[
+            "jobs"
+        ]:
+            server.client.post(job["cancel_url"])
     assert statuses[404]
     assert statuses[422]

@@ -14,7 +14,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-SERVING_EXTRAS = ("serve", "page", "runpod")
+SERVING_EXTRAS = ("serve", "jobs", "page", "runpod")
 OURS = {"foley", "runners", "service"}
 # Namespace packages that several distributions fill.
 NAMESPACES = {

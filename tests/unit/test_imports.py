@@ -111,9 +111,21 @@ ALLOWED: dict[str, set[str]] = {
         "runners.settings",
         "runners.tracing",
     },
+    "runners.durable/": BASE
+    | {
+        "foley.client/",
+        "runners.handoff",
+        "runners.jobs/",
+        "runners.logs",
+        "runners.messages",
+        "runners.process",
+        "runners.settings",
+        "runners.status",
+    },
     "runners.http/": BASE
     | {
         "runners.auth",
+        "runners.durable/",
         "runners.handoff",
         "runners.jobs/",
         "runners.messages",
@@ -153,6 +165,7 @@ ALLOWED: dict[str, set[str]] = {
     | {
         "runners.auth",
         "runners.browser",
+        "runners.durable/",
         "runners.grpc/",
         "runners.handoff",
         "runners.http/",
@@ -177,6 +190,7 @@ OUTSIDE = {
 }
 # Libraries that only some units may import.
 LIBRARIES = {
+    "dbos": {"runners.durable/"},
     "bentoml": {"service", "runners.jobs/", "runners.runner_socket"},
     "grpc": {"foley.v1/", "runners.grpc/"},
     "gradio": {"runners.page/"},

@@ -42,6 +42,7 @@ def test_grpc_codes_exist() -> None:
     known = {
         "INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "CANCELLED", "INTERNAL", "UNAVAILABLE",
         "DEADLINE_EXCEEDED", "UNAUTHENTICATED", "NOT_FOUND", "PERMISSION_DENIED",
+        "FAILED_PRECONDITION",
     }  # fmt: skip
     assert {status_of(kind).grpc for kind in ERRORS} <= known
 

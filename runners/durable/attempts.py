@@ -1,0 +1,163 @@
+"""Run one job through the API of this service, again and again until it has an outcome.
+
+The executor is a client as any other: the API decodes, admits and mixes a job's request with those
+of interactive callers. The seed is fixed, so a repetition gives the same bytes.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from foley.client import AsyncFoleyClient, RemoteGeneration, RemoteUpdate
+from foley.errors import (
+    BusyError,
+    CancelledRequestError,
+    ConnectionFailedError,
+    FoleyError,
+    ModelFailedError,
+    NotFoundError,
+    NotReadyError,
+    RequestError,
+    StorageFullError,
+)
+from runners.durable.files import JobFiles
+from runners.durable.queue import JobQueue
+from runners.durable.request import JobRequest
+from runners.durable.secret import make_job_key
+from runners.status import public_error
+
+log = structlog.get_logger(__name__)
+
+# The service was busy, starting or ending: none of it is about the job. `NotFoundError` means that
+# the API had to drop the files before they were fetched.
+WAITED_FOR = (
+    BusyError,
+    CancelledRequestError,
+    ConnectionFailedError,
+    ModelFailedError,
+    NotFoundError,
+    NotReadyError,
+    StorageFullError,
+)
+# A job that ends the model's process, or that times out, must not do so for ever.
+MAX_FAILURES = 10
+FIRST_PAUSE_SECONDS = 0.25
+MAX_PAUSE_SECONDS = 5.0
+PROGRESS_SECONDS = 1.0
+
+
+class JobRunner:
+    """Runs the jobs of a folder.
+
+    Args:
+        server: address of the API.
+        secret: of the folder, see `runners.durable.secret`.
+        files: of the jobs.
+        queue: where progress is noted.
+    """
+
+    def __init__(self, server: str, secret: bytes, files: JobFiles, queue: JobQueue) -> None:
+        self._server = server
+        self._secret = secret
+        self._files = files
+        self._queue = queue
+        self._clients: dict[str, AsyncFoleyClient] = {}  # by owner: making one takes 30 ms
+
+    async def run(self, job_id: str, owner: str, request: JobRequest) -> dict[str, Any]:
+        """Return the result of a job, whose files are in its folder then.
+
+        Args:
+            job_id: of the job.
+            owner: in whose name the API is called.
+            request: of the job.
+
+        Raises:
+            FoleyError: the job cannot succeed.
+        """
+        pause_seconds = FIRST_PAUSE_SECONDS
+        num_failures = 0
+        while True:
+            if (result := await asyncio.to_thread(self._files.find_result, job_id)) is not None:
+                return result
+            try:
+                return await self._run_once(job_id, owner, request)
+            except (FoleyError, OSError) as error:
+                public = public_error(error)
+                if not isinstance(error, WAITED_FOR) and public.code != StorageFullError.code:
+                    num_failures += 1
+                    if isinstance(error, RequestError) or num_failures == MAX_FAILURES:
+                        raise
+                log.warning("job_waits", job_id=job_id, code=public.code, reason=str(error))
+                await self._note(job_id, {"code": public.code, "message": public.message})
+            await asyncio.sleep(pause_seconds)
+            pause_seconds = min(2 * pause_seconds, MAX_PAUSE_SECONDS)
+
+    async def _run_once(self, job_id: str, owner: str, request: JobRequest) -> dict[str, Any]:
+        client = self._find_client(owner)
+        options = request.options.model_dump(exclude_unset=True)
+        with self._files.partial_results(job_id) as partial:
+            async with self._notes(job_id) as on_update:
+                generation = await client.generate(
+                    self._files.clip(job_id) if request.has_clip else None,
+                    request_id=job_id,
+                    on_update=on_update,
+                    **options,
+                )
+            for file in generation.files:
+                await client.download(file, partial / Path(file.url).name)
+            result = describe_result(generation)
+            return await asyncio.to_thread(self._files.publish, partial, job_id, result)
+
+    def _find_client(self, owner: str) -> AsyncFoleyClient:
+        if owner not in self._clients:
+            key = make_job_key(self._secret, owner) if owner else None
+            self._clients[owner] = AsyncFoleyClient(self._server, api_key=key)
+        return self._clients[owner]
+
+    @contextlib.asynccontextmanager
+    async def _notes(self, job_id: str) -> AsyncIterator[Any]:
+        """Yield a function for updates, of which the latest is noted once a second."""
+        latest: list[RemoteUpdate] = []
+
+        async def write() -> None:
+            written: RemoteUpdate | None = None
+            while True:
+                if latest and latest[-1] != written:
+                    written = latest[-1]
+                    latest.clear()
+                    await self._note(job_id, written.model_dump(mode="json", exclude_none=True))
+                await asyncio.sleep(PROGRESS_SECONDS)
+
+        writing = asyncio.create_task(write())
+        try:
+            yield latest.append
+        finally:
+            writing.cancel()
+            await asyncio.gather(writing, return_exceptions=True)
+
+    async def _note(self, job_id: str, progress: dict[str, Any]) -> None:
+        await asyncio.to_thread(self._queue.set_progress, job_id, progress)
+
+
+def describe_result(generation: RemoteGeneration) -> dict[str, Any]:
+    """Return a result as the queue keeps it: without what depends on where its files are.
+
+    Args:
+        generation: the API's answer.
+    """
+    described = generation.model_dump(
+        mode="json", by_alias=True, exclude={"saved", "kept_seconds", "request_id", "files"}
+    )
+    files = [
+        {
+            "name": Path(file.url).name,
+            **file.model_dump(mode="json", exclude={"url", "num_bytes"}, exclude_none=True),
+            "bytes": file.num_bytes,
+        }
+        for file in generation.files
+    ]
+    return {**described, "files": files}

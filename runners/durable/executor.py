@@ -1,0 +1,136 @@
+"""The process that runs the jobs of a folder: `python -m runners.durable.executor`.
+
+A service starts it, and ends it by closing its standard input. It has no orderly end: it must
+survive SIGKILL anyway, so SIGTERM is the same. The next one takes up what it was working on.
+
+One process at a time holds the folder's lock, so every job that is marked as running at its start
+was left by a dead one.
+"""
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any
+
+import structlog
+from cyclopts import App, Parameter
+from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer
+
+from runners.durable.attempts import JobRunner
+from runners.durable.files import JobFiles
+from runners.durable.job import JobFailedError
+from runners.durable.queue import APPLICATION, QUEUE, WORKFLOW, JobQueue, prepare_database
+from runners.durable.request import JobRequest
+from runners.durable.secret import load_secret
+from runners.logs import adopt_libraries, configure_logging
+from runners.status import public_error
+
+log = structlog.get_logger(__name__)
+
+EXECUTOR_ID = "embedded"
+# DBOS would derive it from the code, and never finish the jobs of another version of it.
+JOBS_VERSION = "jobs-1"
+POLL_SECONDS = 0.25  # from a free place to the start of the next job
+MAX_SWEEP_SECONDS = 30.0
+
+app = App(name="python -m runners.durable.executor", help_format="plaintext")
+
+
+@app.default
+def main(
+    *,
+    server: Annotated[str, Parameter(help="Address of the service.")],
+    folder: Annotated[Path, Parameter(help="Folder of the jobs.")],
+    num_running: Annotated[int, Parameter(help="Jobs that run at once.")],
+    keep_seconds: Annotated[float, Parameter(help="How long ended jobs are kept.")],
+) -> None:
+    """Run the jobs of a service."""
+    configure_logging("info")
+    threading.Thread(target=_end_with_input, daemon=True).start()
+    files = JobFiles(folder)
+    config: DBOSConfig = {
+        "name": APPLICATION,
+        "system_database_url": prepare_database(files.database),
+        "serializer": DBOSPortableJSONSerializer(),
+        "executor_id": EXECUTOR_ID,
+        "application_version": JOBS_VERSION,
+        "log_level": "WARNING",
+        "enable_otlp": False,
+        "notification_listener_polling_interval_sec": 60.0,  # nothing here waits for notifications
+        "scheduler_polling_interval_sec": 3600.0,  # and nothing is scheduled
+    }
+    DBOS(config=config)
+    queue = JobQueue(files.database, max_waiting=sys.maxsize)
+    register(JobRunner(server, load_secret(folder), files, queue))
+    logging.getLogger("dbos").addFilter(_is_trouble)
+    adopt_libraries()
+    DBOS.launch()
+    DBOS.register_queue(QUEUE, worker_concurrency=num_running, polling_interval_sec=POLL_SECONDS)
+    log.info("jobs_ready", num_running=num_running)
+    sweep_forever(queue, files, keep_seconds)
+
+
+def register(runner: JobRunner) -> None:
+    """Tell DBOS how a job is run.
+
+    Args:
+        runner: does the work.
+    """
+
+    @DBOS.step(name="generate", preemptible=True)
+    async def generate(job_id: str, owner: str, request: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return await runner.run(job_id, owner, JobRequest.model_validate(request))
+        except Exception as error:
+            public = public_error(error)
+            if public.redacted:
+                log.error("job_failed", job_id=job_id, code=public.code, exc_info=error)
+            else:
+                log.info("job_failed", job_id=job_id, code=public.code)
+            raise JobFailedError(public.message, public.code) from error
+
+    @DBOS.workflow(name=WORKFLOW)
+    async def run_job(job_id: str, owner: str, request: dict[str, Any]) -> dict[str, Any]:
+        result = await generate(job_id, owner, request)
+        log.info("job_succeeded", job_id=job_id)
+        return result
+
+
+def sweep_forever(queue: JobQueue, files: JobFiles, keep_seconds: float) -> None:
+    """Remove jobs that ended long ago, with their files.
+
+    Args:
+        queue: of the jobs.
+        files: of the jobs.
+        keep_seconds: how long ended jobs are kept.
+    """
+    files.remove_leftovers(queue.list_ids())
+    while True:
+        before = datetime.now(UTC) - timedelta(seconds=keep_seconds)
+        for job_id in queue.forget_finished(before):
+            files.remove(job_id)
+        time.sleep(min(keep_seconds / 10, MAX_SWEEP_SECONDS))
+
+
+def _is_trouble(record: logging.LogRecord) -> bool:
+    """Whether DBOS reports more than a job that was cancelled or has failed, which is normal."""
+    message = record.getMessage()
+    return not (
+        message.startswith("Exception encountered in asynchronous workflow")
+        or "was cancelled during execution" in message
+    )
+
+
+def _end_with_input() -> None:
+    """End this process when standard input is closed."""
+    sys.stdin.buffer.read()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    app()

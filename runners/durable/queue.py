@@ -1,0 +1,248 @@
+"""The queue of jobs, which DBOS keeps in SQLite. API processes and the executor share it.
+
+An API process only reads and writes rows; `runners.durable.executor` runs the jobs.
+"""
+
+import sqlite3
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from dbos import (
+    DBOSClient,
+    DBOSPortableJSONSerializer,
+    EnqueueOptions,
+    PortableWorkflowError,
+    WorkflowStatus,
+    run_dbos_database_migrations,
+)
+
+from foley.errors import BusyError, ConflictError, NotFoundError
+from runners.durable.job import UNFINISHED, Job, JobFailedError, JobState
+from runners.durable.request import JobRequest
+from runners.messages import Priority
+from runners.status import INTERNAL_CODE, INTERNAL_MESSAGE
+
+APPLICATION = "foley"
+QUEUE = "jobs"
+WORKFLOW = "run_job"
+# DBOS takes the smaller number first.
+PRIORITIES: dict[Priority, int] = {"interactive": 1, "bulk": 2}
+SECONDS_TO_ROOM = 30.0  # how soon a caller should ask again
+
+_STATE_OF: dict[str, JobState] = {
+    "DELAYED": "queued",
+    "ENQUEUED": "queued",
+    "PENDING": "running",
+    "SUCCESS": "succeeded",
+    "ERROR": "failed",
+    "MAX_RECOVERY_ATTEMPTS_EXCEEDED": "failed",
+    "CANCELLED": "cancelled",
+}
+# DBOS lists workflows, and counts none.
+_COUNT_WAITING = sa.text("SELECT count(*) FROM workflow_status WHERE status = 'ENQUEUED'")
+# SQLite's times have whole seconds here. Among equal ones DBOS takes the rows in their order.
+_COUNT_AHEAD = sa.text(
+    "SELECT count(*) FROM workflow_status AS other JOIN workflow_status AS job "
+    "ON job.workflow_uuid = :job_id WHERE other.status = 'ENQUEUED' "
+    "AND (other.priority, other.created_at, other.rowid) "
+    "< (job.priority, job.created_at, job.rowid)"
+)
+
+
+class JobQueue:
+    """All jobs of a folder. Its methods read or write the disk.
+
+    Args:
+        database: the file, created if missing.
+        max_waiting: how many jobs may wait.
+    """
+
+    def __init__(self, database: Path, *, max_waiting: int) -> None:
+        self._max_waiting = max_waiting
+        url = prepare_database(database)
+        self._client = DBOSClient(
+            system_database_url=url,
+            serializer=DBOSPortableJSONSerializer(),
+            application_name=APPLICATION,
+        )
+        self._engine = sa.create_engine(url)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.destroy()
+        self._engine.dispose()
+
+    def submit(self, owner: str, job_id: str, request: JobRequest) -> None:
+        """Add a job; nothing happens if the queue has one with this id.
+
+        Args:
+            owner: see `runners.auth.ApiKeys.owner_of`.
+            job_id: of the job.
+            request: what to do, whose files are in place.
+        """
+        options: EnqueueOptions = {
+            "workflow_name": WORKFLOW,
+            "queue_name": QUEUE,
+            "workflow_id": job_id,
+            "workflow_id_reuse_policy": "return-existing",
+            "priority": PRIORITIES[request.options.priority],
+            "authenticated_user": _name_user(owner),
+        }
+        self._client.enqueue(
+            options, job_id, owner, request.model_dump(mode="json", exclude_unset=True)
+        )
+
+    def check_room(self) -> None:
+        """Return if a further job may wait.
+
+        Raises:
+            BusyError: as many wait as may.
+        """
+        with self._engine.connect() as connection:
+            num_waiting = connection.execute(_COUNT_WAITING).scalar_one()
+        if num_waiting >= self._max_waiting:
+            busy = BusyError(f"{num_waiting} jobs wait, the limit; try again later")
+            busy.retry_after_seconds = SECONDS_TO_ROOM
+            raise busy
+
+    def find(self, owner: str, job_id: str) -> Job:
+        """Return a job.
+
+        Args:
+            owner: of the job.
+            job_id: as the caller sent it; any text.
+
+        Raises:
+            NotFoundError: there is none, or it belongs to another owner.
+        """
+        found = self._client.list_workflows(
+            workflow_ids=[job_id], name=WORKFLOW, user=_name_user(owner)
+        )
+        if not found:
+            raise NotFoundError("there is no such job; it may have expired or been deleted")
+        return _read_job(found[0])
+
+    def list_jobs(
+        self, owner: str, state: JobState | None = None, *, limit: int, offset: int = 0
+    ) -> list[Job]:
+        """Return jobs of an owner, the newest first.
+
+        Args:
+            owner: of the jobs.
+            state: of the jobs; None for all.
+            limit: how many at most.
+            offset: how many of the newest to leave out.
+        """
+        found = self._client.list_workflows(
+            name=WORKFLOW,
+            user=_name_user(owner),
+            status=[name for name, known in _STATE_OF.items() if state in (None, known)],
+            limit=limit,
+            offset=offset,
+            sort_desc=True,
+        )
+        return [_read_job(status) for status in found]
+
+    def count_ahead(self, job: Job) -> int:
+        """Return how many jobs of all owners are started before one that waits."""
+        with self._engine.connect() as connection:
+            count: int = connection.execute(_COUNT_AHEAD, {"job_id": job.id}).scalar_one()
+        return count
+
+    def cancel(self, owner: str, job_id: str) -> Job:
+        """Cancel a job in any state, and return it; a finished one stays as it is.
+
+        Raises:
+            NotFoundError: as `find`.
+        """
+        if self.find(owner, job_id).state in UNFINISHED:
+            self._client.cancel_workflow(job_id)
+        return self.find(owner, job_id)
+
+    def delete(self, owner: str, job_id: str) -> None:
+        """Forget a job that has ended.
+
+        Raises:
+            NotFoundError: as `find`.
+            ConflictError: it waits or runs.
+        """
+        state = self.find(owner, job_id).state
+        if state in UNFINISHED:
+            raise ConflictError(f"the job is {state}; cancel it first")
+        self._client.delete_workflow(job_id)
+
+    def set_progress(self, job_id: str, progress: dict[str, Any]) -> None:
+        """Note how far a running job is."""
+        self._client.update_workflow_attributes(job_id, progress)
+
+    def forget_finished(self, before: datetime) -> list[str]:
+        """Forget the jobs that ended before a time; returns their ids.
+
+        Args:
+            before: with its zone.
+        """
+        found = self._client.list_workflows(
+            name=WORKFLOW,
+            completed_before=before.isoformat(),
+            load_input=False,
+            load_output=False,
+            limit=500,
+        )
+        ids = [status.workflow_id for status in found]
+        if ids:
+            self._client.delete_workflows(ids)
+        return ids
+
+    def list_ids(self) -> list[str]:
+        """Return the ids of all jobs."""
+        found = self._client.list_workflows(name=WORKFLOW, load_input=False, load_output=False)
+        return [status.workflow_id for status in found]
+
+
+def prepare_database(database: Path) -> str:
+    """Create or migrate the database; returns its URL.
+
+    Args:
+        database: the file.
+    """
+    with sqlite3.connect(database) as connection:
+        # The file keeps this. Readers do not wait for a writer then. A write waits for the disk.
+        connection.execute("PRAGMA journal_mode=WAL")
+    connection.close()
+    database.chmod(0o600)
+    url = f"sqlite:///{database.absolute()}"
+    run_dbos_database_migrations(url)
+    return url
+
+
+def _name_user(owner: str) -> str:
+    return f"key:{owner}"  # never empty, which would be no filter
+
+
+def _read_job(status: WorkflowStatus) -> Job:
+    state = _STATE_OF[status.status]
+    assert status.input is not None
+    _, owner, request = status.input["args"]
+    assert status.created_at is not None
+    return Job(
+        id=status.workflow_id,
+        owner=owner,
+        state=state,
+        priority=request["options"]["priority"],
+        created_ms=status.created_at,
+        started_ms=status.dequeued_at,
+        finished_ms=status.completed_at,
+        digest=request["digest"],
+        progress=(status.attributes or {}) if state in UNFINISHED else {},
+        error=_read_error(status) if state == "failed" else None,
+        result=status.output,
+    )
+
+
+def _read_error(status: WorkflowStatus) -> tuple[str, str]:
+    error = status.error
+    if isinstance(error, PortableWorkflowError) and error.name == JobFailedError.__name__:
+        return str(error.code), error.message
+    return INTERNAL_CODE, INTERNAL_MESSAGE

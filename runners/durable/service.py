@@ -1,0 +1,101 @@
+"""The jobs of one API process: accepts them, and keeps an executor running."""
+
+import hashlib
+import uuid
+from pathlib import Path
+
+from foley.errors import ConfigError, ConflictError, NotFoundError
+from runners.durable.files import JobFiles
+from runners.durable.job import Job
+from runners.durable.launcher import ExecutorLauncher
+from runners.durable.queue import JobQueue
+from runners.durable.request import JobRequest
+from runners.settings import Settings
+
+
+class JobService:
+    """Accepts jobs and tells about them.
+
+    Args:
+        settings: with a folder for jobs.
+
+    Attributes:
+        files: of the jobs.
+        queue: of the jobs.
+        keep_seconds: how long ended jobs are kept.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        assert settings.jobs_dir is not None
+        try:
+            self.files = JobFiles(settings.jobs_dir)
+            self.queue = JobQueue(self.files.database, max_waiting=settings.max_jobs)
+        except OSError as error:
+            raise ConfigError(f"FOLEY_JOBS_DIR: {error}") from error
+        self.keep_seconds = settings.keep_jobs_seconds
+        self._launcher = ExecutorLauncher(
+            settings.jobs_dir,
+            self.files.executor_lock,
+            # Jobs must not hold all places, or callers who wait would be refused.
+            num_running=max(1, settings.max_concurrency // 2),
+            keep_seconds=settings.keep_jobs_seconds,
+        )
+
+    def start(self) -> None:
+        """Keep an executor running; needs the event loop."""
+        self._launcher.start()
+
+    def close(self) -> None:
+        """End the executor and close the queue."""
+        self._launcher.close()
+        self.queue.close()
+
+    def accept(
+        self, owner: str, received: Path, request: JobRequest, idempotency_key: str | None
+    ) -> Job:
+        """Accept a job. When this returns, the job is finished whatever dies.
+
+        Args:
+            owner: see `runners.auth.ApiKeys.owner_of`.
+            received: of `JobFiles.receive`.
+            request: with nothing left to chance.
+            idempotency_key: the same request under the same key is the same job; None for none.
+
+        Raises:
+            ConflictError: another request came under this key.
+        """
+        job_id = uuid.uuid4().hex
+        if idempotency_key is not None:
+            job_id = hashlib.sha256(f"{owner}/{idempotency_key}".encode()).hexdigest()[:32]
+            if (known := self._find(owner, job_id)) is not None:
+                _check_same(known.digest, request)
+                return known
+        accepted = self.files.accept(received, job_id, request)
+        # It is that of another call under this key, if that got here first or was cut off here.
+        _check_same(accepted.digest, request)
+        self.queue.submit(owner, job_id, accepted)
+        return self.queue.find(owner, job_id)
+
+    def delete(self, owner: str, job_id: str) -> None:
+        """Forget a job that has ended, and remove its files.
+
+        Raises:
+            NotFoundError: there is none, or it belongs to another owner.
+            ConflictError: it waits or runs.
+        """
+        self.queue.delete(owner, job_id)
+        self.files.remove(job_id)
+
+    def _find(self, owner: str, job_id: str) -> Job | None:
+        try:
+            return self.queue.find(owner, job_id)
+        except NotFoundError:
+            return None
+
+
+def _check_same(digest: str, request: JobRequest) -> None:
+    if digest != request.digest:
+        raise ConflictError(
+            "Idempotency-Key: another request came with this key before; use a new key for a new "
+            "request"
+        )

@@ -1,0 +1,114 @@
+"""The queue of jobs, without an executor."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from foley.errors import BusyError, ConflictError, NotFoundError
+from runners.durable.queue import JobQueue
+from runners.durable.request import JobRequest
+from runners.jobs.job import GenerationOptions
+
+OWNER = "a" * 64
+
+
+def make_request(**options: object) -> JobRequest:
+    return JobRequest.settle(GenerationOptions.model_validate(options), None)
+
+
+@pytest.fixture
+def queue(tmp_path: Path) -> Iterator[JobQueue]:
+    queue = JobQueue(tmp_path / "jobs.sqlite", max_waiting=3)
+    yield queue
+    queue.close()
+
+
+def test_a_job_is_found_by_its_owner_alone(queue: JobQueue) -> None:
+    queue.submit(OWNER, "1", make_request(prompt="rain"))
+    job = queue.find(OWNER, "1")
+    assert (job.id, job.owner, job.state, job.priority) == ("1", OWNER, "queued", "bulk")
+    for owner, job_id in (("", "1"), ("b" * 64, "1"), (OWNER, "2"), (OWNER, "%")):
+        with pytest.raises(NotFoundError):
+            queue.find(owner, job_id)
+        with pytest.raises(NotFoundError):
+            queue.cancel(owner, job_id)
+    assert queue.list_jobs("", limit=10) == []
+
+
+def test_the_first_request_under_an_id_counts(queue: JobQueue) -> None:
+    requests = [make_request(prompt="rain"), make_request(prompt="snow")]
+    for request in requests:
+        queue.submit(OWNER, "1", request)
+    assert queue.find(OWNER, "1").digest == requests[0].digest
+    assert len(queue.list_jobs(OWNER, limit=10)) == 1
+
+
+def test_jobs_are_listed_by_state_in_pages_the_newest_first(queue: JobQueue) -> None:
+    for job_id in "123":
+        queue.submit(OWNER, job_id, make_request())
+    queue.cancel(OWNER, "2")
+
+    def ids(**options: object) -> list[str]:
+        return [job.id for job in queue.list_jobs(OWNER, **{"limit": 10, **options})]  # type: ignore[arg-type]
+
+    assert sorted(ids()) == ["1", "2", "3"]
+    assert ids(state="cancelled") == ["2"]
+    assert sorted(ids(state="queued")) == ["1", "3"]
+    assert ids(limit=2) + ids(limit=2, offset=2) == ids()
+    created = [job.created_ms for job in queue.list_jobs(OWNER, limit=10)]
+    assert created == sorted(created, reverse=True)
+
+
+def test_the_place_in_the_queue_counts_interactive_jobs_first(queue: JobQueue) -> None:
+    queue.submit(OWNER, "bulk", make_request())
+    queue.submit("", "interactive", make_request(priority="interactive"))
+    assert queue.count_ahead(queue.find("", "interactive")) == 0
+    assert queue.count_ahead(queue.find(OWNER, "bulk")) == 1
+
+
+def test_a_full_queue_refuses_and_says_when_to_ask_again(queue: JobQueue) -> None:
+    for job_id in "123":
+        queue.check_room()
+        queue.submit(OWNER, job_id, make_request())
+    with pytest.raises(BusyError, match="3 jobs wait, the limit") as caught:
+        queue.check_room()
+    assert caught.value.retry_after_seconds
+    queue.cancel(OWNER, "1")
+    queue.check_room()
+
+
+def test_only_a_job_that_has_ended_is_deleted(queue: JobQueue) -> None:
+    queue.submit(OWNER, "1", make_request())
+    with pytest.raises(ConflictError, match="the job is queued; cancel it first"):
+        queue.delete(OWNER, "1")
+    job = queue.cancel(OWNER, "1")
+    assert job.state == "cancelled"
+    assert job.finished_ms is not None
+    assert queue.cancel(OWNER, "1") == job
+    queue.delete(OWNER, "1")
+    with pytest.raises(NotFoundError):
+        queue.find(OWNER, "1")
+
+
+def test_jobs_that_ended_before_a_time_are_forgotten(queue: JobQueue) -> None:
+    for job_id in "12":
+        queue.submit(OWNER, job_id, make_request())
+    queue.cancel(OWNER, "1")
+    now = datetime.now(UTC)
+    assert queue.forget_finished(now - timedelta(hours=1)) == []
+    assert queue.forget_finished(now + timedelta(hours=1)) == ["1"]
+    assert queue.list_ids() == ["2"]
+
+
+def test_progress_is_told_while_the_job_has_not_ended(queue: JobQueue) -> None:
+    queue.submit(OWNER, "1", make_request())
+    queue.set_progress("1", {"stage": "sample", "step": 3})
+    assert queue.find(OWNER, "1").progress == {"stage": "sample", "step": 3}
+    assert queue.cancel(OWNER, "1").progress == {}
+
+
+def test_the_database_is_for_its_user_alone(queue: JobQueue, tmp_path: Path) -> None:
+    for path in tmp_path.glob("jobs.sqlite*"):
+        assert path.stat().st_mode & 0o077 == 0, path

@@ -1,0 +1,223 @@
+"""Durable jobs over HTTP: one job at a time, on the shared server."""
+
+import json
+import time
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.patience import scale, wait_until
+from tests.server import ENDLESS, Server
+
+FEW_STEPS = {"num_inference_steps": "2", "seed": "11"}
+
+
+def submit(
+    server: Server, clip: bytes | None, key: str | None = None, **fields: object
+) -> httpx.Response:
+    parts: dict[str, Any] = {name: (None, str(value)) for name, value in fields.items()}
+    if clip is not None:
+        parts["clip"] = ("clip.mp4", clip)
+    headers = {"Idempotency-Key": key} if key else {}
+    return server.client.post("/v1/jobs", files=parts, headers=headers)
+
+
+def accept(server: Server, clip: bytes | None, **fields: object) -> dict[str, Any]:
+    response = submit(server, clip, **fields)
+    assert response.status_code == 202, response.text
+    assert response.headers["location"] == response.json()["status_url"]
+    job: dict[str, Any] = response.json()
+    return job
+
+
+def wait_for_end(server: Server, job: dict[str, Any]) -> dict[str, Any]:
+    def ended() -> dict[str, Any] | None:
+        found: dict[str, Any] = server.client.get(job["status_url"]).json()
+        return None if found["state"] in ("queued", "running") else found
+
+    ended_job = wait_until(ended, 60, what=lambda: server.client.get(job["status_url"]).text)
+    assert ended_job is not None
+    return ended_job
+
+
+def read_events(server: Server, job: dict[str, Any], last: str = "") -> list[tuple[str, Any]]:
+    """Return the id and the data of each event until the stream ends."""
+    response = server.client.get(job["events_url"], headers={"Last-Event-ID": last})
+    events = []
+    for block in response.text.split("\n\n"):
+        lines = dict(line.split(": ", 1) for line in block.splitlines() if line[:1] != ":")
+        if lines:
+            assert lines["event"] == "job"
+            events.append((lines["id"], json.loads(lines["data"])))
+    return events
+
+
+@pytest.fixture(scope="module")
+def done(server: Server, short_clip: bytes) -> dict[str, Any]:
+    return wait_for_end(server, accept(server, short_clip, also="wav", **FEW_STEPS))
+
+
+def test_a_job_gives_the_bytes_of_the_same_request_made_directly(
+    server: Server, short_clip: bytes, done: dict[str, Any]
+) -> None:
+    assert done["state"] == "succeeded", done
+    assert done["result"]["seeds"] == [11]
+    files = done["result"]["files"]
+    assert [file["format"] for file in files] == ["mp4", "wav"]
+    for file in files:
+        got = server.client.get(file["url"])
+        assert got.headers["content-type"] == file["media_type"]
+        assert len(got.content) == file["bytes"]
+        direct = server.generate(short_clip, format=file["format"], **FEW_STEPS)
+        assert got.content == direct.content
+    assert server.client.get(done["result_url"]).headers["content-type"] == "video/mp4"
+
+
+def test_a_result_is_sent_by_range(server: Server, done: dict[str, Any]) -> None:
+    whole = server.client.get(done["result_url"]).content
+    part = server.client.get(done["result_url"], headers={"Range": "bytes=100-199"})
+    assert part.status_code == 206
+    assert part.content == whole[100:200]
+
+
+def test_an_ended_job_says_when(server: Server, done: dict[str, Any]) -> None:
+    times = [done[f"{name}_at"] for name in ("created", "started", "finished", "expires")]
+    assert times == sorted(times)
+    assert done["priority"] == "bulk"
+    assert "progress" not in done
+    assert "queue_position" not in done
+
+
+def test_events_end_with_the_job_and_resume_after_the_last_one(
+    server: Server, done: dict[str, Any]
+) -> None:
+    job = accept(server, None, prompt="rain", duration_seconds=1, num_inference_steps=2)
+    events = read_events(server, job)
+    assert [event_id for event_id, _ in events] == list(dict(events))  # each once
+    last_id, last = events[-1]
+    assert last["state"] == "succeeded"
+    assert last == server.client.get(job["status_url"]).json()
+    assert read_events(server, job, last=events[0][0])[-1] == events[-1]
+    again = server.client.get(job["events_url"], headers={"Last-Event-ID": last_id})
+    assert again.status_code == 204  # a browser does not connect again after it
+    assert server.client.get(last["result_url"]).headers["content-type"] == "audio/wav"
+
+
+def test_the_same_request_under_one_key_is_one_job(server: Server, short_clip: bytes) -> None:
+    key = f"order-{time.time_ns()}"
+    first = submit(server, short_clip, key, num_inference_steps=2)
+    again = submit(server, short_clip, key, num_inference_steps=2)
+    assert (first.status_code, again.status_code) == (202, 202)
+    assert again.json()["id"] == first.json()["id"]
+    other = submit(server, short_clip, key, num_inference_steps=3)
+    assert other.status_code == 409
+    assert other.json()["error"]["code"] == "conflict"
+    assert submit(server, short_clip, "two words").status_code == 422
+    done = wait_for_end(server, first.json())
+    repeated = submit(server, short_clip, key, num_inference_steps=2)
+    assert repeated.json() == done
+
+
+def test_a_running_job_tells_its_progress_and_is_cancelled(
+    server: Server, short_clip: bytes
+) -> None:
+    job = accept(server, short_clip, **ENDLESS)
+    wait_until(
+        lambda: server.client.get(job["status_url"]).json().get("progress", {}).get("step"),
+        what="no progress",
+    )
+    assert server.client.get(job["result_url"]).status_code == 409
+    refused = server.client.delete(job["status_url"])
+    assert refused.status_code == 409
+    assert "cancel it first" in refused.json()["error"]["message"]
+    cancelled = server.client.post(job["cancel_url"]).json()
+    assert cancelled["state"] == "cancelled"
+    server.wait_for_num_requests(0)  # the model does not go on
+    assert server.client.post(job["cancel_url"]).json() == cancelled
+    assert read_events(server, job)[-1][1] == cancelled
+    assert server.client.delete(job["status_url"]).status_code == 204
+    assert server.client.get(job["status_url"]).status_code == 404
+
+
+def test_a_job_waits_its_turn_and_is_cancelled_there(server: Server, short_clip: bytes) -> None:
+    # Two jobs run at once, half of the places.
+    jobs = [accept(server, short_clip, **ENDLESS) for _ in range(4)]
+    try:
+        states = wait_until(
+            lambda: (
+                (
+                    found := [server.client.get(job["status_url"]).json() for job in jobs],
+                    [job["state"] for job in found] == ["running"] * 2 + ["queued"] * 2,
+                )[1]
+                and found
+            ),
+            what="not two jobs run",
+        )
+        assert [job.get("queue_position") for job in states] == [None, None, 0, 1]
+        assert server.generate(short_clip, **FEW_STEPS).status_code == 200  # goes first
+    finally:
+        for job in reversed(jobs):
+            assert server.client.post(job["cancel_url"]).json()["state"] == "cancelled"
+    server.wait_for_num_requests(0)
+
+
+@pytest.mark.parametrize("clip", [b"no video", b""])
+def test_a_clip_that_cannot_be_used_fails_the_job_with_its_code(
+    server: Server, clip: bytes
+) -> None:
+    direct = server.generate(clip).json()["error"]
+    failed = wait_for_end(server, accept(server, clip))
+    assert failed["state"] == "failed"
+    assert failed["error"] == {"code": direct["code"], "message": direct["message"]}
+    assert server.client.get(failed["result_url"]).status_code == 409
+
+
+def test_jobs_are_listed_in_pages(server: Server, done: dict[str, Any]) -> None:
+    page = server.client.get("/v1/jobs", params={"limit": 1}).json()
+    assert len(page["jobs"]) == 1
+    assert page["next_offset"] == 1
+    listed = server.client.get("/v1/jobs", params={"state": "succeeded", "limit": 100}).json()
+    assert done in listed["jobs"]
+    assert {job["state"] for job in listed["jobs"]} == {"succeeded"}
+
+
+@pytest.mark.parametrize("query", ["state=done", "limit=0", "limit=101", "limit=x", "offset=-1"])
+def test_a_wrong_parameter_of_a_list_is_named(server: Server, query: str) -> None:
+    refused = server.client.get(f"/v1/jobs?{query}")
+    assert refused.status_code == 422
+    assert refused.json()["error"]["message"].startswith(query.split("=")[0] + ":")
+
+
+@pytest.mark.parametrize(
+    ("fields", "name"), [({"seed": "x"}, "seed"), ({"speed": 1}, "speed"), ({"format": "gif"}, "f")]
+)
+def test_a_wrong_option_is_refused_before_the_job_is_accepted(
+    server: Server, short_clip: bytes, fields: dict[str, object], name: str
+) -> None:
+    refused = submit(server, short_clip, **fields)
+    assert refused.status_code == 422
+    assert refused.json()["error"]["message"].startswith(name)
+
+
+def test_an_unknown_job_is_not_found(server: Server) -> None:
+    for path in ("", "/events", "/result", "/result/foley-1.wav"):
+        assert server.client.get(f"/v1/jobs/{'0' * 32}{path}").status_code == 404
+    assert server.client.get("/v1/jobs/..%2Fjobs.secret").status_code == 404
+
+
+def test_a_killed_executor_is_replaced_and_its_job_is_finished(
+    server: Server, short_clip: bytes
+) -> None:
+    job = accept(server, short_clip, num_inference_steps=100)
+    wait_until(
+        lambda: server.client.get(job["status_url"]).json().get("progress", {}).get("step"),
+        what="no progress",
+    )
+    (executor,) = server.find("runners.durable.executor")
+    executor.kill()
+    done = wait_for_end(server, job)
+    assert done["state"] == "succeeded", done
+    (replaced,) = server.find("runners.durable.executor")
+    assert replaced.pid != executor.pid
+    assert time.time() - replaced.create_time() < scale(120)
