@@ -11,6 +11,7 @@ from foley.cli.doctor import doctor
 from foley.cli.download import download
 from foley.cli.generate import generate
 from foley.cli.info import info
+from foley.cli.jobs import app as jobs
 from foley.cli.serve import serve
 from foley.errors import FoleyError, ParameterError, RequestError, UnauthorizedError
 from foley.version import __version__
@@ -43,6 +44,7 @@ app = App(
 )
 app.command(generate, help_prologue=_GENERATE_EXAMPLES)
 app.command(download)
+app.command(jobs)
 app.command(info)
 app.command(doctor)
 app.command(convert)

@@ -11,6 +11,7 @@ neither PyTorch nor PyAV.
 """
 
 from foley.client.async_client import AsyncFoleyClient
+from foley.client.jobs import RemoteJob
 from foley.client.request import RequestOptions
 from foley.client.results import RemoteFile, RemoteGeneration, RemoteModel, RemoteUpdate
 from foley.client.sync_client import FoleyClient
@@ -24,6 +25,7 @@ __all__ = [
     "Format",
     "RemoteFile",
     "RemoteGeneration",
+    "RemoteJob",
     "RemoteModel",
     "RemoteUpdate",
     "RequestOptions",

@@ -10,6 +10,7 @@ from typing import Self, Unpack
 import httpx
 
 from foley.atomic import atomic_path
+from foley.client.async_jobs import AsyncJobs
 from foley.client.request import Clip, OnUpdate, PreparedRequest, RequestOptions
 from foley.client.response import (
     ResponseReader,
@@ -40,6 +41,9 @@ class AsyncFoleyClient:
         api_key: as for `FoleyClient`.
         timeout_seconds: as for `FoleyClient`.
 
+    Attributes:
+        jobs: the durable jobs of the service.
+
     Raises:
         ParameterError: the address or the key is malformed.
     """
@@ -49,6 +53,7 @@ class AsyncFoleyClient:
     ) -> None:
         self._http = httpx.AsyncClient(**make_client_settings(base_url, api_key, timeout_seconds))
         self._timeout_seconds = timeout_seconds
+        self.jobs = AsyncJobs(self._request, self.download)
 
     async def __aenter__(self) -> Self:
         return self
@@ -151,7 +156,7 @@ class AsyncFoleyClient:
     ) -> AsyncIterator[httpx.Response]:
         with map_connection_errors(self._http.base_url):
             async with self._http.stream(method, path, **content) as response:  # type: ignore[arg-type]
-                if response.status_code != 200:
+                if not response.is_success:
                     body = await response.aread()
                     raise parse_error_response(response.status_code, response.headers, body)
                 yield response

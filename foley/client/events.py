@@ -1,7 +1,7 @@
 """A parser for server-sent events that arrive in pieces.
 
-Source: HTML Living Standard, 9.2 "Server-sent events". The parser reads names, data and comments;
-the service sends neither ids nor retry times.
+Source: HTML Living Standard, 9.2 "Server-sent events". The parser reads names, ids, data and
+comments; the service sends no retry times.
 """
 
 import re
@@ -17,10 +17,12 @@ class Event:
     Attributes:
         name: the event's type; `message` if the stream names none.
         data: the lines of its data, joined by newlines.
+        id: of the event; that of the one before it if it has none.
     """
 
     name: str
     data: str
+    id: str = ""
 
 
 class EventParser:
@@ -30,6 +32,7 @@ class EventParser:
         self._rest = b""
         self._name = ""
         self._data: list[str] = []
+        self._id = ""
 
     def feed(self, chunk: bytes) -> list[Event]:
         """Return the events that end in this chunk.
@@ -46,7 +49,7 @@ class EventParser:
                 self._read_line(line[1].decode("utf-8", "replace"))
             else:
                 if self._data:
-                    events.append(Event(self._name or "message", "\n".join(self._data)))
+                    events.append(Event(self._name or "message", "\n".join(self._data), self._id))
                 self._name, self._data = "", []
         self._rest = self._rest[end:]
         return events
@@ -56,5 +59,7 @@ class EventParser:
         value = value.removeprefix(" ")
         if name == "event":
             self._name = value
+        elif name == "id":
+            self._id = value
         elif name == "data":
             self._data.append(value)

@@ -9,11 +9,13 @@ from foley.mix import LoudnessReport
 from foley.types import Stage
 
 
-class _RemoteObject(BaseModel):
+class RemoteObject(BaseModel):
+    """What a service tells."""
+
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class RemoteUpdate(_RemoteObject):
+class RemoteUpdate(RemoteObject):
     """The progress of a request.
 
     Attributes:
@@ -31,7 +33,7 @@ class RemoteUpdate(_RemoteObject):
     seconds_left: float | None = None
 
 
-class RemoteFile(_RemoteObject):
+class RemoteFile(RemoteObject):
     """One file of a result, which the service keeps for some minutes.
 
     Attributes:
@@ -53,7 +55,7 @@ class RemoteFile(_RemoteObject):
     loudness: LoudnessReport | None = None
 
 
-class RemoteGeneration(_RemoteObject):
+class RemoteGeneration(RemoteObject):
     """A result: its description, and where its files are.
 
     Attributes:
@@ -99,7 +101,7 @@ class RemoteGeneration(_RemoteObject):
         ]
 
 
-class RemoteModel(_RemoteObject):
+class RemoteModel(RemoteObject):
     """A model that the service serves.
 
     Attributes:

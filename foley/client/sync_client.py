@@ -18,6 +18,7 @@ from foley.client.response import (
     parse_models,
 )
 from foley.client.results import RemoteFile, RemoteGeneration, RemoteModel
+from foley.client.sync_jobs import Jobs
 from foley.client.transport import (
     RETRYABLE_ERRORS,
     RetryPolicy,
@@ -39,6 +40,9 @@ class FoleyClient:
         timeout_seconds: how long one call may take, including sending and waiting. None lets a
             call last as long as the service sends something at least once a minute.
 
+    Attributes:
+        jobs: the durable jobs of the service.
+
     Raises:
         ParameterError: the address or the key is malformed.
     """
@@ -48,6 +52,7 @@ class FoleyClient:
     ) -> None:
         self._http = httpx.Client(**make_client_settings(base_url, api_key, timeout_seconds))
         self._timeout_seconds = timeout_seconds
+        self.jobs = Jobs(self._request, self.download)
 
     def __enter__(self) -> Self:
         return self
@@ -204,7 +209,7 @@ class FoleyClient:
             map_connection_errors(self._http.base_url),
             self._http.stream(method, path, **content) as response,  # type: ignore[arg-type]
         ):
-            if response.status_code != 200:
+            if not response.is_success:
                 body = response.read()
                 raise parse_error_response(response.status_code, response.headers, body)
             yield response

@@ -31,6 +31,8 @@ READ_TIMEOUT_SECONDS = 60.0  # the service sends a comment every 10 s even if no
 DEFAULT_RETRY_SECONDS = 2.0
 # The same request may succeed later.
 RETRYABLE_ERRORS = (BusyError, NotReadyError, RunnerLostError, StorageFullError)
+# A job that was submitted twice under one key is one job.
+RETRYABLE_JOB_ERRORS = (*RETRYABLE_ERRORS, ConnectionFailedError)
 _API_KEY = re.compile(r"[!-~]+")
 
 

@@ -1,0 +1,159 @@
+"""`foley jobs`: submit durable jobs to a service, watch them and fetch their files."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import App, Parameter
+from rich.console import Console
+
+from foley.cli.options import ServerOptions, SoundOptions
+from foley.errors import ParameterError
+from foley.request import AudioFormat, Format
+
+if TYPE_CHECKING:
+    from foley.client import FoleyClient, RemoteJob
+
+MAX_WAIT_SECONDS = 600.0  # how long a service that is busy or restarted is waited for
+
+app = App(
+    name="jobs",
+    help="Submit jobs to a service, which finishes them even if it is restarted.",
+    help_format="plaintext",
+)
+JobId = Annotated[str, Parameter(help="Id of the job.")]
+
+
+@app.command
+def submit(
+    clip: Annotated[Path | None, Parameter(help="Video file.")] = None,
+    *,
+    sound: SoundOptions = SoundOptions(),  # noqa: B008 - it is frozen
+    output_format: Annotated[
+        Format | None,
+        Parameter(name="--format", help="Of the files. By default mp4, or wav without a clip."),
+    ] = None,
+    also: Annotated[
+        tuple[AudioFormat, ...],
+        Parameter(negative=(), help="Format of the sound alone that is written too."),
+    ] = (),
+    trim: Annotated[
+        bool, Parameter(negative=(), help="Cut a clip that is too long instead of refusing it.")
+    ] = False,
+    idempotency_key: Annotated[
+        str | None,
+        Parameter(help="The same request under the same key is the same job, such as an order."),
+    ] = None,
+    server: ServerOptions = ServerOptions(),  # noqa: B008
+) -> int:
+    """Submit a job, and write its id to standard output."""
+    request = sound.parse().model_dump()
+    if output_format is not None:
+        request["format"] = output_format
+    with open_client(server) as client:
+        job = client.jobs.submit(
+            clip,
+            idempotency_key=idempotency_key,
+            max_wait_seconds=MAX_WAIT_SECONDS,
+            trim=trim,
+            also=also,
+            **request,
+        )
+    print(job.id)
+    return 0
+
+
+@app.command(name="list")
+def list_jobs(
+    *,
+    limit: Annotated[int, Parameter(help="How many at most; 1 to 100.")] = 20,
+    server: ServerOptions = ServerOptions(),  # noqa: B008
+) -> int:
+    """Write the newest jobs of the key: id, state and time of acceptance."""
+    with open_client(server) as client:
+        for job in client.jobs.list(limit=limit):
+            print(job.id, job.state, job.created_at.isoformat(timespec="seconds"))
+    return 0
+
+
+@app.command
+def watch(job_id: JobId, *, server: ServerOptions = ServerOptions()) -> int:  # noqa: B008
+    """Show how far a job is until it has ended, and write its last state to standard output."""
+    with open_client(server) as client:
+        return 1 if watch_job(client, job_id).result is None else 0
+
+
+@app.command
+def cancel(job_id: JobId, *, server: ServerOptions = ServerOptions()) -> int:  # noqa: B008
+    """Cancel a job, and write its state to standard output."""
+    with open_client(server) as client:
+        print(client.jobs.cancel(job_id).state)
+    return 0
+
+
+@app.command
+def fetch(
+    job_id: JobId,
+    *,
+    output: Annotated[Path, Parameter(alias="-o", help="Folder for the files.")] = Path("."),
+    wait: Annotated[bool, Parameter(negative=(), help="Wait for the job to end first.")] = False,
+    server: ServerOptions = ServerOptions(),  # noqa: B008
+) -> int:
+    """Write the files of a job that has succeeded, and their paths to standard output."""
+    with open_client(server) as client:
+        if wait:
+            for _ in client.jobs.watch(job_id, max_wait_seconds=MAX_WAIT_SECONDS):
+                pass
+        for path in client.jobs.fetch(job_id, output):
+            print(path)
+    return 0
+
+
+@contextlib.contextmanager
+def open_client(server: ServerOptions) -> Iterator["FoleyClient"]:
+    """Yield a client of the service.
+
+    Args:
+        server: its address and key.
+
+    Raises:
+        ParameterError: no address was given.
+    """
+    from foley.client import FoleyClient
+
+    if server.url is None:
+        raise ParameterError("--server: missing; give the address of a service that takes jobs")
+    with FoleyClient(server.url, api_key=server.api_key) as client:
+        yield client
+
+
+def watch_job(client: "FoleyClient", job_id: str) -> "RemoteJob":
+    """Show how far a job is until it has ended, and return it.
+
+    Args:
+        client: of the service.
+        job_id: of the job.
+
+    Raises:
+        FoleyError: the job has failed, with its error.
+    """
+    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    job = client.jobs.get(job_id)
+    for job in client.jobs.watch(job_id, max_wait_seconds=MAX_WAIT_SECONDS):
+        console.print(describe(job))
+    if (error := job.to_error()) is not None:
+        raise error
+    print(job.state)
+    return job
+
+
+def describe(job: "RemoteJob") -> str:
+    """Return a line about the state of a job."""
+    if job.queue_position is not None:
+        return f"{job.state}, {job.queue_position} before"
+    told = job.progress
+    if "message" in told:
+        return f"{job.state}, waiting: {told['message']}"
+    step = f" {told['step']}/{told['num_steps']}" if "num_steps" in told else ""
+    return f"{job.state}, {told['stage']}{step}" if "stage" in told else job.state

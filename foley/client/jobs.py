@@ -1,0 +1,199 @@
+"""Durable jobs as the client sees them.
+
+Nothing here opens a connection: both clients use it.
+"""
+
+import uuid
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import quote
+
+from pydantic import BaseModel
+
+from foley.client.events import EventParser
+from foley.client.request import Clip, PreparedRequest
+from foley.client.response import parse_body
+from foley.client.results import RemoteFile, RemoteObject
+from foley.errors import FoleyError, RequestError, ServerError, make_error
+
+JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+JOBS_PATH = "/v1/jobs"
+
+
+class RemoteJobError(RemoteObject):
+    """Why a job failed.
+
+    Attributes:
+        code: stable name of the error.
+        message: for people.
+    """
+
+    code: str
+    message: str
+
+
+class RemoteJobResult(RemoteObject):
+    """The result of a job.
+
+    Attributes:
+        model: name of the preset that made the sound.
+        duration_seconds: length of each sound.
+        sample_rate_hz: sample rate of each sound.
+        timings_seconds: seconds in each stage, in order, and their `total`.
+        notices: sentences about what was done to the clip or the prompts.
+        seeds: the seed of each variation.
+        files: by variation, the format asked for first.
+    """
+
+    model: str
+    duration_seconds: float
+    sample_rate_hz: int
+    timings_seconds: dict[str, float]
+    notices: tuple[str, ...]
+    seeds: tuple[int, ...]
+    files: tuple[RemoteFile, ...]
+
+
+class RemoteJob(RemoteObject):
+    """A job of a service.
+
+    Attributes:
+        id: of the job.
+        state: queued, running, succeeded, failed or cancelled.
+        created_at: when it was accepted.
+        finished_at: when it ended; None before that.
+        expires_at: when the service removes it; None before it has ended.
+        queue_position: how many jobs are started before one that waits; None for others.
+        progress: of a running job: its stage and steps, or the code and the message of what it
+            waits for.
+        error: of a job that failed.
+        result: of a job that succeeded.
+    """
+
+    id: str
+    state: JobState
+    created_at: datetime
+    finished_at: datetime | None = None
+    expires_at: datetime | None = None
+    queue_position: int | None = None
+    progress: dict[str, Any] = {}
+    error: RemoteJobError | None = None
+    result: RemoteJobResult | None = None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the job will not change any more."""
+        return self.state not in ("queued", "running")
+
+    def to_error(self) -> FoleyError | None:
+        """Return the error of a job that failed; None for other jobs."""
+        if self.error is None:
+            return None
+        try:
+            error = make_error(self.error.code, self.error.message)
+        except KeyError:  # the service's own fault, or a code of a newer service
+            error = ServerError(f"{self.error.message} ({self.error.code})")
+        error.request_id = self.id
+        return error
+
+
+class RemoteJobList(BaseModel):
+    """A page of jobs, the newest first."""
+
+    jobs: tuple[RemoteJob, ...]
+
+
+class PreparedJob:
+    """A request to `POST /v1/jobs`, checked before anything is sent.
+
+    Args:
+        clip: as of `PreparedRequest`.
+        options: as of `PreparedRequest`.
+        idempotency_key: the same request under the same key is the same job. Without one a key is
+            drawn, so that a repetition after a broken connection makes no second job.
+
+    Raises:
+        ParameterError: an option is unknown or out of bounds.
+    """
+
+    def __init__(
+        self, clip: Clip | None, options: Mapping[str, Any], idempotency_key: str | None
+    ) -> None:
+        self._request = PreparedRequest(clip, options, request_id=None)
+        self._key = idempotency_key or uuid.uuid4().hex
+        self.open_form = self._request.open_form
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers that replace those of the form."""
+        return {"Idempotency-Key": self._key}
+
+
+class JobEvents:
+    """Reads the events of a job, over as many connections as it takes.
+
+    Attributes:
+        job: as the service told it last; None before that.
+    """
+
+    def __init__(self) -> None:
+        self.job: RemoteJob | None = None
+        self._parser = EventParser()
+        self._last_id = ""
+
+    def begin(self) -> dict[str, str]:
+        """Return the headers of the next connection."""
+        self._parser = EventParser()
+        return {"Last-Event-ID": self._last_id} if self._last_id else {}
+
+    def feed(self, chunk: bytes) -> list[RemoteJob]:
+        """Return what the next bytes of the body tell.
+
+        Args:
+            chunk: any number of bytes.
+
+        Raises:
+            ServerError: an event does not match the service's interface.
+        """
+        jobs = []
+        for event in self._parser.feed(chunk):
+            if event.name == "job":
+                self.job = parse_body(RemoteJob, event.data)
+                self._last_id = event.id
+                jobs.append(self.job)
+        return jobs
+
+
+def get_job_path(job_id: str, action: str = "") -> str:
+    """Return the path of a job.
+
+    Args:
+        job_id: any text; it is percent-encoded.
+        action: `cancel`, `events` or nothing.
+    """
+    path = f"{JOBS_PATH}/{quote(job_id, safe='')}"
+    return f"{path}/{action}" if action else path
+
+
+def get_page(state: JobState | None, limit: int, offset: int) -> dict[str, str | int]:
+    """Return the parameters of a page of jobs."""
+    page: dict[str, str | int] = {"limit": limit, "offset": offset}
+    return page if state is None else {**page, "state": state}
+
+
+def pair_job_files(job: RemoteJob, folder: Path) -> list[tuple[RemoteFile, Path]]:
+    """Pair each file of a job with its path in a folder: foley-1.mp4, foley-1.wav and so on.
+
+    Args:
+        job: that has ended.
+        folder: for the files.
+
+    Raises:
+        RequestError: the job has no result; its own error, if it failed.
+    """
+    if job.result is None:
+        error = job.to_error() or RequestError(f"job {job.id} is {job.state}, and has no result")
+        raise error
+    return [(file, folder / f"foley-{file.variation}.{file.format}") for file in job.result.files]

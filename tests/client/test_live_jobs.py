@@ -1,0 +1,133 @@
+"""Durable jobs from the Python clients and from `foley jobs`, with a real service."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from foley.cli.app import main
+from foley.client import AsyncFoleyClient, FoleyClient, RemoteJob
+from foley.errors import ConflictError, NotFoundError, RequestError, VideoDecodeError
+from tests.server import ENDLESS, Server
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[FoleyClient]:
+    with FoleyClient(str(server.client.base_url)) as client:
+        yield client
+
+
+def test_a_job_is_submitted_watched_fetched_and_deleted(
+    client: FoleyClient, short_clip: bytes, tmp_path: Path
+) -> None:
+    job = client.jobs.submit(short_clip, seed=3, num_inference_steps=2, also=["wav"])
+    states = list(client.jobs.watch(job.id))
+    assert states[-1].state == "succeeded"
+    assert states[-1].result is not None
+    assert states[-1].result.seeds == (3,)
+    assert states[-1] in client.jobs.list("succeeded", limit=100)
+    saved = client.jobs.fetch(job.id, tmp_path / "out")
+    assert [path.name for path in saved] == ["foley-1.mp4", "foley-1.wav"]
+    direct = client.generate(short_clip, seed=3, num_inference_steps=2, format="wav")
+    assert saved[1].read_bytes() == client.read(direct.files[0])
+    client.jobs.delete(job.id)
+    with pytest.raises(NotFoundError):
+        client.jobs.get(job.id)
+
+
+def test_a_cancelled_job_has_no_result(client: FoleyClient, short_clip: bytes) -> None:
+    job = client.jobs.submit(short_clip, **ENDLESS)  # type: ignore[arg-type]
+    assert not job.has_ended
+    assert client.jobs.cancel(job.id).state == "cancelled"
+    with pytest.raises(RequestError, match="is cancelled, and has no result"):
+        client.jobs.fetch(job.id, ".")
+
+
+def test_a_failed_job_raises_its_own_error(client: FoleyClient, tmp_path: Path) -> None:
+    job = client.jobs.submit(b"no video")
+    (*_, last) = client.jobs.watch(job.id)
+    assert last.state == "failed"
+    with pytest.raises(VideoDecodeError, match="cannot be read as a video") as caught:
+        client.jobs.fetch(job.id, tmp_path)
+    assert caught.value.request_id == job.id
+
+
+def test_the_same_key_gives_the_same_job_to_both_clients(server: Server, tmp_path: Path) -> None:
+    options = {"prompt": "rain", "duration_seconds": 1.0, "num_inference_steps": 2}
+    address = str(server.client.base_url)
+
+    async def submit_and_watch() -> list[RemoteJob]:
+        async with AsyncFoleyClient(address) as client:
+            first = await client.jobs.submit(None, idempotency_key="both", **options)  # type: ignore[arg-type]
+            assert first.id in [job.id for job in await client.jobs.list(limit=100)]
+            jobs = [first, *[job async for job in client.jobs.watch(first.id)]]
+            (path,) = await client.jobs.fetch(first.id, tmp_path)
+            assert path == tmp_path / "foley-1.wav"
+            other = await client.jobs.submit(None, **options)  # type: ignore[arg-type]
+            await client.jobs.cancel(other.id)
+            await client.jobs.delete(other.id)
+            return jobs
+
+    first, *_, last = asyncio.run(submit_and_watch())
+    with FoleyClient(address) as client:
+        again = client.jobs.submit(None, idempotency_key="both", **options)  # type: ignore[arg-type]
+        assert (again.id, again) == (first.id, last)
+        with pytest.raises(ConflictError):
+            client.jobs.submit(None, idempotency_key="both", prompt="snow", duration_seconds=1)
+
+
+def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str) -> str:
+    """Run `foley jobs` and return what it writes to standard output."""
+    monkeypatch.setattr("sys.argv", ["foley", "jobs", *words])
+    capfd.readouterr()
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code in (0, None), capfd.readouterr().err
+    return capfd.readouterr().out.strip()
+
+
+def test_the_command_submits_and_fetches(
+    server: Server,
+    short_clip: bytes,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clip = tmp_path / "walk.mp4"
+    clip.write_bytes(short_clip)
+    there = ("--server", str(server.client.base_url))
+    job_id = run(capfd, monkeypatch, "submit", str(clip), "--steps", "2", "--also", "flac", *there)
+    output = run(capfd, monkeypatch, "fetch", job_id, "--wait", "-o", str(tmp_path / "out"), *there)
+    assert output.splitlines() == [f"{tmp_path}/out/foley-1.{name}" for name in ("mp4", "flac")]
+    assert all(Path(path).is_file() for path in output.splitlines())
+    assert run(capfd, monkeypatch, "watch", job_id, *there) == "succeeded"
+    assert run(capfd, monkeypatch, "cancel", job_id, *there) == "succeeded"
+    assert f"{job_id} succeeded" in run(capfd, monkeypatch, "list", *there)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["list"], 2, "--server: missing"),
+        (["watch", "0" * 32, "--server", "URL"], 1, "there is no such job"),
+        (["submit", "absent.mp4", "--server", "URL"], 1, "absent.mp4 cannot be read"),
+        (["submit", "--server", "URL"], 2, "give a clip"),
+    ],
+)
+def test_the_command_says_what_is_wrong(
+    words: list[str],
+    code: int,
+    message: str,
+    server: Server,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    address = str(server.client.base_url)
+    monkeypatch.setattr(
+        "sys.argv", ["foley", "jobs", *(address if w == "URL" else w for w in words)]
+    )
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == code
+    assert message in capfd.readouterr().err
