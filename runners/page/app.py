@@ -5,6 +5,7 @@ application therefore answers with a placeholder until the page is ready.
 """
 
 import asyncio
+import functools
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from runners.page.bounds import PageBounds, fetch_bounds
-from runners.page.gate import UPLOAD, UploadGate, is_refused
+from runners.page.gate import UPLOAD, UploadGate, ask_service, is_refused
 from runners.sandbox.pool import Sandbox
 
 if TYPE_CHECKING:
@@ -78,7 +79,12 @@ class PageApp:
         try:
             bounds = await fetch_bounds(self._server_url)
             app, sessions = await asyncio.to_thread(self._build, bounds)
-            uploads = UploadGate(Path(tempfile.gettempdir()) / "gradio", bounds.max_bytes)
+            check_key = functools.partial(ask_service, self._server_url)
+            uploads = UploadGate(
+                Path(tempfile.gettempdir()) / "gradio",
+                bounds.max_bytes,
+                check_key if bounds.needs_key else None,
+            )
             await self._sandbox.start()
             async with app.router.lifespan_context(app):
                 self._uploads, self._page = uploads, app

@@ -19,10 +19,12 @@ class PageBounds:
     Attributes:
         max_seconds: the longest clip.
         max_bytes: the largest upload.
+        needs_key: whether the service asks for an API key.
     """
 
     max_seconds: float
     max_bytes: int
+    needs_key: bool
 
 
 async def fetch_bounds(server_url: str) -> PageBounds:
@@ -41,5 +43,6 @@ async def fetch_bounds(server_url: str) -> PageBounds:
                 return PageBounds(
                     max_seconds=float(clip["x-max-seconds"]),
                     max_bytes=int(clip["x-max-request-bytes"]),
+                    needs_key=bool(document["security"]),
                 )
             await asyncio.sleep(POLL_SECONDS)

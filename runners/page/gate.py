@@ -1,15 +1,25 @@
 """What the page lets through to Gradio: a list of requests, and uploads up to a quota."""
 
 import asyncio
+import contextlib
 import os
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+from foley.client import AsyncFoleyClient
+from foley.errors import (
+    FoleyError,
+    ModelFailedError,
+    NotReadyError,
+    ParameterError,
+    UnauthorizedError,
+)
 
 UPLOAD = re.compile(r"/gradio_api/upload/?")
 # All that the page's own requests change. Gradio has more, and one runs the system's FFmpeg.
@@ -30,6 +40,8 @@ KEEP_SECONDS = 3600.0
 MIN_KEEP_SECONDS = 600.0
 RETRY_SECONDS = 60
 
+CheckKey = Callable[[str], Awaitable[None]]
+
 
 def is_refused(method: str, path: str) -> bool:
     """Return whether the page has no use for a request, which then does not reach Gradio.
@@ -48,9 +60,11 @@ class UploadGate:
     Args:
         folder: where Gradio writes uploads.
         max_bytes: the largest upload.
+        check_key: raises an error unless an API key is the service's; None where it asks for none.
     """
 
-    def __init__(self, folder: Path, max_bytes: int) -> None:
+    def __init__(self, folder: Path, max_bytes: int, check_key: CheckKey | None = None) -> None:
+        self._check_key = check_key
         self._folder = folder
         self._max_bytes = max_bytes + FORM_BYTES
         self._quota = NUM_LARGEST * self._max_bytes
@@ -67,7 +81,19 @@ class UploadGate:
             receive: as in ASGI.
             send: as in ASGI.
         """
-        length = Request(scope).headers.get("content-length", "")
+        headers = Request(scope).headers
+        if self._check_key is not None:
+            try:
+                await self._check_key(headers.get("x-api-key", ""))
+            except (UnauthorizedError, ParameterError):
+                refusal = PlainTextResponse("Enter the API key before you choose a clip.", 401)
+                await refusal(scope, receive, send)
+                return
+            except FoleyError:
+                refusal = PlainTextResponse("The service cannot check the API key now.", 503)
+                await refusal(scope, receive, send)
+                return
+        length = headers.get("content-length", "")
         if not length.isdecimal():
             refusal = PlainTextResponse("An upload states its length (Content-Length).", 411)
             await refusal(scope, receive, send)
@@ -121,3 +147,20 @@ class UploadGate:
                     yield path, path.stat()
             except FileNotFoundError:  # Gradio moves or removes files meanwhile
                 continue
+
+
+async def ask_service(server_url: str, api_key: str) -> None:
+    """Return if a service accepts an API key.
+
+    Args:
+        server_url: address of the service.
+        api_key: any text; empty for none.
+
+    Raises:
+        UnauthorizedError: it does not.
+        ParameterError: no header can carry the key.
+        ConnectionFailedError: the service cannot be reached.
+    """
+    async with AsyncFoleyClient(server_url, api_key=api_key or None) as client:
+        with contextlib.suppress(NotReadyError, ModelFailedError):  # it has accepted the key
+            await client.list_models()

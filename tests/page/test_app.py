@@ -13,7 +13,15 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
-from runners.page.gate import FORM_BYTES, KEEP_SECONDS, NUM_LARGEST, UploadGate, is_refused
+from foley.errors import ConnectionFailedError, UnauthorizedError
+from runners.page.gate import (
+    FORM_BYTES,
+    KEEP_SECONDS,
+    NUM_LARGEST,
+    CheckKey,
+    UploadGate,
+    is_refused,
+)
 from runners.page.sessions import PageSessions
 from tests.server import ROOT
 
@@ -79,9 +87,9 @@ def test_an_address_that_is_none_ends_the_page_with_one_line() -> None:
 class Uploads:
     """An application that writes each upload, behind the page's gate."""
 
-    def __init__(self, folder: Path, max_bytes: int) -> None:
+    def __init__(self, folder: Path, max_bytes: int, check_key: CheckKey | None = None) -> None:
         self.folder = folder
-        self.gate = UploadGate(folder, max_bytes)
+        self.gate = UploadGate(folder, max_bytes, check_key)
         self.num_written = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -93,11 +101,11 @@ class Uploads:
         (self.folder / f"upload-{self.num_written}").write_bytes(body)
         await PlainTextResponse("ok")(scope, receive, send)
 
-    def post(self, body: bytes | object) -> httpx.Response:
+    def post(self, body: bytes | object, **headers: str) -> httpx.Response:
         async def run() -> httpx.Response:
             transport = httpx.ASGITransport(app=self)
             async with httpx.AsyncClient(transport=transport, base_url="http://page") as client:
-                return await client.post("/gradio_api/upload", content=body)
+                return await client.post("/gradio_api/upload", content=body, headers=headers)
 
         return asyncio.run(run())
 
@@ -114,6 +122,22 @@ def test_an_upload_is_refused_by_its_length_before_it_is_written(tmp_path: Path)
 
     assert uploads.post(without_length()).status_code == 411
     assert uploads.num_written == 1
+
+
+def test_an_upload_needs_a_key_where_the_service_does(tmp_path: Path) -> None:
+    async def check(key: str) -> None:
+        if key == "lost":
+            raise ConnectionFailedError("nobody answers")
+        if key != "right":
+            raise UnauthorizedError("no")
+
+    uploads = Uploads(tmp_path, 1000, check)
+    for headers in ({}, {"X-Api-Key": "wrong"}):
+        refused = uploads.post(b"x", **headers)
+        assert (refused.status_code, "API key" in refused.text) == (401, True)
+    assert uploads.post(b"x", **{"X-Api-Key": "lost"}).status_code == 503
+    assert uploads.num_written == 0
+    assert uploads.post(b"x", **{"X-Api-Key": "right"}).status_code == 200
 
 
 def test_all_uploads_together_have_a_quota_and_old_ones_make_room(tmp_path: Path) -> None:

@@ -356,7 +356,11 @@ def test_a_page_of_its_own_asks_for_the_service_s_key(
             tab = open_tab(url=f"http://127.0.0.1:{port}/")
             key = tab.page.get_by_role("textbox", name="Key")
             expect(key).to_be_visible()
-            tab.upload(clips / "short.mp4")
+            upload = f"http://127.0.0.1:{port}/gradio_api/upload"
+            refused = httpx.post(upload, files={"files": b"x"}, trust_env=False)
+            assert refused.status_code == 401
+            tab.page.get_by_role("button", name="Big Buck Bunny").click()  # needs no upload
+            tab.page.locator("#clip video").wait_for()
             tab.set_steps(1)
             tab.generate()
             assert "requires a key" in tab.error("api_key")
@@ -364,6 +368,7 @@ def test_a_page_of_its_own_asks_for_the_service_s_key(
             tab.generate()
             expect(tab.page.locator("#error-api_key")).to_contain_text("does not know this key")
             key.fill("right-key")
+            tab.upload(clips / "short.mp4")
             tab.generate()
             tab.wait_for_result()
             expect(tab.page.locator("#model")).to_contain_text("tiny")

@@ -3,6 +3,18 @@
 (() => {
   const within = (node, selector) => node?.closest?.(selector);
 
+  // Uploads carry the API key, which the page asks for before it takes a file.
+  const fetchWithoutKey = window.fetch;
+  window.fetch = (target, options = {}) => {
+    const url = new URL(target?.url ?? target, location.href);
+    const key = document.querySelector("#api-key input")?.value;
+    const uploads = url.origin === location.origin && url.pathname.endsWith("/gradio_api/upload");
+    if (!key || !uploads) return fetchWithoutKey(target, options);
+    const headers = new Headers(options.headers);
+    headers.set("X-Api-Key", key);
+    return fetchWithoutKey(target, { ...options, headers });
+  };
+
   // Play another track from the current position.
   function switchTrack(player, choice) {
     const video = player.querySelector("video");
