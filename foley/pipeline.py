@@ -365,8 +365,9 @@ class FoleyPipeline:
         for first in range(0, len(clips), _CLIPS_AT_ONCE):
             part = slice(first, first + _CLIPS_AT_ONCE)
             read = [self._read(clip, trim=trim) for clip in clips[part]]
-            with self.use_device(), torch.inference_mode():
-                made = self._generate([clip.frames for clip in read], requests[part], on_progress)
+            made = self.generate_together(
+                [clip.frames for clip in read], requests[part], on_progress
+            )
             results += [clip.describe(result) for clip, result in zip(read, made, strict=True)]
         return results if isinstance(video, list) else results[0]
 
@@ -433,16 +434,39 @@ class FoleyPipeline:
             DeviceError: the device ran out of memory; the pipeline stays usable.
             ModelError: the model gave values that are not finite.
         """
-        with self.use_device(), torch.inference_mode():
-            return self._generate([frames], [request], on_progress)[0]
+        return self.generate_together([frames], [request], on_progress)[0]
 
-    def _generate(
+    def generate_together(
+        self,
+        frames: Sequence[VideoFrames | NoPicture],
+        requests: Sequence[GenerationRequest],
+        on_progress: OnProgress | None = None,
+    ) -> list[Generation]:
+        """Generate the sounds for several clips in one batch.
+
+        Args:
+            frames: of each clip, as for `generate`. Memory grows with their number.
+            requests: the options for each clip; all have the same steps, solver, schedule and
+                guidance.
+            on_progress: as for `generate`; steps of `ENCODE` and `DECODE_AUDIO` are those of a
+                clip.
+
+        Raises:
+            PromptTooLongError: a prompt has more tokens than the text encoder takes.
+            DeviceError: the device ran out of memory; the pipeline stays usable.
+            ModelError: the model gave values that are not finite.
+        """
+        if not requests:
+            return []
+        with self.use_device(), torch.inference_mode():
+            return self._run_sessions(frames, requests, on_progress)
+
+    def _run_sessions(
         self,
         frames: Sequence[VideoFrames | NoPicture],
         requests: Sequence[GenerationRequest],
         on_progress: OnProgress | None,
     ) -> list[Generation]:
-        """Run generations side by side; all have the same number of evaluations."""
         report = on_progress or (lambda progress: None)
         sessions = [self.start(*pair) for pair in zip(frames, requests, strict=True)]
         velocities = self.make_velocity_model()

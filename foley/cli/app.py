@@ -27,8 +27,9 @@ _GENERATE_EXAMPLES = """\
 Examples:
   foley generate clip.mp4 -p "a wooden ball bounces"
   foley generate clip.mp4 -p "rain" -o rain.wav --seed 7
-  foley generate *.mp4 -p "footsteps on gravel" -o results/
+  foley generate *.mp4 -p "footsteps on gravel" -o results/ -j 4
   foley generate --csv clips.csv -o results/ --skip-existing
+  foley generate - -p "rain" -o - < clip.mp4 > rain.mp4
 """
 
 app = App(
@@ -74,7 +75,8 @@ def main() -> None:
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
-        app(sys.argv[1:])
+        # A lone hyphen looks like an option to the parser. As a path it is the same as ./-
+        app(["./-" if argument == "-" else argument for argument in sys.argv[1:]])
     except FoleyError as error:
         print(f"foley: {error}", file=sys.stderr)
         sys.exit(get_exit_code(error))

@@ -1,19 +1,20 @@
 """Where `foley generate` runs: a model in this process, or a service."""
 
-import contextlib
+import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
 from foley.cli.options import ModelOptions
 from foley.cli.plan import AUDIO_SUFFIXES, ClipTask
-from foley.errors import ParameterError
+from foley.errors import DeviceError, ParameterError, RequestError
 from foley.mix import LoudnessReport
 from foley.types import NoPicture, Stage, VideoFrames
 
 if TYPE_CHECKING:
-    from foley.client import Format, RemoteFile, RemoteUpdate
+    from foley.client import AsyncFoleyClient, Format, RemoteFile, RemoteUpdate
     from foley.generation import Generation
     from foley.media.mux import MediaFile
     from foley.pipeline import Progress
@@ -22,16 +23,36 @@ MAX_WAIT_SECONDS = 600.0  # how long a busy service is retried
 
 
 class OnStage(Protocol):
-    """A function that shows how far a clip is."""
+    """A function that shows how far clips are."""
 
-    def __call__(self, stage: str, step: int = 0, num_steps: int = 1) -> None:
+    def __call__(
+        self, tasks: Sequence[ClipTask], stage: str, step: int = 0, num_steps: int = 1
+    ) -> None:
         """Show that `step` of `num_steps` steps of a stage are done.
 
         Args:
+            tasks: the clips that are in this stage.
             stage: a value of `foley.types.Stage`, with a remark if there is one.
             step: steps that are done, from 0.
             num_steps: steps in all, at least 1.
         """
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelName:
+    """What the model is called.
+
+    Attributes:
+        preset: its preset.
+        place: where it runs: `on cuda:0`, or `at` the address of a service.
+        description: all about where it is and where it comes from, in one line.
+        about: what the model can and cannot do; empty if its publisher says it.
+    """
+
+    preset: str
+    place: str
+    description: str
+    about: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,33 +78,58 @@ class ClipResult:
     loudness: tuple[LoudnessReport, ...] = ()
 
 
+class OnOutcome(Protocol):
+    """A function that receives the result of a clip, or the error that ended it."""
+
+    def __call__(self, task: ClipTask, outcome: ClipResult | RequestError) -> None:
+        """Receive the outcome of a clip.
+
+        Args:
+            task: the clip.
+            outcome: what was made, or why nothing was.
+        """
+
+
 class GenerationBackend(Protocol):
     """Generates the sounds of clips.
 
     Attributes:
-        description: the model and where it runs, in one line.
-        about: what the model can and cannot do; empty if its publisher says it.
+        model: what generates.
     """
 
-    description: str
-    about: str
+    model: ModelName
 
-    def run(self, task: ClipTask, *, trim: bool, on_stage: OnStage) -> ClipResult:
-        """Generate the sounds of a clip and write its files.
+    def run(
+        self,
+        tasks: Sequence[ClipTask],
+        *,
+        jobs: int,
+        trim: bool,
+        on_stage: OnStage,
+        on_outcome: OnOutcome,
+    ) -> None:
+        """Generate the sounds of clips and write their files.
 
         Args:
-            task: the clip, its options and its outputs.
+            tasks: the clips, their options and their outputs.
+            jobs: clips at once, at least 1.
             trim: whether to cut a clip that is too long instead of refusing it.
             on_stage: called when a stage begins or moves on.
+            on_outcome: called when a clip is done, or has failed.
 
         Raises:
-            RequestError: the clip or its output cannot be used.
             ServerError: the model or the service failed.
             ConnectionFailedError: the service cannot be reached.
         """
 
-    def close(self) -> None:
-        """Release connections."""
+
+@dataclass(frozen=True, kw_only=True)
+class _DecodedClip:
+    """A clip whose frames are decoded."""
+
+    task: ClipTask
+    frames: VideoFrames | NoPicture
+    timings: dict[str, float]
 
 
 class LocalBackend:
@@ -98,44 +144,98 @@ class LocalBackend:
 
     def __init__(self, options: ModelOptions) -> None:
         self._pipeline = options.load()
-        self.description = self._pipeline.description
-        self.about = self._pipeline.preset.about
-
-    def run(self, task: ClipTask, *, trim: bool, on_stage: OnStage) -> ClipResult:
-        """See `GenerationBackend.run`."""
-
-        def on_progress(progress: "Progress") -> None:
-            on_stage(progress.stage, progress.step, progress.num_steps)
-
-        start = time.perf_counter()
-        frames: VideoFrames | NoPicture
-        decoded: dict[str, float] = {}
-        if task.clip is None:
-            assert task.request.duration_seconds is not None
-            frames = NoPicture(duration_seconds=task.request.duration_seconds)
-        else:
-            on_stage(Stage.DECODE_VIDEO)
-            frames = self._pipeline.decode_video(task.clip, trim=trim)
-            decoded[Stage.DECODE_VIDEO] = time.perf_counter() - start
-        generation = self._pipeline.generate(frames, task.request, on_progress)
-        mux_start = time.perf_counter()
-        on_stage(Stage.MUX)
-        trimmed = isinstance(frames, VideoFrames) and frames.trimmed
-        stop_seconds = generation.duration_seconds if trimmed else None
-        files = _write_files(task, generation, stop_seconds)
-        end = time.perf_counter()
-        return ClipResult(
-            paths=[file.path for file in files],
-            seeds=generation.seeds,
-            duration_seconds=generation.duration_seconds,
-            seconds=end - start,
-            timings={**decoded, **generation.timings, Stage.MUX: end - mux_start},
-            notices=(*generation.notices, *(notice for file in files for notice in file.notices)),
-            loudness=tuple(file.loudness for file in files if file.loudness),
+        self.model = ModelName(
+            preset=self._pipeline.preset.name,
+            place=f"on {self._pipeline.device}",
+            description=self._pipeline.description,
+            about=self._pipeline.preset.about,
         )
 
-    def close(self) -> None:
-        """Do nothing: a local model holds memory only."""
+    def run(
+        self,
+        tasks: Sequence[ClipTask],
+        *,
+        jobs: int,
+        trim: bool,
+        on_stage: OnStage,
+        on_outcome: OnOutcome,
+    ) -> None:
+        """See `GenerationBackend.run`."""
+        for first in range(0, len(tasks), jobs):
+            start = time.perf_counter()
+            decoded = []
+            for task in tasks[first : first + jobs]:
+                on_stage([task], Stage.DECODE_VIDEO)
+                try:
+                    decoded.append(self._decode(task, trim=trim))
+                except RequestError as error:
+                    on_outcome(task, error)
+            self._generate(decoded, start, on_stage, on_outcome)
+
+    def _decode(self, task: ClipTask, *, trim: bool) -> _DecodedClip:
+        if task.clip is None:
+            assert task.request.duration_seconds is not None
+            sound = NoPicture(duration_seconds=task.request.duration_seconds)
+            return _DecodedClip(task=task, frames=sound, timings={})
+        start = time.perf_counter()
+        frames = self._pipeline.decode_video(task.clip, trim=trim)
+        timings = {str(Stage.DECODE_VIDEO): time.perf_counter() - start}
+        return _DecodedClip(task=task, frames=frames, timings=timings)
+
+    def _generate(
+        self,
+        clips: Sequence[_DecodedClip],
+        start: float,
+        on_stage: OnStage,
+        on_outcome: OnOutcome,
+    ) -> None:
+        """Generate the sounds of clips together, and write their files."""
+        tasks = [clip.task for clip in clips]
+
+        def on_progress(progress: "Progress") -> None:
+            on_stage(tasks, progress.stage, progress.step, progress.num_steps)
+
+        try:
+            generations = self._pipeline.generate_together(
+                [clip.frames for clip in clips], [task.request for task in tasks], on_progress
+            )
+        except RequestError as error:
+            if len(clips) == 1:
+                on_outcome(tasks[0], error)
+                return
+            # The options of one clip are refused, and it is not said of which.
+            for clip in clips:
+                self._generate([clip], time.perf_counter(), on_stage, on_outcome)
+            return
+        except DeviceError as error:
+            if len(clips) > 1:
+                raise DeviceError(f"{error}, or for fewer clips at once with -j") from error
+            raise
+        for clip, generation in zip(clips, generations, strict=True):
+            on_stage([clip.task], Stage.MUX)
+            try:
+                result = _write_result(clip, generation, start)
+            except RequestError as error:
+                on_outcome(clip.task, error)
+            else:
+                on_outcome(clip.task, result)
+
+
+def _write_result(clip: _DecodedClip, generation: "Generation", start: float) -> ClipResult:
+    mux_start = time.perf_counter()
+    trimmed = isinstance(clip.frames, VideoFrames) and clip.frames.trimmed
+    stop_seconds = generation.duration_seconds if trimmed else None
+    files = _write_files(clip.task, generation, stop_seconds)
+    end = time.perf_counter()
+    return ClipResult(
+        paths=[file.path for file in files],
+        seeds=generation.seeds,
+        duration_seconds=generation.duration_seconds,
+        seconds=end - start,
+        timings={**clip.timings, **generation.timings, Stage.MUX: end - mux_start},
+        notices=(*generation.notices, *(notice for file in files for notice in file.notices)),
+        loudness=tuple(file.loudness for file in files if file.loudness),
+    )
 
 
 def _write_files(
@@ -175,24 +275,70 @@ class ServerBackend:
     def __init__(self, base_url: str, api_key: str | None, *, bulk: bool) -> None:
         from foley.client import FoleyClient
 
-        with contextlib.ExitStack() as stack:
-            self._client = stack.enter_context(FoleyClient(base_url, api_key=api_key))
-            (model, *_) = self._client.list_models()
-            self.close = stack.pop_all().close
+        with FoleyClient(base_url, api_key=api_key) as client:
+            (model, *_) = client.list_models()
+        self._base_url = base_url
+        self._api_key = api_key
         self._bulk = bulk
-        self.about = model.about
-        self.description = f"{base_url}: preset {model.preset}"
+        self.model = ModelName(
+            preset=model.preset,
+            place=f"at {base_url}",
+            description=f"preset {model.preset} at {base_url}",
+            about=model.about,
+        )
 
-    def run(self, task: ClipTask, *, trim: bool, on_stage: OnStage) -> ClipResult:
+    def run(
+        self,
+        tasks: Sequence[ClipTask],
+        *,
+        jobs: int,
+        trim: bool,
+        on_stage: OnStage,
+        on_outcome: OnOutcome,
+    ) -> None:
         """See `GenerationBackend.run`."""
+        asyncio.run(self._run_all(tasks, jobs, trim, on_stage, on_outcome))
 
+    async def _run_all(
+        self,
+        tasks: Sequence[ClipTask],
+        jobs: int,
+        trim: bool,
+        on_stage: OnStage,
+        on_outcome: OnOutcome,
+    ) -> None:
+        from foley.client import AsyncFoleyClient
+
+        waiting = iter(tasks)
+
+        async def work() -> None:
+            for task in waiting:
+                try:
+                    result = await self._run_one(client, task, trim=trim, on_stage=on_stage)
+                except RequestError as error:
+                    on_outcome(task, error)
+                else:
+                    on_outcome(task, result)
+
+        async with AsyncFoleyClient(self._base_url, api_key=self._api_key) as client:
+            workers = [asyncio.create_task(work()) for _ in range(min(jobs, len(tasks)))]
+            try:
+                await asyncio.gather(*workers)
+            finally:
+                for worker in workers:
+                    worker.cancel()
+                await asyncio.gather(*workers, return_exceptions=True)
+
+    async def _run_one(
+        self, client: "AsyncFoleyClient", task: ClipTask, *, trim: bool, on_stage: OnStage
+    ) -> ClipResult:
         def on_update(update: "RemoteUpdate") -> None:
             position = f", {update.queue_position} before" if update.queue_position else ""
-            on_stage(f"{update.stage}{position}", update.step or 0, update.num_steps or 1)
+            on_stage([task], f"{update.stage}{position}", update.step or 0, update.num_steps or 1)
 
         start = time.perf_counter()
-        on_stage(Stage.UPLOAD)
-        result = self._client.generate(
+        on_stage([task], Stage.UPLOAD)
+        result = await client.generate(
             task.clip,
             on_update=on_update,
             max_wait_seconds=MAX_WAIT_SECONDS,
@@ -203,7 +349,7 @@ class ServerBackend:
             **task.mix.changed(),
         )
         chosen = result.select_files(_get_format(task))
-        paths = self._download(task, chosen)
+        paths = await _download(client, task, chosen)
         return ClipResult(
             paths=paths,
             seeds=result.seeds,
@@ -214,17 +360,20 @@ class ServerBackend:
             loudness=tuple(file.loudness for file in chosen if file.loudness),
         )
 
-    def _download(self, task: ClipTask, files: "list[RemoteFile]") -> list[Path]:
-        wanted = _get_format(task)
-        paths = []
-        for file, path in zip(files, task.list_outputs(), strict=True):
-            if file.format != wanted:
-                # The service chose another container, whose path was not checked before.
-                path = path.with_suffix(f".{file.format}")
-                if path.exists():
-                    raise ParameterError(f"{path} exists; name another output for {task.name}")
-            paths.append(self._client.download(file, path))
-        return paths
+
+async def _download(
+    client: "AsyncFoleyClient", task: ClipTask, files: "list[RemoteFile]"
+) -> list[Path]:
+    wanted = _get_format(task)
+    paths = []
+    for file, path in zip(files, task.list_outputs(), strict=True):
+        if file.format != wanted:
+            # The service chose another container, whose path was not checked before.
+            path = path.with_suffix(f".{file.format}")
+            if path.exists():
+                raise ParameterError(f"{path} exists; name another output for {task.name}")
+        paths.append(await client.download(file, path))
+    return paths
 
 
 def _get_format(task: ClipTask) -> str:

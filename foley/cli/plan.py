@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from foley.cli.pipes import PIPE
 from foley.errors import OutputError, ParameterError, RequestError
 from foley.mix import MixOptions
 from foley.quiet import silence_imports
@@ -30,17 +31,28 @@ class ClipTask:
         request: options of the generation.
         output: path of the result. With several variations, each path has a number added.
         mix: how its sound is finished.
+        from_stdin: whether `clip` is a copy of standard input.
+        to_stdout: whether `output` is a temporary file, to be copied to standard output.
     """
 
     clip: Path | None
     request: GenerationRequest
     output: Path
     mix: MixOptions = _NO_MIX
+    from_stdin: bool = False
+    to_stdout: bool = False
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """What messages call it: as the user named it."""
+        if self.from_stdin:
+            return str(PIPE)
         return "sound" if self.clip is None else str(self.clip)
+
+    @property
+    def short_name(self) -> str:
+        """The name without folders."""
+        return Path(self.name).name
 
     def list_outputs(self) -> list[Path]:
         """Return the path of each variation."""
@@ -169,9 +181,8 @@ def _choose_container(task: ClipTask, console: Console) -> ClipTask:
     if container == wanted:
         return task
     task = replace(task, output=task.output.with_suffix(f".{container}"))
-    console.print(
-        f"{task.clip}: {wanted} cannot hold its video stream; writing {task.output} instead"
-    )
+    written = container if task.to_stdout else task.output
+    console.print(f"{task.name}: {wanted} cannot hold its video stream; writing {written} instead")
     return task
 
 

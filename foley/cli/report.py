@@ -1,60 +1,58 @@
-"""What `foley generate` shows: a progress bar for each clip, and its results or its error."""
+"""What `foley generate` says: a line for the model, for each result or error, and for all."""
 
 import json
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from foley.cli.backends import ClipResult, OnStage
+from foley.cli.backends import ClipResult, ModelName
+from foley.cli.pipes import write_file, write_line
 from foley.cli.plan import ClipTask
-from foley.errors import OutputError, RequestError
+from foley.errors import RequestError
 from foley.mix import Loudness, LoudnessReport
-
-
-@contextmanager
-def show_progress(task: ClipTask, console: Console) -> Iterator[OnStage]:
-    """Show a progress bar inside the block; yield the function that moves it.
-
-    Args:
-        task: its clip's name stands beside the bar.
-        console: where the bar is drawn; nothing is drawn if it is not a terminal.
-    """
-    with Progress(
-        TextColumn("{task.fields[clip]}  {task.description:16}", markup=False),
-        BarColumn(),
-        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ) as bars:
-        bar = bars.add_task("", total=1, clip=task.clip.name if task.clip else task.name)
-
-        def move(stage: str, step: int = 0, num_steps: int = 1) -> None:
-            bars.update(bar, description=stage, completed=step, total=num_steps)
-
-        yield move
 
 
 class Report:
     """Where results and errors of clips go.
 
-    Standard output gets the path of each file, or a line of JSON for each clip. All else goes to
-    standard error.
+    Standard output gets the path of each file, a line of JSON for each clip, or the file itself.
+    All else goes to standard error.
 
     Args:
         console: for notices and a line about each result.
         as_json: whether standard output gets JSON.
+        verbose: whether the lines have the seconds of each stage.
+
+    Attributes:
+        num_clips: that were asked for.
+        num_failed: that have an error.
     """
 
-    def __init__(self, console: Console, *, as_json: bool) -> None:
+    def __init__(self, console: Console, *, as_json: bool, verbose: bool = False) -> None:
         self.console = console
+        self.num_clips = 0
+        self.num_failed = 0
         self._as_json = as_json
+        self._verbose = verbose
+        self._num_done = 0
+        self._sound_seconds = 0.0
+        self._start = time.perf_counter()
+
+    def print_model(self, model: ModelName) -> None:
+        """Print which model is used, and start to count the seconds of all clips.
+
+        Args:
+            model: its names.
+        """
+        self._start = time.perf_counter()
+        if self._verbose:
+            self.console.print(model.description + (f", {model.about}" if model.about else ""))
+        else:
+            hint = "; -v says what it can do" if model.about else ""
+            self.console.print(f"preset {model.preset} {model.place}{hint}")
 
     def print_result(self, task: ClipTask, result: ClipResult) -> None:
         """Print the notices about a clip, a line for each of its sounds, and its files.
@@ -63,15 +61,21 @@ class Report:
             task: what was asked for.
             result: what was made.
         """
+        self._num_done += 1
+        self._sound_seconds += result.duration_seconds * len(result.seeds)
         for notice in dict.fromkeys(result.notices):
             self.console.print(f"{task.name}: {notice}", style="yellow")
-        stages = ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in result.timings.items())
-        summary = f"{result.duration_seconds:.2f} s of sound in {result.seconds:.2f} s ({stages})"
+        summary = f"{result.duration_seconds:.2f} s of sound in {result.seconds:.2f} s"
+        if self._verbose:
+            stages = (f"{stage} {seconds:.2f} s" for stage, seconds in result.timings.items())
+            summary += f" ({', '.join(stages)})"
         for seed in result.seeds:
             self.console.print(f"{task.name}: {summary}, seed {seed}")
         for report in result.loudness:
             self.console.print(f"{task.name}: {_describe_loudness(report)}")
-        if self._as_json:
+        if task.to_stdout:
+            write_file(result.paths[0])
+        elif self._as_json:
             files = [
                 {"path": str(path), "seed": seed}
                 for path, seed in zip(result.paths, result.seeds, strict=True)
@@ -80,7 +84,7 @@ class Report:
                 file["loudness"] = report.model_dump(exclude_none=True)
             _write_json(
                 {
-                    "clip": str(task.clip) if task.clip else None,
+                    "clip": task.name if task.clip else None,
                     "files": files,
                     "duration_seconds": result.duration_seconds,
                     "seconds": result.seconds,
@@ -90,7 +94,7 @@ class Report:
             )
         else:
             for path in result.paths:
-                _write_line(os.fsencode(path))
+                write_line(os.fsencode(path))
 
     def print_error(self, task: ClipTask, error: RequestError) -> None:
         """Print why a clip has no result.
@@ -99,10 +103,27 @@ class Report:
             task: what was asked for.
             error: which ended it.
         """
-        print(f"foley: {task.name}: {error}", file=sys.stderr)
+        self.num_failed += 1
+        text = str(error)
+        if not text.startswith(f"{task.name} "):
+            text = f"{task.name}: {text}"
+        print(f"foley: {text}", file=sys.stderr)
         if self._as_json:
             details = {"code": error.code, "message": str(error)}
-            _write_json({"clip": str(task.clip) if task.clip else None, "error": details})
+            _write_json({"clip": task.name if task.clip else None, "error": details})
+
+    def print_summary(self) -> None:
+        """Print a line about all clips, if there are several."""
+        if self.num_clips < 2:
+            return
+        if self._num_done:
+            seconds = time.perf_counter() - self._start
+            self.console.print(
+                f"{self._num_done} of {self.num_clips} clips: {self._sound_seconds:.2f} s of sound "
+                f"in {seconds:.2f} s"
+            )
+        if self.num_failed:
+            print(f"foley: {self.num_failed} of {self.num_clips} clips failed", file=sys.stderr)
 
 
 def _describe_loudness(report: LoudnessReport) -> str:
@@ -119,21 +140,4 @@ def _describe_loudness(report: LoudnessReport) -> str:
 
 
 def _write_json(value: dict[str, Any]) -> None:
-    _write_line(json.dumps(value).encode())
-
-
-def _write_line(line: bytes) -> None:
-    # As bytes, since a path need not be text. At once, so that the next program can begin.
-    try:
-        sys.stdout.buffer.write(line + b"\n")
-        sys.stdout.buffer.flush()
-    except OSError as error:
-        # Python writes what is left in the buffer when it ends, and would fail once more.
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError):
-            raise
-        raise OutputError(
-            f"standard output cannot be written ({error.strerror}); finished files are kept, and "
-            "--skip-existing continues after them"
-        ) from error
+    write_line(json.dumps(value).encode())

@@ -94,7 +94,7 @@ def test_a_table_of_clips_is_sent_as_bulk_requests(
         "--csv", table, "--server", service.url, "--skip-existing", "--steps", 3, key="k-1"
     )
     assert code == 1, stderr
-    assert "preset tiny, a small model" in stderr
+    assert f"preset tiny at {service.url}; -v says what it can do" in stderr
     assert "1 of 3 results exist: skipped" in stderr
     assert "two.wav" not in "".join(path.name for path in tmp_path.iterdir())
     assert "a.mp4: why" in stderr

@@ -31,6 +31,8 @@ ELSEWHERE = {
     "foley serve": "tests/cli: it does not end",
     "foley download": "tests/weights: needs a network",
     "foley convert": "tests/weights: needs official weights",
+    "foley generate - ": "tests/cli: the result is standard output",
+    "curl -o out.mp4 http://127.0.0.1:3000/v1/generate -F clip_url": "tests/jobs: needs a network",
     "grpcurl": "tests/grpc does the same from Python",
     "python -m runners.page": "tests/page: it does not end",
     "python -m benchmarks.bench_gpu": "tests/benchmarks: needs a GPU",
