@@ -27,13 +27,26 @@ def clip(short_clip: bytes, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_example(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     environment = {k: v for k, v in os.environ.items() if k != "FOLEY_API_KEY"}
     return subprocess.run(
-        [sys.executable, EXAMPLES / name, *map(str, arguments)],
+        [find_interpreter(name), EXAMPLES / name, *map(str, arguments)],
         capture_output=True,
         text=True,
         env=environment,
         cwd=ROOT,
         timeout=scale(120),
     )
+
+
+def find_interpreter(name: str) -> str:
+    """The program that runs an example."""
+    if not name.endswith(".mjs"):
+        return sys.executable
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("no node here")
+    version = subprocess.run([node, "--version"], capture_output=True, text=True).stdout
+    if int(version.removeprefix("v").split(".")[0]) < 20:
+        pytest.skip(f"node is {version.strip()}, the example needs 20")
+    return node
 
 
 def read_streams(path: Path) -> set[str]:
@@ -67,6 +80,23 @@ def test_call_http_ends_with_the_error_of_the_service(server: Server, tmp_path: 
     assert done.returncode == 1
     assert re.match(r"video_\w+: ", done.stderr)
     assert "Traceback" not in done.stderr
+
+
+def test_the_javascript_client_writes_the_clip_with_sound_or_the_error(
+    server: Server, clip: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out.mp4"
+    options = ("--prompt", "birds", "--server", address(server))
+    done = run_example("call_http.mjs", clip, output, *options)
+    assert done.returncode == 0, done.stderr
+    assert read_streams(output) == {"video", "audio"}
+    assert re.fullmatch(rf"{output}: seed \d+\n", done.stdout)
+    bad = tmp_path / "bad.mp4"
+    bad.write_bytes(b"not a video")
+    done = run_example("call_http.mjs", bad, tmp_path / "none.mp4", *options)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.match(r"video_\w+: ", done.stderr)
+    assert not (tmp_path / "none.mp4").exists()
 
 
 def test_call_http_async_generates_one_sound_for_each_prompt(server: Server, clip: Path) -> None:
@@ -117,7 +147,7 @@ def test_batch_continues_after_a_bad_clip_and_skips_results(
 
 def test_every_example_is_listed() -> None:
     text = (EXAMPLES / "README.md").read_text()
-    for path in sorted(EXAMPLES.glob("*.py")):
+    for path in sorted([*EXAMPLES.glob("*.py"), *EXAMPLES.glob("*.mjs")]):
         assert f"`{path.name}`" in text, path.name
 
 
