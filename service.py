@@ -44,6 +44,7 @@ from runners.http.jobs import JobHandlers, build_job_routes
 from runners.http.middleware import ErrorMiddleware
 from runners.http.routes import CORS, build_routes
 from runners.jobs.cancellation import CancellationRegistry
+from runners.jobs.clip_url import ClipLoader
 from runners.jobs.intake import make_intake
 from runners.jobs.results import ResultStore
 from runners.jobs.run import GenerationService
@@ -176,6 +177,7 @@ class FoleyApi:
         _protect_process()
         self.scratch = Scratch(SETTINGS.scratch_root)
         self.intake = make_intake(SETTINGS)
+        self.clips = ClipLoader(SETTINGS)
         self.common = SharedScratch(SETTINGS.scratch_root)
         self.cancellations = CancellationRegistry(self.common.requests)
         self.results = ResultStore(
@@ -201,6 +203,7 @@ class FoleyApi:
             self.service,
             self.scratch,
             self.intake,
+            self.clips,
             self.cancellations,
             self.results,
         )
@@ -217,7 +220,7 @@ class FoleyApi:
         from runners.durable.service import JobService
 
         jobs = JobService(SETTINGS)
-        return jobs, JobHandlers(SETTINGS, jobs, self.intake)
+        return jobs, JobHandlers(SETTINGS, jobs, self.intake, self.clips)
 
     @bentoml.on_startup
     async def start(self) -> None:
@@ -235,6 +238,7 @@ class FoleyApi:
                 self.service,
                 self.scratch,
                 self.intake,
+                self.clips,
                 self.cancellations,
                 ApiKeys(SETTINGS.keys),
             )

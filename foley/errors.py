@@ -15,7 +15,7 @@ FoleyError
         OutputError             the result cannot be written as asked
         MediaTypeError          (service) the body is not a multipart form
         NotAcceptableError      (service) no answer in a format that `Accept` allows
-        FetchError              (queue worker) the clip's URL is refused, or gives no clip
+        FetchError              (service) the clip's URL is refused, or gives no clip
         UploadTooLargeError     (service) over the limit; raised while reading, before it is stored
         UploadTooSlowError      (service) the upload comes more slowly than allowed
         UnauthorizedError       (service) no key, or a wrong one

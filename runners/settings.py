@@ -330,12 +330,20 @@ class Settings(BaseSettings):
             description="Seconds for which a job that has ended is kept with its files.",
         ),
     ] = 86_400.0
+    clip_urls: Annotated[
+        bool,
+        Field(
+            description="Whether HTTP and gRPC fetch the clip of a request that names it by an "
+            "https:// or http:// address in `clip_url`. Addresses of private networks are refused. "
+            "Queue workers always fetch, over https:// only."
+        ),
+    ] = True
     fetch_timeout_seconds: Annotated[
         float,
         Field(
             gt=0,
             le=3600,
-            description="Seconds that a queue worker may take to download a clip from a URL.",
+            description="Seconds that the download of a clip from a URL may take.",
         ),
     ] = 60.0
     bucket: Annotated[

@@ -37,6 +37,7 @@ class RequestOptions(TypedDict, total=False):
     seed: int | None
     num_variations: int
     duration_seconds: float | None  # of a sound without a clip
+    clip_url: str | None  # where the service finds the clip, if it is not sent
     cues: Sequence[Cue | Mapping[str, object]]  # prompts for ranges of time
     original_sound: OriginalSound  # what becomes of the clip's own sound; drop by default
     original_gain_db: float
@@ -62,7 +63,7 @@ class PreparedRequest:
     """A request to `POST /v1/generate`, checked before anything is sent.
 
     Args:
-        clip: path of the video, or its bytes; None for a sound without one.
+        clip: path of the video, or its bytes; None for a `clip_url`, or a sound without a clip.
         options: a mapping with the keys of `RequestOptions`. A value of None is not sent.
         request_id: 1 to 64 letters, digits, `.`, `_` and `-`. The service chooses one if it is
             None.
@@ -71,7 +72,7 @@ class PreparedRequest:
 
     Raises:
         ParameterError: an option is unknown or out of bounds, `output` does not fit them, or there
-            are both or neither of a clip and `duration_seconds`.
+            is not one of a clip, `clip_url` and `duration_seconds`.
     """
 
     def __init__(
@@ -94,9 +95,11 @@ class PreparedRequest:
         unknown = sorted(options.keys() - RequestOptions.__annotations__.keys())
         if unknown:
             raise ParameterError(f"{unknown[0]}: no such option")
-        if (clip is None) == (options.get("duration_seconds") is None):
+        sources = (clip, options.get("clip_url"), options.get("duration_seconds"))
+        if sum(source is not None for source in sources) != 1:
             raise ParameterError(
-                "give a clip, or None and duration_seconds with a prompt for a sound without one"
+                "give a clip, or None and either its clip_url or duration_seconds with a prompt "
+                "for a sound without one"
             )
         self._clip = clip if clip is None or isinstance(clip, bytes) else Path(clip)
         options = {**options, "cues": request.model_dump()["cues"] or None}

@@ -83,7 +83,8 @@ class FoleyClient:
         """Generate the sound of a clip. An exception inside the call cancels the request.
 
         Args:
-            clip: path of the video, or its bytes; None with `duration_seconds` and a prompt.
+            clip: path of the video, or its bytes; None with a `clip_url`, or with
+                `duration_seconds` and a prompt.
             destination: folder for the files, created if it is missing. Without it the files stay
                 with the service for some minutes, for `download` or `read`.
             output: file for the sound of one variation, instead of a folder. Its suffix is the

@@ -29,6 +29,7 @@ from runners.auth import ApiKeys
 from runners.grpc.boundary import CallIdentity, guard_call
 from runners.grpc.upload import read_upload
 from runners.jobs.cancellation import CancellationRegistry
+from runners.jobs.clip_url import ClipLoader
 from runners.jobs.deadline import Deadline, run_until_cancelled
 from runners.jobs.intake import Intake
 from runners.jobs.job import MEDIA_TYPES, GenerationJob
@@ -50,6 +51,7 @@ class FoleyServicer(FoleyServiceServicer):
         service: runs the jobs.
         scratch: has a folder for each request.
         intake: bounds the uploads.
+        clips: stores clips that are named by their address.
         registry: of the requests that can be cancelled.
         keys: one of them must come with each call.
     """
@@ -60,6 +62,7 @@ class FoleyServicer(FoleyServiceServicer):
         service: GenerationService,
         scratch: Scratch,
         intake: Intake,
+        clips: ClipLoader,
         registry: CancellationRegistry,
         keys: ApiKeys,
     ) -> None:
@@ -67,6 +70,7 @@ class FoleyServicer(FoleyServiceServicer):
         self._service = service
         self._scratch = scratch
         self._intake = intake
+        self._clips = clips
         self._registry = registry
         self._keys = keys
 
@@ -142,6 +146,7 @@ class FoleyServicer(FoleyServiceServicer):
                 requests, folder, max_bytes=self._settings.max_upload_bytes, upload=upload
             )
             options = await run_until_cancelled(reading, upload.watch_rate())
+            options = await self._clips.load(options, folder, upload)
         job = GenerationJob(
             owner=caller.owner,
             request_id=caller.request_id,

@@ -19,8 +19,8 @@ async def read_upload(
 ) -> GenerationOptions:
     """Store the clip of a call in `folder`, as `runners.handoff.CLIP`; return its options.
 
-    A call with `duration_seconds` has no clip. The next message is read only after the last chunk
-    was written, which is backpressure for the sender.
+    A call with `clip_url` or `duration_seconds` has no clip. The next message is read only after
+    the last chunk was written, which is backpressure for the sender.
 
     Args:
         requests: the messages of the call.
@@ -56,7 +56,7 @@ async def read_upload(
                 raise ParameterError("a message holds neither options nor a chunk of the clip")
     if options is None:
         raise ParameterError("options: missing; send them in the first message")
-    options.check_clip(is_given=num_chunks > 0)
+    options.check_clip(is_sent=num_chunks > 0)
     return options
 
 

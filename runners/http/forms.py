@@ -15,11 +15,13 @@ from foley.errors import (
 from foley.request import describe_validation_error
 from runners.handoff import CLIP
 from runners.http.multipart import store_form
+from runners.jobs.clip_url import MAX_DATA_URI_BYTES
 from runners.jobs.intake import Upload
 from runners.jobs.job import GenerationOptions
 
 FORM_TYPE = "multipart/form-data"
 CLIP_FIELD = "clip"
+URL_FIELD = "clip_url"  # may hold the clip, as a data: URI
 REPEATABLE_FIELDS = ("also",)
 
 
@@ -28,7 +30,7 @@ async def read_form(
 ) -> GenerationOptions:
     """Store the clip of a form in `folder`, as `runners.handoff.CLIP`; return its options.
 
-    A form with `duration_seconds` has no clip.
+    A form with `clip_url` or `duration_seconds` has no clip.
 
     Args:
         request: its body has not been read.
@@ -54,6 +56,8 @@ async def read_form(
             content_type,
             folder / CLIP,
             file_field=CLIP_FIELD,
+            large_field=URL_FIELD,
+            max_large_bytes=MAX_DATA_URI_BYTES,
             max_fields=2 * len(GenerationOptions.model_fields),
         )
         options = GenerationOptions.model_validate(_drop_empty(_merge_repeated(form.fields)))
@@ -61,7 +65,7 @@ async def read_form(
         raise CancelledRequestError("the caller disconnected during the upload") from error
     except ValidationError as error:
         raise ParameterError(describe_validation_error(error)) from error
-    options.check_clip(is_given=form.has_file)
+    options.check_clip(is_sent=form.has_file)
     return options
 
 

@@ -1,4 +1,8 @@
-"""POST /v1/generate: read the form, run the job, and answer with a file, a zip or events."""
+"""POST /v1/generate: read the form, run the job, and answer with a file, a zip or events.
+
+POST /v1/generate/events is the same with events as its only answer, which describes itself better
+to generators of clients than an answer that depends on `Accept`.
+"""
 
 import asyncio
 from dataclasses import dataclass
@@ -13,11 +17,13 @@ from foley.request import AUDIO_FORMATS
 from foley.types import Stage
 from runners import metrics
 from runners.handoff import CLIP
+from runners.http import sse
 from runners.http.forms import read_form
-from runners.http.negotiation import negotiate
+from runners.http.negotiation import EVENTS_PATH, negotiate
 from runners.http.responses import error_body, file_response, result_event
 from runners.http.sse import EventStream
 from runners.jobs.cancellation import CancellationRegistry, CancellationToken
+from runners.jobs.clip_url import ClipLoader
 from runners.jobs.deadline import Deadline, run_until_cancelled
 from runners.jobs.intake import Intake
 from runners.jobs.job import GenerationJob, GenerationOptions
@@ -69,6 +75,7 @@ class GenerateEndpoint:
         service: runs the jobs.
         scratch: has a folder for each request.
         intake: bounds the uploads.
+        clips: stores clips that are named by their address.
         registry: of the requests that can be cancelled.
         results: keeps the files of streamed requests.
     """
@@ -79,6 +86,7 @@ class GenerateEndpoint:
         service: GenerationService,
         scratch: Scratch,
         intake: Intake,
+        clips: ClipLoader,
         registry: CancellationRegistry,
         results: ResultStore,
     ) -> None:
@@ -86,6 +94,7 @@ class GenerateEndpoint:
         self._service = service
         self._scratch = scratch
         self._intake = intake
+        self._clips = clips
         self._registry = registry
         self._results = results
 
@@ -107,8 +116,7 @@ class GenerateEndpoint:
                 cancellation=cancellation,
             )
             options = await self._read_options(active)
-            accept = ", ".join(active.request.headers.getlist("accept"))
-            response_format = negotiate(accept, options)
+            response_format = negotiate(_get_accept(active.request), options)
             job = GenerationJob(
                 owner=active.owner,
                 request_id=active.request_id,
@@ -133,8 +141,15 @@ class GenerateEndpoint:
                 )
                 async with asyncio.timeout(active.deadline.left_seconds):
                     with active.deadline.stage(Stage.UPLOAD):
-                        return await run_until_cancelled(
+                        options = await run_until_cancelled(
                             reading, active.cancellation.wait(), upload.watch_rate()
+                        )
+                        if options.clip_url is None:
+                            return options
+                        return await run_until_cancelled(
+                            self._clips.load(options, active.folder, upload),
+                            active.cancellation.wait(),
+                            _wait_for_disconnect(active.request.receive),
                         )
         except TimeoutError as error:
             raise active.timeout_error() from error
@@ -215,6 +230,13 @@ class GenerateEndpoint:
         paths = [file.path for file in result.files]
         await asyncio.to_thread(self._results.store, active.owner, job.request_id, paths)
         events.put("result", event)
+
+
+def _get_accept(request: Request) -> str:
+    """Return what the caller accepts."""
+    if request.url.path.endswith(EVENTS_PATH):
+        return sse.MEDIA_TYPE
+    return ", ".join(request.headers.getlist("accept"))
 
 
 async def _wait_for_disconnect(receive: Receive) -> str:

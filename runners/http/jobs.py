@@ -17,6 +17,7 @@ from runners.http.forms import read_form
 from runners.http.job_bodies import describe_job, format_event
 from runners.http.responses import KeptFile
 from runners.http.sse import KEEP_ALIVE, KEEP_ALIVE_SECONDS, MEDIA_TYPE
+from runners.jobs.clip_url import ClipLoader
 from runners.jobs.deadline import run_until_cancelled
 from runners.jobs.intake import Intake
 from runners.process import call_on_stop_signal
@@ -40,12 +41,16 @@ class JobHandlers:
         settings: time and size limits.
         jobs: of this service.
         intake: bounds the uploads.
+        clips: stores clips that are named by their address.
     """
 
-    def __init__(self, settings: Settings, jobs: "JobService", intake: Intake) -> None:
+    def __init__(
+        self, settings: Settings, jobs: "JobService", intake: Intake, clips: ClipLoader
+    ) -> None:
         self._settings = settings
         self._jobs = jobs
         self._intake = intake
+        self._clips = clips
         self._stopping = asyncio.Event()
 
     def end_streams_on_stop_signal(self) -> None:
@@ -74,6 +79,7 @@ class JobHandlers:
             try:
                 async with asyncio.timeout(limit_seconds):
                     options = await run_until_cancelled(reading, upload.watch_rate())
+                    options = await self._clips.load(options, folder, upload)
             except TimeoutError as error:
                 raise RequestTimeoutError(
                     f"the upload took longer than {limit_seconds:g} s, and was dropped"

@@ -37,7 +37,14 @@ class StoredForm:
 
 
 async def store_form(
-    body: AsyncIterator[bytes], content_type: str, path: Path, *, file_field: str, max_fields: int
+    body: AsyncIterator[bytes],
+    content_type: str,
+    path: Path,
+    *,
+    file_field: str,
+    large_field: str,
+    max_large_bytes: int,
+    max_fields: int,
 ) -> StoredForm:
     """Read a form with at most one file, and write the file to `path`.
 
@@ -46,6 +53,8 @@ async def store_form(
         content_type: value of the Content-Type header, which names the boundary.
         path: must not exist. After an error it may hold a part of the file.
         file_field: name of the only field that may be a file.
+        large_field: name of the text field that may be larger than others.
+        max_large_bytes: limit of that field.
         max_fields: how many text fields are accepted, of at most 64 KiB each.
 
     Raises:
@@ -58,7 +67,7 @@ async def store_form(
     boundary = parse_options_header(content_type)[1].get(b"boundary")
     if not boundary:
         raise RequestError("the form cannot be read: its Content-Type names no boundary")
-    parts = _PartCollector(file_field, max_fields)
+    parts = _PartCollector(file_field, max_fields, {large_field: max_large_bytes})
     try:
         parser = MultipartParser(boundary, parts.callbacks())
         with path.open("xb") as file:
@@ -77,13 +86,14 @@ async def store_form(
 class _PartCollector:
     """Receives the parser's callbacks: keeps text fields, and bytes of the file until written."""
 
-    def __init__(self, file_field: str, max_fields: int) -> None:
+    def __init__(self, file_field: str, max_fields: int, max_bytes: dict[str, int]) -> None:
         self.fields: list[tuple[str, str]] = []
         self.unwritten: list[bytes] = []  # of the file
         self.has_file = False
         self.is_complete = False
         self._file_field = file_field
         self._max_fields = max_fields
+        self._max_bytes = max_bytes  # of the fields that may be large
         self._header_name = b""
         self._header_value = b""
         self._disposition = b""
@@ -139,9 +149,10 @@ class _PartCollector:
             self.unwritten.append(data[start:end])
             return
         self._value += data[start:end]
-        if len(self._value) > MAX_FIELD_BYTES:
+        limit = self._max_bytes.get(self._name, MAX_FIELD_BYTES)
+        if len(self._value) > limit:
             raise RequestError(
-                f"the form cannot be read: {self._name} has more than {MAX_FIELD_BYTES} bytes"
+                f"the form cannot be read: {self._name} has more than {limit} bytes, the limit"
             )
 
     def _end_part(self) -> None:

@@ -9,6 +9,7 @@ from runners.http import sse
 from runners.jobs.job import GenerationOptions
 
 ZIP = "application/zip"
+EVENTS_PATH = "/v1/generate/events"  # is answered with events, whatever `Accept` names
 # What `Accept` may name, in the order of our preference where it leaves a choice.
 ACCEPTED: dict[str, Format] = {
     "video/mp4": "mp4",

@@ -3,7 +3,7 @@
 from typing import Any
 
 from runners.http.job_schemas import JOB_SCHEMA, build_job_paths
-from runners.http.negotiation import ZIP
+from runners.http.negotiation import EVENTS_PATH, ZIP
 from runners.http.schemas import (
     EVENTS,
     MODEL_SCHEMA,
@@ -72,6 +72,7 @@ def build_document(settings: Settings) -> dict[str, Any]:
         "servers": [{"url": "."}],
         "paths": {
             "/v1/generate": {"post": _generate_operation()},
+            EVENTS_PATH: {"post": _events_operation()},
             "/v1/results/{request_id}/{file}": {"get": _result_operation()},
             "/v1/requests/{request_id}/cancel": {"post": _cancel_operation()},
             "/v1/models": {"get": _models_operation()},
@@ -137,21 +138,18 @@ def _drop_null(field: Schema) -> Schema:
 
 
 def _generate_operation() -> dict[str, Any]:
-    events = {"schema": {**TEXT, "description": _events_description()}}
-    content = {**dict.fromkeys([*MEDIA_TYPES.values(), ZIP], FILE), MEDIA_TYPE: events}
-    form = {"$ref": "#/components/schemas/GenerationOptions"}
     return {
         "summary": "Make sound for a clip, or for a prompt alone",
         "operationId": "generate",
         "description": "Answers with one file. Several files, by `num_variations` over 1 or by "
         "`also`, come as a zip with `manifest.json`, which holds durations, timings, notices, and "
         "the seed of each file. `Accept: application/zip` asks for a zip of one file too. "
-        "With `Accept: text/event-stream`: server-sent events.",
-        "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": form}}},
+        f"With `Accept: text/event-stream` the answer is that of `{EVENTS_PATH}`.",
+        "requestBody": _form_body(),
         "responses": {
             "200": {
                 "description": "The clip with its new sound, or the sound alone.",
-                "content": content,
+                "content": dict.fromkeys([*MEDIA_TYPES.values(), ZIP], FILE),
                 "headers": {
                     name: {"description": text, "schema": {"type": "string"}}
                     for name, text in HEADERS.items()
@@ -160,6 +158,26 @@ def _generate_operation() -> dict[str, Any]:
             **_error_responses(),
         },
     }
+
+
+def _events_operation() -> dict[str, Any]:
+    events = {"schema": {**TEXT, "description": _events_description()}}
+    return {
+        "summary": "Make sound, and follow the progress",
+        "operationId": "generate_events",
+        "description": "Takes the same form, and answers with server-sent events. The last one has "
+        "the paths of the files, or an error.",
+        "requestBody": _form_body(),
+        "responses": {
+            "200": {"description": "The request is admitted.", "content": {MEDIA_TYPE: events}},
+            **_error_responses(),
+        },
+    }
+
+
+def _form_body() -> dict[str, Any]:
+    form = {"$ref": "#/components/schemas/GenerationOptions"}
+    return {"required": True, "content": {"multipart/form-data": {"schema": form}}}
 
 
 def _events_description() -> str:

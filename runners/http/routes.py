@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from runners.http.generate import GenerateEndpoint
 from runners.http.handlers import Handlers
 from runners.http.health import HealthCheck
+from runners.http.negotiation import EVENTS_PATH
 from runners.http.openapi import HEADERS
 
 # What pages of the sites in FOLEY_CORS_ORIGINS may send and read.
@@ -74,6 +75,7 @@ def build_routes(
     return Starlette(
         routes=[
             Route("/v1/generate", _Deferred(lambda: find_api().generate), methods=["POST"]),
+            Route(EVENTS_PATH, _Deferred(lambda: find_api().generate), methods=["POST"]),
             Route("/v1/results/{request_id}/{file}", bind(Handlers.get_result)),
             Route(
                 "/v1/requests/{request_id}/cancel",

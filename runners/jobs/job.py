@@ -36,6 +36,13 @@ class GenerationOptions(MixOptions, GenerationRequest):
     HTTP forms, gRPC messages and queue jobs are validated by this class.
     """
 
+    clip_url: Annotated[
+        str | None,
+        Field(
+            description="Where the clip is, in place of the clip itself: an https or http address "
+            "on the open internet, or a data: URI of at most 4 MB."
+        ),
+    ] = None
     trim: Annotated[
         bool,
         Field(description="Whether to cut a clip that is too long, instead of refusing it."),
@@ -114,15 +121,18 @@ class GenerationOptions(MixOptions, GenerationRequest):
         """Container of the result where the caller named none."""
         return "mp4" if self.duration_seconds is None else "wav"
 
-    def check_clip(self, *, is_given: bool) -> None:
-        """Check that there is a clip or a `duration_seconds`, and not both.
+    def check_clip(self, *, is_sent: bool) -> None:
+        """Check that there is a clip, a `clip_url` or a `duration_seconds`, and one of them only.
 
         Args:
-            is_given: whether the caller sent a clip.
+            is_sent: whether the caller sent the clip itself.
 
         Raises:
-            ParameterError: both or neither were given.
+            ParameterError: two or none of them were given.
         """
+        if is_sent and self.clip_url is not None:
+            raise ParameterError("clip_url: got an address and a clip; leave one of them out")
+        is_given = is_sent or self.clip_url is not None
         if is_given and self.duration_seconds is not None:
             raise ParameterError(
                 f"duration_seconds: got {self.duration_seconds:g} and a clip, which decides its "
@@ -130,8 +140,8 @@ class GenerationOptions(MixOptions, GenerationRequest):
             )
         if not is_given and self.duration_seconds is None:
             raise ParameterError(
-                "clip: missing; send a video, or duration_seconds and a prompt for a sound "
-                "without one"
+                "clip: missing; send a video or its clip_url, or duration_seconds and a prompt for "
+                "a sound without one"
             )
 
     def generation_request(self) -> GenerationRequest:

@@ -26,10 +26,10 @@ from foley.errors import (
     ParameterError,
     UploadTooLargeError,
 )
+from runners.fetch import Fetcher
 from runners.jobs.scratch import Scratch
 from runners.logs import configure_logging
 from runners.runpod.delivery import BASE64_RATIO, check_bucket, embed_files, upload_files
-from runners.runpod.fetch import Fetcher
 from runners.runpod.job_input import JobInput, parse_job_input
 from runners.runpod.service_process import ServiceProcess
 from runners.settings import Settings, load_settings

@@ -31,7 +31,7 @@ class JobInput(GenerationOptions):
                 "give the clip as clip_url or as clip_base64, and not as both; or "
                 "duration_seconds and a prompt for a sound without a clip"
             )
-        self.check_clip(is_given=self.has_clip)
+        self.check_clip(is_sent=self.clip_base64 is not None)
         return self
 
     @property

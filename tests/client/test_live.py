@@ -85,9 +85,9 @@ def test_a_prompt_alone_is_saved_as_a_sound(client: FoleyClient, tmp_path: Path)
     result = client.generate(None, destination=tmp_path, **options)  # type: ignore[arg-type]
     assert result.duration_seconds == 1.5
     assert result.saved == (tmp_path / "sound.foley.wav",)
-    with pytest.raises(ParameterError, match="give a clip, or None and duration_seconds"):
+    with pytest.raises(ParameterError, match="give a clip, or None and either its clip_url"):
         client.generate(None, prompt="rain")
-    with pytest.raises(ParameterError, match="give a clip, or None and duration_seconds"):
+    with pytest.raises(ParameterError, match="give a clip, or None and either its clip_url"):
         client.generate(b"clip", prompt="rain", duration_seconds=1)
 
 

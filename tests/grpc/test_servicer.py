@@ -15,6 +15,7 @@ from runners.grpc.server import GrpcServer
 from runners.grpc.servicer import FoleyServicer
 from runners.jobs import intake
 from runners.jobs.cancellation import CancellationRegistry
+from runners.jobs.clip_url import ClipLoader
 from runners.jobs.intake import make_intake
 from runners.jobs.scratch import Scratch
 from runners.process import find_free_port
@@ -34,6 +35,7 @@ def make_server(settings: Settings, service: FakeService, scratch: Scratch) -> G
         service,  # type: ignore[arg-type]
         scratch,
         make_intake(settings),
+        ClipLoader(settings),
         CancellationRegistry(scratch.folder.parent),
         ApiKeys([]),
     )

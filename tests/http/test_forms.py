@@ -27,6 +27,7 @@ from runners.http.middleware import ErrorMiddleware
 from runners.http.multipart import MAX_FIELD_BYTES
 from runners.jobs import intake
 from runners.jobs.cancellation import CancellationRegistry
+from runners.jobs.clip_url import ClipLoader
 from runners.jobs.intake import make_intake
 from runners.jobs.job import GenerationOptions
 from runners.jobs.results import ResultStore
@@ -92,7 +93,10 @@ def test_a_form_is_the_same_wherever_its_body_is_cut(tmp_path: Path) -> None:
 
 @contextmanager
 def open_endpoint(
-    root: Path, service: FakeService, settings: Settings | None = None
+    root: Path,
+    service: FakeService,
+    settings: Settings | None = None,
+    clips: ClipLoader | None = None,
 ) -> Iterator[tuple[httpx.AsyncClient, Scratch]]:
     """A client of POST /v1/generate in this process, and its scratch folder."""
     settings = settings or Settings()
@@ -102,6 +106,7 @@ def open_endpoint(
         service,  # type: ignore[arg-type]
         scratch,
         make_intake(settings),
+        clips or ClipLoader(settings),
         CancellationRegistry(common.requests),
         ResultStore(common.results, keep_seconds=60, keep_bytes=10_000),
     )
@@ -240,7 +245,7 @@ def test_a_length_and_a_prompt_stand_for_a_clip(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("body", "kind", "words"),
     [
-        (END, ParameterError, "clip: missing; send a video, or duration_seconds and a prompt"),
+        (END, ParameterError, "clip: missing; send a video or its clip_url, or duration"),
         (part("clip", CLIP) + END, ParameterError, "clip"),  # a text, not a file
         (clip_part() + TEXT_ALONE + END, ParameterError, "duration_seconds: got 2.5 and a clip"),
         (part("duration_seconds", b"1") + END, ParameterError, "duration_seconds: needs a prompt"),

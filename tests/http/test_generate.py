@@ -95,6 +95,26 @@ def test_format_follows_the_field_then_accept(
         assert len(reader.streams.video) == int(media_type.startswith("video"))
 
 
+def test_a_file_alone_is_enough_and_documented_defaults_change_nothing(
+    server: Server, short_clip: bytes
+) -> None:
+    document = server.client.get("/docs.json").json()
+    form = document["components"]["schemas"]["GenerationOptions"]["properties"]
+    # As "Try it out" of a page that shows the document sends them.
+    shown = {
+        name: field["default"]
+        if isinstance(field["default"], str)
+        else json.dumps(field["default"])
+        for name, field in form.items()
+        if field.get("default") not in (None, [])
+    }
+    assert {"prompt", "num_variations", "trim", "cues"} <= shown.keys()
+    for fields in ({}, {**shown, "num_inference_steps": "1"}):
+        response = server.client.post("/v1/generate", files={"clip": short_clip}, data=fields)
+        assert response.status_code == 200, response.text
+        assert response.headers["content-type"] == "video/mp4"
+
+
 def test_several_accept_headers_are_one(server: Server, short_clip: bytes) -> None:
     response = server.client.post(
         "/v1/generate",

@@ -77,7 +77,10 @@ def test_the_clip_is_described_with_the_limits_of_this_service(document: dict[st
 def test_responses_are_described(document: dict[str, Any]) -> None:
     responses = document["paths"]["/v1/generate"]["post"]["responses"]
     files = {*MEDIA_TYPES.values(), "application/zip"}
-    assert set(responses["200"]["content"]) == {*files, "text/event-stream"}
+    assert set(responses["200"]["content"]) == files
+    events = document["paths"]["/v1/generate/events"]["post"]["responses"]
+    assert set(events["200"]["content"]) == {"text/event-stream"}
+    assert set(events) == set(responses)
     assert "X-Foley-Seed" in responses["200"]["headers"]
     assert set(responses) == {
         "200", "400", "401", "403", "406", "408", "413", "415", "422", "429", "499", "500", "503",

@@ -46,15 +46,21 @@ Event = tuple[str, dict[str, object]]
 
 
 def stream(
-    server: Server, clip: bytes, *, headers: dict[str, str] | None = None, **fields: object
+    server: Server,
+    clip: bytes,
+    *,
+    path: str = "/v1/generate",
+    accept: str = "text/event-stream",
+    headers: dict[str, str] | None = None,
+    **fields: object,
 ) -> Iterator[Event]:
     """The events of one request, as they come, on a connection of its own."""
     base_url, timeout = server.client.base_url, scale(60)
     with httpx.Client(base_url=base_url, timeout=timeout, trust_env=False) as client:
         data = {name: str(value) for name, value in fields.items()}
-        headers = {**KEY, **(headers or {}), "Accept": "text/event-stream"}
+        headers = {**KEY, **(headers or {}), "Accept": accept}
         with client.stream(
-            "POST", "/v1/generate", files={"clip": clip}, data=data, headers=headers
+            "POST", path, files={"clip": clip}, data=data, headers=headers
         ) as response:
             assert response.status_code == 200, response.read()
             assert response.headers["content-type"] == "text/event-stream"
@@ -71,6 +77,12 @@ def request_anew(server: Server, method: str, path: str, **options: object) -> h
     base_url, timeout = server.client.base_url, scale(30)
     with httpx.Client(base_url=base_url, timeout=timeout, trust_env=False) as client:
         return client.request(method, path, **{"headers": KEY, **options})  # type: ignore[arg-type]
+
+
+def test_a_path_of_its_own_has_events_for_any_accept(shared: Server, short_clip: bytes) -> None:
+    path = "/v1/generate/events"
+    events = list(stream(shared, short_clip, path=path, accept="audio/wav", num_inference_steps=1))
+    assert [events[0][0], events[-1][0]] == ["accepted", "result"]
 
 
 def test_events_report_progress_and_then_the_files(shared: Server, short_clip: bytes) -> None:

@@ -72,6 +72,7 @@ ALLOWED: dict[str, set[str]] = {
     # The server.
     "runners": set(),
     "runners.browser": set(),
+    "runners.fetch": BASE,
     "runners.logs": BASE,
     "runners.metrics": BASE | {"runners.settings"},
     "runners.process": BASE,
@@ -85,6 +86,7 @@ ALLOWED: dict[str, set[str]] = {
     "runners.sandbox/": BASE | {"foley.media/", "runners.handoff"},
     "runners.jobs/": BASE
     | {
+        "runners.fetch",
         "runners.handoff",
         "runners.messages",
         "runners.metrics",
@@ -149,7 +151,14 @@ ALLOWED: dict[str, set[str]] = {
         "runners.tracing",
     },
     "runners.runpod/": BASE
-    | {"foley.client/", "runners.jobs/", "runners.logs", "runners.process", "runners.settings"},
+    | {
+        "foley.client/",
+        "runners.fetch",
+        "runners.jobs/",
+        "runners.logs",
+        "runners.process",
+        "runners.settings",
+    },
     "runners.page/": BASE
     | {
         "foley.client/",

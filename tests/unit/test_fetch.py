@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from foley.errors import FetchError, FoleyError, UploadTooLargeError
-from runners.runpod.fetch import MAX_REDIRECTS, Fetcher, is_public
+from runners.fetch import MAX_REDIRECTS, Fetcher, is_public
 from tests.patience import scale
 
 NAME = "clips.test"  # reserved for tests; resolved by the `names` fixture alone
@@ -175,12 +175,14 @@ def fetch(
     destination: Path,
     *,
     guarded: bool = False,
+    schemes: tuple[str, ...] = ("https",),
     seconds: float | None = None,
 ) -> int:
     """Download with the host's certificate trusted; if unguarded, from loopback only."""
     fetcher = Fetcher(
         max_bytes=MAX_BYTES,
         timeout_seconds=seconds or scale(10),
+        schemes=schemes,
         is_allowed=is_public if guarded else lambda address: address.is_loopback,
         tls=host.trust,
     )
@@ -253,10 +255,12 @@ def test_urls_that_are_not_https_are_refused_without_a_request(
 
 
 @pytest.mark.parametrize("target", ["http://clips.test/", "file:///etc/passwd", "ftp://x/"])
+@pytest.mark.parametrize("schemes", [("https",), ("https", "http")])
 def test_a_redirect_cannot_leave_https(
-    host: Host, names: object, tmp_path: Path, target: str
+    host: Host, names: object, tmp_path: Path, target: str, schemes: tuple[str, ...]
 ) -> None:
-    assert_refused(host, host.url(f"/to/302/{target}"), tmp_path, "must begin with https://")
+    address = host.url(f"/to/302/{target}")
+    assert_refused(host, address, tmp_path, "must begin with https://, got", schemes=schemes)
 
 
 PRIVATE = [

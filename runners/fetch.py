@@ -10,7 +10,7 @@ import asyncio
 import ipaddress
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import urljoin
 
@@ -69,11 +69,12 @@ def is_public(address: Address) -> bool:
 
 
 class Fetcher:
-    """Downloads clips over HTTPS.
+    """Downloads clips.
 
     Args:
         max_bytes: largest clip.
         timeout_seconds: longest download of one clip, including redirects.
+        schemes: of the addresses: https, or http too. No redirect leads from https to http.
         is_allowed: whether a connection to an IP address is allowed.
         tls: the trusted certificates; None trusts the system's.
     """
@@ -83,21 +84,29 @@ class Fetcher:
         *,
         max_bytes: int,
         timeout_seconds: float,
+        schemes: Sequence[str] = ("https",),
         is_allowed: Callable[[Address], bool] = is_public,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self._max_bytes = max_bytes
         self._timeout_seconds = timeout_seconds
+        self._schemes = tuple(schemes)
         self._is_allowed = is_allowed
         self._tls = tls or ssl.create_default_context()
 
-    async def fetch(self, address: str, destination: Path) -> int:
+    async def fetch(
+        self,
+        address: str,
+        destination: Path,
+        on_bytes: Callable[[int], None] = lambda num_bytes: None,
+    ) -> int:
         """Download a clip to a file and return its number of bytes.
 
         Args:
-            address: an https:// URL without user name and password, of at most
-                `MAX_URL_CHARACTERS`.
+            address: a URL without user name and password, of at most `MAX_URL_CHARACTERS`.
             destination: the file, which is not created if the download fails.
+            on_bytes: called with the number of each new bytes, before they are written; an error
+                that it raises ends the download.
 
         Raises:
             FetchError: the URL is refused, or the host cannot be reached, does not have the clip or
@@ -108,7 +117,7 @@ class Fetcher:
             async with asyncio.timeout(self._timeout_seconds):
                 with atomic_path(destination) as partial:
                     async with self._open_session() as session:
-                        return await self._follow(session, address, partial)
+                        return await self._follow(session, address, partial, on_bytes)
         except aiohttp.ClientError as error:
             raise _translate_error(error) from error
         except TimeoutError as error:
@@ -144,19 +153,33 @@ class Fetcher:
             raise _ForbiddenAddressError
         return socket.socket(family, kind, protocol)
 
-    async def _follow(self, session: aiohttp.ClientSession, address: str, destination: Path) -> int:
+    async def _follow(
+        self,
+        session: aiohttp.ClientSession,
+        address: str,
+        destination: Path,
+        on_bytes: Callable[[int], None],
+    ) -> int:
+        schemes = self._schemes
         for _ in range(MAX_REDIRECTS + 1):
-            url = _parse_url(address)
+            url = _parse_url(address, schemes)
+            if url.scheme == "https":
+                schemes = ("https",)
             async with session.get(url, allow_redirects=False) as response:
                 if response.status not in REDIRECTS:
-                    return await self._store(response, destination)
+                    return await self._store(response, destination, on_bytes)
                 location = response.headers.get("Location", "")
             if not location:
                 raise FetchError("the clip's host answered with a redirect that leads nowhere")
             address = urljoin(str(url), location)
         raise FetchError(f"the clip's address redirects more than {MAX_REDIRECTS} times")
 
-    async def _store(self, response: aiohttp.ClientResponse, destination: Path) -> int:
+    async def _store(
+        self,
+        response: aiohttp.ClientResponse,
+        destination: Path,
+        on_bytes: Callable[[int], None],
+    ) -> int:
         if response.status != 200:
             raise FetchError(
                 f"the clip's host answered {response.status} {response.reason or ''}".rstrip()
@@ -173,6 +196,7 @@ class Fetcher:
                 num_bytes += len(chunk)
                 if num_bytes > self._max_bytes:
                     raise self._too_large()
+                on_bytes(len(chunk))
                 await asyncio.to_thread(file.write, chunk)
         return num_bytes
 
@@ -182,7 +206,7 @@ class Fetcher:
         )
 
 
-def _parse_url(address: str) -> URL:
+def _parse_url(address: str, schemes: Sequence[str]) -> URL:
     """Return the parsed URL, or raise `FetchError` if it is not allowed."""
     if len(address) > MAX_URL_CHARACTERS:
         raise FetchError(f"the clip's address is longer than {MAX_URL_CHARACTERS} characters")
@@ -191,8 +215,9 @@ def _parse_url(address: str) -> URL:
         port = url.port
     except ValueError as error:
         raise FetchError("the clip's address is malformed") from error
-    if url.scheme != "https":
-        raise FetchError(f"the clip's address must begin with https://, got {address[:40]!r}")
+    if url.scheme not in schemes:
+        beginnings = " or ".join(f"{scheme}://" for scheme in schemes)
+        raise FetchError(f"the clip's address must begin with {beginnings}, got {address[:40]!r}")
     if url.user is not None or url.password is not None:
         raise FetchError("the clip's address holds a user name or password; use a signed address")
     if not url.host or not port:
@@ -201,7 +226,7 @@ def _parse_url(address: str) -> URL:
 
 
 def _translate_error(error: aiohttp.ClientError) -> FetchError:
-    """Return an error without details of the network around the worker."""
+    """Return an error without details of the network around this process."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, _ForbiddenAddressError):
