@@ -220,14 +220,19 @@ class ActionControls:
     """The buttons that start and cancel a generation, and its progress.
 
     Args:
-        errors: receives the component for errors that belong to no other control.
+        bounds: what the service accepts of a clip.
+        errors: receives the component for errors that belong to no other control. Other errors
+            are shown there too, since the eye is at the button.
     """
 
-    def __init__(self, errors: Errors) -> None:
+    def __init__(self, bounds: PageBounds, errors: Errors) -> None:
         with gr.Row(elem_classes="foley-actions"):
             self.start = gr.Button("Make the sound", variant="primary", elem_id="start")
             self.cancel = gr.Button("Cancel", variant="stop", interactive=False, elem_id="cancel")
         _add_error(errors, "start")
+        self.use_beginning = gr.Button(
+            f"Use the first {bounds.max_seconds:g} s of the clip", size="md", visible=False
+        )
         self.progress = gr.HTML("", elem_id="progress")
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import gradio as gr
 
-from runners.page.controls import EXAMPLES_FOLDER, FIXED
+from runners.page.controls import EXAMPLES_FOLDER, FIXED, TRIM
 from runners.page.form import list_inputs, list_link_outputs
 from runners.page.handlers import PageHandlers
 from runners.page.layout import PageLayout
@@ -19,6 +19,7 @@ USE_MODEL_DEFAULT = (
 )
 
 DISABLE = "() => ({interactive: false, __type__: 'update'})"
+CLICK_START = "() => { document.querySelector('#start').click(); }"
 # Cancel can be clicked while a generation runs.
 ENABLE_UNLESS_RUNNING = (
     "() => ({interactive: document.querySelector('#cancel').disabled, __type__: 'update'})"
@@ -73,18 +74,28 @@ def _connect_model(blocks: gr.Blocks, layout: PageLayout, handlers: PageHandlers
 
 
 def _connect_clip(layout: PageLayout) -> None:
-    clip, error, start = layout.clip, layout.errors["clip"], layout.actions.start
+    clip, start = layout.clip, layout.actions.start
+    # What said something about the clip before.
+    cleared = [layout.actions.use_beginning, layout.errors["clip"], layout.errors["start"]]
     for name, button in clip.example_buttons.items():
         path = str(EXAMPLES_FOLDER / name)
-        outputs = [clip.video, clip.example, error]
+        outputs = [clip.video, clip.example, *cleared]
         # Until the server has answered, a click on Generate would take the clip before this one.
         button.click(None, None, start, js=DISABLE, **UNQUEUED)
         loaded = button.click(
-            lambda path=path, name=name: (path, name, ""), None, outputs, **UNQUEUED
+            lambda path=path, name=name: (path, name, gr.Button(visible=False), "", ""),
+            None,
+            outputs,
+            **UNQUEUED,
         )
         loaded.then(None, None, start, js=ENABLE_UNLESS_RUNNING, **UNQUEUED)
     for listen in (clip.video.upload, clip.video.clear, clip.video.stop_recording):
-        listen(lambda: ("", ""), None, [clip.example, error], **UNQUEUED)
+        listen(
+            lambda: ("", gr.Button(visible=False), "", ""),
+            None,
+            [clip.example, *cleared],
+            **UNQUEUED,
+        )
 
 
 def _connect_sound(layout: PageLayout) -> None:
@@ -109,6 +120,7 @@ def _connect_generation(layout: PageLayout, handlers: PageHandlers) -> None:
             actions.progress,
             actions.start,
             actions.cancel,
+            actions.use_beginning,
             layout.model.key_box,
             *layout.errors.values(),
         ],
@@ -118,12 +130,19 @@ def _connect_generation(layout: PageLayout, handlers: PageHandlers) -> None:
     )
     # In an event of its own: Gradio ignores clicks until `generate` has ended.
     generated.then(handlers.reset_buttons, None, [actions.start, actions.cancel], **UNQUEUED)
+    chosen = actions.use_beginning.click(lambda: TRIM, None, layout.settings.too_long, **UNQUEUED)
+    chosen.then(None, None, None, js=CLICK_START, **UNQUEUED)
     actions.cancel.click(handlers.cancel, None, actions.cancel, **UNQUEUED)
 
 
 def _connect_results(layout: PageLayout, handlers: PageHandlers) -> None:
     results, sound = layout.results, layout.sound
-    results.history.input(handlers.show_result, results.history, results.player, **UNQUEUED)
+    results.history.input(
+        handlers.show_result,
+        results.history,
+        [results.player, *list_link_outputs(layout)],
+        **UNQUEUED,
+    )
     results.keep_seed.click(
         handlers.keep_seed, results.history, [sound.seed_kind, sound.seed], **UNQUEUED
     )

@@ -12,15 +12,17 @@ import gradio as gr
 from foley.client import RequestOptions
 from foley.errors import ParameterError
 from foley.mix import MixOptions
-from foley.request import GenerationRequest
+from foley.request import AUDIO_FORMATS, GenerationRequest
 from runners.page.controls import (
     EXAMPLES_FOLDER,
     FIXED,
     LOUDNESSES,
     OUTPUTS,
     OWN_SOUNDS,
+    REFUSE,
     SOUND_ALONE,
     TRIM,
+    VIDEO,
 )
 from runners.page.layout import PageLayout
 
@@ -123,8 +125,8 @@ def read_link(layout: PageLayout, query: Mapping[str, str]) -> dict[Any, Any]:
 
     Args:
         layout: the page's controls.
-        query: the parameters of the page's address; unknown ones are ignored. See
-            `snippets.ResultSettings.link`.
+        query: the parameters of the page's address, or of an earlier result; unknown ones are
+            ignored. See `snippets.ResultSettings.query`.
 
     Raises:
         ParameterError: an option is malformed or out of bounds.
@@ -159,11 +161,26 @@ def read_link(layout: PageLayout, query: Mapping[str, str]) -> dict[Any, Any]:
     for label, loudness in LOUDNESSES.items():
         if "loudness_lufs" in query and loudness == mix.loudness_lufs:
             updates[settings.loudness] = label
-    if query.get("format") in ("wav", "flac"):
-        updates[sound.output] = SOUND_ALONE
-    if query.get("trim") == "true":
-        updates[settings.too_long] = TRIM
+    if "format" in query:
+        is_sound = query["format"] in AUDIO_FORMATS
+        updates[sound.output] = SOUND_ALONE if is_sound else VIDEO
+    if "trim" in query:
+        updates[settings.too_long] = TRIM if query["trim"] == "true" else REFUSE
     if (name := query.get("example", "")) in layout.clip.example_buttons:
         updates[layout.clip.video] = str(EXAMPLES_FOLDER / name)
         updates[layout.clip.example] = name
     return updates
+
+
+def read_settings(layout: PageLayout, query: Mapping[str, str]) -> dict[Any, Any]:
+    """Return the new value of each control for the settings of an earlier result.
+
+    Args:
+        layout: the page's controls.
+        query: the settings; see `snippets.ResultSettings.query`. What it lacks has its default.
+    """
+    defaults = {
+        layout.settings.own_sound: next(iter(OWN_SOUNDS)),
+        layout.settings.loudness: next(iter(LOUDNESSES)),
+    }
+    return {**defaults, **read_link(layout, query)}

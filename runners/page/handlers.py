@@ -17,10 +17,11 @@ from foley.errors import (
     NotReadyError,
     ParameterError,
     UnauthorizedError,
+    VideoTooLongError,
 )
 from runners.page import messages
 from runners.page.controls import FIXED, NUM_SUGGESTIONS
-from runners.page.form import read_link, read_options
+from runners.page.form import read_link, read_options, read_settings
 from runners.page.layout import PageLayout
 from runners.page.player import render_player
 from runners.page.results import PageResult
@@ -134,6 +135,7 @@ class PageHandlers:
             **dict.fromkeys(layout.errors.values(), ""),
             layout.actions.start: gr.Button(interactive=False),
             layout.actions.cancel: gr.Button(interactive=True),
+            layout.actions.use_beginning: gr.Button(visible=False),
             layout.actions.progress: messages.render_status("Starting"),
         }
         api_key = str(values[layout.model.api_key] or "")
@@ -147,7 +149,12 @@ class PageHandlers:
                     yield update
         except FoleyError as error:
             text = messages.describe_error(error, key_given=bool(api_key))
-            yield self._show_error(messages.locate_error(error), text)
+            yield {
+                **self._show_error(messages.locate_error(error), text),
+                layout.actions.use_beginning: gr.Button(
+                    visible=isinstance(error, VideoTooLongError)
+                ),
+            }
         except Exception:  # the outermost boundary: the page must remain usable
             log.exception("page_failed")
             yield self._show_error("start", PAGE_FAILED)
@@ -187,15 +194,21 @@ class PageHandlers:
         await self._sessions.cancel(str(request.session_hash))
         return gr.Button("Cancel", interactive=False)
 
-    def show_result(self, index: int | None, request: gr.Request) -> Any:
-        """Show an earlier result of this session.
+    def show_result(self, index: int | None, request: gr.Request) -> Updates:
+        """Show an earlier result of this session, and set the controls to its settings.
 
         Args:
             index: its place in the list, from 0; None if nothing is chosen.
             request: identifies the session.
         """
         result = self._find_result(index, request)
-        return gr.skip() if result is None else render_player(result, self._make_url)
+        player = self._layout.results.player
+        if result is None:
+            return {player: gr.skip()}
+        return {
+            **read_settings(self._layout, result.settings.query),
+            player: render_player(result, self._make_url),
+        }
 
     def keep_seed(self, index: int | None, request: gr.Request) -> tuple[Any, Any]:
         """Set the seed to that of the result that is shown.
@@ -227,6 +240,8 @@ class PageHandlers:
         layout = self._layout
         updates: Updates = {
             layout.actions.progress: "",
+            # The control may be outside the screen, so the button has a copy beside it.
+            layout.errors["start"]: messages.render_error(text, is_copy=True),
             layout.errors[place]: messages.render_error(text),
         }
         if place == "api_key":

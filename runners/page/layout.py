@@ -33,6 +33,6 @@ class PageLayout:
                 self.clip = ClipControls(self.errors)
                 self.sound = SoundControls(self.errors)
                 self.settings = SettingControls(bounds, self.errors)
-                self.actions = ActionControls(self.errors)
+                self.actions = ActionControls(bounds, self.errors)
             with gr.Column(scale=7, min_width=320):
                 self.results = ResultControls()

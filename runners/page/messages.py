@@ -76,13 +76,15 @@ def describe_error(error: FoleyError, *, key_given: bool) -> str:
     return text if text.endswith((".", "!", "?")) else text + "."
 
 
-def render_error(text: str) -> str:
+def render_error(text: str, *, is_copy: bool = False) -> str:
     """Return an error for the place beside a control; empty if there is none.
 
     Args:
         text: plain text, which may hold what other people wrote.
+        is_copy: whether screen readers announce it elsewhere.
     """
-    return f'<p class="foley-error" role="alert">{escape(text)}</p>' if text else ""
+    role = "" if is_copy else ' role="alert"'
+    return f'<p class="foley-error"{role}>{escape(text)}</p>' if text else ""
 
 
 def render_model(model: RemoteModel) -> str:

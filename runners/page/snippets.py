@@ -36,10 +36,15 @@ class ResultSettings:
         return replace(self, options={**self.options, "seed": seed})
 
     @property
-    def link(self) -> str:
-        """The query of the page's address that sets every control. It does not hold the clip."""
+    def query(self) -> dict[str, str]:
+        """The parameters of the page's address that set every control, without the clip itself."""
         given = {name: format_field(value) for name, value in self.options.items()}
-        return "?" + urlencode({**({"example": self.example} if self.example else {}), **given})
+        return {**({"example": self.example} if self.example else {}), **given}
+
+    @property
+    def link(self) -> str:
+        """The query of the page's address."""
+        return "?" + urlencode(self.query)
 
     @property
     def curl(self) -> str:

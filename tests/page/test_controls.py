@@ -107,15 +107,31 @@ def test_generating_waits_until_an_example_is_loaded(tab: Tab) -> None:
     expect(start).to_be_enabled()
 
 
-def test_a_clip_that_is_too_long_is_refused_or_trimmed(tab: Tab, clips: Path) -> None:
+def test_a_clip_that_is_too_long_is_refused_and_its_beginning_offered(
+    tab: Tab, clips: Path
+) -> None:
+    page = tab.page
+    page.set_viewport_size({"width": 390, "height": 844})  # a phone
     tab.upload(clips / "long.mp4")
     tab.set_steps(1)
-    tab.generate()
+    offer = page.get_by_role("button", name="Use the first 6 s of the clip")
+    expect(offer).to_be_hidden()
+    page.evaluate("window.scrollTo(0, 0)")
+    page.get_by_label("Prompt").first.press("Control+Enter")
     assert "6" in tab.error("clip")
-    tab.page.get_by_label("Use its beginning").check()
-    tab.generate()
+    # Wherever the button was, it and the error beside it are on the screen now.
+    beside = page.locator("#error-start")
+    expect(beside).to_contain_text(tab.error("clip"))
+    expect(beside).to_be_in_viewport(ratio=0.99)
+    expect(offer).to_be_in_viewport(ratio=0.99)
+    expect(page.locator("#start")).to_be_in_viewport()
+    expect(page.locator("#start")).to_be_enabled()
+    offer.click()
     tab.wait_for_result()
-    assert "6.00 s" in tab.page.locator(".foley-facts").inner_text()
+    assert "6.00 s" in page.locator(".foley-facts").inner_text()
+    expect(page.get_by_label("Use its beginning")).to_be_checked()
+    expect(offer).to_be_hidden()
+    expect(beside).to_be_hidden()
 
 
 def test_an_error_about_the_seed_stands_beside_the_seed(tab: Tab, clips: Path) -> None:

@@ -193,7 +193,10 @@ def test_earlier_results_and_their_seeds_can_be_selected(result_tab: Tab) -> Non
     page.get_by_role("button", name="Big Buck Bunny").click()
     page.get_by_label("1", exact=True).check()
     page.get_by_label("Sound alone").check()
+    page.get_by_label("Use its beginning").check()
+    page.get_by_label("-16 LUFS (online)").check()
     page.get_by_label("Random", exact=True).check()
+    page.get_by_label("Prompt").first.fill("another")
     result_tab.generate()
     result_tab.wait_for_result(2)
     video = page.locator("[data-player] video")
@@ -208,7 +211,21 @@ def test_earlier_results_and_their_seeds_can_be_selected(result_tab: Tab) -> Non
     )
     page.get_by_role("button", name="Keep this seed").click()
     expect(page.get_by_label("Fixed seed")).to_have_value(seed)
-    page.get_by_role("group", name="Results of this session").get_by_role("radio").first.check()
+    history = page.get_by_role("group", name="Results of this session").get_by_role("radio")
+    history.first.check()
+    result_tab.wait_for_result(1)
+    expect(page.get_by_label("Prompt").first).to_have_value(PROMPT)
+    expect(page.get_by_label("2", exact=True)).to_be_checked()
+    expect(page.get_by_label("Fixed seed")).to_have_value(str(SEED))
+    for name in ("Picture and sound", "Refuse it", "As it is"):
+        expect(page.get_by_label(name)).to_be_checked()
+    expect(page.get_by_role("spinbutton", name="Steps")).to_have_value("2")
+    history.last.check()
+    result_tab.wait_for_result(2)
+    for name in ("Sound alone", "Use its beginning", "-16 LUFS (online)"):
+        expect(page.get_by_label(name)).to_be_checked()
+    expect(page.get_by_label("Prompt").first).to_have_value("another")
+    history.first.check()
     result_tab.wait_for_result(1)
 
 

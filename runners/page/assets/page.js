@@ -125,14 +125,23 @@
       if (name) group.setAttribute("aria-label", name);
     }
   }
-  // Scroll to the progress and to a new result, which may be outside the screen.
+  // Scroll to the progress, an error beside the button and a new result, which may be outside the
+  // screen.
   let shown = null;
   let working = false;
+  let failed = false;
   new MutationObserver(() => {
     labelElements();
     const progress = document.querySelector("#progress p");
     if (progress && !working) progress.parentElement.scrollIntoView({ block: "nearest" });
     working = Boolean(progress);
+    const error = document.querySelector("#error-start .foley-error");
+    if (error && !failed) {
+      const { top, bottom } = error.getBoundingClientRect();
+      // What the error offers stands below it.
+      if (top < 0 || bottom > 0.8 * window.innerHeight) error.scrollIntoView({ block: "center" });
+    }
+    failed = Boolean(error);
     const player = document.querySelector("#result [data-player]");
     if (!player || player === shown) return;
     shown = player;
