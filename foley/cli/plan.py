@@ -173,6 +173,10 @@ def _choose_container(task: ClipTask, console: Console) -> ClipTask:
         return task
     with silence_imports():
         from foley.media.mux import CONTAINERS, choose_container
+        from foley.media.original import read_original
+
+    if task.mix.is_mixed:  # refused here, if it cannot be decoded
+        read_original(task.clip, fit=lambda layout: layout)
 
     wanted = next((c for c in CONTAINERS if task.output.suffix.lower() == f".{c}"), None)
     if wanted is None and task.clip.is_file():  # audio only: decoding will check the clip

@@ -25,12 +25,13 @@ from foley.errors import VideoDecodeError
 from foley.media.clock import seconds_of
 from foley.media.filters import Sound, drain
 from foley.media.source import MediaLimits, open_sound
-from foley.media.timeline import clock_start
+from foley.media.timeline import demux_sound
 
 # Layouts with a left and a right front channel, or a single one, that encoders of results take.
 _KEPT_LAYOUTS = frozenset(
     {"mono", "stereo", "3.0", "4.0", "quad", "5.0", "5.0(side)", "5.1", "5.1(side)", "7.1"}
 )
+_MAX_FILLED_SECONDS = 1
 # Where a file states how many channels there are, and not which.
 _GUESSED_LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}
 # What is decoded of clips whose codecs are limited.
@@ -121,7 +122,12 @@ def list_codecs(limits: MediaLimits | None) -> frozenset[str] | None:
 
 
 def read_original_packets(
-    source: Path, copy: AudioStream, stop_seconds: float | None, limits: MediaLimits | None
+    source: Path,
+    copy: AudioStream,
+    stop_seconds: float | None,
+    limits: MediaLimits | None,
+    *,
+    with_early: bool,
 ) -> Iterator[Packet[Any]]:
     """Yield the packets of a clip's first sound, in the clip's clock, for the result's stream.
 
@@ -130,19 +136,20 @@ def read_original_packets(
         copy: the result's stream.
         stop_seconds: packets from there on are left out; None for all.
         limits: on the codecs that may probe the clip.
+        with_early: whether to yield packets before time zero, from which decoders start up. Without
+            an edit list they would move the picture and all sounds back.
     """
     with open_sound(source, list_codecs(limits)) as opened:
         assert opened is not None
         container, stream = opened
-        start = clock_start(container, stream)
         last_dts: int | None = None
-        for packet in container.demux(stream):
+        for packet in demux_sound(container, stream):
             if not packet.size or packet.pts is None or packet.dts is None:
                 continue
-            packet.pts -= start
-            packet.dts -= start
+            if packet.pts < 0 and not with_early:
+                continue
             if last_dts is not None and packet.dts <= last_dts:
-                continue  # the clock was restarted, and muxers need rising times
+                continue  # muxers need rising times
             if stop_seconds is not None and (
                 seconds_of(packet.pts, packet.time_base) >= stop_seconds
             ):
@@ -167,19 +174,17 @@ def _language(stream: AudioStream) -> str:
 
 
 def _decode(container: InputContainer, stream: AudioStream) -> Iterator[AudioFrame]:
-    """Yield the frames with timestamps in the clip's clock, in seconds over the frame's rate."""
-    start = clock_start(container, stream)
-    next_pts: int | None = None
-    for packet in container.demux(stream):
+    """Yield the frames with timestamps in the clip's clock, in samples."""
+    next_pts = 0
+    for packet in demux_sound(container, stream):
         frames: list[AudioFrame] = []
         with suppress(av.error.InvalidDataError):  # one broken packet is a gap
             frames = list(stream.decode(packet))
         for frame in frames:
             if frame.pts is not None and frame.time_base is not None:
-                seconds = Fraction(frame.pts - start) * Fraction(packet.time_base)
-                frame.pts = round(seconds * frame.sample_rate)
+                frame.pts = round(frame.pts * Fraction(packet.time_base) * frame.sample_rate)
             else:
-                frame.pts = next_pts or 0
+                frame.pts = next_pts
             frame.time_base = Fraction(1, frame.sample_rate)
             next_pts = frame.pts + frame.samples
             yield frame
@@ -201,6 +206,7 @@ class _Track:
         self._sample_rate = sample_rate
         self._num_samples = num_samples
         self._form: tuple[str, str, int] | None = None
+        self._next_pts = 0
         self._graph: Graph | None = None
         self._source: FilterContext | None = None
         self._sink: FilterContext | None = None
@@ -211,13 +217,21 @@ class _Track:
         if re.fullmatch(r"\d+ channels", frame.layout.name):
             frame = _name_channels(frame)
         form = (frame.format.name, frame.layout.name, frame.sample_rate)
-        if form != self._form:  # the first one, or the stream changed on the way
+        if self.layout is None:
+            self.layout = self._choose_layout(frame.layout.name)
+        assert frame.pts is not None
+        if frame.pts * self._sample_rate >= self._num_samples * frame.sample_rate:
+            return False
+        gap = abs(frame.pts - self._next_pts)
+        # The first one, the stream changed on the way, or a gap that filters would fill in memory.
+        if form != self._form or gap > _MAX_FILLED_SECONDS * frame.sample_rate:
             self._end_graph()
             self._start_graph(form)
+        self._next_pts = frame.pts + frame.samples
         assert self._source is not None
         self._source.push(frame)
         self._collect()
-        return not self._parts or self._parts[-1][0] < self._num_samples
+        return True
 
     def finish(self) -> Sound:
         """Return the whole sound, and end the filters."""
@@ -235,8 +249,6 @@ class _Track:
     def _start_graph(self, form: tuple[str, str, int]) -> None:
         self._form = form
         sample_format, layout, rate = form
-        if self.layout is None:
-            self.layout = self._choose_layout(layout)
         graph = self._graph = Graph()  # its filters do not keep it alive
         self._source = graph.add_abuffer(
             sample_rate=rate, format=sample_format, layout=layout, time_base=Fraction(1, rate)
@@ -264,7 +276,8 @@ class _Track:
             assert frame.pts is not None
             assert frame.time_base is not None
             at = round(frame.pts * frame.time_base * self._sample_rate)
-            self._parts.append((at, frame.to_ndarray().astype(np.float32, copy=False)))
+            if -frame.samples < at < self._num_samples:
+                self._parts.append((at, frame.to_ndarray().astype(np.float32, copy=False)))
 
 
 def _name_channels(frame: AudioFrame) -> AudioFrame:

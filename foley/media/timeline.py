@@ -5,15 +5,19 @@ from __future__ import annotations  # PyAV's packets are generic for the type ch
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import TypeVar
 
 import av
 from av import Packet
+from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.stream import Stream
 from av.video.stream import VideoStream
 
 from foley.configs import SYNC_FPS
 from foley.media.integrity import is_fragmented
+
+StreamT = TypeVar("StreamT", AudioStream, VideoStream)
 
 # Formats of broadcasts and live streams: their clock runs on from some moment before the clip.
 _RUNNING_CLOCKS = frozenset({"mpegts", "mpeg", "flv"})
@@ -37,8 +41,26 @@ def demux_video(container: InputContainer, stream: VideoStream) -> Iterator[Pack
     Raises:
         av.FFmpegError: a packet cannot be read.
     """
+    return _demux_in_clip_time(container, stream, ticks_per_frame(stream))
+
+
+def demux_sound(container: InputContainer, stream: AudioStream) -> Iterator[Packet[AudioStream]]:
+    """Yield the stream's packets in the clip's clock, as `demux_video` does.
+
+    Args:
+        container: the open source.
+        stream: one of its audio streams.
+
+    Raises:
+        av.FFmpegError: a packet cannot be read.
+    """
+    return _demux_in_clip_time(container, stream, 1)
+
+
+def _demux_in_clip_time(
+    container: InputContainer, stream: StreamT, step: int
+) -> Iterator[Packet[StreamT]]:
     shift = -clock_start(container, stream)
-    step = ticks_per_frame(stream)
     max_gap = _max_gap_ticks(container, stream)
     last_dts: int | None = None
     last_duration = step
@@ -95,7 +117,7 @@ def _has_running_clock(container: InputContainer, start: int) -> bool:
     return start > 0 and name.startswith("mov") and is_fragmented(Path(container.name))
 
 
-def _max_gap_ticks(container: InputContainer, stream: VideoStream) -> float:
+def _max_gap_ticks(container: InputContainer, stream: Stream) -> float:
     if container.format.name not in _RUNNING_CLOCKS:
         return float("inf")
     assert stream.time_base is not None

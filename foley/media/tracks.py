@@ -281,9 +281,12 @@ def add_sounds(
         _tag(stream, track, output, is_default=index == 0)
         packets.append(encode_packets(stream, track.sound.samples, output.sample_rate, layout))
     if len(tracks) == len(plan.tracks) and plan.keeps_original:
+        with_early = output.container in ("mp4", "mov")  # which have edit lists
         copy = _add_copy(reader.streams.audio[0], writer)
         _tag(copy, title, output, is_default=False)
-        packets.append(read_original_packets(source, copy, stop_seconds, limits))
+        packets.append(
+            read_original_packets(source, copy, stop_seconds, limits, with_early=with_early)
+        )
     return packets
 
 

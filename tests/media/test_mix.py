@@ -17,7 +17,13 @@ from foley.media.mux import MediaFile, write_audio, write_video
 from foley.media.source import MediaLimits
 from foley.media.timecode import seconds_since_midnight
 from foley.mix import MixOptions
-from tests.media.clips import add_sound, decode_sounds, picture_packets, write_clip
+from tests.media.clips import (
+    add_sound,
+    decode_sounds,
+    picture_packets,
+    shown_seconds,
+    write_clip,
+)
 
 RATE = 48_000
 LEVEL = 2.0**-23  # one step of a 24-bit sample
@@ -77,6 +83,30 @@ def test_a_sound_that_starts_late_stays_late(
     out = write_wav(silence, tmp_path / "out.wav", MIXED, source)
     # Measured: exact, and 0 to 1 ms late where a lossy encoder smears the click.
     assert abs(np.abs(out[0]).argmax() / RATE - 0.35) < 0.002
+
+
+def test_the_sounds_of_joined_recordings_follow_one_another(
+    tmp_path: Path, voiced: Callable[..., Path]
+) -> None:
+    own = np.zeros((2, RATE), np.float32)
+    own[:, 24_000:24_010] = 0.8
+    part = voiced(own, "part.ts", codec="mp2")
+    clip = tmp_path / "clip.ts"
+    clip.write_bytes(part.read_bytes() * 2)
+    out = write_wav(np.zeros((1, RATE), np.float32), tmp_path / "out.wav", MIXED, clip)[0]
+    first, second = np.abs(out[:RATE]).argmax(), RATE + np.abs(out[RATE:]).argmax()
+    # An encoder's last frame is filled up: 24 ms of MP2 at most, and 10 ms were measured.
+    assert abs(first / RATE - 0.5) < 0.03
+    assert abs((second - first) / RATE - 1) < 0.03
+
+
+def test_a_sound_that_begins_after_the_limit_is_not_heard(
+    tmp_path: Path, voiced: Callable[..., Path]
+) -> None:
+    far = voiced(noise(1, 0.3), "far.mkv", layout="mono", start_seconds=200_000)
+    out = write_wav(np.zeros((1, RATE), np.float32), tmp_path / "out.wav", MIXED, far)
+    assert out.shape == (1, RATE)
+    assert not out.any()
 
 
 def test_another_sample_rate_is_converted_well(tmp_path: Path, voiced: Callable[..., Path]) -> None:
@@ -149,13 +179,20 @@ def test_the_original_is_ducked_while_the_new_sound_is_heard(
 def test_keep_copies_the_original_s_packets_into_a_second_track(
     tmp_path: Path, voiced: Callable[..., Path], container: str
 ) -> None:
-    source = voiced(noise(2, 0.3), "spoken.mp4", codec="aac", language="eng")
+    own = noise(2, 0.3)
+    source = voiced(own, "spoken.mp4", codec="aac", language="eng")
     keep = MixOptions(original_sound="keep")
     out = write_video(source, torch.zeros(1, RATE), tmp_path / f"out.{container}", mix=keep)
     assert [content for content, *_ in picture_packets(out.path)] == [
         content for content, *_ in picture_packets(source)
     ]
-    assert sound_packets(out.path, 1) == sound_packets(source, 0)
+    # Without an edit list, the packet from which the decoder starts up would move the picture back.
+    first = 1 if container == "mkv" else 0
+    assert sound_packets(out.path, 1) == sound_packets(source, 0)[first:]
+    assert shown_seconds(out.path)[0] == 0
+    kept = decode_sounds(out.path)[1][:, 24_000:]
+    moved = np.abs(np.correlate(kept[0], own[0, 26_000:44_000], "valid"))
+    assert moved.argmax() == 2000
     assert titles(out.path) == [("New sound", NONE[container], True), ("Original", "eng", False)]
 
 
