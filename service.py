@@ -45,6 +45,7 @@ from runners.http.middleware import ErrorMiddleware
 from runners.http.routes import CORS, build_routes
 from runners.jobs.cancellation import CancellationRegistry
 from runners.jobs.clip_url import ClipLoader
+from runners.jobs.ending import Ending
 from runners.jobs.intake import make_intake
 from runners.jobs.results import ResultStore
 from runners.jobs.run import GenerationService
@@ -52,7 +53,12 @@ from runners.jobs.scratch import Scratch, SharedScratch
 from runners.logs import configure_logging
 from runners.messages import ModelStatus, RunnerRequest
 from runners.page.proxy import PageProxy
-from runners.process import forbid_tracing
+from runners.process import (
+    delay_stop_signal,
+    end_service_on_failure,
+    find_grace_seconds,
+    forbid_tracing,
+)
 from runners.runner_socket import JsonOnlyMiddleware, use_json
 from runners.sandbox.confinement import require_all_parts
 from runners.sandbox.fork_server import SandboxLimits
@@ -99,6 +105,7 @@ def _protect_process() -> None:
 class GpuRunner:
     """Admits requests, and runs the model."""
 
+    @end_service_on_failure()
     def __init__(self) -> None:
         # Imported here, because building a bento must not need torch.
         from runners.worker.startup import start_worker
@@ -129,7 +136,11 @@ class GpuRunner:
 
     @bentoml.on_startup
     async def start(self) -> None:
-        """Watch whether this process answers; needs the event loop."""
+        """Outlive the API's processes, and watch whether this one answers; needs the loop."""
+        from runners.worker.ending import wait_for_requests
+
+        grace_seconds = find_grace_seconds()
+        delay_stop_signal(lambda: wait_for_requests(SETTINGS.scratch_root, grace_seconds))
         from runners.worker.watchdog import watch
 
         if SETTINGS.watchdog_seconds:
@@ -171,6 +182,7 @@ class FoleyApi:
 
     gpu = bentoml.depends(GpuRunner)
 
+    @end_service_on_failure()
     def __init__(self) -> None:
         configure_logging(SETTINGS.log_level)
         configure_tracing("FoleyApi")
@@ -178,6 +190,7 @@ class FoleyApi:
         self.scratch = Scratch(SETTINGS.scratch_root)
         self.intake = make_intake(SETTINGS)
         self.clips = ClipLoader(SETTINGS)
+        self.ending = Ending(find_grace_seconds())
         self.common = SharedScratch(SETTINGS.scratch_root)
         self.cancellations = CancellationRegistry(self.common.requests)
         self.results = ResultStore(
@@ -196,7 +209,7 @@ class FoleyApi:
             child_environment(),
             key_share=SETTINGS.key_share,
         )
-        use_json(FoleyApi.dependencies["gpu"])  # type: ignore[attr-defined]
+        use_json(FoleyApi.dependencies["gpu"])
         self.service = GenerationService(SETTINGS, self.gpu, self.sandbox)
         self.generate = GenerateEndpoint(
             SETTINGS,
@@ -206,6 +219,7 @@ class FoleyApi:
             self.clips,
             self.cancellations,
             self.results,
+            self.ending,
         )
         self.handlers = Handlers(SETTINGS, self.service, self.cancellations, self.results)
         self.jobs, self.job_handlers = self._make_jobs()
@@ -225,9 +239,12 @@ class FoleyApi:
     @bentoml.on_startup
     async def start(self) -> None:
         """Start everything that needs the event loop; the sandbox takes seconds, in background."""
+        delay_stop_signal(self.ending.drain)  # first, since others add to the handlers
         self.sandbox_start = asyncio.create_task(self.sandbox.start())
+        self.asking = asyncio.create_task(self.service.watch_runner())
         self.sweeping = asyncio.create_task(self.results.sweep_forever())
-        await self.health.start()
+        with end_service_on_failure():
+            await self.health.start()
         self.page.end_streams_on_stop_signal()
         if self.jobs is not None and self.job_handlers is not None:
             self.jobs.start()
@@ -241,6 +258,7 @@ class FoleyApi:
                 self.clips,
                 self.cancellations,
                 ApiKeys(SETTINGS.keys),
+                self.ending,
             )
             self.grpc_server = GrpcServer(servicer, SETTINGS, check_ready=self.__is_ready__)
 
@@ -253,11 +271,16 @@ class FoleyApi:
         await self.health.stop()
         if self.grpc_server is not None:
             await self.grpc_server.stop()
+        self.asking.cancel()
         self.sweeping.cancel()
         self.sandbox.close()
         self.scratch.close()
         self.common.close()
         await asyncio.to_thread(end_tracing)
+
+    def __is_alive__(self) -> bool:
+        """Return whether this process, which answers, also hears from the GPU process."""
+        return not self.service.is_runner_silent()
 
     async def __is_ready__(self) -> bool:
         """Return True if requests can be served; never waits for the model to load.
@@ -266,7 +289,9 @@ class FoleyApi:
             NotReadyError: the service or its model is starting.
             ModelFailedError: the model could not be loaded.
             StorageFullError: no request could be stored.
+            EndingError: the process is to end.
         """
+        self.ending.check()
         if not self.sandbox_start.done():
             raise NotReadyError("the service is starting")
         self.sandbox_start.result()

@@ -237,6 +237,12 @@ class NotReadyError(ServerError):
     code = "not_ready"
 
 
+class EndingError(ServerError):
+    """The service is being stopped, and takes no new work."""
+
+    code = "ending"
+
+
 class ModelFailedError(ServerError):
     """The model could not be loaded."""
 

@@ -3,16 +3,24 @@
 import asyncio
 import contextlib
 import ctypes
+import math
 import os
 import random
 import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterator
 from types import FrameType
+from typing import Any
 
 import click
+import structlog
+import uvicorn
+
+from foley.errors import FoleyError
+
+log = structlog.get_logger(__name__)
 
 from foley.errors import ConfigError
 
@@ -90,6 +98,70 @@ def find_free_port(host: str = "127.0.0.1") -> int:
         OSError: of 100 random ports none is free.
     """
     return find_free_ports(1, host)[0]
+
+
+@contextlib.contextmanager
+def end_service_on_failure() -> Iterator[None]:
+    """End the whole service, with one line in the log, if the block fails in one of its processes.
+
+    The launcher would start this process again a few times, and then hold the port without it.
+    """
+    try:
+        yield
+    except Exception as error:
+        context = click.get_current_context(silent=True)
+        if context is None or "fd" not in context.params:  # not a child of the launcher
+            raise
+        is_explained = isinstance(error, FoleyError | OSError)
+        log.critical("start_failed", reason=str(error), exc_info=None if is_explained else error)
+        os.kill(os.getppid(), signal.SIGTERM)
+        os._exit(1)  # the server around this code would add tracebacks
+
+
+def find_grace_seconds() -> float:
+    """Return how long requests may go on after SIGTERM: the option of `bentoml serve`, or 30."""
+    context = click.get_current_context(silent=True)
+    given = context.params.get("timeout_graceful_shutdown") if context else None
+    return float(given or 30)
+
+
+def delay_stop_signal(drain: Callable[[], Awaitable[float]]) -> None:
+    """Have SIGTERM and SIGINT reach Uvicorn only after `drain`, in the current event loop.
+
+    Outside the main thread, which alone can install handlers, nothing happens.
+
+    Args:
+        drain: called at the first signal; returns the seconds in which Uvicorn must end. A SIGINT
+            after that reaches Uvicorn at once.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    loop = asyncio.get_running_loop()
+    tasks: list[asyncio.Task[None]] = []
+
+    async def drain_and_pass_on(number: int, before: Any) -> None:
+        try:
+            left_seconds = await drain()
+            # Uvicorn would allow the whole grace period from now on.
+            if isinstance(server := getattr(before, "__self__", None), uvicorn.Server):
+                server.config.timeout_graceful_shutdown = max(1, math.ceil(left_seconds))
+        finally:
+            if callable(before):
+                before(number, None)
+
+    def begin(number: int, before: Any) -> None:
+        if not tasks:
+            tasks.append(asyncio.create_task(drain_and_pass_on(number, before)))
+        elif number == signal.SIGINT and callable(before):
+            before(number, None)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        before = signal.getsignal(number)
+
+        def handle(number: int, _frame: FrameType | None, before: object = before) -> None:
+            loop.call_soon_threadsafe(begin, number, before)
+
+        signal.signal(number, handle)
 
 
 def call_on_stop_signal(begin_stop: Callable[[], object]) -> None:

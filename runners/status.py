@@ -14,6 +14,7 @@ from foley.errors import (
     CancelledRequestError,
     ConflictError,
     DeviceError,
+    EndingError,
     FetchError,
     FoleyError,
     ForbiddenError,
@@ -72,6 +73,7 @@ STATUS: dict[type[FoleyError], Status] = {
     FoleyError: Status(500, "INTERNAL"),
     ServerError: Status(500, "INTERNAL"),
     DeviceError: Status(503, "UNAVAILABLE"),
+    EndingError: Status(503, "UNAVAILABLE"),
     ModelFailedError: Status(503, "UNAVAILABLE"),
     NotReadyError: Status(503, "UNAVAILABLE"),
     RunnerLostError: Status(503, "UNAVAILABLE"),
@@ -103,13 +105,14 @@ REDACTED_MESSAGE = "the service cannot do this now; its log has the reason"
 _PUBLIC = (
     RequestError,
     NotReadyError,
+    EndingError,
     ModelFailedError,
     RunnerLostError,
     StorageFullError,
     RequestTimeoutError,
 )
 # The same request may succeed later.
-_TRANSIENT = (BusyError, NotReadyError, RunnerLostError, StorageFullError)
+_TRANSIENT = (BusyError, NotReadyError, EndingError, RunnerLostError, StorageFullError)
 
 
 @dataclass(frozen=True, kw_only=True)

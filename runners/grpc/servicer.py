@@ -31,6 +31,7 @@ from runners.grpc.upload import read_upload
 from runners.jobs.cancellation import CancellationRegistry
 from runners.jobs.clip_url import ClipLoader
 from runners.jobs.deadline import Deadline, run_until_cancelled
+from runners.jobs.ending import Ending
 from runners.jobs.intake import Intake
 from runners.jobs.job import MEDIA_TYPES, GenerationJob
 from runners.jobs.outputs import JobResult
@@ -54,6 +55,7 @@ class FoleyServicer(FoleyServiceServicer):
         clips: stores clips that are named by their address.
         registry: of the requests that can be cancelled.
         keys: one of them must come with each call.
+        ending: of this process.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class FoleyServicer(FoleyServiceServicer):
         clips: ClipLoader,
         registry: CancellationRegistry,
         keys: ApiKeys,
+        ending: Ending,
     ) -> None:
         self._settings = settings
         self._service = service
@@ -73,6 +76,7 @@ class FoleyServicer(FoleyServiceServicer):
         self._clips = clips
         self._registry = registry
         self._keys = keys
+        self._ending = ending
 
     async def Generate(  # noqa: N802
         self, requests: AsyncIterator[GenerateRequest], context: grpc.aio.ServicerContext
@@ -85,13 +89,16 @@ class FoleyServicer(FoleyServiceServicer):
                 limit_seconds = min(limit_seconds, remaining_seconds)
             deadline = Deadline(limit_seconds)
             with (
+                self._ending.accept_work(),
                 self._scratch.workspace() as folder,
                 self._registry.enter(caller.owner, caller.request_id) as cancellation,
             ):
                 working = self._receive_and_run(requests, context, caller, deadline, folder)
                 try:
                     async with asyncio.timeout(deadline.left_seconds):
-                        result = await run_until_cancelled(working, cancellation.wait())
+                        result = await run_until_cancelled(
+                            working, cancellation.wait(), self._ending.wait_for_cut_off()
+                        )
                 except TimeoutError as error:
                     raise RequestTimeoutError(
                         f"the request took longer than {limit_seconds:g} s, and was dropped"

@@ -5,8 +5,10 @@ to generators of clients than an answer that depends on `Accept`.
 """
 
 import asyncio
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import structlog
 from starlette.requests import Request
@@ -25,6 +27,7 @@ from runners.http.sse import EventStream
 from runners.jobs.cancellation import CancellationRegistry, CancellationToken
 from runners.jobs.clip_url import ClipLoader
 from runners.jobs.deadline import Deadline, run_until_cancelled
+from runners.jobs.ending import Ending
 from runners.jobs.intake import Intake
 from runners.jobs.job import GenerationJob, GenerationOptions
 from runners.jobs.progress import ProgressEstimator
@@ -78,6 +81,7 @@ class GenerateEndpoint:
         clips: stores clips that are named by their address.
         registry: of the requests that can be cancelled.
         results: keeps the files of streamed requests.
+        ending: of this process.
     """
 
     def __init__(
@@ -89,6 +93,7 @@ class GenerateEndpoint:
         clips: ClipLoader,
         registry: CancellationRegistry,
         results: ResultStore,
+        ending: Ending,
     ) -> None:
         self._settings = settings
         self._service = service
@@ -97,6 +102,7 @@ class GenerateEndpoint:
         self._clips = clips
         self._registry = registry
         self._results = results
+        self._ending = ending
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request.
@@ -106,6 +112,7 @@ class GenerateEndpoint:
         """
         deadline = Deadline(self._settings.request_timeout_seconds)
         with (
+            self._ending.accept_work(),
             self._scratch.workspace() as folder,
             self._registry.enter(scope["foley.owner"], scope["foley.request_id"]) as cancellation,
         ):
@@ -142,14 +149,16 @@ class GenerateEndpoint:
                 async with asyncio.timeout(active.deadline.left_seconds):
                     with active.deadline.stage(Stage.UPLOAD):
                         options = await run_until_cancelled(
-                            reading, active.cancellation.wait(), upload.watch_rate()
+                            reading,
+                            active.cancellation.wait(),
+                            upload.watch_rate(),
+                            self._ending.wait_for_cut_off(),
                         )
                         if options.clip_url is None:
                             return options
                         return await run_until_cancelled(
                             self._clips.load(options, active.folder, upload),
-                            active.cancellation.wait(),
-                            _wait_for_disconnect(active.request.receive),
+                            *self._make_cancel_signals(active),
                         )
         except TimeoutError as error:
             raise active.timeout_error() from error
@@ -162,8 +171,7 @@ class GenerateEndpoint:
         receive = active.request.receive
         try:
             async with asyncio.timeout(active.deadline.left_seconds):
-                cancel_signals = (_wait_for_disconnect(receive), active.cancellation.wait())
-                result = await run_until_cancelled(working, *cancel_signals)
+                result = await run_until_cancelled(working, *self._make_cancel_signals(active))
                 response = await asyncio.to_thread(file_response, result, zipped=zipped)
         except TimeoutError as error:
             raise active.timeout_error() from error
@@ -199,10 +207,9 @@ class GenerateEndpoint:
             FoleyError: the job was refused before the first event.
         """
         working = self._run_and_store(active, job, events)
-        cancel_signals = (_wait_for_disconnect(active.request.receive), active.cancellation.wait())
         try:
             async with asyncio.timeout(active.deadline.left_seconds):
-                await run_until_cancelled(working, *cancel_signals)
+                await run_until_cancelled(working, *self._make_cancel_signals(active))
         except TimeoutError as error:
             if not events.begun:
                 raise active.timeout_error() from error
@@ -213,6 +220,14 @@ class GenerateEndpoint:
             _put_error(active, events, error)
         finally:
             events.close()
+
+    def _make_cancel_signals(self, active: _ActiveRequest) -> tuple[Coroutine[Any, Any, str], ...]:
+        """Return what ends the work on a request whose body was read, beside its deadline."""
+        return (
+            _wait_for_disconnect(active.request.receive),
+            active.cancellation.wait(),
+            self._ending.wait_for_cut_off(),
+        )
 
     async def _run_and_store(
         self, active: _ActiveRequest, job: GenerationJob, events: EventStream

@@ -84,6 +84,21 @@ class CancellationRegistry:
         return found
 
 
+def has_active_request(folder: Path) -> bool:
+    """Return whether any living API process works on a request.
+
+    Args:
+        folder: as of `CancellationRegistry`; need not exist.
+    """
+    for path in folder.glob("*"):
+        with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+    return False
+
+
 def digest(owner: str, request_id: str) -> str:
     """Return a file name for a request. Different owners never share one.
 

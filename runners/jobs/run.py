@@ -5,6 +5,8 @@ runner:  admit ············ │ ──► queue, encode, sample, dec
 """
 
 import asyncio
+import contextlib
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,13 @@ import aiohttp
 from bentoml.exceptions import BentoMLException
 from opentelemetry.trace import SpanKind
 
-from foley.errors import ModelFailedError, NotReadyError, ParameterError, RunnerLostError
+from foley.errors import (
+    FoleyError,
+    ModelFailedError,
+    NotReadyError,
+    ParameterError,
+    RunnerLostError,
+)
 from foley.mix import LoudnessReport
 from foley.types import NoPicture, Stage
 from runners import metrics, tracing
@@ -31,6 +39,10 @@ from runners.messages import (
 from runners.sandbox.pool import Sandbox
 from runners.settings import Settings
 
+WATCH_SECONDS = 5.0  # between two questions to the runner
+# After one, the runner ends itself. Another process needs a while to import its libraries.
+NUM_WATCHDOGS = 3
+
 
 class GenerationService:
     """Runs jobs for all interfaces of one API process.
@@ -46,6 +58,24 @@ class GenerationService:
         self._runner = runner
         self._sandbox = sandbox
         self._model: ModelStatus | None = None  # while it is ready
+        self._heard: float | None = None  # when the runner last answered
+
+    async def watch_runner(self) -> None:
+        """Ask the runner for its state until cancelled, so that `is_runner_silent` knows."""
+        while True:
+            with contextlib.suppress(FoleyError):
+                await self.ask_model()
+            await asyncio.sleep(WATCH_SECONDS)
+
+    def is_runner_silent(self) -> bool:
+        """Return whether the runner hangs, and the watchdog that would restart it does too.
+
+        The first start does not count, since it takes as long as the weights' disk takes.
+        """
+        limit_seconds = NUM_WATCHDOGS * self._settings.watchdog_seconds
+        if self._heard is None or not limit_seconds:
+            return False
+        return time.monotonic() - self._heard > limit_seconds
 
     async def ask_model(self) -> ModelStatus:
         """Return the description of the model, when it is ready.
@@ -59,6 +89,7 @@ class GenerationService:
         except (TimeoutError, aiohttp.ClientError, BentoMLException) as error:
             self._model = None
             raise NotReadyError("the model is loading") from error
+        self._heard = time.monotonic()
         self._model = status if status.state == "ready" else None
         if status.state == "failed":
             raise ModelFailedError(f"the model could not be loaded ({status.error_code})")

@@ -34,6 +34,7 @@ log = structlog.get_logger(__name__)
 MIN_ROOM_BYTES = 32 * 1024 * 1024  # the frames of a clip of 3 s
 NAME = "foley-"
 LOCK = ".lock"
+REQUESTS = "requests"
 
 
 class Scratch:
@@ -116,7 +117,7 @@ class SharedScratch:
 
     def __init__(self, root: Path) -> None:
         root.mkdir(parents=True, exist_ok=True)
-        self.folder = root / f"{NAME}common-{_make_server_name()}"
+        self.folder = find_shared_folder(root)
         self._lock = self.folder.with_name(self.folder.name + LOCK)
         while not self._join():
             pass  # the last process of an earlier server has just removed it
@@ -125,7 +126,7 @@ class SharedScratch:
         if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.getuid():
             # Any user can create files in /dev/shm, and the name is predictable.
             raise ConfigError(f"{self.folder} belongs to another user; set FOLEY_SCRATCH_DIR")
-        self.requests = self.folder / "requests"
+        self.requests = self.folder / REQUESTS
         self.results = self.folder / "results"
         for folder in (self.requests, self.results):
             folder.mkdir(exist_ok=True)
@@ -147,6 +148,15 @@ class SharedScratch:
             shutil.rmtree(self.folder, ignore_errors=True)
             self._lock.unlink(missing_ok=True)
         os.close(self._descriptor)
+
+
+def find_shared_folder(root: Path) -> Path:
+    """Return the path of the shared folder, which may not exist yet or no longer.
+
+    Args:
+        root: as of `SharedScratch`.
+    """
+    return root / f"{NAME}common-{_make_server_name()}"
 
 
 def _make_server_name() -> str:

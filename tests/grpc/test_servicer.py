@@ -16,6 +16,7 @@ from runners.grpc.servicer import FoleyServicer
 from runners.jobs import intake
 from runners.jobs.cancellation import CancellationRegistry
 from runners.jobs.clip_url import ClipLoader
+from runners.jobs.ending import Ending
 from runners.jobs.intake import make_intake
 from runners.jobs.scratch import Scratch
 from runners.process import find_free_port
@@ -38,6 +39,7 @@ def make_server(settings: Settings, service: FakeService, scratch: Scratch) -> G
         ClipLoader(settings),
         CancellationRegistry(scratch.folder.parent),
         ApiKeys([]),
+        Ending(30),
     )
     return GrpcServer(servicer, settings, check_ready=ready)
 

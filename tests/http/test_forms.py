@@ -28,6 +28,7 @@ from runners.http.multipart import MAX_FIELD_BYTES
 from runners.jobs import intake
 from runners.jobs.cancellation import CancellationRegistry
 from runners.jobs.clip_url import ClipLoader
+from runners.jobs.ending import Ending
 from runners.jobs.intake import make_intake
 from runners.jobs.job import GenerationOptions
 from runners.jobs.results import ResultStore
@@ -97,6 +98,7 @@ def open_endpoint(
     service: FakeService,
     settings: Settings | None = None,
     clips: ClipLoader | None = None,
+    ending: Ending | None = None,
 ) -> Iterator[tuple[httpx.AsyncClient, Scratch]]:
     """A client of POST /v1/generate in this process, and its scratch folder."""
     settings = settings or Settings()
@@ -109,6 +111,7 @@ def open_endpoint(
         clips or ClipLoader(settings),
         CancellationRegistry(common.requests),
         ResultStore(common.results, keep_seconds=60, keep_bytes=10_000),
+        ending or Ending(30),
     )
     transport = httpx.ASGITransport(app=ErrorMiddleware(endpoint, ApiKeys([])))
     try:

@@ -1,6 +1,5 @@
 """Time limits, the loss of the runner, and shutdown, each on a server of its own."""
 
-import contextlib
 import socket
 import threading
 import time
@@ -8,11 +7,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import grpc
 import httpx
 import pytest
 
+from foley.v1.foley_pb2 import GetModelRequest
+from foley.v1.foley_pb2_grpc import FoleyServiceStub
 from tests.http.test_refusals import check
-from tests.patience import Deadline, is_within, slowdown, wait_for_exit, wait_until
+from tests.patience import is_within, scale, slowdown, wait_for_exit, wait_until
 from tests.server import Server, draw_clip
 from tests.service.test_serving import ENDLESS, post
 
@@ -79,13 +81,26 @@ def test_sigterm_finishes_running_requests_and_refuses_new_ones(
         with ThreadPoolExecutor() as pool:
             calls = [pool.submit(post, server, short_clip, num_inference_steps=15) for _ in "abc"]
             server.wait_for_num_requests(3)
-            started = time.monotonic()
-            server.process.terminate()
-            deadline = Deadline(5)
-            while server.probe("/livez") == 200:
-                assert not deadline.is_over()
-            with contextlib.suppress(httpx.TransportError):  # refused by the port or the service
-                assert post(server, short_clip).status_code == 503
+            upload, rest = server.open_upload(short_clip, num_inference_steps=1)
+            wait_until(lambda: len(list(server.scratch.glob("*/requests/*"))) == 4)
+            with upload:
+                started = time.monotonic()
+                server.process.terminate()
+                wait_until(lambda: error_of_readyz(server).get("code") == "ending", 5)
+                assert server.probe("/livez") == 200
+                assert server.probe("/ping") == 503
+                refused = post(server, short_clip)
+                check(refused, 503, "ending")
+                assert refused.headers["retry-after"] == "5"
+                with (
+                    grpc.insecure_channel(server.grpc_address) as channel,
+                    pytest.raises(grpc.RpcError) as call_error,
+                ):
+                    FoleyServiceStub(channel).GetModel(GetModelRequest())
+                assert call_error.value.code() == grpc.StatusCode.UNAVAILABLE
+                upload.sendall(rest)
+                answer = upload.recv(4096)
+                assert answer.startswith(b"HTTP/1.1 200"), server.log.read_text()
             assert wait_for_exit(server.process) == 0
             assert is_within(time.monotonic() - started, 10)
             assert [call.result().status_code for call in calls] == [200, 200, 200]
@@ -118,7 +133,9 @@ def test_sigterm_while_the_model_loads_ends_the_server_with_status_0(tmp_path: P
     assert list(server.scratch.iterdir()) == []
 
 
-def test_a_client_that_stops_reading_does_not_delay_shutdown(tmp_path: Path) -> None:
+def test_shutdown_waits_neither_for_long_requests_nor_for_a_client_that_stops_reading(
+    tmp_path: Path, short_clip: bytes
+) -> None:
     server = Server(tmp_path, grace_seconds=2)
     clip = draw_clip(tmp_path / "clip.mp4", num_frames=10 * 25)
     try:
@@ -128,8 +145,15 @@ def test_a_client_that_stops_reading_does_not_delay_shutdown(tmp_path: Path) -> 
         ) as connection:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             assert connection.recv(12) == b"HTTP/1.1 200"  # 5.7 MB follow, which nobody reads
-            started = time.monotonic()
-            assert server.stop() == 0
+            with ThreadPoolExecutor() as pool:
+                plain = pool.submit(post, server, short_clip, **ENDLESS)
+                streamed = pool.submit(read_events, server, short_clip, **ENDLESS)
+                server.wait_for_num_requests(2)
+                started = time.monotonic()
+                assert server.stop() == 0
+                check(plain.result(), 503, "ending")
+                event, error = streamed.result()[-2:]
+            assert (event, '"code": "ending"' in error) == ("event: error", True)
             assert time.monotonic() - started > 2
             assert is_within(time.monotonic() - started, 8)
     finally:
@@ -159,6 +183,20 @@ def test_readyz_reports_a_model_that_cannot_be_loaded(tmp_path: Path) -> None:
         assert server.stop() == 0
 
 
+def read_events(server: Server, clip: bytes, **fields: object) -> list[str]:
+    """Return the lines of a streamed request, until it ends; without those that are empty."""
+    with httpx.stream(
+        "POST",
+        f"{server.client.base_url}/v1/generate",
+        files={"clip": clip},
+        data={name: str(value) for name, value in fields.items()},
+        headers={"Accept": "text/event-stream"},
+        timeout=scale(120),
+        trust_env=False,
+    ) as response:
+        return [line for line in response.iter_lines() if line and not line.startswith(":")]
+
+
 def error_of_readyz(server: Server) -> dict[str, str]:
     """Return the error in the answer of /readyz; empty while nothing answers."""
     if server.probe("/livez") != 200:
@@ -182,3 +220,18 @@ def test_a_wrong_setting_ends_the_start_with_one_line_of_log(
     (line,) = server.log.read_text().strip().splitlines()
     assert words in line
     server.client.close()
+
+
+def test_a_process_that_cannot_start_ends_the_whole_service_with_one_line_of_log(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    server = Server(tmp_path, {"FOLEY_SCRATCH_DIR": str(file)})
+    try:
+        wait_for_exit(server.process, 60)
+    finally:
+        server.stop()
+    log = server.log.read_text()
+    assert "Traceback" not in log
+    assert [str(file) in line for line in log.splitlines() if "start_failed" in line] == [True]
