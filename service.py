@@ -11,7 +11,8 @@ process alive for ever.
 BentoML 1.4.39 needs four precautions, marked (1) to (4) below:
 (1) its client between services closes after 100 calls or 300 s, and kills the calls in flight;
 (2) its readiness probe hangs while a dependency loads, and abandoned probes then block SIGTERM;
-(3) SIGTERM removes the runner's socket at once, so a request's second call to it fails;
+(3) SIGTERM removes the runner's socket at once, so a request's second call to it fails, and so
+    does the first of an upload under way, unless the socket has a second name;
 (4) several workers behind one socket get uneven shares.
 """
 
@@ -59,7 +60,7 @@ from runners.process import (
     find_grace_seconds,
     forbid_tracing,
 )
-from runners.runner_socket import JsonOnlyMiddleware, use_json
+from runners.runner_socket import JsonOnlyMiddleware, KeptSocket, use_json
 from runners.sandbox.confinement import require_all_parts
 from runners.sandbox.fork_server import SandboxLimits
 from runners.sandbox.pool import Sandbox
@@ -210,6 +211,7 @@ class FoleyApi:
             key_share=SETTINGS.key_share,
         )
         use_json(FoleyApi.dependencies["gpu"])
+        self.runner_socket = KeptSocket(FoleyApi.dependencies["gpu"])
         self.service = GenerationService(SETTINGS, self.gpu, self.sandbox)
         self.generate = GenerateEndpoint(
             SETTINGS,
@@ -234,7 +236,7 @@ class FoleyApi:
         from runners.durable.service import JobService
 
         jobs = JobService(SETTINGS)
-        return jobs, JobHandlers(SETTINGS, jobs, self.intake, self.clips)
+        return jobs, JobHandlers(SETTINGS, jobs, self.intake, self.clips, self.ending)
 
     @bentoml.on_startup
     async def start(self) -> None:
@@ -275,7 +277,8 @@ class FoleyApi:
         self.sweeping.cancel()
         self.sandbox.close()
         self.scratch.close()
-        self.common.close()
+        if self.common.close():
+            self.runner_socket.remove()
         await asyncio.to_thread(end_tracing)
 
     def __is_alive__(self) -> bool:

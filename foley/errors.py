@@ -30,6 +30,7 @@ FoleyError
         DeviceError             no such device, or it ran out of memory
         ModelError              the model gave values that are not finite
         NotReadyError           (service) the model is still loading
+        EndingError             (service) it is being stopped, and takes no new work
         ModelFailedError        (service) the model could not be loaded
         RunnerLostError         (service) the process that owns the model ended during the request
         StorageFullError        (service) no room for the files of a request

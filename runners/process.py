@@ -18,11 +18,9 @@ import click
 import structlog
 import uvicorn
 
-from foley.errors import FoleyError
+from foley.errors import ConfigError, FoleyError
 
 log = structlog.get_logger(__name__)
-
-from foley.errors import ConfigError
 
 PR_SET_DUMPABLE = 4  # of <sys/prctl.h>
 # Linux takes the ports of outgoing connections from above this range. A port from there could be

@@ -5,8 +5,12 @@ runs the code in it. Every process that can open the socket could so run code be
 BentoML sends JSON to a dependency with an address, so the dependency gets its socket's address.
 """
 
+import contextlib
 import json
+import shutil
+from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from bentoml.container import BentoMLContainer
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -24,6 +28,34 @@ def use_json(dependency: Any) -> None:
     """
     addresses = BentoMLContainer.remote_runner_mapping.get()
     dependency.url = addresses.get(dependency.on.name)
+
+
+class KeptSocket:
+    """A second name of the dependency's socket, through which calls pass after SIGTERM.
+
+    The launcher removes the folder of its sockets at once, while uploads are still received.
+
+    Args:
+        dependency: after `use_json`; its calls go through the second name from now on.
+    """
+
+    def __init__(self, dependency: Any) -> None:
+        self._folder: Path | None = None
+        address = urlsplit(dependency.url or "")
+        if address.scheme != "file":
+            return
+        socket = Path(unquote(address.path))
+        self._folder = socket.parent.with_name(socket.parent.name + "-kept")
+        self._folder.mkdir(mode=0o700, exist_ok=True)  # each API process comes here
+        kept = self._folder / "runner.sock"
+        with contextlib.suppress(FileExistsError):
+            kept.hardlink_to(socket)
+        dependency.url = kept.as_uri()
+
+    def remove(self) -> None:
+        """Remove the second name; for the last process that uses it."""
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
 
 class JsonOnlyMiddleware:

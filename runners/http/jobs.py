@@ -19,6 +19,7 @@ from runners.http.responses import KeptFile
 from runners.http.sse import KEEP_ALIVE, KEEP_ALIVE_SECONDS, MEDIA_TYPE
 from runners.jobs.clip_url import ClipLoader
 from runners.jobs.deadline import run_until_cancelled
+from runners.jobs.ending import Ending
 from runners.jobs.intake import Intake
 from runners.process import call_on_stop_signal
 from runners.settings import Settings
@@ -42,15 +43,22 @@ class JobHandlers:
         jobs: of this service.
         intake: bounds the uploads.
         clips: stores clips that are named by their address.
+        ending: of this process.
     """
 
     def __init__(
-        self, settings: Settings, jobs: "JobService", intake: Intake, clips: ClipLoader
+        self,
+        settings: Settings,
+        jobs: "JobService",
+        intake: Intake,
+        clips: ClipLoader,
+        ending: Ending,
     ) -> None:
         self._settings = settings
         self._jobs = jobs
         self._intake = intake
         self._clips = clips
+        self._ending = ending
         self._stopping = asyncio.Event()
 
     def end_streams_on_stop_signal(self) -> None:
@@ -70,7 +78,11 @@ class JobHandlers:
             raise ParameterError(
                 f"Idempotency-Key: {key[:80]!r} is no key; use 1 to 255 visible ASCII characters"
             )
-        with self._intake.receive(owner) as upload, self._jobs.files.receive() as folder:
+        with (
+            self._ending.accept_work(),
+            self._intake.receive(owner) as upload,
+            self._jobs.files.receive() as folder,
+        ):
             await asyncio.to_thread(self._jobs.queue.check_room)
             reading = read_form(
                 request, folder, max_bytes=self._settings.max_upload_bytes, upload=upload

@@ -1,14 +1,14 @@
 """The outcome of a request as JSON or files: the same in HTTP responses and in events."""
 
 import json
-import zipfile
 from pathlib import Path
 from typing import Any
 
-from starlette.responses import FileResponse
+from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from foley.errors import NotFoundError
+from runners.http.archive import lay_out_zip
 from runners.http.negotiation import ZIP
 from runners.jobs.job import MEDIA_TYPES
 from runners.jobs.outputs import JobResult, OutputFile
@@ -67,28 +67,34 @@ def error_body(
     return {"error": error}
 
 
-def file_response(result: JobResult, *, zipped: bool) -> FileResponse:
-    """Return the response with the files of a result; reads and writes the disk.
+def file_response(result: JobResult, *, zipped: bool) -> Response:
+    """Return the response with the files of a result; reads the disk.
 
     Args:
         result: of the job; has one file where it is not zipped.
         zipped: whether to send a zip of all files with a manifest.
     """
-    path, media_type = result.files[0].path, MEDIA_TYPES[result.files[0].container]
-    if zipped:
-        path, media_type = path.with_name("foley.zip"), ZIP
-        manifest = {
-            **result.summary(),
-            "files": [{"file": file.path.name, **describe_file(file)} for file in result.files],
-        }
-        # Media does not shrink, so the files are stored as they are.
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-            for file in result.files:
-                archive.write(file.path, file.path.name)
-            archive.writestr(MANIFEST, json.dumps(manifest, indent=2))
-    return FileResponse(
-        path, media_type=media_type, filename=f"foley{path.suffix}", headers=result.headers()
+    if not zipped:
+        path = result.files[0].path
+        return FileResponse(
+            path,
+            media_type=MEDIA_TYPES[result.files[0].container],
+            filename=f"foley{path.suffix}",
+            headers=result.headers(),
+        )
+    manifest = {
+        **result.summary(),
+        "files": [{"file": file.path.name, **describe_file(file)} for file in result.files],
+    }
+    layout = lay_out_zip(
+        [file.path for file in result.files], {MANIFEST: json.dumps(manifest, indent=2)}
     )
+    headers = {
+        **result.headers(),
+        "Content-Disposition": 'attachment; filename="foley.zip"',
+        "Content-Length": str(layout.num_bytes),
+    }
+    return StreamingResponse(layout.read(), media_type=ZIP, headers=headers)
 
 
 class KeptFile(FileResponse):

@@ -141,13 +141,16 @@ class SharedScratch:
         os.close(self._descriptor)
         return False
 
-    def close(self) -> None:
-        """Release the lock; the last process that does so removes the folder."""
+    def close(self) -> bool:
+        """Release the lock; the last process that does so removes the folder, and gets True."""
+        is_last = False
         with contextlib.suppress(BlockingIOError):
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_last = True
             shutil.rmtree(self.folder, ignore_errors=True)
             self._lock.unlink(missing_ok=True)
         os.close(self._descriptor)
+        return is_last
 
 
 def find_shared_folder(root: Path) -> Path:

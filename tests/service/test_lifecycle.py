@@ -201,7 +201,8 @@ def error_of_readyz(server: Server) -> dict[str, str]:
     """Return the error in the answer of /readyz; empty while nothing answers."""
     if server.probe("/livez") != 200:
         return {}
-    error: dict[str, str] = server.client.get("/readyz").json()["error"]
+    response = server.client.get("/readyz")
+    error: dict[str, str] = {} if response.status_code == 200 else response.json()["error"]
     return error
 
 
