@@ -9,7 +9,7 @@ FoleyError
             NoFramesError           a video stream without a frame in range
             VideoTooLongError       over the duration limit, and no trimming was asked for
             VideoTooLargeError      too many pixels a frame, or too many bytes
-            VideoTooCostlyError     (service) decoding it took more time or memory than allowed
+            VideoTooCostlyError     decoding it takes more time or memory than allowed
         PromptTooLongError      more tokens than the text encoder takes
         ParameterError          an option out of its bounds
         OutputError             the result cannot be written as asked
@@ -107,7 +107,7 @@ class VideoTooLargeError(VideoError):
 
 
 class VideoTooCostlyError(VideoError):
-    """Decoding the clip took more time or memory than allowed."""
+    """Decoding the clip takes more time or memory than allowed."""
 
     code = "video_too_costly"
 

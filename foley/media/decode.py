@@ -34,7 +34,7 @@ from foley.media.scale import (
     rgb_view,
     stretch,
 )
-from foley.media.source import MediaLimits, check_pixels, open_video
+from foley.media.source import MediaLimits, check_cost, check_pixels, open_video
 from foley.media.timeline import clock_start, demux_video, has_presentation_times
 from foley.types import VideoFrames
 
@@ -136,6 +136,8 @@ def decode_frames(
         NoFramesError: no frame lies between zero and the limit.
         VideoTooLongError: a frame lies after the limit, and `trim` is off.
         VideoTooLargeError: too many bytes or pixels.
+        VideoTooCostlyError: too many frames a second, too many pixels in all frames, or too large
+            an index.
     """
     limits = limits or MediaLimits()
     with open_video(source, limits) as (container, stream):
@@ -243,11 +245,12 @@ def decode_packets(
     Args:
         packets: of one video stream, in decoding order, with the empty last packet that flushes the
             decoder.
-        limits: `max_pixels` is checked for each frame.
+        limits: `max_pixels` is checked for each frame, and the cost of all frames.
 
     Raises:
         VideoDecodeError: the stream is damaged after its first frame.
         VideoTooLargeError: a frame has too many pixels.
+        VideoTooCostlyError: there are too many frames, or too many pixels in all of them.
         av.FFmpegError: no packet can be decoded.
     """
     num_frames = 0
@@ -267,6 +270,7 @@ def decode_packets(
             assert isinstance(frame, VideoFrame)
             check_pixels(frame.width, frame.height, limits)
             num_frames += 1
+            check_cost(num_frames, frame.width * frame.height, limits)
             yield frame
     if damage is not None and not num_frames:
         raise damage

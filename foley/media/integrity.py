@@ -38,6 +38,24 @@ def missing_bytes(source: Path) -> int:
     return 0
 
 
+def measure_index(source: Path) -> int:
+    """The size of the index (`moov`) that an mp4 file states, in bytes; 0 for other formats.
+
+    Args:
+        source: a file in any format.
+    """
+    with source.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if file.read(8)[4:8] not in _MP4_TYPES:
+            return 0
+        start = 0
+        for kind, stop in _walk_boxes(file, size):
+            if kind == b"moov":
+                return min(stop, size) - start
+            start = stop
+    return 0
+
+
 def find_boxes(source: Path, kinds: Iterable[bytes]) -> set[bytes]:
     """The types among `kinds` that the index of an mp4 file names; empty for other formats.
 

@@ -326,8 +326,13 @@ def _plan_sounds(
 
 
 def _packets_only(limits: MediaLimits | None) -> MediaLimits:
-    """The limits for copying packets: pixels are not limited, because no frame is decoded."""
-    return MediaLimits(max_pixels=2**62, codecs=limits.codecs if limits else None)
+    """The limits for copying packets: frames are not limited, because none is decoded."""
+    return MediaLimits(
+        max_pixels=2**62,
+        max_total_pixels=2**62,
+        max_frame_rate=2**62,
+        codecs=limits.codecs if limits else None,
+    )
 
 
 def _container_from_suffix(destination: Path) -> Container:

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -18,9 +19,10 @@ from foley.errors import (
     NoVideoStreamError,
     VideoDecodeError,
     VideoEmptyError,
+    VideoTooCostlyError,
     VideoTooLargeError,
 )
-from foley.media.integrity import missing_bytes
+from foley.media.integrity import measure_index, missing_bytes
 from foley.media.stills import ANIMATED_WEBP, detect_still
 
 # Playlists and other formats that reference further files or addresses are not listed, so that an
@@ -42,6 +44,9 @@ class MediaLimits:
         max_seconds: a clip with a frame later than this is too long.
         max_pixels: of one frame. The default allows DCI 4K and 4096x2304 in either orientation.
             For 8K a decoder would need about 50 MB for every frame that it keeps.
+        max_total_pixels: of all frames that are decoded. The default allows 4K at 120 fps for 15 s.
+        max_frame_rate: of frames that are decoded, in frames per second of `max_seconds`.
+        max_index_bytes: of the index of an mp4 file. That of an hour of video has about 2 MB.
         max_bytes: of the file; None for no limit.
         codecs: video codecs that may be decoded, by FFmpeg's names; None for all. FFmpeg does not
             probe a clip with the decoders of other codecs.
@@ -49,6 +54,9 @@ class MediaLimits:
 
     max_seconds: float = MAX_CLIP_SECONDS
     max_pixels: int = 4096 * 2304
+    max_total_pixels: int = 4096 * 2304 * 120 * 15
+    max_frame_rate: int = 480
+    max_index_bytes: int = 32 << 20
     max_bytes: int | None = None
     codecs: frozenset[str] | None = None
 
@@ -66,6 +74,8 @@ def open_video(source: Path, limits: MediaLimits) -> Iterator[tuple[InputContain
     Raises:
         VideoEmptyError: the file has no bytes.
         VideoTooLargeError: more bytes or pixels than `limits` allow.
+        VideoTooCostlyError: the file states more frames, more pixels in all frames, or a larger
+            index than `limits` allow.
         VideoDecodeError: no such file, truncated, not a video, or of a codec that is unknown or
             not accepted.
         NoVideoStreamError: there is no video stream. A cover picture does not count as one.
@@ -75,6 +85,11 @@ def open_video(source: Path, limits: MediaLimits) -> Iterator[tuple[InputContain
         stream = _picture_stream(container, source)
         _check_codec(stream, limits)
         check_pixels(stream.codec_context.width, stream.codec_context.height, limits)
+        check_cost(
+            _count_stated_frames(stream, limits),
+            stream.codec_context.width * stream.codec_context.height,
+            limits,
+        )
         yield container, stream
 
 
@@ -151,6 +166,37 @@ def check_pixels(width: int, height: int, limits: MediaLimits) -> None:
         )
 
 
+def check_cost(num_frames: int, num_pixels: int, limits: MediaLimits) -> None:
+    """Check what decoding takes: a file of 30 kB can hold thousands of large frames.
+
+    Args:
+        num_frames: that are decoded.
+        num_pixels: of each.
+        limits: `max_frame_rate`, `max_total_pixels` and `max_seconds` are checked.
+
+    Raises:
+        VideoTooCostlyError: they allow less.
+    """
+    max_frames = int(limits.max_frame_rate * (limits.max_seconds + 1))
+    if num_frames > max_frames:
+        raise VideoTooCostlyError(
+            f"the first {limits.max_seconds:g} s have {num_frames} frames or more, the limit is "
+            f"{max_frames} ({limits.max_frame_rate} a second); lower the frame rate"
+        )
+    if num_frames * num_pixels > limits.max_total_pixels:
+        raise VideoTooCostlyError(
+            f"{num_frames} frames of {num_pixels} pixels are {num_frames * num_pixels} pixels, the "
+            f"limit is {limits.max_total_pixels}; lower the frame rate or scale the clip down"
+        )
+
+
+def _count_stated_frames(stream: VideoStream, limits: MediaLimits) -> int:
+    """Return how many frames the file states for the seconds that are decoded; 0 if unknown."""
+    if not stream.frames or not stream.average_rate:
+        return 0
+    return min(stream.frames, int(stream.average_rate * Fraction(limits.max_seconds)))
+
+
 @functools.cache
 def codecs_by_decoder() -> dict[str, str]:
     """The codec's name for each decoder's name. av1, for one, has a native decoder and libdav1d."""
@@ -184,6 +230,12 @@ def _check_bytes(source: Path, limits: MediaLimits) -> None:
         )
     if kind := detect_still(source):
         raise _still_error(source, kind)
+    if (index_bytes := measure_index(source)) > limits.max_index_bytes:
+        raise VideoTooCostlyError(
+            f"{source.name} has an index of {index_bytes} bytes, the limit is "
+            f"{limits.max_index_bytes}; write the clip anew, such as by ffmpeg -i {source.name} "
+            "-c copy clip.mp4"
+        )
     if missing := missing_bytes(source):
         raise VideoDecodeError(
             f"{source.name} is cut off: it has {num_bytes} bytes and {missing} more should follow; "

@@ -34,7 +34,8 @@ _SUFFIXES = {
     "avi": ".avi",
     "gif": ".gif",
 }
-_ACCEPTED = MediaLimits(max_pixels=2**40)  # the service has checked the clip by its own limits
+# The service has checked the clip by its own limits.
+_ACCEPTED = MediaLimits(max_pixels=2**40, max_total_pixels=2**62)
 
 Samples = NDArray[np.float32]
 

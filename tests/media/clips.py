@@ -98,6 +98,69 @@ def write_clip(
     return path
 
 
+def write_bomb(path: Path, *, size: tuple[int, int], num_frames: int, fps: int) -> Path:
+    """Write an mp4 whose frames are all the same few bytes, a black PNG.
+
+    Args:
+        path: of the file.
+        size: width and height, in pixels.
+        num_frames: that the index lists.
+        fps: frame rate.
+    """
+    width, height = size
+    black = av.VideoFrame.from_ndarray(np.zeros((height, width, 3), np.uint8), "rgb24")
+    encoder = av.CodecContext.create("png", "w")
+    encoder.width, encoder.height, encoder.pix_fmt = width, height, "rgb24"
+    encoder.time_base = Fraction(1, fps)
+    picture = b"".join(bytes(packet) for packet in [*encoder.encode(black), *encoder.encode(None)])
+    matrix = struct.pack(">9I", 0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000)
+    head = _box(b"ftyp", b"isom\0\0\2\0isomiso2mp41")
+
+    def index(place: int) -> bytes:
+        entry = _box(
+            b"png ",
+            bytes(6) + struct.pack(">H", 1) + bytes(16) + struct.pack(">2H", width, height)
+            + struct.pack(">2I", 0x480000, 0x480000) + bytes(4) + struct.pack(">H", 1)
+            + bytes(32) + struct.pack(">Hh", 24, -1),
+        )  # fmt: skip
+        table = _box(
+            b"stbl",
+            _box(b"stsd", struct.pack(">2I", 0, 1) + entry),
+            _box(b"stts", struct.pack(">4I", 0, 1, num_frames, 1)),
+            _box(b"stsc", struct.pack(">5I", 0, 1, 1, 1, 1)),
+            _box(b"stsz", struct.pack(">3I", 0, len(picture), num_frames)),
+            _box(b"stco", struct.pack(">2I", 0, num_frames), struct.pack(">I", place) * num_frames),
+        )
+        data = _box(b"dinf", _box(b"dref", struct.pack(">2I", 0, 1), _box(b"url ", b"\0\0\0\1")))
+        media = _box(
+            b"mdia",
+            _box(b"mdhd", struct.pack(">5I2H", 0, 0, 0, fps, num_frames, 0x55C4, 0)),
+            _box(b"hdlr", bytes(8) + b"vide" + bytes(12) + b"v\0"),
+            _box(b"minf", _box(b"vmhd", struct.pack(">I", 1) + bytes(8)), data, table),
+        )
+        duration = 1000 * num_frames // fps
+        track = _box(
+            b"tkhd",
+            struct.pack(">6I", 7, 0, 0, 1, 0, duration) + bytes(16) + matrix
+            + struct.pack(">2I", width << 16, height << 16),
+        )  # fmt: skip
+        movie = _box(
+            b"mvhd",
+            struct.pack(">5I", 0, 0, 0, 1000, duration) + struct.pack(">IH", 0x10000, 0x100)
+            + bytes(10) + matrix + bytes(24) + struct.pack(">I", 2),
+        )  # fmt: skip
+        return _box(b"moov", movie, _box(b"trak", track, media))
+
+    place = len(head) + len(index(0)) + 8
+    path.write_bytes(head + index(place) + _box(b"mdat", picture))
+    return path
+
+
+def _box(kind: bytes, *parts: bytes) -> bytes:
+    content = b"".join(parts)
+    return struct.pack(">I", 8 + len(content)) + kind + content
+
+
 def write_sound(path: Path) -> Path:
     """Write a sound file of one second of silence, and return its path."""
     with av.open(str(path), "w") as writer:

@@ -1,3 +1,4 @@
+import functools
 import random
 import time
 from pathlib import Path
@@ -10,12 +11,13 @@ from foley.errors import (
     NoVideoStreamError,
     VideoDecodeError,
     VideoEmptyError,
+    VideoTooCostlyError,
     VideoTooLargeError,
 )
 from foley.media.decode import decode_frames, probe
-from foley.media.integrity import missing_bytes
+from foley.media.integrity import measure_index, missing_bytes
 from foley.media.source import MediaLimits
-from tests.media.clips import write_clip, write_sound
+from tests.media.clips import write_bomb, write_clip, write_sound
 
 CLIPS = Path(__file__).parents[1] / "assets/clips"
 
@@ -119,6 +121,42 @@ def test_too_many_pixels(tmp_path: Path) -> None:
         clip, VideoTooLargeError, "96 x 64 = 6144 pixels, the limit is 6143", max_pixels=6143
     )
     probe(clip, limits=MediaLimits(max_pixels=6144))
+
+
+def test_too_many_frames_and_pixels_in_all_of_them(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mkv", size=(96, 64), num_frames=30)  # no count in the file
+    decode = functools.partial(decode_frames, clip, visual_size=32, sync_size=32)
+    decode(limits=MediaLimits(max_total_pixels=30 * 6144))
+    with pytest.raises(VideoTooCostlyError, match="30 frames of 6144 pixels are 184320 pixels"):
+        decode(limits=MediaLimits(max_total_pixels=30 * 6144 - 1))
+    decode(limits=MediaLimits(max_seconds=14, max_frame_rate=2))
+    with pytest.raises(VideoTooCostlyError, match=r"the first 14 s have 16 frames or more.* is 15"):
+        decode(limits=MediaLimits(max_seconds=14, max_frame_rate=1))
+
+
+@pytest.mark.parametrize(
+    ("size", "num_frames", "words"),
+    [
+        ((4096, 2304), 15_000, "15000 frames of 9437184 pixels are 141557760000 pixels"),
+        ((64, 64), 15_000, "15000 frames or more, the limit is 7680"),
+    ],
+)
+def test_a_small_file_of_very_many_frames_is_refused_before_one_is_decoded(
+    tmp_path: Path, size: tuple[int, int], num_frames: int, words: str
+) -> None:
+    clip = write_bomb(tmp_path / "bomb.mp4", size=size, num_frames=num_frames, fps=1000)
+    started = time.process_time()
+    check_refusal(clip, VideoTooCostlyError, words, max_frame_rate=2000 if size[0] > 64 else 480)
+    assert time.process_time() - started < 2  # decoding takes minutes; measured: 0.01 s
+
+
+def test_a_file_with_a_huge_index_is_refused_before_it_is_opened(tmp_path: Path) -> None:
+    clip = write_bomb(tmp_path / "bomb.mp4", size=(64, 64), num_frames=1000, fps=100)
+    num_bytes = measure_index(clip)
+    assert 4000 < num_bytes < 5000  # four bytes for the place of each frame
+    decode_frames(clip, visual_size=32, sync_size=32, limits=MediaLimits(max_index_bytes=num_bytes))
+    words = f"an index of {num_bytes} bytes, the limit is {num_bytes - 1}"
+    check_refusal(clip, VideoTooCostlyError, words, max_index_bytes=num_bytes - 1)
 
 
 def test_too_many_bytes(tmp_path: Path) -> None:
