@@ -13,7 +13,7 @@ PACKAGES: dict[str, str] = {
     "diffusers": "0.36",
     "safetensors": "0.6.1",
     "huggingface_hub": "1.31",
-    "av": "16",
+    "av": "18.1",
     "numpy": "2.0",
 }
 SERVING_PACKAGES: dict[str, str] = {"bentoml": "1.4.39"}
