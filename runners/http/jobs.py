@@ -97,6 +97,8 @@ class JobHandlers:
                     f"the upload took longer than {limit_seconds:g} s, and was dropped"
                 ) from error
             clip = folder / CLIP if options.duration_seconds is None else None
+            wanted = options.format or options.default_format
+            options.check_files((wanted, *options.also), has_clip=clip is not None)
             settled = await asyncio.to_thread(JobRequest.settle, options, clip)
             job = await asyncio.to_thread(self._jobs.accept, owner, folder, settled, key)
         body = await self._describe(request, job)

@@ -200,6 +200,14 @@ def test_a_wrong_option_is_refused_before_the_job_is_accepted(
     assert refused.json()["error"]["message"].startswith(name)
 
 
+def test_a_mix_that_does_not_fit_is_refused_before_the_job_is_accepted(
+    server: Server, short_clip: bytes
+) -> None:
+    response = submit(server, short_clip, original_sound="keep", format="wav")
+    assert response.status_code == 422
+    assert "format wav" in response.json()["error"]["message"]
+
+
 def test_an_unknown_job_is_not_found(server: Server) -> None:
     for path in ("", "/events", "/result", "/result/foley-1.wav"):
         assert server.client.get(f"/v1/jobs/{'0' * 32}{path}").status_code == 404
