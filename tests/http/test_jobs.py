@@ -1,5 +1,6 @@
 """Durable jobs over HTTP: one job at a time, on the shared server."""
 
+import base64
 import json
 import time
 from typing import Any
@@ -229,3 +230,16 @@ def test_a_killed_executor_is_replaced_and_its_job_is_finished(
     (replaced,) = server.find("runners.durable.executor")
     assert replaced.pid != executor.pid
     assert time.time() - replaced.create_time() < scale(120)
+
+
+def test_a_job_takes_the_clip_from_where_it_is(
+    server: Server, short_clip: bytes, done: dict[str, Any]
+) -> None:
+    uri = "data:video/mp4;base64," + base64.b64encode(short_clip).decode()
+    job = wait_for_end(server, accept(server, None, clip_url=uri, **FEW_STEPS))
+    assert job["state"] == "succeeded", job
+    files = [server.client.get(found["result_url"]).content for found in (job, done)]
+    assert files[0] == files[1]
+    refused = submit(server, None, clip_url=f"http://127.0.0.1:{server.port}/docs", **FEW_STEPS)
+    assert refused.status_code == 422
+    assert refused.json()["error"]["code"] == "clip_not_fetched"
