@@ -26,6 +26,7 @@ from foley.sampling import (
     solve,
 )
 from foley.types import Conditions, TextConditions
+from foley.windows import Window, cut_conditions, make_weights
 
 # Time modulations are computed for this many evaluations at once. All of them would take too much
 # memory: a rk4 schedule of 200 steps takes 0.8 GB with xxl (18 blocks x 800 rows x 2 streams x
@@ -40,10 +41,10 @@ class EvaluationPart(NamedTuple):
     """One request's part of a model evaluation.
 
     Attributes:
-        path_id: identifies the path from noise to latents that this part belongs to. All parts of
-            one id have the same context, and an evaluation takes at most one of them. A path gets
-            another id when its guidance ends, because its context changes then.
-        latents: [N, L, A], the variations' states.
+        path_id: identifies the path from noise to latents that this part belongs to, or one window
+            of it. All parts of one id have the same context, and an evaluation takes at most one
+            of them. A path gets other ids when its guidance ends, because its context changes then.
+        latents: [N, L, A], the variations' states; of a long sound, those of one window.
         time: the modulation of its noise level, one row of `FoleyDiT.make_time_modulation`.
         context: of `make_clip_context`.
         guidance_scale: up to 1, the context has no unconditional half.
@@ -162,6 +163,9 @@ class Denoising:
         while path.point is not None:
             path.advance(velocity of path.prepare_part())
 
+    A long sound has several windows, and a part is that of one window. The solver goes on when it
+    has the parts of all windows.
+
     Args:
         dit: on the device where everything is computed.
         conditions: of the clip, or of the prompts alone.
@@ -171,6 +175,7 @@ class Denoising:
         guidance_scale: up to 1, only the conditional half is evaluated.
         guidance_interval: lowest noise level, 0 to 1, at which a step with guidance may begin. The
             steps after it evaluate only the conditional half.
+        windows: of the sound, in order; None evaluates it whole, whatever its length.
 
     Attributes:
         point: where the velocity is needed next; None at the end.
@@ -187,11 +192,23 @@ class Denoising:
         solver: Solver = "euler",
         guidance_scale: float = 1.0,
         guidance_interval: float = 0.0,
+        windows: tuple[Window, ...] | None = None,
     ) -> None:
         self._dit = dit
-        self._path_id = next(_path_ids)
         self._guidance_scale = guidance_scale
-        self._context = make_clip_context(dit, conditions, len(noise), guided=guidance_scale > 1)
+        self._windows = windows or (Window(0, conditions.num_latents),)
+        self._contexts = [
+            make_clip_context(
+                dit, cut_conditions(conditions, window), len(noise), guided=guidance_scale > 1
+            )
+            for window in self._windows
+        ]
+        self._path_ids = [next(_path_ids) for _ in self._windows]
+        self._next_window = 0
+        self._weights: list[Tensor] = []
+        self._blend: Tensor | None = None  # [N, L, A], of the windows before the next one
+        if len(self._windows) > 1:
+            self._weights = [upload(w, noise.device) for w in make_weights(self._windows)]
         self._levels = upload(compute_evaluation_sigmas(sigmas, solver), noise.device)
         self._times: TimeModulation | None = None
         self._num_variations = len(noise)
@@ -205,36 +222,57 @@ class Denoising:
     def prepare_part(self) -> EvaluationPart:
         """Return this request's part of the next evaluation; call only before the end.
 
+        It is the part of one window. Called again before `advance`, it returns the same.
+
         At every `TIMES_AT_ONCE`th evaluation it computes the time modulations of the next ones.
         """
         assert self.point is not None
         if self._guidance_scale > 1 and self.point.step >= self._num_guided_steps:
             self._end_guidance()
         row = self.point.index % TIMES_AT_ONCE
-        if row == 0 or self._times is None:
+        if (row == 0 and self._next_window == 0) or self._times is None:
             first = self.point.index - row
             self._times = self._dit.make_time_modulation(
                 self._levels[first : first + TIMES_AT_ONCE]
             )
+        window = self._windows[self._next_window]
         return EvaluationPart(
-            path_id=self._path_id,
-            latents=self.point.latents,
+            path_id=self._path_ids[self._next_window],
+            latents=self.point.latents[..., window.start : window.stop],
             time=self._times[row : row + 1],
-            context=self._context,
+            context=self._contexts[self._next_window],
             guidance_scale=self._guidance_scale,
         )
 
     def advance(self, velocity: Tensor) -> None:
-        """Take the velocity [N, L, A] of the part that was prepared last."""
+        """Take the velocity, in the shape of its latents, of the part that was prepared last."""
+        if len(self._windows) > 1:
+            whole = self._add(velocity)
+            if whole is None:
+                return
+            velocity = whole
         try:
             self.point = self._path.send(velocity)
         except StopIteration as stop:
             self.point, self.latents = None, stop.value
 
+    def _add(self, velocity: Tensor) -> Tensor | None:
+        """Blend a window's velocity in; returns the whole velocity after the last window."""
+        assert self.point is not None
+        window = self._windows[self._next_window]
+        if self._blend is None:
+            self._blend = torch.zeros_like(self.point.latents)
+        self._blend[..., window.start : window.stop] += self._weights[self._next_window] * velocity
+        self._next_window += 1
+        if self._next_window < len(self._windows):
+            return None
+        whole, self._blend, self._next_window = self._blend, None, 0
+        return whole
+
     def _end_guidance(self) -> None:
-        self._path_id = next(_path_ids)
+        self._path_ids = [next(_path_ids) for _ in self._windows]
         self._guidance_scale = 1.0
-        self._context = self._context.select_last(self._num_variations)
+        self._contexts = [context.select_last(self._num_variations) for context in self._contexts]
 
 
 def make_clip_context(

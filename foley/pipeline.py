@@ -478,10 +478,12 @@ class FoleyPipeline:
                 while session.stage is Stage.ENCODE:
                     session.encode()
                 report(Progress(Stage.ENCODE, 1, 1))
-            while session.stage is Stage.SAMPLE:
-                report(Progress(Stage.SAMPLE, session.step, num_steps))
-                parts = velocities([item.prepare_part() for item in sessions])
-                for item, velocity in zip(sessions, parts, strict=True):
+            # Clips of more windows take longer.
+            while running := [item for item in sessions if item.stage is Stage.SAMPLE]:
+                session = running[-1]
+                report(Progress(Stage.SAMPLE, min(item.step for item in running), num_steps))
+                parts = velocities([item.prepare_part() for item in running])
+                for item, velocity in zip(running, parts, strict=True):
                     item.advance(velocity)
             report(Progress(Stage.SAMPLE, num_steps, num_steps))
             for session in sessions:

@@ -2,7 +2,8 @@
 
     stage         encode          sample                     decode_audio    None
     call          encode, until   prepare_part and advance,  decode, once a  result
-                  the stage ends  once an evaluation         variation
+                  the stage ends  once an evaluation of a    piece of
+                                  window                     sound
 
 `FoleyPipeline.generate` runs one session alone, and a server runs many side by side. Both give the
 same sound, because a piece depends on nothing but its own session.
@@ -26,6 +27,7 @@ from foley.models.transfer import upload
 from foley.request import Cue, GenerationRequest
 from foley.sampling import choose_seeds, draw_noise, make_sigmas
 from foley.types import Conditions, NoPicture, Stage, TextConditions, VideoFrames
+from foley.windows import plan_decoding, plan_windows
 
 _FADE_SAMPLES = 96  # 2 ms at 48 kHz
 
@@ -91,6 +93,7 @@ class Session:
         self._path: Denoising | None = None
         self._latents: Tensor | None = None
         self._waveforms: list[Tensor] = []
+        self._pieces: list[Tensor] = []  # of the next waveform
         self._notices = frames.notices
         self._began: float | None = None
 
@@ -125,7 +128,7 @@ class Session:
         return self._path.prepare_part()
 
     def advance(self, velocity: Tensor) -> None:
-        """Take the velocity [N, L, A] of the part that was prepared last."""
+        """Take the velocity, in the shape of its latents, of the part that was prepared last."""
         assert self._path is not None
         self._path.advance(velocity)
         if self._path.latents is not None:
@@ -133,7 +136,7 @@ class Session:
             self._end_stage(Stage.DECODE_AUDIO)
 
     def decode(self) -> None:
-        """Decode one variation.
+        """Decode one piece of the sound of one variation; shorter sounds are one piece.
 
         Raises:
             ModelError: the waveform has values that are not finite.
@@ -141,9 +144,22 @@ class Session:
         """
         assert self._latents is not None
         index = len(self._waveforms)
-        waveform = self._model.decode(self._latents[index : index + 1])
-        if self._num_samples is not None:
-            waveform = fade(waveform[..., : self._num_samples])
+        pieces = plan_decoding(self._latents.shape[-1])
+        decoded, kept = pieces[len(self._pieces)]
+        piece = self._model.decode(
+            self._latents[index : index + 1, :, decoded.start : decoded.stop]
+        )
+        if len(pieces) == 1:
+            waveform = self._finish(piece)
+        else:
+            # Long sounds are put together on the host, where their memory is.
+            hop = piece.shape[-1] // (decoded.stop - decoded.start)
+            first = hop * (kept.start - decoded.start)
+            count = hop * (kept.stop - kept.start)
+            self._pieces.append(piece[..., first : first + count].cpu())
+            if len(self._pieces) < len(pieces):
+                return
+            waveform, self._pieces = self._finish(torch.cat(self._pieces, -1)), []
         # Checked on the device: on the host it would cost a pass over 400,000 values.
         finite = waveform.isfinite().all()
         self._waveforms.append(waveform.cpu())
@@ -152,6 +168,12 @@ class Session:
         if len(self._waveforms) == len(self.seeds):
             self._latents = None
             self._end_stage(None)
+
+    def _finish(self, waveform: Tensor) -> Tensor:
+        """Return the waveform without the sound of the padding."""
+        if self._num_samples is None:
+            return waveform
+        return fade(waveform[..., : self._num_samples])
 
     def result(self) -> Generation:
         """Return the sounds; call when `stage` is None."""
@@ -183,6 +205,7 @@ class Session:
             solver=self._sampling.solver,
             guidance_scale=request.choose_guidance(model.preset),
             guidance_interval=self._sampling.guidance_interval,
+            windows=plan_windows(conditions.num_latents),
         )
         self._end_stage(Stage.SAMPLE)
 

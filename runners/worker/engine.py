@@ -21,6 +21,7 @@ from foley.sampling import compute_evaluation_sigmas, count_guided_steps, make_s
 from foley.session import Session
 from foley.types import Stage
 from foley.weights.selection import choose_device
+from foley.windows import plan_decoding, plan_windows
 from runners import metrics
 from runners.worker.scheduler import JobSize, Kind
 
@@ -48,13 +49,16 @@ def compute_size(
     num_pieces = 1  # the prompts, which are all of a sound without a clip
     if options.duration_seconds is None:
         num_pieces = pipeline.count_pieces(num_visual, num_sync)
+    windows, decoding = plan_windows(frames), plan_decoding(frames)
+    longest_window = max(window.stop - window.start for window in windows)
     return JobSize(
-        tokens=(2 if is_guided else 1) * options.num_variations * frames,
-        num_evaluations=plan.num_inference_steps * per_step,
-        num_halved=steps_after_guidance * per_step,
+        tokens=(2 if is_guided else 1) * options.num_variations * longest_window,
+        num_windows=len(windows),
+        num_evaluations=plan.num_inference_steps * per_step * len(windows),
+        num_halved=steps_after_guidance * per_step * len(windows),
         num_pieces=num_pieces,
-        num_sounds=options.num_variations,
-        num_latents=frames,
+        num_sounds=options.num_variations * len(decoding),
+        num_latents=max(piece.decoded.stop - piece.decoded.start for piece in decoding),
     )
 
 

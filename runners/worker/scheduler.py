@@ -18,7 +18,8 @@ rules, in order:
     less. So it is overtaken only by requests of its key that arrive within (its work / AGEING)
     seconds after it. Equal requests keep their order of arrival.
 *   **Evaluations.** One evaluation takes requests in that order as long as their tokens fit its
-    budget. A request larger than the budget is evaluated alone.
+    budget. A request larger than the budget is evaluated alone. Of a long sound it takes one
+    window, so a long sound neither delays the others by more than that nor waits for them to end.
 *   **Memory.** A request begins on a device when its state fits beside those that began there. If
     the next one in order does not fit, none after it begins before it.
 *   **Pieces.** Encoding and decoding come in pieces. On a device where evaluations could run
@@ -48,13 +49,14 @@ class JobSize:
     """The work of a request.
 
     Attributes:
-        tokens: of the first model evaluation, which no other exceeds: latent frames, of all
-            variations and halves of guidance.
-        num_evaluations: of the model.
+        tokens: of the first model evaluation, which no other exceeds: latent frames of one window,
+            of all variations and halves of guidance.
+        num_evaluations: of the model, each of one window.
         num_halved: the last evaluations, after guidance has ended; each has half of the tokens.
         num_pieces: in which its conditions are encoded.
-        num_sounds: to decode.
-        num_latents: latent frames of one sound.
+        num_sounds: pieces of sound to decode.
+        num_latents: latent frames of one of them.
+        num_windows: of the sound; the state holds the tokens of all.
     """
 
     tokens: int
@@ -63,6 +65,7 @@ class JobSize:
     num_sounds: int
     num_latents: int
     num_halved: int = 0
+    num_windows: int = 1
 
     def count_actions(self, kind: Kind) -> int:
         """Return the number of actions of a kind, at least 1."""
@@ -127,7 +130,7 @@ class Budget:
 
     def estimate_bytes(self, size: JobSize) -> float:
         """Return the memory in bytes that the state of a request of this size takes."""
-        return self.bytes_per_request + self.bytes_per_token * size.tokens
+        return self.bytes_per_request + self.bytes_per_token * size.tokens * size.num_windows
 
 
 @dataclass(eq=False, kw_only=True)

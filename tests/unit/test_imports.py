@@ -37,11 +37,12 @@ ALLOWED: dict[str, set[str]] = {
     "foley.hardware/": BASE | {"foley.models/", "foley.weights/"},
     "foley.gpu/": BASE | {"foley.models/", "foley.weights/"},
     "foley.sampling": BASE,
-    "foley.denoise": BASE | {"foley.models/", "foley.sampling"},
+    "foley.windows": BASE,
+    "foley.denoise": BASE | {"foley.models/", "foley.sampling", "foley.windows"},
     "foley.conditioning": BASE | {"foley.gpu/", "foley.models/"},
     "foley.generation": BASE | {"foley.media/"},
     "foley.session": BASE
-    | {"foley.denoise", "foley.generation", "foley.models/", "foley.sampling"},
+    | {"foley.denoise", "foley.generation", "foley.models/", "foley.sampling", "foley.windows"},
     "foley.cues": BASE,
     "foley.pipeline": BASE
     | {
@@ -105,6 +106,7 @@ ALLOWED: dict[str, set[str]] = {
         "foley.sampling",
         "foley.session",
         "foley.weights/",
+        "foley.windows",
         "runners.handoff",
         "runners.jobs/",
         "runners.logs",

@@ -5,10 +5,12 @@ import torch
 
 from foley.configs import TINY, XXL
 from foley.denoise import TIMES_AT_ONCE, VelocityModel
+from foley.media.clock import num_latents
 from foley.request import GenerationRequest
 from foley.sampling import compute_evaluation_sigmas, make_sigmas
 from foley.session import Session, count_samples, fade
 from foley.types import NoPicture
+from foley.windows import plan_windows
 from tests.toys import toy_frames, toy_pipeline
 
 
@@ -35,7 +37,8 @@ def test_the_number_of_pieces_is_known_before_the_session(num_sync: int) -> None
     counts = drive(toy_pipeline().start(frames, request))
     assert counts == {
         "encode": toy_pipeline().count_pieces(len(frames.visual), num_sync),
-        "step": len(compute_evaluation_sigmas(make_sigmas(2), "heun")),
+        "step": len(compute_evaluation_sigmas(make_sigmas(2), "heun"))
+        * len(plan_windows(num_latents(num_sync))),
         "decode": 3,
     }
 

@@ -14,7 +14,7 @@ from foley.errors import DeviceError, ModelError
 from foley.pipeline import FoleyPipeline
 from foley.request import SOLVERS, Cue, GenerationRequest
 from foley.session import Session
-from foley.types import Stage, VideoFrames
+from foley.types import NoPicture, Stage, VideoFrames
 from foley.weights.selection import choose_device
 from runners.worker import calibration
 from runners.worker.calibration import measure
@@ -259,6 +259,32 @@ def test_the_size_of_a_request_is_the_work_that_it_takes(
         engine.run(Stage.DECODE_AUDIO, [session])
     assert session.stage is None
     assert session.result().waveforms.shape[2] == 960 * size.num_latents
+
+
+def test_the_size_of_a_long_request_counts_windows_and_pieces_of_sound() -> None:
+    request = GenerationRequest.parse(
+        prompt="rain",
+        duration_seconds=15,
+        solver="heun",
+        guidance_scale=2.0,
+        num_inference_steps=2,
+        guidance_interval=0.6,
+    )
+    sound = NoPicture(duration_seconds=16)  # long enough for two pieces of sound
+    session = toy_pipeline().start(sound, request)
+    size = compute_size(request, sound.num_visual, sound.num_sync, toy_pipeline())
+    assert (size.num_windows, size.num_sounds) == (2, 2)
+    engine = Engine(toy_pipeline())
+    engine.run(Stage.ENCODE, [session])
+    for done in range(size.num_evaluations):
+        assert session.stage == "sample"
+        part = session.prepare_part()
+        assert size.count_tokens(done) == len(part.context.lengths) * part.latents.shape[2]
+        engine.run(Stage.SAMPLE, [session])
+    for _ in range(size.num_sounds):
+        assert session.stage == "decode_audio"
+        engine.run(Stage.DECODE_AUDIO, [session])
+    assert session.stage is None
 
 
 def test_without_a_gpu_the_only_device_is_the_cpu() -> None:

@@ -334,6 +334,52 @@ def test_a_long_request_ends_under_an_overload_of_short_ones() -> None:
     assert len(simulation.refused) > 1000
 
 
+# A sound of ten minutes: 85 windows of 8 s, 4 steps each, guided.
+WINDOWED = JobSize(
+    tokens=800,
+    num_windows=85,
+    num_evaluations=85 * 4,
+    num_pieces=85,
+    num_sounds=75,
+    num_latents=432,
+)
+
+
+def test_a_sound_of_minutes_delays_a_short_one_by_single_windows() -> None:
+    simulation = Simulation().run([Arrival(0.0, WINDOWED), Arrival(15.0)])
+    alone = Simulation().run([Arrival(0.0)])
+    long, short = simulation.jobs[0], simulation.jobs[1]
+    one_window = 0.003 + RATES[Stage.SAMPLE] * WINDOWED.tokens
+    # Each of its 13 actions waits for at most one window.
+    num_actions = sum(SMALL.count_actions(kind) for kind in RATES)
+    assert simulation.seconds(short) < alone.seconds(alone.jobs[0]) + num_actions * one_window
+    assert simulation.left[short] < simulation.left[long] - 5
+
+
+def test_a_sound_of_minutes_ends_under_an_overload_of_short_ones() -> None:
+    arrivals = [Arrival(0.05, WINDOWED), *(Arrival(0.1 * index) for index in range(9000))]
+    simulation = Simulation(capacity=8).run(arrivals)
+    work = sum(WINDOWED.count_units_left(k, 0) * RATES[k] for k in RATES)
+    assert simulation.seconds(simulation.jobs[0]) < (1 / AGEING + 2) * work
+    assert len(simulation.refused) > 1000
+
+
+def test_a_sound_of_minutes_leaves_within_one_window() -> None:
+    # After 15 s it is sampled: encoding takes 4.25 s.
+    simulation = Simulation().run([Arrival(0.0, WINDOWED, dropped_after=15.0)])
+    job = simulation.jobs[0]
+    last_start, last = simulation.trace[-1]
+    assert last.kind is Stage.SAMPLE
+    assert last_start < 15.0
+    assert simulation.left[job] - 15.0 <= cost(last)
+
+
+def test_the_state_of_a_long_sound_has_the_tokens_of_all_windows() -> None:
+    budget = Budget(tokens=800, bytes_per_request=1000.0, bytes_per_token=2.0)
+    assert budget.estimate_bytes(LONG) == 1000 + 2 * 800
+    assert budget.estimate_bytes(WINDOWED) == 1000 + 2 * 800 * 85
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("busy", ["interactive", "bulk"])
 def test_each_priority_has_its_share_under_an_overload_of_the_other(busy: Priority) -> None:
