@@ -236,7 +236,9 @@ class FoleyApi:
         from runners.durable.service import JobService
 
         jobs = JobService(SETTINGS)
-        return jobs, JobHandlers(SETTINGS, jobs, self.intake, self.clips, self.ending)
+        return jobs, JobHandlers(
+            SETTINGS, jobs, self.intake, self.clips, self.ending, self.cancellations
+        )
 
     @bentoml.on_startup
     async def start(self) -> None:

@@ -158,6 +158,14 @@ class Server:
             what=f"the model never had {num_requests} requests",
         )
 
+    def end_jobs(self) -> None:
+        """Cancel all durable jobs. They would take places that later tests count."""
+        for state in ("queued", "running"):
+            page = {"state": state, "limit": 100}
+            for job in self.client.get("/v1/jobs", params=page).json()["jobs"]:
+                self.client.post(job["cancel_url"])
+        self.wait_for_num_requests(0)
+
     def wait_for_log(self, request_id: str) -> dict[str, Any]:
         """Return the log's latest line about a request, which may be later than its answer."""
         lines = wait_until(

@@ -16,6 +16,7 @@ from foley.client.results import RemoteFile
 from foley.errors import (
     BusyError,
     ConnectionFailedError,
+    EndingError,
     FoleyError,
     NotReadyError,
     OutputError,
@@ -32,7 +33,7 @@ DEFAULT_RETRY_SECONDS = 2.0
 # The same request may succeed later.
 RETRYABLE_ERRORS = (BusyError, NotReadyError, RunnerLostError, StorageFullError)
 # A job that was submitted twice under one key is one job.
-RETRYABLE_JOB_ERRORS = (*RETRYABLE_ERRORS, ConnectionFailedError)
+RETRYABLE_JOB_ERRORS = (*RETRYABLE_ERRORS, EndingError, ConnectionFailedError)
 _API_KEY = re.compile(r"[!-~]+")
 
 

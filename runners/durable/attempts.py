@@ -17,6 +17,7 @@ from foley.errors import (
     BusyError,
     CancelledRequestError,
     ConnectionFailedError,
+    EndingError,
     FoleyError,
     ModelFailedError,
     NotFoundError,
@@ -38,6 +39,7 @@ WAITED_FOR = (
     BusyError,
     CancelledRequestError,
     ConnectionFailedError,
+    EndingError,
     ModelFailedError,
     NotFoundError,
     NotReadyError,
@@ -86,6 +88,10 @@ class JobRunner:
             try:
                 return await self._run_once(job_id, owner, request)
             except (FoleyError, OSError) as error:
+                if isinstance(error, CancelledRequestError) and await self._is_cancelled(
+                    owner, job_id
+                ):
+                    raise
                 public = public_error(error)
                 if not isinstance(error, WAITED_FOR) and public.code != StorageFullError.code:
                     num_failures += 1
@@ -112,6 +118,11 @@ class JobRunner:
             result = describe_result(generation)
             return await asyncio.to_thread(self._files.publish, partial, job_id, result)
 
+    async def _is_cancelled(self, owner: str, job_id: str) -> bool:
+        """Whether the job itself was cancelled, and not only a request of it."""
+        job = await asyncio.to_thread(self._queue.find, owner, job_id)
+        return job.state == "cancelled"
+
     def _find_client(self, owner: str) -> AsyncFoleyClient:
         if owner not in self._clients:
             key = make_job_key(self._secret, owner) if owner else None
@@ -126,11 +137,11 @@ class JobRunner:
         async def write() -> None:
             written: RemoteUpdate | None = None
             while True:
+                await asyncio.sleep(PROGRESS_SECONDS)  # first: a short job is not noted at all
                 if latest and latest[-1] != written:
                     written = latest[-1]
                     latest.clear()
                     await self._note(job_id, written.model_dump(mode="json", exclude_none=True))
-                await asyncio.sleep(PROGRESS_SECONDS)
 
         writing = asyncio.create_task(write())
         try:

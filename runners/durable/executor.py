@@ -35,7 +35,7 @@ log = structlog.get_logger(__name__)
 EXECUTOR_ID = "embedded"
 # DBOS would derive it from the code, and never finish the jobs of another version of it.
 JOBS_VERSION = "jobs-1"
-POLL_SECONDS = 0.25  # from a free place to the start of the next job
+POLL_SECONDS = 0.5  # from a free place to the start of the next job
 MAX_SWEEP_SECONDS = 30.0
 
 app = App(name="python -m runners.durable.executor", help_format="plaintext")

@@ -17,6 +17,7 @@ from runners.http.forms import read_form
 from runners.http.job_bodies import describe_job, format_event
 from runners.http.responses import KeptFile
 from runners.http.sse import KEEP_ALIVE, KEEP_ALIVE_SECONDS, MEDIA_TYPE
+from runners.jobs.cancellation import CancellationRegistry
 from runners.jobs.clip_url import ClipLoader
 from runners.jobs.deadline import run_until_cancelled
 from runners.jobs.ending import Ending
@@ -44,6 +45,7 @@ class JobHandlers:
         intake: bounds the uploads.
         clips: stores clips that are named by their address.
         ending: of this process.
+        registry: of the requests that can be cancelled.
     """
 
     def __init__(
@@ -53,12 +55,14 @@ class JobHandlers:
         intake: Intake,
         clips: ClipLoader,
         ending: Ending,
+        registry: CancellationRegistry,
     ) -> None:
         self._settings = settings
         self._jobs = jobs
         self._intake = intake
         self._clips = clips
         self._ending = ending
+        self._registry = registry
         self._stopping = asyncio.Event()
 
     def end_streams_on_stop_signal(self) -> None:
@@ -139,7 +143,10 @@ class JobHandlers:
         Raises:
             NotFoundError: there is none, or it belongs to another key.
         """
-        job = await asyncio.to_thread(self._jobs.queue.cancel, *_name_job(request))
+        owner, job_id = _name_job(request)
+        job = await asyncio.to_thread(self._jobs.queue.cancel, owner, job_id)
+        # The executor learns of it within a second, and its request is called as the job is.
+        self._registry.cancel(owner, job_id)
         return JSONResponse(await self._describe(request, job))
 
     async def delete(self, request: Request) -> Response:

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.patience import scale, wait_until
+from tests.patience import is_within, scale, wait_until
 from tests.server import ENDLESS, Server
 
 FEW_STEPS = {"num_inference_steps": "2", "seed": "11"}
@@ -132,9 +132,11 @@ def test_a_running_job_tells_its_progress_and_is_cancelled(
     refused = server.client.delete(job["status_url"])
     assert refused.status_code == 409
     assert "cancel it first" in refused.json()["error"]["message"]
+    started = time.monotonic()
     cancelled = server.client.post(job["cancel_url"]).json()
     assert cancelled["state"] == "cancelled"
     server.wait_for_num_requests(0)  # the model does not go on
+    assert is_within(time.monotonic() - started, 1)
     assert server.client.post(job["cancel_url"]).json() == cancelled
     assert read_events(server, job)[-1][1] == cancelled
     assert server.client.delete(job["status_url"]).status_code == 204
