@@ -15,6 +15,7 @@ from cyclopts import App, Parameter
 
 from foley.errors import ParameterError
 from runners.browser import BrowserHeaders
+from runners.jobs.scratch import Scratch
 from runners.logs import configure_logging
 from runners.page.app import PageApp
 from runners.sandbox.confinement import require_all_parts
@@ -55,9 +56,10 @@ def main(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     if below_service:
         threading.Thread(target=_end_with_input, daemon=True).start()
-    with tempfile.TemporaryDirectory(prefix="foley-page-") as folder:
-        tempfile.tempdir = folder  # Gradio's uploads are removed with it
-        results = Path(folder) / "results"
+    # Unlike a temporary folder of the library, it is swept at the next start if this is killed.
+    with contextlib.closing(Scratch(Path(tempfile.gettempdir()))) as scratch:
+        tempfile.tempdir = str(scratch.folder)  # Gradio's uploads are removed with it
+        results = scratch.folder / "results"
         results.mkdir()
         page = PageApp(
             server, results, prefix=prefix, same_origin=below_service, sandbox=_make_sandbox()
@@ -67,6 +69,7 @@ def main(
             host=host,
             port=port,
             uds=str(socket) if socket else None,
+            http="h11",  # bounds the heads of requests, unlike httptools, which is preferred
             lifespan="off",
             log_config=None,
             access_log=False,

@@ -1,7 +1,9 @@
 """What the page lets through to Gradio, by the page's own rule."""
 
 import asyncio
+import contextlib
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -23,6 +25,8 @@ from runners.page.gate import (
     is_refused,
 )
 from runners.page.sessions import PageSessions
+from runners.process import find_free_port
+from tests.patience import scale, wait_until
 from tests.server import ROOT
 
 
@@ -82,6 +86,35 @@ def test_an_address_that_is_none_ends_the_page_with_one_line() -> None:
     assert ended.returncode == 1
     assert ended.stderr.startswith("page: --server: 'nonsense' is not an address")
     assert len(ended.stderr.splitlines()) == 1
+
+
+def test_a_page_bounds_heads_and_what_a_killed_one_leaves_is_swept_by_the_next(
+    tmp_path: Path,
+) -> None:
+    port = find_free_port()
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-m", "runners.page", "--port", str(port)]
+    with subprocess.Popen(command, cwd=ROOT, env=environment) as page:
+        try:
+            address = ("127.0.0.1", port)
+            connection = wait_until(lambda: connect(address), 30, what="the page never listened")
+            with connection, contextlib.suppress(ConnectionError):  # it may break off meanwhile
+                connection.sendall(b"GET / HTTP/1.1\r\nX: " + bytes([65]) * 1_000_000)
+                assert connection.recv(12) == b"HTTP/1.1 400"
+            assert len(list(tmp_path.glob("foley-*/results"))) == 1
+        finally:
+            page.kill()
+    assert len(list(tmp_path.glob("foley-*/results"))) == 1
+    command = [sys.executable, "-m", "runners.page", "--server", "nonsense", "--port", "0"]
+    subprocess.run(command, cwd=ROOT, env=environment, capture_output=True)
+    assert list(tmp_path.glob("foley-*")) == []
+
+
+def connect(address: tuple[str, int]) -> socket.socket | None:
+    """Return a connection, or None while nothing listens."""
+    with contextlib.suppress(ConnectionRefusedError):
+        return socket.create_connection(address, timeout=scale(30))
+    return None
 
 
 class Uploads:
