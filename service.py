@@ -188,7 +188,7 @@ class FoleyApi:
         configure_logging(SETTINGS.log_level)
         configure_tracing("FoleyApi")
         _protect_process()
-        self.scratch = Scratch(SETTINGS.scratch_root)
+        self.scratch = Scratch(SETTINGS.scratch_root, SETTINGS.key_share)
         self.intake = make_intake(SETTINGS)
         self.clips = ClipLoader(SETTINGS)
         self.ending = Ending(find_grace_seconds())

@@ -157,9 +157,9 @@ class Settings(BaseSettings):
         Field(
             gt=0,
             le=1,
-            description="Largest share of the places and of the uploads that the requests of one "
-            "API key may hold. A further request is refused with 429. Each key may hold one. 1 for "
-            "no limit.",
+            description="Largest share of the places, of the uploads and of the room for results "
+            "that the requests of one API key may hold. A further request is refused with 429. "
+            "Each key may hold one. 1 for no limit.",
         ),
     ] = 1.0
     max_clip_seconds: Annotated[

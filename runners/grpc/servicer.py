@@ -161,7 +161,8 @@ class FoleyServicer(FoleyServiceServicer):
             options=options,
             format=options.format or options.default_format,
         )
-        return await self._run_with_progress(job, context, deadline)
+        with self._scratch.reserve(job.owner, job.measure_least_result()):
+            return await self._run_with_progress(job, context, deadline)
 
     async def _run_with_progress(
         self, job: GenerationJob, context: grpc.aio.ServicerContext, deadline: Deadline

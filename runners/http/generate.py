@@ -15,10 +15,8 @@ from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from foley.errors import RequestTimeoutError
-from foley.request import AUDIO_FORMATS
 from foley.types import Stage
 from runners import metrics
-from runners.handoff import CLIP
 from runners.http import sse
 from runners.http.forms import read_form
 from runners.http.negotiation import EVENTS_PATH, negotiate
@@ -131,10 +129,11 @@ class GenerateEndpoint:
                 options=options,
                 format=response_format.format,
             )
-            if response_format.streamed:
-                await self._send_events(active, job, send)
-            else:
-                await self._send_files(active, job, send, zipped=response_format.zipped)
+            with self._scratch.reserve(job.owner, job.measure_least_result()):
+                if response_format.streamed:
+                    await self._send_events(active, job, send)
+                else:
+                    await self._send_files(active, job, send, zipped=response_format.zipped)
 
     async def _read_options(self, active: _ActiveRequest) -> GenerationOptions:
         """Store the clip and return the options, within the time allowed."""
@@ -186,7 +185,7 @@ class GenerateEndpoint:
             OutputError: the files would be larger than all results that are kept.
             FoleyError: the job was refused before the first event.
         """
-        self._results.check_room(_min_result_bytes(job))
+        self._results.check_room(job.measure_least_result())
         events = EventStream()
         working = asyncio.create_task(self._run_with_events(active, job, events))
         try:
@@ -273,10 +272,3 @@ def _put_error(active: _ActiveRequest, events: EventStream, error: Exception) ->
     active.request.scope["foley.code"] = public.code  # `ErrorMiddleware` logs it
     body = error_body(public.code, public.message, active.request_id, public.retry_after_seconds)
     events.put("error", body)
-
-
-def _min_result_bytes(job: GenerationJob) -> int:
-    """Return a lower bound of the size of a job's files: the clip's picture in each variation."""
-    if job.format in AUDIO_FORMATS:
-        return 0
-    return job.options.num_variations * (job.folder / CLIP).stat().st_size

@@ -11,6 +11,7 @@ from pydantic_core import PydanticCustomError, PydanticKnownError
 from foley.errors import ParameterError
 from foley.mix import MixOptions
 from foley.request import AUDIO_FORMATS, AudioFormat, Format, GenerationRequest
+from runners.handoff import CLIP
 from runners.messages import Priority
 
 MEDIA_TYPES = {
@@ -174,3 +175,9 @@ class GenerationJob:
     def formats(self) -> tuple[Format, ...]:
         """All formats in which each variation is written, without repeats, `format` first."""
         return tuple(dict.fromkeys((self.format, *self.options.also)))
+
+    def measure_least_result(self) -> int:
+        """Return a lower bound of the bytes of the files: the clip's picture in each variation."""
+        if self.format in AUDIO_FORMATS:
+            return 0
+        return self.options.num_variations * (self.folder / CLIP).stat().st_size

@@ -22,12 +22,13 @@ import shutil
 import socket
 import stat
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import structlog
 
-from foley.errors import ConfigError, StorageFullError
+from foley.errors import BusyError, ConfigError, StorageFullError
 
 log = structlog.get_logger(__name__)
 
@@ -42,11 +43,15 @@ class Scratch:
 
     Args:
         root: created if missing; leftovers in it are removed.
+        key_share: largest share of the room that the results of one key's requests may take,
+            above 0.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, key_share: float = 1.0) -> None:
         root.mkdir(parents=True, exist_ok=True)
         remove_leftovers(root)
+        self._key_share = key_share
+        self._reserved: Counter[str] = Counter()  # bytes, by owner
         self._was_full = False
         # Locked before it gets the name that others look for, so that it never looks like a
         # leftover.
@@ -72,14 +77,50 @@ class Scratch:
             # A thread that outlived a timeout may still write here. `close` removes such files.
             shutil.rmtree(folder, ignore_errors=True)
 
+    @contextlib.contextmanager
+    def reserve(self, owner: str, num_bytes: int) -> Iterator[None]:
+        """Set room aside for the files that a request will write, until the block ends.
+
+        What of them is written already counts twice meanwhile, so this refuses a little early.
+
+        Args:
+            owner: of the request; see `runners.auth.ApiKeys.owner_of`.
+            num_bytes: at least so many.
+
+        Raises:
+            BusyError: the requests of this key would take more than its share.
+            StorageFullError: there is no room for so much.
+        """
+        reserved_bytes, of_key = self._reserved.total(), self._reserved[owner]
+        room_bytes = self._measure_free() - MIN_ROOM_BYTES
+        if not num_bytes:
+            yield
+            return
+        if of_key and of_key + num_bytes > self._key_share * (room_bytes + reserved_bytes):
+            raise BusyError(
+                f"the results of this key's requests would take {of_key + num_bytes} bytes, more "
+                "than its share of the room; try again later"
+            )
+        if reserved_bytes + num_bytes > room_bytes:
+            raise StorageFullError()
+        self._reserved[owner] += num_bytes
+        try:
+            yield
+        finally:
+            self._reserved[owner] -= num_bytes
+            self._reserved += Counter()  # leaves out the keys without requests
+
+    def _measure_free(self) -> int:
+        stats = os.statvfs(self.folder)
+        return stats.f_bavail * stats.f_frsize
+
     def check_room(self) -> None:
         """Return if the file system has room for a request; logs once when that changes.
 
         Raises:
             StorageFullError: it has less than `MIN_ROOM_BYTES`.
         """
-        stats = os.statvfs(self.folder)
-        free_bytes = stats.f_bavail * stats.f_frsize
+        free_bytes = self._measure_free()
         is_full = free_bytes < MIN_ROOM_BYTES
         if is_full != self._was_full:
             self._was_full = is_full

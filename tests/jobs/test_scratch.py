@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from foley.errors import ConfigError, NoFramesError, StorageFullError
+from foley.errors import BusyError, ConfigError, NoFramesError, StorageFullError
 from runners.jobs import scratch as scratch_module
 from runners.jobs.scratch import Scratch, SharedScratch, is_abandoned, remove_leftovers
 from tests.patience import scale
@@ -43,6 +43,34 @@ def test_nothing_is_taken_while_there_is_no_room_and_the_log_says_so_once(
             scratch.check_room()
     assert [entry["event"] for entry in logs] == ["storage_full", "storage_free"]
     assert logs[0]["least_bytes"] == 2**62
+    scratch.close()
+
+
+def test_results_that_will_not_fit_are_refused_before_the_work(tmp_path: Path) -> None:
+    scratch = Scratch(tmp_path)
+    stats = os.statvfs(tmp_path)
+    half = stats.f_bavail * stats.f_frsize // 2  # others may write meanwhile, but not so much
+    with scratch.reserve("one", half), scratch.reserve("two", half // 4):
+        with pytest.raises(StorageFullError), scratch.reserve("two", half):
+            raise AssertionError("taken")
+        with scratch.reserve("two", 0):  # what was promised to others does not shut it out
+            pass
+    with scratch.reserve("two", half):
+        pass
+    scratch.close()
+
+
+def test_the_results_of_one_key_take_its_share_of_the_room(tmp_path: Path) -> None:
+    scratch = Scratch(tmp_path, key_share=0.25)
+    stats = os.statvfs(tmp_path)
+    fifth = stats.f_bavail * stats.f_frsize // 5
+    with scratch.reserve("one", fifth):
+        with pytest.raises(BusyError, match="more than its share"), scratch.reserve("one", fifth):
+            raise AssertionError("taken")
+        with scratch.reserve("two", fifth):
+            pass
+    with scratch.reserve("one", 2 * fifth):  # each key may have one request
+        pass
     scratch.close()
 
 
