@@ -138,7 +138,10 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
-        missing = [name for name in _TOKENIZER_FILES if not (folder / name).is_file()]
+        # Without a class in its own file, transformers finds the tokenizer's in the model's.
+        names = (_TOKENIZER_FILES, ("config.json",))
+        absent = ([name for name in group if not (folder / name).is_file()] for group in names)
+        missing = next(filter(None, absent), [])
         reason = f"{', '.join(missing)} missing" if missing else str(error).splitlines()[0]
         raise CheckpointError(
             f"no tokenizer in {folder}: {reason}; run `foley download`, or clone "

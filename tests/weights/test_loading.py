@@ -14,7 +14,7 @@ from foley.weights import tensors
 from foley.weights.detection import find_official_file
 from foley.weights.layout import save_components
 from foley.weights.loading import load_components
-from foley.weights.parts import load_strict
+from foley.weights.parts import load_strict, load_tokenizer
 from foley.weights.tensors import read_weights
 from tests.toys import toy_components, toy_frames, toy_preset
 
@@ -62,6 +62,15 @@ def test_a_failed_save_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
 def model(tmp_path: Path) -> Path:
     save_components(toy_components(), tmp_path / "model", source="a test")
     return tmp_path / "model"
+
+
+def test_a_tokenizer_that_needs_config_json_says_so_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "vocab.json").write_text('{"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, "a": 4}')
+    (tmp_path / "merges.txt").write_text("#version: 0.2")
+    (tmp_path / "tokenizer_config.json").write_text('{"model_max_length": 512}')
+    with pytest.raises(CheckpointError, match=r"config\.json missing; run `foley download`") as got:
+        load_tokenizer(tmp_path)
+    assert "\n" not in str(got.value)
 
 
 def test_a_newer_format_is_refused(model: Path) -> None:
