@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -53,8 +54,25 @@ def serve(
     print(f"The page: {page_address(host, port)}", file=sys.stderr, flush=True)
     sys.stdout.flush()
     # The variables are passed on and not read: only runners.settings interprets them.
-    environment = {**NO_TELEMETRY, **os.environ, **override_settings(preset, weights, device)}
+    environment = {
+        **NO_TELEMETRY,
+        **make_home(),
+        **os.environ,
+        **override_settings(preset, weights, device),
+    }
     os.execve(sys.executable, command, environment)
+
+
+def make_home() -> dict[str, str]:
+    """Return variables that name a home for a user without one, as OpenShift's random users are.
+
+    BentoML creates its store in the home, and PyTorch asks for the user's name.
+    """
+    if os.path.expanduser("~") != "~":
+        return {}
+    home = Path(tempfile.gettempdir()) / f"foley-home-{os.getuid()}"
+    home.mkdir(mode=0o700, exist_ok=True)
+    return {"HOME": str(home), "LOGNAME": f"uid-{os.getuid()}"}
 
 
 def page_address(host: str, port: int) -> str:
