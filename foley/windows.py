@@ -1,8 +1,8 @@
 """Windows of long sounds: where they lie, how they blend, and what each of them is told.
 
-The models are at their best with sounds of 8 to 10 s. A longer sound stays one path of latents.
-Each of its evaluations is one of every window, and the velocities are blended where windows
-overlap.
+Up to 15 s, the most that the published program samples and that `tiny` was trained on, a sound is
+one window. A longer sound stays one path of latents. Each of its evaluations is one of every window
+of about 8 s, and the velocities are blended where windows overlap.
 
     latents   0 ─────────────────────────────────────────► A
     windows   [──────────]
@@ -27,8 +27,9 @@ from foley.types import Conditions, Region, TextConditions
 _GRID = SYNC_SEGMENT_STRIDE * LATENT_RATE // SYNC_FPS  # 16 latent frames, 0.32 s
 _WINDOW = 24  # about 8 s, in steps of the grid
 _OVERLAP = 2  # at least 0.64 s, in steps of the grid
-# Up to this length a sound is one window.
-MAX_WINDOW = 10 * LATENT_RATE
+# Up to this length a sound is one window. Windows of one sound of rain or wind without a picture can
+# differ in level by several dB, so that a shorter bound costs more than it gains.
+MAX_WINDOW = 15 * LATENT_RATE
 # Up to this length a sound is decoded at once.
 _MAX_DECODED = 15 * LATENT_RATE
 _DECODED = 8 * LATENT_RATE
@@ -56,7 +57,7 @@ class DecodedPiece(NamedTuple):
 
 
 def plan_windows(num_latents: int) -> tuple[Window, ...]:
-    """Return the windows of a sound, in order: about 8 s each, 5 to 10 s.
+    """Return the windows of a sound, in order: about 8 s each, 6.7 to 9.9 s.
 
     Neighbours overlap by 0.64 to 0.96 s. No point lies in more than two windows.
 
