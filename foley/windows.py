@@ -27,8 +27,8 @@ from foley.types import Conditions, Region, TextConditions
 _GRID = SYNC_SEGMENT_STRIDE * LATENT_RATE // SYNC_FPS  # 16 latent frames, 0.32 s
 _WINDOW = 24  # about 8 s, in steps of the grid
 _OVERLAP = 2  # at least 0.64 s, in steps of the grid
-# Up to this length a sound is one window. Windows of one sound of rain or wind without a picture can
-# differ in level by several dB, so that a shorter bound costs more than it gains.
+# Up to this length a sound is one window. Windows of rain or wind without a picture can differ in
+# level by several dB, so that a shorter bound costs more than it gains.
 MAX_WINDOW = 15 * LATENT_RATE
 # Up to this length a sound is decoded at once.
 _MAX_DECODED = 15 * LATENT_RATE
