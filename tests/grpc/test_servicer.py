@@ -7,6 +7,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from structlog.testing import capture_logs
 
 from foley.v1.foley_pb2 import GenerateOptions, GenerateRequest
 from foley.v1.foley_pb2_grpc import FoleyServiceStub
@@ -112,14 +113,17 @@ def test_calls_that_dribble_shut_nobody_out_and_are_ended(
             async for message in stub.Generate(iter(parts)):
                 received += len(message.chunk.data)
             assert received == service.num_bytes
-            for call in slow:
-                assert await call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-                assert ("foley-error-code", "upload_too_slow") in list(
-                    await call.trailing_metadata()
-                )
+            # A client that writes while its call is ended may see INTERNAL instead of the status, so
+            # the server says why.
+            ended = [await call.code() for call in slow]
+            assert grpc.StatusCode.DEADLINE_EXCEEDED in ended
+            assert grpc.StatusCode.OK not in ended
             assert list(scratch.folder.iterdir()) == []
         async with asyncio.timeout(scale(5)):
             await server.stop()
         scratch.close()
 
-    asyncio.run(run())
+    with capture_logs() as logs:
+        asyncio.run(run())
+    codes = [entry.get("code") for entry in logs if entry["event"] == "request"]
+    assert codes.count("upload_too_slow") == 20
