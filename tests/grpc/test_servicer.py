@@ -113,8 +113,8 @@ def test_calls_that_dribble_shut_nobody_out_and_are_ended(
             async for message in stub.Generate(iter(parts)):
                 received += len(message.chunk.data)
             assert received == service.num_bytes
-            # A client that writes while its call is ended may see INTERNAL instead of the status, so
-            # the server says why.
+            # A client that writes while its call is ended may see INTERNAL instead: the
+            # server says why.
             ended = [await call.code() for call in slow]
             assert grpc.StatusCode.DEADLINE_EXCEEDED in ended
             assert grpc.StatusCode.OK not in ended
