@@ -67,11 +67,16 @@ def make_home() -> dict[str, str]:
     """Return variables that name a home for a user without one, as OpenShift's random users are.
 
     BentoML creates its store in the home, and PyTorch asks for the user's name.
+
+    Raises:
+        ConfigError: another user made a folder of that name.
     """
     if os.path.expanduser("~") != "~":
         return {}
     home = Path(tempfile.gettempdir()) / f"foley-home-{os.getuid()}"
     home.mkdir(mode=0o700, exist_ok=True)
+    if home.lstat().st_uid != os.getuid():  # anybody can make a folder there
+        raise ConfigError(f"{home}: it belongs to another user; set HOME to a folder of your own")
     return {"HOME": str(home), "LOGNAME": f"uid-{os.getuid()}"}
 
 
