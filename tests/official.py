@@ -8,12 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from foley.configs import TINY, Preset
 from foley.models.encoders import build_text_encoder, build_vision_encoder
+from foley.weights.pickles import can_read_pickles
 from tests.toys import TOKENIZER
 
 MANIFESTS = Path(__file__).parent / "assets" / "manifests"
@@ -51,7 +53,13 @@ def official_preset() -> Preset:
 
 
 def write_official_folder(folder: Path, kind: Format = "pth") -> Path:
-    """Write the published files, or third-party safetensors in half or fp8 precision."""
+    """Write the published files, or third-party safetensors in half or fp8 precision.
+
+    A test that needs them is skipped where PyTorch has known holes in reading such files: there,
+    only the true published ones are read.
+    """
+    if not can_read_pickles(torch.__version__):
+        pytest.skip(f"PyTorch {torch.__version__} reads no made-up files")
     folder.mkdir(parents=True)
     dit = _from_manifest("dit_xl", lambda size: _DIT_SIZES.get(size, size))
     vae = _from_manifest("dac_vae", lambda size: size // 8 if size > 16 else size)

@@ -20,7 +20,7 @@ from foley.weights.layout import load_layout
 from foley.weights.manifest import find_revision
 from foley.weights.parts import load_official, load_tokenizer
 from foley.weights.pickles import check_pickle
-from foley.weights.tensors import read_weights
+from foley.weights.tensors import read_weights, refuse_pointer
 from foley.weights.translation import is_used
 
 
@@ -43,6 +43,7 @@ def load_components(root: Path, preset: Preset | None = None, *, device: str = "
     parts: dict[str, Any] = {}
     paths = {part: find_official_file(part, preset, root) for part in PARTS}
     for path in paths.values():
+        refuse_pointer(path)
         check_pickle(path, torch.__version__)
     for part, path in paths.items():
         weights, _ = read_weights(path, device, functools.partial(is_used, rules=RULES[part]))

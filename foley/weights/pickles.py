@@ -36,7 +36,7 @@ def check_pickle(
     Raises:
         CheckpointError: the file is not known, and this PyTorch has a known hole.
     """
-    if path.suffix == ".safetensors" or _parse_version(torch_version) >= SAFE_TORCH:
+    if path.suffix == ".safetensors" or can_read_pickles(torch_version):
         return
     known = digests.get(path.name)
     if known is None or hash_file(path) != known:
@@ -45,6 +45,15 @@ def check_pickle(
             f"reading such files; use PyTorch {'.'.join(map(str, SAFE_TORCH))} or newer, a "
             "safetensors file, or `foley download`"
         )
+
+
+def can_read_pickles(torch_version: str) -> bool:
+    """Whether this PyTorch reads any pickled weights without a known hole.
+
+    Args:
+        torch_version: such as 2.8.0+cu128.
+    """
+    return _parse_version(torch_version) >= SAFE_TORCH
 
 
 def _parse_version(version: str) -> tuple[int, ...]:

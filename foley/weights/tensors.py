@@ -48,7 +48,7 @@ def read_weights(
     """
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist; download the weights or name their folder")
-    _refuse_pointer(path)
+    refuse_pointer(path)
     try:
         if path.suffix == ".safetensors":
             return _read_safetensors(path, device, is_wanted)
@@ -72,7 +72,15 @@ def read_weights(
     return dict(content), metadata
 
 
-def _refuse_pointer(path: Path) -> None:
+def refuse_pointer(path: Path) -> None:
+    """Refuse what git-lfs puts where a file belongs.
+
+    Args:
+        path: an existing file.
+
+    Raises:
+        CheckpointError: it is a pointer.
+    """
     with path.open("rb") as file:
         if file.read(len(_POINTER)) != _POINTER:
             return

@@ -95,6 +95,14 @@ def test_a_pointer_of_git_lfs_says_what_to_run(folder: Path, place: str) -> None
     assert "git lfs pull" in message_of(folder)
 
 
+def test_a_pointer_is_not_taken_for_an_unknown_pickle(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "__version__", "2.8.0")
+    (folder / "hunyuanvideo_foley_xl.pth").write_text(POINTER)
+    assert "git lfs pull" in message_of(folder)
+
+
 def test_a_clone_of_the_official_repository_says_where_the_encoders_are(folder: Path) -> None:
     for name in ("siglip2-base-patch16-512", "larger_clap_general"):
         (folder / name).rename(folder.parent / name)
