@@ -11,14 +11,14 @@ material asked for; `f1` is that of the onsets with the events.
 import argparse
 import time
 from collections import Counter
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
 from benchmarks.quality.held_out import HELD_OUT_SEED, make_frames
-from benchmarks.quality.sync import add_options, collect_options, load_pipeline
-from benchmarks.records import environment, finish
+from benchmarks.quality.sync import add_options, add_record_options, report_figures
 from foley.pipeline import FoleyPipeline
 from training import clips, judge, labels, text
 from training.materials import MATERIALS
@@ -129,21 +129,10 @@ def main() -> None:
     """Measure a preset."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clips", type=int, default=8, help="of each action")
-    parser.add_argument("--hardware", default="cpu", help="short name for the record's file")
-    parser.add_argument("--record", action="store_true")
+    add_record_options(parser)
     add_options(parser, steps=None)
     args = parser.parse_args()
-    pipeline, options = load_pipeline(args), collect_options(args)
-    seed = options.pop("seed")
-    record = environment() | {
-        "what": "cues",
-        "weights": pipeline.source,
-        "seconds": SECONDS,
-        "seed": seed,
-        **options,
-        **measure(pipeline, args.clips, seed, **options),
-    }
-    finish(record, hardware=args.hardware, write=args.record)
+    report_figures(args, "cues", SECONDS, partial(measure, num_clips=args.clips))
 
 
 if __name__ == "__main__":

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.quality.held_out import generate_clips
-from benchmarks.quality.sync import add_options, collect_options, load_pipeline
-from benchmarks.records import environment, finish
+from benchmarks.quality.sync import add_options, add_record_options, report_figures
 from foley.configs import LATENT_RATE, SAMPLE_RATE
 from foley.pipeline import FoleyPipeline
 from foley.request import GenerationRequest
@@ -135,24 +134,19 @@ def main() -> None:
     """Measure a preset."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clips", type=int, default=1, help="of each action")
-    parser.add_argument("--seconds", type=float, default=30.0, help="of a long clip, over 10")
-    parser.add_argument("--hardware", default="cpu", help="short name for the record's file")
-    parser.add_argument("--record", action="store_true")
+    parser.add_argument("--seconds", type=float, default=30.0, help="of a long clip, over 15")
+    add_record_options(parser)
     add_options(parser, steps=None)
     args = parser.parse_args()
-    pipeline, options = load_pipeline(args), collect_options(args)
-    seed = options.pop("seed")
-    record = environment() | {
-        "what": "seams",
-        "weights": pipeline.source,
-        "seconds": args.seconds,
-        "seed": seed,
-        **options,
-        "textures": measure_textures(pipeline, args.seconds, seed, **options),
-        "short": measure_hits(pipeline, args.clips, SHORT_SECONDS, seed, **options),
-        "long": measure_hits(pipeline, args.clips, args.seconds, seed, **options),
-    }
-    finish(record, hardware=args.hardware, write=args.record)
+
+    def measure(pipeline: FoleyPipeline, seed: int, **options: Any) -> dict[str, Any]:
+        return {
+            "textures": measure_textures(pipeline, args.seconds, seed, **options),
+            "short": measure_hits(pipeline, args.clips, SHORT_SECONDS, seed, **options),
+            "long": measure_hits(pipeline, args.clips, args.seconds, seed, **options),
+        }
+
+    report_figures(args, "seams", args.seconds, measure)
 
 
 if __name__ == "__main__":

@@ -11,11 +11,13 @@ median_error_ms.
 import argparse
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
 
+from benchmarks.records import environment, finish
 from foley.pipeline import FoleyPipeline
 from foley.request import GenerationRequest, Solver
 from training.judge import Match, detect_onsets, merge_close_events
@@ -101,6 +103,36 @@ def collect_options(args: argparse.Namespace) -> dict[str, Any]:
         "negative_prompt": args.negative_prompt,
         "seed": args.seed,
     }
+
+
+def report_figures(
+    args: argparse.Namespace, what: str, seconds: float, measure: Callable[..., dict[str, Any]]
+) -> None:
+    """Measure a preset, print the record and, if it was asked for, write it.
+
+    Args:
+        args: with the options of `add_options` and `add_record_options`.
+        what: names the benchmark.
+        seconds: length of each sound.
+        measure: called with the pipeline, `seed` and the options of a generation.
+    """
+    pipeline, options = load_pipeline(args), collect_options(args)
+    seed = options.pop("seed")
+    record = environment() | {
+        "what": what,
+        "weights": pipeline.source,
+        "seconds": seconds,
+        "seed": seed,
+        **options,
+        **measure(pipeline, seed=seed, **options),
+    }
+    finish(record, hardware=args.hardware, write=args.record)
+
+
+def add_record_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the record."""
+    parser.add_argument("--hardware", default="cpu", help="short name for the record's file")
+    parser.add_argument("--record", action="store_true")
 
 
 def main() -> None:

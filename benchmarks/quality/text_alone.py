@@ -8,12 +8,12 @@ which at least half of the onsets have it, and `without_onset` the number of sou
 """
 
 import argparse
+from functools import partial
 
 import numpy as np
 import torch
 
-from benchmarks.quality.sync import add_options, collect_options, load_pipeline
-from benchmarks.records import environment, finish
+from benchmarks.quality.sync import add_options, add_record_options, report_figures
 from foley.pipeline import FoleyPipeline
 from training import judge, text
 from training.materials import MATERIALS
@@ -91,21 +91,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--prompts", type=int, default=3, help="for each material")
     parser.add_argument("--variations", type=int, default=3, help="for each prompt")
-    parser.add_argument("--hardware", default="cpu", help="short name for the record's file")
-    parser.add_argument("--record", action="store_true")
+    add_record_options(parser)
     add_options(parser, steps=None)
     args = parser.parse_args()
-    pipeline, options = load_pipeline(args), collect_options(args)
-    seed = options.pop("seed")
-    record = environment() | {
-        "what": "text-alone",
-        "weights": pipeline.source,
-        "seconds": SECONDS,
-        "seed": seed,
-        **options,
-        **measure(pipeline, args.prompts, args.variations, seed, **options),
-    }
-    finish(record, hardware=args.hardware, write=args.record)
+    counts = {"num_prompts": args.prompts, "num_variations": args.variations}
+    report_figures(args, "text-alone", SECONDS, partial(measure, **counts))
 
 
 if __name__ == "__main__":

@@ -29,14 +29,7 @@ class ProgressBar:
     def move(
         self, tasks: Sequence[ClipTask], stage: str, step: int = 0, num_steps: int = 1
     ) -> None:
-        """Show that `step` of `num_steps` steps of a stage are done.
-
-        Args:
-            tasks: the clips that are in this stage.
-            stage: a value of `foley.types.Stage`, with a remark if there is one.
-            step: steps that are done, from 0.
-            num_steps: steps in all, at least 1.
-        """
+        """Move the bar; see `foley.cli.backends.OnStage`."""
         if self._num_clips == 1:
             self._bars.update(self._bar, description=stage, completed=step, total=num_steps)
             return

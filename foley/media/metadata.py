@@ -2,9 +2,9 @@
 
 from __future__ import annotations  # PyAV's packets are generic for the type checker only
 
-import io
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from av.subtitles.stream import SubtitleStream
 from av.video.stream import VideoStream
 
 from foley.media.clock import seconds_of
+from foley.media.containers import takes
 from foley.media.integrity import find_boxes
 from foley.media.source import MediaLimits, open_video
 from foley.media.timeline import clock_start
@@ -98,7 +99,7 @@ def add_subtitles(
     """
     copies: dict[int, Stream] = {}
     for stream in reader.streams.subtitles:
-        if _accepts(stream, ffmpeg_format):
+        if takes(ffmpeg_format, partial(_add_subtitle, stream)):
             copy = copies[stream.index] = _add_subtitle(stream, writer)
             copy.metadata.update(
                 {k: v for k, v in stream.metadata.items() if k.lower() not in _STREAM_TAGS}
@@ -194,13 +195,3 @@ def _add_subtitle(stream: SubtitleStream, writer: OutputContainer) -> Stream:
     copy = writer.add_stream_from_template(stream)
     copy.time_base = stream.time_base or Fraction(1, 1000)
     return copy
-
-
-def _accepts(stream: SubtitleStream, ffmpeg_format: str) -> bool:
-    try:
-        with av.open(io.BytesIO(), "w", format=ffmpeg_format) as writer:
-            _add_subtitle(stream, writer)
-            writer.start_encoding()
-    except (ValueError, av.FFmpegError):
-        return False
-    return True

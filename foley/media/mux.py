@@ -3,7 +3,6 @@
 from __future__ import annotations  # PyAV's packets are generic for the type checker only
 
 import heapq
-import io
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from foley.errors import OutputError, VideoDecodeError
 from foley.media.atomic import atomic_media_path, claim_path
 from foley.media.audio import as_24_bit, as_stereo, encode_packets, validate_waveform
 from foley.media.clock import seconds_of
+from foley.media.containers import takes
 from foley.media.filters import Samples, Sound
 from foley.media.metadata import (
     add_subtitles,
@@ -428,14 +428,7 @@ def _list_tags(reader: InputContainer, picture: VideoStream, name: Container) ->
 
 
 def _accepts(name: Container, picture: VideoStream, tag: str | None) -> bool:
-    # A header is written to memory, because some refusals (VP9 in mov) come only at that point.
-    try:
-        with av.open(io.BytesIO(), "w", format=_FFMPEG_FORMAT[name]) as writer:
-            _add_picture(writer, picture, tag)
-            writer.start_encoding()
-    except (ValueError, av.FFmpegError):
-        return False
-    return True
+    return takes(_FFMPEG_FORMAT[name], lambda writer: _add_picture(writer, picture, tag))
 
 
 def _list_options(name: Container, reader: InputContainer) -> dict[str, str]:

@@ -6,6 +6,7 @@ import io
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from av.container import InputContainer, OutputContainer
 from av.stream import Disposition
 
 from foley.media.audio import encode_packets
+from foley.media.containers import takes
 from foley.media.filters import Samples, Sound
 from foley.media.mix import choose_layout, finish_sound
 from foley.media.original import (
@@ -325,19 +327,9 @@ def _can_copy(reader: InputContainer, output: SoundOutput) -> bool:
     if stream.codec_context is None:
         return False
     codec = stream.codec_context.codec.canonical_name
-    return codec.startswith(_COPIED_CODECS[output.container]) and _takes(
-        stream, output.ffmpeg_format
+    return codec.startswith(_COPIED_CODECS[output.container]) and takes(
+        output.ffmpeg_format, partial(_add_copy, stream)
     )
-
-
-def _takes(stream: AudioStream, ffmpeg_format: str) -> bool:
-    try:
-        with av.open(io.BytesIO(), "w", format=ffmpeg_format) as writer:
-            _add_copy(stream, writer)
-            writer.start_encoding()
-    except (ValueError, av.FFmpegError):
-        return False
-    return True
 
 
 def _add_copy(stream: AudioStream, writer: OutputContainer) -> AudioStream:

@@ -19,7 +19,7 @@ from foley.weights.selection import choose_device
 from runners.worker import calibration
 from runners.worker.calibration import measure
 from runners.worker.engine import Engine, compute_size, find_devices
-from runners.worker.scheduler import Budget, Kind, ScheduledJob, Scheduler
+from runners.worker.scheduler import Budget, JobSize, Kind, ScheduledJob, Scheduler
 from tests.toys import toy_frames, toy_pipeline
 
 RATES: dict[Kind, float] = {Stage.ENCODE: 0.01, Stage.SAMPLE: 1e-4, Stage.DECODE_AUDIO: 1e-4}
@@ -249,6 +249,12 @@ def test_the_size_of_a_request_is_the_work_that_it_takes(
     for _ in range(size.num_pieces):
         assert session.stage == Stage.ENCODE
         engine.run(Stage.ENCODE, [session])
+    check_work(engine, session, size)
+    assert session.result().waveforms.shape[2] == 960 * size.num_latents
+
+
+def check_work(engine: Engine, session: Session, size: JobSize) -> None:
+    """Sample and decode, and check that this takes what the size says."""
     for done in range(size.num_evaluations):
         assert session.stage == "sample"
         part = session.prepare_part()
@@ -258,7 +264,6 @@ def test_the_size_of_a_request_is_the_work_that_it_takes(
         assert session.stage == "decode_audio"
         engine.run(Stage.DECODE_AUDIO, [session])
     assert session.stage is None
-    assert session.result().waveforms.shape[2] == 960 * size.num_latents
 
 
 def test_the_size_of_a_long_request_counts_windows_and_pieces_of_sound() -> None:
@@ -276,15 +281,7 @@ def test_the_size_of_a_long_request_counts_windows_and_pieces_of_sound() -> None
     assert (size.num_windows, size.num_sounds) == (2, 2)
     engine = Engine(toy_pipeline())
     engine.run(Stage.ENCODE, [session])
-    for done in range(size.num_evaluations):
-        assert session.stage == "sample"
-        part = session.prepare_part()
-        assert size.count_tokens(done) == len(part.context.lengths) * part.latents.shape[2]
-        engine.run(Stage.SAMPLE, [session])
-    for _ in range(size.num_sounds):
-        assert session.stage == "decode_audio"
-        engine.run(Stage.DECODE_AUDIO, [session])
-    assert session.stage is None
+    check_work(engine, session, size)
 
 
 def test_without_a_gpu_the_only_device_is_the_cpu() -> None:
