@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import ipaddress
 import re
 import uuid
 from collections.abc import Callable, Iterable, Mapping
@@ -51,6 +52,25 @@ class ApiKeys:
         if not any(matches):
             raise UnauthorizedError("this API key is not known")
         return digest.hex()
+
+
+def caller_of(owner: str, address: str) -> str:
+    """Return for whom turns and shares are counted: the owner, or the address of one without a key.
+
+    Args:
+        owner: as of `ApiKeys.owner_of`.
+        address: of the connection, or as a trusted proxy states it; empty if there is none. Of
+            IPv6 its network counts, since one machine has a whole one.
+    """
+    if owner:
+        return owner
+    try:
+        known = ipaddress.ip_address(address)
+    except ValueError:  # such as of a Unix socket
+        return ""
+    if known.version == 4:
+        return str(known)
+    return str(known.ipv4_mapped or ipaddress.ip_network((int(known), 64), strict=False))
 
 
 def request_id_of(headers: Mapping[str, str]) -> str:

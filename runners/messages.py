@@ -22,7 +22,7 @@ class RunnerRequest(BaseModel):
 
     Attributes:
         id: unique among all requests of the server; the caller's request id need not be.
-        owner: of the request, the digest of an API key; "" without keys.
+        owner: who takes turns with others; see `runners.auth.caller_of`.
         priority: interactive or bulk.
         folder: of the request. The API leaves the frames there, and the runner the waveforms.
         options: of the generation.

@@ -148,8 +148,9 @@ class Settings(BaseSettings):
         int,
         Field(
             ge=0,
-            description="Generations that one API process takes from one API key in a minute. A "
-            "further request is refused with 429. 0 for no limit.",
+            description="Generations that one API process takes from one API key, or from one "
+            "address without a key, in a minute. A further request is refused with 429. 0 for no "
+            "limit.",
         ),
     ] = 0
     key_share: Annotated[
@@ -158,8 +159,8 @@ class Settings(BaseSettings):
             gt=0,
             le=1,
             description="Largest share of the places, of the uploads and of the room for results "
-            "that the requests of one API key may hold. A further request is refused with 429. "
-            "Each key may hold one. 1 for no limit.",
+            "that the requests of one API key, or of one address without a key, may hold. A "
+            "further request is refused with 429. Each may hold one. 1 for no limit.",
         ),
     ] = 1.0
     max_clip_seconds: Annotated[

@@ -5,6 +5,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from urllib.parse import unquote
 
 import grpc
 import structlog
@@ -13,7 +14,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from foley.errors import CancelledRequestError, FoleyError, RequestTimeoutError
 from runners import metrics, tracing
-from runners.auth import ApiKeys, request_id_of
+from runners.auth import ApiKeys, caller_of, request_id_of
 from runners.grpc import SERVICE
 from runners.status import PublicError, public_error, status_of
 
@@ -32,10 +33,12 @@ class CallIdentity:
     Attributes:
         request_id: the caller's own, or a new one.
         owner: see `runners.auth.ApiKeys.owner_of`.
+        caller: see `runners.auth.caller_of`.
     """
 
     request_id: str
     owner: str
+    caller: str
 
 
 @contextlib.asynccontextmanager
@@ -64,7 +67,8 @@ async def guard_call(
     code, status = "", grpc.StatusCode.OK
     try:
         await context.send_initial_metadata((("x-request-id", request_id),))
-        yield CallIdentity(request_id, keys.owner_of(metadata))
+        owner = keys.owner_of(metadata)
+        yield CallIdentity(request_id, owner, caller_of(owner, address_of(context.peer())))
     except asyncio.CancelledError:
         kind = _cancellation_kind(context)
         code, status = kind.code, grpc.StatusCode[status_of(kind).grpc]
@@ -91,6 +95,15 @@ async def guard_call(
         )
         metrics.REQUESTS.labels(route, status.name).inc()
         metrics.REQUEST_SECONDS.labels(route).observe(seconds)
+
+
+def address_of(peer: str) -> str:
+    """Return the IP address of a peer; empty if it has none.
+
+    Args:
+        peer: gRPC's name of it, such as ipv6:%5B::1%5D:50000.
+    """
+    return unquote(peer).partition(":")[2].rpartition(":")[0].strip("[]")
 
 
 def _cancellation_kind(context: grpc.aio.ServicerContext) -> type[FoleyError]:

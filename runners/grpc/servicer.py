@@ -148,7 +148,7 @@ class FoleyServicer(FoleyServiceServicer):
         folder: Path,
     ) -> JobResult:
         """Read the upload, and run its job."""
-        with self._intake.receive(caller.owner) as upload, deadline.stage(Stage.UPLOAD):
+        with self._intake.receive(caller.caller) as upload, deadline.stage(Stage.UPLOAD):
             reading = read_upload(
                 requests, folder, max_bytes=self._settings.max_upload_bytes, upload=upload
             )
@@ -156,12 +156,13 @@ class FoleyServicer(FoleyServiceServicer):
             options = await self._clips.load(options, folder, upload)
         job = GenerationJob(
             owner=caller.owner,
+            caller=caller.caller,
             request_id=caller.request_id,
             folder=folder,
             options=options,
             format=options.format or options.default_format,
         )
-        with self._scratch.reserve(job.owner, job.measure_least_result()):
+        with self._scratch.reserve(job.caller, job.measure_least_result()):
             return await self._run_with_progress(job, context, deadline)
 
     async def _run_with_progress(

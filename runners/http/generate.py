@@ -60,6 +60,11 @@ class _ActiveRequest:
         owner: str = self.request.scope["foley.owner"]
         return owner
 
+    @property
+    def caller(self) -> str:
+        caller: str = self.request.scope["foley.caller"]
+        return caller
+
     def timeout_error(self) -> RequestTimeoutError:
         return RequestTimeoutError(
             f"the request took longer than {self.deadline.limit_seconds:g} s, and was dropped"
@@ -69,7 +74,8 @@ class _ActiveRequest:
 class GenerateEndpoint:
     """An ASGI application, because its files must exist until the response has been sent.
 
-    `ErrorMiddleware` around it has put "foley.request_id" and "foley.owner" into the scope.
+    `ErrorMiddleware` around it has put "foley.request_id", "foley.owner" and "foley.caller" into
+    the scope.
 
     Args:
         settings: time and size limits.
@@ -124,12 +130,13 @@ class GenerateEndpoint:
             response_format = negotiate(_get_accept(active.request), options)
             job = GenerationJob(
                 owner=active.owner,
+                caller=active.caller,
                 request_id=active.request_id,
                 folder=folder,
                 options=options,
                 format=response_format.format,
             )
-            with self._scratch.reserve(job.owner, job.measure_least_result()):
+            with self._scratch.reserve(job.caller, job.measure_least_result()):
                 if response_format.streamed:
                     await self._send_events(active, job, send)
                 else:
@@ -138,7 +145,7 @@ class GenerateEndpoint:
     async def _read_options(self, active: _ActiveRequest) -> GenerationOptions:
         """Store the clip and return the options, within the time allowed."""
         try:
-            with self._intake.receive(active.owner) as upload:
+            with self._intake.receive(active.caller) as upload:
                 reading = read_form(
                     active.request,
                     active.folder,

@@ -37,7 +37,7 @@ EVENT_SECONDS = 0.5  # how often a job is looked at for those who watch it
 class JobHandlers:
     """Answers requests about jobs.
 
-    `ErrorMiddleware` around them has put "foley.owner" into the scope.
+    `ErrorMiddleware` around them has put "foley.owner" and "foley.caller" into the scope.
 
     Args:
         settings: time and size limits.
@@ -84,7 +84,7 @@ class JobHandlers:
             )
         with (
             self._ending.accept_work(),
-            self._intake.receive(owner) as upload,
+            self._intake.receive(request.scope["foley.caller"]) as upload,
             self._jobs.files.receive() as folder,
         ):
             await asyncio.to_thread(self._jobs.queue.check_room)

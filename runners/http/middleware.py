@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from foley.errors import NotFoundError, UnauthorizedError
 from runners import metrics, tracing
-from runners.auth import ApiKeys, request_id_of
+from runners.auth import ApiKeys, caller_of, request_id_of
 from runners.http.origins import OriginCheck
 from runners.http.responses import error_body
 from runners.status import PublicError, code_of_http_status, public_error
@@ -46,8 +46,8 @@ class ErrorMiddleware:
     router or of BentoML is replaced by one in our form. An unforeseen exception becomes `internal`,
     and only the log has its traceback.
 
-    The application inside finds "foley.request_id" and "foley.owner" in the scope. It may put
-    "foley.code", the code of an error that its response tells after status 200.
+    The application inside finds "foley.request_id", "foley.owner" and "foley.caller" in the
+    scope. It may put "foley.code", the code of an error that its response tells after status 200.
 
     Args:
         app: the application inside.
@@ -118,6 +118,8 @@ class ErrorMiddleware:
             address, _ = scope.get("server") or (None, None)
             self._origins.check(scope["method"], path, headers, address)
             scope["foley.owner"] = self._owner_of(scope, headers)
+            address, _ = scope.get("client") or ("", None)
+            scope["foley.caller"] = caller_of(scope["foley.owner"], address)
             # BentoML has routes of its own, such as a start page that loads foreign scripts.
             if _route_name(path) == OTHER and path not in self._quiet_paths:
                 raise NotFoundError("there is nothing at this path")

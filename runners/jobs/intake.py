@@ -94,7 +94,7 @@ class Intake:
         """Yield the count of a new upload, and forget it when the block ends.
 
         Args:
-            owner: of the request; see `runners.auth.ApiKeys.owner_of`.
+            owner: of the request; see `runners.auth.caller_of`.
 
         Raises:
             BusyError: the key has sent too many requests, or too many uploads are under way.
@@ -102,7 +102,7 @@ class Intake:
         self._count_request(owner)
         if self._uploads_of[owner] >= self._max_uploads_of_key:
             raise BusyError(
-                f"{self._uploads_of[owner]} uploads of this key are being received, the limit; "
+                f"{self._uploads_of[owner]} uploads of this caller are being received, the limit; "
                 "try again later"
             )
         if len(self._uploads) >= self._max_uploads:
@@ -117,7 +117,7 @@ class Intake:
         finally:
             self._uploads.remove(upload)
             self._uploads_of[owner] -= 1
-            self._uploads_of += Counter()  # leaves out the keys without uploads
+            self._uploads_of += Counter()  # leaves out the callers without uploads
 
     def check_bytes(self, num_bytes: int) -> None:
         """Check that so many more bytes fit beside those of the uploads under way.
@@ -135,21 +135,25 @@ class Intake:
             )
 
     def _count_request(self, owner: str) -> None:
-        """Note a request of a key, unless it has had as many as allowed within a minute."""
+        """Note a request of an owner, unless it has had as many as allowed within a minute."""
         if not self._requests_per_minute:
             return
         now = time.monotonic()
-        recent = self._recent.setdefault(owner, deque())
+        recent = self._recent.get(owner, deque())
         while recent and recent[0] <= now - MINUTE:
             recent.popleft()
         if len(recent) >= self._requests_per_minute:
             busy = BusyError(
-                f"this key has sent {len(recent)} requests within a minute, the limit; "
+                f"this caller has sent {len(recent)} requests within a minute, the limit; "
                 "try again later"
             )
             busy.retry_after_seconds = recent[0] + MINUTE - now
             raise busy
         recent.append(now)
+        self._recent.pop(owner, None)
+        self._recent[owner] = recent  # at the end: the oldest is the first
+        while next(iter(self._recent.values()))[-1] <= now - MINUTE:
+            del self._recent[next(iter(self._recent))]
 
 
 def make_intake(settings: Settings) -> Intake:

@@ -158,6 +158,7 @@ class GenerationJob:
 
     Attributes:
         owner: of the request; see `runners.auth.ApiKeys.owner_of`.
+        caller: takes turns with others; see `runners.auth.caller_of`.
         request_id: of the caller; need not be unique.
         folder: holds the clip as `runners.handoff.CLIP`, if there is one, and receives all other
             files.
@@ -166,6 +167,7 @@ class GenerationJob:
     """
 
     owner: str
+    caller: str
     request_id: str
     folder: Path
     options: GenerationOptions

@@ -159,7 +159,7 @@ class GenerationService:
             decoded = await self._sandbox.run(
                 "decode",
                 job.folder,
-                owner=job.owner,
+                owner=job.caller,
                 preset=model.preset,
                 container=job.format,
                 trim=job.options.trim,
@@ -184,7 +184,7 @@ class GenerationService:
             written = await self._sandbox.run(
                 "write",
                 job.folder,
-                owner=job.owner,
+                owner=job.caller,
                 formats=job.formats,
                 sample_rate=result.sample_rate,
                 stop_seconds=result.duration_seconds if trimmed else None,
@@ -235,7 +235,7 @@ def _announce_no_frames(duration_seconds: float, folder: Path) -> None:
 def _make_request(job: GenerationJob, deadline: Deadline) -> RunnerRequest:
     return RunnerRequest(
         id=job.folder.name,
-        owner=job.owner,
+        owner=job.caller,
         priority=job.options.priority,
         folder=str(job.folder),
         options=job.options.generation_request(),

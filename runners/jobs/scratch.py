@@ -84,7 +84,7 @@ class Scratch:
         What of them is written already counts twice meanwhile, so this refuses a little early.
 
         Args:
-            owner: of the request; see `runners.auth.ApiKeys.owner_of`.
+            owner: of the request; see `runners.auth.caller_of`.
             num_bytes: at least so many.
 
         Raises:
@@ -98,8 +98,8 @@ class Scratch:
             return
         if of_key and of_key + num_bytes > self._key_share * (room_bytes + reserved_bytes):
             raise BusyError(
-                f"the results of this key's requests would take {of_key + num_bytes} bytes, more "
-                "than its share of the room; try again later"
+                f"the results of this caller's requests would take {of_key + num_bytes} bytes, "
+                "more than its share of the room; try again later"
             )
         if reserved_bytes + num_bytes > room_bytes:
             raise StorageFullError()

@@ -59,7 +59,7 @@ class Sandbox:
         environment: of the fork server and its children. It must hold no secret, since a clip that
             takes over a child could read it.
         module: the fork server's module.
-        key_share: largest share of the tasks at one time that the requests of one key may have.
+        key_share: largest share of the tasks at one time that one owner may have.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Sandbox:
         self._limits = limits
         self._module = module
         self._environment = environment
-        # More tasks at a time than there are cores would only delay each of them.
+        # More tasks of an owner at a time than there are cores would only delay each of them.
         self._turns = Turns(max(2, os.cpu_count() or 1), key_share=key_share)
         self._starting = asyncio.Lock()
         self._closed = False

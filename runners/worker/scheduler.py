@@ -139,7 +139,7 @@ class ScheduledJob:
 
     Attributes:
         id: unique among all requests.
-        owner: of the request: the digest of an API key, or "" without keys.
+        owner: who takes turns with others; see `runners.auth.caller_of`.
         priority: interactive or bulk.
         deadline: when its time is up, in seconds of the caller's clock.
         size: its work; set when it is queued, as are `arrived` and `serial`.
@@ -262,7 +262,7 @@ class Scheduler(Generic[JobT]):
         if len(self.jobs) >= self._capacity:
             message = f"{self._capacity} requests are being worked on; try again later"
         elif num_own >= self._capacity_of_key:
-            message = f"{num_own} requests of this key are being worked on; try again later"
+            message = f"{num_own} requests of this caller are being worked on; try again later"
         if message:
             busy = BusyError(message)
             busy.retry_after_seconds = self.estimate_seconds_to_place()

@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 from foley.v1.foley_pb2 import GenerateOptions, GenerateRequest
 from foley.v1.foley_pb2_grpc import FoleyServiceStub
 from runners.auth import ApiKeys
+from runners.grpc.boundary import address_of
 from runners.grpc.server import GrpcServer
 from runners.grpc.servicer import FoleyServicer
 from runners.jobs import intake
@@ -127,3 +128,16 @@ def test_calls_that_dribble_shut_nobody_out_and_are_ended(
         asyncio.run(run())
     codes = [entry.get("code") for entry in logs if entry["event"] == "request"]
     assert codes.count("upload_too_slow") == 20
+
+
+@pytest.mark.parametrize(
+    ("peer", "address"),
+    [
+        ("ipv4:192.0.2.1:50000", "192.0.2.1"),
+        ("ipv6:%5B2001:db8::1%5D:50000", "2001:db8::1"),
+        ("ipv6:[::1]:50000", "::1"),
+        ("unix:", ""),
+    ],
+)
+def test_the_address_of_a_peer_is_read(peer: str, address: str) -> None:
+    assert address_of(peer) == address

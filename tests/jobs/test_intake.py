@@ -36,7 +36,7 @@ def test_uploads_have_a_number_of_their_own_that_comes_back() -> None:
 def test_a_key_holds_its_share_of_the_uploads_and_leaves_the_rest_to_others() -> None:
     receiving = make(max_uploads=4, key_share=0.5)
     with receiving.receive("a"), receiving.receive("a"):
-        with pytest.raises(BusyError, match="2 uploads of this key"), receiving.receive("a"):
+        with pytest.raises(BusyError, match="2 uploads of this caller"), receiving.receive("a"):
             pass
         with receiving.receive("b"):
             pass
@@ -73,6 +73,10 @@ def test_a_key_has_a_number_of_requests_a_minute(monkeypatch: pytest.MonkeyPatch
     now = 1060.0
     with receiving.receive("a"):
         pass
+    for now in range(2000, 4000):  # as many addresses as one likes
+        with receiving.receive(str(now)):
+            pass
+    assert len(receiving._recent) == 60
 
 
 @pytest.mark.parametrize(("num_bytes", "end"), [(0, "slow"), (999, "slow"), (1000, "whole")])

@@ -53,7 +53,9 @@ def test_other_further_formats_are_refused(value: object) -> None:
 
 def test_each_format_of_a_job_is_written_once_and_the_agreed_one_first() -> None:
     options = GenerationOptions.model_validate({"also": "flac,wav"})
-    job = GenerationJob(owner="", request_id="a", folder=Path("/x"), options=options, format="wav")
+    job = GenerationJob(
+        owner="", caller="", request_id="a", folder=Path("/x"), options=options, format="wav"
+    )
     assert job.formats == ("wav", "flac")
 
 

@@ -1,6 +1,7 @@
 """Media tasks run in child processes, and no failure of a child reaches the service."""
 
 import asyncio
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -28,7 +29,7 @@ from runners.sandbox.pool import Sandbox
 from runners.settings import Settings, child_environment
 from runners.status import status_of
 from tests.media.clips import write_clip
-from tests.patience import Deadline, is_within
+from tests.patience import Deadline, is_within, scale
 from tests.server import ROOT, draw_clip
 
 MIB = 2**20
@@ -284,6 +285,27 @@ def test_concurrent_tasks_do_not_disturb_one_another(hostile: Sandbox, tmp_path:
         VideoTooCostlyError,
         OutputError,
     ]
+
+
+def test_costly_clips_of_one_caller_do_not_delay_anothers(hostile: Sandbox, tmp_path: Path) -> None:
+    folders = [tmp_path / str(index) for index in range(4 * (os.cpu_count() or 1))]
+
+    async def run() -> None:
+        for folder in folders:
+            folder.mkdir()
+        bombs = [
+            asyncio.create_task(hostile.run("wait", folder, owner="192.0.2.1"))
+            for folder in folders
+        ]
+        await begun(folders[0])
+        async with asyncio.timeout(scale(60)):
+            assert await hostile.run("nothing", tmp_path, owner="192.0.2.2") is None
+        assert not any(bomb.done() for bomb in bombs)
+        for bomb in bombs:
+            bomb.cancel()
+        await asyncio.gather(*bombs, return_exceptions=True)
+
+    asyncio.run(run())
 
 
 def test_a_fork_server_that_dies_is_replaced(hostile: Sandbox, tmp_path: Path) -> None:

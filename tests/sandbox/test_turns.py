@@ -1,4 +1,4 @@
-"""Turns between keys at the media tasks."""
+"""Turns between callers at the media tasks."""
 
 import asyncio
 
@@ -38,13 +38,27 @@ class Tasks:
             await self._ends[name].wait()
 
 
-def test_a_key_waits_for_one_task_of_another_key_not_for_all() -> None:
+def test_an_owner_who_holds_all_turns_leaves_one_for_the_others() -> None:
     async def run() -> None:
         tasks = Tasks(Turns(2))
         await tasks.start("a1", "a2", "a3", "a4", "b1", "c1", "b2")
-        assert tasks.running == ["a1", "a2"]
-        await tasks.end("a1", "a2", "b1", "c1", "a3", "b2", "a4")
-        assert tasks.running == ["a1", "a2", "b1", "c1", "a3", "b2", "a4"]
+        assert tasks.running == ["a1", "a2", "b1"]
+        await tasks.end("b1", "a1", "c1", "a2", "b2", "a3", "a4")
+        assert tasks.running == ["a1", "a2", "b1", "c1", "b2", "a3", "a4"]
+
+    asyncio.run(run())
+
+
+def test_owners_who_come_again_and_again_do_not_pass_one_who_waits() -> None:
+    async def run() -> None:
+        tasks = Tasks(Turns(1))
+        await tasks.start("a1", "a2", "b1", "b2", "c1")
+        await tasks.end("b1")
+        await tasks.start("b3")
+        assert tasks.running == ["a1", "b1", "c1"]
+        await tasks.end("a1", "c1")
+        assert tasks.running == ["a1", "b1", "c1", "a2", "b2"]
+        await tasks.end("a2", "b2", "b3")
 
     asyncio.run(run())
 
@@ -65,13 +79,13 @@ def test_a_share_keeps_turns_free_for_other_keys() -> None:
 def test_a_task_that_is_cancelled_while_it_waits_or_runs_gives_its_turn_on(name: str) -> None:
     async def run() -> None:
         tasks = Tasks(Turns(1))
-        await tasks.start("a1", "a2", "b1")
+        await tasks.start("z1", "a1", "a2", "b1")
         await tasks.cancel(name)
         if name == "a2":
             await tasks.end("a1")
         await asyncio.sleep(0)
-        assert tasks.running == ["a1", "b1"]
-        await tasks.end("b1")
+        assert tasks.running == ["z1", "a1", "b1"]
+        await tasks.end("z1", "b1")
 
     asyncio.run(run())
 
@@ -79,12 +93,12 @@ def test_a_task_that_is_cancelled_while_it_waits_or_runs_gives_its_turn_on(name:
 def test_a_task_that_is_cancelled_as_its_turn_comes_gives_it_on() -> None:
     async def run() -> None:
         tasks = Tasks(Turns(1))
-        await tasks.start("a1", "a2")
+        await tasks.start("z1", "a1", "a2")
         tasks._ends["a1"].set()
         await asyncio.sleep(0)  # a1 ends, and a2 has its turn but has not run yet
         await tasks.cancel("a2")
         await tasks.start("b1")
-        assert tasks.running == ["a1", "b1"]
-        await tasks.end("b1")
+        assert tasks.running == ["z1", "a1", "b1"]
+        await tasks.end("z1", "b1")
 
     asyncio.run(run())

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from foley.errors import ConfigError, UnauthorizedError
-from runners.auth import ApiKeys
+from runners.auth import ApiKeys, caller_of
 from runners.settings import Settings, load_settings
 
 
@@ -53,6 +53,21 @@ def test_each_key_is_its_own_owner_and_is_not_revealed() -> None:
 
 def test_without_keys_everybody_may_call() -> None:
     assert ApiKeys([]).owner_of({}) == ApiKeys([]).owner_of({"x-api-key": "any"}) == ""
+
+
+@pytest.mark.parametrize(
+    ("owner", "address", "caller"),
+    [
+        ("a" * 64, "192.0.2.1", "a" * 64),
+        ("", "192.0.2.1", "192.0.2.1"),
+        ("", "::ffff:192.0.2.1", "192.0.2.1"),
+        ("", "2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("", "", ""),
+        ("", "not an address", ""),
+    ],
+)
+def test_turns_are_counted_by_key_or_by_address(owner: str, address: str, caller: str) -> None:
+    assert caller_of(owner, address) == caller
 
 
 def test_keys_come_from_both_settings_and_are_not_shown(tmp_path: Path) -> None:

@@ -580,7 +580,7 @@ def test_a_key_holds_its_share_of_the_places_and_leaves_the_rest_to_others() -> 
     scheduler = Scheduler[ScheduledJob]([Budget(tokens=400)], RATES, capacity=4, key_share=0.5)
     for name in "12":
         scheduler.reserve(make_job(name, owner="a"))
-    with pytest.raises(BusyError, match="2 requests of this key"):
+    with pytest.raises(BusyError, match="2 requests of this caller"):
         scheduler.reserve(make_job("3", owner="a"))
     for name in "45":
         scheduler.reserve(make_job(name, owner="b"))
