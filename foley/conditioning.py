@@ -4,16 +4,19 @@
 
 from collections.abc import Callable, Generator
 from functools import cache
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import BatchEncoding, ClapTextModel, PreTrainedTokenizerBase
 
 from foley.configs import MAX_TEXT_TOKENS, SYNC_SEGMENT_STRIDE
 from foley.errors import PromptTooLongError
 from foley.gpu.encoder_batches import TEXT_PRIORITY, Encoders
 from foley.models.synchformer import count_segment_frames, count_segments
 from foley.models.transfer import upload
+
+if TYPE_CHECKING:
+    from transformers import BatchEncoding, ClapTextModel, PreTrainedTokenizerBase
 
 _POSITION_OFFSET = 2  # RoBERTa keeps its first two positions for padding
 
@@ -110,12 +113,12 @@ def _get_side_stream(device: torch.device, priority: int) -> torch.cuda.Stream:
 
 
 def tokenize(
-    tokenizer: PreTrainedTokenizerBase,
-    encoder: ClapTextModel,
+    tokenizer: "PreTrainedTokenizerBase",
+    encoder: "ClapTextModel",
     negative_prompt: str,
     prompt: str,
     *cues: str,
-) -> BatchEncoding:
+) -> "BatchEncoding":
     """Return the token ids of all prompts [2 + cues, T], the negative one first, of one length.
 
     Args:
@@ -139,7 +142,7 @@ def tokenize(
     return batch
 
 
-def encode_text(encoders: Encoders, words: BatchEncoding) -> Ready:
+def encode_text(encoders: Encoders, words: "BatchEncoding") -> Ready:
     """Start to encode the text tokens [2 + cues, T, D], T at most 77.
 
     The prompts are padded to the longest one, and padding is attended to, as it was when the

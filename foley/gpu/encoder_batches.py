@@ -11,16 +11,18 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import ClapTextModel, SiglipVisionModel
 
 from foley.gpu.cuda_graphs import Capture
 from foley.gpu.encoder_graphs import GraphInput, SizedGraphs
 from foley.models.encoders import normalise_frames
 from foley.models.synchformer import Synchformer, count_segment_frames, count_segments
+
+if TYPE_CHECKING:
+    from transformers import ClapTextModel, SiglipVisionModel
 
 logger = logging.getLogger(__name__)
 
@@ -111,8 +113,8 @@ class Encoders:
     def __init__(
         self,
         synchformer: Synchformer,
-        vision: SiglipVisionModel,
-        text: ClapTextModel,
+        vision: "SiglipVisionModel",
+        text: "ClapTextModel",
         device: torch.device,
         capture: Callable[[int], Capture] | None = None,
         cut: Cut | None = None,

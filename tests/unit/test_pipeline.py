@@ -276,7 +276,7 @@ def test_a_loaded_pipeline_stays_on_its_device_and_one_of_components_cannot_move
 
 def test_the_pipeline_is_imported_without_a_remark_of_other_libraries() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", "from foley import FoleyPipeline"],
+        [sys.executable, "-c", "from foley.pipeline import FoleyPipeline"],
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
