@@ -2,9 +2,9 @@
 PYTHON := .venv/bin/python
 # Tests that start no server, no browser and no training.
 FAST_TESTS := tests/unit tests/jobs tests/models tests/media tests/parity tests/worker
-# Two processes. The tests of one file stay together, because they share its servers. In the order of
-# the folders, short files come last, and both processes end at nearly the same time.
-PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
+# Two processes; tests/conftest.py says which tests stay together. In the order of the folders, short
+# files come last, and both processes end at nearly the same time.
+PARALLEL := -n 2 --dist loadgroup --no-loadscope-reorder
 
 .PHONY: setup demo test coverage test-fast test-lowest soak serve lint format bench lock image test-image clean
 

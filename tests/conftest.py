@@ -20,6 +20,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 
+from tests.collector import Collector
+from tests.keyed import KeyedStart, end_keyed_server, start_keyed_server
 from tests.media.clips import add_sound
 from tests.patience import scale
 from tests.server import ROOT, Server, draw_clip
@@ -33,7 +35,27 @@ MAX_UPLOAD_BYTES = 4_000_000
 MAX_CONCURRENCY = 4
 
 
+def _group(items: list[pytest.Item]) -> None:
+    """Have each file run in one process, and all files that share a server in the same one.
+
+    To start a server takes as long as thirty of these tests.
+    """
+    fixtures: dict[Path, set[str]] = {}
+    for item in items:
+        fixtures.setdefault(item.path, set()).update(getattr(item, "fixturenames", ()))
+    for item in items:
+        used = fixtures[item.path]
+        if "keyed_server" in used or "page" in item.path.parts:
+            name = "keyed_server"  # the page needs a server of its own, and that with keys
+        elif "server" in used:
+            name = "server"
+        else:
+            name = str(item.path)
+        item.add_marker(pytest.mark.xdist_group(name))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    _group(items)
     if torch.cuda.is_available() or os.environ.get("FOLEY_REQUIRE_GPU") == "1":
         return
     left_out = pytest.mark.skip(reason="no CUDA device; FOLEY_REQUIRE_GPU=1 makes that a failure")
@@ -83,6 +105,30 @@ def server(
         yield server
     finally:
         assert server.stop() == 0, server.log.read_text()
+
+
+@pytest.fixture(scope="session")
+def collector() -> Iterator[Collector]:
+    """Receives the traces of `keyed_server`."""
+    collector = Collector()
+    yield collector
+    collector.close()
+
+
+@pytest.fixture(scope="session")
+def keyed_start() -> KeyedStart:
+    """Filled by `keyed_server`."""
+    return KeyedStart()
+
+
+@pytest.fixture(scope="session")
+def keyed_server(
+    tmp_path_factory: pytest.TempPathFactory, keyed_start: KeyedStart, collector: Collector
+) -> Iterator[Server]:
+    """Has keys, two workers, a port for health, kept results and traces."""
+    server = start_keyed_server(tmp_path_factory.mktemp("keyed"), keyed_start, collector)
+    yield server
+    end_keyed_server(server)
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import grpc
 import httpx
 import pytest
 from google.rpc import error_details_pb2, status_pb2
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from foley.configs import TINY_GUIDANCE
@@ -30,64 +29,25 @@ from runners.grpc import SERVICE
 from runners.jobs.job import GenerationOptions
 from tests.http.test_generate import packets
 from tests.http.test_streaming import STAGES
+from tests.keyed import (
+    FIRST_KEY,
+    MAX_CONCURRENCY,
+    MAX_UPLOAD_BYTES,
+    SECOND_KEY,
+    KeyedStart,
+    check_health,
+)
 from tests.patience import Deadline, is_within, scale, wait_until
 from tests.server import ENDLESS, Server
 
-MAX_UPLOAD_BYTES = 4_000_000
-MAX_CONCURRENCY = 4
-FIRST_KEY, SECOND_KEY = "first-key-of-a-test", "second-key-of-a-test"
 KEY = (("authorization", f"Bearer {FIRST_KEY}"),)
 OTHER_KEY = (("x-api-key", SECOND_KEY),)
 
 
 @pytest.fixture(scope="module")
-def health_statuses() -> list[int]:
-    """Filled by `grpc_server`: answers of the health service while the server started."""
-    return []
-
-
-@pytest.fixture(scope="module")
-def grpc_server(
-    tmp_path_factory: pytest.TempPathFactory, health_statuses: list[int]
-) -> Iterator[Server]:
-    settings = {
-        "FOLEY_API_WORKERS": "2",
-        "FOLEY_API_KEYS": f"{FIRST_KEY},{SECOND_KEY}",
-        "FOLEY_MAX_CONCURRENCY": str(MAX_CONCURRENCY),
-        "FOLEY_MAX_UPLOAD_BYTES": str(MAX_UPLOAD_BYTES),
-        "FOLEY_MAX_CLIP_SECONDS": "6",
-    }
-    server = Server(tmp_path_factory.mktemp("grpc"), settings)
-    server.client.headers["Authorization"] = f"Bearer {FIRST_KEY}"
-    try:
-        deadline = Deadline(server.ready_seconds)
-        while not health_statuses or health_statuses[-1] != health_pb2.HealthCheckResponse.SERVING:
-            assert server.process.poll() is None, server.log.read_text()
-            assert not deadline.is_over(), server.log.read_text()
-            health_statuses.extend(health(server))
-            time.sleep(0.1)
-        yield server
-    finally:
-        status = server.stop()
-    assert status == 0, server.log.read_text()
-    assert list(server.scratch.iterdir()) == []
-
-
-def health(server: Server, name: str = "") -> list[int]:
-    """The status from the health service; nothing while the server does not listen."""
-    with grpc.insecure_channel(server.grpc_address) as channel:
-        stub = health_pb2_grpc.HealthStub(channel)
-        try:
-            request = health_pb2.HealthCheckRequest(service=name)
-            return [stub.Check(request, timeout=scale(5)).status]
-        except grpc.RpcError:
-            return []
-
-
-@pytest.fixture(scope="module")
-def stub(grpc_server: Server) -> Iterator[FoleyServiceStub]:
+def stub(keyed_server: Server) -> Iterator[FoleyServiceStub]:
     """On one connection, so all its calls go to one worker."""
-    with grpc.insecure_channel(grpc_server.grpc_address) as channel:
+    with grpc.insecure_channel(keyed_server.grpc_address) as channel:
         yield FoleyServiceStub(channel)
 
 
@@ -149,20 +109,20 @@ def read_error(error: grpc.Call) -> tuple[str, dict[str, str | bytes]]:
 
 
 def test_health_goes_from_not_serving_to_serving(
-    grpc_server: Server, health_statuses: list[int]
+    keyed_server: Server, keyed_start: KeyedStart
 ) -> None:
     statuses = health_pb2.HealthCheckResponse
-    assert set(health_statuses) == {statuses.NOT_SERVING, statuses.SERVING}
+    assert set(keyed_start.grpc) == {statuses.NOT_SERVING, statuses.SERVING}
     wait_until(  # each worker finds out by itself
-        lambda: all(health(grpc_server, SERVICE) == [statuses.SERVING] for _ in range(10))
+        lambda: all(check_health(keyed_server, SERVICE) == [statuses.SERVING] for _ in range(10))
     )
-    assert grpc_server.probe("/readyz") == 200
+    assert keyed_server.probe("/readyz") == 200
 
 
-def test_reflection_lists_the_services_and_their_messages(grpc_server: Server) -> None:
+def test_reflection_lists_the_services_and_their_messages(keyed_server: Server) -> None:
     def ask(**question: str) -> reflection_pb2.ServerReflectionResponse:
         request = reflection_pb2.ServerReflectionRequest(**question)
-        with grpc.insecure_channel(grpc_server.grpc_address) as channel:
+        with grpc.insecure_channel(keyed_server.grpc_address) as channel:
             reflecting = reflection_pb2_grpc.ServerReflectionStub(channel)
             (answer,) = reflecting.ServerReflectionInfo(iter([request]), timeout=scale(10))
             return answer
@@ -190,10 +150,10 @@ def test_a_real_clip_keeps_its_picture(stub: FoleyServiceStub, real_clip: bytes)
 
 
 def test_the_seed_gives_the_same_sound_as_over_http(
-    grpc_server: Server, stub: FoleyServiceStub, short_clip: bytes
+    keyed_server: Server, stub: FoleyServiceStub, short_clip: bytes
 ) -> None:
     options = {"seed": 5, "num_inference_steps": 2, "prompt": "rain", "format": "wav"}
-    sound = grpc_server.generate(short_clip, guidance_scale=TINY_GUIDANCE, **options).content
+    sound = keyed_server.generate(short_clip, guidance_scale=TINY_GUIDANCE, **options).content
     assert generate(stub, short_clip, **options).files == {0: sound}
 
 
@@ -223,24 +183,24 @@ def test_further_formats_of_a_variation_follow_it(
 
 
 def test_the_callers_id_is_kept(
-    grpc_server: Server, stub: FoleyServiceStub, short_clip: bytes
+    keyed_server: Server, stub: FoleyServiceStub, short_clip: bytes
 ) -> None:
     metadata = (*KEY, ("x-request-id", "mine-3"))
     counted = f'foley_requests_total{{route="/{SERVICE}/Generate",status="OK"}}'
-    before = grpc_server.metric(counted)
+    before = keyed_server.metric(counted)
     secret = "a walrus in a lighthouse"
     call = stub.Generate(
         messages(short_clip, num_inference_steps=1, prompt=secret), metadata=metadata
     )
     assert ("x-request-id", "mine-3") in [tuple(item) for item in call.initial_metadata()]
     assert read(call).request_id == "mine-3"
-    event = grpc_server.wait_for_log("mine-3")
+    event = keyed_server.wait_for_log("mine-3")
     assert event["event"] == "request"
     assert event["method"] == "gRPC"
     assert event["path"] == f"/{SERVICE}/Generate"
     assert event["status"] == "OK"
-    grpc_server.wait_for_metric(counted, before + 1)
-    assert secret not in grpc_server.log.read_text()
+    keyed_server.wait_for_metric(counted, before + 1)
+    assert secret not in keyed_server.log.read_text()
 
 
 def test_a_mix_is_described_with_its_loudness(stub: FoleyServiceStub, voiced_clip: bytes) -> None:
@@ -278,11 +238,11 @@ def test_the_options_are_the_fields_of_the_form() -> None:
     ],
 )
 def test_bounds_are_those_of_http(
-    grpc_server: Server, stub: FoleyServiceStub, short_clip: bytes, options: dict[str, Any]
+    keyed_server: Server, stub: FoleyServiceStub, short_clip: bytes, options: dict[str, Any]
 ) -> None:
     error = refused(lambda: generate(stub, short_clip, **options))
     fields = {name: ",".join(v) if isinstance(v, list) else v for name, v in options.items()}
-    expected = grpc_server.generate(short_clip, **fields).json()["error"]
+    expected = keyed_server.generate(short_clip, **fields).json()["error"]
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert read_error(error)[0] == expected["code"] == "invalid_parameter"
     # HTTP shows the value as text.
@@ -336,7 +296,7 @@ def test_a_clip_over_the_limit_is_refused_while_it_is_read(stub: FoleyServiceStu
 
 @pytest.mark.parametrize("metadata", [(), (("authorization", "Bearer third"),)])
 def test_a_call_without_a_key_is_refused_before_the_clip_is_read(
-    grpc_server: Server, stub: FoleyServiceStub, metadata: tuple[tuple[str, str], ...]
+    keyed_server: Server, stub: FoleyServiceStub, metadata: tuple[tuple[str, str], ...]
 ) -> None:
     answered = threading.Event()
 
@@ -359,12 +319,12 @@ def test_a_call_without_a_key_is_refused_before_the_clip_is_read(
             assert read_error(error)[0] == "unauthorized"
     finally:
         answered.set()
-    assert "third" not in grpc_server.log.read_text()
+    assert "third" not in keyed_server.log.read_text()
 
 
-def test_the_model_is_that_of_http(grpc_server: Server, stub: FoleyServiceStub) -> None:
+def test_the_model_is_that_of_http(keyed_server: Server, stub: FoleyServiceStub) -> None:
     model = stub.GetModel(GetModelRequest(), metadata=OTHER_KEY)
-    (expected,) = grpc_server.client.get("/v1/models").json()["models"]
+    (expected,) = keyed_server.client.get("/v1/models").json()["models"]
     expected.pop("state")  # in gRPC, the health service has it
     assert {field.name for field in model.DESCRIPTOR.fields} == expected.keys()
     for name, value in expected.items():
@@ -383,54 +343,54 @@ def endless(stub: FoleyServiceStub, clip: bytes, request_id: str, **named: Any) 
     return stub.Generate(messages(clip, **ENDLESS), metadata=metadata, **named)
 
 
-def post(grpc_server: Server, clip: bytes, **fields: int) -> httpx.Response:
+def post(keyed_server: Server, clip: bytes, **fields: int) -> httpx.Response:
     """POST /v1/generate on a connection of its own."""
-    base_url, timeout = grpc_server.client.base_url, scale(60)
+    base_url, timeout = keyed_server.client.base_url, scale(60)
     with httpx.Client(base_url=base_url, timeout=timeout, trust_env=False) as client:
         return client.post(
             "/v1/generate", files={"clip": clip}, data=fields, headers={"X-Api-Key": FIRST_KEY}
         )
 
 
-def check_runner_stops_within(grpc_server: Server, seconds: float) -> None:
+def check_runner_stops_within(keyed_server: Server, seconds: float) -> None:
     started = time.monotonic()
-    grpc_server.wait_for_metric("foley_running", 0)
+    keyed_server.wait_for_metric("foley_running", 0)
     assert is_within(time.monotonic() - started, seconds)
 
 
 def test_a_caller_who_cancels_stops_the_runner(
-    grpc_server: Server, stub: FoleyServiceStub, short_clip: bytes
+    keyed_server: Server, stub: FoleyServiceStub, short_clip: bytes
 ) -> None:
-    cancelled = grpc_server.metric('foley_errors_total{code="cancelled"}')
+    cancelled = keyed_server.metric('foley_errors_total{code="cancelled"}')
     call = endless(stub, short_clip, "left-1")
     until_sampling(call)
     call.cancel()
-    check_runner_stops_within(grpc_server, 2)
-    assert grpc_server.wait_for_log("left-1")["status"] == "CANCELLED"
-    grpc_server.wait_for_metric('foley_errors_total{code="cancelled"}', cancelled + 1)
+    check_runner_stops_within(keyed_server, 2)
+    assert keyed_server.wait_for_log("left-1")["status"] == "CANCELLED"
+    keyed_server.wait_for_metric('foley_errors_total{code="cancelled"}', cancelled + 1)
 
 
 def test_a_caller_whose_connection_ends_stops_the_runner(
-    grpc_server: Server, short_clip: bytes
+    keyed_server: Server, short_clip: bytes
 ) -> None:
-    with grpc.insecure_channel(grpc_server.grpc_address) as channel:
+    with grpc.insecure_channel(keyed_server.grpc_address) as channel:
         until_sampling(endless(FoleyServiceStub(channel), short_clip, "left-2"))
-    check_runner_stops_within(grpc_server, 2)
+    check_runner_stops_within(keyed_server, 2)
 
 
 def test_a_deadline_stops_the_runner(
-    grpc_server: Server, stub: FoleyServiceStub, short_clip: bytes
+    keyed_server: Server, stub: FoleyServiceStub, short_clip: bytes
 ) -> None:
     error = refused(lambda: read(endless(stub, short_clip, "late-1", timeout=scale(1.5))))
     assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    check_runner_stops_within(grpc_server, 2)
-    event = grpc_server.wait_for_log("late-1")
+    check_runner_stops_within(keyed_server, 2)
+    event = keyed_server.wait_for_log("late-1")
     assert (event["status"], event["code"]) == ("DEADLINE_EXCEEDED", "timeout")
 
 
 @pytest.mark.parametrize("by", ["grpc", "http"])
 def test_a_request_is_cancelled_by_its_id_and_its_key(
-    grpc_server: Server, stub: FoleyServiceStub, short_clip: bytes, by: str
+    keyed_server: Server, stub: FoleyServiceStub, short_clip: bytes, by: str
 ) -> None:
     request_id = f"named-{by}"
     call = endless(stub, short_clip, request_id)
@@ -440,24 +400,24 @@ def test_a_request_is_cancelled_by_its_id_and_its_key(
     assert error.code() is grpc.StatusCode.NOT_FOUND
     assert read_error(error)[0] == "not_found"
     if by == "grpc":
-        with grpc.insecure_channel(grpc_server.grpc_address) as channel:  # perhaps the other worker
+        with grpc.insecure_channel(keyed_server.grpc_address) as channel:  # maybe another worker
             FoleyServiceStub(channel).Cancel(cancel, metadata=KEY)
     else:
-        response = grpc_server.client.post(f"/v1/requests/{request_id}/cancel")
+        response = keyed_server.client.post(f"/v1/requests/{request_id}/cancel")
         assert response.json() == {"cancelled": True}
     error = refused(lambda: read(call))
     assert error.code() is grpc.StatusCode.CANCELLED
     assert read_error(error)[0] == "cancelled"
-    check_runner_stops_within(grpc_server, 2)
+    check_runner_stops_within(keyed_server, 2)
 
 
 def test_one_worker_may_take_all_places_and_then_every_worker_refuses_with_a_retry_delay(
-    grpc_server: Server, stub: FoleyServiceStub, short_clip: bytes
+    keyed_server: Server, stub: FoleyServiceStub, short_clip: bytes
 ) -> None:
     # A connection keeps to one of the two workers.
     calls = [endless(stub, short_clip, f"busy-{i}") for i in range(MAX_CONCURRENCY)]
-    grpc_server.wait_for_num_requests(MAX_CONCURRENCY)  # an accepted upload has no place yet
-    refusals = [post(grpc_server, short_clip).status_code for _ in range(6)]  # by both workers
+    keyed_server.wait_for_num_requests(MAX_CONCURRENCY)  # an accepted upload has no place yet
+    refusals = [post(keyed_server, short_clip).status_code for _ in range(6)]  # by both workers
     error = refused(lambda: generate(stub, short_clip))
     for call in calls:
         call.cancel()
@@ -469,15 +429,15 @@ def test_one_worker_may_take_all_places_and_then_every_worker_refuses_with_a_ret
     delay = error_details_pb2.RetryInfo()
     assert rich.details[1].Unpack(delay)
     assert delay.retry_delay.seconds == int(trailing["retry-after"]) > 0
-    check_runner_stops_within(grpc_server, 2)
+    check_runner_stops_within(keyed_server, 2)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_no_worker_shows_a_key_in_its_environment(grpc_server: Server) -> None:
+def test_no_worker_shows_a_key_in_its_environment(keyed_server: Server) -> None:
     """Here, because this server has keys; the launcher hands them to what it starts."""
     workers = [
         process
-        for process in grpc_server.family()
+        for process in keyed_server.family()
         if any(word in " ".join(process.cmdline()) for word in ("--service-name", "runners."))
     ]
     assert len(workers) >= 4  # two API workers, the GPU process, and a fork server
@@ -487,8 +447,8 @@ def test_no_worker_shows_a_key_in_its_environment(grpc_server: Server) -> None:
             assert key.encode() not in environment, process.cmdline()
 
 
-def test_nothing_is_left_on_disk(grpc_server: Server) -> None:
-    grpc_server.wait_until_scratch_is_empty()
+def test_nothing_is_left_on_disk(keyed_server: Server) -> None:
+    keyed_server.wait_until_scratch_is_empty()
 
 
 def wait_for_refusal(channel: grpc.Channel) -> grpc.StatusCode:
@@ -506,7 +466,7 @@ def wait_for_refusal(channel: grpc.Channel) -> grpc.StatusCode:
 
 
 def test_a_prompt_alone_gives_the_same_sound_as_over_http(
-    grpc_server: Server, stub: FoleyServiceStub
+    keyed_server: Server, stub: FoleyServiceStub
 ) -> None:
     options = {"prompt": "rain", "duration_seconds": 1.5, "seed": 1, "num_inference_steps": 1}
     sent = GenerateRequest(options=GenerateOptions(**options))
@@ -514,7 +474,7 @@ def test_a_prompt_alone_gives_the_same_sound_as_over_http(
     assert answer.result is not None
     assert [file.format for file in answer.result.files] == ["wav"]
     parts = {name: (None, str(value)) for name, value in options.items()}
-    assert answer.files[0] == grpc_server.client.post("/v1/generate", files=parts).content
+    assert answer.files[0] == keyed_server.client.post("/v1/generate", files=parts).content
 
 
 def test_a_prompt_alone_is_held_to_the_limit_of_clips(stub: FoleyServiceStub) -> None:
@@ -522,27 +482,3 @@ def test_a_prompt_alone_is_held_to_the_limit_of_clips(stub: FoleyServiceStub) ->
     error = refused(lambda: read(stub.Generate(iter([sent]), metadata=KEY)))
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert "duration_seconds: is 6.5, the limit of this service is 6" in str(error.details())
-
-
-def test_sigterm_lets_active_calls_finish_and_takes_no_new_ones(
-    grpc_server: Server, short_clip: bytes
-) -> None:
-    with (
-        grpc.insecure_channel(grpc_server.grpc_address) as channel,
-        grpc.insecure_channel(grpc_server.grpc_address) as late_channel,
-        ThreadPoolExecutor() as pool,
-    ):
-        stub = FoleyServiceStub(channel)
-        FoleyServiceStub(late_channel).GetModel(GetModelRequest(), metadata=KEY)  # connected
-        # The HTTP server runs shutdown hooks only when its own requests are done.
-        plain = pool.submit(post, grpc_server, short_clip, num_inference_steps=80)
-        call = stub.Generate(messages(short_clip, num_inference_steps=80), metadata=KEY)
-        until_sampling(call)
-        rest = pool.submit(read, call)
-        stopping = pool.submit(grpc_server.stop)
-        assert wait_for_refusal(late_channel) is grpc.StatusCode.UNAVAILABLE
-        assert not rest.done(), "too short a call to show anything"
-        assert not plain.done(), "too short a request to show anything"
-        assert rest.result().files
-        assert plain.result().status_code == 200
-        assert stopping.result() == 0

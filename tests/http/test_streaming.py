@@ -12,34 +12,14 @@ import pytest
 
 from tests.http.test_generate import seconds_of_sound
 from tests.http.test_refusals import POST, check, exchange_raw
-from tests.patience import is_within, scale, slowdown, wait_until
+from tests.keyed import FIRST_KEY, KEEP, KEEP_BYTES, SECOND_KEY
+from tests.patience import is_within, scale, wait_until
 from tests.server import ENDLESS, Server
 
-KEEP = "FOLEY_KEEP_RESULTS_SECONDS"
-KEEP_BYTES = 3_000_000
-KEY = {"Authorization": "Bearer first"}
-OTHER_KEY = {"X-Api-Key": "second"}
+KEY = {"Authorization": f"Bearer {FIRST_KEY}"}
+OTHER_KEY = {"X-Api-Key": SECOND_KEY}
 # 800 model evaluations: far longer than any test waits.
 STAGES = ["decode_video", "queue", "encode", "sample", "decode_audio", "mux"]
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    settings = {
-        "FOLEY_API_WORKERS": "2",
-        "FOLEY_API_KEYS": "first,second",
-        KEEP: str(round(6 * slowdown(max_age_seconds=0))),
-        "FOLEY_KEEP_RESULTS_BYTES": str(KEEP_BYTES),
-    }
-    server = Server(tmp_path_factory.mktemp("shared"), settings)
-    server.client.headers.update(KEY)
-    try:
-        server.wait_until_ready()
-        yield server
-    finally:
-        status = server.stop()
-    assert status == 0, server.log.read_text()
-    assert list(server.scratch.iterdir()) == []  # kept results included
 
 
 Event = tuple[str, dict[str, object]]
@@ -79,17 +59,21 @@ def request_anew(server: Server, method: str, path: str, **options: object) -> h
         return client.request(method, path, **{"headers": KEY, **options})  # type: ignore[arg-type]
 
 
-def test_a_path_of_its_own_has_events_for_any_accept(shared: Server, short_clip: bytes) -> None:
+def test_a_path_of_its_own_has_events_for_any_accept(
+    keyed_server: Server, short_clip: bytes
+) -> None:
     path = "/v1/generate/events"
-    events = list(stream(shared, short_clip, path=path, accept="audio/wav", num_inference_steps=1))
+    events = list(
+        stream(keyed_server, short_clip, path=path, accept="audio/wav", num_inference_steps=1)
+    )
     assert [events[0][0], events[-1][0]] == ["accepted", "result"]
 
 
-def test_events_report_progress_and_then_the_files(shared: Server, short_clip: bytes) -> None:
+def test_events_report_progress_and_then_the_files(keyed_server: Server, short_clip: bytes) -> None:
     given = {"X-Request-Id": "story-1"}
     fields = {"num_inference_steps": 4, "num_variations": 2, "seed": 5, "priority": "bulk"}
     fields["also"] = "wav,flac"
-    events = list(stream(shared, short_clip, headers=given, **fields))
+    events = list(stream(keyed_server, short_clip, headers=given, **fields))
     assert events[0] == ("accepted", {"request_id": "story-1"})
     assert {name for name, _ in events[1:-1]} == {"progress"}
     updates = [data for _, data in events[1:-1]]
@@ -104,7 +88,7 @@ def test_events_report_progress_and_then_the_files(shared: Server, short_clip: b
     name, result = events[-1]
     assert name == "result"
     assert result["request_id"] == "story-1"
-    assert result["kept_seconds"] == int(shared.settings[KEEP])
+    assert result["kept_seconds"] == int(keyed_server.settings[KEEP])
     assert result["seeds"] == [5, 6]
     assert (result["model"], result["sample_rate_hz"]) == ("tiny", 48_000)
     assert next(iter(result["timings_seconds"])) == "upload"
@@ -114,7 +98,7 @@ def test_events_report_progress_and_then_the_files(shared: Server, short_clip: b
     ]
     assert [file["seed"] for file in files] == [5, 5, 5, 6, 6, 6]
     for file in files:
-        answer = request_anew(shared, "GET", file["url"])
+        answer = request_anew(keyed_server, "GET", file["url"])
         assert answer.status_code == 200
         assert answer.headers["content-type"] == file["media_type"]
         assert len(answer.content) == file["bytes"]
@@ -126,117 +110,123 @@ def test_events_report_progress_and_then_the_files(shared: Server, short_clip: b
 
 
 @pytest.fixture(scope="module")
-def kept(shared: Server, short_clip: bytes) -> dict[str, object]:
+def kept(keyed_server: Server, short_clip: bytes) -> dict[str, object]:
     """A result's wav, and when it came."""
-    (*_, (_, result)) = stream(shared, short_clip, num_inference_steps=1, format="wav")
+    (*_, (_, result)) = stream(keyed_server, short_clip, num_inference_steps=1, format="wav")
     (wav,) = result["files"]  # nothing that was not asked for
     return {"url": wav["url"], "bytes": wav["bytes"], "since": time.monotonic()}
 
 
 def test_results_are_served_in_ranges_by_any_worker(
-    shared: Server, kept: dict[str, object]
+    keyed_server: Server, kept: dict[str, object]
 ) -> None:
-    whole = shared.client.get(kept["url"]).content
+    whole = keyed_server.client.get(kept["url"]).content
     for _ in range(8):
-        part = request_anew(shared, "GET", kept["url"], headers={**KEY, "Range": "bytes=4-11"})
+        part = request_anew(
+            keyed_server, "GET", kept["url"], headers={**KEY, "Range": "bytes=4-11"}
+        )
         assert part.status_code == 206
         assert part.headers["content-range"] == f"bytes 4-11/{kept['bytes']}"
         assert part.content == whole[4:12]
-    head = request_anew(shared, "HEAD", kept["url"])
+    head = request_anew(keyed_server, "HEAD", kept["url"])
     assert (head.status_code, head.headers["accept-ranges"]) == (200, "bytes")
     outside = {**KEY, "Range": "bytes=99999999-"}
-    refused = request_anew(shared, "GET", kept["url"], headers=outside)
+    refused = request_anew(keyed_server, "GET", kept["url"], headers=outside)
     check(refused, 416, "range_not_satisfiable")
     assert refused.headers["content-range"] == f"bytes */{kept['bytes']}"
     check(
-        request_anew(shared, "GET", kept["url"], headers={**KEY, "Range": "bytes=x"}),
+        request_anew(keyed_server, "GET", kept["url"], headers={**KEY, "Range": "bytes=x"}),
         400,
         "invalid_request",
     )
 
 
-def test_a_result_belongs_to_the_key_that_made_it(shared: Server, kept: dict[str, object]) -> None:
-    check(request_anew(shared, "GET", kept["url"], headers=OTHER_KEY), 404, "not_found")
-    check(request_anew(shared, "GET", kept["url"], headers={}), 401, "unauthorized")
+def test_a_result_belongs_to_the_key_that_made_it(
+    keyed_server: Server, kept: dict[str, object]
+) -> None:
+    check(request_anew(keyed_server, "GET", kept["url"], headers=OTHER_KEY), 404, "not_found")
+    check(request_anew(keyed_server, "GET", kept["url"], headers={}), 401, "unauthorized")
 
 
-def test_a_result_is_gone_after_its_time(shared: Server, kept: dict[str, object]) -> None:
-    seconds = int(shared.settings[KEEP])
+def test_a_result_is_gone_after_its_time(keyed_server: Server, kept: dict[str, object]) -> None:
+    seconds = int(keyed_server.settings[KEEP])
     time.sleep(max(0.0, kept["since"] + seconds + 0.1 - time.monotonic()))
-    check(shared.client.get(kept["url"]), 404, "not_found", f"{seconds} s")
+    check(keyed_server.client.get(kept["url"]), 404, "not_found", f"{seconds} s")
     # Results are swept every tenth of their time.
-    wait_until(lambda: not list(shared.scratch.glob("foley-common-*/results/*")))
+    wait_until(lambda: not list(keyed_server.scratch.glob("foley-common-*/results/*")))
 
 
 @pytest.mark.parametrize("name", ["foley-9.wav", "clip", "..", "%2e%2e%2fclip", "foley-1.wav%00"])
-def test_other_names_are_not_found(shared: Server, name: str) -> None:
-    check(shared.client.get(f"/v1/results/story-1/{name}"), 404, "not_found")
+def test_other_names_are_not_found(keyed_server: Server, name: str) -> None:
+    check(keyed_server.client.get(f"/v1/results/story-1/{name}"), 404, "not_found")
 
 
 def test_a_result_that_cannot_be_kept_is_refused_before_the_sound_is_made(
-    shared: Server, clips: object, real_clip: bytes
+    keyed_server: Server, clips: object, real_clip: bytes
 ) -> None:
-    before = shared.metric('foley_stage_seconds_count{stage="decode_video"}')
+    before = keyed_server.metric('foley_stage_seconds_count{stage="decode_video"}')
     data = {"num_variations": "8"}
-    refused = shared.client.post(
+    refused = keyed_server.client.post(
         "/v1/generate",
         files={"clip": real_clip},
         data=data,
         headers={"Accept": "text/event-stream"},
     )
     check(refused, 422, "invalid_output", str(KEEP_BYTES), "fewer variations")
-    assert shared.metric('foley_stage_seconds_count{stage="decode_video"}') == before
+    assert keyed_server.metric('foley_stage_seconds_count{stage="decode_video"}') == before
 
 
 def test_errors_before_the_form_is_read_are_ordinary_and_later_ones_are_events(
-    shared: Server, short_clip: bytes
+    keyed_server: Server, short_clip: bytes
 ) -> None:
     headers = {"Accept": "text/event-stream"}
-    refused = shared.client.post(
+    refused = keyed_server.client.post(
         "/v1/generate", files={"clip": short_clip}, data={"seed": "-1"}, headers=headers
     )
     check(refused, 422, "invalid_parameter")
-    before = shared.metric('foley_errors_total{code="video_unreadable"}')
+    before = keyed_server.metric('foley_errors_total{code="video_unreadable"}')
     given = {"X-Request-Id": "broken-1"}
-    (*_, (name, data)) = stream(shared, b"not a video", headers=given)
+    (*_, (name, data)) = stream(keyed_server, b"not a video", headers=given)
     assert name == "error"
     assert data["error"]["code"] == "video_unreadable"
     assert data["error"]["request_id"] == "broken-1"
-    shared.wait_for_metric('foley_errors_total{code="video_unreadable"}', before + 1)
-    assert shared.wait_for_log("broken-1")["code"] == "video_unreadable"
+    keyed_server.wait_for_metric('foley_errors_total{code="video_unreadable"}', before + 1)
+    assert keyed_server.wait_for_log("broken-1")["code"] == "video_unreadable"
 
 
 @pytest.mark.parametrize("stage", ["queue", "sample"])
 def test_cancelling_takes_effect_within_a_second_whichever_worker_is_asked(
-    shared: Server, short_clip: bytes, stage: str
+    keyed_server: Server, short_clip: bytes, stage: str
 ) -> None:
     with ThreadPoolExecutor() as pool:
-        ahead = stream(shared, short_clip, headers={"X-Request-Id": "ahead"}, **ENDLESS)
+        ahead = stream(keyed_server, short_clip, headers={"X-Request-Id": "ahead"}, **ENDLESS)
         if stage == "queue":
             while next(ahead)[1].get("stage") != "sample":
                 pass
-        events = stream(shared, short_clip, headers={"X-Request-Id": f"cancel-{stage}"}, **ENDLESS)
+        events = stream(
+            keyed_server, short_clip, headers={"X-Request-Id": f"cancel-{stage}"}, **ENDLESS
+        )
         while next(events)[1].get("stage") != stage:
             pass
         started = time.monotonic()
         rest = pool.submit(list, events)
-        answer = request_anew(shared, "POST", f"/v1/requests/cancel-{stage}/cancel")
+        answer = request_anew(keyed_server, "POST", f"/v1/requests/cancel-{stage}/cancel")
         assert answer.json() == {"cancelled": True}
         assert rest.result()[-1][1]["error"]["code"] == "cancelled"
         assert is_within(time.monotonic() - started, 1)
         ahead.close()
-        shared.wait_for_metric("foley_running", 0)
-        gone = request_anew(shared, "POST", f"/v1/requests/cancel-{stage}/cancel")
+        keyed_server.wait_for_metric("foley_running", 0)
+        gone = request_anew(keyed_server, "POST", f"/v1/requests/cancel-{stage}/cancel")
         check(gone, 404, "not_found")
 
 
-def test_an_upload_that_goes_on_can_be_cancelled(shared: Server) -> None:
-    head = f"{POST}Authorization: Bearer first\r\nX-Request-Id: upload-1\r\n"
+def test_an_upload_that_goes_on_can_be_cancelled(keyed_server: Server) -> None:
+    head = f"{POST}Authorization: Bearer {FIRST_KEY}\r\nX-Request-Id: upload-1\r\n"
     head += "Content-Length: 99\r\n\r\n"
     with ThreadPoolExecutor() as pool:
-        call = pool.submit(exchange_raw, shared, head.encode() + b"--b\r\n")
+        call = pool.submit(exchange_raw, keyed_server, head.encode() + b"--b\r\n")
         path = "/v1/requests/upload-1/cancel"
-        wait_until(lambda: request_anew(shared, "POST", path).status_code != 404)
+        wait_until(lambda: request_anew(keyed_server, "POST", path).status_code != 404)
         started = time.monotonic()
         answer = call.result()
         assert is_within(time.monotonic() - started, 1)
@@ -245,44 +235,48 @@ def test_an_upload_that_goes_on_can_be_cancelled(shared: Server) -> None:
 
 
 def test_a_request_for_a_file_can_be_cancelled_too_but_not_by_another_key(
-    shared: Server, short_clip: bytes
+    keyed_server: Server, short_clip: bytes
 ) -> None:
     with ThreadPoolExecutor() as pool:
         options = {"files": {"clip": short_clip}, "data": {k: str(v) for k, v in ENDLESS.items()}}
         headers = {**KEY, "X-Request-Id": "file-1"}
-        call = pool.submit(request_anew, shared, "POST", "/v1/generate", headers=headers, **options)
-        shared.wait_for_metric("foley_running", 1)
-        other = request_anew(shared, "POST", "/v1/requests/file-1/cancel", headers=OTHER_KEY)
+        call = pool.submit(
+            request_anew, keyed_server, "POST", "/v1/generate", headers=headers, **options
+        )
+        keyed_server.wait_for_metric("foley_running", 1)
+        other = request_anew(keyed_server, "POST", "/v1/requests/file-1/cancel", headers=OTHER_KEY)
         check(other, 404, "not_found")
         assert not call.done()
-        assert request_anew(shared, "POST", "/v1/requests/file-1/cancel").status_code == 200
+        assert request_anew(keyed_server, "POST", "/v1/requests/file-1/cancel").status_code == 200
         check(call.result(), 499, "cancelled")
 
 
-def test_a_caller_who_leaves_a_stream_stops_the_runner(shared: Server, short_clip: bytes) -> None:
-    events = stream(shared, short_clip, **ENDLESS)
+def test_a_caller_who_leaves_a_stream_stops_the_runner(
+    keyed_server: Server, short_clip: bytes
+) -> None:
+    events = stream(keyed_server, short_clip, **ENDLESS)
     while next(events)[1].get("stage") != "sample":
         pass
-    shared.wait_for_metric("foley_running", 1)
+    keyed_server.wait_for_metric("foley_running", 1)
     started = time.monotonic()
     events.close()
-    shared.wait_for_metric("foley_running", 0)
+    keyed_server.wait_for_metric("foley_running", 0)
     # The call that was left would take a minute.
     assert is_within(time.monotonic() - started, 3)
-    shared.wait_until_scratch_is_empty()
+    keyed_server.wait_until_scratch_is_empty()
 
 
-def test_a_request_without_a_key_is_refused_before_the_body_is_read(shared: Server) -> None:
+def test_a_request_without_a_key_is_refused_before_the_body_is_read(keyed_server: Server) -> None:
     # Only the head is sent: a response can come only without the body.
-    answer = exchange_raw(shared, f"{POST}Content-Length: 1000\r\n\r\n".encode())
+    answer = exchange_raw(keyed_server, f"{POST}Content-Length: 1000\r\n\r\n".encode())
     assert answer.startswith(b"HTTP/1.1 401 ")
     assert b"www-authenticate: bearer" in answer.lower()
     assert b'"unauthorized"' in answer
 
 
-def test_probes_and_the_document_need_no_key(shared: Server) -> None:
+def test_probes_and_the_document_need_no_key(keyed_server: Server) -> None:
     statuses = {
-        path: request_anew(shared, "GET", path, headers={}).status_code
+        path: request_anew(keyed_server, "GET", path, headers={}).status_code
         for path in (
             *("/livez", "/readyz", "/healthz", "/docs", "/docs.json", "/"),
             *("/v1/models", "/metrics", "/nowhere"),
@@ -292,5 +286,5 @@ def test_probes_and_the_document_need_no_key(shared: Server) -> None:
         "/livez": 200, "/readyz": 200, "/healthz": 200, "/docs": 200, "/docs.json": 200, "/": 307,
         "/v1/models": 401, "/metrics": 401, "/nowhere": 401,
     }  # fmt: skip
-    assert request_anew(shared, "GET", "/v1/models", headers=OTHER_KEY).status_code == 200
-    assert "first" not in shared.log.read_text()
+    assert request_anew(keyed_server, "GET", "/v1/models", headers=OTHER_KEY).status_code == 200
+    assert FIRST_KEY not in keyed_server.log.read_text()

@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import av
@@ -15,6 +15,7 @@ from playwright.sync_api import expect
 
 from foley.configs import OFFICIAL_GUIDANCE, TINY, TINY_GUIDANCE, TINY_STEPS
 from runners.process import find_free_port
+from tests.keyed import FIRST_KEY
 from tests.page.conftest import PageStart, Tab, num_pages
 from tests.patience import is_within, scale, wait_until
 from tests.server import ROOT, Server
@@ -348,24 +349,13 @@ def test_gradio_serves_neither_urls_nor_files_outside_the_page(server: Server) -
         assert server.client.get(f"/ui/gradio_api/file={path}").status_code == 403
 
 
-@pytest.fixture(scope="module")
-def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A service that asks for keys."""
-    server = Server(tmp_path_factory.mktemp("keyed"), {"FOLEY_API_KEYS": "right-key"})
-    try:
-        server.wait_until_ready()
-        yield server
-    finally:
-        server.stop()
-
-
 def test_a_page_of_its_own_asks_for_the_service_s_key(
-    open_tab: Callable[..., Tab], keyed: Server, clips: Path
+    open_tab: Callable[..., Tab], keyed_server: Server, clips: Path
 ) -> None:
     """The page runs as a process of its own, outside the service."""
     port = find_free_port()
     command = [sys.executable, "-m", "runners.page", "--port", str(port)]
-    command += ["--server", f"http://127.0.0.1:{keyed.port}"]
+    command += ["--server", f"http://127.0.0.1:{keyed_server.port}"]
     with subprocess.Popen(command, cwd=ROOT) as process:
         try:
             wait_until(lambda: answers(f"http://127.0.0.1:{port}/"), 30)
@@ -383,7 +373,7 @@ def test_a_page_of_its_own_asks_for_the_service_s_key(
             key.fill("wrong-key")
             tab.generate()
             expect(tab.page.locator("#error-api_key")).to_contain_text("does not know this key")
-            key.fill("right-key")
+            key.fill(FIRST_KEY)
             tab.upload(clips / "short.mp4")
             tab.generate()
             tab.wait_for_result()
@@ -391,13 +381,13 @@ def test_a_page_of_its_own_asks_for_the_service_s_key(
             expect(tab.page.locator("#error-api_key").get_by_role("alert")).to_be_hidden()
             tab.page.get_by_text("Repeat this result").click()
             assert "$FOLEY_API_KEY" in tab.page.get_by_label("curl", exact=True).inner_text()
-            assert "right-key" not in tab.page.content()
-            own = keyed.client.get("/ui/", headers={"Accept": "text/html"})
+            assert FIRST_KEY not in tab.page.content()
+            own = keyed_server.client.get("/ui/", headers={"Accept": "text/html"})
             assert own.status_code == 200  # the page itself needs no key
         finally:
             process.terminate()
     assert process.returncode == 0
-    assert "right-key" not in keyed.log.read_text()
+    assert FIRST_KEY not in keyed_server.log.read_text()
 
 
 def answers(url: str) -> bool:

@@ -13,6 +13,7 @@ import pytest
 
 from foley.v1.foley_pb2 import GetModelRequest
 from foley.v1.foley_pb2_grpc import FoleyServiceStub
+from tests.grpc.test_calls import messages, read, wait_for_refusal
 from tests.http.test_refusals import check
 from tests.patience import is_within, scale, slowdown, wait_for_exit, wait_until
 from tests.server import Server, draw_clip
@@ -78,8 +79,15 @@ def test_sigterm_finishes_running_requests_and_refuses_new_ones(
     server = Server(tmp_path, {"FOLEY_API_WORKERS": "2"})
     try:
         server.wait_until_ready()
-        with ThreadPoolExecutor() as pool:
-            calls = [pool.submit(post, server, short_clip, num_inference_steps=15) for _ in "abc"]
+        with (
+            ThreadPoolExecutor() as pool,
+            grpc.insecure_channel(server.grpc_address) as channel,
+            grpc.insecure_channel(server.grpc_address) as late_channel,
+        ):
+            FoleyServiceStub(late_channel).GetModel(GetModelRequest())  # connects it
+            calls = [pool.submit(post, server, short_clip, num_inference_steps=15) for _ in "ab"]
+            sent = messages(short_clip, num_inference_steps=15)
+            grpc_call = pool.submit(read, FoleyServiceStub(channel).Generate(sent))
             server.wait_for_num_requests(3)
             upload, rest = server.open_upload(short_clip, num_inference_steps=1)
             wait_until(lambda: len(list(server.scratch.glob("*/requests/*"))) == 4)
@@ -92,18 +100,14 @@ def test_sigterm_finishes_running_requests_and_refuses_new_ones(
                 refused = post(server, short_clip)
                 check(refused, 503, "ending")
                 assert refused.headers["retry-after"] == "5"
-                with (
-                    grpc.insecure_channel(server.grpc_address) as channel,
-                    pytest.raises(grpc.RpcError) as call_error,
-                ):
-                    FoleyServiceStub(channel).GetModel(GetModelRequest())
-                assert call_error.value.code() == grpc.StatusCode.UNAVAILABLE
+                assert wait_for_refusal(late_channel) is grpc.StatusCode.UNAVAILABLE
                 upload.sendall(rest)
                 answer = upload.recv(4096)
                 assert answer.startswith(b"HTTP/1.1 200"), server.log.read_text()
             assert wait_for_exit(server.process) == 0
             assert is_within(time.monotonic() - started, 10)
-            assert [call.result().status_code for call in calls] == [200, 200, 200]
+            assert [call.result().status_code for call in calls] == [200, 200]
+            assert grpc_call.result().files
     finally:
         server.stop()
     assert list(server.scratch.iterdir()) == []
