@@ -18,7 +18,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from foley.errors import FetchError, FoleyError, UploadTooLargeError
-from runners.fetch import MAX_REDIRECTS, Fetcher, is_public
+from runners.fetch import MAX_REDIRECTS, Fetcher
+from runners.guard import is_public
 from tests.patience import scale
 
 NAME = "clips.test"  # reserved for tests; resolved by the `names` fixture alone

@@ -73,7 +73,8 @@ ALLOWED: dict[str, set[str]] = {
     # The server.
     "runners": set(),
     "runners.browser": set(),
-    "runners.fetch": BASE,
+    "runners.fetch": BASE | {"runners.guard"},
+    "runners.guard": BASE,
     "runners.logs": BASE,
     "runners.metrics": BASE | {"runners.settings"},
     "runners.process": BASE,
@@ -118,6 +119,7 @@ ALLOWED: dict[str, set[str]] = {
     "runners.durable/": BASE
     | {
         "foley.client/",
+        "runners.guard",
         "runners.handoff",
         "runners.jobs/",
         "runners.logs",
