@@ -24,7 +24,7 @@ import contextlib
 import functools
 import importlib.util
 from collections.abc import AsyncGenerator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import bentoml
 from bentoml.exceptions import BentoMLConfigException
@@ -33,6 +33,7 @@ from starlette.middleware.cors import CORSMiddleware
 from foley.errors import ConfigError, NotReadyError
 from runners.auth import ApiKeys
 from runners.browser import BrowserHeaders
+from runners.durable.reception import JobReception
 from runners.durable.secret import load_secret, read_job_key
 from runners.grpc.server import GrpcServer
 from runners.grpc.servicer import FoleyServicer
@@ -44,6 +45,7 @@ from runners.http.health import HealthCheck
 from runners.http.jobs import JobHandlers, build_job_routes
 from runners.http.middleware import ErrorMiddleware
 from runners.http.routes import CORS, build_routes
+from runners.http.webhooks import WebhookHandlers, build_webhook_routes
 from runners.jobs.cancellation import CancellationRegistry
 from runners.jobs.clip_url import ClipLoader
 from runners.jobs.ending import Ending
@@ -66,9 +68,6 @@ from runners.sandbox.fork_server import SandboxLimits
 from runners.sandbox.pool import Sandbox
 from runners.settings import child_environment, forget_secrets, load_settings, switch_telemetry_off
 from runners.tracing import configure_tracing, end_tracing
-
-if TYPE_CHECKING:
-    from runners.durable.service import JobService
 
 try:
     SETTINGS = load_settings()
@@ -167,7 +166,12 @@ GpuRunner.add_asgi_middleware(JsonOnlyMiddleware)  # type: ignore[attr-defined]
 ROUTES = build_routes(
     bentoml.get_current_service,
     SETTINGS.health_path,
-    build_job_routes(bentoml.get_current_service) if SETTINGS.jobs_dir else (),
+    [
+        *build_job_routes(bentoml.get_current_service),
+        *build_webhook_routes(bentoml.get_current_service),
+    ]
+    if SETTINGS.jobs_dir
+    else (),
 )
 
 
@@ -224,20 +228,29 @@ class FoleyApi:
             self.ending,
         )
         self.handlers = Handlers(SETTINGS, self.service, self.cancellations, self.results)
-        self.jobs, self.job_handlers = self._make_jobs()
+        self.reception = self._make_jobs()
+        self.job_handlers: JobHandlers | None = None
+        self.webhook_handlers: WebhookHandlers | None = None
+        if self.reception is not None:
+            self.job_handlers = JobHandlers(SETTINGS, self.reception)
+            self.webhook_handlers = WebhookHandlers(self.reception.jobs.queue.webhooks)
         self.health = HealthCheck(self.__is_ready__, SETTINGS)
         self.page = PageProxy(self.common.folder, prefix="/ui")
         self.grpc_server: GrpcServer | None = None
 
-    def _make_jobs(self) -> "tuple[JobService | None, JobHandlers | None]":
+    def _make_jobs(self) -> JobReception | None:
         if SETTINGS.jobs_dir is None:
-            return None, None
+            return None
         # Imported here, because the queue's library takes a second, and is an extra.
         from runners.durable.service import JobService
 
-        jobs = JobService(SETTINGS)
-        return jobs, JobHandlers(
-            SETTINGS, jobs, self.intake, self.clips, self.ending, self.cancellations
+        return JobReception(
+            SETTINGS,
+            JobService(SETTINGS),
+            self.intake,
+            self.clips,
+            self.ending,
+            self.cancellations,
         )
 
     @bentoml.on_startup
@@ -250,8 +263,8 @@ class FoleyApi:
         with end_service_on_failure():
             await self.health.start()
         self.page.end_streams_on_stop_signal()
-        if self.jobs is not None and self.job_handlers is not None:
-            self.jobs.start()
+        if self.reception is not None and self.job_handlers is not None:
+            self.reception.jobs.start()
             self.job_handlers.end_streams_on_stop_signal()
         if SETTINGS.grpc_port:
             servicer = FoleyServicer(
@@ -270,8 +283,8 @@ class FoleyApi:
     async def close(self) -> None:
         """Stop all servers and child processes, and remove all files."""
         self.page.close()
-        if self.jobs is not None:
-            self.jobs.close()
+        if self.reception is not None:
+            self.reception.jobs.close()
         await self.health.stop()
         if self.grpc_server is not None:
             await self.grpc_server.stop()

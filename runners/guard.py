@@ -156,3 +156,19 @@ def translate_error(error: aiohttp.ClientError, what: str = "clip") -> FetchErro
     if isinstance(error, aiohttp.ServerTimeoutError):
         return FetchError(f"the {what}'s host does not answer")
     return FetchError(f"the connection to the {what}'s host failed; try again")
+
+
+def allow_networks(networks: Sequence[str]) -> Callable[[Address], bool]:
+    """Return a check that allows the open internet, and some networks beside it.
+
+    Args:
+        networks: such as 10.0.0.0/8.
+    """
+    blocks = [ipaddress.ip_network(network) for network in networks]
+
+    def is_allowed(address: Address) -> bool:
+        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+            address = address.ipv4_mapped
+        return is_public(address) or any(address in block for block in blocks)
+
+    return is_allowed

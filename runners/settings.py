@@ -3,8 +3,11 @@
 The descriptions of the fields are rendered into docs/reference/settings.md.
 """
 
+import base64
+import binascii
 import ctypes
 import difflib
+import ipaddress
 import os
 import re
 import tempfile
@@ -30,6 +33,7 @@ KNOWN_ELSEWHERE = (
 # Keys that neither the API's processes nor the GPU process need once the settings are read.
 SECRETS = (
     "FOLEY_API_KEYS",
+    "FOLEY_WEBHOOK_SECRET",
     "BUCKET_ACCESS_KEY_ID",
     "BUCKET_SECRET_ACCESS_KEY",
     "RUNPOD_API_KEY",
@@ -331,6 +335,21 @@ class Settings(BaseSettings):
             description="Seconds for which a job that has ended is kept with its files.",
         ),
     ] = 86_400.0
+    webhook_secret: Annotated[
+        SecretStr | None,
+        Field(
+            description="Secret that signs webhooks: `whsec_` and the base64 of 24 to 64 bytes. "
+            "Receivers check the signature with it. Several secrets, separated by commas, all "
+            "sign, so that one can replace another. Without it the service sends no webhooks."
+        ),
+    ] = None
+    webhook_networks: Annotated[
+        str | None,
+        Field(
+            description="Private networks that webhooks may reach, such as `10.0.0.0/8`, separated "
+            "by commas. Without it they reach the open internet alone."
+        ),
+    ] = None
     clip_urls: Annotated[
         bool,
         Field(
@@ -422,6 +441,42 @@ class Settings(BaseSettings):
         return keys
 
     @property
+    def webhook_secrets(self) -> tuple[str, ...]:
+        """The secrets of `webhook_secret`.
+
+        Raises:
+            ConfigError: one is malformed. The message contains no secret.
+        """
+        given = self.webhook_secret.get_secret_value().split(",") if self.webhook_secret else []
+        secrets = tuple(filter(None, (secret.strip() for secret in given)))
+        for number, secret in enumerate(secrets, start=1):
+            try:
+                key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+            except binascii.Error:
+                key = b""
+            if not secret.startswith("whsec_") or not 24 <= len(key) <= 64:
+                raise ConfigError(
+                    f"{PREFIX}WEBHOOK_SECRET: secret number {number} is malformed; write whsec_ "
+                    "and the base64 of 24 to 64 random bytes"
+                )
+        return secrets
+
+    @property
+    def private_networks(self) -> tuple[str, ...]:
+        """The networks of `webhook_networks`.
+
+        Raises:
+            ConfigError: one is malformed.
+        """
+        given = tuple(filter(None, map(str.strip, (self.webhook_networks or "").split(","))))
+        for network in given:
+            try:
+                ipaddress.ip_network(network)
+            except ValueError as error:
+                raise ConfigError(f"{PREFIX}WEBHOOK_NETWORKS: {error}") from error
+        return given
+
+    @property
     def hosts(self) -> list[str]:
         """The names of `allowed_hosts`."""
         return list(filter(None, (self.allowed_hosts or "").split(",")))
@@ -506,7 +561,8 @@ def load_settings() -> Settings:
             raise ConfigError(f"no setting is called {name}; did you mean {nearest}?")
     try:
         settings = Settings()
-        settings.keys  # noqa: B018 - a wrong key ends the start, not the first request
+        # What is wrong in these ends the start, not the first request.
+        settings.keys, settings.webhook_secrets, settings.private_networks  # noqa: B018
     except ValidationError as error:
         raise ConfigError(f"settings ({PREFIX}*): {describe_validation_error(error)}") from error
     return settings

@@ -21,6 +21,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 
 from tests.collector import Collector
+from tests.durable.receiver import SECRET
 from tests.keyed import KeyedStart, end_keyed_server, start_keyed_server
 from tests.media.clips import add_sound
 from tests.patience import scale
@@ -96,6 +97,8 @@ def server(
         "FOLEY_JOBS_DIR": str(folder / "jobs"),
         "FOLEY_MAX_UPLOAD_BYTES": str(MAX_UPLOAD_BYTES),
         "FOLEY_MAX_CONCURRENCY": str(MAX_CONCURRENCY),
+        "FOLEY_WEBHOOK_SECRET": SECRET,
+        "FOLEY_WEBHOOK_NETWORKS": "127.0.0.0/8",
         "FOLEY_MAX_CLIP_SECONDS": "6",
         "FOLEY_MAX_CLIP_PIXELS": str(1280 * 720),
     }

@@ -13,6 +13,7 @@ from foley.cli.generate import generate
 from foley.cli.info import info
 from foley.cli.jobs import app as jobs
 from foley.cli.serve import serve
+from foley.cli.webhooks import app as webhooks
 from foley.errors import FoleyError, ParameterError, RequestError, UnauthorizedError
 from foley.version import __version__
 
@@ -46,6 +47,7 @@ app = App(
 app.command(generate, help_prologue=_GENERATE_EXAMPLES)
 app.command(download)
 app.command(jobs)
+app.command(webhooks)
 app.command(info)
 app.command(doctor)
 app.command(convert)

@@ -45,6 +45,9 @@ def submit(
         str | None,
         Parameter(help="The same request under the same key is the same job, such as an order."),
     ] = None,
+    webhook_url: Annotated[
+        str | None, Parameter(help="Address that is told when the job has ended.")
+    ] = None,
     server: ServerOptions = ServerOptions(),  # noqa: B008
 ) -> int:
     """Submit a job, and write its id to standard output."""
@@ -55,6 +58,7 @@ def submit(
         job = client.jobs.submit(
             clip,
             idempotency_key=idempotency_key,
+            webhook_url=webhook_url,
             max_wait_seconds=MAX_WAIT_SECONDS,
             trim=trim,
             also=also,

@@ -15,6 +15,7 @@ from foley.client.jobs import RemoteJob
 from foley.client.request import RequestOptions
 from foley.client.results import RemoteFile, RemoteGeneration, RemoteModel, RemoteUpdate
 from foley.client.sync_client import FoleyClient
+from foley.client.webhooks import RemoteWebhook, verify_webhook
 from foley.errors import ConnectionFailedError
 from foley.request import Format
 
@@ -28,5 +29,7 @@ __all__ = [
     "RemoteJob",
     "RemoteModel",
     "RemoteUpdate",
+    "RemoteWebhook",
     "RequestOptions",
+    "verify_webhook",
 ]

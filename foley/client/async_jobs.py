@@ -9,6 +9,7 @@ from typing import Protocol, Unpack
 import httpx
 
 from foley.client.jobs import (
+    FAILED_WEBHOOKS_PATH,
     JOBS_PATH,
     JobEvents,
     JobState,
@@ -17,12 +18,14 @@ from foley.client.jobs import (
     RemoteJobList,
     get_job_path,
     get_page,
+    get_resend_path,
     pair_job_files,
 )
 from foley.client.request import Clip, RequestOptions
 from foley.client.response import parse_body
 from foley.client.results import RemoteFile
 from foley.client.transport import RETRYABLE_JOB_ERRORS, RetryPolicy
+from foley.client.webhooks import RemoteWebhook, RemoteWebhookList
 
 
 class _Send(Protocol):
@@ -50,11 +53,13 @@ class AsyncJobs:
         clip: Clip | None,
         *,
         idempotency_key: str | None = None,
+        webhook_url: str | None = None,
         max_wait_seconds: float = 0.0,
         **options: Unpack[RequestOptions],
     ) -> RemoteJob:
         """See `Jobs.submit`."""
-        prepared = PreparedJob(clip, options, idempotency_key)
+        of_the_job = {"webhook_url": webhook_url}
+        prepared = PreparedJob(clip, options, idempotency_key, of_the_job)
         retries = RetryPolicy(max_wait_seconds)
         while True:
             try:
@@ -109,3 +114,16 @@ class AsyncJobs:
         """See `Jobs.fetch`."""
         pairs = pair_job_files(await self.get(job_id), Path(destination))
         return tuple([await self._download(file, path) for file, path in pairs])
+
+    async def list_failed_webhooks(
+        self, *, limit: int = 20, offset: int = 0
+    ) -> tuple[RemoteWebhook, ...]:
+        """See `Jobs.list_failed_webhooks`."""
+        page = get_page(None, limit, offset)
+        async with self._send("GET", FAILED_WEBHOOKS_PATH, params=page) as response:
+            return parse_body(RemoteWebhookList, await response.aread()).webhooks
+
+    async def resend_webhook(self, job_id: str) -> RemoteWebhook:
+        """See `Jobs.resend_webhook`."""
+        async with self._send("POST", get_resend_path(job_id)) as response:
+            return parse_body(RemoteWebhook, await response.aread())

@@ -20,6 +20,7 @@ from foley.errors import FoleyError, RequestError, ServerError, make_error
 
 JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 JOBS_PATH = "/v1/jobs"
+FAILED_WEBHOOKS_PATH = "/v1/webhooks/failed"
 
 
 class RemoteJobError(RemoteObject):
@@ -113,15 +114,20 @@ class PreparedJob:
         options: as of `PreparedRequest`.
         idempotency_key: the same request under the same key is the same job. Without one a key is
             drawn, so that a repetition after a broken connection makes no second job.
+        of_the_job: further fields, of what becomes of the job itself. A value of None is not sent.
 
     Raises:
         ParameterError: an option is unknown or out of bounds.
     """
 
     def __init__(
-        self, clip: Clip | None, options: Mapping[str, Any], idempotency_key: str | None
+        self,
+        clip: Clip | None,
+        options: Mapping[str, Any],
+        idempotency_key: str | None,
+        of_the_job: Mapping[str, str | None],
     ) -> None:
-        self._request = PreparedRequest(clip, options, request_id=None)
+        self._request = PreparedRequest(clip, options, request_id=None, more_fields=of_the_job)
         self._key = idempotency_key or uuid.uuid4().hex
         self.open_form = self._request.open_form
 
@@ -175,6 +181,15 @@ def get_job_path(job_id: str, action: str = "") -> str:
     """
     path = f"{JOBS_PATH}/{quote(job_id, safe='')}"
     return f"{path}/{action}" if action else path
+
+
+def get_resend_path(job_id: str) -> str:
+    """Return the path that sends the webhook of a job again when it receives a POST.
+
+    Args:
+        job_id: any text; it is percent-encoded.
+    """
+    return f"/v1/webhooks/{quote(job_id, safe='')}/resend"
 
 
 def get_page(state: JobState | None, limit: int, offset: int) -> dict[str, str | int]:

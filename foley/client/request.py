@@ -69,6 +69,7 @@ class PreparedRequest:
             None.
         destination: folder for the files; None for none.
         output: file for the sound of one variation; None for none.
+        more_fields: of the form, which are not checked. A value of None is not sent.
 
     Raises:
         ParameterError: an option is unknown or out of bounds, `output` does not fit them, or there
@@ -83,6 +84,7 @@ class PreparedRequest:
         request_id: str | None,
         destination: Path | str | None = None,
         output: Path | str | None = None,
+        more_fields: Mapping[str, str | None] | None = None,
     ) -> None:
         self._folder = None if destination is None else Path(destination)
         self._output = None if output is None else Path(output)
@@ -102,7 +104,7 @@ class PreparedRequest:
                 "for a sound without one"
             )
         self._clip = clip if clip is None or isinstance(clip, bytes) else Path(clip)
-        options = {**options, "cues": request.model_dump()["cues"] or None}
+        options = {**options, "cues": request.model_dump()["cues"] or None, **(more_fields or {})}
         self._fields = {k: format_field(v) for k, v in options.items() if v is not None}
         self._headers = {"Accept": EVENT_STREAM}
         if request_id is not None:

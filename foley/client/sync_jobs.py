@@ -9,6 +9,7 @@ from typing import Protocol, Unpack
 import httpx
 
 from foley.client.jobs import (
+    FAILED_WEBHOOKS_PATH,
     JOBS_PATH,
     JobEvents,
     JobState,
@@ -17,12 +18,14 @@ from foley.client.jobs import (
     RemoteJobList,
     get_job_path,
     get_page,
+    get_resend_path,
     pair_job_files,
 )
 from foley.client.request import Clip, RequestOptions
 from foley.client.response import parse_body
 from foley.client.results import RemoteFile
 from foley.client.transport import RETRYABLE_JOB_ERRORS, RetryPolicy
+from foley.client.webhooks import RemoteWebhook, RemoteWebhookList
 
 
 class _Send(Protocol):
@@ -48,6 +51,7 @@ class Jobs:
         clip: Clip | None,
         *,
         idempotency_key: str | None = None,
+        webhook_url: str | None = None,
         max_wait_seconds: float = 0.0,
         **options: Unpack[RequestOptions],
     ) -> RemoteJob:
@@ -56,6 +60,7 @@ class Jobs:
         Args:
             clip: path of the video, or its bytes; None with `duration_seconds` and a prompt.
             idempotency_key: the same request under the same key is the same job.
+            webhook_url: address that is told when the job has ended; see `verify_webhook`.
             max_wait_seconds: how long to retry while the service is busy or cannot be reached.
             options: as for `FoleyClient.generate`. `priority` is bulk by default.
 
@@ -64,7 +69,8 @@ class Jobs:
             NotFoundError: the service takes no jobs.
             FoleyError: as for `FoleyClient.generate`.
         """
-        prepared = PreparedJob(clip, options, idempotency_key)
+        of_the_job = {"webhook_url": webhook_url}
+        prepared = PreparedJob(clip, options, idempotency_key, of_the_job)
         retries = RetryPolicy(max_wait_seconds)
         while True:
             try:
@@ -154,3 +160,26 @@ class Jobs:
         """
         pairs = pair_job_files(self.get(job_id), Path(destination))
         return tuple(self._download(file, path) for file, path in pairs)
+
+    def list_failed_webhooks(
+        self, *, limit: int = 20, offset: int = 0
+    ) -> tuple[RemoteWebhook, ...]:
+        """Return webhooks of this key that were given up, the latest first.
+
+        Args:
+            limit: how many at most, 1 to 100.
+            offset: how many of the latest to leave out.
+        """
+        page = get_page(None, limit, offset)
+        with self._send("GET", FAILED_WEBHOOKS_PATH, params=page) as response:
+            return parse_body(RemoteWebhookList, response.read()).webhooks
+
+    def resend_webhook(self, job_id: str) -> RemoteWebhook:
+        """Send the webhook of a job that has ended again, and return it.
+
+        Raises:
+            NotFoundError: it has none, or there is no such job, or it belongs to another key.
+            ConflictError: the job has not ended.
+        """
+        with self._send("POST", get_resend_path(job_id)) as response:
+            return parse_body(RemoteWebhook, response.read())

@@ -7,6 +7,8 @@ One process at a time holds the folder's lock, so every job that is marked as ru
 was left by a dead one.
 """
 
+import asyncio
+import functools
 import logging
 import os
 import signal
@@ -22,9 +24,12 @@ from cyclopts import App, Parameter
 from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer
 
 from runners.durable.attempts import JobRunner
+from runners.durable.description import format_message
 from runners.durable.files import JobFiles
-from runners.durable.job import JobFailedError
+from runners.durable.job import JobFailedError, Webhook
+from runners.durable.notifier import Notifier, begin_ended
 from runners.durable.queue import APPLICATION, QUEUE, WORKFLOW, JobQueue, prepare_database
+from runners.durable.receivers import Receivers, WebhookSettings
 from runners.durable.request import JobRequest
 from runners.durable.secret import load_secret
 from runners.logs import adopt_libraries, configure_logging
@@ -51,6 +56,7 @@ def main(
 ) -> None:
     """Run the jobs of a service."""
     configure_logging("info")
+    webhooks = WebhookSettings.model_validate_json(sys.stdin.buffer.readline())
     threading.Thread(target=_end_with_input, daemon=True).start()
     files = JobFiles(folder)
     config: DBOSConfig = {
@@ -72,6 +78,10 @@ def main(
     DBOS.launch()
     DBOS.register_queue(QUEUE, worker_concurrency=num_running, polling_interval_sec=POLL_SECONDS)
     log.info("jobs_ready", num_running=num_running)
+    if webhooks.secrets:
+        threading.Thread(
+            target=send_webhooks, args=(queue, webhooks, keep_seconds), daemon=True
+        ).start()
     sweep_forever(queue, files, keep_seconds)
 
 
@@ -101,6 +111,34 @@ def register(runner: JobRunner) -> None:
         return result
 
 
+def send_webhooks(queue: JobQueue, settings: WebhookSettings, keep_seconds: float) -> None:
+    """Send webhooks for ever.
+
+    Args:
+        queue: of the jobs.
+        settings: with a secret.
+        keep_seconds: how long ended jobs are kept, which webhooks tell.
+    """
+
+    async def send() -> None:
+        describe = functools.partial(describe_end, queue, keep_seconds)
+        await Notifier(queue.webhooks, Receivers(settings), describe).run_forever()
+
+    asyncio.run(send())
+
+
+def describe_end(queue: JobQueue, keep_seconds: float, webhook: Webhook) -> str:
+    """Return what is sent about a job that has ended.
+
+    Args:
+        queue: of the jobs.
+        keep_seconds: how long ended jobs are kept.
+        webhook: of the job.
+    """
+    job = queue.find(webhook.owner, webhook.job_id)
+    return format_message(job, webhook.root, keep_seconds)
+
+
 def sweep_forever(queue: JobQueue, files: JobFiles, keep_seconds: float) -> None:
     """Remove jobs that ended long ago, with their files.
 
@@ -111,6 +149,7 @@ def sweep_forever(queue: JobQueue, files: JobFiles, keep_seconds: float) -> None
     """
     files.remove_leftovers(queue.list_ids())
     while True:
+        begin_ended(queue.webhooks, functools.partial(describe_end, queue, keep_seconds))
         before = datetime.now(UTC) - timedelta(seconds=keep_seconds)
         for job_id in queue.forget_finished(before):
             files.remove(job_id)

@@ -1,4 +1,4 @@
-"""What is known of a job."""
+"""What is known of a job, and of its webhook."""
 
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -7,6 +7,9 @@ from runners.messages import Priority
 
 JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 JOB_STATES: tuple[JobState, ...] = get_args(JobState)
+# Waits for the end of the job; is being sent, with pauses between tries; was sent; was given up.
+WebhookState = Literal["waiting", "sending", "delivered", "failed"]
+WEBHOOK_STATES: tuple[WebhookState, ...] = get_args(WebhookState)
 UNFINISHED: tuple[JobState, ...] = ("queued", "running")
 
 
@@ -26,6 +29,7 @@ class Job:
         progress: fields of `runners.messages.ProgressUpdate`, or why the job waits; may be empty.
         error: code and message of a failed job.
         result: of a job that succeeded.
+        has_webhook: whether its end is told to a receiver.
     """
 
     id: str
@@ -39,6 +43,47 @@ class Job:
     progress: dict[str, Any]
     error: tuple[str, str] | None
     result: dict[str, Any] | None
+    has_webhook: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Webhook:
+    """The webhook of a job. Times are Unix times in milliseconds, and 0 where there is none yet.
+
+    Attributes:
+        job_id: of the job.
+        owner: of the job.
+        url: of the receiver.
+        host: in it.
+        root: path below which the caller reached the service.
+        state: see `WebhookState`.
+        created_ms: when the job was accepted.
+        body: what is sent; empty before the job has ended.
+        first_ms: when the first try could begin.
+        next_ms: of the next try.
+        num_tries: that were made, since it was asked for last.
+        last_error: of the last try; empty if there was none.
+        ended_ms: when it was delivered or given up.
+    """
+
+    job_id: str
+    owner: str
+    url: str
+    host: str
+    root: str
+    state: WebhookState
+    created_ms: int
+    body: str
+    first_ms: int
+    next_ms: int
+    num_tries: int
+    last_error: str
+    ended_ms: int
+
+    @property
+    def message_id(self) -> str:
+        """The id of the message, which all tries have."""
+        return f"msg_{self.job_id}"
 
 
 class JobFailedError(Exception):

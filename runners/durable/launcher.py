@@ -17,6 +17,7 @@ from pathlib import Path
 
 import structlog
 
+from runners.durable.receivers import WebhookSettings
 from runners.process import call_on_stop_signal, find_http_address
 
 log = structlog.get_logger(__name__)
@@ -37,12 +38,22 @@ class ExecutorLauncher:
         lock: file that the executor holds locked.
         num_running: jobs that run at once.
         keep_seconds: how long ended jobs are kept.
+        webhooks: how they are sent.
     """
 
-    def __init__(self, folder: Path, lock: Path, *, num_running: int, keep_seconds: float) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        lock: Path,
+        *,
+        num_running: int,
+        keep_seconds: float,
+        webhooks: WebhookSettings,
+    ) -> None:
         self._folder = folder
         self._lock = lock
         self._options = ["--num-running", str(num_running), "--keep-seconds", f"{keep_seconds:g}"]
+        self._webhooks = webhooks
         self._process: subprocess.Popen[bytes] | None = None
         self._watching: asyncio.Task[None] | None = None
 
@@ -100,6 +111,11 @@ class ExecutorLauncher:
             self._process = subprocess.Popen(
                 command, cwd=SOURCE_ROOT, stdin=subprocess.PIPE, pass_fds=[descriptor]
             )
+            assert self._process.stdin is not None
+            # Not on the command line, which every user of the machine may read.
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.write(self._webhooks.model_dump_json().encode() + b"\n")
+                self._process.stdin.flush()
             log.info("jobs_executor_starting", pid=self._process.pid)
             return True
         finally:

@@ -21,6 +21,7 @@ from dbos import (
 from foley.errors import BusyError, ConflictError, NotFoundError
 from runners.durable.job import UNFINISHED, Job, JobFailedError, JobState
 from runners.durable.request import JobRequest
+from runners.durable.webhooks import WebhookStore
 from runners.messages import Priority
 from runners.status import INTERNAL_CODE, INTERNAL_MESSAGE
 
@@ -57,6 +58,9 @@ class JobQueue:
     Args:
         database: the file, created if missing.
         max_waiting: how many jobs may wait.
+
+    Attributes:
+        webhooks: of the jobs.
     """
 
     def __init__(self, database: Path, *, max_waiting: int) -> None:
@@ -68,6 +72,7 @@ class JobQueue:
             application_name=APPLICATION,
         )
         self._engine = sa.create_engine(url)
+        self.webhooks = WebhookStore(self._engine)
 
     def close(self) -> None:
         """Close the connections."""
@@ -172,6 +177,7 @@ class JobQueue:
         if state in UNFINISHED:
             raise ConflictError(f"the job is {state}; cancel it first")
         self._client.delete_workflow(job_id)
+        self.webhooks.forget(job_id)
 
     def set_progress(self, job_id: str, progress: dict[str, Any]) -> None:
         """Note how far a running job is."""
@@ -193,6 +199,7 @@ class JobQueue:
         ids = [status.workflow_id for status in found]
         if ids:
             self._client.delete_workflows(ids)
+        self.webhooks.forget_ended(before)
         return ids
 
     def list_ids(self) -> list[str]:
@@ -238,6 +245,7 @@ def _read_job(status: WorkflowStatus) -> Job:
         progress=(status.attributes or {}) if state in UNFINISHED else {},
         error=_read_error(status) if state == "failed" else None,
         result=status.output,
+        has_webhook=request.get("webhook_url") is not None,
     )
 
 

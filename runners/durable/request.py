@@ -1,17 +1,49 @@
 """What is accepted as a job: the options of a generation, with nothing left to chance."""
 
 import hashlib
+import re
 import secrets
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
+from foley.errors import ParameterError
 from foley.request import MAX_SEED
 from runners.jobs.job import GenerationOptions
 
 # A seed that JavaScript reads exactly; the variations count up from it.
 MAX_DRAWN_SEED = min(MAX_SEED, 2**53) - 8
+IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,255}", re.ASCII)
+OF_THE_JOB = {"webhook_url"}
+
+
+def check_key(key: str, name: str) -> None:
+    """Check an idempotency key.
+
+    Args:
+        key: as the caller sent it; any text.
+        name: of the field that held it.
+
+    Raises:
+        ParameterError: it is no key.
+    """
+    if not IDEMPOTENCY_KEY.fullmatch(key):
+        raise ParameterError(
+            f"{name}: {key[:80]!r} is no key; use 1 to 255 visible ASCII characters"
+        )
+
+
+class JobOptions(GenerationOptions):
+    """The options of a job: those of a generation, and of what becomes of the job itself."""
+
+    webhook_url: Annotated[
+        str | None,
+        Field(
+            description="Where the service tells that the job has ended: an https or http address, "
+            "which gets a signed POST (Standard Webhooks)."
+        ),
+    ] = None
 
 
 class JobRequest(BaseModel):
@@ -21,6 +53,7 @@ class JobRequest(BaseModel):
         options: with a seed and a format, of which only those that were given are stored.
         has_clip: whether there is a clip.
         digest: of what the caller sent; equal for equal requests.
+        webhook_url: of the receiver; None for none.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -28,9 +61,10 @@ class JobRequest(BaseModel):
     options: GenerationOptions
     has_clip: bool
     digest: str
+    webhook_url: str | None = None
 
     @classmethod
-    def settle(cls, options: GenerationOptions, clip: Path | None) -> "JobRequest":
+    def settle(cls, options: JobOptions, clip: Path | None) -> "JobRequest":
         """Return the request of a caller, with a seed, a format and a priority.
 
         Args:
@@ -48,8 +82,10 @@ class JobRequest(BaseModel):
             settled["format"] = options.default_format
         if "priority" not in options.model_fields_set:
             settled["priority"] = "bulk"  # nobody waits on a connection for it
+        given = options.model_dump(exclude=OF_THE_JOB, exclude_unset=True)
         return cls(
-            options=options.model_copy(update=settled),
+            options=GenerationOptions.model_validate({**given, **settled}),
             has_clip=clip is not None,
             digest=hashed.hexdigest(),
+            webhook_url=options.webhook_url,
         )

@@ -9,6 +9,7 @@ from runners.durable.files import JobFiles
 from runners.durable.job import Job
 from runners.durable.launcher import ExecutorLauncher
 from runners.durable.queue import JobQueue
+from runners.durable.receivers import WebhookSettings
 from runners.durable.request import JobRequest
 from runners.settings import Settings
 
@@ -23,6 +24,7 @@ class JobService:
         files: of the jobs.
         queue: of the jobs.
         keep_seconds: how long ended jobs are kept.
+        webhooks: how they are sent.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -33,12 +35,16 @@ class JobService:
         except OSError as error:
             raise ConfigError(f"FOLEY_JOBS_DIR: {error}") from error
         self.keep_seconds = settings.keep_jobs_seconds
+        self.webhooks = WebhookSettings(
+            secrets=settings.webhook_secrets, networks=settings.private_networks
+        )
         self._launcher = ExecutorLauncher(
             settings.jobs_dir,
             self.files.executor_lock,
             # Jobs must not hold all places, or callers who wait would be refused.
             num_running=max(1, settings.max_concurrency // 2),
             keep_seconds=settings.keep_jobs_seconds,
+            webhooks=self.webhooks,
         )
 
     def start(self) -> None:
@@ -51,7 +57,13 @@ class JobService:
         self.queue.close()
 
     def accept(
-        self, owner: str, received: Path, request: JobRequest, idempotency_key: str | None
+        self,
+        owner: str,
+        received: Path,
+        request: JobRequest,
+        *,
+        idempotency_key: str | None,
+        root: str,
     ) -> Job:
         """Accept a job. When this returns, the job is finished whatever dies.
 
@@ -60,10 +72,13 @@ class JobService:
             received: of `JobFiles.receive`.
             request: with nothing left to chance.
             idempotency_key: the same request under the same key is the same job; None for none.
+            root: path below which the caller reached the service.
 
         Raises:
+            ParameterError: the webhook cannot be sent.
             ConflictError: another request came under this key.
         """
+        receiver = request.webhook_url and self.webhooks.check_url(request.webhook_url)
         job_id = uuid.uuid4().hex
         if idempotency_key is not None:
             job_id = hashlib.sha256(f"{owner}/{idempotency_key}".encode()).hexdigest()[:32]
@@ -73,6 +88,10 @@ class JobService:
         accepted = self.files.accept(received, job_id, request)
         # It is that of another call under this key, if that got here first or was cut off here.
         _check_same(accepted.digest, request)
+        if receiver:
+            self.queue.webhooks.add(
+                job_id, owner, str(receiver), host=receiver.host or "", root=root
+            )
         self.queue.submit(owner, job_id, accepted)
         return self.queue.find(owner, job_id)
 

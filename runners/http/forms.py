@@ -1,6 +1,7 @@
 """Read the form of POST /v1/generate: store its clip, if it has one, and validate its options."""
 
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import ValidationError
 from starlette.requests import ClientDisconnect, Request
@@ -25,9 +26,12 @@ URL_FIELD = "clip_url"  # may hold the clip, as a data: URI
 REPEATABLE_FIELDS = ("also",)
 
 
+Options = TypeVar("Options", bound=GenerationOptions)
+
+
 async def read_form(
-    request: Request, folder: Path, *, max_bytes: int, upload: Upload
-) -> GenerationOptions:
+    request: Request, folder: Path, kind: type[Options], *, max_bytes: int, upload: Upload
+) -> Options:
     """Store the clip of a form in `folder`, as `runners.handoff.CLIP`; return its options.
 
     A form with `clip_url` or `duration_seconds` has no clip.
@@ -35,6 +39,7 @@ async def read_form(
     Args:
         request: its body has not been read.
         folder: of the request.
+        kind: of the options.
         max_bytes: limit of the whole body, checked while it is read.
         upload: counts the bytes that have arrived.
 
@@ -58,9 +63,9 @@ async def read_form(
             file_field=CLIP_FIELD,
             large_field=URL_FIELD,
             max_large_bytes=MAX_DATA_URI_BYTES,
-            max_fields=2 * len(GenerationOptions.model_fields),
+            max_fields=2 * len(kind.model_fields),
         )
-        options = GenerationOptions.model_validate(_drop_empty(_merge_repeated(form.fields)))
+        options = kind.model_validate(_drop_empty(_merge_repeated(form.fields), kind))
     except ClientDisconnect as error:
         raise CancelledRequestError("the caller disconnected during the upload") from error
     except ValidationError as error:
@@ -113,9 +118,9 @@ def _merge_repeated(fields: list[tuple[str, str]]) -> dict[str, str]:
     return merged
 
 
-def _drop_empty(fields: dict[str, str]) -> dict[str, str]:
+def _drop_empty(fields: dict[str, str], kind: type[GenerationOptions]) -> dict[str, str]:
     """Return the fields without those that a browser sends empty; an empty text is kept."""
-    known = GenerationOptions.model_fields
+    known = kind.model_fields
     return {
         name: value
         for name, value in fields.items()

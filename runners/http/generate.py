@@ -149,6 +149,7 @@ class GenerateEndpoint:
                 reading = read_form(
                     active.request,
                     active.folder,
+                    GenerationOptions,
                     max_bytes=self._settings.max_upload_bytes,
                     upload=upload,
                 )

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from foley.types import Stage
-from runners.durable.job import JOB_STATES
+from runners.durable.job import JOB_STATES, WEBHOOK_STATES
 from runners.http.schemas import EVENTS, INTEGER, NUMBER, TEXT, Schema
 from runners.http.sse import MEDIA_TYPE
 from runners.jobs.job import MEDIA_TYPES
@@ -26,6 +26,26 @@ KEY_PARAMETER = {
 }
 _RESULT_FIELDS = ("model", "duration_seconds", "sample_rate_hz", "timings_seconds", "notices")
 
+WEBHOOK_SCHEMA: Schema = {
+    "type": "object",
+    "properties": {
+        "id": {**TEXT, "description": "Of the message; all tries have it."},
+        "job_id": TEXT,
+        "url": {**TEXT, "description": "Of the receiver."},
+        "state": {
+            **TEXT,
+            "enum": list(WEBHOOK_STATES),
+            "description": "It waits for the end of the job, is being sent, with pauses between "
+            "the tries, was delivered, or was given up.",
+        },
+        "tries": {**INTEGER, "description": "That were made, since it was asked for last."},
+        "last_error": {**TEXT, "description": "Of a try that failed."},
+        "next_try_at": TIME,
+        "ended_at": {**TIME, "description": "When it was delivered or given up."},
+        "resend_url": TEXT,
+    },
+    "required": ["id", "job_id", "url", "state", "tries", "resend_url"],
+}
 JOB_SCHEMA: Schema = {
     "type": "object",
     "properties": {
@@ -68,6 +88,7 @@ JOB_SCHEMA: Schema = {
                 "files": {"type": "array", "items": {"$ref": "#/components/schemas/ResultFile"}},
             },
         },
+        "webhook": {"$ref": "#/components/schemas/Webhook"},
         "status_url": TEXT,
         "events_url": TEXT,
         "cancel_url": TEXT,
@@ -88,7 +109,7 @@ def build_job_paths(
         describe_error: returns an error response with a description.
     """
     job = {"application/json": {"schema": {"$ref": "#/components/schemas/Job"}}}
-    lists = {
+    lists: Schema = {
         "type": "object",
         "properties": {
             "jobs": {"type": "array", "items": {"$ref": "#/components/schemas/Job"}},
@@ -110,6 +131,15 @@ def build_job_paths(
     events = {"schema": {**TEXT, "description": "Server-sent events `job`, their data a Job."}}
     one = {"parameters": [ID_PARAMETER]}
     name = {"name": "file", "in": "path", "required": True, "schema": TEXT}
+    webhooks: Schema = {
+        "type": "object",
+        "properties": {
+            "webhooks": {"type": "array", "items": {"$ref": "#/components/schemas/Webhook"}},
+            "next_offset": lists["properties"]["next_offset"],
+        },
+        "required": ["webhooks"],
+    }
+    webhook = {"application/json": {"schema": {"$ref": "#/components/schemas/Webhook"}}}
     last = {"name": "Last-Event-ID", "in": "header", "schema": TEXT}
     return {
         "/v1/jobs": {
@@ -138,8 +168,7 @@ def build_job_paths(
                 "operationId": "listJobs",
                 "parameters": [
                     _query("state", {**TEXT, "enum": list(JOB_STATES)}),
-                    _query("limit", {**INTEGER, "minimum": 1, "maximum": 100, "default": 20}),
-                    _query("offset", {**INTEGER, "minimum": 0, "maximum": 1_000_000}),
+                    *_PAGE,
                 ],
                 "responses": {
                     "200": {
@@ -211,8 +240,41 @@ def build_job_paths(
                 "responses": {**files, **missing, **unready},
             }
         },
+        "/v1/webhooks/failed": {
+            "get": {
+                "summary": "Webhooks of this key that were given up, the latest first",
+                "operationId": "listFailedWebhooks",
+                "parameters": _PAGE,
+                "responses": {
+                    "200": {
+                        "description": "A page of them.",
+                        "content": {"application/json": {"schema": webhooks}},
+                    },
+                    "401": missing["401"],
+                    "422": describe_error("A parameter is out of its bounds."),
+                },
+            }
+        },
+        "/v1/webhooks/{job_id}/resend": {
+            "post": {
+                "summary": "Send a webhook again, at once",
+                "operationId": "resendWebhook",
+                "parameters": [{**ID_PARAMETER, "name": "job_id"}],
+                "responses": {
+                    "200": {"description": "The webhook.", "content": webhook},
+                    **missing,
+                    "409": describe_error("The job has not ended."),
+                },
+            }
+        },
     }
 
 
 def _query(name: str, schema: Schema) -> dict[str, Any]:
     return {"name": name, "in": "query", "schema": schema}
+
+
+_PAGE = [
+    _query("limit", {**INTEGER, "minimum": 1, "maximum": 100, "default": 20}),
+    _query("offset", {**INTEGER, "minimum": 0, "maximum": 1_000_000}),
+]

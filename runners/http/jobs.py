@@ -1,36 +1,28 @@
 """The routes of durable jobs: /v1/jobs."""
 
 import asyncio
-import re
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from foley.errors import ConflictError, ParameterError, RequestTimeoutError
+from foley.errors import ConflictError, ParameterError
+from runners.durable.description import describe_job
 from runners.durable.job import JOB_STATES, UNFINISHED, Job, JobState
-from runners.durable.request import JobRequest
-from runners.handoff import CLIP
+from runners.durable.reception import JobReception
+from runners.durable.request import JobOptions, check_key
 from runners.http.forms import read_form
-from runners.http.job_bodies import describe_job, format_event
+from runners.http.job_bodies import format_event
+from runners.http.parameters import find_root, read_page
 from runners.http.responses import KeptFile
 from runners.http.sse import KEEP_ALIVE, KEEP_ALIVE_SECONDS, MEDIA_TYPE
-from runners.jobs.cancellation import CancellationRegistry
-from runners.jobs.clip_url import ClipLoader
-from runners.jobs.deadline import run_until_cancelled
-from runners.jobs.ending import Ending
-from runners.jobs.intake import Intake
+from runners.jobs.intake import Upload
 from runners.process import call_on_stop_signal
 from runners.settings import Settings
 
-if TYPE_CHECKING:  # the queue's library takes a second to import
-    from runners.durable.service import JobService
-
-IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,255}", re.ASCII)
-MAX_LISTED = 100
-MAX_OFFSET = 1_000_000
 EVENT_SECONDS = 0.5  # how often a job is looked at for those who watch it
 
 
@@ -40,29 +32,14 @@ class JobHandlers:
     `ErrorMiddleware` around them has put "foley.owner" and "foley.caller" into the scope.
 
     Args:
-        settings: time and size limits.
-        jobs: of this service.
-        intake: bounds the uploads.
-        clips: stores clips that are named by their address.
-        ending: of this process.
-        registry: of the requests that can be cancelled.
+        settings: largest upload.
+        reception: of this process.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        jobs: "JobService",
-        intake: Intake,
-        clips: ClipLoader,
-        ending: Ending,
-        registry: CancellationRegistry,
-    ) -> None:
+    def __init__(self, settings: Settings, reception: JobReception) -> None:
         self._settings = settings
-        self._jobs = jobs
-        self._intake = intake
-        self._clips = clips
-        self._ending = ending
-        self._registry = registry
+        self._reception = reception
+        self._jobs = reception.jobs
         self._stopping = asyncio.Event()
 
     def end_streams_on_stop_signal(self) -> None:
@@ -76,35 +53,21 @@ class JobHandlers:
             ConflictError: the idempotency key was used for another request.
             FoleyError: as for POST /v1/generate, before the work begins.
         """
-        owner = request.scope["foley.owner"]
         key = request.headers.get("idempotency-key")
-        if key is not None and not IDEMPOTENCY_KEY.fullmatch(key):
-            raise ParameterError(
-                f"Idempotency-Key: {key[:80]!r} is no key; use 1 to 255 visible ASCII characters"
-            )
-        with (
-            self._ending.accept_work(),
-            self._intake.receive(request.scope["foley.caller"]) as upload,
-            self._jobs.files.receive() as folder,
-        ):
-            await asyncio.to_thread(self._jobs.queue.check_room)
-            reading = read_form(
-                request, folder, max_bytes=self._settings.max_upload_bytes, upload=upload
-            )
-            limit_seconds = self._settings.request_timeout_seconds
-            try:
-                async with asyncio.timeout(limit_seconds):
-                    options = await run_until_cancelled(reading, upload.watch_rate())
-                    options = await self._clips.load(options, folder, upload)
-            except TimeoutError as error:
-                raise RequestTimeoutError(
-                    f"the upload took longer than {limit_seconds:g} s, and was dropped"
-                ) from error
-            clip = folder / CLIP if options.duration_seconds is None else None
-            wanted = options.format or options.default_format
-            options.check_files((wanted, *options.also), has_clip=clip is not None)
-            settled = await asyncio.to_thread(JobRequest.settle, options, clip)
-            job = await asyncio.to_thread(self._jobs.accept, owner, folder, settled, key)
+        if key is not None:
+            check_key(key, "Idempotency-Key")
+
+        async def read(folder: Path, upload: Upload) -> JobOptions:
+            max_bytes = self._settings.max_upload_bytes
+            return await read_form(request, folder, JobOptions, max_bytes=max_bytes, upload=upload)
+
+        job = await self._reception.submit(
+            request.scope["foley.owner"],
+            request.scope["foley.caller"],
+            read,
+            find_key=lambda: key,
+            root=find_root(request),
+        )
         body = await self._describe(request, job)
         return JSONResponse(body, 202, headers={"Location": body["status_url"]})
 
@@ -115,8 +78,7 @@ class JobHandlers:
             ParameterError: a parameter is out of bounds.
         """
         state = _read_state(request)
-        limit = _read_count(request, "limit", default=20, low=1, high=MAX_LISTED)
-        offset = _read_count(request, "offset", default=0, low=0, high=MAX_OFFSET)
+        limit, offset = read_page(request)
         found = await asyncio.to_thread(
             self._jobs.queue.list_jobs,
             request.scope["foley.owner"],
@@ -124,8 +86,14 @@ class JobHandlers:
             limit=limit + 1,
             offset=offset,
         )
-        root = _root(request)
-        jobs = [describe_job(job, root, self._jobs.keep_seconds) for job in found[:limit]]
+        root = find_root(request)
+        webhooks = await asyncio.to_thread(
+            self._jobs.queue.webhooks.find, [job.id for job in found if job.has_webhook]
+        )
+        jobs = [
+            describe_job(job, root, self._jobs.keep_seconds, webhook=webhooks.get(job.id))
+            for job in found[:limit]
+        ]
         more = {"next_offset": offset + limit} if len(found) > limit else {}
         return JSONResponse({"jobs": jobs, **more})
 
@@ -143,10 +111,7 @@ class JobHandlers:
         Raises:
             NotFoundError: there is none, or it belongs to another key.
         """
-        owner, job_id = _name_job(request)
-        job = await asyncio.to_thread(self._jobs.queue.cancel, owner, job_id)
-        # The executor learns of it within a second, and its request is called as the job is.
-        self._registry.cancel(owner, job_id)
+        job = await self._reception.cancel(*_name_job(request))
         return JSONResponse(await self._describe(request, job))
 
     async def delete(self, request: Request) -> Response:
@@ -188,7 +153,7 @@ class JobHandlers:
         """
         job = await self._find(request)
         seen = request.headers.get("last-event-id")
-        _, event_id = format_event(await self._describe(request, job))
+        _, event_id = format_event(await self._describe(request, job, with_webhook=False))
         if job.state not in UNFINISHED and event_id == seen:
             return Response(status_code=204)  # this ends the reconnecting of a browser
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -199,7 +164,7 @@ class JobHandlers:
         silent_seconds = 0.0
         while not self._stopping.is_set():
             job = await self._find(request)
-            event, event_id = format_event(await self._describe(request, job))
+            event, event_id = format_event(await self._describe(request, job, with_webhook=False))
             silent_seconds += EVENT_SECONDS
             if event_id != seen:
                 seen, silent_seconds = event_id, 0.0
@@ -223,11 +188,23 @@ class JobHandlers:
             raise ConflictError(f"the job is {job.state}, and has no result")
         return job
 
-    async def _describe(self, request: Request, job: Job) -> dict[str, Any]:
-        position = None
+    async def _describe(
+        self, request: Request, job: Job, *, with_webhook: bool = True
+    ) -> dict[str, Any]:
+        """Describe a job; without its webhook in events, since it changes after the job's end."""
+        position = webhook = None
         if job.state == "queued":
             position = await asyncio.to_thread(self._jobs.queue.count_ahead, job)
-        return describe_job(job, _root(request), self._jobs.keep_seconds, position)
+        if with_webhook and job.has_webhook:
+            found = await asyncio.to_thread(self._jobs.queue.webhooks.find, [job.id])
+            webhook = found.get(job.id)
+        return describe_job(
+            job,
+            find_root(request),
+            self._jobs.keep_seconds,
+            queue_position=position,
+            webhook=webhook,
+        )
 
 
 class _Api(Protocol):
@@ -263,11 +240,6 @@ def build_job_routes(find_api: Callable[[], _Api]) -> list[Route]:
     ]
 
 
-def _root(request: Request) -> str:
-    root: str = request.scope.get("root_path", "")
-    return root
-
-
 def _name_job(request: Request) -> tuple[str, str]:
     """Return the owner who asks, and the id of the job, which may be any text."""
     return request.scope["foley.owner"], request.path_params["id"]
@@ -281,10 +253,3 @@ def _read_state(request: Request) -> JobState | None:
         if state == given:
             return state
     raise ParameterError(f"state: {given[:80]!r} is none; use one of {', '.join(JOB_STATES)}")
-
-
-def _read_count(request: Request, name: str, *, default: int, low: int, high: int) -> int:
-    text = request.query_params.get(name, str(default))
-    if not re.fullmatch(r"\d{1,9}", text, re.ASCII) or not low <= int(text) <= high:
-        raise ParameterError(f"{name}: must be {low} to {high}, got {text[:80]!r}")
-    return int(text)

@@ -29,6 +29,7 @@ ROUTE_NAMES = {
     "/v1/results": "/v1/results/{request_id}/{file}",
     "/v1/requests": "/v1/requests/{request_id}/cancel",
     "/v1/jobs": "/v1/jobs",
+    "/v1/webhooks": "/v1/webhooks",
     "/v1/models": "/v1/models",
     "/": "/",
     "/docs": "/docs",

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from runners.http.job_schemas import JOB_SCHEMA, build_job_paths
+from runners.durable.request import JobOptions
+from runners.http.job_schemas import JOB_SCHEMA, WEBHOOK_SCHEMA, build_job_paths
 from runners.http.negotiation import EVENTS_PATH, ZIP
 from runners.http.schemas import (
     EVENTS,
@@ -82,8 +83,8 @@ def build_document(settings: Settings) -> dict[str, Any]:
         },
         "components": {
             "schemas": {
-                "GenerationOptions": _build_form_schema(settings),
-                **({"Job": JOB_SCHEMA} if settings.jobs_dir else {}),
+                "GenerationOptions": _build_form_schema(settings, GenerationOptions),
+                **_job_components(settings),
                 "Model": MODEL_SCHEMA,
                 "ResultFile": RESULT_FILE,
                 **{f"Event_{name}": schema for name, schema in EVENTS.items()},
@@ -98,9 +99,9 @@ def build_document(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _build_form_schema(settings: Settings) -> Schema:
+def _build_form_schema(settings: Settings, kind: type[GenerationOptions]) -> Schema:
     """Return the schema of the form: the options, and the clip with its limits."""
-    form = GenerationOptions.model_json_schema(ref_template="#/components/schemas/{model}")
+    form = kind.model_json_schema(ref_template="#/components/schemas/{model}")
     clip = {
         "type": "string",
         "format": "binary",
@@ -243,8 +244,16 @@ def _job_paths(settings: Settings) -> dict[str, Any]:
     """Return the paths of jobs, if this service takes any."""
     if settings.jobs_dir is None:
         return {}
-    form = {"$ref": "#/components/schemas/GenerationOptions"}
+    form = {"$ref": "#/components/schemas/JobOptions"}
     return build_job_paths(form, _error_responses(), _error_response)
+
+
+def _job_components(settings: Settings) -> dict[str, Schema]:
+    """Return the schemas of jobs, if this service takes any."""
+    if settings.jobs_dir is None:
+        return {}
+    form = _build_form_schema(settings, JobOptions)
+    return {"JobOptions": form, "Job": JOB_SCHEMA, "Webhook": WEBHOOK_SCHEMA}
 
 
 def _probe_operation(summary: str, descriptions: dict[str, str]) -> dict[str, Any]:

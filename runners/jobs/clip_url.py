@@ -4,6 +4,7 @@ import asyncio
 import base64
 import binascii
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import unquote_to_bytes
 
 from foley.errors import ParameterError, UploadTooLargeError
@@ -16,6 +17,7 @@ from runners.settings import Settings
 # A data: URI is held in memory, and gRPC takes no larger message.
 MAX_DATA_URI_BYTES = 4 * 1000 * 1000
 DATA = "data:"
+Options = TypeVar("Options", bound=GenerationOptions)
 
 
 class ClipLoader:
@@ -35,9 +37,7 @@ class ClipLoader:
             schemes=("https", "http"),
         )
 
-    async def load(
-        self, options: GenerationOptions, folder: Path, upload: Upload
-    ) -> GenerationOptions:
+    async def load(self, options: Options, folder: Path, upload: Upload) -> Options:
         """Store the clip that `clip_url` names in `folder`, and return the options without it.
 
         Args:

@@ -9,6 +9,8 @@ import pytest
 from foley.cli.app import main
 from foley.client import AsyncFoleyClient, FoleyClient, RemoteJob
 from foley.errors import ConflictError, NotFoundError, RequestError, VideoDecodeError
+from tests.durable.receiver import SECRET, receive_webhooks
+from tests.patience import wait_until
 from tests.server import ENDLESS, Server
 
 
@@ -77,9 +79,14 @@ def test_the_same_key_gives_the_same_job_to_both_clients(server: Server, tmp_pat
             client.jobs.submit(None, idempotency_key="both", prompt="snow", duration_seconds=1)
 
 
-def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str) -> str:
-    """Run `foley jobs` and return what it writes to standard output."""
-    monkeypatch.setattr("sys.argv", ["foley", "jobs", *words])
+def run(
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    *words: str,
+    group: str = "jobs",
+) -> str:
+    """Run a command of `foley` and return what it writes to standard output."""
+    monkeypatch.setattr("sys.argv", ["foley", group, *words])
     capfd.readouterr()
     with pytest.raises(SystemExit) as caught:
         main()
@@ -104,6 +111,36 @@ def test_the_command_submits_and_fetches(
     assert run(capfd, monkeypatch, "watch", job_id, *there) == "succeeded"
     assert run(capfd, monkeypatch, "cancel", job_id, *there) == "succeeded"
     assert f"{job_id} succeeded" in run(capfd, monkeypatch, "list", *there)
+
+
+def test_the_command_checks_and_resends_a_webhook(
+    server: Server,
+    client: FoleyClient,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    there = ("--server", str(server.client.base_url))
+    with receive_webhooks() as receiver:
+        receiver.statuses = [410]
+        job = client.jobs.submit(None, prompt="rain", duration_seconds=1, webhook_url=receiver.url)
+        client.jobs.cancel(job.id)
+        wait_until(
+            lambda: job.id in [hook.job_id for hook in client.jobs.list_failed_webhooks()],
+            what="it was not given up",
+        )
+        output = run(capfd, monkeypatch, "failed", *there, group="webhook")
+        assert f"{job.id} 1 {receiver.url} the receiver answered 410" in output.splitlines()
+        assert run(capfd, monkeypatch, "resend", job.id, *there, group="webhook") == "sending"
+        wait_until(lambda: len(receiver.got) == 2, what="it was not sent again")
+    headers, body = receiver.got[-1]
+    file = tmp_path / "body.json"
+    file.write_bytes(body)
+    monkeypatch.setenv("FOLEY_WEBHOOK_SECRET", SECRET)
+    words = ["verify", str(file)]
+    for name in ("id", "timestamp", "signature"):
+        words += [f"--{name}", headers[f"webhook-{name}"]]
+    assert run(capfd, monkeypatch, *words, group="webhook") == f"{job.id} cancelled"
 
 
 @pytest.mark.parametrize(

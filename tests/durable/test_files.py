@@ -8,15 +8,14 @@ import pytest
 
 from foley.errors import NotFoundError
 from runners.durable.files import LEFTOVER_SECONDS, JobFiles
-from runners.durable.request import JobRequest
+from runners.durable.request import JobOptions, JobRequest
 from runners.handoff import CLIP
-from runners.jobs.job import GenerationOptions
 
 JOB = "0" * 32
 
 
 def make_request(**options: object) -> JobRequest:
-    return JobRequest.settle(GenerationOptions.model_validate(options), None)
+    return JobRequest.settle(JobOptions.model_validate(options), None)
 
 
 @pytest.fixture
@@ -42,11 +41,11 @@ def test_a_request_is_settled_so_that_its_repetition_gives_the_same_sound() -> N
 def test_equal_requests_have_equal_digests_though_their_seeds_are_drawn(tmp_path: Path) -> None:
     clip = tmp_path / "clip"
     clip.write_bytes(b"one")
-    options = GenerationOptions(prompt="rain")
+    options = JobOptions(prompt="rain")
     first, second = (JobRequest.settle(options, clip) for _ in range(2))
     assert first.options.seed != second.options.seed
     assert first.digest == second.digest
-    other = JobRequest.settle(GenerationOptions(prompt="snow"), clip)
+    other = JobRequest.settle(JobOptions(prompt="snow"), clip)
     clip.write_bytes(b"two")
     assert len({first.digest, other.digest, JobRequest.settle(options, clip).digest}) == 3
 

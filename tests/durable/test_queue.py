@@ -8,14 +8,13 @@ import pytest
 
 from foley.errors import BusyError, ConflictError, NotFoundError
 from runners.durable.queue import JobQueue
-from runners.durable.request import JobRequest
-from runners.jobs.job import GenerationOptions
+from runners.durable.request import JobOptions, JobRequest
 
 OWNER = "a" * 64
 
 
 def make_request(**options: object) -> JobRequest:
-    return JobRequest.settle(GenerationOptions.model_validate(options), None)
+    return JobRequest.settle(JobOptions.model_validate(options), None)
 
 
 @pytest.fixture

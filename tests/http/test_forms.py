@@ -77,7 +77,9 @@ def read(
 
     request = Request({"type": "http", "method": "POST", "headers": headers}, receive)
     with make_intake(Settings()).receive("") as upload:
-        return asyncio.run(read_form(request, folder, max_bytes=max_bytes, upload=upload))
+        return asyncio.run(
+            read_form(request, folder, GenerationOptions, max_bytes=max_bytes, upload=upload)
+        )
 
 
 def test_a_form_is_the_same_wherever_its_body_is_cut(tmp_path: Path) -> None:

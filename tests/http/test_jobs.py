@@ -8,6 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
+from foley.client import verify_webhook
+from tests.durable.receiver import SECRET, receive_webhooks
 from tests.patience import is_within, scale, wait_until
 from tests.server import ENDLESS, Server
 
@@ -245,3 +247,41 @@ def test_a_job_takes_the_clip_from_where_it_is(
     refused = submit(server, None, clip_url=f"http://127.0.0.1:{server.port}/docs", **FEW_STEPS)
     assert refused.status_code == 422
     assert refused.json()["error"]["code"] == "clip_not_fetched"
+
+
+def test_the_end_of_a_job_is_told_to_its_receiver(server: Server) -> None:
+    with receive_webhooks() as receiver:
+        receiver.statuses = [410, 200]
+        fields = {"prompt": "rain", "duration_seconds": 1, "webhook_url": receiver.url}
+        job = accept(server, None, num_inference_steps=2, **fields)
+        assert job["webhook"]["state"] == "waiting"
+
+        def failed() -> Any:
+            listed = server.client.get("/v1/webhooks/failed")
+            assert listed.status_code == 200, listed.text
+            return listed.json()["webhooks"]
+
+        (given_up,) = wait_until(failed, 60, what="it was not given up")
+        assert (given_up["job_id"], given_up["tries"]) == (job["id"], 1)
+        resent = server.client.post(given_up["resend_url"])
+        assert resent.json()["state"] == "sending"
+        wait_until(lambda: len(receiver.got) == 2, what="it was not sent again")
+    for headers, body in receiver.got:
+        told = verify_webhook(SECRET, body, headers)
+        assert (told.id, told.state) == (job["id"], "succeeded")
+        assert headers["webhook-id"] == f"msg_{job['id']}"
+    wait_until(
+        lambda: wait_for_end(server, job)["webhook"]["state"] == "delivered",
+        what="it was not delivered",
+    )
+    listed = server.client.get("/v1/jobs", params={"limit": 100}).json()["jobs"]
+    assert [found["webhook"] for found in listed if found["id"] == job["id"]]
+
+
+@pytest.mark.parametrize("url", ["http://169.254.169.254/", "gopher://a.test/", "http://10.0.0.1/"])
+def test_a_receiver_that_cannot_be_one_is_refused(server: Server, url: str) -> None:
+    refused = submit(server, None, prompt="rain", duration_seconds=1, webhook_url=url)
+    assert refused.status_code == 422
+    assert refused.json()["error"]["message"].startswith("webhook_url: the receiver's address")
+    assert server.client.post("/v1/webhooks/../resend").status_code == 404
+    assert server.client.post(f"/v1/webhooks/{'0' * 32}/resend").status_code == 404

@@ -1,0 +1,108 @@
+"""Receive the upload of a job and accept it: what HTTP and gRPC have in common."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from foley.errors import RequestTimeoutError
+from runners.durable.job import Job
+from runners.durable.request import JobOptions, JobRequest
+from runners.handoff import CLIP
+from runners.jobs.cancellation import CancellationRegistry
+from runners.jobs.clip_url import ClipLoader
+from runners.jobs.deadline import run_until_cancelled
+from runners.jobs.ending import Ending
+from runners.jobs.intake import Intake, Upload
+from runners.settings import Settings
+
+if TYPE_CHECKING:  # the queue's library takes a second to import
+    from runners.durable.service import JobService
+
+Read = Callable[[Path, Upload], Coroutine[Any, Any, JobOptions]]
+
+
+class JobReception:
+    """Accepts and cancels jobs for callers.
+
+    Args:
+        settings: time and size limits.
+        jobs: of this service.
+        intake: bounds the uploads.
+        clips: stores clips that are named by their address.
+        ending: of this process.
+        registry: of the requests that can be cancelled.
+
+    Attributes:
+        jobs: of this service.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        jobs: "JobService",
+        intake: Intake,
+        clips: ClipLoader,
+        ending: Ending,
+        registry: CancellationRegistry,
+    ) -> None:
+        self.jobs = jobs
+        self._settings = settings
+        self._intake = intake
+        self._clips = clips
+        self._ending = ending
+        self._registry = registry
+
+    async def submit(
+        self, owner: str, caller: str, read: Read, *, find_key: Callable[[], str | None], root: str
+    ) -> Job:
+        """Accept a job.
+
+        Args:
+            owner: see `runners.auth.ApiKeys.owner_of`.
+            caller: whose share of the uploads it is; see `Intake.receive`.
+            read: stores the clip in a folder, as `runners.handoff.CLIP`, and returns the options.
+            find_key: returns the idempotency key, once the options were read; None for none.
+            root: path below which the caller reached the service.
+
+        Raises:
+            ConflictError: the idempotency key was used for another request.
+            FoleyError: as for a generation, before the work begins.
+        """
+        with (
+            self._ending.accept_work(),
+            self._intake.receive(caller) as upload,
+            self.jobs.files.receive() as folder,
+        ):
+            await asyncio.to_thread(self.jobs.queue.check_room)
+            limit_seconds = self._settings.request_timeout_seconds
+            try:
+                async with asyncio.timeout(limit_seconds):
+                    options = await run_until_cancelled(read(folder, upload), upload.watch_rate())
+                    options = await self._clips.load(options, folder, upload)
+            except TimeoutError as error:
+                raise RequestTimeoutError(
+                    f"the upload took longer than {limit_seconds:g} s, and was dropped"
+                ) from error
+            clip = folder / CLIP if options.duration_seconds is None else None
+            wanted = options.format or options.default_format
+            options.check_files((wanted, *options.also), has_clip=clip is not None)
+            settled = await asyncio.to_thread(JobRequest.settle, options, clip)
+            return await asyncio.to_thread(
+                self.jobs.accept, owner, folder, settled, idempotency_key=find_key(), root=root
+            )
+
+    async def cancel(self, owner: str, job_id: str) -> Job:
+        """Cancel a job that has not ended, and return it.
+
+        Args:
+            owner: of the job.
+            job_id: as the caller sent it; any text.
+
+        Raises:
+            NotFoundError: there is none, or it belongs to another owner.
+        """
+        job = await asyncio.to_thread(self.jobs.queue.cancel, owner, job_id)
+        # The executor learns of it within a second, and its request is called as the job is.
+        self._registry.cancel(owner, job_id)
+        return job
