@@ -33,6 +33,9 @@ from foley.windows import Window, cut_conditions, make_weights
 # 9 x 1536 values of 2 bytes).
 TIMES_AT_ONCE = 64
 
+# Of one sound and its variations, or of each of several layers.
+SoundConditions = Conditions | TextConditions | Sequence[Conditions | TextConditions]
+
 # No id is given twice in a process, so a batch can be recognised by the ids of its parts.
 _path_ids = itertools.count()
 
@@ -168,7 +171,8 @@ class Denoising:
 
     Args:
         dit: on the device where everything is computed.
-        conditions: of the clip, or of the prompts alone.
+        conditions: of the clip, or of the prompts alone; or those of N layers of one length, a
+            sound each.
         noise: [N, L, A], standard normal, on the device.
         sigmas: [steps + 1], falling from 1 to 0.
         solver: euler, heun, midpoint, rk4 or ab2.
@@ -185,7 +189,7 @@ class Denoising:
     def __init__(
         self,
         dit: FoleyDiT,
-        conditions: Conditions | TextConditions,
+        conditions: SoundConditions,
         noise: Tensor,
         sigmas: Tensor,
         *,
@@ -196,13 +200,13 @@ class Denoising:
     ) -> None:
         self._dit = dit
         self._guidance_scale = guidance_scale
-        self._windows = windows or (Window(0, conditions.num_latents),)
-        self._contexts = [
-            make_clip_context(
-                dit, cut_conditions(conditions, window), len(noise), guided=guidance_scale > 1
-            )
-            for window in self._windows
-        ]
+        self._windows = windows or (Window(0, noise.shape[-1]),)
+        layers = _list_layers(conditions)
+        assert len(noise) % len(layers) == 0
+        assert all(layer.num_latents == noise.shape[-1] for layer in layers)
+        self._layers = layers
+        self._num_variations = len(noise)
+        self._contexts = self._make_contexts()
         self._path_ids = [next(_path_ids) for _ in self._windows]
         self._next_window = 0
         self._weights: list[Tensor] = []
@@ -211,7 +215,6 @@ class Denoising:
             self._weights = [upload(w, noise.device) for w in make_weights(self._windows)]
         self._levels = upload(compute_evaluation_sigmas(sigmas, solver), noise.device)
         self._times: TimeModulation | None = None
-        self._num_variations = len(noise)
         self._num_guided_steps = (
             count_guided_steps(sigmas, guidance_interval) if guidance_scale > 1 else 0
         )
@@ -272,19 +275,53 @@ class Denoising:
     def _end_guidance(self) -> None:
         self._path_ids = [next(_path_ids) for _ in self._windows]
         self._guidance_scale = 1.0
-        self._contexts = [context.select_last(self._num_variations) for context in self._contexts]
+        if any(context.packing is not None for context in self._contexts):
+            self._contexts = self._make_contexts()  # layers with different words share a row
+        else:
+            count = self._num_variations
+            self._contexts = [context.select_last(count) for context in self._contexts]
+
+    def _make_contexts(self) -> list[DiTContext]:
+        """Return the context of each window."""
+        return [
+            make_clip_context(
+                self._dit,
+                [cut_conditions(layer, window) for layer in self._layers],
+                self._num_variations // len(self._layers),
+                guided=self._guidance_scale > 1,
+            )
+            for window in self._windows
+        ]
 
 
 def make_clip_context(
-    dit: FoleyDiT, conditions: Conditions | TextConditions, num_variations: int, *, guided: bool
+    dit: FoleyDiT,
+    conditions: SoundConditions,
+    num_variations: int,
+    *,
+    guided: bool,
 ) -> DiTContext:
-    """Return the transformer's context of `num_variations` sounds of one clip or prompt.
+    """Return the transformer's context of the sounds of one clip or prompt.
 
     Args:
         dit: on the device of the conditions.
-        conditions: of the clip, or of the prompts alone.
-        num_variations: N, at least 1.
-        guided: whether to add the unconditional half; its N items come first.
+        conditions: of the clip, or of the prompts alone; or those of several layers.
+        num_variations: sounds of each layer, at least 1.
+        guided: whether to add the unconditional half; the items of all layers come first.
+    """
+    contexts = [_make_halves(dit, layer, guided=guided) for layer in _list_layers(conditions)]
+    halves = [half for column in zip(*contexts, strict=True) for half in column]
+    return DiTContext.concatenate([half for half in halves for _ in range(num_variations)])
+
+
+def _list_layers(conditions: SoundConditions) -> Sequence[Conditions | TextConditions]:
+    return conditions if isinstance(conditions, Sequence) else [conditions]
+
+
+def _make_halves(
+    dit: FoleyDiT, conditions: Conditions | TextConditions, *, guided: bool
+) -> list[DiTContext]:
+    """Return the context of one sound: the unconditional half, if it is guided, and the other one.
 
     Source: specification, section 4 (guidance).
     """
@@ -302,7 +339,7 @@ def make_clip_context(
             halves = [dit.make_context(visual, sync, text[1:2], num_latents)]
     if conditions.regions:
         halves = _split_regions(dit, conditions, halves)
-    return DiTContext.concatenate([half for half in halves for _ in range(num_variations)])
+    return halves
 
 
 def _split_regions(

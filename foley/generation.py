@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from foley.errors import OutputError, ParameterError
-from foley.mix import MixOptions
+from foley.mix import MixOptions, choose_stem_path
 from foley.request import AUDIO_FORMATS
 
 if TYPE_CHECKING:
@@ -29,9 +29,13 @@ class Generation:
     """The sounds generated for one clip: a sequence of variations, each of which is a `Generation`.
 
     Attributes:
-        waveforms: float32 [N, 1, samples] in [-1, 1], on the CPU.
+        waveforms: float32 [N, C, samples] in [-1, 1], on the CPU; C is 2 where a layer has a pan,
+            else 1.
         sample_rate: Hz.
         seeds: the seed of each variation; a request with the same seed repeats its sound.
+        stems: float32 [L, C, samples], each layer as it is in the mix, which `waveforms` is then;
+            None without layers.
+        layer_seeds: the seed of each layer.
         timings: seconds spent in each stage, in order.
         notices: sentences for the caller (clip trimmed, last frame repeated, prompt cut).
         clip: path of the clip, or its bytes; None if the caller gave its frames, or no clip.
@@ -45,6 +49,8 @@ class Generation:
     notices: tuple[str, ...] = ()
     clip: Path | bytes | None = None
     trimmed: bool = False
+    stems: Tensor | None = None
+    layer_seeds: tuple[int, ...] = ()
 
     @property
     def duration_seconds(self) -> float:
@@ -72,7 +78,9 @@ class Generation:
     def save(self, path: str | os.PathLike[str], **mix: Any) -> list[MediaFile]:
         """Write each variation to a file, and return the files.
 
-        A video is the clip with the sound in place of its own; its packets are copied.
+        A video is the clip with the sound in place of its own; its packets are copied. Layers are
+        written beside their mix, as they are in it before the options of `mix`: out.mp4,
+        out-layer-1.wav, out-layer-2.wav.
 
         Args:
             path: ends in .mp4, .mov, .mkv or .webm, or in .wav or .flac for the sound alone. An
@@ -92,14 +100,16 @@ class Generation:
         path = Path(path)
         options = MixOptions.parse(**mix)
         suffix = path.suffix.lower().removeprefix(".")
-        options.check_files((suffix,), has_clip=self.clip is not None)
+        options.check_files(
+            (suffix,), has_clip=self.clip is not None, is_stereo=self.waveforms.shape[1] == 2
+        )
         paths = [path]
         if len(self) > 1:
             paths = [path.with_stem(f"{path.stem}-{i}") for i in range(1, len(self) + 1)]
         stop_seconds = self.duration_seconds if self.trimmed else None
         if suffix in AUDIO_FORMATS:
             with nullcontext() if self.clip is None else store_clip(self.clip) as source:
-                return [
+                sounds = [
                     write_audio(
                         waveform,
                         path,
@@ -110,6 +120,7 @@ class Generation:
                     )
                     for waveform, path in zip(self.waveforms, paths, strict=True)
                 ]
+                return [*sounds, *self._save_stems(path, options, source)]
         if self.clip is None:
             raise OutputError(
                 f"{path} needs the clip's picture, but the sounds were made from frames or from a "
@@ -118,7 +129,7 @@ class Generation:
         if isinstance(self.clip, Path) and self.clip.resolve() in [p.resolve() for p in paths]:
             raise OutputError(f"{self.clip} is the clip itself; save to another path")
         with store_clip(self.clip) as clip:
-            return [
+            videos = [
                 write_video(
                     clip,
                     waveform,
@@ -129,6 +140,23 @@ class Generation:
                 )
                 for waveform, path in zip(self.waveforms, paths, strict=True)
             ]
+            return [*videos, *self._save_stems(path, options, clip)]
+
+    def _save_stems(self, path: Path, mix: MixOptions, clip: Path | None) -> list[MediaFile]:
+        """Write each layer beside the file of the mix, and return the files."""
+        from foley.media.stems import write_stem
+
+        stems = () if self.stems is None else self.stems
+        return [
+            write_stem(
+                stem,
+                choose_stem_path(path, number),
+                sample_rate=self.sample_rate,
+                mix=mix,
+                clip=clip,
+            )
+            for number, stem in enumerate(stems, start=1)
+        ]
 
 
 def read_clip(video: SourceClip) -> Path | bytes:

@@ -1,5 +1,6 @@
 """The options of the finished sound: what becomes of the clip's own sound, levels and tracks."""
 
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
@@ -173,16 +174,23 @@ class MixOptions(BaseModel):
             **{name: getattr(self, name) for name in MixOptions.model_fields}
         )
 
-    def check_files(self, formats: tuple[str, ...], *, has_clip: bool) -> None:
+    def check_files(
+        self, formats: tuple[str, ...], *, has_clip: bool, is_stereo: bool = False
+    ) -> None:
         """Check that the options fit the files that will be written.
 
         Args:
             formats: mp4, mov, mkv, webm, wav or flac; the result's own format is the first.
             has_clip: whether there is a clip, and not a prompt alone.
+            is_stereo: whether a layer has a pan.
 
         Raises:
             ParameterError: two options do not fit; the message names both.
         """
+        if is_stereo and self.channels == "mono":
+            raise ParameterError(
+                "channels: mono cannot be combined with the pan of layers; leave out one of them"
+            )
         if self.original_sound != "drop" and not has_clip:
             raise ParameterError(
                 f"original_sound: {self.original_sound} is about a clip's own sound, and with "
@@ -236,6 +244,18 @@ def _check_needs(value: object, info: ValidationInfo, other: str, wanted: tuple[
         "cannot be combined with {other} {given}; use {other} {wanted}, or leave it out",
         {"other": other, "given": given, "wanted": " or ".join(wanted)},
     )
+
+
+def choose_stem_path(path: Path, number: int) -> Path:
+    """Return the path of a layer beside its mix: OUT-layer-1.wav, or .flac beside a .flac.
+
+    Args:
+        path: of the mix.
+        number: of the layer, from 1.
+    """
+    suffix = path.suffix.lower()
+    suffix = suffix if suffix.removeprefix(".") in AUDIO_FORMATS else ".wav"
+    return path.with_name(f"{path.stem}-layer-{number}{suffix}")
 
 
 class Loudness(BaseModel):

@@ -10,10 +10,11 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, TypeVar, overload
+from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar, overload
 
 import torch
 from torch import Tensor
+from transformers import BatchEncoding
 
 from foley.conditioning import count_pieces, encode_sync, encode_text, encode_visual, tokenize
 from foley.configs import (
@@ -25,7 +26,13 @@ from foley.configs import (
 )
 from foley.cues import split_regions
 from foley.denoise import VelocityModel
-from foley.errors import CheckpointError, ConfigError, DeviceError, ParameterError
+from foley.errors import (
+    CheckpointError,
+    ConfigError,
+    DeviceError,
+    ParameterError,
+    RequestError,
+)
 from foley.generation import Generation, SourceClip, read_clip, store_clip
 from foley.gpu.matrix import Precision
 from foley.gpu.memory_modes import Memory, check_options, choose_loading_device
@@ -33,9 +40,9 @@ from foley.gpu.placement import place
 from foley.media.clock import num_latents
 from foley.models.embeddings import SYNC_POSITIONS
 from foley.models.synchformer import count_segments
-from foley.request import Cue, GenerationRequest, Quality, Solver
+from foley.request import Cue, GenerationRequest, Layer, Prompts, Quality, Solver
 from foley.session import Session
-from foley.types import Conditions, NoPicture, Stage, TextConditions, VideoFrames
+from foley.types import Conditions, NoPicture, Region, Stage, TextConditions, VideoFrames
 from foley.weights.components import Components
 from foley.weights.licences import get_licence
 from foley.weights.selection import choose_device, load_preset
@@ -253,6 +260,7 @@ class FoleyPipeline:
         quality: Quality | None = ...,
         duration_seconds: float | None = ...,
         cues: Sequence[Cue | Mapping[str, object]] = ...,
+        layers: Sequence[Layer | Mapping[str, object]] = ...,
         trim: bool = ...,
         on_progress: OnProgress | None = ...,
     ) -> Generation: ...
@@ -274,6 +282,7 @@ class FoleyPipeline:
         quality: Quality | None = ...,
         duration_seconds: None = ...,
         cues: Sequence[Cue | Mapping[str, object]] = ...,
+        layers: Sequence[Layer | Mapping[str, object]] = ...,
         trim: bool = ...,
         on_progress: OnProgress | None = ...,
     ) -> list[Generation]: ...
@@ -294,6 +303,7 @@ class FoleyPipeline:
         quality: Quality | None = None,
         duration_seconds: float | None = None,
         cues: Sequence[Cue | Mapping[str, object]] = (),
+        layers: Sequence[Layer | Mapping[str, object]] = (),
         trim: bool = False,
         on_progress: OnProgress | None = None,
     ) -> Generation | list[Generation]:
@@ -320,6 +330,9 @@ class FoleyPipeline:
             duration_seconds: length of a sound without a clip, 0.1 to 15; only with video None.
             cues: prompts for ranges of time in place of `prompt`, which do not overlap: mappings
                 with start_seconds, stop_seconds and prompt.
+            layers: up to 8 sounds for the same clip, which are mixed: mappings with prompt, and
+                the other fields of `foley.request.Layer`. They take the place of `prompt`, `cues`
+                and `num_variations`. The result's `stems` has each of them.
             trim: use the first 15 s of a longer clip instead of refusing it.
             on_progress: called after each step, of each clip; an error that it raises ends the
                 work.
@@ -344,6 +357,7 @@ class FoleyPipeline:
                 quality=quality,
                 duration_seconds=duration_seconds,
                 cues=cues,
+                layers=layers,
             )
             for text in prompts
         ]
@@ -530,54 +544,71 @@ class FoleyPipeline:
         return VelocityModel(self.dit, self._step)
 
     def encode(
-        self,
-        frames: VideoFrames | NoPicture,
-        prompt: str,
-        negative_prompt: str,
-        cues: Sequence[Cue] = (),
-    ) -> Generator[None, None, Conditions | TextConditions]:
+        self, frames: VideoFrames | NoPicture, prompts: Sequence[Prompts]
+    ) -> Generator[None, None, list[Conditions] | list[TextConditions]]:
         """Compute the conditions of a clip and its prompts; yields between the pieces of the work.
+
+        The conditions of all layers have the same tensors of the picture.
 
         Args:
             frames: at the sizes of the preset's encoders, or the length of a sound without a clip.
-            prompt: what should be heard.
-            negative_prompt: what should not be heard.
-            cues: prompts for ranges of time, in order.
+            prompts: of each layer, at least one.
 
         Raises:
             PromptTooLongError: a prompt has more tokens than the text encoder takes.
             ParameterError: a cue starts after the end of the sound.
         """
-        regions = split_regions(cues, num_latents(frames.num_sync), frames.num_visual)
-        prompts = (negative_prompt, prompt, *(cue.prompt for cue in cues))
-        with self._tokenizing:
-            words = tokenize(self._tokenizer, self._encoders.text_model, *prompts)
-        notices: tuple[str, ...] = ()
-        if (num_tokens := words.input_ids.shape[1]) > MAX_TEXT_TOKENS:
-            notices = (f"prompts are cut after {MAX_TEXT_TOKENS} tokens, one has {num_tokens}",)
+        layers = self._read_prompts(frames, prompts)
         if isinstance(frames, NoPicture):
-            return TextConditions(
-                num_visual=frames.num_visual,
-                num_sync=count_segments(frames.num_sync) * SYNC_POSITIONS,
-                text_tokens=encode_text(self._encoders, words)(),
-                num_latents=num_latents(frames.num_sync),
-                regions=regions,
-                notices=notices,
-            )
+            return [
+                TextConditions(
+                    num_visual=frames.num_visual,
+                    num_sync=count_segments(frames.num_sync) * SYNC_POSITIONS,
+                    text_tokens=encode_text(self._encoders, layer.words)(),
+                    num_latents=num_latents(frames.num_sync),
+                    regions=layer.regions,
+                    notices=layer.notices,
+                )
+                for layer in layers
+            ]
         visual_tokens = yield from encode_visual(self._encoders, frames.visual)
         yield
         # A GPU is still busy with the frames at this point, and encodes the text beside them.
-        text = encode_text(self._encoders, words)
+        texts = [encode_text(self._encoders, layer.words) for layer in layers]
         yield
         sync_tokens = yield from encode_sync(self._encoders, frames.sync)
-        return Conditions(
-            visual_tokens=visual_tokens,
-            sync_tokens=sync_tokens,
-            text_tokens=text(),
-            num_latents=num_latents(len(frames.sync)),
-            regions=regions,
-            notices=notices,
-        )
+        return [
+            Conditions(
+                visual_tokens=visual_tokens,
+                sync_tokens=sync_tokens,
+                text_tokens=text(),
+                num_latents=num_latents(len(frames.sync)),
+                regions=layer.regions,
+                notices=layer.notices,
+            )
+            for layer, text in zip(layers, texts, strict=True)
+        ]
+
+    def _read_prompts(
+        self, frames: VideoFrames | NoPicture, prompts: Sequence[Prompts]
+    ) -> list["_ReadPrompts"]:
+        """Return the tokens and regions of each layer. Each is padded by itself, as if alone."""
+        layers = []
+        for number, (prompt, negative_prompt, cues) in enumerate(prompts, start=1):
+            try:
+                regions = split_regions(cues, num_latents(frames.num_sync), frames.num_visual)
+                texts = (negative_prompt, prompt, *(cue.prompt for cue in cues))
+                with self._tokenizing:
+                    words = tokenize(self._tokenizer, self._encoders.text_model, *texts)
+            except RequestError as error:
+                if len(prompts) == 1:
+                    raise
+                raise type(error)(f"layer {number}: {error}") from error
+            notices: tuple[str, ...] = ()
+            if (num_tokens := words.input_ids.shape[1]) > MAX_TEXT_TOKENS:
+                notices = (f"prompts are cut after {MAX_TEXT_TOKENS} tokens, one has {num_tokens}",)
+            layers.append(_ReadPrompts(words, regions, notices))
+        return layers
 
     def condition(self, frames: VideoFrames, prompt: str, negative_prompt: str) -> Conditions:
         """Compute the conditions of a clip and its prompts, in one go.
@@ -590,13 +621,13 @@ class FoleyPipeline:
         Raises:
             PromptTooLongError: a prompt has more tokens than the text encoder takes.
         """
-        encoding = self.encode(frames, prompt, negative_prompt)
+        encoding = self.encode(frames, [Prompts(prompt, negative_prompt)])
         with self.use_device(), torch.inference_mode():
             try:
                 while True:
                     next(encoding)
             except StopIteration as stop:
-                conditions: Conditions = stop.value
+                conditions: Conditions = stop.value[0]
                 return conditions
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -652,6 +683,14 @@ class _ReadClip:
             clip=self.clip,
             trimmed=self.frames.trimmed,
         )
+
+
+class _ReadPrompts(NamedTuple):
+    """What one layer is told, as the encoders take it."""
+
+    words: BatchEncoding
+    regions: tuple[Region, ...]
+    notices: tuple[str, ...]
 
 
 def _list_prompts(video: object, prompt: str | list[str]) -> list[str]:

@@ -28,6 +28,7 @@ Format = Literal["mp4", "mov", "mkv", "webm", "wav", "flac"]
 MAX_SEED = 2**63 - 1
 MIN_CUE_SECONDS = 0.1
 MAX_CUES = 32
+MAX_LAYERS = 8
 
 
 class SamplingPlan(NamedTuple):
@@ -85,6 +86,96 @@ class Cue(BaseModel):
                 {"least": f"{MIN_CUE_SECONDS:g}", "start": f"{start:g}"},
             )
         return value
+
+
+class Layer(BaseModel):
+    """One of several sounds for the same clip, and its place in their mix."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    prompt: Annotated[
+        str,
+        Field(min_length=1, max_length=2000, description="What this layer should be, in words."),
+    ]
+    negative_prompt: Annotated[
+        str | None,
+        Field(
+            max_length=2000,
+            description="What should not be heard in it. Absent: the request's negative prompt.",
+        ),
+    ] = None
+    cues: Annotated[
+        tuple[Cue, ...],
+        Field(max_length=MAX_CUES, description="Prompts for ranges of time, in this layer."),
+    ] = ()
+    seed: Annotated[
+        int | None,
+        Field(
+            ge=0,
+            le=MAX_SEED,
+            description="Repeats this layer. Absent: the request's seed for the first layer, and "
+            "the next ones count up from it.",
+        ),
+    ] = None
+    gain_db: Annotated[
+        float, Field(ge=-60, le=24, description="Gain of this layer in the mix.")
+    ] = 0.0
+    pan: Annotated[
+        float,
+        Field(
+            ge=-1,
+            le=1,
+            description="Where this layer is heard, from -1 (left) to 1 (right). It lowers the "
+            "other side and raises nothing.",
+        ),
+    ] = 0.0
+    mute: Annotated[
+        bool, Field(description="Whether the mix is without this layer; its file is made.")
+    ] = False
+    solo: Annotated[
+        bool,
+        Field(description="Whether the mix has only the layers with solo; all files are made."),
+    ] = False
+
+    @field_validator("cues")
+    @classmethod
+    def _check_cues(cls, value: tuple[Cue, ...]) -> tuple[Cue, ...]:
+        return _sort_cues(value)
+
+    @field_validator("solo")
+    @classmethod
+    def _check_mute(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("mute"):
+            raise PydanticCustomError(
+                "conflict", "cannot be combined with mute; leave out one of them"
+            )
+        return value
+
+
+class Prompts(NamedTuple):
+    """What one sound is told.
+
+    Attributes:
+        prompt: what should be heard.
+        negative_prompt: what should not be heard.
+        cues: prompts for ranges of time, in order.
+    """
+
+    prompt: str
+    negative_prompt: str
+    cues: tuple[Cue, ...] = ()
+
+
+# What layers take the place of, and what to do instead.
+_WITHOUT_LAYERS = {
+    "prompt": "give each layer its prompt",
+    "cues": "give them to a layer",
+    "num_variations": "send a request for each variation",
+}
+_EXAMPLES = {
+    "cues": '[{"start_seconds": 1, "stop_seconds": 2, "prompt": "rain"}]',
+    "layers": '[{"prompt": "rain"}, {"prompt": "footsteps", "gain_db": -6}]',
+}
 
 
 class GenerationRequest(BaseModel):
@@ -174,16 +265,6 @@ class GenerationRequest(BaseModel):
     num_variations: Annotated[
         int, Field(ge=1, le=8, description="How many different sounds to make for the clip.")
     ] = 1
-    duration_seconds: Annotated[
-        float | None,
-        Field(
-            ge=MIN_SOUND_SECONDS,
-            le=MAX_CLIP_SECONDS,
-            description="Length of a sound without a clip, for which the prompt alone decides. "
-            "It needs a prompt, and cannot be combined with a clip.",
-        ),
-    ] = None
-
     cues: Annotated[
         tuple[Cue, ...],
         Field(
@@ -193,33 +274,64 @@ class GenerationRequest(BaseModel):
             "In a form, a JSON list.",
         ),
     ] = ()
+    layers: Annotated[
+        tuple[Layer, ...],
+        Field(
+            max_length=MAX_LAYERS,
+            description="Sounds for the same clip that are made side by side and mixed: objects "
+            "with `prompt`, and optionally `negative_prompt`, `cues`, `seed`, `gain_db`, `pan`, "
+            "`mute` and `solo`. The result is the mix, and each layer as a wav or flac beside it. "
+            "They take the place of `prompt`, `cues` and `num_variations`. In a form, a JSON list.",
+        ),
+    ] = ()
+    duration_seconds: Annotated[
+        float | None,
+        Field(
+            ge=MIN_SOUND_SECONDS,
+            le=MAX_CLIP_SECONDS,
+            description="Length of a sound without a clip, for which the prompt alone decides. "
+            "It needs a prompt or layers, and cannot be combined with a clip.",
+        ),
+    ] = None
 
-    @field_validator("cues", mode="before")
+    @field_validator("cues", "layers", mode="before")
     @classmethod
-    def _read_json(cls, value: object) -> object:
+    def _read_json(cls, value: object, info: ValidationInfo) -> object:
         if not isinstance(value, str):
             return value
         try:
             return json.loads(value)
         except (ValueError, RecursionError) as error:
+            assert info.field_name is not None
             raise PydanticCustomError(
                 "json",
-                'must be a JSON list such as [{"start_seconds": 1, "stop_seconds": 2, '
-                '"prompt": "rain"}]',
+                "must be a JSON list such as {example}",
+                {"example": _EXAMPLES[info.field_name]},
             ) from error
 
     @field_validator("cues")
     @classmethod
-    def _check_overlap(cls, value: tuple[Cue, ...]) -> tuple[Cue, ...]:
-        cues = tuple(sorted(value, key=lambda cue: cue.start_seconds))
-        for first, second in itertools.pairwise(cues):
-            if second.start_seconds < first.stop_seconds:
+    def _check_cues(cls, value: tuple[Cue, ...]) -> tuple[Cue, ...]:
+        return _sort_cues(value)
+
+    @field_validator("layers")
+    @classmethod
+    def _check_layers(cls, value: tuple[Layer, ...], info: ValidationInfo) -> tuple[Layer, ...]:
+        if not value:
+            return value
+        for name, remedy in _WITHOUT_LAYERS.items():
+            given = info.data.get(name)  # absent where it was refused itself
+            if given is not None and given != cls.model_fields[name].default:
                 raise PydanticCustomError(
-                    "overlap",
-                    "{first} and {second} overlap; end the first one where the second one starts",
-                    {"first": _describe_cue(first), "second": _describe_cue(second)},
+                    "conflict",
+                    "cannot be combined with {name}; leave {name} out, and {remedy}",
+                    {"name": name, "remedy": remedy},
                 )
-        return cues
+        if all(layer.mute for layer in value):
+            raise PydanticCustomError(
+                "silent", "have mute in each of them; leave it out of at least one"
+            )
+        return value
 
     @field_validator("quality")
     @classmethod
@@ -236,11 +348,36 @@ class GenerationRequest(BaseModel):
     @field_validator("duration_seconds")
     @classmethod
     def _check_prompt(cls, value: float | None, info: ValidationInfo) -> float | None:
-        if value is not None and not info.data.get("prompt", "?").strip():
+        has_layers = info.data.get("layers", "?")  # refused ones are an error of their own
+        if value is not None and not has_layers and not info.data.get("prompt", "?").strip():
             raise PydanticCustomError(
-                "prompt_missing", "needs a prompt, which without a clip alone decides what is heard"
+                "prompt_missing",
+                "needs a prompt or layers, which without a clip alone decide what is heard",
             )
         return value
+
+    @property
+    def num_sounds(self) -> int:
+        """How many sounds are sampled: variations, or layers."""
+        return len(self.layers) or self.num_variations
+
+    @property
+    def is_stereo(self) -> bool:
+        """Whether a layer has a pan."""
+        return any(layer.pan for layer in self.layers)
+
+    def list_prompts(self) -> tuple[Prompts, ...]:
+        """Return the words of each layer; without layers, those of all variations."""
+        if not self.layers:
+            return (Prompts(self.prompt, self.negative_prompt, self.cues),)
+        return tuple(
+            Prompts(
+                layer.prompt,
+                self.negative_prompt if layer.negative_prompt is None else layer.negative_prompt,
+                layer.cues,
+            )
+            for layer in self.layers
+        )
 
     def choose_sampling(self, preset: Preset) -> SamplingPlan:
         """Return the sampler's options with `preset`; no quality and no option: its defaults."""
@@ -269,6 +406,19 @@ class GenerationRequest(BaseModel):
             return cls(**options)
         except ValidationError as error:
             raise ParameterError(describe_validation_error(error)) from error
+
+
+def _sort_cues(value: tuple[Cue, ...]) -> tuple[Cue, ...]:
+    """Return cues in order; two of them must not overlap."""
+    cues = tuple(sorted(value, key=lambda cue: cue.start_seconds))
+    for first, second in itertools.pairwise(cues):
+        if second.start_seconds < first.stop_seconds:
+            raise PydanticCustomError(
+                "overlap",
+                "{first} and {second} overlap; end the first one where the second one starts",
+                {"first": _describe_cue(first), "second": _describe_cue(second)},
+            )
+    return cues
 
 
 def _describe_cue(cue: Cue) -> str:

@@ -13,6 +13,7 @@ same sound, because a piece depends on nothing but its own session.
 
 import time
 from collections.abc import Generator, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -22,9 +23,10 @@ from foley.configs import SYNC_FPS, SYNC_SEGMENT_FRAMES, Preset
 from foley.denoise import Denoising, EvaluationPart
 from foley.errors import DeviceError, ModelError
 from foley.generation import Generation
+from foley.layers import mix_layers
 from foley.models.dit import FoleyDiT
 from foley.models.transfer import upload
-from foley.request import Cue, GenerationRequest
+from foley.request import GenerationRequest, Prompts
 from foley.sampling import choose_seeds, draw_noise, make_sigmas
 from foley.types import Conditions, NoPicture, Stage, TextConditions, VideoFrames
 from foley.windows import plan_decoding, plan_windows
@@ -44,13 +46,9 @@ class Model(Protocol):
         """The transformer."""
 
     def encode(
-        self,
-        frames: VideoFrames | NoPicture,
-        prompt: str,
-        negative_prompt: str,
-        cues: Sequence[Cue] = (),
-    ) -> Generator[None, None, Conditions | TextConditions]:
-        """Compute the conditions of a clip; yields between the pieces of the work."""
+        self, frames: VideoFrames | NoPicture, prompts: Sequence[Prompts]
+    ) -> Generator[None, None, list[Conditions] | list[TextConditions]]:
+        """Compute the conditions of each layer of a clip; yields between the pieces of the work."""
 
     def decode(self, latents: Tensor) -> Tensor:
         """Return waveforms float32 [N, 1, 960 * A] of latents [N, L, A]."""
@@ -71,7 +69,8 @@ class Session:
         request: the options of the generation.
         stage: the one that comes next; None when all are done.
         num_steps: solver steps from noise to sound.
-        seeds: one for each variation.
+        seeds: one for each variation; with layers, the one from which theirs count up.
+        layer_seeds: one for each layer.
         timings: seconds from the start to the end of each stage that has ended, by name.
     """
 
@@ -82,13 +81,18 @@ class Session:
         self.stage: Stage | None = Stage.ENCODE
         self._sampling = request.choose_sampling(model.preset)
         self.num_steps = self._sampling.num_inference_steps
-        self.seeds = choose_seeds(request.seed, request.num_variations)
+        drawn = choose_seeds(request.seed, request.num_sounds)
+        self.seeds = drawn[:1] if request.layers else drawn
+        self.layer_seeds = tuple(
+            seed if layer.seed is None else layer.seed
+            for seed, layer in zip(drawn, request.layers, strict=False)
+        )
         self.timings: dict[str, float] = {}
         self._model = model
         self._num_sync = frames.num_sync
         self._num_samples = count_samples(model.preset, frames)
-        self._encoding: Generator[None, None, Conditions | TextConditions] | None = model.encode(
-            frames, request.prompt, request.negative_prompt, request.cues
+        self._encoding: Generator[None, None, list[Conditions] | list[TextConditions]] | None = (
+            model.encode(frames, request.list_prompts())
         )
         self._path: Denoising | None = None
         self._latents: Tensor | None = None
@@ -165,7 +169,7 @@ class Session:
         self._waveforms.append(waveform.cpu())
         if not finite:
             raise self._non_finite_error()
-        if len(self._waveforms) == len(self.seeds):
+        if len(self._waveforms) == self.request.num_sounds:
             self._latents = None
             self._end_stage(None)
 
@@ -178,34 +182,47 @@ class Session:
     def result(self) -> Generation:
         """Return the sounds; call when `stage` is None."""
         assert self.stage is None
-        return Generation(
+        generation = Generation(
             waveforms=torch.cat(self._waveforms),
             sample_rate=self._model.preset.vae.sample_rate,
             seeds=self.seeds,
             timings=self.timings,
             notices=self._notices,
         )
+        if not self.request.layers:
+            return generation
+        mixed = mix_layers(generation.waveforms, self.request.layers)
+        return replace(
+            generation,
+            waveforms=mixed.mix[None],
+            stems=mixed.stems,
+            layer_seeds=self.layer_seeds,
+            notices=(*self._notices, *mixed.notices),
+        )
 
     def make_memory_error(self) -> DeviceError:
         """Return the error for the caller when the device cannot hold this generation."""
+        what = "layers" if self.request.layers else "variations"
         return DeviceError(
-            f"{self._model.device} ran out of memory for {self.request.num_variations} variations "
-            f"of {self._num_sync / SYNC_FPS:.2f} s; ask for fewer variations or a shorter clip"
+            f"{self._model.device} ran out of memory for {self.request.num_sounds} {what} "
+            f"of {self._num_sync / SYNC_FPS:.2f} s; ask for fewer {what} or a shorter clip"
         )
 
-    def _start_sampling(self, conditions: Conditions | TextConditions) -> None:
-        self._notices = (*self._notices, *conditions.notices)
+    def _start_sampling(self, layers: list[Conditions] | list[TextConditions]) -> None:
+        notices = (notice for layer in layers for notice in layer.notices)
+        self._notices = (*self._notices, *dict.fromkeys(notices))
         model, request = self._model, self.request
-        noise = draw_noise(self.seeds, model.preset.dit.latent_dim, conditions.num_latents)
+        num_latents = layers[0].num_latents
+        noise = draw_noise(self.layer_seeds or self.seeds, model.preset.dit.latent_dim, num_latents)
         self._path = Denoising(
             model.dit,
-            conditions,
+            layers,
             upload(noise, model.device),
             make_sigmas(self.num_steps, self._sampling.schedule_shift),
             solver=self._sampling.solver,
             guidance_scale=request.choose_guidance(model.preset),
             guidance_interval=self._sampling.guidance_interval,
-            windows=plan_windows(conditions.num_latents),
+            windows=plan_windows(num_latents),
         )
         self._end_stage(Stage.SAMPLE)
 

@@ -10,7 +10,7 @@ through a file in shared memory. So the processes send each other paths.
         waveforms.safetensors   by the runner
 """
 
-# V frames at 8 fps, n25 frames at 25 fps, N variations
+# V frames at 8 fps, n25 frames at 25 fps, N variations, L layers, C channels
 
 import json
 from pathlib import Path
@@ -109,23 +109,27 @@ def load_frames(folder: Path) -> "VideoFrames":
         )
 
 
-def save_waveforms(waveforms: "Tensor", folder: Path) -> None:
+def save_waveforms(waveforms: "Tensor", folder: Path, stems: "Tensor | None" = None) -> None:
     """Write the sounds of a clip for the API.
 
     Args:
-        waveforms: float32 [N, 1, samples].
+        waveforms: float32 [N, C, samples].
         folder: of the request.
+        stems: float32 [L, C, samples], of layers; None without them.
 
     Raises:
         SafetensorError: the folder cannot be written.
     """
     from safetensors.torch import save_file
 
-    save_file({"waveforms": waveforms.contiguous()}, folder / WAVEFORMS)
+    tensors = {"waveforms": waveforms.contiguous()}
+    if stems is not None:
+        tensors["stems"] = stems.contiguous()
+    save_file(tensors, folder / WAVEFORMS)
 
 
 def load_waveforms(folder: Path) -> "Tensor":
-    """Return the sounds that `save_waveforms` wrote, float32 [N, 1, samples].
+    """Return the sounds that `save_waveforms` wrote, float32 [N, C, samples].
 
     Args:
         folder: of the request.
@@ -136,3 +140,17 @@ def load_waveforms(folder: Path) -> "Tensor":
     from safetensors.torch import load_file
 
     return load_file(folder / WAVEFORMS)["waveforms"]
+
+
+def load_stems(folder: Path) -> "Tensor | None":
+    """Return the layers that `save_waveforms` wrote, float32 [L, C, samples]; None without layers.
+
+    Args:
+        folder: of the request.
+
+    Raises:
+        OSError: there are no sounds.
+    """
+    from safetensors.torch import load_file
+
+    return load_file(folder / WAVEFORMS).get("stems")

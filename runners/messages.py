@@ -72,6 +72,7 @@ class RunnerResult(BaseModel):
 
     Attributes:
         seeds: one for each waveform.
+        layer_seeds: one for each layer.
         sample_rate: Hz.
         duration_seconds: of each waveform.
         timings: seconds of each stage in the runner, in order.
@@ -81,6 +82,7 @@ class RunnerResult(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     seeds: tuple[int, ...]
+    layer_seeds: tuple[int, ...] = ()
     sample_rate: int
     duration_seconds: float
     timings: dict[str, float]

@@ -62,6 +62,8 @@ class ClipResult:
     Attributes:
         paths: one file for each variation.
         seeds: the seed of each variation.
+        stems: one file for each layer.
+        layer_seeds: the seed of each layer.
         duration_seconds: length of each sound.
         seconds: wall time, including the transfer to and from a service.
         timings: seconds in each stage, in order.
@@ -76,6 +78,8 @@ class ClipResult:
     timings: dict[str, float]
     notices: tuple[str, ...]
     loudness: tuple[LoudnessReport, ...] = ()
+    stems: tuple[Path, ...] = ()
+    layer_seeds: tuple[int, ...] = ()
 
 
 class OnOutcome(Protocol):
@@ -226,6 +230,7 @@ def _write_result(clip: _DecodedClip, generation: "Generation", start: float) ->
     trimmed = isinstance(clip.frames, VideoFrames) and clip.frames.trimmed
     stop_seconds = generation.duration_seconds if trimmed else None
     files = _write_files(clip.task, generation, stop_seconds)
+    stems = _write_stems(clip.task, generation)
     end = time.perf_counter()
     return ClipResult(
         paths=[file.path for file in files],
@@ -235,7 +240,20 @@ def _write_result(clip: _DecodedClip, generation: "Generation", start: float) ->
         timings={**clip.timings, **generation.timings, Stage.MUX: end - mux_start},
         notices=(*generation.notices, *(notice for file in files for notice in file.notices)),
         loudness=tuple(file.loudness for file in files if file.loudness),
+        stems=tuple(file.path for file in stems),
+        layer_seeds=generation.layer_seeds,
     )
+
+
+def _write_stems(task: ClipTask, generation: "Generation") -> "list[MediaFile]":
+    from foley.media.stems import write_stem
+
+    if generation.stems is None:
+        return []
+    return [
+        write_stem(stem, path, sample_rate=generation.sample_rate, mix=task.mix, clip=task.clip)
+        for stem, path in zip(generation.stems, task.list_stems(), strict=True)
+    ]
 
 
 def _write_files(
@@ -350,6 +368,11 @@ class ServerBackend:
         )
         chosen = result.select_files(_get_format(task))
         paths = await _download(client, task, chosen)
+        layers = result.select_layers()
+        stems = [
+            await client.download(file, path)
+            for file, path in zip(layers, task.list_stems(), strict=True)
+        ]
         return ClipResult(
             paths=paths,
             seeds=result.seeds,
@@ -358,6 +381,8 @@ class ServerBackend:
             timings={k: s for k, s in result.timings_seconds.items() if k != "total"},
             notices=result.notices,
             loudness=tuple(file.loudness for file in chosen if file.loudness),
+            stems=tuple(stems),
+            layer_seeds=tuple(file.seed for file in layers),
         )
 
 

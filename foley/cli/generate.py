@@ -110,7 +110,7 @@ def generate(
         clips,
         output,
         has_table=csv_file is not None,
-        num_variations=request.num_variations,
+        num_files=request.num_variations + len(request.layers),
         as_json=as_json,
     )
     console = Console(stderr=True, quiet=quiet, highlight=False, markup=False, soft_wrap=True)

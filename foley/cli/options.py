@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from foley.cli.cues import parse_cue, read_cues
+from foley.cli.layers import parse_layer, read_layers
 from foley.configs import OFFICIAL_GUIDANCE, OFFICIAL_STEPS, TINY_GUIDANCE, TINY_STEPS
 from foley.errors import ParameterError
 from foley.mix import Channels, MixOptions, OriginalSound
@@ -97,20 +98,37 @@ class SoundOptions:
             "subtitles."
         ),
     ] = None
+    layer: Annotated[
+        tuple[str, ...],
+        Parameter(
+            negative=(),
+            help="The prompt of a sound that is mixed with those of other layers, or an object: "
+            """'{"prompt": "rain", "gain_db": -6, "pan": 0.5}'. May be repeated. Each layer is """
+            "written beside the mix.",
+        ),
+    ] = ()
+    layers: Annotated[Path | None, Parameter(help="File of layers: .json, a list of objects.")] = (
+        None
+    )
 
     def parse(self) -> GenerationRequest:
         """Return the options as a request.
 
         Raises:
-            ParameterError: an option is out of bounds, or a cue cannot be read.
+            ParameterError: an option is out of bounds, or a cue or a layer cannot be read.
         """
         options = dataclasses.asdict(self)
-        del options["cue"]
+        del options["cue"], options["layer"]
         cues = [parse_cue(text) for text in self.cue]
         if self.cues is not None:
             cues += read_cues(self.cues)
+        layers = [parse_layer(text) for text in self.layer]
+        if self.layers is not None:
+            layers += read_layers(self.layers)
         try:
-            return GenerationRequest.parse(**options | {"cues": [cue._asdict() for cue in cues]})
+            return GenerationRequest.parse(
+                **options | {"cues": [cue._asdict() for cue in cues], "layers": layers}
+            )
         except ParameterError as error:
             raise ParameterError(_name_as_typed(str(error), sys.argv)) from error
 

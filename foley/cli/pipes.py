@@ -17,7 +17,7 @@ def check_pipes(
     output: Path | None,
     *,
     has_table: bool,
-    num_variations: int,
+    num_files: int,
     as_json: bool,
 ) -> None:
     """Check that standard input and output can be used as they were asked for.
@@ -26,7 +26,7 @@ def check_pipes(
         clips: as the user named them.
         output: as the user named it.
         has_table: whether a table names more clips.
-        num_variations: sounds for each clip.
+        num_files: results of each clip.
         as_json: whether standard output gets JSON.
 
     Raises:
@@ -46,7 +46,7 @@ def check_pipes(
     if output == PIPE:
         if as_json:
             raise ParameterError("--json and -o - both use standard output; leave one out")
-        if len(clips) > 1 or has_table or num_variations > 1:
+        if len(clips) > 1 or has_table or num_files > 1:
             raise ParameterError("standard output holds one result; name a folder with -o")
         if sys.stdout.isatty():
             raise ParameterError("standard output is a terminal; pipe the result, or name a file")

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from foley.cli.pipes import PIPE
 from foley.errors import OutputError, ParameterError, RequestError
-from foley.mix import MixOptions
+from foley.mix import MixOptions, choose_stem_path
 from foley.quiet import silence_imports
 from foley.request import GenerationRequest
 
@@ -61,6 +61,15 @@ class ClipTask:
             return [self.output]
         names = (f"{self.output.stem}-{i}{self.output.suffix}" for i in range(1, count + 1))
         return [self.output.with_name(name) for name in names]
+
+    def list_stems(self) -> list[Path]:
+        """Return the path of each layer."""
+        count = len(self.request.layers)
+        return [choose_stem_path(self.output, number) for number in range(1, count + 1)]
+
+    def list_files(self) -> list[Path]:
+        """Return the paths of all files."""
+        return [*self.list_outputs(), *self.list_stems()]
 
 
 def plan_clips(
@@ -143,7 +152,7 @@ def add_mix(tasks: Sequence[ClipTask], mix: MixOptions) -> list[ClipTask]:
     """
     for task in tasks:
         suffix = task.output.suffix.lower().removeprefix(".")
-        mix.check_files((suffix,), has_clip=task.clip is not None)
+        mix.check_files((suffix,), has_clip=task.clip is not None, is_stereo=task.request.is_stereo)
     return [replace(task, mix=mix) for task in tasks]
 
 
@@ -198,7 +207,7 @@ def skip_finished(tasks: Sequence[ClipTask], console: Console, num_clips: int) -
         console: receives one line if tasks are skipped.
         num_clips: number of clips that the line names.
     """
-    waiting = [task for task in tasks if not all(path.exists() for path in task.list_outputs())]
+    waiting = [task for task in tasks if not all(path.exists() for path in task.list_files())]
     if len(waiting) < len(tasks):
         console.print(f"{len(tasks) - len(waiting)} of {num_clips} results exist: skipped")
     return waiting
@@ -216,7 +225,7 @@ def refuse_collisions(tasks: Sequence[ClipTask]) -> None:
     clips = {task.clip.resolve() for task in tasks if task.clip is not None}
     seen: dict[Path, str] = {}
     for task in tasks:
-        for path in (output.resolve() for output in task.list_outputs()):
+        for path in (output.resolve() for output in task.list_files()):
             if path in clips:
                 raise ParameterError(
                     f"the result for {task.name} would overwrite the clip {path}; "

@@ -71,6 +71,8 @@ class Report:
             summary += f" ({', '.join(stages)})"
         for seed in result.seeds:
             self.console.print(f"{task.name}: {summary}, seed {seed}")
+        for number, seed in enumerate(result.layer_seeds, start=1):
+            self.console.print(f"{task.name}: layer {number}, seed {seed}")
         for report in result.loudness:
             self.console.print(f"{task.name}: {_describe_loudness(report)}")
         if task.to_stdout:
@@ -80,12 +82,17 @@ class Report:
                 {"path": str(path), "seed": seed}
                 for path, seed in zip(result.paths, result.seeds, strict=True)
             ]
+            layers = [
+                {"path": str(path), "seed": seed}
+                for path, seed in zip(result.stems, result.layer_seeds, strict=True)
+            ]
             for file, report in zip(files, result.loudness, strict=False):
                 file["loudness"] = report.model_dump(exclude_none=True)
             _write_json(
                 {
                     "clip": task.name if task.clip else None,
                     "files": files,
+                    **({"layers": layers} if layers else {}),
                     "duration_seconds": result.duration_seconds,
                     "seconds": result.seconds,
                     "timings_seconds": result.timings,
@@ -93,7 +100,7 @@ class Report:
                 }
             )
         else:
-            for path in result.paths:
+            for path in (*result.paths, *result.stems):
                 write_line(os.fsencode(path))
 
     def print_error(self, task: ClipTask, error: RequestError) -> None:

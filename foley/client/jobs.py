@@ -211,4 +211,4 @@ def pair_job_files(job: RemoteJob, folder: Path) -> list[tuple[RemoteFile, Path]
     if job.result is None:
         error = job.to_error() or RequestError(f"job {job.id} is {job.state}, and has no result")
         raise error
-    return [(file, folder / f"foley-{file.variation}.{file.format}") for file in job.result.files]
+    return [(file, folder / file.name) for file in job.result.files]

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypedDict, get_args
 from foley.client.results import RemoteFile, RemoteGeneration, RemoteUpdate
 from foley.errors import OutputError, ParameterError, VideoDecodeError
 from foley.mix import Channels, MixOptions, OriginalSound
-from foley.request import AudioFormat, Cue, Format, GenerationRequest, Quality, Solver
+from foley.request import AudioFormat, Cue, Format, GenerationRequest, Layer, Quality, Solver
 
 Clip = Path | str | bytes
 OnUpdate = Callable[[RemoteUpdate], None]
@@ -39,6 +39,7 @@ class RequestOptions(TypedDict, total=False):
     duration_seconds: float | None  # of a sound without a clip
     clip_url: str | None  # where the service finds the clip, if it is not sent
     cues: Sequence[Cue | Mapping[str, object]]  # prompts for ranges of time
+    layers: Sequence[Layer | Mapping[str, object]]  # sounds that are mixed
     original_sound: OriginalSound  # what becomes of the clip's own sound; drop by default
     original_gain_db: float
     duck_depth_db: float
@@ -104,7 +105,12 @@ class PreparedRequest:
                 "for a sound without one"
             )
         self._clip = clip if clip is None or isinstance(clip, bytes) else Path(clip)
-        options = {**options, "cues": request.model_dump()["cues"] or None, **(more_fields or {})}
+        lists = request.model_dump(include={"cues", "layers"}, exclude_unset=True)
+        options = {
+            **options,
+            **{name: value or None for name, value in lists.items()},
+            **(more_fields or {}),
+        }
         self._fields = {k: format_field(v) for k, v in options.items() if v is not None}
         self._headers = {"Accept": EVENT_STREAM}
         if request_id is not None:
@@ -148,7 +154,7 @@ class PreparedRequest:
         Returns:
             Without a folder and an output, nothing. With an output, one pair. With a folder, one
             pair for each file: CLIP.foley.FORMAT, or CLIP.foley-N.FORMAT if there are several
-            variations.
+            variations. A layer has its number: CLIP.foley-layer-N.FORMAT.
 
         Raises:
             OutputError: the service chose another container than that of the output.
@@ -170,7 +176,8 @@ class PreparedRequest:
         pairs = []
         for file in result.files:
             number = f"-{file.variation}" if len(result.seeds) > 1 else ""
-            pairs.append((file, self._folder / f"{stem}.foley{number}.{file.format}"))
+            layer = "" if file.layer is None else f"-layer-{file.layer}"
+            pairs.append((file, self._folder / f"{stem}.foley{number}{layer}.{file.format}"))
         return pairs
 
 
@@ -180,7 +187,7 @@ def _check_output(
     """Return the options with the format of the output file."""
     if with_folder:
         raise ParameterError("output: give a file or a destination folder, and not both")
-    if options.get("num_variations", 1) != 1 or options.get("also"):
+    if options.get("num_variations", 1) != 1 or options.get("also") or options.get("layers"):
         raise ParameterError(
             "output: is one file, and several were asked for; give a destination folder"
         )

@@ -38,6 +38,7 @@ class RemoteFile(RemoteObject):
 
     Attributes:
         variation: number of the sound, counted from 1.
+        layer: of which it is the stem, counted from 1; None for the mix, and without layers.
         seed: the seed that repeats this sound.
         format: mp4, mov, mkv, webm, wav or flac.
         media_type: the MIME type.
@@ -53,6 +54,13 @@ class RemoteFile(RemoteObject):
     num_bytes: int = Field(validation_alias="bytes")
     url: str
     loudness: LoudnessReport | None = None
+    layer: int | None = None
+
+    @property
+    def name(self) -> str:
+        """A name that no other file of the result has: foley-1.mp4, foley-1-layer-2.wav."""
+        layer = "" if self.layer is None else f"-layer-{self.layer}"
+        return f"foley-{self.variation}{layer}.{self.format}"
 
 
 class RemoteGeneration(RemoteObject):
@@ -67,7 +75,7 @@ class RemoteGeneration(RemoteObject):
         timings_seconds: seconds in each stage, in order, and their `total`.
         notices: sentences about what was done to the clip or the prompts.
         seeds: the seed of each variation.
-        files: by variation, the format asked for first.
+        files: by variation, the format asked for first, and the layers last.
         saved: the paths that `generate` wrote, in the order of `files`; empty without a
             destination.
     """
@@ -92,13 +100,17 @@ class RemoteGeneration(RemoteObject):
             wanted: mp4, mov, mkv, webm, wav or flac.
         """
         by_preference = sorted(
-            self.files,
+            (file for file in self.files if file.layer is None),
             key=lambda file: (file.format != wanted, not file.media_type.startswith("video/")),
         )
         return [
             next(file for file in by_preference if file.variation == variation)
             for variation in sorted({file.variation for file in self.files})
         ]
+
+    def select_layers(self) -> list[RemoteFile]:
+        """Return the file of each layer, in order; none without layers."""
+        return [file for file in self.files if file.layer is not None]
 
 
 class RemoteModel(RemoteObject):

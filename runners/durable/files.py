@@ -28,7 +28,7 @@ from runners.handoff import CLIP
 
 MIN_ROOM_BYTES = 32 * 1024 * 1024
 LEFTOVER_SECONDS = 86_400.0  # the longest that receiving a job may take
-FILE_NAME = re.compile(r"foley-\d+\.[a-z0-9]+", re.ASCII)
+FILE_NAME = re.compile(r"foley-\d+(-layer-\d+)?\.[a-z0-9]+", re.ASCII)
 JOB_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 REQUEST = "request.json"
 RESULT = "result.json"

@@ -211,6 +211,7 @@ async def _send_result(result: JobResult, context: grpc.aio.ServicerContext) -> 
         files=[
             File(
                 variation=file.variation,
+                layer=file.layer,
                 seed=file.seed,
                 format=file.container,
                 media_type=MEDIA_TYPES[file.container],

@@ -1,14 +1,14 @@
 """Read the upload of a `Generate` call: the options, then the clip in chunks."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from foley.errors import ParameterError, UploadTooLargeError
 from foley.request import describe_validation_error
-from foley.v1.foley_pb2 import GenerateOptions, GenerateRequest
+from foley.v1.foley_pb2 import Cue, GenerateOptions, GenerateRequest
 from runners.handoff import CLIP
 from runners.jobs.intake import Upload
 from runners.jobs.job import GenerationOptions
@@ -60,12 +60,22 @@ async def read_upload(
     return options
 
 
+def _list_cues(cues: Iterable[Cue]) -> list[dict[str, float | str]]:
+    names = ("start_seconds", "stop_seconds", "prompt")
+    return [{name: getattr(cue, name) for name in names} for cue in cues]
+
+
 def _parse_options(options: GenerateOptions) -> GenerationOptions:
     fields = {field.name: value for field, value in options.ListFields()}
     fields["also"] = tuple(options.also)  # as a list of protobuf's own kind it would be refused
-    fields["cues"] = [
-        {name: getattr(cue, name) for name in ("start_seconds", "stop_seconds", "prompt")}
-        for cue in options.cues
+    fields["cues"] = _list_cues(options.cues)
+    fields["layers"] = [
+        {
+            **{field.name: value for field, value in layer.ListFields()},
+            "prompt": layer.prompt,
+            "cues": _list_cues(layer.cues),
+        }
+        for layer in options.layers
     ]
     try:
         return GenerationOptions.model_validate(fields)

@@ -68,7 +68,11 @@ def negotiate(accept: str, options: GenerationOptions) -> ResponseFormat:
     if options.format is None and not media_types:
         raise NotAcceptableError(f"Accept allows none of {', '.join(containers)}, which we make")
     chosen = options.format or containers[media_types[0]]
-    is_several = options.num_variations > 1 or any(name != chosen for name in options.also)
+    is_several = (
+        options.num_variations > 1
+        or bool(options.layers)
+        or any(name != chosen for name in options.also)
+    )
     if options.format is None and is_several and weights.get(ZIP) == 0:
         raise NotAcceptableError(f"Accept forbids {ZIP}, in which several files come")
     return ResponseFormat(format=chosen, zipped=is_several or media_types[:1] == [ZIP])

@@ -117,14 +117,13 @@ def _build_form_schema(settings: Settings, kind: type[GenerationOptions]) -> Sch
     }
     options = {name: _drop_null(field) for name, field in form["properties"].items()}
     form["properties"] = {"clip": clip, **options}
-    # A part of a form is a text.
-    cue_list = form["properties"]["cues"]
-    form["properties"]["cues"] = {
-        **TEXT,
-        "contentMediaType": "application/json",
-        "description": cue_list["description"],
-        "default": "[]",
-    }
+    for name in ("cues", "layers"):  # a part of a form is a text
+        form["properties"][name] = {
+            **TEXT,
+            "contentMediaType": "application/json",
+            "description": form["properties"][name]["description"],
+            "default": "[]",
+        }
     form.pop("$defs")
     form["additionalProperties"] = False
     return form
@@ -142,9 +141,10 @@ def _generate_operation() -> dict[str, Any]:
     return {
         "summary": "Make sound for a clip, or for a prompt alone",
         "operationId": "generate",
-        "description": "Answers with one file. Several files, by `num_variations` over 1 or by "
-        "`also`, come as a zip with `manifest.json`, which holds durations, timings, notices, and "
-        "the seed of each file. `Accept: application/zip` asks for a zip of one file too. "
+        "description": "Answers with one file. Several files, by `num_variations` over 1, by "
+        "`layers` or by `also`, come as a zip with `manifest.json`, which holds durations, "
+        "timings, notices, and the seed of each file. `Accept: application/zip` asks for a zip of "
+        "one file too. "
         f"With `Accept: text/event-stream` the answer is that of `{EVENTS_PATH}`.",
         "requestBody": _form_body(),
         "responses": {

@@ -42,6 +42,7 @@ def describe_file(file: OutputFile) -> dict[str, Any]:
     """
     return {
         "variation": file.variation,
+        **({"layer": file.layer} if file.layer else {}),
         "seed": file.seed,
         "format": file.container,
         "media_type": MEDIA_TYPES[file.container],

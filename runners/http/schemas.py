@@ -42,6 +42,7 @@ RESULT_FILE: Schema = {
     "type": "object",
     "properties": {
         "variation": {**INTEGER, "description": "Counted from 1."},
+        "layer": {**INTEGER, "description": "Of which it is the stem. Absent for the mix."},
         "seed": INTEGER,
         "format": {**TEXT, "enum": list(MEDIA_TYPES)},
         "media_type": TEXT,

@@ -14,7 +14,8 @@ class OutputFile:
 
     Attributes:
         variation: counted from 1.
-        seed: gives this variation again.
+        layer: of which it is the stem, counted from 1; None for the mix, or without layers.
+        seed: gives this variation or layer again.
         path: in the job's folder.
         container: mp4, mov, mkv, webm, wav or flac; mkv or mov where the one asked for cannot
             hold the clip's picture.
@@ -26,6 +27,7 @@ class OutputFile:
     path: Path
     container: str
     loudness: LoudnessReport | None = None
+    layer: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +43,7 @@ class JobResult:
         timings: seconds in each stage, by the names of `foley.types.Stage`, in the order in which
             they ended; "total" is the last.
         notices: sentences for the caller about what was done to the clip and to the prompts.
-        files: by variation, then in the order of the job's formats.
+        files: by variation, then in the order of the job's formats; the layers come last.
     """
 
     request_id: str

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from foley.errors import NotFoundError, OutputError
 from runners.jobs.cancellation import digest
 
-FILE_NAME = re.compile(r"foley-\d+\.[a-z0-9]+", re.ASCII)
+FILE_NAME = re.compile(r"foley-\d+(-layer-\d+)?\.[a-z0-9]+", re.ASCII)
 MAX_SWEEP_SECONDS = 30.0
 
 

@@ -116,7 +116,11 @@ class GenerationService:
         """
         model = self._model or await self.ask_model()
         self._check_length(job.options.duration_seconds)
-        job.options.check_files(job.formats, has_clip=job.options.duration_seconds is None)
+        job.options.check_files(
+            job.formats,
+            has_clip=job.options.duration_seconds is None,
+            is_stereo=job.options.is_stereo,
+        )
         try:
             with tracing.start_span("generate", SpanKind.CLIENT):
                 request = _make_request(job, deadline)
@@ -195,7 +199,8 @@ class GenerationService:
         files = tuple(
             OutputFile(
                 variation=variation,
-                seed=seed,
+                layer=file.get("layer"),
+                seed=result.layer_seeds[file["layer"] - 1] if "layer" in file else seed,
                 path=job.folder / file["name"],
                 container=file["container"],
                 loudness=LoudnessReport(**file["loudness"]) if file["loudness"] else None,

@@ -93,8 +93,7 @@ async def collect_result(
     duration_seconds = generation.duration_seconds
     drawing = asyncio.create_task(_draw_original(sandbox, original, duration_seconds))
     downloads = [
-        (file, await client.download(file, folder / f"foley-{file.variation}.{file.format}"))
-        for file in generation.files
+        (file, await client.download(file, folder / file.name)) for file in generation.files
     ]
     tracks = [await drawing]
     num_variations = len(generation.seeds)

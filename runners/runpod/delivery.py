@@ -84,9 +84,8 @@ async def upload_files(
     """
     files = []
     for file in generation.files:
-        name = f"foley-{file.variation}.{file.format}"
-        path = await client.download(file, folder / name)
-        key = f"{prefix}/{name}"
+        path = await client.download(file, folder / file.name)
+        key = f"{prefix}/{file.name}"
         url = await asyncio.to_thread(_upload, path, bucket, key, file.media_type)
         files.append({**_describe_file(file), "url": url})
     return files

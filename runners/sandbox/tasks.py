@@ -15,8 +15,9 @@ from foley.media.decode import decode_frames
 from foley.media.mux import MediaFile, choose_container, write_audio, write_video
 from foley.media.original import read_original
 from foley.media.source import MediaLimits, codecs_by_decoder
-from foley.mix import MixOptions
-from runners.handoff import CLIP, load_waveforms, save_frames
+from foley.media.stems import write_stem
+from foley.mix import MixOptions, choose_stem_path
+from runners.handoff import CLIP, load_stems, load_waveforms, save_frames
 from runners.sandbox.fork_server import Tasks
 
 SOUND_ONLY_FORMATS = ("wav", "flac")
@@ -99,7 +100,7 @@ def write(
 
     Returns:
         For each waveform its files in the order of `formats`: name, container, notices and loudness
-        of each.
+        of each. The layers come after those of their mix, each with the number of its "layer".
 
     Raises:
         OutputError: a container does not take the clip's packets.
@@ -110,6 +111,9 @@ def write(
     options = MixOptions(**(mix or {}))
     clip = folder / CLIP
 
+    def find_clip() -> Path | None:
+        return clip if clip.exists() and clip.stat().st_size else None
+
     def write_file(waveform: Tensor, destination: Path) -> MediaFile:
         if destination.suffix[1:] in SOUND_ONLY_FORMATS:
             return write_audio(
@@ -117,7 +121,7 @@ def write(
                 destination,
                 sample_rate=sample_rate,
                 mix=options,
-                source=clip if clip.exists() and clip.stat().st_size else None,
+                source=find_clip(),
                 stop_seconds=stop_seconds,
                 limits=media_limits,
             )
@@ -131,10 +135,23 @@ def write(
             mix=options,
         )
 
-    return [
+    variations = [
         [_to_json(write_file(waveform, folder / f"foley-{index}.{name}")) for name in formats]
         for index, waveform in enumerate(load_waveforms(folder), start=1)
     ]
+    if (stems := load_stems(folder)) is not None:
+        sound = next((name for name in formats if name in SOUND_ONLY_FORMATS), "wav")
+        for number, stem in enumerate(stems, start=1):
+            written = write_stem(
+                stem,
+                choose_stem_path(folder / f"foley-1.{sound}", number),
+                sample_rate=sample_rate,
+                mix=options,
+                clip=find_clip(),
+                limits=media_limits,
+            )
+            variations[0].append({**_to_json(written), "layer": number})
+    return variations
 
 
 def _media_limits(limits: dict[str, Any]) -> MediaLimits:

@@ -52,12 +52,12 @@ def compute_size(
     windows, decoding = plan_windows(frames), plan_decoding(frames)
     longest_window = max(window.stop - window.start for window in windows)
     return JobSize(
-        tokens=(2 if is_guided else 1) * options.num_variations * longest_window,
+        tokens=(2 if is_guided else 1) * options.num_sounds * longest_window,
         num_windows=len(windows),
         num_evaluations=plan.num_inference_steps * per_step * len(windows),
         num_halved=steps_after_guidance * per_step * len(windows),
         num_pieces=num_pieces,
-        num_sounds=options.num_variations * len(decoding),
+        num_sounds=options.num_sounds * len(decoding),
         num_latents=max(piece.decoded.stop - piece.decoded.start for piece in decoding),
     )
 

@@ -104,9 +104,10 @@ class RunningJob(ScheduledJob):
         """
         assert self.session is not None
         generation = self.session.result()
-        save_waveforms(generation.waveforms, self.request.path)
+        save_waveforms(generation.waveforms, self.request.path, generation.stems)
         self._result = RunnerResult(
             seeds=generation.seeds,
+            layer_seeds=generation.layer_seeds,
             sample_rate=generation.sample_rate,
             duration_seconds=generation.duration_seconds,
             timings={Stage.QUEUE: self._queue_seconds, **generation.timings},

@@ -116,6 +116,28 @@ def test_variations_are_numbered_and_audio_alone_is_written(
     assert streams(tmp_path / "x-1.flac") == {"audio": "flac"}
 
 
+def test_layers_are_written_beside_their_mix(foley: RunFoley, tmp_path: Path) -> None:
+    out = tmp_path / "out.wav"
+    options = ("--layer", "wind", "--layer", '{"prompt": "taps", "seed": 9}', "--seed", 7)
+    result = foley("generate", "--seconds", 1, "-o", out, *options, *FAST, "--json")
+    assert result.returncode == 0, result.stderr
+    made = json.loads(result.stdout)
+    assert [(Path(file["path"]).name, file["seed"]) for file in made["files"]] == [("out.wav", 7)]
+    layers = [(Path(file["path"]).name, file["seed"]) for file in made["layers"]]
+    assert layers == [("out-layer-1.wav", 7), ("out-layer-2.wav", 9)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "out-layer-1.wav", "out-layer-2.wav", "out.wav"
+    ]  # fmt: skip
+    again = foley("generate", "--seconds", 1, "-o", out, *options, *FAST, "--skip-existing")
+    assert "1 of 1 results exist: skipped" in again.stderr
+    (tmp_path / "out-layer-2.wav").unlink()
+    again = foley("generate", "--seconds", 1, "-o", out, *options, *FAST, "--skip-existing")
+    assert "out-layer-2.wav" in again.stdout
+    piped = foley("generate", "--seconds", 1, "-o", "-", *options)
+    assert piped.returncode == 2
+    assert "standard output holds one result" in piped.stderr
+
+
 def test_a_table_continues_after_a_bad_clip_and_skips_existing_results(
     foley: RunFoley, tmp_path: Path
 ) -> None:

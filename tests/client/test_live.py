@@ -39,6 +39,27 @@ def client(server: Server) -> Iterator[FoleyClient]:
         yield client
 
 
+def test_layers_are_saved_beside_their_mix(client: FoleyClient, tmp_path: Path) -> None:
+    layers = [{"prompt": "wind", "solo": True}, {"prompt": "taps", "seed": 9}]
+    result = client.generate(
+        None,
+        layers=layers,
+        duration_seconds=1,
+        num_inference_steps=1,
+        format="flac",
+        destination=tmp_path,
+    )
+    names = ["sound.foley.flac", "sound.foley-layer-1.flac", "sound.foley-layer-2.flac"]
+    assert [path.name for path in result.saved] == names
+    assert [file.layer for file in result.files] == [None, 1, 2]
+    assert result.select_files("flac") == [result.files[0]]
+    assert result.files[2].seed == 9
+    mix, alone = (client.read(file) for file in result.files[:2])
+    assert mix == alone
+    with pytest.raises(ParameterError, match="output: is one file"):
+        client.generate(None, layers=layers, duration_seconds=1, output=tmp_path / "a.wav")
+
+
 def test_generate_saves_the_same_sound_as_a_plain_request(
     server: Server, client: FoleyClient, short_clip: bytes, tmp_path: Path
 ) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from foley.errors import FoleyError, ParameterError, UploadTooLargeError
+from foley.request import Cue, Layer
 from foley.v1.foley_pb2 import GenerateOptions, GenerateRequest
 from runners.grpc.upload import read_upload
 from runners.jobs.intake import make_intake
@@ -58,6 +59,22 @@ def test_cues_are_messages_that_are_checked(tmp_path: Path) -> None:
     sent.options.cues.add(start_seconds=1, stop_seconds=2, prompt="wind")
     with pytest.raises(ParameterError, match="overlap"):
         read([sent], tmp_path / "..")
+
+
+def test_layers_are_messages_whose_unset_fields_have_the_defaults(tmp_path: Path) -> None:
+    sent = GenerateRequest()
+    sent.options.layers.add(prompt="rain", seed=0, pan=-0.5, mute=True)
+    layer = sent.options.layers.add(prompt="wind", negative_prompt="")
+    layer.cues.add(start_seconds=0, stop_seconds=1.5, prompt="storm")
+    first, second = read([sent, GenerateRequest(chunk=b"x")], tmp_path).layers
+    assert first == Layer(prompt="rain", seed=0, pan=-0.5, mute=True)
+    cue = Cue(start_seconds=0, stop_seconds=1.5, prompt="storm")
+    assert second == Layer(prompt="wind", negative_prompt="", cues=(cue,))
+    sent.options.prompt = "storm"
+    folder = tmp_path / "other"
+    folder.mkdir()
+    with pytest.raises(ParameterError, match="layers: cannot be combined with prompt"):
+        read([sent], folder)
 
 
 @pytest.mark.parametrize(

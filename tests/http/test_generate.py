@@ -253,6 +253,31 @@ def test_cues_are_heard_and_one_after_the_end_is_refused(server: Server, short_c
     assert "cue 1 starts at 14 s, the sound lasts" in late.json()["error"]["message"]
 
 
+def test_layers_come_with_their_mix_and_sum_to_it(server: Server, short_clip: bytes) -> None:
+    layers = [{"prompt": "wind", "pan": -1, "gain_db": 6}, {"prompt": "taps", "seed": 5}]
+    response = server.generate(
+        short_clip, layers=json.dumps(layers), seed=1, num_inference_steps=1, also="wav"
+    )
+    assert response.status_code == 200, response.text
+    assert response.headers["x-foley-seed"] == "1"
+    archive = zipfile.ZipFile(io.BytesIO(response.content))
+    files = json.loads(archive.read("manifest.json"))["files"]
+    assert [(file["file"], file.get("layer"), file["seed"]) for file in files] == [
+        ("foley-1.mp4", None, 1),
+        ("foley-1.wav", None, 1),
+        ("foley-1-layer-1.wav", 1, 1),
+        ("foley-1-layer-2.wav", 2, 5),
+    ]
+    mix, *stems = (samples(archive.read(file["file"])) for file in files[1:])
+    assert np.abs(mix - sum(stems)).max() < 3 / 2**23  # each is rounded to 24 bits
+    assert packets(archive.read("foley-1.mp4"), "video") == packets(short_clip, "video")
+    refused = server.generate(short_clip, layers=json.dumps(layers), prompt="rain")
+    assert refused.status_code == 422
+    assert "layers: cannot be combined with prompt" in refused.json()["error"]["message"]
+    refused = server.generate(short_clip, layers=json.dumps(layers), channels="mono")
+    assert "channels: mono cannot be combined with the pan" in refused.json()["error"]["message"]
+
+
 def test_the_clip_s_own_sound_is_mixed_in_and_the_result_levelled(
     server: Server, voiced_clip: bytes
 ) -> None:

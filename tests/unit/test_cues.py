@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from foley.cues import split_regions
 from foley.errors import ParameterError, PromptTooLongError
-from foley.request import MAX_CUES, Cue, GenerationRequest
+from foley.request import MAX_CUES, Cue, GenerationRequest, Prompts
 from foley.types import NoPicture, Region
 from tests.toys import toy_frames, toy_pipeline
 
@@ -156,13 +156,13 @@ def test_a_cue_with_too_many_words_is_named() -> None:
 def test_the_encoder_takes_prompts_in_pairs_and_gives_each_its_own_tokens() -> None:
     def tokens(*prompts: str) -> torch.Tensor:
         cues = [Cue(**cue(i / 2, i / 2 + 0.5, prompt)) for i, prompt in enumerate(prompts)]
-        encoding = toy_pipeline().encode(toy_frames(48), "a", "b", cues)
+        encoding = toy_pipeline().encode(toy_frames(48), [Prompts("a", "b", tuple(cues))])
         with torch.inference_mode():
             try:
                 while True:
                     next(encoding)
             except StopIteration as stop:
-                result: torch.Tensor = stop.value.text_tokens
+                result: torch.Tensor = stop.value[0].text_tokens
                 return result
 
     for count in (1, 2, 3):

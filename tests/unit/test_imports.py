@@ -42,8 +42,16 @@ ALLOWED: dict[str, set[str]] = {
     "foley.conditioning": BASE | {"foley.gpu/", "foley.models/"},
     "foley.generation": BASE | {"foley.media/"},
     "foley.session": BASE
-    | {"foley.denoise", "foley.generation", "foley.models/", "foley.sampling", "foley.windows"},
+    | {
+        "foley.denoise",
+        "foley.generation",
+        "foley.layers",
+        "foley.models/",
+        "foley.sampling",
+        "foley.windows",
+    },
     "foley.cues": BASE,
+    "foley.layers": BASE,
     "foley.pipeline": BASE
     | {
         "foley.conditioning",
