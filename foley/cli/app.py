@@ -6,6 +6,7 @@ import sys
 
 from cyclopts import App
 
+from foley.cli.bulk.command import bulk
 from foley.cli.convert import convert
 from foley.cli.doctor import doctor
 from foley.cli.download import download
@@ -33,6 +34,13 @@ Examples:
   foley generate - -p "rain" -o - < clip.mp4 > rain.mp4
 """
 
+_BULK_EXAMPLES = """\
+Examples:
+  foley bulk clips/ results/ -p "the sound of {name}"
+  foley bulk clips.csv results/ --max-errors 20
+  foley bulk s3://bucket/clips/ s3://bucket/sounds/ -p "rain" --format wav
+"""
+
 app = App(
     name="foley",
     help="Generate synchronised 48 kHz sound for silent video.",
@@ -45,6 +53,7 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 app.command(generate, help_prologue=_GENERATE_EXAMPLES)
+app.command(bulk, help_prologue=_BULK_EXAMPLES)
 app.command(download)
 app.command(jobs)
 app.command(webhooks)

@@ -4,7 +4,7 @@ import codecs
 import csv
 import io
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
@@ -30,8 +30,15 @@ _MARKS = (
 _SPREADSHEETS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
 
 
-class _Row(NamedTuple):
-    line: int  # of the file, where the row ends
+class TableRow(NamedTuple):
+    """A row of a table.
+
+    Attributes:
+        line: of the file, where the row ends.
+        values: in the order of the columns.
+    """
+
+    line: int
     values: list[str]
 
 
@@ -55,12 +62,7 @@ def read_table(
         ParameterError: the table cannot be read, a column or value is missing, a value is out of
             bounds, or `output` is one file for several rows.
     """
-    rows = list(_read_rows(table, console))
-    if not rows:
-        raise ParameterError(
-            f"--csv {table} is empty; its first line names the columns, such as clip,prompt"
-        )
-    header, *rows = rows
+    header, *rows = read_rows(table, console)
     columns = _read_header(table, header)
     if not rows:
         raise ParameterError(f"--csv {table} has a header only; add a line for each clip")
@@ -89,24 +91,42 @@ def read_table(
     return tasks
 
 
-def _read_rows(table: Path, console: Console) -> Iterator[_Row]:
-    """Yield the rows that are not empty."""
+def read_rows(table: Path, console: Console, known: Collection[str] = _COLUMNS) -> list[TableRow]:
+    """Return the header and the rows of a table that are not empty.
+
+    Args:
+        table: as for `read_table`.
+        console: receives a line if the encoding is a guess.
+        known: columns by which the separator is found.
+
+    Raises:
+        ParameterError: the table cannot be read, or is empty.
+    """
+    rows = list(_read_rows(table, console, known))
+    if not rows:
+        raise ParameterError(
+            f"{table} is empty; its first line names the columns, such as clip,prompt"
+        )
+    return rows
+
+
+def _read_rows(table: Path, console: Console, known: Collection[str]) -> Iterator[TableRow]:
     text = _read_text(table, console)
     lines = io.StringIO(text, newline="")
-    separator = _find_separator(text)
+    separator = _find_separator(text, known)
     start = 0
     if text[:4].lower() == "sep=":  # a line by which Excel knows the separator
         separator = text[4:5]
         lines.readline()
         start = 1
     if separator in ("", "\r", "\n", '"', " "):
-        raise ParameterError(f"--csv {table} names no separator after sep=; leave that line out")
+        raise ParameterError(f"{table} names no separator after sep=; leave that line out")
     reader = csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=True)
     try:
         for row in reader:
             values = [value.strip() for value in row]
             if any(values):
-                yield _Row(start + reader.line_num, values)
+                yield TableRow(start + reader.line_num, values)
     except csv.Error as error:
         raise ParameterError(
             f"{table}, line {start + reader.line_num}: {error}; close each quotation mark that "
@@ -119,12 +139,10 @@ def _read_text(table: Path, console: Console) -> str:
         data = table.read_bytes()
     except OSError as error:
         raise ParameterError(
-            f"--csv {table} cannot be read ({error.strerror}); name a CSV file"
+            f"{table} cannot be read ({error.strerror}); name a CSV file"
         ) from error
     if data.startswith(_SPREADSHEETS):
-        raise ParameterError(
-            f"--csv {table} is a spreadsheet; save it as CSV (in Excel: CSV UTF-8)"
-        )
+        raise ParameterError(f"{table} is a spreadsheet; save it as CSV (in Excel: CSV UTF-8)")
     encoding = next((name for mark, name in _MARKS if data.startswith(mark)), None)
     if encoding is None and 0 in data[:2]:  # the first letter of a header is an ASCII one
         encoding = "utf-16-be" if data[0] == 0 else "utf-16-le"
@@ -134,34 +152,39 @@ def _read_text(table: Path, console: Console) -> str:
         try:
             text = data.decode(encoding or "cp1252")
         except UnicodeDecodeError:
-            raise ParameterError(f"--csv {table} is no text ({error}); save it as UTF-8") from error
+            raise ParameterError(f"{table} is no text ({error}); save it as UTF-8") from error
         console.print(
             f"{table} is not UTF-8 and was read as Windows-1252; save it as UTF-8 if letters are "
             "wrong",
             style="yellow",
         )
     if "\0" in text:
-        raise ParameterError(f"--csv {table} is no text; save it as UTF-8")
+        raise ParameterError(f"{table} is no text; save it as UTF-8")
     return text
 
 
-def _find_separator(text: str) -> str:
+def _find_separator(text: str, known: Collection[str]) -> str:
     """Return the separator with which the header has the most known columns."""
     header = next((line for line in text.splitlines() if line.strip()), "")
 
     def count_known(separator: str) -> int:
         names = header.replace('"', "").split(separator)
-        return sum(_normalise(name) in _COLUMNS for name in names)
+        return sum(normalise_column(name) in known for name in names)
 
     return max(_SEPARATORS, key=count_known)  # a comma where none fits better
 
 
-def _normalise(column: str) -> str:
+def normalise_column(column: str) -> str:
+    """Return a column's name as that of an option: `Negative Prompt` is negative_prompt.
+
+    Args:
+        column: as the table has it.
+    """
     return column.strip().lower().replace(" ", "_").replace("-", "_")
 
 
-def _read_header(table: Path, header: _Row) -> list[str]:
-    columns = [_normalise(name) for name in header.values]
+def _read_header(table: Path, header: TableRow) -> list[str]:
+    columns = [normalise_column(name) for name in header.values]
     named = [name for name in columns if name]  # spreadsheets add columns without a name
     remedy = f"{', '.join(_COLUMNS[:-1])} and {_COLUMNS[-1]} are known"
     if "clip" not in named:

@@ -30,6 +30,8 @@ ELSEWHERE = {
     "git clone": "needs a network",
     "ssh-keygen": "writes into the home folder",
     "foley serve": "tests/cli: it does not end",
+    "foley bulk clips/": "tests/cli: starts a process with a model",
+    'foley bulk "clips': "as foley bulk clips/",
     "foley download": "tests/weights: needs a network",
     "foley convert": "tests/weights: needs official weights",
     "foley generate - ": "tests/cli: the result is standard output",

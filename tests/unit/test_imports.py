@@ -66,16 +66,20 @@ ALLOWED: dict[str, set[str]] = {
         "foley.weights/",
     },
     "foley": BASE | {"foley.generation", "foley.pipeline"},
+    "foley.bulk": BASE,
+    "foley.storage": BASE,
     "foley.client/": BASE,
     "foley.v1/": set(),
     "foley.cli/": BASE
     | {
+        "foley.bulk",
         "foley.client/",
         "foley.generation",
         "foley.hardware/",
         "foley.media/",
         "foley.models/",
         "foley.pipeline",
+        "foley.storage",
         "foley.weights/",
     },
     # The server.
@@ -123,6 +127,18 @@ ALLOWED: dict[str, set[str]] = {
         "runners.metrics",
         "runners.settings",
         "runners.tracing",
+    },
+    "runners.bulk/": BASE
+    | {
+        "foley.bulk",
+        "foley.storage",
+        "runners.handoff",
+        "runners.jobs/",
+        "runners.logs",
+        "runners.messages",
+        "runners.sandbox/",
+        "runners.settings",
+        "runners.worker/",
     },
     "runners.durable/": BASE
     | {
@@ -212,6 +228,7 @@ OUTSIDE = {
 # Libraries that only some units may import.
 LIBRARIES = {
     "dbos": {"runners.durable/"},
+    "obstore": {"foley.storage"},
     "bentoml": {"service", "runners.jobs/", "runners.runner_socket"},
     "grpc": {"foley.v1/", "runners.grpc/"},
     "gradio": {"runners.page/"},

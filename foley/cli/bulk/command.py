@@ -1,0 +1,315 @@
+"""`foley bulk`: the sounds of many clips, in a run that can be cut off and continued."""
+
+import contextlib
+import importlib.util
+import time
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from foley.bulk import BulkOutcome, BulkStart, BulkTask
+from foley.cli.bulk.estimate import print_estimate
+from foley.cli.bulk.picture import draw_picture
+from foley.cli.bulk.records import (
+    Plan,
+    keep_failure,
+    lock_output,
+    make_report,
+    plan_rows,
+    write_report,
+)
+from foley.cli.bulk.rows import BadRow, Defaults, list_fields, make_tasks
+from foley.cli.bulk.sources import read_source
+from foley.cli.bulk.station import StationProcess
+from foley.cli.options import MixFlags, ModelOptions, SoundOptions
+from foley.errors import ConfigError, ParameterError
+from foley.hardware.doctor import refuse_unfit
+from foley.quiet import silence_imports
+from foley.request import Format
+from foley.storage import Storage, is_remote, open_storage
+
+PICTURE = "summary.svg"
+MAX_JOBS = 512
+
+
+def bulk(
+    source: Annotated[
+        str,
+        Parameter(
+            help="Folder of clips, pattern such as 'clips/*.mp4', table (.csv .jsonl .parquet), or "
+            "s3:// address of a prefix or a table. A row of a table is a clip with any option of a "
+            "request; lists such as cues are JSON."
+        ),
+    ],
+    output: Annotated[str, Parameter(help="Folder or s3:// prefix of the results.")],
+    *,
+    sound: SoundOptions = SoundOptions(),  # noqa: B008 - it is frozen
+    mix: MixFlags = MixFlags(),  # noqa: B008
+    file_format: Annotated[
+        Format | None,
+        Parameter(
+            name="--format", help="Of the results; by default that of the clip, or wav without one."
+        ),
+    ] = None,
+    trim: Annotated[
+        bool, Parameter(negative=(), help="Cut clips over 15 s instead of refusing them.")
+    ] = False,
+    retry_failed: Annotated[
+        bool, Parameter(negative=(), help="Work again on rows that failed in an earlier run.")
+    ] = False,
+    limit: Annotated[
+        int | None, Parameter(help="Work on so many rows at most, from 1, and leave the others.")
+    ] = None,
+    max_errors: Annotated[
+        int | None, Parameter(help="Stop when more rows than this have failed; from 0.")
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        Parameter(
+            negative=(), help="Say what would be made, how long it takes and how large it is."
+        ),
+    ] = False,
+    jobs: Annotated[
+        int | None,
+        Parameter(
+            alias="-j",
+            help="Rows at once in each process; by default what suits the device. More need more "
+            "memory.",
+        ),
+    ] = None,
+    quiet: Annotated[bool, Parameter(alias="-q", negative=(), help="Show errors only.")] = False,
+    verbose: Annotated[bool, Parameter(alias="-v", negative=(), help="Show logs.")] = False,
+    model: ModelOptions = ModelOptions(),  # noqa: B008
+) -> int:
+    """Generate the sounds of many clips.
+
+    The same command continues a run that was cut off: rows that are done are left out, and none is
+    made twice. OUTPUT gets report.csv with the state of each row, and summary.svg.
+
+    --prompt may name columns: "the sound of {animal}"; {name} and {folder} are those of the clip. A
+    row's own prompt comes first.
+    """
+    _check_numbers(jobs=jobs, limit=limit, max_errors=max_errors)
+    console = Console(stderr=True, quiet=quiet, highlight=False, markup=False, soft_wrap=True)
+    output = output.rstrip("/") if is_remote(output) else str(Path(output).absolute())
+    request = sound.parse()
+    rows = read_source(source, output, list_fields(request.prompt), console)
+    tasks, bad = make_tasks(
+        rows, Defaults(request, mix.parse(), trim=trim, format=file_format, output=output)
+    )
+    storage = open_storage(output)
+    if dry_run:
+        plan = plan_rows(tasks, storage, output, retry_failed=retry_failed)
+        _print_plan(console, plan, bad)
+        print_estimate(console, plan.waiting[:limit], plan.finished.values())
+        return 1 if bad else 0
+    start = BulkStart(
+        preset=model.preset,
+        weights=str(model.weights.absolute()) if model.weights else None,
+        device=model.device,
+        precision=model.precision,
+        memory=model.memory,
+        jobs=jobs,
+        verbose=verbose,
+    )
+    with lock_output(output):
+        plan = plan_rows(tasks, storage, output, retry_failed=retry_failed)
+        _print_plan(console, plan, bad)
+        outcomes = dict(plan.finished)
+        run = _Run(console, storage, outcomes, max_errors=max_errors, num_failed=len(bad))
+        try:
+            if plan.waiting:
+                waiting = plan.waiting[:limit]
+                run.work(_open_station(console, start, waiting), waiting)
+        finally:
+            # Also after an interruption: the next run then begins with what is there.
+            lines = make_report(tasks, bad, outcomes)
+            names = write_report(storage, lines)
+            everything = [*outcomes.values(), *map(_fail, bad)]
+            storage.write(PICTURE, draw_picture(everything, title=f"foley bulk {source}").encode())
+        run.print_summary([f"{output}/{name}" for name in (*names, PICTURE)])
+    num_failed = sum(one.state == "failed" for one in outcomes.values()) + len(bad)
+    return 1 if num_failed else 0
+
+
+def _check_numbers(*, jobs: int | None, limit: int | None, max_errors: int | None) -> None:
+    if jobs is not None and not 1 <= jobs <= MAX_JOBS:
+        raise ParameterError(f"--jobs: {jobs} rows at once are not possible; give 1 to {MAX_JOBS}")
+    if limit is not None and limit < 1:
+        raise ParameterError(f"--limit: {limit} rows are none; give 1 or more, or --dry-run")
+    if max_errors is not None and max_errors < 0:
+        raise ParameterError(f"--max-errors: {max_errors} is below 0; give 0 or more")
+
+
+def _print_plan(console: Console, plan: Plan, bad: Sequence[BadRow]) -> None:
+    num_rows = len(plan.finished) + len(plan.waiting) + len(bad)
+    num_done = sum(one.state == "done" for one in plan.finished.values())
+    num_failed = len(plan.finished) - num_done
+    parts = [f"{num_rows} rows", f"{len(plan.waiting)} to make"]
+    parts += [f"{num_done} done"] if num_done else []
+    parts += [f"{num_failed} failed earlier (--retry-failed)"] if num_failed else []
+    parts += [f"{len(bad)} refused"] if bad else []
+    console.print(", ".join(parts))
+    if plan.num_changed:
+        console.print(
+            f"{plan.num_changed} rows that are done have other options now, and are left as they "
+            "are; remove their results, or name another output",
+            style="yellow",
+        )
+    for row in bad[:10]:
+        console.print(f"foley: {row.error}", style="red")
+    if len(bad) > 10:
+        console.print(f"foley: {len(bad) - 10} more rows are refused; the report has them")
+
+
+def _fail(row: BadRow) -> BulkOutcome:
+    return BulkOutcome(id=row.id, state="failed", error_code=row.error.code, error=str(row.error))
+
+
+def _open_station(
+    console: Console, start: BulkStart, tasks: Sequence[BulkTask]
+) -> Iterator[BulkOutcome]:
+    """Yield the outcomes of rows, from a process on this machine."""
+    if importlib.util.find_spec("ray") is None:
+        console.print("one process of this machine; the extra 'bulk' adds s3:// and Parquet")
+    if importlib.util.find_spec("structlog") is None:
+        raise ConfigError("foley bulk needs the extra 'serve': pip install 'foley-serving[serve]'")
+    with silence_imports():
+        refuse_unfit(preset=start.preset, device=start.device, weights=_path(start.weights))
+    station = StationProcess(start)
+    try:
+        ready = station.ready
+        console.print(f"{ready.description}, {ready.jobs} rows at once")
+        yield from run_all(station, tasks)
+    finally:
+        station.close()
+
+
+def _path(weights: str | None) -> Path | None:
+    return Path(weights) if weights else None
+
+
+def run_all(station: StationProcess, tasks: Sequence[BulkTask]) -> Iterator[BulkOutcome]:
+    """Yield outcomes as they come.
+
+    Args:
+        station: which gets enough rows to be busy.
+        tasks: the rows, in order.
+
+    Raises:
+        ServerError: the process dies again and again.
+    """
+    left = iter(tasks)
+    running: set[Future[BulkOutcome]] = set()
+    while True:
+        while len(running) < 2 * station.ready.jobs and (task := next(left, None)) is not None:
+            running.add(station.submit(task))
+        if not running:
+            return
+        ended, running = wait(running, return_when=FIRST_COMPLETED)
+        for outcome in ended:
+            yield outcome.result()
+
+
+class _Run:
+    """Shows outcomes as they come, and stops after too many errors.
+
+    Args:
+        console: for the progress.
+        storage: of the output.
+        outcomes: of all rows so far, by id; new ones are added.
+        max_errors: stop when more rows have failed; None for no limit.
+        num_failed: rows of this run that have failed before it began.
+    """
+
+    def __init__(
+        self,
+        console: Console,
+        storage: Storage,
+        outcomes: dict[str, BulkOutcome],
+        *,
+        max_errors: int | None,
+        num_failed: int,
+    ) -> None:
+        self._console = console
+        self._storage = storage
+        self._outcomes = outcomes
+        self._max_errors = max_errors
+        self._num_failed = num_failed
+        self._num_done = 0
+        self._sound_seconds = 0.0
+        self._began = time.monotonic()
+
+    def work(self, ended: Iterator[BulkOutcome], tasks: Sequence[BulkTask]) -> None:
+        """Take outcomes until there are no more, or too many errors.
+
+        Args:
+            ended: yields them.
+            tasks: the rows that they are of.
+
+        Raises:
+            OutputError: a record of a failure cannot be written.
+        """
+        with (
+            Progress(
+                TextColumn("rows"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.description}"),
+                TimeRemainingColumn(),
+                console=self._console,
+                transient=True,
+                disable=not self._console.is_terminal,
+            ) as bars,
+            contextlib.closing(_as_generator(ended)) as closing,
+        ):
+            bar = bars.add_task("", total=len(tasks))
+            for outcome in closing:
+                if outcome.id in self._outcomes:
+                    continue  # another process gave it too, before it died
+                self._take(outcome)
+                bars.update(bar, advance=1, description=self._describe())
+                if self._max_errors is not None and self._num_failed > self._max_errors:
+                    self._console.print(
+                        f"stopped after {self._num_failed} errors (--max-errors)", style="red"
+                    )
+                    return
+
+    def _take(self, outcome: BulkOutcome) -> None:
+        self._outcomes[outcome.id] = outcome
+        if outcome.state == "done":
+            self._num_done += 1
+            self._sound_seconds += outcome.duration_seconds * len(outcome.seeds)
+            return
+        self._num_failed += 1
+        keep_failure(self._storage, outcome)
+        self._console.print(f"foley: {outcome.id}: {outcome.error}", style="red")
+
+    def _describe(self) -> str:
+        seconds = max(time.monotonic() - self._began, 1e-3)
+        failed = f", {self._num_failed} failed" if self._num_failed else ""
+        rate = self._sound_seconds / seconds
+        return f"{self._sound_seconds:.1f} s of sound, {rate:.2f} s a second{failed}"
+
+    def print_summary(self, paths: Sequence[str]) -> None:
+        """Print what the run made, and where the report is.
+
+        Args:
+            paths: of the report and the picture.
+        """
+        seconds = time.monotonic() - self._began
+        self._console.print(
+            f"{self._num_done} rows done, {self._num_failed} failed: {self._sound_seconds:.2f} s "
+            f"of sound in {seconds:.2f} s"
+        )
+        for path in paths:
+            self._console.print(path)
+
+
+def _as_generator(ended: Iterator[BulkOutcome]) -> Generator[BulkOutcome, None, None]:
+    yield from ended

@@ -1,0 +1,82 @@
+"""What `foley bulk --dry-run` says: how much sound, how long and how large."""
+
+import itertools
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from foley.bulk import BulkOutcome, BulkTask
+from foley.configs import MAX_CLIP_SECONDS
+from foley.errors import VideoError
+from foley.quiet import silence_imports
+from foley.request import AUDIO_FORMATS
+from foley.storage import is_remote
+
+SAMPLE = 200  # clips that are opened; the others count as their mean
+WAV_BYTES_A_SECOND = 144_000  # 24 bits at 48 kHz; a flac is smaller
+AAC_BYTES_A_SECOND = 24_000
+
+
+def print_estimate(
+    console: Console, tasks: Sequence[BulkTask], finished: Iterable[BulkOutcome]
+) -> None:
+    """Print the seconds of sound, the bytes and, where rows were made before, the time.
+
+    Args:
+        console: for the lines.
+        tasks: that would be worked on.
+        finished: outcomes of earlier runs in the same output.
+    """
+    if not tasks:
+        return
+    step = max(1, len(tasks) // SAMPLE)
+    read = [measured for task in tasks[::step] if (measured := _measure(task)) is not None]
+    if not read:
+        console.print("the clips' lengths are not known before they are fetched")
+        return
+    scale = len(tasks) / len(read)
+    seconds = scale * sum(length for length, _ in read)
+    size = scale * sum(num_bytes for _, num_bytes in read)
+    about = f" (of {len(read)} rows that were opened)" if len(read) < len(tasks) else ""
+    console.print(f"about {seconds:.0f} s of sound and {size / 1e6:.1f} MB{about}")
+    rate = _measure_rate(finished)
+    if rate is None:
+        console.print("the time is known once some rows are made here: try --limit 20 first")
+    else:
+        console.print(f"about {seconds / rate / 60:.1f} min, at the rate of the earlier rows")
+
+
+def _measure(task: BulkTask) -> tuple[float, float] | None:
+    """Return the seconds of sound and the bytes of a row's results; None if they are not known."""
+    variations = task.request.num_variations
+    is_audio = task.names[0].rpartition(".")[2].lower() in AUDIO_FORMATS
+    if task.clip is None:
+        seconds, clip_bytes = task.request.duration_seconds or 0.0, 0
+    elif is_remote(task.clip):
+        return None
+    else:
+        with silence_imports():
+            from foley.media.decode import probe
+
+        try:
+            stated = probe(Path(task.clip)).duration_seconds
+            clip_bytes = Path(task.clip).stat().st_size
+        except (VideoError, OSError):
+            return 0.0, 0.0  # it will fail
+        seconds = min(stated or MAX_CLIP_SECONDS, MAX_CLIP_SECONDS)
+    if is_audio:
+        return variations * seconds, variations * seconds * WAV_BYTES_A_SECOND
+    return variations * seconds, variations * (clip_bytes + seconds * AAC_BYTES_A_SECOND)
+
+
+def _measure_rate(finished: Iterable[BulkOutcome]) -> float | None:
+    """Return seconds of sound made a second, of the earlier rows; None if there are too few."""
+    done = [one for one in finished if one.state == "done" and one.finished]
+    if len(done) < 2:
+        return None
+    # The gap between two runs is no work: only what a row took at most counts between two ends.
+    ends = sorted(one.finished for one in done)
+    longest = max(one.seconds for one in done)
+    busy = sum(min(b - a, longest) for a, b in itertools.pairwise(ends))
+    return sum(one.duration_seconds * len(one.seeds) for one in done) / busy if busy else None

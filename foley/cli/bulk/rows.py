@@ -1,0 +1,246 @@
+"""From a row of a source to a task: options, prompt by template, and names of results."""
+
+import json
+import string
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
+from typing import Any
+
+from foley.bulk import BulkTask
+from foley.cli.plan import SUFFIXES, VIDEO_SUFFIXES
+from foley.errors import ParameterError
+from foley.mix import MixOptions
+from foley.request import AUDIO_FORMATS, GenerationRequest
+from foley.storage import is_remote
+
+_TEXTS = ("prompt", "negative_prompt")
+OPTIONS = (*GenerationRequest.model_fields, *MixOptions.model_fields, "trim")
+COLUMNS = ("clip", "output", *OPTIONS)
+_TRUE, _FALSE = ("true", "yes", "1"), ("false", "no", "0")
+
+
+@dataclass(frozen=True)
+class SourceRow:
+    """A row as its source has it.
+
+    Attributes:
+        place: for messages, such as `clips.csv, line 3`.
+        values: by column, without the empty ones.
+        clip: absolute path or s3:// address of its clip; None without a clip.
+        stem: where its result goes, without a suffix, relative to the output; empty where the
+            clip's name says nothing, or there is no clip.
+    """
+
+    place: str
+    values: Mapping[str, Any]
+    clip: str | None
+    stem: str
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row whose options are refused.
+
+    Attributes:
+        id: of the row, as of `BulkTask`.
+        error: why.
+    """
+
+    id: str
+    error: ParameterError
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What holds for rows that say nothing else.
+
+    Attributes:
+        request: options of the generation; its prompt is a template.
+        mix: how sounds are finished.
+        trim: whether to cut clips that are too long.
+        format: of results, without a dot; None for the clip's own container, or wav without one.
+        output: absolute path of the folder, or s3:// address, of all results.
+    """
+
+    request: GenerationRequest
+    mix: MixOptions
+    trim: bool
+    format: str | None
+    output: str
+
+
+def list_fields(template: str) -> list[str]:
+    """Return the columns that a template of a prompt names, such as `animal` in `a {animal}`.
+
+    Args:
+        template: where `{{` stands for a brace.
+
+    Raises:
+        ParameterError: a brace is open, or holds more than a column's name.
+    """
+    try:
+        parts = list(string.Formatter().parse(template))
+    except ValueError as error:
+        raise ParameterError(
+            f"--prompt {template!r}: {error}; write {{column}} for a column, and {{{{ for a brace"
+        ) from error
+    names = []
+    for _, name, format_spec, conversion in parts:
+        if name is None:
+            continue
+        if not name or format_spec or conversion:
+            raise ParameterError(
+                f"--prompt {template!r}: braces hold the name of a column only, such as {{column}}"
+            )
+        names.append(name)
+    return names
+
+
+def fill_template(template: str, values: Mapping[str, Any]) -> str:
+    """Return a template with the values of a row.
+
+    Args:
+        template: with columns in braces.
+        values: of the row, by column.
+
+    Raises:
+        ParameterError: the row has no value for a column.
+    """
+    filled = ""
+    for text, name, _, _ in string.Formatter().parse(template):
+        filled += text
+        if name is None:
+            continue
+        if name not in values:
+            raise ParameterError(f"prompt: the row has no value in {name}, which --prompt names")
+        filled += str(values[name])
+    return filled
+
+
+def make_tasks(rows: list[SourceRow], defaults: Defaults) -> tuple[list[BulkTask], list[BadRow]]:
+    """Return the task of each row whose options hold, and the other rows.
+
+    Args:
+        rows: in order. Results whose names would be equal are numbered from the second on.
+        defaults: what a row does not say.
+
+    Raises:
+        ParameterError: two rows name the same output.
+    """
+    tasks: list[BulkTask] = []
+    bad: list[BadRow] = []
+    places: dict[str, str] = {}
+    used: Counter[str] = Counter()
+    num_sounds = 0
+    for row in rows:
+        stem = row.stem
+        if row.clip is None and "output" not in row.values:
+            num_sounds += 1
+            stem = f"sound-{num_sounds}"
+        # Before anything is refused, so that a name does not depend on the rows above.
+        used[stem] += 1
+        if used[stem] > 1:
+            stem = f"{stem}-{used[stem]}"
+        identity = str(row.values.get("output", stem))
+        try:
+            task = _make_task(replace(row, stem=stem), defaults)
+        except ParameterError as error:
+            bad.append(BadRow(identity, ParameterError(f"{row.place}: {error}")))
+            continue
+        for name in task.names:
+            if name in places:
+                raise ParameterError(
+                    f"{places[name]} and {row.place} would both be written to {name}; name other "
+                    "outputs"
+                )
+            places[name] = row.place
+        tasks.append(task)
+    return tasks, bad
+
+
+def _make_task(row: SourceRow, defaults: Defaults) -> BulkTask:
+    values = dict(row.values)
+    options = {key: _read_value(key, values[key]) for key in OPTIONS if key in values}
+    trim = _read_flag(options.pop("trim", defaults.trim))
+    mix = {key: options.pop(key) for key in MixOptions.model_fields if key in options}
+    request = defaults.request.model_dump()
+    request["prompt"] = "" if "prompt" in options else fill_template(request["prompt"], values)
+    if row.clip is None:
+        if "duration_seconds" not in options and request["duration_seconds"] is None:
+            raise ParameterError(
+                "clip is empty; name a video file, or give duration_seconds for a sound without one"
+            )
+    elif "duration_seconds" not in options:
+        request["duration_seconds"] = None  # that of the command is for rows without a clip
+    else:
+        raise ParameterError(
+            "duration_seconds: is the length of a sound without a clip; leave it or the clip out"
+        )
+    parsed = GenerationRequest.parse(**request | options)
+    finished = MixOptions.parse(**defaults.mix.model_dump() | mix)
+    name = _choose_name(row, defaults)
+    suffix = PurePosixPath(name).suffix[1:].lower()
+    finished.check_files((suffix,), has_clip=row.clip is not None)
+    if row.clip is None and suffix not in AUDIO_FORMATS:
+        raise ParameterError(
+            f"output {name} is a video, and the row has no clip; use {' or '.join(AUDIO_FORMATS)}"
+        )
+    return BulkTask(
+        id=str(row.values.get("output", row.stem)),
+        clip=row.clip,
+        request=parsed,
+        mix=finished,
+        trim=trim,
+        output=defaults.output,
+        names=_number(name, parsed.num_variations),
+    )
+
+
+def _read_value(key: str, value: Any) -> Any:
+    """Return a value that stands as JSON in a text, such as a list of cues."""
+    if key in _TEXTS or not isinstance(value, str) or value[:1] not in ("[", "{"):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise ParameterError(f"{key}: is no JSON ({error}), got {value[:60]!r}") from error
+
+
+def _read_flag(value: Any) -> bool:
+    word = str(value).lower()
+    if word not in _TRUE + _FALSE:
+        raise ParameterError(f"trim: must be true or false, got {value!r}")
+    return word in _TRUE
+
+
+def _choose_name(row: SourceRow, defaults: Defaults) -> str:
+    given = row.values.get("output")
+    if given is None:
+        suffix = f".{defaults.format}" if defaults.format else _default_suffix(row.clip)
+        return f"{row.stem}.foley{suffix}" if row.clip is not None else f"{row.stem}{suffix}"
+    path = PurePosixPath(str(given))
+    if path.is_absolute() or ".." in path.parts or is_remote(str(given)) or not path.name:
+        raise ParameterError(f"output {given} leaves the folder of results; name a path below it")
+    if path.parts[0].startswith(".foley-bulk"):
+        raise ParameterError(f"output {given} is where records are kept; name another path")
+    if path.suffix.lower() not in SUFFIXES:
+        raise ParameterError(
+            f"output {given} ends in none of {' '.join(SUFFIXES)}; give it one of these"
+        )
+    return str(path)
+
+
+def _default_suffix(clip: str | None) -> str:
+    if clip is None:
+        return ".wav"
+    suffix = PurePosixPath(clip).suffix.lower()
+    return suffix if suffix in VIDEO_SUFFIXES else ".mp4"
+
+
+def _number(name: str, count: int) -> tuple[str, ...]:
+    if count == 1:
+        return (name,)
+    path = PurePosixPath(name)
+    return tuple(str(path.with_stem(f"{path.stem}-{index}")) for index in range(1, count + 1))

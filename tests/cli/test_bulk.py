@@ -1,0 +1,374 @@
+"""`foley bulk`: rows from sources, what earlier runs left to do, and the report."""
+
+import csv
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from rich.console import Console
+
+from foley.bulk import BulkOutcome, BulkTask, name_record
+from foley.cli.app import main
+from foley.cli.bulk.picture import draw_picture
+from foley.cli.bulk.records import Plan, lock_output, plan_rows
+from foley.cli.bulk.rows import BadRow, Defaults, list_fields, make_tasks
+from foley.cli.bulk.sources import read_source
+from foley.errors import ConflictError, ParameterError
+from foley.mix import MixOptions
+from foley.request import GenerationRequest
+from foley.storage import Folder
+from tests.patience import scale
+from tests.server import ROOT, draw_clip
+
+CUES = [{"start_seconds": 0.0, "stop_seconds": 0.5, "prompt": "glass"}]
+TABLE = [
+    {"clip": "a/one.mp4", "animal": "dog", "seed": 3, "cues": CUES, "num_variations": 2},
+    {"clip": "b/one.mp4", "prompt": "own {animal}", "gain_db": -3.5, "animal": "cat"},
+    {"clip": "a/one.mp4", "animal": "cow", "trim": True, "output": "named/cow.wav"},
+    {"duration_seconds": 1.5, "animal": "owl"},
+]
+
+
+def read(
+    source: Path | str, prompt: str = "", file_format: str | None = None, output: str = "/out"
+) -> tuple[list[BulkTask], list[BadRow], str]:
+    """The tasks and the refused rows of a source, and what was printed."""
+    printed = io.StringIO()
+    rows = read_source(str(source), output, list_fields(prompt), Console(file=printed, width=200))
+    request = GenerationRequest.parse(prompt=prompt)
+    defaults = Defaults(request, MixOptions(), trim=False, format=file_format, output=output)
+    return *make_tasks(rows, defaults), printed.getvalue()
+
+
+def write_table(folder: Path, suffix: str, rows: list[dict[str, Any]]) -> Path:
+    path = folder / f"clips{suffix}"
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    if suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    elif suffix == ".parquet":
+        table = {name: [row.get(name) for row in rows] for name in columns}
+        pyarrow.parquet.write_table(pyarrow.table(table), path)
+    else:
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            for row in rows:
+                texts = {k: json.dumps(v) if isinstance(v, list) else v for k, v in row.items()}
+                writer.writerow(texts)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_a_table_s_rows_have_any_option(tmp_path: Path, suffix: str) -> None:
+    tasks, bad, _ = read(write_table(tmp_path, suffix, TABLE), "a {animal}")
+    assert not bad
+    first, second, third, fourth = tasks
+    assert first.clip == str(tmp_path / "a" / "one.mp4")
+    assert (first.request.prompt, first.request.seed) == ("a dog", 3)
+    assert [cue.model_dump() for cue in first.request.cues] == CUES
+    assert first.names == ("a/one.foley-1.mp4", "a/one.foley-2.mp4")
+    assert second.request.prompt == "own {animal}"  # a row's own prompt is no template
+    assert (second.mix.gain_db, second.names) == (-3.5, ("b/one.foley.mp4",))
+    assert (third.trim, third.names, third.id) == (True, ("named/cow.wav",), "named/cow.wav")
+    assert (fourth.clip, fourth.request.duration_seconds) == (None, 1.5)
+    assert (fourth.request.prompt, fourth.names) == ("a owl", ("sound-1.wav",))
+
+
+def test_a_folder_s_clips_keep_their_place_and_results_are_no_clips(tmp_path: Path) -> None:
+    for name in ("dog/one.mp4", "cat/one.MOV", ".hidden/x.mp4", "notes.txt", "out/dog/one.mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).touch()
+    output = str(tmp_path / "out")
+    tasks, _, _ = read(tmp_path, "{folder}: {name} {{}}", output=output)
+    assert [task.names for task in tasks] == [("cat/one.foley.mov",), ("dog/one.foley.mp4",)]
+    assert [task.request.prompt for task in tasks] == ["cat: one {}", "dog: one {}"]
+    found, _, _ = read(f"{tmp_path}/*/one.*", "x", "flac", output)
+    assert [task.names for task in found] == [("cat/one.foley.flac",), ("dog/one.foley.flac",)]
+    with pytest.raises(ParameterError, match="is the source and the output"):
+        read(tmp_path, output=str(tmp_path))
+
+
+def test_the_second_result_of_a_clip_is_numbered(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {"clip": "one.mp4"},
+        {"clip": "one.mp4", "seed": -1},
+        {"clip": "one.mp4"},
+    ]
+    tasks, bad, _ = read(write_table(tmp_path, ".jsonl", rows))
+    # The refused row has its number too, so that mending it renames no result.
+    assert [task.names for task in tasks] == [("one.foley.mp4",), ("one-3.foley.mp4",)]
+    assert [row.id for row in bad] == ["one-2"]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"clip": "one.mp4", "seed": -1}, "line 1: seed: input should be greater"),
+        ({"clip": "one.mp4", "cues": "[{"}, "cues: is no JSON"),
+        ({"clip": "one.mp4", "trim": "perhaps"}, "trim: must be true or false, got 'perhaps'"),
+        ({"clip": "one.mp4", "output": "../x.mp4"}, "leaves the folder of results"),
+        ({"clip": "one.mp4", "output": "/x.mp4"}, "leaves the folder of results"),
+        ({"clip": "one.mp4", "output": ".foley-bulk/x.mp4"}, "is where records are kept"),
+        ({"clip": "one.mp4", "output": "x.avi"}, "ends in none of"),
+        ({"prompt": "rain"}, "clip is empty"),
+        ({"clip": "one.mp4", "duration_seconds": 2, "prompt": "x"}, "length of a sound without"),
+        ({"duration_seconds": 2, "prompt": "x", "output": "x.mp4"}, "is a video"),
+        ({"duration_seconds": 2, "prompt": "x", "original_sound": "mix"}, "there is no clip"),
+    ],
+)
+def test_a_row_that_cannot_be_made_is_refused_alone(
+    tmp_path: Path, row: dict[str, Any], message: str
+) -> None:
+    tasks, bad, _ = read(write_table(tmp_path, ".jsonl", [row, {"clip": "other.mp4"}]))
+    assert [task.id for task in tasks] == ["other"]
+    (refused,) = bad
+    assert message in str(refused.error)
+
+
+@pytest.mark.parametrize(
+    ("text", "prompt", "message"),
+    [
+        ("clip,promt\na.mp4,x\n", "", "has the column promt (is prompt meant?)"),
+        ("clip,kind\na.mp4,x\n", "a {sort}", "names the column sort, and"),
+        ("clip,output\na.mp4,x.mp4\nb.mp4,x.mp4\n", "", "would both be written to x.mp4"),
+        ("clip,seed\n", "", "has no row"),
+        ("clip\na.mp4,x\n", "", "line 2: the value 'x' has no column"),
+        ("clip\na.mp4\n", "a {kind!r}", "hold the name of a column only"),
+        ("clip\na.mp4\n", "a {kind.real}", "names the column kind.real"),
+        ("clip\na.mp4\n", "a {kind", "write {column} for a column"),
+    ],
+)
+def test_a_source_that_is_wrong_as_a_whole_is_refused(
+    tmp_path: Path, text: str, prompt: str, message: str
+) -> None:
+    table = tmp_path / "clips.csv"
+    table.write_text(text)
+    with pytest.raises(ParameterError) as refused:
+        read(table, prompt)
+    assert message in str(refused.value)
+
+
+def test_other_columns_are_named_and_left_out(tmp_path: Path) -> None:
+    rows = [{"clip": "one.mp4", "licence": "CC0", "Num Inference Steps": 3}]
+    tasks, _, printed = read(write_table(tmp_path, ".csv", rows))
+    assert "columns that are no option are left out: licence\n" in printed
+    assert tasks[0].request.num_inference_steps == 3
+
+
+def make_task(name: str, output: Path, **options: Any) -> BulkTask:
+    request = GenerationRequest(**options)
+    return BulkTask(id=name, clip="x.mp4", request=request, output=str(output), names=(name,))
+
+
+def make_outcome(task: BulkTask, **changed: Any) -> BulkOutcome:
+    outcome = BulkOutcome(
+        id=task.id,
+        state="done",
+        digest=task.digest,
+        names=task.names,
+        seeds=(1,),
+        duration_seconds=1.0,
+        seconds=2.0,
+        finished=time.time(),
+    )
+    return outcome.model_copy(update=changed)
+
+
+def plan(tasks: list[BulkTask], output: Path, *, retry_failed: bool = False) -> Plan:
+    return plan_rows(tasks, Folder(output), str(output), retry_failed=retry_failed)
+
+
+def test_a_row_is_done_when_its_results_are_there(tmp_path: Path) -> None:
+    storage = Folder(tmp_path)
+    names = ("kept", "cut off", "alone", "failed", "changed", "renamed", "new")
+    tasks = {name: make_task(f"{name}.mp4", tmp_path, prompt=name) for name in names}
+    for name in ("kept", "cut off", "renamed"):
+        outcome = make_outcome(tasks[name])
+        if name == "renamed":  # mp4 could not hold its picture
+            outcome = outcome.model_copy(update={"names": ("renamed.mkv",)})
+        storage.write(name_record(f"{name}.mp4"), outcome.model_dump_json().encode())
+    failure = BulkOutcome.from_error(tasks["failed"], ParameterError("no"), finished=1.0)
+    storage.write(name_record("failed.mp4"), failure.model_dump_json().encode())
+    earlier = make_outcome(make_task("changed.mp4", tmp_path, prompt="earlier"))
+    storage.write(name_record("changed.mp4"), earlier.model_dump_json().encode())
+    for name in ("kept.mp4", "alone.mp4", "changed.mp4", "renamed.mkv"):
+        (tmp_path / name).touch()
+    (tmp_path / ".foley-0123.partial").touch()
+
+    found = plan([*tasks.values()], tmp_path)
+    assert [task.id for task in found.waiting] == ["cut off.mp4", "new.mp4"]
+    assert found.num_changed == 1
+    assert found.finished["kept.mp4"].seeds == (1,)
+    assert found.finished["failed.mp4"].error == "no"
+    assert not (tmp_path / ".foley-0123.partial").exists()
+    again = plan([*tasks.values()], tmp_path, retry_failed=True)
+    assert [task.id for task in again.waiting] == ["cut off.mp4", "failed.mp4", "new.mp4"]
+    # A row that failed with other options is another row.
+    mended = tasks["failed"].model_copy(update={"trim": True})
+    assert [task.id for task in plan([mended], tmp_path).waiting] == ["failed.mp4"]
+
+
+def test_a_part_of_a_row_s_results_is_replaced(tmp_path: Path) -> None:
+    task = make_task("x-1.wav", tmp_path).model_copy(update={"names": ("x-1.wav", "x-2.wav")})
+    (tmp_path / "x-1.wav").touch()
+    (waiting,) = plan([task], tmp_path).waiting
+    assert waiting.replace
+    (tmp_path / "x-1.wav").unlink()
+    (waiting,) = plan([task], tmp_path).waiting
+    assert not waiting.replace
+
+
+def test_a_second_run_into_the_same_folder_is_refused(tmp_path: Path) -> None:
+    with (
+        lock_output(str(tmp_path)),
+        pytest.raises(ConflictError, match="another run writes"),
+        lock_output(str(tmp_path)),
+    ):
+        pass
+    with lock_output(str(tmp_path)):
+        pass
+
+
+def test_the_picture_has_every_failure(tmp_path: Path) -> None:
+    task = make_task("x.wav", tmp_path)
+    outcomes = [make_outcome(task, duration_seconds=1 + i / 10, finished=i) for i in range(1, 9)]
+    failed = BulkOutcome(id="y", state="failed", error_code="video<empty>")
+    texts = [
+        element.text
+        for element in ElementTree.fromstring(
+            draw_picture([*outcomes, failed], title="a & b")
+        ).iter()
+        if element.text
+    ]
+    assert "a & b" in texts
+    assert "video<empty>: 1" in texts
+    assert ElementTree.fromstring(draw_picture([], title="none")) is not None
+
+
+def run_command(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], *arguments: object
+) -> tuple[int, str]:
+    """The exit code of `foley bulk` in this process, and what it printed."""
+    monkeypatch.setattr(sys, "argv", ["foley", "bulk", *map(str, arguments)])
+    code = 0
+    try:
+        main()
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    return code, capfd.readouterr().err
+
+
+def read_report(output: Path) -> list[dict[str, str]]:
+    with (output / "report.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.slow
+def test_a_run_is_reported_and_the_next_one_makes_nothing_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    clips, output = tmp_path / "clips", tmp_path / "out"
+    (clips / "dog").mkdir(parents=True)
+    draw_clip(clips / "dog" / "one.mp4")
+    (clips / "bad.mp4").write_bytes(b"not a video")
+    rows: list[dict[str, Any]] = [
+        {"clip": "dog/one.mp4", "seed": 7, "loudness_lufs": -30},
+        {"clip": "bad.mp4"},
+        {"duration_seconds": 0.5, "prompt": "rain", "num_variations": 2, "seed": 4},
+        {"clip": "dog/one.mp4", "seed": -7},
+    ]
+    table = write_table(clips, ".jsonl", rows)
+    command = (table, output, "-p", "steps of a {folder}", "--steps", 1, "--guidance-scale", 1)
+    code, printed = run_command(monkeypatch, capfd, *command, "--dry-run")
+    assert code == 1
+    assert "4 rows, 3 to make, 1 refused\n" in printed
+    assert "about 2 s of sound" in printed
+    assert not output.exists()
+
+    code, printed = run_command(monkeypatch, capfd, *command)
+    assert code == 1
+    assert "2 rows done, 2 failed: 2.00 s of sound" in printed
+    lines = read_report(output)
+    assert [line["state"] for line in lines] == ["done", "failed", "done", "done", "failed"]
+    assert [line["seed"] for line in lines if line["seed"]] == ["7", "4", "5"]
+    assert lines[1]["error_code"] == "video_unreadable"
+    assert lines[0]["prompt"] == "steps of a dog"
+    assert float(lines[0]["integrated_lufs"]) == pytest.approx(-30, abs=0.2)
+    made = {line["path"]: os.stat(line["path"]).st_mtime_ns for line in lines if line["path"]}
+    assert sorted(Path(path).relative_to(output).as_posix() for path in made) == [
+        "dog/one.foley.mp4",
+        "sound-1-1.wav",
+        "sound-1-2.wav",
+    ]
+    assert pyarrow.parquet.read_table(output / "report.parquet").num_rows == len(lines)
+
+    # Everything is done or has failed, so no model is loaded.
+    code, printed = run_command(monkeypatch, capfd, *command)
+    assert code == 1
+    assert "4 rows, 0 to make, 2 done, 1 failed earlier (--retry-failed), 1 refused\n" in printed
+    assert {path: os.stat(path).st_mtime_ns for path in made} == made
+    assert read_report(output) == lines
+    assert not list(output.rglob("*.partial"))
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_no_row_is_lost_or_made_twice_by_kills(tmp_path: Path) -> None:
+    """Kills the command or the process of the model five times at random."""
+    num_clips = int(os.environ.get("SOAK_ROWS", "200"))
+    draw = Random(0)
+    clips, output = tmp_path / "clips", tmp_path / "out"
+    clips.mkdir()
+    draw_clip(clips / "0.mp4")
+    for index in range(1, num_clips):
+        shutil.copy(clips / "0.mp4", clips / f"{index}.mp4")
+    command = [sys.executable, "-m", "foley.cli.app", "bulk", str(clips), str(output)]
+    command += ["-p", "taps", "--steps", "2", "--guidance-scale", "1", "--preset", "tiny"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    made: dict[str, int] = {}  # the time of each result: one that is made twice changes it
+
+    def list_made() -> dict[str, int]:
+        return {path.name: path.stat().st_mtime_ns for path in output.glob("*.foley.mp4")}
+
+    for number in range(5):
+        with (tmp_path / f"log-{number}").open("w") as log:
+            run = subprocess.Popen(command, env=environment, stderr=log)
+            goal = len(made) + draw.randint(num_clips // 25, num_clips // 8)
+            while len(list_made()) < goal:
+                assert run.poll() is None, (tmp_path / f"log-{number}").read_text()
+                time.sleep(draw.uniform(0.05, 0.5))
+            children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+            victim = int(children[0]) if number % 2 else run.pid
+            os.kill(victim, signal.SIGKILL)
+            if victim != run.pid:  # the command goes on with another process, and is then killed
+                goal = len(list_made()) + 5
+                while len(list_made()) < goal:
+                    assert run.poll() is None, (tmp_path / f"log-{number}").read_text()
+                    time.sleep(0.2)
+                run.kill()
+            run.wait()
+        before, made = made, list_made()
+        assert all(made[name] == when for name, when in before.items()), "made twice"
+    done = subprocess.run(
+        command, env=environment, timeout=scale(1800), check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    after = list_made()
+    assert len(after) == num_clips
+    assert all(after[name] == when for name, when in made.items()), "made twice"
+    lines = read_report(output)
+    assert [line["state"] for line in lines] == ["done"] * num_clips
+    assert all(line["seed"] for line in lines)
+    assert not list(output.rglob("*.partial"))
