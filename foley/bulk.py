@@ -72,7 +72,7 @@ class BulkTask(BaseModel):
         mix: how the sound is finished.
         trim: whether to cut a clip that is too long instead of refusing it.
         output: absolute path of the folder, or s3:// address of the prefix, of all results.
-        names: of each variation's result, relative to `output`.
+        names: of each variation's result and then of each layer, relative to `output`.
         replace: whether a result that exists is overwritten, as one of this row itself that was
             left by an attempt that was cut off.
     """
@@ -104,8 +104,9 @@ class BulkOutcome(BaseModel):
         digest: of the row when it was worked on.
         error_code: stable name of the kind of error; empty without one.
         error: the message; empty without one.
-        names: of each variation's file, relative to the output.
+        names: of each variation's file and then of each layer, relative to the output.
         seeds: of each variation.
+        layer_seeds: of each layer.
         duration_seconds: length of each sound.
         seconds: from the row's start to its files, beside other rows.
         finished: when it ended, as Unix time.
@@ -122,6 +123,7 @@ class BulkOutcome(BaseModel):
     error: str = ""
     names: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
+    layer_seeds: tuple[int, ...] = ()
     duration_seconds: float = 0.0
     seconds: float = 0.0
     finished: float = 0.0

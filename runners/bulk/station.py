@@ -115,7 +115,7 @@ class Station:
             mix=task.mix.changed(),
             limits=self._limits,
         )
-        files = [copies[0] for copies in written]
+        files = [*(copies[0] for copies in written), *written[0][1:]]  # the layers come last
         names = tuple(
             str(Path(name).with_suffix(f".{file['container']}"))
             for name, file in zip(task.names, files, strict=True)
@@ -127,6 +127,7 @@ class Station:
             digest=task.digest,
             names=names,
             seeds=result.seeds,
+            layer_seeds=result.layer_seeds,
             duration_seconds=result.duration_seconds,
             seconds=time.monotonic() - began,
             finished=time.time(),

@@ -33,11 +33,12 @@ from tests.patience import scale
 from tests.server import ROOT, draw_clip
 
 CUES = [{"start_seconds": 0.0, "stop_seconds": 0.5, "prompt": "glass"}]
+LAYERS = [{"prompt": "rain", "seed": 5}, {"prompt": "wind", "gain_db": -6.0}]
 TABLE = [
     {"clip": "a/one.mp4", "animal": "dog", "seed": 3, "cues": CUES, "num_variations": 2},
     {"clip": "b/one.mp4", "prompt": "own {animal}", "gain_db": -3.5, "animal": "cat"},
     {"clip": "a/one.mp4", "animal": "cow", "trim": True, "output": "named/cow.wav"},
-    {"duration_seconds": 1.5, "animal": "owl"},
+    {"duration_seconds": 1.5, "animal": "owl", "layers": LAYERS},
 ]
 
 
@@ -83,7 +84,8 @@ def test_a_table_s_rows_have_any_option(tmp_path: Path, suffix: str) -> None:
     assert (second.mix.gain_db, second.names) == (-3.5, ("b/one.foley.mp4",))
     assert (third.trim, third.names, third.id) == (True, ("named/cow.wav",), "named/cow.wav")
     assert (fourth.clip, fourth.request.duration_seconds) == (None, 1.5)
-    assert (fourth.request.prompt, fourth.names) == ("a owl", ("sound-1.wav",))
+    assert [layer.prompt for layer in fourth.request.layers] == ["rain", "wind"]
+    assert fourth.names == ("sound-1.wav", "sound-1-layer-1.wav", "sound-1-layer-2.wav")
 
 
 def test_a_folder_s_clips_keep_their_place_and_results_are_no_clips(tmp_path: Path) -> None:
@@ -288,21 +290,24 @@ def test_a_run_is_reported_and_the_next_one_makes_nothing_twice(
         {"clip": "bad.mp4"},
         {"duration_seconds": 0.5, "prompt": "rain", "num_variations": 2, "seed": 4},
         {"clip": "dog/one.mp4", "seed": -7},
+        {"duration_seconds": 0.5, "layers": LAYERS},
     ]
     table = write_table(clips, ".jsonl", rows)
     command = (table, output, "-p", "steps of a {folder}", "--steps", 1, "--guidance-scale", 1)
     code, printed = run_command(monkeypatch, capfd, *command, "--dry-run")
     assert code == 1
-    assert "4 rows, 3 to make, 1 refused\n" in printed
+    assert "5 rows, 4 to make, 1 refused\n" in printed
     assert "about 2 s of sound" in printed
     assert not output.exists()
 
     code, printed = run_command(monkeypatch, capfd, *command)
     assert code == 1
-    assert "2 rows done, 2 failed: 2.00 s of sound" in printed
+    assert "3 rows done, 2 failed: 2.50 s of sound" in printed
     lines = read_report(output)
-    assert [line["state"] for line in lines] == ["done", "failed", "done", "done", "failed"]
-    assert [line["seed"] for line in lines if line["seed"]] == ["7", "4", "5"]
+    states = [line["state"] for line in lines]
+    assert states == ["done", "failed", *["done"] * 5, "failed"]
+    assert [line["seed"] for line in lines][:4] == ["7", "", "4", "5"]
+    assert [(line["layer"], line["seed"]) for line in lines][5] == ("1", "5")
     assert lines[1]["error_code"] == "video_unreadable"
     assert lines[0]["prompt"] == "steps of a dog"
     assert float(lines[0]["integrated_lufs"]) == pytest.approx(-30, abs=0.2)
@@ -311,13 +316,16 @@ def test_a_run_is_reported_and_the_next_one_makes_nothing_twice(
         "dog/one.foley.mp4",
         "sound-1-1.wav",
         "sound-1-2.wav",
+        "sound-2-layer-1.wav",
+        "sound-2-layer-2.wav",
+        "sound-2.wav",
     ]
     assert pyarrow.parquet.read_table(output / "report.parquet").num_rows == len(lines)
 
     # Everything is done or has failed, so no model is loaded.
     code, printed = run_command(monkeypatch, capfd, *command)
     assert code == 1
-    assert "4 rows, 0 to make, 2 done, 1 failed earlier (--retry-failed), 1 refused\n" in printed
+    assert "5 rows, 0 to make, 3 done, 1 failed earlier (--retry-failed), 1 refused\n" in printed
     assert {path: os.stat(path).st_mtime_ns for path in made} == made
     assert read_report(output) == lines
     assert not list(output.rglob("*.partial"))

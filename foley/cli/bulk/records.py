@@ -21,7 +21,17 @@ from foley.storage import Storage, is_remote
 REPORT = "report.csv"
 PARQUET = "report.parquet"
 COLUMNS = (
-    *("row", "clip", "prompt", "state", "variation", "seed", "duration_seconds", "seconds"),
+    *(
+        "row",
+        "clip",
+        "prompt",
+        "state",
+        "variation",
+        "layer",
+        "seed",
+        "duration_seconds",
+        "seconds",
+    ),
     *("integrated_lufs", "true_peak_dbtp", "path", "error_code", "error", "notices"),
 )
 _READERS = 16  # records read at once, since each read from a bucket waits
@@ -182,12 +192,15 @@ def _describe(task: BulkTask, outcome: BulkOutcome | None) -> Iterator[dict[str,
     if outcome.state == "failed":
         yield {**about, "error_code": outcome.error_code, "error": outcome.error}
         return
+    seeds, num_mixes = (*outcome.seeds, *outcome.layer_seeds), task.request.num_variations
     for index, name in enumerate(outcome.names):
+        is_layer = index >= num_mixes
         loudness = outcome.loudness[index].after if index < len(outcome.loudness) else None
         yield {
             **about,
-            "variation": index + 1,
-            "seed": outcome.seeds[index] if outcome.seeds else None,
+            "variation": None if is_layer else index + 1,
+            "layer": index - num_mixes + 1 if is_layer else None,
+            "seed": seeds[index] if seeds else None,
             "duration_seconds": round(outcome.duration_seconds, 6) or None,
             "seconds": round(outcome.seconds, 3) or None,
             "integrated_lufs": loudness.integrated_lufs if loudness else None,
@@ -218,7 +231,7 @@ def write_report(storage: Storage, lines: Sequence[Mapping[str, Any]]) -> list[s
     import pyarrow.parquet
 
     kinds = {
-        **dict.fromkeys(("variation", "seed"), pyarrow.int64()),
+        **dict.fromkeys(("variation", "layer", "seed"), pyarrow.int64()),
         **dict.fromkeys(
             ("duration_seconds", "seconds", "integrated_lufs", "true_peak_dbtp"), pyarrow.float64()
         ),

@@ -5,13 +5,13 @@ import string
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from foley.bulk import BulkTask
 from foley.cli.plan import SUFFIXES, VIDEO_SUFFIXES
 from foley.errors import ParameterError
-from foley.mix import MixOptions
+from foley.mix import MixOptions, choose_stem_path
 from foley.request import AUDIO_FORMATS, GenerationRequest
 from foley.storage import is_remote
 
@@ -166,7 +166,9 @@ def _make_task(row: SourceRow, defaults: Defaults) -> BulkTask:
     trim = _read_flag(options.pop("trim", defaults.trim))
     mix = {key: options.pop(key) for key in MixOptions.model_fields if key in options}
     request = defaults.request.model_dump()
-    request["prompt"] = "" if "prompt" in options else fill_template(request["prompt"], values)
+    # A prompt of the row's own, or of its layers, takes the place of the command's.
+    has_prompt = "prompt" in options or bool(options.get("layers"))
+    request["prompt"] = "" if has_prompt else fill_template(request["prompt"], values)
     if row.clip is None:
         if "duration_seconds" not in options and request["duration_seconds"] is None:
             raise ParameterError(
@@ -182,7 +184,7 @@ def _make_task(row: SourceRow, defaults: Defaults) -> BulkTask:
     finished = MixOptions.parse(**defaults.mix.model_dump() | mix)
     name = _choose_name(row, defaults)
     suffix = PurePosixPath(name).suffix[1:].lower()
-    finished.check_files((suffix,), has_clip=row.clip is not None)
+    finished.check_files((suffix,), has_clip=row.clip is not None, is_stereo=parsed.is_stereo)
     if row.clip is None and suffix not in AUDIO_FORMATS:
         raise ParameterError(
             f"output {name} is a video, and the row has no clip; use {' or '.join(AUDIO_FORMATS)}"
@@ -194,7 +196,7 @@ def _make_task(row: SourceRow, defaults: Defaults) -> BulkTask:
         mix=finished,
         trim=trim,
         output=defaults.output,
-        names=_number(name, parsed.num_variations),
+        names=_list_names(name, parsed),
     )
 
 
@@ -239,8 +241,10 @@ def _default_suffix(clip: str | None) -> str:
     return suffix if suffix in VIDEO_SUFFIXES else ".mp4"
 
 
-def _number(name: str, count: int) -> tuple[str, ...]:
-    if count == 1:
-        return (name,)
-    path = PurePosixPath(name)
-    return tuple(str(path.with_stem(f"{path.stem}-{index}")) for index in range(1, count + 1))
+def _list_names(name: str, request: GenerationRequest) -> tuple[str, ...]:
+    path, count = Path(name), request.num_variations
+    names = [name]
+    if count > 1:
+        names = [str(path.with_stem(f"{path.stem}-{index}")) for index in range(1, count + 1)]
+    layers = range(1, len(request.layers) + 1)
+    return (*names, *(str(choose_stem_path(path, number)) for number in layers))

@@ -211,7 +211,15 @@ def _read_parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _drop_empty(values: dict[str, Any]) -> dict[str, Any]:
-    return {_name_column(k): v for k, v in values.items() if v is not None and v != ""}
+    kept = {k: _drop_nothing(v) for k, v in values.items() if v is not None and v != ""}
+    return {_name_column(k): v for k, v in kept.items()}
+
+
+def _drop_nothing(value: Any) -> Any:
+    """Return a value without the fields that are null, as Parquet fills up its structures."""
+    if isinstance(value, dict):
+        return {k: _drop_nothing(v) for k, v in value.items() if v is not None}
+    return [_drop_nothing(v) for v in value] if isinstance(value, list) else value
 
 
 def _check_columns(found: set[str], fields: list[str], source: str, console: Console) -> None:
