@@ -12,6 +12,12 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from foley.models.adapter_stacks import AdapterStacks, Member
+from foley.models.adapters import (
+    AdapterBatch,
+    AdapterSet,
+    use_adapters,
+)
 from foley.models.context import DiTContext
 from foley.models.dit import FoleyDiT
 from foley.models.modulation import TimeModulation
@@ -51,6 +57,7 @@ class EvaluationPart(NamedTuple):
         time: the modulation of its noise level, one row of `FoleyDiT.make_time_modulation`.
         context: of `make_clip_context`.
         guidance_scale: up to 1, the context has no unconditional half.
+        adapters: of the request; None without any.
     """
 
     path_id: int
@@ -58,6 +65,7 @@ class EvaluationPart(NamedTuple):
     time: TimeModulation
     context: DiTContext
     guidance_scale: float
+    adapters: AdapterSet | None = None
 
 
 class Step(Protocol):
@@ -72,8 +80,8 @@ class VelocityModel:
     """Compute the guided velocities of several requests in one forward pass of the transformer.
 
     The contexts of a batch are concatenated once and kept for as long as the same paths come, in
-    whatever order the caller lists them: the batch itself is ordered by path id. A path that joins
-    or leaves costs one more concatenation.
+    whatever order the caller lists them: the batch itself is ordered by adapters, then by path id.
+    A path that joins or leaves costs one more concatenation.
 
     Args:
         dit: the transformer.
@@ -86,6 +94,8 @@ class VelocityModel:
         self._path_ids: tuple[int, ...] = ()
         self._batch: DiTContext | None = None
         self._part_of_clip = torch.empty(0)  # int64 [sum of K], on the device
+        self._stacks = AdapterStacks(dit)
+        self._adapters: AdapterBatch | None = None
 
     @torch.inference_mode()
     def __call__(self, parts: Sequence[EvaluationPart]) -> list[Tensor]:
@@ -97,12 +107,15 @@ class VelocityModel:
         Raises:
             torch.OutOfMemoryError: the batch does not fit. Everything kept here is freed first.
         """
-        ordered = sorted(parts, key=lambda part: part.path_id)
+        places = self._stacks.order([part.adapters for part in parts])
+        order = sorted(range(len(parts)), key=lambda i: (places[i], parts[i].path_id))
+        ordered = [parts[i] for i in order]
         assert len({part.path_id for part in parts}) == len(parts), "two parts of one path"
         try:
             velocities = self._evaluate(ordered)
         except torch.OutOfMemoryError:
             self.forget()
+            self._stacks.forget()
             if self._step is not None:
                 self._step.release()
             raise
@@ -113,6 +126,10 @@ class VelocityModel:
 
     def _evaluate(self, parts: Sequence[EvaluationPart]) -> list[Tensor]:
         batch = self._concatenate_contexts(parts)
+        with use_adapters(self._adapters):
+            return self._evaluate_batch(parts, batch)
+
+    def _evaluate_batch(self, parts: Sequence[EvaluationPart], batch: DiTContext) -> list[Tensor]:
         times = TimeModulation.concatenate([part.time for part in parts])[self._part_of_clip]
         states = [
             part.latents.repeat(len(part.context.lengths) // len(part.latents), 1, 1)
@@ -144,11 +161,23 @@ class VelocityModel:
             counts = torch.tensor([len(context.lengths) for context in contexts])
             part_of_clip = torch.arange(len(contexts)).repeat_interleave(counts)
             self._part_of_clip = upload(part_of_clip, self._batch.visual.device)
+            self._adapters = self._stacks.make(
+                [
+                    Member(
+                        part.adapters,
+                        tuple(clip.audio for clip in part.context.lengths),
+                        sum(clip.visual for clip in part.context.lengths),
+                        len(part.context.sync_rows),
+                    )
+                    for part in parts
+                ],
+                self._batch.visual,
+            )
         return self._batch
 
     def forget(self) -> None:
         """Free the last batch's memory."""
-        self._path_ids, self._batch = (), None
+        self._path_ids, self._batch, self._adapters = (), None, None
         if self._step is not None:
             self._step.forget()
 
@@ -180,6 +209,7 @@ class Denoising:
         guidance_interval: lowest noise level, 0 to 1, at which a step with guidance may begin. The
             steps after it evaluate only the conditional half.
         windows: of the sound, in order; None evaluates it whole, whatever its length.
+        adapters: of the request; None without any.
 
     Attributes:
         point: where the velocity is needed next; None at the end.
@@ -197,6 +227,7 @@ class Denoising:
         guidance_scale: float = 1.0,
         guidance_interval: float = 0.0,
         windows: tuple[Window, ...] | None = None,
+        adapters: AdapterSet | None = None,
     ) -> None:
         self._dit = dit
         self._guidance_scale = guidance_scale
@@ -206,6 +237,10 @@ class Denoising:
         assert all(layer.num_latents == noise.shape[-1] for layer in layers)
         self._layers = layers
         self._num_variations = len(noise)
+        self._adapters = adapters
+        self._whole: AdapterBatch | None = None  # of what is computed for this request alone
+        if adapters is not None:
+            self._whole = AdapterBatch.whole(adapters, dit, noise.new_empty(0, dtype=dit.dtype))
         self._contexts = self._make_contexts()
         self._path_ids = [next(_path_ids) for _ in self._windows]
         self._next_window = 0
@@ -235,9 +270,10 @@ class Denoising:
         row = self.point.index % TIMES_AT_ONCE
         if (row == 0 and self._next_window == 0) or self._times is None:
             first = self.point.index - row
-            self._times = self._dit.make_time_modulation(
-                self._levels[first : first + TIMES_AT_ONCE]
-            )
+            with use_adapters(self._whole):
+                self._times = self._dit.make_time_modulation(
+                    self._levels[first : first + TIMES_AT_ONCE]
+                )
         window = self._windows[self._next_window]
         return EvaluationPart(
             path_id=self._path_ids[self._next_window],
@@ -245,6 +281,7 @@ class Denoising:
             time=self._times[row : row + 1],
             context=self._contexts[self._next_window],
             guidance_scale=self._guidance_scale,
+            adapters=self._adapters,
         )
 
     def advance(self, velocity: Tensor) -> None:
@@ -283,15 +320,16 @@ class Denoising:
 
     def _make_contexts(self) -> list[DiTContext]:
         """Return the context of each window."""
-        return [
-            make_clip_context(
-                self._dit,
-                [cut_conditions(layer, window) for layer in self._layers],
-                self._num_variations // len(self._layers),
-                guided=self._guidance_scale > 1,
-            )
-            for window in self._windows
-        ]
+        with use_adapters(self._whole):
+            return [
+                make_clip_context(
+                    self._dit,
+                    [cut_conditions(layer, window) for layer in self._layers],
+                    self._num_variations // len(self._layers),
+                    guided=self._guidance_scale > 1,
+                )
+                for window in self._windows
+            ]
 
 
 def make_clip_context(

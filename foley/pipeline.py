@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import BatchEncoding
 
+from foley.adapters import AdapterInfo, AdapterStore, find_files
 from foley.conditioning import count_pieces, encode_sync, encode_text, encode_visual, tokenize
 from foley.configs import (
     MAX_TEXT_TOKENS,
@@ -38,9 +39,10 @@ from foley.gpu.matrix import Precision
 from foley.gpu.memory_modes import Memory, check_options, choose_loading_device
 from foley.gpu.placement import place
 from foley.media.clock import num_latents
+from foley.models.adapters import AdapterSet
 from foley.models.embeddings import SYNC_POSITIONS
 from foley.models.synchformer import count_segments
-from foley.request import Cue, GenerationRequest, Layer, Prompts, Quality, Solver
+from foley.request import AdapterUse, Cue, GenerationRequest, Layer, Prompts, Quality, Solver
 from foley.session import Session
 from foley.types import Conditions, NoPicture, Region, Stage, TextConditions, VideoFrames
 from foley.weights.components import Components
@@ -129,6 +131,8 @@ class FoleyPipeline:
         self.dit, self.memory, self.precision = placed.dit, placed.memory, placed.precision
         self._step = placed.step
         self._decode_sound, self._encoders = placed.decode_sound, placed.encoders
+        self._adapters = AdapterStore(self.dit, self.preset.name, device)
+        self._adapter_files: dict[str, Path] = {}
         logger.info("loaded %s", self.description)
 
     @classmethod
@@ -235,8 +239,55 @@ class FoleyPipeline:
                 f"this pipeline was made from components on {self.device}, and cannot be moved; "
                 f"make another one on {chosen}"
             )
+        files = self._adapter_files
         self.__dict__.update(vars(self._load_on(str(device))))
+        for name, path in files.items():
+            self.load_adapter(path, name)
         return self
+
+    @property
+    def adapters(self) -> tuple[AdapterInfo, ...]:
+        """The adapters that a request may ask for, by name."""
+        return self._adapters.infos
+
+    def load_adapter(self, path: str | Path, name: str | None = None) -> AdapterInfo:
+        """Read an adapter and offer it; generations that run are not disturbed.
+
+        Args:
+            path: a .safetensors file in the conventions of diffusers, of this preset.
+            name: by which requests ask for it; None takes the file's, without the suffix.
+
+        Raises:
+            CheckpointError: the file does not fit the model, or cannot be read.
+            ConfigError: the name cannot be one.
+        """
+        info = self._adapters.load(Path(path), name)
+        self._adapter_files[info.name] = Path(path)
+        return info
+
+    def load_adapters(self, places: str) -> tuple[AdapterInfo, ...]:
+        """Load all adapters of a folder, or of a list; returns what is known of each.
+
+        Args:
+            places: a folder, or files and folders separated by commas.
+
+        Raises:
+            CheckpointError: a file does not fit the model, or cannot be read.
+            ConfigError: there is nothing at a place, two files have one name, or a file's name
+                cannot be an adapter's.
+        """
+        return tuple(self.load_adapter(path) for path in find_files(places))
+
+    def select_adapters(self, uses: Sequence[AdapterUse]) -> AdapterSet | None:
+        """Return the adapters of a request on the device; None where nothing is changed.
+
+        Args:
+            uses: of the request.
+
+        Raises:
+            ParameterError: one is unknown; the message lists the known ones.
+        """
+        return self._adapters.select(uses)
 
     @property
     def description(self) -> str:
@@ -261,6 +312,7 @@ class FoleyPipeline:
         duration_seconds: float | None = ...,
         cues: Sequence[Cue | Mapping[str, object]] = ...,
         layers: Sequence[Layer | Mapping[str, object]] = ...,
+        adapters: Sequence[AdapterUse | Mapping[str, object]] = ...,
         trim: bool = ...,
         on_progress: OnProgress | None = ...,
     ) -> Generation: ...
@@ -283,6 +335,7 @@ class FoleyPipeline:
         duration_seconds: None = ...,
         cues: Sequence[Cue | Mapping[str, object]] = ...,
         layers: Sequence[Layer | Mapping[str, object]] = ...,
+        adapters: Sequence[AdapterUse | Mapping[str, object]] = ...,
         trim: bool = ...,
         on_progress: OnProgress | None = ...,
     ) -> list[Generation]: ...
@@ -304,6 +357,7 @@ class FoleyPipeline:
         duration_seconds: float | None = None,
         cues: Sequence[Cue | Mapping[str, object]] = (),
         layers: Sequence[Layer | Mapping[str, object]] = (),
+        adapters: Sequence[AdapterUse | Mapping[str, object]] = (),
         trim: bool = False,
         on_progress: OnProgress | None = None,
     ) -> Generation | list[Generation]:
@@ -358,6 +412,7 @@ class FoleyPipeline:
                 duration_seconds=duration_seconds,
                 cues=cues,
                 layers=layers,
+                adapters=adapters,
             )
             for text in prompts
         ]

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal, NamedTuple, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
@@ -29,6 +30,8 @@ MAX_SEED = 2**63 - 1
 MIN_CUE_SECONDS = 0.1
 MAX_CUES = 32
 MAX_LAYERS = 8
+MAX_ADAPTERS = 8  # of one request
+MAX_ADAPTER_SCALE = 2.0
 
 
 class SamplingPlan(NamedTuple):
@@ -174,8 +177,27 @@ _WITHOUT_LAYERS = {
 }
 _EXAMPLES = {
     "cues": '[{"start_seconds": 1, "stop_seconds": 2, "prompt": "rain"}]',
+    "adapters": '[{"name": "glass", "scale": 0.8}]',
     "layers": '[{"prompt": "rain"}, {"prompt": "footsteps", "gain_db": -6}]',
 }
+
+
+class AdapterUse(BaseModel):
+    """An adapter that changes the model for one request, and how strongly."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    name: Annotated[
+        str, Field(min_length=1, max_length=64, description="One of those that the model lists.")
+    ]
+    scale: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=MAX_ADAPTER_SCALE,
+            description="0 for the model as it is, 1 for the adapter as it was trained.",
+        ),
+    ] = 1.0
 
 
 class GenerationRequest(BaseModel):
@@ -293,21 +315,40 @@ class GenerationRequest(BaseModel):
             "It needs a prompt or layers, and cannot be combined with a clip.",
         ),
     ] = None
+    adapters: Annotated[
+        tuple[AdapterUse, ...],
+        Field(
+            max_length=MAX_ADAPTERS,
+            description="Adapters that change the model for this request: objects with `name` and "
+            "`scale`. `GET /v1/models` lists those of the service. In a form, a JSON list, or "
+            "`name:scale` for each, separated by commas.",
+        ),
+    ] = ()
+
+    @field_validator("adapters", mode="before")
+    @classmethod
+    def _read_adapters(cls, value: object) -> object:
+        if not isinstance(value, str) or value.lstrip().startswith("["):
+            return _read_json(value, _EXAMPLES["adapters"])
+        parts = [part.strip() for part in value.split(",")]
+        return [parse_adapter_use(part) for part in parts if part]
+
+    @field_validator("adapters")
+    @classmethod
+    def _check_repeats(cls, value: tuple[AdapterUse, ...]) -> tuple[AdapterUse, ...]:
+        names = [use.name for use in value]
+        for name in names:
+            if names.count(name) > 1:
+                raise PydanticCustomError(
+                    "repeat", "{name} is given twice; give it once", {"name": name}
+                )
+        return value
 
     @field_validator("cues", "layers", mode="before")
     @classmethod
-    def _read_json(cls, value: object, info: ValidationInfo) -> object:
-        if not isinstance(value, str):
-            return value
-        try:
-            return json.loads(value)
-        except (ValueError, RecursionError) as error:
-            assert info.field_name is not None
-            raise PydanticCustomError(
-                "json",
-                "must be a JSON list such as {example}",
-                {"example": _EXAMPLES[info.field_name]},
-            ) from error
+    def _read_lists(cls, value: object, info: ValidationInfo) -> object:
+        assert info.field_name is not None
+        return _read_json(value, _EXAMPLES[info.field_name])
 
     @field_validator("cues")
     @classmethod
@@ -419,6 +460,45 @@ def _sort_cues(value: tuple[Cue, ...]) -> tuple[Cue, ...]:
                 {"first": _describe_cue(first), "second": _describe_cue(second)},
             )
     return cues
+
+
+def _read_json(value: object, example: str) -> object:
+    """Return the content of a text of JSON; another value as it is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise PydanticCustomError(
+            "json", "must be a JSON list such as {example}", {"example": example}
+        ) from error
+
+
+def parse_adapter_use(text: str) -> dict[str, str]:
+    """Return the fields of an `AdapterUse`, not yet checked, from `name` or `name:scale`.
+
+    Args:
+        text: of a command line or a form.
+    """
+    name, colon, scale = text.partition(":")
+    return {"name": name.strip(), "scale": scale.strip()} if colon else {"name": name.strip()}
+
+
+def check_adapter_names(names: Iterable[str], known: Iterable[str]) -> None:
+    """Check that all adapters of a request exist.
+
+    Args:
+        names: that the request asks for.
+        known: of the model.
+
+    Raises:
+        ParameterError: one does not; the message lists those that do.
+    """
+    known = sorted(known)
+    for name in names:
+        if name not in known:
+            offer = f"there are {', '.join(known)}" if known else "the model has none"
+            raise ParameterError(f"adapters: no adapter is called {name!r}; {offer}")
 
 
 def _describe_cue(cue: Cue) -> str:

@@ -24,9 +24,10 @@ from foley.denoise import Denoising, EvaluationPart
 from foley.errors import DeviceError, ModelError
 from foley.generation import Generation
 from foley.layers import mix_layers
+from foley.models.adapters import AdapterSet
 from foley.models.dit import FoleyDiT
 from foley.models.transfer import upload
-from foley.request import GenerationRequest, Prompts
+from foley.request import AdapterUse, GenerationRequest, Prompts
 from foley.sampling import choose_seeds, draw_noise, make_sigmas
 from foley.types import Conditions, NoPicture, Stage, TextConditions, VideoFrames
 from foley.windows import plan_decoding, plan_windows
@@ -50,6 +51,9 @@ class Model(Protocol):
     ) -> Generator[None, None, list[Conditions] | list[TextConditions]]:
         """Compute the conditions of each layer of a clip; yields between the pieces of the work."""
 
+    def select_adapters(self, uses: Sequence[AdapterUse]) -> AdapterSet | None:
+        """Return the adapters of a request on the device; None where nothing is changed."""
+
     def decode(self, latents: Tensor) -> Tensor:
         """Return waveforms float32 [N, 1, 960 * A] of latents [N, L, A]."""
 
@@ -64,6 +68,9 @@ class Session:
         frames: of the clip, at the sizes of the model's encoders; or the length of a sound
             without a clip.
         request: the options of the generation.
+
+    Raises:
+        ParameterError: the request names an adapter that the model does not have.
 
     Attributes:
         request: the options of the generation.
@@ -87,6 +94,7 @@ class Session:
             seed if layer.seed is None else layer.seed
             for seed, layer in zip(drawn, request.layers, strict=False)
         )
+        self._adapters = model.select_adapters(request.adapters)
         self.timings: dict[str, float] = {}
         self._model = model
         self._num_sync = frames.num_sync
@@ -223,6 +231,7 @@ class Session:
             guidance_scale=request.choose_guidance(model.preset),
             guidance_interval=self._sampling.guidance_interval,
             windows=plan_windows(num_latents),
+            adapters=self._adapters,
         )
         self._end_stage(Stage.SAMPLE)
 

@@ -6,7 +6,7 @@ API ── RunnerRequest ──────────────────�
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -129,6 +129,24 @@ class RunnerEvent(BaseModel):
         return self.model_dump_json(exclude_none=True) + "\n"
 
 
+class AdapterStatus(BaseModel):
+    """An adapter that a request may ask for.
+
+    Attributes:
+        name: by which a request asks for it.
+        rank: of its largest layer.
+        about: a line for people; may be empty.
+        trigger: a prompt that suits it; may be empty.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    rank: int
+    about: str = ""
+    trigger: str = ""
+
+
 class ModelStatus(BaseModel):
     """The state and the description of the runner's model.
 
@@ -144,6 +162,7 @@ class ModelStatus(BaseModel):
         revision: of the weights' repository; empty if unknown.
         licence: of the weights.
         territory: where the licence applies.
+        adapters: that a request may ask for, by name.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -159,7 +178,8 @@ class ModelStatus(BaseModel):
     revision: str = ""
     licence: str = ""
     territory: str = ""
+    adapters: tuple[AdapterStatus, ...] = ()
 
-    def to_public(self) -> dict[str, str | float | tuple[str, ...]]:
+    def to_public(self) -> dict[str, Any]:
         """Return what callers may know of a ready model."""
         return self.model_dump(exclude={"error_code", "description"})

@@ -74,6 +74,15 @@ class Settings(BaseSettings):
             "`foley download` fills. The weights of `tiny` are in the package."
         ),
     ] = None
+    adapters: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            description="Adapters that requests may ask for: a folder of safetensors files, or "
+            "files and folders separated by commas. An adapter has its file's name, without the "
+            "suffix.",
+        ),
+    ] = None
     precision: Annotated[
         Literal["bf16", "fp8"],
         Field(

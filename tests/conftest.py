@@ -20,6 +20,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 
+from foley.configs import TINY
+from foley.models.dit import build_dit
+from foley.weights.adapters import write_adapter
+from tests.adapters import draw_layers
 from tests.collector import Collector
 from tests.durable.receiver import SECRET
 from tests.keyed import KeyedStart, end_keyed_server, start_keyed_server
@@ -93,7 +97,13 @@ def server(
     tmp_path_factory: pytest.TempPathFactory, probes: list[tuple[int, int]]
 ) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("server")
+    dit = build_dit(TINY.dit)
+    layers = draw_layers(dit, seed=0, rank=2, wants=lambda name: "audio.out" in name)
+    lines = {"about": "a test", "trigger": "a rattle"}
+    adapters = folder / "rattle.safetensors"
+    write_adapter(adapters, layers, base="tiny", rank=2, metadata=lines)
     settings = {
+        "FOLEY_ADAPTERS": str(adapters),
         "FOLEY_JOBS_DIR": str(folder / "jobs"),
         "FOLEY_MAX_UPLOAD_BYTES": str(MAX_UPLOAD_BYTES),
         "FOLEY_MAX_CONCURRENCY": str(MAX_CONCURRENCY),

@@ -15,7 +15,7 @@ from foley.configs import OFFICIAL_GUIDANCE, OFFICIAL_STEPS, TINY_GUIDANCE, TINY
 from foley.errors import ParameterError
 from foley.mix import Channels, MixOptions, OriginalSound
 from foley.quiet import silence_imports
-from foley.request import GenerationRequest, Quality, Solver
+from foley.request import GenerationRequest, Quality, Solver, parse_adapter_use
 
 if TYPE_CHECKING:
     from foley.pipeline import FoleyPipeline
@@ -110,6 +110,14 @@ class SoundOptions:
     layers: Annotated[Path | None, Parameter(help="File of layers: .json, a list of objects.")] = (
         None
     )
+    adapter: Annotated[
+        tuple[str, ...],
+        Parameter(
+            negative=(),
+            help="An adapter of --adapters or of the service, with its scale from 0 to 2 "
+            '(1 without one): "glass:0.8". May be repeated.',
+        ),
+    ] = ()
 
     def parse(self) -> GenerationRequest:
         """Return the options as a request.
@@ -118,7 +126,8 @@ class SoundOptions:
             ParameterError: an option is out of bounds, or a cue or a layer cannot be read.
         """
         options = dataclasses.asdict(self)
-        del options["cue"], options["layer"]
+        del options["cue"], options["layer"], options["adapter"]
+        options["adapters"] = [parse_adapter_use(text) for text in self.adapter]
         cues = [parse_cue(text) for text in self.cue]
         if self.cues is not None:
             cues += read_cues(self.cues)
@@ -241,19 +250,31 @@ class ModelOptions:
         ),
     ] = "auto"
 
+    adapters: Annotated[
+        str | None,
+        Parameter(
+            env_var="FOLEY_ADAPTERS",
+            help="Folder of adapters, or files and folders separated by commas. An adapter has "
+            "its file's name, without .safetensors.",
+        ),
+    ] = None
+
     def load(self) -> "FoleyPipeline":
         """Load the model and return its pipeline.
 
         Raises:
-            ServerError: the preset, the weights or the device cannot be used.
+            ServerError: the preset, the weights, an adapter or the device cannot be used.
         """
         with silence_imports():
             from foley.pipeline import FoleyPipeline
 
-        return FoleyPipeline.from_preset(
+        pipeline = FoleyPipeline.from_preset(
             self.preset,
             device=self.device,
             weights=self.weights,
             precision=self.precision,
             memory=self.memory,
         )
+        if self.adapters is not None:
+            pipeline.load_adapters(self.adapters)
+        return pipeline

@@ -36,6 +36,13 @@ def serve(
         str | None,
         Parameter(env_var="FOLEY_DEVICE", help="auto, cpu, cuda or cuda:N."),
     ] = None,
+    adapters: Annotated[
+        str | None,
+        Parameter(
+            env_var="FOLEY_ADAPTERS",
+            help="Folder of adapters, or files and folders separated by commas.",
+        ),
+    ] = None,
 ) -> None:
     """Serve over HTTP and gRPC.
 
@@ -58,7 +65,7 @@ def serve(
         **NO_TELEMETRY,
         **make_home(),
         **os.environ,
-        **override_settings(preset, weights, device),
+        **override_settings(preset, weights, device, adapters),
     }
     os.execve(sys.executable, command, environment)
 
@@ -92,7 +99,7 @@ def page_address(host: str, port: int) -> str:
 
 
 def override_settings(
-    preset: str | None, weights: Path | None, device: str | None
+    preset: str | None, weights: Path | None, device: str | None, adapters: str | None = None
 ) -> dict[str, str]:
     """Return the environment variables that the given options set.
 
@@ -100,10 +107,14 @@ def override_settings(
         preset: tiny, xl, xxl or auto; None sets nothing.
         weights: folder of the weights; None sets nothing.
         device: auto, cpu, cuda or cuda:N; None sets nothing.
+        adapters: files and folders of adapters, separated by commas; None sets nothing.
     """
     given = {
         "FOLEY_PRESET": preset,
         "FOLEY_WEIGHTS": str(weights.resolve()) if weights else None,
         "FOLEY_DEVICE": device,
+        # The service has another folder.
+        "FOLEY_ADAPTERS": adapters
+        and ",".join(str(Path(place.strip()).resolve()) for place in adapters.split(",")),
     }
     return {name: value for name, value in given.items() if value is not None}

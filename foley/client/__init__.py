@@ -13,7 +13,13 @@ neither PyTorch nor PyAV.
 from foley.client.async_client import AsyncFoleyClient
 from foley.client.jobs import RemoteJob
 from foley.client.request import RequestOptions
-from foley.client.results import RemoteFile, RemoteGeneration, RemoteModel, RemoteUpdate
+from foley.client.results import (
+    RemoteAdapter,
+    RemoteFile,
+    RemoteGeneration,
+    RemoteModel,
+    RemoteUpdate,
+)
 from foley.client.sync_client import FoleyClient
 from foley.client.webhooks import RemoteWebhook, verify_webhook
 from foley.errors import ConnectionFailedError
@@ -24,6 +30,7 @@ __all__ = [
     "ConnectionFailedError",
     "FoleyClient",
     "Format",
+    "RemoteAdapter",
     "RemoteFile",
     "RemoteGeneration",
     "RemoteJob",

@@ -12,7 +12,16 @@ from typing import Any, Literal, TypedDict, get_args
 from foley.client.results import RemoteFile, RemoteGeneration, RemoteUpdate
 from foley.errors import OutputError, ParameterError, VideoDecodeError
 from foley.mix import Channels, MixOptions, OriginalSound
-from foley.request import AudioFormat, Cue, Format, GenerationRequest, Layer, Quality, Solver
+from foley.request import (
+    AdapterUse,
+    AudioFormat,
+    Cue,
+    Format,
+    GenerationRequest,
+    Layer,
+    Quality,
+    Solver,
+)
 
 Clip = Path | str | bytes
 OnUpdate = Callable[[RemoteUpdate], None]
@@ -40,6 +49,7 @@ class RequestOptions(TypedDict, total=False):
     clip_url: str | None  # where the service finds the clip, if it is not sent
     cues: Sequence[Cue | Mapping[str, object]]  # prompts for ranges of time
     layers: Sequence[Layer | Mapping[str, object]]  # sounds that are mixed
+    adapters: Sequence[AdapterUse | Mapping[str, object]]  # that change the model
     original_sound: OriginalSound  # what becomes of the clip's own sound; drop by default
     original_gain_db: float
     duck_depth_db: float
@@ -105,7 +115,7 @@ class PreparedRequest:
                 "for a sound without one"
             )
         self._clip = clip if clip is None or isinstance(clip, bytes) else Path(clip)
-        lists = request.model_dump(include={"cues", "layers"}, exclude_unset=True)
+        lists = request.model_dump(include={"cues", "layers", "adapters"}, exclude_unset=True)
         options = {
             **options,
             **{name: value or None for name, value in lists.items()},

@@ -113,6 +113,22 @@ class RemoteGeneration(RemoteObject):
         return [file for file in self.files if file.layer is not None]
 
 
+class RemoteAdapter(RemoteObject):
+    """An adapter that a request may ask for.
+
+    Attributes:
+        name: by which a request asks for it.
+        rank: of its largest layer.
+        about: what it does, in a line; may be empty.
+        trigger: a prompt that suits it; may be empty.
+    """
+
+    name: str
+    rank: int = 0
+    about: str = ""
+    trigger: str = ""
+
+
 class RemoteModel(RemoteObject):
     """A model that the service serves.
 
@@ -125,6 +141,7 @@ class RemoteModel(RemoteObject):
         revision: revision of the weights' repository; empty if it is not known.
         licence: licence of the weights.
         territory: where that licence applies.
+        adapters: that a request may ask for; none if the service states none.
     """
 
     preset: str
@@ -135,3 +152,4 @@ class RemoteModel(RemoteObject):
     revision: str = ""
     licence: str = ""
     territory: str = ""
+    adapters: tuple[RemoteAdapter, ...] = ()

@@ -39,12 +39,23 @@ class FusedAudioBlock:
     """
 
     def __init__(self, block: AudioBlock, make_matrix: MakeMatrix, ops: Pointwise) -> None:
-        self._modulation = make_matrix(block.modulation.weight, block.modulation.bias)
-        self._qkv = make_matrix(block.qkv.weight, block.qkv.bias)
+        width, mlp = block.qkv.in_features, block.mlp
+        whole, own = slice(None), slice(width, 2 * width)  # `own`: the tap of the token itself
+        self._modulation = make_matrix(
+            block.modulation.weight, block.modulation.bias, (block.modulation,)
+        )
+        self._qkv = make_matrix(block.qkv.weight, block.qkv.bias, (block.qkv,))
         self._q_norm, self._k_norm = block.q_norm.weight.detach(), block.k_norm.weight.detach()
-        self._out, self._out_bias = make_matrix(_lay_taps_first(block.out), None), block.out.bias
-        self._gate_up = make_matrix(_join_gate_and_up(block.mlp), None)
-        self._down = make_matrix(_lay_taps_first(block.mlp.down), None)
+        self._out, self._out_bias = (
+            make_matrix(_lay_taps_first(block.out), None, (block.out, whole, own)),
+            block.out.bias,
+        )
+        both = _join_gate_and_up(mlp)  # [2 * F, 3 * C]
+        hidden = len(both) // 2
+        self._gate_up = make_matrix(
+            both, None, (mlp.gate, own, slice(hidden)), (mlp.up, own, slice(hidden, None))
+        )
+        self._down = make_matrix(_lay_taps_first(mlp.down), None, (mlp.down, whole, own))
         self._ops = ops
 
     def project_modulation(self, conditions: Tensor, context: FusedContext) -> AudioTokenModulation:

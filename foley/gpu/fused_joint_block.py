@@ -7,7 +7,7 @@ first. The kernel that reads it also gathers the tokens of the joint places.
 # Of all clips together: N audio tokens, V visual tokens, J = V + N places of the joint sequence,
 # T text tokens. C width, H heads, D head size
 
-from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +24,14 @@ from foley.gpu.matrix import Matrix, multiply_side_by_side
 from foley.models.joint_block import JointBlock, JointStream
 from foley.models.layers import JOINT_EPS, RMSNorm
 
-# Makes a product from a weight and a bias.
-MakeMatrix = Callable[[Tensor, Tensor | None], Matrix]
+# A layer, and the columns of its inputs and outputs, see `foley.gpu.matrix.MatrixLayer`.
+LayerPlace = tuple[nn.Module] | tuple[nn.Module, slice, slice]
+
+
+class MakeMatrix(Protocol):
+    """Makes the product of a weight and a bias, which is that of some layers."""
+
+    def __call__(self, weight: Tensor, bias: Tensor | None, *places: LayerPlace) -> Matrix: ...  # noqa: D102
 
 
 class FusedJointBlock:
@@ -191,7 +197,7 @@ class _StreamMatrices:
     def __init__(self, stream: JointStream, make_matrix: MakeMatrix) -> None:
         def linear(layer: nn.Module) -> Matrix:
             assert isinstance(layer, nn.Linear)
-            return make_matrix(layer.weight, layer.bias)
+            return make_matrix(layer.weight, layer.bias, (layer,))
 
         self.qkv, self.out = linear(stream.qkv), linear(stream.out)
         self.cross_q, self.cross_out = linear(stream.cross_q), linear(stream.cross_out)

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from foley.gpu.compilation import Pointwise, select_plain
 from foley.gpu.fused_audio_block import FusedAudioBlock, end_block
 from foley.gpu.fused_context import FusedContext
-from foley.gpu.fused_joint_block import FusedJointBlock
+from foley.gpu.fused_joint_block import FusedJointBlock, LayerPlace
 from foley.gpu.fused_streams import StreamState, chain_modulations
-from foley.gpu.matrix import Matrix, Precision
+from foley.gpu.matrix import Matrix, MatrixLayer, Precision
 from foley.models.audio_block import AudioBlock
 from foley.models.dit import FoleyDiT
 from foley.models.joint_block import JointBlock
@@ -40,8 +40,11 @@ class FusedDiT:
         self.dit = dit
         self._ops = ops
 
-        def make_matrix(weight: Tensor, bias: Tensor | None) -> Matrix:
-            return Matrix(weight, bias, precision, ops.quantise)
+        names = {module: name for name, module in dit.named_modules()}
+
+        def make_matrix(weight: Tensor, bias: Tensor | None, *places: LayerPlace) -> Matrix:
+            layers = [MatrixLayer(names[module], *columns) for module, *columns in places]
+            return Matrix(weight, bias, precision, ops.quantise, layers)
 
         self._joint_blocks: list[FusedJointBlock] = []
         self._audio_blocks: list[FusedAudioBlock] = []

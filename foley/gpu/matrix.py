@@ -2,14 +2,15 @@
 
 # N tokens
 
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from foley.gpu.pointwise import QuantisedTokens, quantise
+from foley.models.adapters import AdapterBatch, find_adapters
 
 # Of the products: 16 bits in the weights' dtype, or 8 bits.
 Precision = Literal["bf16", "fp8"]
@@ -21,8 +22,22 @@ _FEWEST_FP8_ROWS = 128
 _FAST_FP8_SUMS = True
 
 
+class MatrixLayer(NamedTuple):
+    """A layer whose product a matrix computes, for adapters.
+
+    Attributes:
+        name: in `FoleyDiT`.
+        inputs: columns of the matrix's tokens that are the layer's inputs.
+        outputs: columns of its product to which the layer's outputs can be added.
+    """
+
+    name: str
+    inputs: slice = slice(None)
+    outputs: slice = slice(None)
+
+
 class Matrix:
-    """The product of a linear layer.
+    """The product of a linear layer, with those of its adapters (`foley.models.adapters`).
 
     In 8 bits, tokens come quantised or are quantised here. Each token has a scale of its own: one
     scale for all would tie a request's sound to the loudest value of the requests that share a pass
@@ -33,6 +48,7 @@ class Matrix:
         bias: [out], or None.
         precision: of the product.
         quantise_tokens: used in 8 bits for tokens that come in 16.
+        layers: whose product it is.
     """
 
     def __init__(
@@ -41,7 +57,9 @@ class Matrix:
         bias: Tensor | None,
         precision: Precision,
         quantise_tokens: Callable[[Tensor], QuantisedTokens],
+        layers: Sequence[MatrixLayer] = (),
     ) -> None:
+        self._layers = layers
         self.bias, self.scale = bias, None
         self.weight = weight.t()  # [in, out]
         self._dtype = weight.dtype
@@ -57,6 +75,20 @@ class Matrix:
             x: [N, in].
             out: where the products are written; new memory when None.
         """
+        product = self._multiply(x, out)
+        adapters = find_adapters()
+        if adapters is not None:
+            self._add_adapters(adapters, x, product)
+        return product
+
+    def _add_adapters(self, adapters: AdapterBatch, x: Tokens, product: Tensor) -> None:
+        layers = [layer for layer in self._layers if adapters.has(layer.name)]
+        for layer in layers:
+            # Adapters have 16 bits, and get the tokens that the matrix gets.
+            tokens = x[0].to(self._dtype) * x[1].to(self._dtype) if isinstance(x, tuple) else x
+            adapters.add_to(product[:, layer.outputs], layer.name, tokens[:, layer.inputs])
+
+    def _multiply(self, x: Tokens, out: Tensor | None) -> Tensor:
         if self.scale is not None:
             quantised = x if isinstance(x, tuple) else self._quantise_tokens(x)
             return self._multiply_fp8(quantised, out)
@@ -72,7 +104,8 @@ class Matrix:
             x: [N, in].
             gelu: used where there is no such kernel.
         """
-        if isinstance(x, Tensor) and x.is_cuda and self.scale is None and self.bias is not None:
+        is_plain = self.scale is None and find_adapters() is None
+        if isinstance(x, Tensor) and x.is_cuda and is_plain and self.bias is not None:
             return torch._addmm_activation(self.bias, x, self.weight, use_gelu=True)
         return gelu(self(x))
 

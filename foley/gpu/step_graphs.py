@@ -21,6 +21,7 @@ from foley.gpu.cuda_graphs import Capture, count_free_bytes
 from foley.gpu.fused_context import FusedContext
 from foley.gpu.fused_step import FusedDiT
 from foley.gpu.matrix import Precision
+from foley.models.adapters import find_adapters
 from foley.models.context import DiTContext
 from foley.models.dit import FoleyDiT
 from foley.models.modulation import TimeModulation
@@ -115,7 +116,8 @@ class StepGraphs:
             time: one row for each clip.
             context: of the same clips; the same object while the batch stays the same.
         """
-        key = _shapes_of((latents, time, context))
+        # Adapters change in their own places (`foley.models.adapters`), which a graph reads.
+        key = (*_shapes_of((latents, time, context)), find_adapters())
         graph = self._graphs.get(key)
         if graph is None:
             if context is not self._last:

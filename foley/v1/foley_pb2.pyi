@@ -16,7 +16,7 @@ class GenerateRequest(_message.Message):
     def __init__(self, options: _Optional[_Union[GenerateOptions, _Mapping]] = ..., chunk: _Optional[bytes] = ...) -> None: ...
 
 class GenerateOptions(_message.Message):
-    __slots__ = ("prompt", "negative_prompt", "guidance_scale", "num_inference_steps", "solver", "seed", "num_variations", "trim", "format", "priority", "also", "schedule_shift", "guidance_interval", "quality", "duration_seconds", "cues", "original_sound", "original_gain_db", "duck_depth_db", "duck_release_ms", "gain_db", "fade_in_seconds", "fade_out_seconds", "channels", "pan", "loudness_lufs", "true_peak_dbtp", "limiter", "stems", "broadcast_wave", "clip_url", "layers")
+    __slots__ = ("prompt", "negative_prompt", "guidance_scale", "num_inference_steps", "solver", "seed", "num_variations", "trim", "format", "priority", "also", "schedule_shift", "guidance_interval", "quality", "duration_seconds", "cues", "original_sound", "original_gain_db", "duck_depth_db", "duck_release_ms", "gain_db", "fade_in_seconds", "fade_out_seconds", "channels", "pan", "loudness_lufs", "true_peak_dbtp", "limiter", "stems", "broadcast_wave", "clip_url", "layers", "adapters")
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     NEGATIVE_PROMPT_FIELD_NUMBER: _ClassVar[int]
     GUIDANCE_SCALE_FIELD_NUMBER: _ClassVar[int]
@@ -49,6 +49,7 @@ class GenerateOptions(_message.Message):
     BROADCAST_WAVE_FIELD_NUMBER: _ClassVar[int]
     CLIP_URL_FIELD_NUMBER: _ClassVar[int]
     LAYERS_FIELD_NUMBER: _ClassVar[int]
+    ADAPTERS_FIELD_NUMBER: _ClassVar[int]
     prompt: str
     negative_prompt: str
     guidance_scale: float
@@ -81,7 +82,8 @@ class GenerateOptions(_message.Message):
     broadcast_wave: bool
     clip_url: str
     layers: _containers.RepeatedCompositeFieldContainer[Layer]
-    def __init__(self, prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., guidance_scale: _Optional[float] = ..., num_inference_steps: _Optional[int] = ..., solver: _Optional[str] = ..., seed: _Optional[int] = ..., num_variations: _Optional[int] = ..., trim: _Optional[bool] = ..., format: _Optional[str] = ..., priority: _Optional[str] = ..., also: _Optional[_Iterable[str]] = ..., schedule_shift: _Optional[float] = ..., guidance_interval: _Optional[float] = ..., quality: _Optional[str] = ..., duration_seconds: _Optional[float] = ..., cues: _Optional[_Iterable[_Union[Cue, _Mapping]]] = ..., original_sound: _Optional[str] = ..., original_gain_db: _Optional[float] = ..., duck_depth_db: _Optional[float] = ..., duck_release_ms: _Optional[float] = ..., gain_db: _Optional[float] = ..., fade_in_seconds: _Optional[float] = ..., fade_out_seconds: _Optional[float] = ..., channels: _Optional[str] = ..., pan: _Optional[float] = ..., loudness_lufs: _Optional[float] = ..., true_peak_dbtp: _Optional[float] = ..., limiter: _Optional[bool] = ..., stems: _Optional[bool] = ..., broadcast_wave: _Optional[bool] = ..., clip_url: _Optional[str] = ..., layers: _Optional[_Iterable[_Union[Layer, _Mapping]]] = ...) -> None: ...
+    adapters: _containers.RepeatedCompositeFieldContainer[AdapterUse]
+    def __init__(self, prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., guidance_scale: _Optional[float] = ..., num_inference_steps: _Optional[int] = ..., solver: _Optional[str] = ..., seed: _Optional[int] = ..., num_variations: _Optional[int] = ..., trim: _Optional[bool] = ..., format: _Optional[str] = ..., priority: _Optional[str] = ..., also: _Optional[_Iterable[str]] = ..., schedule_shift: _Optional[float] = ..., guidance_interval: _Optional[float] = ..., quality: _Optional[str] = ..., duration_seconds: _Optional[float] = ..., cues: _Optional[_Iterable[_Union[Cue, _Mapping]]] = ..., original_sound: _Optional[str] = ..., original_gain_db: _Optional[float] = ..., duck_depth_db: _Optional[float] = ..., duck_release_ms: _Optional[float] = ..., gain_db: _Optional[float] = ..., fade_in_seconds: _Optional[float] = ..., fade_out_seconds: _Optional[float] = ..., channels: _Optional[str] = ..., pan: _Optional[float] = ..., loudness_lufs: _Optional[float] = ..., true_peak_dbtp: _Optional[float] = ..., limiter: _Optional[bool] = ..., stems: _Optional[bool] = ..., broadcast_wave: _Optional[bool] = ..., clip_url: _Optional[str] = ..., layers: _Optional[_Iterable[_Union[Layer, _Mapping]]] = ..., adapters: _Optional[_Iterable[_Union[AdapterUse, _Mapping]]] = ...) -> None: ...
 
 class Layer(_message.Message):
     __slots__ = ("prompt", "negative_prompt", "cues", "seed", "gain_db", "pan", "mute", "solo")
@@ -102,6 +104,14 @@ class Layer(_message.Message):
     mute: bool
     solo: bool
     def __init__(self, prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., cues: _Optional[_Iterable[_Union[Cue, _Mapping]]] = ..., seed: _Optional[int] = ..., gain_db: _Optional[float] = ..., pan: _Optional[float] = ..., mute: _Optional[bool] = ..., solo: _Optional[bool] = ...) -> None: ...
+
+class AdapterUse(_message.Message):
+    __slots__ = ("name", "scale")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SCALE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    scale: float
+    def __init__(self, name: _Optional[str] = ..., scale: _Optional[float] = ...) -> None: ...
 
 class Cue(_message.Message):
     __slots__ = ("start_seconds", "stop_seconds", "prompt")
@@ -220,7 +230,7 @@ class GetModelRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetModelResponse(_message.Message):
-    __slots__ = ("preset", "revision", "licence", "territory", "num_inference_steps", "about", "guidance_scale", "prompts")
+    __slots__ = ("preset", "revision", "licence", "territory", "num_inference_steps", "about", "guidance_scale", "prompts", "adapters")
     PRESET_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     LICENCE_FIELD_NUMBER: _ClassVar[int]
@@ -229,6 +239,7 @@ class GetModelResponse(_message.Message):
     ABOUT_FIELD_NUMBER: _ClassVar[int]
     GUIDANCE_SCALE_FIELD_NUMBER: _ClassVar[int]
     PROMPTS_FIELD_NUMBER: _ClassVar[int]
+    ADAPTERS_FIELD_NUMBER: _ClassVar[int]
     preset: str
     revision: str
     licence: str
@@ -237,7 +248,20 @@ class GetModelResponse(_message.Message):
     about: str
     guidance_scale: float
     prompts: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, preset: _Optional[str] = ..., revision: _Optional[str] = ..., licence: _Optional[str] = ..., territory: _Optional[str] = ..., num_inference_steps: _Optional[int] = ..., about: _Optional[str] = ..., guidance_scale: _Optional[float] = ..., prompts: _Optional[_Iterable[str]] = ...) -> None: ...
+    adapters: _containers.RepeatedCompositeFieldContainer[Adapter]
+    def __init__(self, preset: _Optional[str] = ..., revision: _Optional[str] = ..., licence: _Optional[str] = ..., territory: _Optional[str] = ..., num_inference_steps: _Optional[int] = ..., about: _Optional[str] = ..., guidance_scale: _Optional[float] = ..., prompts: _Optional[_Iterable[str]] = ..., adapters: _Optional[_Iterable[_Union[Adapter, _Mapping]]] = ...) -> None: ...
+
+class Adapter(_message.Message):
+    __slots__ = ("name", "rank", "about", "trigger")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    ABOUT_FIELD_NUMBER: _ClassVar[int]
+    TRIGGER_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    rank: int
+    about: str
+    trigger: str
+    def __init__(self, name: _Optional[str] = ..., rank: _Optional[int] = ..., about: _Optional[str] = ..., trigger: _Optional[str] = ...) -> None: ...
 
 class CancelRequest(_message.Message):
     __slots__ = ("request_id",)

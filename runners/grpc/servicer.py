@@ -12,6 +12,7 @@ from foley.types import Stage
 from foley.v1 import foley_pb2 as proto
 from foley.v1.foley_pb2 import (
     Accepted,
+    Adapter,
     CancelRequest,
     CancelResponse,
     File,
@@ -128,6 +129,7 @@ class FoleyServicer(FoleyServiceServicer):
                 territory=model.territory,
                 num_inference_steps=model.num_inference_steps,
                 guidance_scale=model.guidance_scale,
+                adapters=[Adapter(**adapter.model_dump()) for adapter in model.adapters],
             )
 
     async def Cancel(  # noqa: N802

@@ -77,6 +77,9 @@ def _parse_options(options: GenerateOptions) -> GenerationOptions:
         }
         for layer in options.layers
     ]
+    fields["adapters"] = [
+        {field.name: value for field, value in use.ListFields()} for use in options.adapters
+    ]
     try:
         return GenerationOptions.model_validate(fields)
     except ValidationError as error:

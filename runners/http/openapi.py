@@ -117,7 +117,7 @@ def _build_form_schema(settings: Settings, kind: type[GenerationOptions]) -> Sch
     }
     options = {name: _drop_null(field) for name, field in form["properties"].items()}
     form["properties"] = {"clip": clip, **options}
-    for name in ("cues", "layers"):  # a part of a form is a text
+    for name in ("cues", "layers", "adapters"):  # a part of a form is a text
         form["properties"][name] = {
             **TEXT,
             "contentMediaType": "application/json",

@@ -128,6 +128,19 @@ MODEL_SCHEMA: Schema = {
         },
         "licence": {**TEXT, "description": "Of the weights."},
         "territory": {**TEXT, "description": "Where that licence applies."},
+        "adapters": {
+            "type": "array",
+            "description": "Adapters that a request may ask for.",
+            "items": {
+                "type": "object",
+                "properties": {
+                    "name": {**TEXT, "description": "By which a request asks for it."},
+                    "rank": {**INTEGER, "description": "Of its largest layer."},
+                    "about": {**TEXT, "description": "What it does; may be empty."},
+                    "trigger": {**TEXT, "description": "A prompt that suits it; may be empty."},
+                },
+            },
+        },
     },
 }
 

@@ -3,14 +3,18 @@
 Gradio adds a component to the block that is open when the component is created.
 """
 
+import itertools
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import annotated_types
 import gradio as gr
 
 from foley.configs import OFFICIAL_GUIDANCE, OFFICIAL_STEPS
 from foley.mix import OriginalSound
-from foley.request import SOLVERS, GenerationRequest
+from foley.request import MAX_ADAPTER_SCALE, SOLVERS, GenerationRequest
 from runners.page.bounds import PageBounds
 from runners.page.messages import render_status
 from runners.page.player import EMPTY
@@ -23,6 +27,7 @@ EXAMPLES = {
 }
 CREDIT = "Big Buck Bunny \u00a9 2008 Blender Foundation, CC BY 3.0"
 NUM_SUGGESTIONS = 5  # prompts of the model to start from
+NUM_ADAPTERS = 16  # that the page has room for
 RANDOM, FIXED = "Random", "Fixed"
 VIDEO, SOUND_ALONE = "Picture and sound", "Sound alone"
 OUTPUTS = {VIDEO: "mp4", SOUND_ALONE: "wav"}
@@ -157,6 +162,61 @@ class ModelSlider:
         self.model_value = gr.Number(visible=False)  # the model's default
 
 
+class AdapterControls:
+    """A slider for each adapter of the model, which is unknown until the model is.
+
+    Args:
+        errors: receives the component for errors about adapters.
+    """
+
+    def __init__(self, errors: Errors) -> None:
+        self.names = gr.State(())  # of the sliders that are shown, in order
+        with gr.Column(visible=False, elem_id="adapters") as self.box:
+            self.sliders = [
+                gr.Slider(0, MAX_ADAPTER_SCALE, step=0.05, value=0, visible=False)
+                for _ in range(NUM_ADAPTERS)
+            ]
+        _add_error(errors, "adapters")
+
+    @property
+    def inputs(self) -> list[gr.components.Component]:
+        """The controls that hold the adapters' scales."""
+        return [self.names, *self.sliders]
+
+    def read(self, values: Mapping[Any, Any]) -> dict[str, float]:
+        """Return the scale of each adapter, by name.
+
+        Args:
+            values: of the controls in `inputs`.
+        """
+        scales = (float(values[slider] or 0) for slider in self.sliders)
+        return dict(zip(values[self.names], scales, strict=False))
+
+    def show(
+        self, scales: Mapping[str, float], about: Mapping[str, str] = MappingProxyType({})
+    ) -> dict[Any, Any]:
+        """Return the updates that show a slider for each adapter, as many as there is room for.
+
+        Args:
+            scales: by name, in order; those that change the model are never left out.
+            about: a line for each name that has one.
+        """
+        used = [name for name, scale in scales.items() if scale]
+        others = [name for name, scale in scales.items() if not scale]
+        chosen = [*used, *others][: len(self.sliders)]
+        names = tuple(name for name in scales if name in chosen)
+        updates: dict[Any, Any] = {self.names: names, self.box: gr.Column(visible=bool(names))}
+        for slider, name in itertools.zip_longest(self.sliders, names):
+            if name is None:
+                updates[slider] = gr.Slider(value=0, visible=False)
+                continue
+            info = about.get(name) or "0 leaves the adapter out, 1 is as it was trained."
+            updates[slider] = gr.Slider(
+                label=f"Adapter {name}", info=info, value=scales[name], visible=True
+            )
+        return updates
+
+
 class SettingControls:
     """The settings behind the button "More settings".
 
@@ -198,6 +258,7 @@ class SettingControls:
                 info="A step of heun or midpoint costs as much as two of euler, one of rk4 four.",
             )
             _add_error(errors, "solver")
+            self.adapters = AdapterControls(errors)
             self.own_sound = gr.Radio(
                 list(OWN_SOUNDS),
                 value="Leave it out",

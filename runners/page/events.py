@@ -47,7 +47,7 @@ def _connect_model(blocks: gr.Blocks, layout: PageLayout, handlers: PageHandlers
     sliders = (settings.steps, settings.guidance)
     show: dict[str, Any] = {
         "fn": handlers.show_model,
-        "inputs": [model.api_key],
+        "inputs": {model.api_key, *settings.adapters.inputs},
         "outputs": [
             model.summary,
             model.key_box,
@@ -56,6 +56,8 @@ def _connect_model(blocks: gr.Blocks, layout: PageLayout, handlers: PageHandlers
             *(slider.model_value for slider in sliders),
             layout.sound.suggestions,
             *layout.sound.prompt_buttons,
+            *settings.adapters.inputs,
+            settings.adapters.box,
         ],
         **QUIET,
     }
@@ -139,7 +141,7 @@ def _connect_results(layout: PageLayout, handlers: PageHandlers) -> None:
     results, sound = layout.results, layout.sound
     results.history.input(
         handlers.show_result,
-        results.history,
+        [results.history, layout.settings.adapters.names],
         [results.player, *list_link_outputs(layout)],
         **UNQUEUED,
     )

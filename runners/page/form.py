@@ -4,7 +4,7 @@ Gradio passes the values of the controls as a dictionary from component to value
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 import gradio as gr
@@ -45,6 +45,7 @@ def list_inputs(layout: PageLayout) -> set[gr.components.Component]:
         layout.settings.steps.slider,
         layout.settings.guidance.slider,
         layout.settings.solver,
+        *layout.settings.adapters.inputs,
         layout.settings.own_sound,
         layout.settings.loudness,
         layout.settings.too_long,
@@ -63,7 +64,10 @@ def read_options(layout: PageLayout, values: Mapping[Any, Any]) -> RequestOption
         ParameterError: an option is malformed or out of bounds.
     """
     sound, settings = layout.sound, layout.settings
+    scales = settings.adapters.read(values)
+    used = [{"name": name, "scale": scale} for name, scale in scales.items() if scale]
     request = GenerationRequest.parse(
+        **({"adapters": used} if used else {}),
         prompt=values[sound.prompt] or "",
         negative_prompt=values[settings.negative_prompt] or "",
         guidance_scale=values[settings.guidance.slider],
@@ -113,6 +117,8 @@ def list_link_outputs(layout: PageLayout) -> list[gr.components.Component]:
         settings.guidance.slider,
         settings.guidance.preset_value,
         settings.solver,
+        *settings.adapters.inputs,
+        settings.adapters.box,
         settings.own_sound,
         settings.loudness,
         settings.too_long,
@@ -120,11 +126,14 @@ def list_link_outputs(layout: PageLayout) -> list[gr.components.Component]:
     ]
 
 
-def read_link(layout: PageLayout, query: Mapping[str, str]) -> dict[Any, Any]:
+def read_link(
+    layout: PageLayout, query: Mapping[str, str], adapters: Iterable[str] = ()
+) -> dict[Any, Any]:
     """Return the new value of each control that a link sets.
 
     Args:
         layout: the page's controls.
+        adapters: those that the page shows.
         query: the parameters of the page's address, or of an earlier result; unknown ones are
             ignored. See `snippets.ResultSettings.query`.
 
@@ -140,11 +149,14 @@ def read_link(layout: PageLayout, query: Mapping[str, str]) -> dict[Any, Any]:
         "solver": settings.solver,
         "num_variations": sound.num_variations,
     }
-    names = [name for name in (*controls, "seed") if name in query]
+    names = [name for name in (*controls, "seed", "adapters") if name in query]
     request = GenerationRequest.parse(**{name: query[name] for name in names})
     updates: dict[Any, Any] = {
-        controls[name]: getattr(request, name) for name in names if name != "seed"
+        controls[name]: getattr(request, name) for name in names if name in controls
     }
+    if "adapters" in query:
+        scales = dict.fromkeys(adapters, 0.0) | {use.name: use.scale for use in request.adapters}
+        updates |= settings.adapters.show(scales)
     if request.num_inference_steps is not None:
         updates[settings.steps.preset_value] = None
     if request.guidance_scale is not None:
@@ -172,15 +184,18 @@ def read_link(layout: PageLayout, query: Mapping[str, str]) -> dict[Any, Any]:
     return updates
 
 
-def read_settings(layout: PageLayout, query: Mapping[str, str]) -> dict[Any, Any]:
+def read_settings(
+    layout: PageLayout, query: Mapping[str, str], adapters: Iterable[str]
+) -> dict[Any, Any]:
     """Return the new value of each control for the settings of an earlier result.
 
     Args:
         layout: the page's controls.
+        adapters: those that the page shows.
         query: the settings; see `snippets.ResultSettings.query`. What it lacks has its default.
     """
     defaults = {
         layout.settings.own_sound: next(iter(OWN_SOUNDS)),
         layout.settings.loudness: next(iter(LOUDNESSES)),
     }
-    return {**defaults, **read_link(layout, query)}
+    return {**defaults, **read_link(layout, {"adapters": "", **query}, adapters)}

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import gradio as gr
 import structlog
 
-from foley.client import AsyncFoleyClient
+from foley.client import AsyncFoleyClient, RemoteAdapter
 from foley.errors import (
     ConnectionFailedError,
     FoleyError,
@@ -55,13 +55,14 @@ class PageHandlers:
         self._prefix = prefix
         self._same_origin = same_origin
 
-    async def show_model(self, api_key: str) -> Updates:
-        """Show the model's name and defaults, or why they are not known.
+    async def show_model(self, values: dict[Any, Any]) -> Updates:
+        """Show the model's name, defaults and adapters, or why they are not known.
 
         Args:
-            api_key: the value of the key's field; empty for none.
+            values: of the key's field and of the adapters' controls.
         """
         model = self._layout.model
+        api_key = str(values[model.api_key] or "")
         key_error = self._layout.errors["api_key"]
         url = self._sessions.server_url
         try:
@@ -88,7 +89,19 @@ class PageHandlers:
             settings.steps.model_value: found.num_inference_steps or None,
             settings.guidance.model_value: found.guidance_scale or None,
             **self._suggest(found.prompts),
+            **self._show_adapters(found.adapters, settings.adapters.read(values)),
         }
+
+    def _show_adapters(
+        self, adapters: tuple[RemoteAdapter, ...], scales: dict[str, float]
+    ) -> Updates:
+        """Show the model's adapters, with the scales that a link or the user has set."""
+        names = [adapter.name for adapter in adapters]
+        chosen = {name: scale for name, scale in scales.items() if scale}
+        return self._layout.settings.adapters.show(
+            {**dict.fromkeys(names, 0.0), **chosen},
+            {adapter.name: adapter.about for adapter in adapters},
+        )
 
     def _suggest(self, prompts: tuple[str, ...]) -> Updates:
         """Show the model's prompts as buttons."""
@@ -194,11 +207,14 @@ class PageHandlers:
         await self._sessions.cancel(str(request.session_hash))
         return gr.Button("Cancel", interactive=False)
 
-    def show_result(self, index: int | None, request: gr.Request) -> Updates:
+    def show_result(
+        self, index: int | None, adapters: tuple[str, ...], request: gr.Request
+    ) -> Updates:
         """Show an earlier result of this session, and set the controls to its settings.
 
         Args:
             index: its place in the list, from 0; None if nothing is chosen.
+            adapters: those that the page shows.
             request: identifies the session.
         """
         result = self._find_result(index, request)
@@ -206,7 +222,7 @@ class PageHandlers:
         if result is None:
             return {player: gr.skip()}
         return {
-            **read_settings(self._layout, result.settings.query),
+            **read_settings(self._layout, result.settings.query, adapters),
             player: render_player(result, self._make_url),
         }
 

@@ -23,6 +23,7 @@ PLACES = (
     "num_inference_steps",
     "guidance_scale",
     "solver",
+    "adapters",
     "original_sound",
     "seed",
     "num_variations",

@@ -32,7 +32,7 @@ def start_worker(settings: Settings) -> Worker:
         from runners.worker.engine import find_devices
 
         refuse_unfit(preset=settings.preset, device=settings.device, weights=settings.weights)
-        return [
+        pipelines = [
             FoleyPipeline.from_preset(
                 settings.preset,
                 device=str(device),
@@ -42,6 +42,10 @@ def start_worker(settings: Settings) -> Worker:
             )
             for device in find_devices(settings.device)
         ]
+        for pipeline in pipelines:
+            if settings.adapters is not None:
+                pipeline.load_adapters(settings.adapters)
+        return pipelines
 
     return Worker(
         load,

@@ -23,10 +23,17 @@ from foley.errors import (
     RequestTimeoutError,
     ServerError,
 )
+from foley.request import check_adapter_names
 from foley.types import Stage
 from runners import metrics
 from runners.handoff import FrameCounts
-from runners.messages import ModelStatus, OnProgressUpdate, ProgressUpdate, RunnerRequest
+from runners.messages import (
+    AdapterStatus,
+    ModelStatus,
+    OnProgressUpdate,
+    ProgressUpdate,
+    RunnerRequest,
+)
 from runners.worker.running_job import RunningJob
 from runners.worker.scheduler import Action, JobSize, Kind, Scheduler
 
@@ -92,10 +99,13 @@ class Worker:
 
         Raises:
             NotReadyError: the model is not ready, or the worker is stopping.
+            ParameterError: the request names an adapter that the model does not have.
             BusyError: all places are taken.
         """
         if self._scheduler is None:
             raise NotReadyError("the model is not ready")
+        known = [adapter.name for adapter in self.status.adapters]
+        check_adapter_names((use.name for use in request.options.adapters), known)
         self._drop_late()
         with self._changed:
             if self._stopping:
@@ -354,6 +364,7 @@ def _describe_model(pipeline: "FoleyPipeline") -> ModelStatus:
         revision=pipeline.revision,
         licence=pipeline.licence.name,
         territory=pipeline.licence.territory,
+        adapters=tuple(AdapterStatus(**info._asdict()) for info in pipeline.adapters),
     )
 
 

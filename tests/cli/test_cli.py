@@ -24,9 +24,11 @@ from foley.cli.plan import ClipTask
 from foley.cli.report import Report
 from foley.cli.serve import override_settings, page_address, serve
 from foley.configs import OFFICIAL_GUIDANCE, TINY, TINY_GUIDANCE
+from foley.models.dit import build_dit
 from foley.request import GenerationRequest
 from foley.version import __version__
 from runners.process import find_free_ports
+from tests.adapters import write_random_adapter
 from tests.patience import wait_for_exit
 
 ROOT = Path(__file__).parents[2]
@@ -80,6 +82,34 @@ def test_generate_writes_a_clip_with_sound_and_nothing_else(
     assert "seed 7" in result.stderr
     assert result.stdout == f"{out}\n"
     assert list(out.parent.iterdir()) == [out]
+
+
+def test_an_adapter_is_used_and_an_unknown_one_named(foley: RunFoley, tmp_path: Path) -> None:
+    dit = build_dit(TINY.dit)
+    adapters = tmp_path / "adapters"
+    adapters.mkdir()
+    write_random_adapter(adapters / "rattle.safetensors", dit, "tiny", rank=1)
+    sounds = []
+    for name, options in {
+        "plain": (),
+        "zero": ("--adapter", "rattle:0"),
+        "half": ("--adapter", "rattle:0.5"),
+    }.items():
+        out = tmp_path / f"{name}.wav"
+        given = ("--adapters", adapters, *options)
+        result = foley("generate", CLIP, "--seed", 7, "-o", out, *FAST, *given)
+        assert result.returncode == 0, result.stderr
+        sounds.append(out.read_bytes())
+    assert sounds[0] == sounds[1] != sounds[2]
+    for given, message, code in (
+        (("--adapter", "glass"), "there are rattle", 1),
+        (("--adapter", "rattle:3"), "less than or equal to 2", 2),
+    ):
+        out = tmp_path / "no.wav"
+        result = foley("generate", CLIP, "-o", out, *FAST, "--adapters", adapters, *given)
+        assert result.returncode == code, result.stderr
+        assert message in result.stderr
+        assert not out.exists()
 
 
 def test_a_result_states_its_loudness(foley: RunFoley, tmp_path: Path) -> None:
@@ -427,6 +457,9 @@ def test_serve_sets_only_the_given_options() -> None:
         "FOLEY_PRESET": "xl",
         "FOLEY_WEIGHTS": "/w",
     }
+    here = Path.cwd()
+    adapters = override_settings(None, None, None, "a, /b")["FOLEY_ADAPTERS"]
+    assert adapters == f"{here / 'a'},/b"
 
 
 def test_info_lists_presets_packages_and_attention(foley: RunFoley) -> None:

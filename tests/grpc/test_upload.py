@@ -77,6 +77,17 @@ def test_layers_are_messages_whose_unset_fields_have_the_defaults(tmp_path: Path
         read([sent], folder)
 
 
+def test_adapters_are_messages_that_are_checked(tmp_path: Path) -> None:
+    sent = GenerateRequest()
+    sent.options.adapters.add(name="rattle", scale=0)
+    sent.options.adapters.add(name="glass")
+    uses = read([sent, GenerateRequest(chunk=b"x")], tmp_path).adapters
+    assert [(use.name, use.scale) for use in uses] == [("rattle", 0), ("glass", 1)]
+    sent.options.adapters.add(name="glass")
+    with pytest.raises(ParameterError, match="given twice"):
+        read([sent], tmp_path / "..")
+
+
 @pytest.mark.parametrize(
     ("messages", "kind", "words"),
     [

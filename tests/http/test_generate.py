@@ -278,6 +278,22 @@ def test_layers_come_with_their_mix_and_sum_to_it(server: Server, short_clip: by
     assert "channels: mono cannot be combined with the pan" in refused.json()["error"]["message"]
 
 
+def test_an_adapter_changes_the_sound_and_an_unknown_one_is_refused(
+    server: Server, short_clip: bytes
+) -> None:
+    def send(adapters: str) -> httpx.Response:
+        options = {"prompt": "wind", "seed": 1, "num_inference_steps": 1, "format": "wav"}
+        return server.generate(short_clip, adapters=adapters, **options)
+
+    plain, zero, half = (send(text).content for text in ("", "rattle:0", '[{"name": "rattle"}]'))
+    assert plain == zero != half
+    refused = send("glass:1")
+    assert refused.status_code == 422
+    error = refused.json()["error"]
+    assert error["code"] == "invalid_parameter"
+    assert error["message"] == "adapters: no adapter is called 'glass'; there are rattle"
+
+
 def test_the_clip_s_own_sound_is_mixed_in_and_the_result_levelled(
     server: Server, voiced_clip: bytes
 ) -> None:

@@ -24,7 +24,9 @@ def document(server: Server) -> dict[str, Any]:
     return server.client.get("/docs.json").json()
 
 
-@pytest.mark.parametrize("name", [name for name in REQUEST if name not in ("cues", "layers")])
+@pytest.mark.parametrize(
+    "name", [name for name in REQUEST if name not in ("cues", "layers", "adapters")]
+)
 def test_every_option_is_described_as_it_is_checked(document: dict[str, Any], name: str) -> None:
     field = document["components"]["schemas"]["GenerationOptions"]["properties"][name]
     checked = dict(REQUEST[name])
@@ -110,6 +112,10 @@ def test_the_model_is_described_as_it_is_sent(document: dict[str, Any], server: 
     own = (model["num_inference_steps"], model["guidance_scale"])
     assert own == (request.choose_sampling(TINY).num_inference_steps, request.choose_guidance(TINY))
     assert (model["licence"], model["territory"]) == ("Apache-2.0", "worldwide")
+    (adapter,) = model["adapters"]
+    assert adapter == {"name": "rattle", "rank": 2, "about": "a test", "trigger": "a rattle"}
+    described = document["components"]["schemas"]["Model"]["properties"]["adapters"]["items"]
+    assert described["properties"].keys() == adapter.keys()
 
 
 def test_references_resolve() -> None:

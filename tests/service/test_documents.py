@@ -33,6 +33,7 @@ ELSEWHERE = {
     "foley bulk clips/": "tests/cli: starts a process with a model",
     'foley bulk "clips': "as foley bulk clips/",
     "foley download": "tests/weights: needs a network",
+    "foley generate clip.mp4 --adapters": "tests/cli: needs an adapter",
     "foley convert": "tests/weights: needs official weights",
     "foley generate - ": "tests/cli: the result is standard output",
     "curl -o out.mp4 http://127.0.0.1:3000/v1/generate -F clip_url": "tests/jobs: needs a network",

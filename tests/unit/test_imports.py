@@ -52,8 +52,10 @@ ALLOWED: dict[str, set[str]] = {
     },
     "foley.cues": BASE,
     "foley.layers": BASE,
+    "foley.adapters": BASE | {"foley.models/", "foley.weights/"},
     "foley.pipeline": BASE
     | {
+        "foley.adapters",
         "foley.conditioning",
         "foley.cues",
         "foley.denoise",
