@@ -84,8 +84,10 @@ def test_adapters_are_messages_that_are_checked(tmp_path: Path) -> None:
     uses = read([sent, GenerateRequest(chunk=b"x")], tmp_path).adapters
     assert [(use.name, use.scale) for use in uses] == [("rattle", 0), ("glass", 1)]
     sent.options.adapters.add(name="glass")
+    folder = tmp_path / "again"
+    folder.mkdir()
     with pytest.raises(ParameterError, match="given twice"):
-        read([sent], tmp_path / "..")
+        read([sent], folder)
 
 
 @pytest.mark.parametrize(
