@@ -4,10 +4,12 @@ A result appears whole or not at all in both. The keys of a bucket are in the us
 AWS, which the library obstore reads itself; so is the address of another service than Amazon's.
 """
 
+import contextlib
 import importlib.util
 import os
 import shutil
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -223,7 +225,8 @@ class Bucket:
             )
         from obstore.store import S3Store
 
-        self._store = S3Store(bucket, prefix=prefix or None)
+        retries: Any = {"max_retries": 5, "retry_timeout": timedelta(seconds=60)}
+        self._store = S3Store(bucket, prefix=prefix or None, retry_config=retries)
 
     def list_sizes(self, below: str = "") -> dict[str, int]:
         """See `Storage.list_sizes`."""
@@ -246,7 +249,11 @@ class Bucket:
 
     def refuse_existing(self, name: str) -> None:
         """See `Storage.refuse_existing`."""
-        if name in self.list_sizes(name):
+        with (
+            contextlib.suppress(FileNotFoundError),
+            self._translate("read", name, FileNotFoundError),
+        ):
+            self._store.head(name)
             raise OutputError(_already_there(f"{self._address}/{name}"))
 
     def put(self, source: Path, name: str, *, replace: bool) -> None:
@@ -266,16 +273,19 @@ class Bucket:
         except OutputError as error:
             raise VideoDecodeError(str(error)) from error
 
-    def _translate(self, verb: str, name: str) -> "_TranslateErrors":
-        return _TranslateErrors(verb, f"{self._address}/{name}")
+    def _translate(
+        self, verb: str, name: str, passed: type[Exception] | tuple[()] = ()
+    ) -> "_TranslateErrors":
+        return _TranslateErrors(verb, f"{self._address}/{name}", passed)
 
 
 class _TranslateErrors:
-    """Turns the errors of obstore inside a block into `OutputError`."""
+    """Turns the errors of obstore inside a block into `OutputError`, those of one kind excepted."""
 
-    def __init__(self, verb: str, address: str) -> None:
+    def __init__(self, verb: str, address: str, passed: type[Exception] | tuple[()]) -> None:
         self._verb = verb
         self._address = address
+        self._passed = passed
 
     def __enter__(self) -> None:
         pass
@@ -283,6 +293,8 @@ class _TranslateErrors:
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         from obstore.exceptions import AlreadyExistsError, BaseError
 
+        if isinstance(error, self._passed):
+            return
         if isinstance(error, AlreadyExistsError):
             raise OutputError(_already_there(self._address)) from error
         # A missing file is Python's own FileNotFoundError.

@@ -28,8 +28,9 @@ from foley.cli.bulk.sources import read_source
 from foley.errors import ConflictError, ParameterError
 from foley.mix import MixOptions
 from foley.request import GenerationRequest
-from foley.storage import Folder
+from foley.storage import Folder, open_storage
 from tests.patience import scale
+from tests.s3 import serve_bucket
 from tests.server import ROOT, draw_clip
 
 CUES = [{"start_seconds": 0.0, "stop_seconds": 0.5, "prompt": "glass"}]
@@ -329,6 +330,33 @@ def test_a_run_is_reported_and_the_next_one_makes_nothing_twice(
     assert {path: os.stat(path).st_mtime_ns for path in made} == made
     assert read_report(output) == lines
     assert not list(output.rglob("*.partial"))
+
+
+@pytest.mark.soak
+def test_a_bucket_is_source_and_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with serve_bucket() as bucket:
+        storage = open_storage(bucket)
+        storage.write("clips/dog/one.mp4", draw_clip(tmp_path / "one.mp4"))
+        storage.write("clips/bad.mp4", b"not a video")
+        storage.write("clips/all.jsonl", b'{"clip": "dog/one.mp4", "output": "x/two.wav"}\n')
+        fast = ("-p", "a {folder}", "--steps", 1, "--guidance-scale", 1)
+        command = (f"{bucket}/clips/", f"{bucket}/out", *fast)
+        code, printed = run_command(monkeypatch, capfd, *command)
+        assert code == 1
+        assert "1 rows done, 1 failed" in printed
+        made = storage.list_sizes("out/dog")
+        assert list(made) == ["out/dog/one.foley.mp4"]
+        report = list(csv.DictReader(storage.read("out/report.csv").decode().splitlines()))
+        assert [line["state"] for line in report] == ["failed", "done"]
+        code, printed = run_command(monkeypatch, capfd, *command)
+        assert "0 to make, 1 done, 1 failed earlier" in printed
+        code, printed = run_command(
+            monkeypatch, capfd, f"{bucket}/clips/all.jsonl", f"{bucket}/out", *fast
+        )
+        assert code == 0, printed
+        assert "out/x/two.wav" in storage.list_sizes("out")
 
 
 @pytest.mark.soak
