@@ -31,6 +31,7 @@ from bentoml.exceptions import BentoMLConfigException
 from starlette.middleware.cors import CORSMiddleware
 
 from foley.errors import ConfigError, NotReadyError
+from foley.marks.mark import load_marks
 from runners.auth import ApiKeys
 from runners.browser import BrowserHeaders
 from runners.durable.reception import JobReception
@@ -50,6 +51,7 @@ from runners.jobs.cancellation import CancellationRegistry
 from runners.jobs.clip_url import ClipLoader
 from runners.jobs.ending import Ending
 from runners.jobs.intake import make_intake
+from runners.jobs.marks import load_service_marks
 from runners.jobs.results import ResultStore
 from runners.jobs.run import GenerationService
 from runners.jobs.scratch import Scratch, SharedScratch
@@ -75,6 +77,8 @@ try:
         require_all_parts()
     if SETTINGS.jobs_dir is not None and importlib.util.find_spec("dbos") is None:
         raise ConfigError("FOLEY_JOBS_DIR needs the extra 'jobs', which is not installed")
+    if SETTINGS.marks_key is not None or SETTINGS.marks_chain is not None:
+        load_marks(key=SETTINGS.marks_key, chain=SETTINGS.marks_chain)  # each process reads it
     JOB_SECRET = load_secret(SETTINGS.jobs_dir) if SETTINGS.jobs_dir else None
 except ConfigError as error:  # BentoML shows its own kind as one line, others as a traceback
     raise BentoMLConfigException(str(error)) from None
@@ -216,7 +220,8 @@ class FoleyApi:
         )
         use_json(FoleyApi.dependencies["gpu"])
         self.runner_socket = KeptSocket(FoleyApi.dependencies["gpu"])
-        self.service = GenerationService(SETTINGS, self.gpu, self.sandbox)
+        marks = load_service_marks(SETTINGS)
+        self.service = GenerationService(SETTINGS, self.gpu, self.sandbox, marks)
         self.generate = GenerateEndpoint(
             SETTINGS,
             self.service,

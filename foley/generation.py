@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import tempfile
 from collections.abc import Iterator
@@ -13,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from foley.errors import OutputError, ParameterError
+from foley.marks.mark import Mark, Marks, load_marks
 from foley.mix import MixOptions, choose_stem_path
-from foley.request import AUDIO_FORMATS
+from foley.request import AUDIO_FORMATS, GenerationRequest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,6 +42,8 @@ class Generation:
         notices: sentences for the caller (clip trimmed, last frame repeated, prompt cut).
         clip: path of the clip, or its bytes; None if the caller gave its frames, or no clip.
         trimmed: whether the sounds end before the clip does.
+        model: name of the preset that made the sounds.
+        request: the options that they were made with.
     """
 
     waveforms: Tensor
@@ -51,6 +55,8 @@ class Generation:
     trimmed: bool = False
     stems: Tensor | None = None
     layer_seeds: tuple[int, ...] = ()
+    model: str = ""
+    request: GenerationRequest = field(default_factory=GenerationRequest)
 
     @property
     def duration_seconds(self) -> float:
@@ -75,16 +81,21 @@ class Generation:
             f"seed {seeds}>"
         )
 
-    def save(self, path: str | os.PathLike[str], **mix: Any) -> list[MediaFile]:
+    def save(
+        self, path: str | os.PathLike[str], *, marks: bool | Marks = True, **mix: Any
+    ) -> list[MediaFile]:
         """Write each variation to a file, and return the files.
 
         A video is the clip with the sound in place of its own; its packets are copied. Layers are
         written beside their mix, as they are in it before the options of `mix`: out.mp4,
-        out-layer-1.wav, out-layer-2.wav.
+        out-layer-1.wav, out-layer-2.wav. All files are marked as machine-made.
 
         Args:
             path: ends in .mp4, .mov, .mkv or .webm, or in .wav or .flac for the sound alone. An
                 existing file is replaced. Several variations get numbers: out-1.mp4, out-2.mp4.
+            marks: True for marks signed with the certificate of this user, those of `load_marks`,
+                or False for none. Who publishes machine-made sound must mark it: the law of the
+                European Union and the licence of the official weights ask for it.
             mix: the options of `foley.mix.MixOptions`: what becomes of the clip's own sound,
                 levels and tracks. The files' `loudness` then says what was measured.
 
@@ -107,6 +118,11 @@ class Generation:
         if len(self) > 1:
             paths = [path.with_stem(f"{path.stem}-{i}") for i in range(1, len(self) + 1)]
         stop_seconds = self.duration_seconds if self.trimmed else None
+        policy = _load_own_marks() if marks is True else marks or None
+        file_marks = [
+            policy.make(self.model, seed, self.request, options) if policy else None
+            for seed in self.seeds
+        ]
         if suffix in AUDIO_FORMATS:
             with nullcontext() if self.clip is None else store_clip(self.clip) as source:
                 sounds = [
@@ -117,10 +133,11 @@ class Generation:
                         mix=options,
                         source=source,
                         stop_seconds=stop_seconds,
+                        mark=mark,
                     )
-                    for waveform, path in zip(self.waveforms, paths, strict=True)
+                    for waveform, path, mark in zip(self.waveforms, paths, file_marks, strict=True)
                 ]
-                return [*sounds, *self._save_stems(path, options, source)]
+                return [*sounds, *self._save_stems(path, options, source, file_marks[0])]
         if self.clip is None:
             raise OutputError(
                 f"{path} needs the clip's picture, but the sounds were made from frames or from a "
@@ -137,12 +154,15 @@ class Generation:
                     sample_rate=self.sample_rate,
                     stop_seconds=stop_seconds,
                     mix=options,
+                    mark=mark,
                 )
-                for waveform, path in zip(self.waveforms, paths, strict=True)
+                for waveform, path, mark in zip(self.waveforms, paths, file_marks, strict=True)
             ]
-            return [*videos, *self._save_stems(path, options, clip)]
+            return [*videos, *self._save_stems(path, options, clip, file_marks[0])]
 
-    def _save_stems(self, path: Path, mix: MixOptions, clip: Path | None) -> list[MediaFile]:
+    def _save_stems(
+        self, path: Path, mix: MixOptions, clip: Path | None, mark: Mark | None
+    ) -> list[MediaFile]:
         """Write each layer beside the file of the mix, and return the files."""
         from foley.media.stems import write_stem
 
@@ -151,12 +171,17 @@ class Generation:
             write_stem(
                 stem,
                 choose_stem_path(path, number),
+                number=number,
+                mark=mark,
                 sample_rate=self.sample_rate,
                 mix=mix,
                 clip=clip,
             )
             for number, stem in enumerate(stems, start=1)
         ]
+
+
+_load_own_marks = functools.cache(load_marks)
 
 
 def read_clip(video: SourceClip) -> Path | bytes:

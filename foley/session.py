@@ -196,6 +196,8 @@ class Session:
             seeds=self.seeds,
             timings=self.timings,
             notices=self._notices,
+            model=self._model.preset.name,
+            request=self.request,
         )
         if not self.request.layers:
             return generation

@@ -391,6 +391,37 @@ class Settings(BaseSettings):
             "bucket.",
         ),
     ] = ByteSize(10_000_000)
+    marks: Annotated[
+        Literal["on", "off"],
+        Field(
+            description="Whether results are marked as machine-made, by C2PA and plain tags. Who "
+            "publishes such sound must mark it: the law of the European Union and the licence of "
+            "the official weights ask for it. With `off` that is up to you."
+        ),
+    ] = "on"
+    marks_key: Annotated[
+        Path | None,
+        Field(
+            description="File of the private key, in PEM and without a password, that signs marks: "
+            "P-256, P-384, P-521, Ed25519 or RSA. The default is a key of the service's own with a "
+            "self-signed certificate. It is made at the first start, in `foley-marks` in Hugging "
+            "Face's home."
+        ),
+    ] = None
+    marks_chain: Annotated[
+        Path | None,
+        Field(
+            description="File of the certificates of `FOLEY_MARKS_KEY`, in PEM, that of the key "
+            "first."
+        ),
+    ] = None
+    marks_prompt: Annotated[
+        bool,
+        Field(
+            description="Whether marks hold prompts and cues too. Whoever has the file can then "
+            "read them."
+        ),
+    ] = False
     health_path: Annotated[
         str,
         Field(

@@ -3,8 +3,11 @@
 Tests that need a GPU are skipped where there is none, unless FOLEY_REQUIRE_GPU=1.
 """
 
+import atexit
 import os
+import shutil
 import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +21,8 @@ import pytest_timeout
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # As many processes as cores run tests. One thread in each took 70 s of CPU time where two took 110.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A key for marks is made there, and weights that somebody has downloaded are not what is tested.
+os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="foley-tests-")
 import torch
 
 from foley.configs import TINY
@@ -31,6 +36,7 @@ from tests.media.clips import add_sound
 from tests.patience import scale
 from tests.server import ROOT, Server, draw_clip
 
+atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
 # A shell starts a background process with SIGINT ignored, and all its children inherit that. Tests
 # interrupt commands, so the children have to start with the default.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -12,6 +12,7 @@ from foley.cli.doctor import doctor
 from foley.cli.download import download
 from foley.cli.generate import generate
 from foley.cli.info import info
+from foley.cli.inspect import inspect
 from foley.cli.jobs import app as jobs
 from foley.cli.serve import serve
 from foley.cli.webhooks import app as webhooks
@@ -55,6 +56,7 @@ app = App(
 app.command(generate, help_prologue=_GENERATE_EXAMPLES)
 app.command(bulk, help_prologue=_BULK_EXAMPLES)
 app.command(download)
+app.command(inspect)
 app.command(jobs)
 app.command(webhooks)
 app.command(info)

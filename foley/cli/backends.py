@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 from foley.cli.options import ModelOptions
 from foley.cli.plan import AUDIO_SUFFIXES, ClipTask
 from foley.errors import DeviceError, ParameterError, RequestError
+from foley.marks.mark import Mark, Marks
 from foley.mix import LoudnessReport
 from foley.types import NoPicture, Stage, VideoFrames
 
@@ -141,12 +142,14 @@ class LocalBackend:
 
     Args:
         options: which model, and where it runs.
+        marks: what results say of how they were made; None for nothing.
 
     Raises:
         ServerError: the weights or the device cannot be used.
     """
 
-    def __init__(self, options: ModelOptions) -> None:
+    def __init__(self, options: ModelOptions, marks: Marks | None) -> None:
+        self._marks = marks
         self._pipeline = options.load()
         self.model = ModelName(
             preset=self._pipeline.preset.name,
@@ -218,63 +221,86 @@ class LocalBackend:
         for clip, generation in zip(clips, generations, strict=True):
             on_stage([clip.task], Stage.MUX)
             try:
-                result = _write_result(clip, generation, start)
+                result = self._write_result(clip, generation, start)
             except RequestError as error:
                 on_outcome(clip.task, error)
             else:
                 on_outcome(clip.task, result)
 
+    def _write_result(
+        self, clip: _DecodedClip, generation: "Generation", start: float
+    ) -> ClipResult:
+        mux_start = time.perf_counter()
+        files = self._write_files(clip, generation)
+        stems = self._write_stems(clip.task, generation)
+        end = time.perf_counter()
+        return ClipResult(
+            paths=[file.path for file in files],
+            seeds=generation.seeds,
+            duration_seconds=generation.duration_seconds,
+            seconds=end - start,
+            timings={**clip.timings, **generation.timings, Stage.MUX: end - mux_start},
+            notices=(*generation.notices, *(notice for file in files for notice in file.notices)),
+            loudness=tuple(file.loudness for file in files if file.loudness),
+            stems=tuple(file.path for file in stems),
+            layer_seeds=generation.layer_seeds,
+        )
 
-def _write_result(clip: _DecodedClip, generation: "Generation", start: float) -> ClipResult:
-    mux_start = time.perf_counter()
-    trimmed = isinstance(clip.frames, VideoFrames) and clip.frames.trimmed
-    stop_seconds = generation.duration_seconds if trimmed else None
-    files = _write_files(clip.task, generation, stop_seconds)
-    stems = _write_stems(clip.task, generation)
-    end = time.perf_counter()
-    return ClipResult(
-        paths=[file.path for file in files],
-        seeds=generation.seeds,
-        duration_seconds=generation.duration_seconds,
-        seconds=end - start,
-        timings={**clip.timings, **generation.timings, Stage.MUX: end - mux_start},
-        notices=(*generation.notices, *(notice for file in files for notice in file.notices)),
-        loudness=tuple(file.loudness for file in files if file.loudness),
-        stems=tuple(file.path for file in stems),
-        layer_seeds=generation.layer_seeds,
-    )
+    def _make_mark(self, task: ClipTask, seed: int) -> Mark | None:
+        if self._marks is None:
+            return None
+        return self._marks.make(self.model.preset, seed, task.request, task.mix)
 
+    def _write_stems(self, task: ClipTask, generation: "Generation") -> "list[MediaFile]":
+        from foley.media.stems import write_stem
 
-def _write_stems(task: ClipTask, generation: "Generation") -> "list[MediaFile]":
-    from foley.media.stems import write_stem
+        if generation.stems is None:
+            return []
+        return [
+            write_stem(
+                stem,
+                path,
+                number=number,
+                sample_rate=generation.sample_rate,
+                mix=task.mix,
+                clip=task.clip,
+                mark=self._make_mark(task, generation.seeds[0]),
+            )
+            for number, (stem, path) in enumerate(
+                zip(generation.stems, task.list_stems(), strict=True), start=1
+            )
+        ]
 
-    if generation.stems is None:
-        return []
-    return [
-        write_stem(stem, path, sample_rate=generation.sample_rate, mix=task.mix, clip=task.clip)
-        for stem, path in zip(generation.stems, task.list_stems(), strict=True)
-    ]
+    def _write_files(self, clip: _DecodedClip, generation: "Generation") -> "list[MediaFile]":
+        from foley.media.mux import write_audio, write_video
 
-
-def _write_files(
-    task: ClipTask, generation: "Generation", stop_seconds: float | None
-) -> "list[MediaFile]":
-    from foley.media.mux import write_audio, write_video
-
-    files = []
-    for waveform, path in zip(generation.waveforms, task.list_outputs(), strict=True):
-        if path.suffix.lower() in AUDIO_SUFFIXES:
-            files.append(
-                write_audio(
-                    waveform, path, mix=task.mix, source=task.clip, stop_seconds=stop_seconds
+        task = clip.task
+        trimmed = isinstance(clip.frames, VideoFrames) and clip.frames.trimmed
+        stop_seconds = generation.duration_seconds if trimmed else None
+        files = []
+        for sound, path in zip(generation, task.list_outputs(), strict=True):
+            mark = self._make_mark(task, sound.seeds[0])
+            if path.suffix.lower() in AUDIO_SUFFIXES:
+                file = write_audio(
+                    sound.waveforms[0],
+                    path,
+                    mix=task.mix,
+                    source=task.clip,
+                    stop_seconds=stop_seconds,
+                    mark=mark,
                 )
-            )
-        else:
-            assert task.clip is not None  # `plan_sound` refused a video
-            files.append(
-                write_video(task.clip, waveform, path, stop_seconds=stop_seconds, mix=task.mix)
-            )
-    return files
+            else:
+                assert task.clip is not None  # `plan_sound` refused a video
+                file = write_video(
+                    task.clip,
+                    sound.waveforms[0],
+                    path,
+                    stop_seconds=stop_seconds,
+                    mix=task.mix,
+                    mark=mark,
+                )
+            files.append(file)
+        return files
 
 
 class ServerBackend:

@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from foley.cli.backends import ClipResult, GenerationBackend, LocalBackend, ServerBackend
-from foley.cli.options import MixFlags, ModelOptions, ServerOptions, SoundOptions
+from foley.cli.options import MarkFlags, MixFlags, ModelOptions, ServerOptions, SoundOptions
 from foley.cli.pipes import PIPE, check_pipes, store_input
 from foley.cli.plan import (
     ClipTask,
@@ -82,6 +82,7 @@ def generate(
             help="Write a line of JSON for each clip to standard output, instead of paths.",
         ),
     ] = False,
+    marks: MarkFlags = MarkFlags(),  # noqa: B008
     server: ServerOptions = ServerOptions(),  # noqa: B008
     model: ModelOptions = ModelOptions(),  # noqa: B008
 ) -> int:
@@ -135,7 +136,7 @@ def generate(
             tasks = skip_finished(tasks, console, report.num_clips)
         if tasks:
             create_folders(tasks)
-            backend = open_backend(server, model, bulk=len(tasks) > 1)
+            backend = open_backend(server, model, marks, bulk=len(tasks) > 1)
             run_tasks(backend, tasks, report, jobs=jobs, trim=trim)
     report.print_summary()
     return 1 if report.num_failed else 0
@@ -181,21 +182,25 @@ def plan_piped(
     return [replace(t, from_stdin=t.clip == stdin, to_stdout=to_stdout) for t in tasks]
 
 
-def open_backend(server: ServerOptions, model: ModelOptions, *, bulk: bool) -> GenerationBackend:
+def open_backend(
+    server: ServerOptions, model: ModelOptions, marks: MarkFlags, *, bulk: bool
+) -> GenerationBackend:
     """Return a service's backend if an address was given, else a loaded model.
 
     Args:
         server: the service's address and key.
         model: which model to load, and where it runs.
+        marks: what the results of a loaded model say.
         bulk: whether interactive requests of a service's other callers go first.
 
     Raises:
-        ServerError: the weights or the device cannot be used, or the service is not ready.
+        ServerError: the weights, the device or a key for marks cannot be used, or the service is
+            not ready.
         RequestError: the address is malformed, or the key is refused.
         ConnectionFailedError: the service cannot be reached.
     """
     if server.url is None:
-        return LocalBackend(model)
+        return LocalBackend(model, marks.load())
     return ServerBackend(server.url, server.api_key, bulk=bulk)
 
 

@@ -13,6 +13,7 @@ from foley.cli.cues import parse_cue, read_cues
 from foley.cli.layers import parse_layer, read_layers
 from foley.configs import OFFICIAL_GUIDANCE, OFFICIAL_STEPS, TINY_GUIDANCE, TINY_STEPS
 from foley.errors import ParameterError
+from foley.marks.mark import Marks, load_marks
 from foley.mix import Channels, MixOptions, OriginalSound
 from foley.quiet import silence_imports
 from foley.request import GenerationRequest, Quality, Solver, parse_adapter_use
@@ -177,6 +178,55 @@ class MixFlags:
             return MixOptions.parse(**dataclasses.asdict(self))
         except ParameterError as error:
             raise ParameterError(_name_as_typed(str(error), sys.argv)) from error
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class MarkFlags:
+    """What results say of how they were made. With --server, the settings of the service hold."""
+
+    marks: Annotated[
+        Literal["on", "off"],
+        Parameter(
+            env_var="FOLEY_MARKS",
+            help="Mark results as machine-made, by C2PA and plain tags. Who publishes such sound "
+            "must mark it: the law of the European Union and the licence of the official weights "
+            "ask for it.",
+        ),
+    ] = "on"
+    marks_key: Annotated[
+        Path | None,
+        Parameter(
+            env_var="FOLEY_MARKS_KEY",
+            help="File of the private key, in PEM, that signs marks. By default one of your own, "
+            "with a self-signed certificate.",
+        ),
+    ] = None
+    marks_chain: Annotated[
+        Path | None,
+        Parameter(
+            env_var="FOLEY_MARKS_CHAIN",
+            help="File of the certificates of --marks-key, in PEM, that of the key first.",
+        ),
+    ] = None
+    marks_prompt: Annotated[
+        bool,
+        Parameter(
+            env_var="FOLEY_MARKS_PROMPT",
+            negative=(),
+            help="Let marks hold the prompts and cues too.",
+        ),
+    ] = False
+
+    def load(self) -> Marks | None:
+        """Return the marks of results; None for none.
+
+        Raises:
+            ConfigError: the key or its certificates cannot be used.
+        """
+        if self.marks == "off":
+            return None
+        return load_marks(key=self.marks_key, chain=self.marks_chain, with_words=self.marks_prompt)
 
 
 def _name_as_typed(message: str, arguments: Sequence[str]) -> str:

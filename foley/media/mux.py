@@ -16,11 +16,13 @@ from torch import Tensor
 
 from foley.configs import SAMPLE_RATE
 from foley.errors import OutputError, VideoDecodeError
-from foley.media.atomic import atomic_media_path, claim_path
+from foley.marks.mark import Mark
+from foley.media.atomic import claim_path
 from foley.media.audio import as_24_bit, as_stereo, encode_packets, validate_waveform
 from foley.media.clock import seconds_of
 from foley.media.containers import takes
 from foley.media.filters import Samples, Sound
+from foley.media.marks import MarkedFile
 from foley.media.metadata import (
     add_subtitles,
     copy_chapters,
@@ -39,6 +41,7 @@ from foley.media.tracks import (
     SoundTrack,
     add_sound_stream,
     add_sounds,
+    has_sound,
     plan_sounds,
 )
 from foley.media.transcode import add_encoded_picture, encode_picture
@@ -81,6 +84,7 @@ class MediaFile:
         codec: FFmpeg's name of the audio codec.
         notices: sentences for the caller about differences from the request.
         loudness: as measured, where options of the mix were given.
+        unsigned: why a file that was to be signed has a plain tag alone; empty otherwise.
     """
 
     path: Path
@@ -88,6 +92,7 @@ class MediaFile:
     codec: str
     notices: tuple[str, ...] = ()
     loudness: LoudnessReport | None = None
+    unsigned: str = ""
 
 
 def choose_container(
@@ -124,6 +129,7 @@ def write_video(
     stop_seconds: float | None = None,
     limits: MediaLimits | None = None,
     mix: MixOptions | None = None,
+    mark: Mark | None = None,
 ) -> MediaFile:
     """Write the clip with the waveform as its sound. The video packets are copied unchanged.
 
@@ -145,6 +151,7 @@ def write_video(
         limits: for a clip without timestamps, whose frames are decoded to find their order; the
             defaults when None.
         mix: what becomes of the source's sound, levels and tracks; None for the waveform alone.
+        mark: what the file says of how its sound was made; None for nothing.
 
     Raises:
         VideoError: the source cannot be read, as `decode_frames`.
@@ -169,9 +176,10 @@ def write_video(
         # Only `destination` may be replaced. The mkv's name may be that of the source.
         instead = destination.with_suffix(f".{chosen}")
         keep = chosen == wanted or instead == destination
+        marked = MarkedFile(mark=mark, container=chosen, clip=source, is_composite=True)
         with (
             nullcontext(destination) if keep else claim_path(instead) as path,
-            atomic_media_path(path) as temporary,
+            marked.write(path) as temporary,
             av.open(
                 str(temporary),
                 "w",
@@ -180,6 +188,7 @@ def write_video(
             ) as writer,
         ):
             copy_tags(reader, writer)
+            marked.add_tag(writer)
             copy_chapters(reader, writer, stop_seconds)
             if plan.encoder:
                 copy = add_encoded_picture(writer, picture, plan.encoder)
@@ -226,8 +235,9 @@ def write_video(
         path=path,
         container=chosen,
         codec=_audio_codec_name(chosen),
-        notices=(*heard.notices, *notices),
+        notices=(*heard.notices, *notices, *marked.notices),
         loudness=heard.loudness,
+        unsigned=marked.unsigned,
     )
 
 
@@ -241,6 +251,7 @@ def write_audio(
     source: Path | None = None,
     stop_seconds: float | None = None,
     limits: MediaLimits | None = None,
+    mark: Mark | None = None,
 ) -> MediaFile:
     """Write the waveform to a lossless sound file.
 
@@ -254,6 +265,7 @@ def write_audio(
         source: the clip, for its own sound and its timecode; None without one.
         stop_seconds: for a trimmed clip, where its own sound ends.
         limits: on what is decoded of the clip; the defaults when None.
+        mark: as `write_video`.
 
     Raises:
         ParameterError: a waveform of another shape, or a sample rate below 1.
@@ -288,13 +300,16 @@ def write_audio(
             heard = replace(heard, notices=(*heard.notices, *notices))
     sound = heard.tracks[0].sound
     values = as_24_bit(sound.samples) if sample_format == "s24" else sound.samples
+    is_mixed = bool(mix and mix.is_mixed and source and has_sound(source, limits))
+    marked = MarkedFile(mark=mark, container=name, clip=source, is_composite=is_mixed)
     with (
-        atomic_media_path(destination) as temporary,
+        marked.write(destination) as temporary,
         av.open(
             str(temporary), "w", format=name, options={"write_bext": "1"} if tags else {}
         ) as writer,
     ):
         writer.metadata.update(tags)
+        marked.add_tag(writer)
         stream = add_sound_stream(writer, codec, sample_rate, sound.layout)
         if codec == "flac":
             stream.format = "s32"
@@ -304,8 +319,9 @@ def write_audio(
         path=destination,
         container=name,
         codec=codec,
-        notices=heard.notices,
+        notices=(*heard.notices, *marked.notices),
         loudness=heard.loudness,
+        unsigned=marked.unsigned,
     )
 
 

@@ -115,6 +115,21 @@ def open_sound(
         yield (container, streams[0]) if streams else None
 
 
+def read_tags(source: Path) -> tuple[str, dict[str, str]]:
+    """Return FFmpeg's name of a file's format, and its tags.
+
+    Args:
+        source: a file of the same formats as `open_video` accepts.
+
+    Raises:
+        VideoEmptyError: the file has no bytes.
+        VideoDecodeError: no such file, truncated, or unreadable.
+    """
+    _check_bytes(source, MediaLimits())
+    with translate_read_errors(source), _open_container(source, None) as container:
+        return container.format.name, dict(container.metadata)
+
+
 def _open_container(source: Path, codecs: frozenset[str] | None) -> InputContainer:
     """Open the file as one of the known formats, without access to other files."""
     options = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}

@@ -19,6 +19,7 @@ from foley.mix import LoudnessReport
 from foley.storage import fetch_clip, open_storage
 from foley.types import NoPicture
 from runners.handoff import CLIP, MAX_FRAMES_BYTES, FrameCounts
+from runners.jobs.marks import load_service_marks, log_unsigned, make_write_arguments
 from runners.jobs.scratch import Scratch
 from runners.messages import RunnerRequest, RunnerResult
 from runners.sandbox.fork_server import SandboxLimits
@@ -45,9 +46,13 @@ class Station:
         settings: limits on clips.
         worker: has the model.
         scratch: for the files of the rows.
+
+    Raises:
+        ConfigError: the key for marks cannot be used.
     """
 
     def __init__(self, settings: Settings, worker: Worker, scratch: Scratch) -> None:
+        self._marks = load_service_marks(settings)
         self._worker = worker
         self._scratch = scratch
         self._limits: dict[str, Any] = {
@@ -114,7 +119,15 @@ class Station:
             stop_seconds=result.duration_seconds if trimmed else None,
             mix=task.mix.changed(),
             limits=self._limits,
+            **make_write_arguments(
+                self._marks,
+                self._worker.status.preset,
+                result.seeds,
+                task.request,
+                task.mix,
+            ),
         )
+        log_unsigned(written)
         files = [*(copies[0] for copies in written), *written[0][1:]]  # the layers come last
         names = tuple(
             str(Path(name).with_suffix(f".{file['container']}"))

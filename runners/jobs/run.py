@@ -21,12 +21,14 @@ from foley.errors import (
     ParameterError,
     RunnerLostError,
 )
+from foley.marks.mark import Marks
 from foley.mix import LoudnessReport
 from foley.types import NoPicture, Stage
 from runners import metrics, tracing
 from runners.handoff import FrameCounts, announce_frames
 from runners.jobs.deadline import Deadline
 from runners.jobs.job import GenerationJob
+from runners.jobs.marks import log_unsigned, make_write_arguments
 from runners.jobs.outputs import JobResult, OutputFile
 from runners.jobs.runner_call import RUNNER_SECONDS, Runner, RunnerCall
 from runners.messages import (
@@ -51,9 +53,13 @@ class GenerationService:
         settings: the limits on clips.
         runner: admits the jobs, and runs the model.
         sandbox: runs the media tasks.
+        marks: what results say of how they were made; None for nothing.
     """
 
-    def __init__(self, settings: Settings, runner: Runner, sandbox: Sandbox) -> None:
+    def __init__(
+        self, settings: Settings, runner: Runner, sandbox: Sandbox, marks: Marks | None
+    ) -> None:
+        self._marks = marks
         self._settings = settings
         self._runner = runner
         self._sandbox = sandbox
@@ -135,7 +141,7 @@ class GenerationService:
             self._model = None
             raise
         deadline.seconds.update(result.timings)
-        files, notices = await self._write(job, result, trimmed, deadline, on_update)
+        files, notices = await self._write(job, model.preset, result, trimmed, deadline, on_update)
         for stage, seconds in deadline.seconds.items():
             metrics.STAGE_SECONDS.labels(stage).observe(seconds)
         metrics.AUDIO_SECONDS.inc(result.duration_seconds * len(result.seeds))
@@ -177,6 +183,7 @@ class GenerationService:
     async def _write(
         self,
         job: GenerationJob,
+        preset: str,
         result: RunnerResult,
         trimmed: bool,
         deadline: Deadline,
@@ -184,6 +191,14 @@ class GenerationService:
     ) -> tuple[tuple[OutputFile, ...], list[str]]:
         """Write the files of all variations; returns them, and notices about them."""
         on_update(ProgressUpdate(stage=Stage.MUX))
+        options = job.options
+        marking = make_write_arguments(
+            self._marks,
+            preset,
+            result.seeds,
+            options.generation_request(),
+            options.mix_options(),
+        )
         with deadline.stage(Stage.MUX):
             written = await self._sandbox.run(
                 "write",
@@ -192,9 +207,11 @@ class GenerationService:
                 formats=job.formats,
                 sample_rate=result.sample_rate,
                 stop_seconds=result.duration_seconds if trimmed else None,
-                mix=job.options.changed(),
+                mix=options.changed(),
                 limits=self._media_limits(),
+                **marking,
             )
+        log_unsigned(written)
         variations = zip(result.seeds, written, strict=True)
         files = tuple(
             OutputFile(

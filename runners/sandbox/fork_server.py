@@ -8,7 +8,8 @@ imports take more than a second.
 
     API process                 fork server                     child
     Sandbox.run -- byte and socket --> fork ------------------> reads the task from the socket,
-         <----------------------------------------------------- writes its outcome, one line
+         <----------------------------------------------------- writes its outcome, one line,
+                                                                after its questions, if it has any
          closes its end --------------> kills the child         (or dies: the server writes it)
 
 The limits of a child are its memory beyond what it starts with, its CPU time, the size of each file
@@ -42,6 +43,7 @@ from typing import Any, NoReturn
 
 from foley.errors import FoleyError, OutputError
 from runners.sandbox.confinement import Confinement, list_readable_paths
+from runners.sandbox.questions import connect, send
 
 NOTHING = "nothing"  # a task that shows that the fork server is ready
 MAX_OPEN_FILES = 64  # several times what a task needs
@@ -200,6 +202,7 @@ def _run_task(connection: socket.socket, tasks: Tasks, confinement: Confinement)
     """Read one task from the connection, run it within its limits and write its outcome."""
     with connection, connection.makefile("rb") as lines:
         asked = json.loads(lines.readline())
+        connect(connection.fileno())
         folder = asked["folder"]
         limits = SandboxLimits(**asked["limits"])
         limits.apply()
@@ -255,11 +258,8 @@ def _is_folder_failure(error: FoleyError) -> bool:
 
 
 def _send(descriptor: int, outcome: dict[str, Any]) -> None:
-    """Write an outcome to a socket, by `write`, since a confined child may not call `send`."""
-    line = json.dumps(outcome).encode() + b"\n"
     with contextlib.suppress(OSError):  # the caller has left
-        while line:
-            line = line[os.write(descriptor, line) :]
+        send(descriptor, outcome)
 
 
 def _die_with_parent() -> None:

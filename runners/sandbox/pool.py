@@ -19,6 +19,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ log = structlog.get_logger(__name__)
 
 DECODE = "decode"  # the task whose cost and crashes depend on the clip alone
 MAX_OUTCOME_BYTES = 1024 * 1024
+MAX_QUESTIONS = 64  # more than a request has files
 END_SECONDS = 5.0
 TOO_COSTLY = (
     "reading the clip takes more {} than allowed; send a shorter clip, or one of fewer pixels"
@@ -79,13 +81,23 @@ class Sandbox:
         self._server: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
 
-    async def run(self, task: str, folder: Path, *, owner: str = "", **arguments: Any) -> Any:
+    async def run(
+        self,
+        task: str,
+        folder: Path,
+        *,
+        owner: str = "",
+        answer: Callable[[Any], Any] | None = None,
+        **arguments: Any,
+    ) -> Any:
         """Run a task in a child and return its result. Cancelling kills the child.
 
         Args:
             task: name of a task of the fork server.
             folder: the request's folder.
             owner: of the request. Owners take turns.
+            answer: to the questions of the child, by `runners.sandbox.questions.ask`. It gets
+                whatever a child sends that was taken over. None if the task asks nothing.
             arguments: keyword arguments of the task, as JSON can hold them.
 
         Raises:
@@ -96,11 +108,11 @@ class Sandbox:
             FoleyError: the task raised it on purpose.
         """
         async with self._turns.take(owner):
-            outcome = await self._ask(task, folder, arguments)
+            outcome = await self._ask(task, folder, answer, arguments)
             # The fork server died during the task, and another one is started; or the child did.
             if outcome is None or _is_worth_repeating(task, outcome):
                 log.warning("media_repeated", task=task, **(outcome or {"died": "fork server"}))
-                outcome = await self._ask(task, folder, arguments)
+                outcome = await self._ask(task, folder, answer, arguments)
         return _unpack(task, outcome or {"bug": "the fork server died twice during this task"})
 
     async def start(self) -> None:
@@ -127,7 +139,11 @@ class Sandbox:
                 self._server.wait()
 
     async def _ask(
-        self, task: str, folder: Path, arguments: dict[str, Any]
+        self,
+        task: str,
+        folder: Path,
+        answer: Callable[[Any], Any] | None,
+        arguments: dict[str, Any],
     ) -> dict[str, Any] | None:
         """Return the outcome of a task, or None if the fork server died before there was one."""
         async with self._starting:
@@ -147,8 +163,7 @@ class Sandbox:
         try:
             with contextlib.suppress(ConnectionError):
                 writer.write(encode_task(task, folder, self._limits, arguments))
-                line = await reader.readline()
-                return json.loads(line) if line.endswith(b"\n") else None
+                return await _read_outcome(reader, writer, answer)
             return None
         except asyncio.CancelledError:
             # The child must be dead before the folder in which it writes is removed.
@@ -167,6 +182,25 @@ class Sandbox:
         environment = {**self._environment, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         with theirs:
             self._server = subprocess.Popen(command, stdin=theirs.fileno(), env=environment)
+
+
+async def _read_outcome(
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    answer: Callable[[Any], Any] | None,
+) -> dict[str, Any] | None:
+    """Answer a child's questions until its outcome comes; None if it ends without one."""
+    for _ in range(MAX_QUESTIONS + 1):
+        line = await reader.readline()
+        if not line.endswith(b"\n"):
+            return None
+        message: dict[str, Any] = json.loads(line)
+        if "asks" not in message:
+            return message
+        if answer is None:
+            return {"bug": "the child asked a question"}
+        writer.write(json.dumps(answer(message["asks"])).encode() + b"\n")
+    return {"bug": f"the child asked more than {MAX_QUESTIONS} questions"}
 
 
 def _is_worth_repeating(task: str, outcome: dict[str, Any]) -> bool:

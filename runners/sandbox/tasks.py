@@ -1,5 +1,6 @@
 """The media tasks, each of which runs in a child process of the fork server."""
 
+import base64
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from foley.configs import PRESETS
+from foley.marks.mark import Mark, Signer, can_sign
 from foley.media.decode import decode_frames
 from foley.media.mux import MediaFile, choose_container, write_audio, write_video
 from foley.media.original import read_original
@@ -19,6 +21,10 @@ from foley.media.stems import write_stem
 from foley.mix import MixOptions, choose_stem_path
 from runners.handoff import CLIP, load_stems, load_waveforms, save_frames
 from runners.sandbox.fork_server import Tasks
+from runners.sandbox.questions import ask
+
+if can_sign():
+    import foley.marks.manifest  # noqa: F401
 
 SOUND_ONLY_FORMATS = ("wav", "flac")
 
@@ -87,6 +93,7 @@ def write(
     stop_seconds: float | None,
     limits: dict[str, Any],
     mix: dict[str, Any] | None = None,
+    marks: list[dict[str, Any]] | None = None,
 ) -> list[list[dict[str, Any]]]:
     """Write the files of each waveform that the model saved in the folder.
 
@@ -97,10 +104,13 @@ def write(
         stop_seconds: where the picture ends; None keeps all of it.
         limits: the fields of `MediaLimits`, as JSON holds them.
         mix: the fields of `MixOptions` that are not defaults.
+        marks: for each waveform the fields of its `Mark`; None for no marks. Each signature is
+            asked for by `{"sign": base64}`.
 
     Returns:
-        For each waveform its files in the order of `formats`: name, container, notices and loudness
-        of each. The layers come after those of their mix, each with the number of its "layer".
+        For each waveform its files in the order of `formats`: name, container, notices, loudness,
+        and why it is unsigned. The layers come after those of their mix, each with the number of
+        its "layer".
 
     Raises:
         OutputError: a container does not take the clip's packets.
@@ -114,7 +124,7 @@ def write(
     def find_clip() -> Path | None:
         return clip if clip.exists() and clip.stat().st_size else None
 
-    def write_file(waveform: Tensor, destination: Path) -> MediaFile:
+    def write_file(waveform: Tensor, destination: Path, mark: Mark | None) -> MediaFile:
         if destination.suffix[1:] in SOUND_ONLY_FORMATS:
             return write_audio(
                 waveform,
@@ -124,6 +134,7 @@ def write(
                 source=find_clip(),
                 stop_seconds=stop_seconds,
                 limits=media_limits,
+                mark=mark,
             )
         return write_video(
             clip,
@@ -133,11 +144,14 @@ def write(
             stop_seconds=stop_seconds,
             limits=media_limits,
             mix=options,
+            mark=mark,
         )
 
+    waveforms = load_waveforms(folder)
+    made = [_make_mark(**mark) for mark in marks] if marks else [None] * len(waveforms)
     variations = [
-        [_to_json(write_file(waveform, folder / f"foley-{index}.{name}")) for name in formats]
-        for index, waveform in enumerate(load_waveforms(folder), start=1)
+        [_to_json(write_file(waveform, folder / f"foley-{index}.{name}", mark)) for name in formats]
+        for index, (waveform, mark) in enumerate(zip(waveforms, made, strict=True), start=1)
     ]
     if (stems := load_stems(folder)) is not None:
         sound = next((name for name in formats if name in SOUND_ONLY_FORMATS), "wav")
@@ -145,6 +159,8 @@ def write(
             written = write_stem(
                 stem,
                 choose_stem_path(folder / f"foley-1.{sound}", number),
+                number=number,
+                mark=made[0],
                 sample_rate=sample_rate,
                 mix=options,
                 clip=find_clip(),
@@ -152,6 +168,15 @@ def write(
             )
             variations[0].append({**_to_json(written), "layer": number})
     return variations
+
+
+def _make_mark(*, signer: dict[str, Any] | None, **fields: Any) -> Mark:
+    return Mark(**fields, signer=Signer(**signer, sign=_ask_for_signature) if signer else None)
+
+
+def _ask_for_signature(data: bytes) -> bytes:
+    answer = ask({"sign": base64.b64encode(data).decode()})
+    return base64.b64decode(answer["signature"])
 
 
 def _media_limits(limits: dict[str, Any]) -> MediaLimits:
@@ -164,6 +189,7 @@ def _to_json(file: MediaFile) -> dict[str, Any]:
         "container": file.container,
         "notices": file.notices,
         "loudness": file.loudness.model_dump() if file.loudness else None,
+        "unsigned": file.unsigned,
     }
 
 

@@ -26,6 +26,7 @@ from foley.cli.bulk.records import Plan, lock_output, plan_rows
 from foley.cli.bulk.rows import BadRow, Defaults, list_fields, make_tasks
 from foley.cli.bulk.sources import read_source
 from foley.errors import ConflictError, ParameterError
+from foley.media.inspection import inspect_file
 from foley.mix import MixOptions
 from foley.request import GenerationRequest
 from foley.storage import Folder, open_storage
@@ -321,6 +322,10 @@ def test_a_run_is_reported_and_the_next_one_makes_nothing_twice(
         "sound-2-layer-2.wav",
         "sound-2.wav",
     ]
+    assert {inspect_file(Path(path)).state for path in made} == {"valid"}
+    layer = inspect_file(output / "sound-2-layer-2.wav").made
+    assert layer is not None
+    assert layer["settings"]["layer"] == 2
     assert pyarrow.parquet.read_table(output / "report.parquet").num_rows == len(lines)
 
     # Everything is done or has failed, so no model is loaded.

@@ -3,6 +3,7 @@
 import io
 import json
 import zipfile
+from pathlib import Path
 
 import av
 import httpx
@@ -10,7 +11,9 @@ import numpy as np
 import pytest
 
 from foley.configs import OFFICIAL_GUIDANCE, TINY_GUIDANCE
+from foley.media.inspection import inspect_file
 from foley.types import Stage
+from tests.media.clips import list_packets
 from tests.server import Server
 
 
@@ -144,16 +147,31 @@ def test_a_codec_that_the_container_cannot_hold_gives_mkv(
     assert any("webm" in notice for notice in json.loads(response.headers["x-foley-notices"]))
 
 
-def test_the_seed_repeats_the_sound_byte_for_byte(server: Server, short_clip: bytes) -> None:
+def test_the_seed_repeats_the_sound_sample_for_sample(server: Server, short_clip: bytes) -> None:
     def make(**fields: object) -> httpx.Response:
         return server.generate(short_clip, accept="audio/wav", num_inference_steps=2, **fields)
 
     drawn = make()
-    seed = drawn.headers["x-foley-seed"]
-    assert make(seed=seed).content == drawn.content
-    assert make(seed=seed, guidance_scale=TINY_GUIDANCE).content == drawn.content
-    assert make(seed=seed, guidance_scale=OFFICIAL_GUIDANCE).content != drawn.content
-    assert make(seed=int(seed) + 1).content != drawn.content
+    seed, sound = drawn.headers["x-foley-seed"], list_packets(drawn.content)
+    assert list_packets(make(seed=seed).content) == sound
+    assert list_packets(make(seed=seed, guidance_scale=TINY_GUIDANCE).content) == sound
+    assert list_packets(make(seed=seed, guidance_scale=OFFICIAL_GUIDANCE).content) != sound
+    assert list_packets(make(seed=int(seed) + 1).content) != sound
+
+
+def test_a_result_is_marked_and_signed_by_the_service(
+    server: Server, short_clip: bytes, tmp_path: Path
+) -> None:
+    response = server.generate(short_clip, num_inference_steps=1, seed=7, prompt="a secret gong")
+    path = tmp_path / "out.mp4"
+    path.write_bytes(response.content)
+    found = inspect_file(path)
+    assert found.state == "valid"
+    assert found.made is not None
+    assert (found.made["model"], found.made["seed"]) == ("tiny", 7)
+    assert found.made["settings"] == {"num_inference_steps": 1}
+    assert b"secret" not in response.content
+    assert '"event": "marks_signed"' in server.log.read_text()
 
 
 def test_several_variations_come_as_a_zip_with_their_seeds(
@@ -200,7 +218,7 @@ def test_further_formats_come_in_the_zip(server: Server, short_clip: bytes) -> N
     assert list(contents) == ["mp4", "flac", "wav"]
     assert np.array_equal(samples(contents["flac"]), samples(contents["wav"]))
     alone = server.generate(short_clip, num_inference_steps=1, seed=3, format="wav")
-    assert contents["wav"] == alone.content
+    assert list_packets(contents["wav"]) == list_packets(alone.content)
 
 
 def test_a_zip_can_be_asked_for_one_sound(server: Server, short_clip: bytes) -> None:

@@ -3,13 +3,16 @@
 import base64
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from foley.client import verify_webhook
+from foley.media.inspection import inspect_file
 from tests.durable.receiver import SECRET, receive_webhooks
+from tests.media.clips import list_packets
 from tests.patience import is_within, scale, wait_until
 from tests.server import ENDLESS, Server
 
@@ -61,8 +64,8 @@ def done(server: Server, short_clip: bytes) -> dict[str, Any]:
     return wait_for_end(server, accept(server, short_clip, also="wav", **FEW_STEPS))
 
 
-def test_a_job_gives_the_bytes_of_the_same_request_made_directly(
-    server: Server, short_clip: bytes, done: dict[str, Any]
+def test_a_job_gives_the_marked_sound_of_the_same_request_made_directly(
+    server: Server, short_clip: bytes, done: dict[str, Any], tmp_path: Path
 ) -> None:
     assert done["state"] == "succeeded", done
     assert done["result"]["seeds"] == [11]
@@ -73,7 +76,11 @@ def test_a_job_gives_the_bytes_of_the_same_request_made_directly(
         assert got.headers["content-type"] == file["media_type"]
         assert len(got.content) == file["bytes"]
         direct = server.generate(short_clip, format=file["format"], **FEW_STEPS)
-        assert got.content == direct.content
+        assert list_packets(got.content) == list_packets(direct.content)
+        path = tmp_path / f"job.{file['format']}"
+        path.write_bytes(got.content)
+        found = inspect_file(path)
+        assert (found.state, found.made and found.made["seed"]) == ("valid", 11)
     assert server.client.get(done["result_url"]).headers["content-type"] == "video/mp4"
 
 
@@ -243,7 +250,7 @@ def test_a_job_takes_the_clip_from_where_it_is(
     job = wait_for_end(server, accept(server, None, clip_url=uri, **FEW_STEPS))
     assert job["state"] == "succeeded", job
     files = [server.client.get(found["result_url"]).content for found in (job, done)]
-    assert files[0] == files[1]
+    assert list_packets(files[0]) == list_packets(files[1])
     refused = submit(server, None, clip_url=f"http://127.0.0.1:{server.port}/docs", **FEW_STEPS)
     assert refused.status_code == 422
     assert refused.json()["error"]["code"] == "clip_not_fetched"

@@ -5,11 +5,13 @@ import json
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import av
 import httpx
 import pytest
 
+from foley.media.inspection import inspect_file
 from tests.http.test_generate import seconds_of_sound
 from tests.http.test_refusals import POST, check, exchange_raw
 from tests.keyed import FIRST_KEY, KEEP, KEEP_BYTES, SECOND_KEY
@@ -69,7 +71,9 @@ def test_a_path_of_its_own_has_events_for_any_accept(
     assert [events[0][0], events[-1][0]] == ["accepted", "result"]
 
 
-def test_events_report_progress_and_then_the_files(keyed_server: Server, short_clip: bytes) -> None:
+def test_events_report_progress_and_then_the_files(
+    keyed_server: Server, short_clip: bytes, tmp_path: Path
+) -> None:
     given = {"X-Request-Id": "story-1"}
     fields = {"num_inference_steps": 4, "num_variations": 2, "seed": 5, "priority": "bulk"}
     fields["also"] = "wav,flac"
@@ -107,6 +111,10 @@ def test_events_report_progress_and_then_the_files(keyed_server: Server, short_c
         )
         with av.open(io.BytesIO(answer.content)) as reader:
             assert len(reader.streams.video) == int(file["format"] == "mp4")
+        path = tmp_path / f"streamed.{file['format']}"
+        path.write_bytes(answer.content)
+        found = inspect_file(path)
+        assert (found.state, found.made and found.made["seed"]) == ("valid", file["seed"])
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,9 @@ def test_a_runner_that_answered_and_then_hangs_is_told_after_three_watchdogs(
         return service.is_runner_silent()
 
     async def run_all() -> None:
-        service = GenerationService(Settings(watchdog_seconds=0.1), runner, sandbox=None)  # type: ignore[arg-type]
+        service = GenerationService(
+            Settings(watchdog_seconds=0.1), runner, sandbox=None, marks=None
+        )  # type: ignore[arg-type]
         runner.hangs = True
         started = time.monotonic()
         while time.monotonic() - started < 0.4:  # it may take its time to start
@@ -48,7 +50,9 @@ def test_a_runner_that_answered_and_then_hangs_is_told_after_three_watchdogs(
             pass  # the test's own time limit is what ends a wrong program
         runner.hangs = False
         assert not await ask(service)
-        unwatched = GenerationService(Settings(watchdog_seconds=0), runner, sandbox=None)  # type: ignore[arg-type]
+        unwatched = GenerationService(
+            Settings(watchdog_seconds=0), runner, sandbox=None, marks=None
+        )  # type: ignore[arg-type]
         assert not await ask(unwatched)
 
     asyncio.run(run_all())

@@ -2,6 +2,7 @@
 
 # H, W height and width, S output side
 
+import io
 import os
 import struct
 from collections.abc import Iterable, Sequence
@@ -183,6 +184,15 @@ def picture_packets(path: Path) -> list[tuple[bytes, int | None, float]]:
             for packet in reader.demux(stream)
             if packet.size
         ]
+
+
+def list_packets(content: bytes) -> list[tuple[int, int | None, bytes]]:
+    """Stream, timestamp and content of every packet of a file.
+
+    Two files that are signed apart differ in their manifests, and are alike in these.
+    """
+    with av.open(io.BytesIO(content)) as reader:
+        return [(p.stream_index, p.pts, bytes(p)) for p in reader.demux() if p.size]
 
 
 def shown_seconds(path: Path) -> list[float]:

@@ -21,6 +21,7 @@ import torch
 
 from foley.errors import OutputError
 from runners.sandbox import fork_server, tasks
+from runners.sandbox.questions import ask
 
 
 def crash(_folder: Path) -> None:
@@ -100,13 +101,18 @@ def refuse_for_the_folder(folder: Path) -> None:
         raise OutputError("foley-1.mp4 cannot be written") from error
 
 
+def ask_on_and_on(_folder: Path) -> None:
+    while True:
+        ask({"sign": "AAAA"})
+
+
 WAYS: dict[str, Callable[[Path], None]] = {
     way.__name__: way
     for way in (
         crash, take_memory_in_torch, take_memory_in_python, spin, write_large_file,
         raise_key_error, raise_type_error, raise_assertion_error, raise_foreign_ffmpeg_error,
         be_killed, be_killed_once, crash_once, exit_early, fill_the_disk, refuse,
-        refuse_for_the_folder,
+        refuse_for_the_folder, ask_on_and_on,
     )
 }  # fmt: skip
 

@@ -1,10 +1,12 @@
 """Media tasks run in child processes, and no failure of a child reaches the service."""
 
 import asyncio
+import base64
+import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +24,13 @@ from foley.errors import (
     VideoTooCostlyError,
     VideoTooLargeError,
 )
+from foley.marks.mark import Mark, load_marks
 from foley.media.decode import decode_frames
+from foley.media.inspection import inspect_file
 from runners.handoff import load_frames, save_waveforms
+from runners.jobs.marks import answer_with_signature, describe_marks
 from runners.sandbox.fork_server import SandboxLimits
-from runners.sandbox.pool import Sandbox
+from runners.sandbox.pool import MAX_QUESTIONS, Sandbox
 from runners.settings import Settings, child_environment
 from runners.status import status_of
 from tests.media.clips import write_clip
@@ -65,9 +70,17 @@ def decode(sandbox: Sandbox, folder: Path, **limits: Any) -> Any:
     return asyncio.run(sandbox.run("decode", folder, **options, limits={**ACCEPTED, **limits}))
 
 
-def write(sandbox: Sandbox, folder: Path, waveforms: torch.Tensor, **limits: Any) -> Any:
+def write(
+    sandbox: Sandbox,
+    folder: Path,
+    waveforms: torch.Tensor,
+    marks: Any = None,
+    answer: Callable[[Any], Any] | None = None,
+    **limits: Any,
+) -> Any:
     save_waveforms(waveforms, folder)
     options = {"formats": ["mp4", "wav"], "sample_rate": 48_000, "stop_seconds": None}
+    options |= {"marks": marks, "answer": answer}
     return asyncio.run(sandbox.run("write", folder, **options, limits={**ACCEPTED, **limits}))
 
 
@@ -93,6 +106,55 @@ def test_waveforms_are_written_in_each_format(sandbox: Sandbox, tmp_path: Path) 
     assert [file["name"] for file in first] == ["foley-1.mp4", "foley-1.wav"]
     assert [file["container"] for file in second] == ["mp4", "wav"]
     assert all((tmp_path / file["name"]).stat().st_size for file in [*first, *second])
+
+
+def test_a_confined_child_marks_results_without_having_the_key(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    signer = load_marks(folder=tmp_path / "marks").signer
+    assert signer is not None
+    asked: list[bytes] = []
+
+    def answer(question: Any) -> Any:
+        asked.append(base64.b64decode(question["sign"]))
+        return answer_with_signature(signer, question)
+
+    folder = tmp_path / "request"
+    folder.mkdir()
+    write_clip(folder / "clip.mp4").rename(folder / "clip")
+    marks = [Mark(model="tiny", seed=seed, signer=signer) for seed in (7, 8)]
+    described = describe_marks(marks)
+    assert "PRIVATE KEY" not in json.dumps(described)
+    waveforms = torch.zeros(2, 1, 48_000)
+    files = write(sandbox, folder, waveforms, marks=described, answer=answer)
+    for mark, written in zip(marks, files, strict=True):
+        for file in written:
+            assert (file["unsigned"], file["notices"]) == ("", [])
+            found = inspect_file(folder / file["name"])
+            assert found.state == "valid"
+            assert found.made is not None
+            assert found.made["seed"] == mark.seed
+    assert len(asked) == 4
+    # A child that may sign nothing writes the sounds all the same.
+    files = write(
+        sandbox, folder, waveforms, marks=described, answer=lambda _: {"refused": "not today"}
+    )
+    assert all(file["unsigned"] for written in files for file in written)
+    assert inspect_file(folder / "foley-1.mp4").state == "unsigned"
+
+
+def test_a_child_that_asks_and_asks_is_ended(hostile: Sandbox, tmp_path: Path) -> None:
+    asked: list[Any] = []
+
+    def answer(question: Any) -> None:
+        asked.append(question)
+
+    with capture_logs() as logs, pytest.raises(ServerError):
+        asyncio.run(hostile.run("write", tmp_path, how="ask_on_and_on", answer=answer))
+    assert len(asked) == MAX_QUESTIONS + 1
+    assert "asked more than" in logs[0]["bug"]
+    with pytest.raises(ServerError):
+        asyncio.run(hostile.run("write", tmp_path, how="ask_on_and_on"))
 
 
 def test_a_waveform_that_is_not_finite_is_a_server_error(sandbox: Sandbox, tmp_path: Path) -> None:

@@ -65,6 +65,8 @@ def start(folder: Path, jobs: Path) -> Server:
     folder.mkdir()
     # One job at a time, so that the sounds do not depend on what shares a batch.
     settings = {"FOLEY_JOBS_DIR": str(jobs), "FOLEY_MAX_CONCURRENCY": "2"}
+    # Without marks a repeated request gives the same file, and not only the same sound.
+    settings["FOLEY_MARKS"] = "off"
     return Server(folder, settings)
 
 

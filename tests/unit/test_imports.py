@@ -31,7 +31,8 @@ ALLOWED: dict[str, set[str]] = {
     "foley.configs": {"foley.errors"},
     "foley.request": {"foley.configs", "foley.errors"},
     "foley.mix": {"foley.configs", "foley.errors", "foley.request"},
-    "foley.media/": BASE,
+    "foley.marks/": BASE,
+    "foley.media/": BASE | {"foley.marks/"},
     "foley.models/": BASE,
     "foley.weights/": BASE | {"foley.models/"},
     "foley.hardware/": BASE | {"foley.models/", "foley.weights/"},
@@ -40,7 +41,7 @@ ALLOWED: dict[str, set[str]] = {
     "foley.windows": BASE,
     "foley.denoise": BASE | {"foley.models/", "foley.sampling", "foley.windows"},
     "foley.conditioning": BASE | {"foley.gpu/", "foley.models/"},
-    "foley.generation": BASE | {"foley.media/"},
+    "foley.generation": BASE | {"foley.marks/", "foley.media/"},
     "foley.session": BASE
     | {
         "foley.denoise",
@@ -78,6 +79,7 @@ ALLOWED: dict[str, set[str]] = {
         "foley.client/",
         "foley.generation",
         "foley.hardware/",
+        "foley.marks/",
         "foley.media/",
         "foley.models/",
         "foley.pipeline",
@@ -99,9 +101,10 @@ ALLOWED: dict[str, set[str]] = {
     "runners.messages": BASE,
     "runners.handoff": BASE,
     "runners.tracing": BASE | {"runners.messages", "runners.settings"},
-    "runners.sandbox/": BASE | {"foley.media/", "runners.handoff"},
+    "runners.sandbox/": BASE | {"foley.marks/", "foley.media/", "runners.handoff"},
     "runners.jobs/": BASE
     | {
+        "foley.marks/",
         "runners.fetch",
         "runners.handoff",
         "runners.messages",
@@ -202,6 +205,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "service": BASE
     | {
+        "foley.marks/",
         "runners.auth",
         "runners.browser",
         "runners.durable/",
@@ -229,6 +233,8 @@ OUTSIDE = {
 }
 # Libraries that only some units may import.
 LIBRARIES = {
+    "c2pa": {"foley.marks/"},
+    "cryptography": {"foley.marks/"},
     "dbos": {"runners.durable/"},
     "obstore": {"foley.storage"},
     "bentoml": {"service", "runners.jobs/", "runners.runner_socket"},

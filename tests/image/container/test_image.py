@@ -20,6 +20,7 @@ from foley.v1.foley_pb2_grpc import FoleyServiceStub
 from runners.process import find_free_port
 from tests.image.container.containers import USER, Container, Containers
 from tests.image.sounds import seconds_of
+from tests.media.clips import list_packets
 from tests.patience import Deadline, is_within, scale, wait_for_exit, wait_until
 from tests.runpod.queue_server import JobQueue
 from tests.server import ROOT
@@ -103,7 +104,7 @@ def test_a_sound_is_generated_over_http(pod: Container) -> None:
     assert response.status_code == 200, response.text
     assert seconds_of(response.content) == pytest.approx(5.24, abs=0.1)
     again = pod.generate(CLIP, num_inference_steps=4, seed=7, format="wav")
-    assert again.content == response.content
+    assert list_packets(again.content) == list_packets(response.content)
     video = pod.generate(CLIP, num_inference_steps=1)
     assert video.headers["content-type"] == "video/mp4"
 
@@ -121,7 +122,8 @@ def test_a_sound_is_generated_over_grpc(pod: Container, grpc_port: int) -> None:
         for event in events
         if event.HasField("chunk") and event.chunk.file_index == wavs[0]
     )
-    assert content == pod.generate(CLIP, num_inference_steps=4, seed=7, format="wav").content
+    again = pod.generate(CLIP, num_inference_steps=4, seed=7, format="wav")
+    assert list_packets(content) == list_packets(again.content)
 
 
 def test_the_page_is_on_its_port(pod: Container) -> None:
