@@ -45,6 +45,7 @@ from runners.http.handlers import Handlers
 from runners.http.health import HealthCheck
 from runners.http.jobs import JobHandlers, build_job_routes
 from runners.http.middleware import ErrorMiddleware
+from runners.http.root_path import RootPath
 from runners.http.routes import CORS, build_routes
 from runners.http.webhooks import WebhookHandlers, build_webhook_routes
 from runners.jobs.cancellation import CancellationRegistry
@@ -240,7 +241,7 @@ class FoleyApi:
             self.job_handlers = JobHandlers(SETTINGS, self.reception)
             self.webhook_handlers = WebhookHandlers(self.reception.jobs.queue.webhooks)
         self.health = HealthCheck(self.__is_ready__, SETTINGS)
-        self.page = PageProxy(self.common.folder, prefix="/ui")
+        self.page = PageProxy(self.common.folder, prefix="/ui", ending=self.ending)
         self.grpc_server: GrpcServer | None = None
 
     def _make_jobs(self) -> JobReception | None:
@@ -325,6 +326,11 @@ class FoleyApi:
         return True
 
 
+# The first one is the outermost.
+if SETTINGS.root_path is not None:
+    FoleyApi.add_asgi_middleware(  # type: ignore[attr-defined]
+        RootPath, root_path=SETTINGS.root_path
+    )
 FoleyApi.add_asgi_middleware(  # type: ignore[attr-defined]
     BrowserHeaders, frame_ancestors=SETTINGS.frame_ancestors
 )

@@ -281,6 +281,15 @@ class Settings(BaseSettings):
             "service listens on a loopback address. Probes are not checked.",
         ),
     ] = None
+    root_path: Annotated[
+        str | None,
+        Field(
+            pattern=r"^(/[A-Za-z0-9._~-]+)+$",
+            description="Path below which a proxy serves the service, such as `/foley`, if the "
+            "proxy passes that path on. Requests are served with it and without it. A proxy that "
+            "takes the path off needs no setting.",
+        ),
+    ] = None
     cors_origins: Annotated[
         str | None,
         Field(

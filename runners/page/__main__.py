@@ -2,11 +2,11 @@
 
 import asyncio
 import contextlib
-import os
 import signal
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -51,11 +51,15 @@ def main(
 ) -> None:
     """Serve the page of a Foley service."""
     configure_logging("info")
-    # Uvicorn raises the signal again when it has stopped. With this handler the signal becomes an
-    # exception, so that the temporary folder is removed.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     if below_service:
-        threading.Thread(target=_end_with_input, daemon=True).start()
+        # The launcher sends its signal to all processes of the service. This one is needed until
+        # the accepted generations have ended.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+    else:
+        # Uvicorn raises the signal again when it has stopped. With this handler the signal becomes
+        # an exception, so that the temporary folder is removed.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     # Unlike a temporary folder of the library, it is swept at the next start if this is killed.
     with contextlib.closing(Scratch(Path(tempfile.gettempdir()))) as scratch:
         tempfile.tempdir = str(scratch.folder)  # Gradio's uploads are removed with it
@@ -75,8 +79,9 @@ def main(
             access_log=False,
             timeout_graceful_shutdown=GRACE_SECONDS,
         )
+        server_here = _EndedByInput(config) if below_service else uvicorn.Server(config)
         try:
-            asyncio.run(_serve(page, uvicorn.Server(config)))
+            asyncio.run(_serve(page, server_here))
         except ParameterError as error:  # the address of the service is none
             sys.exit(f"page: --server: {str(error).removeprefix('base_url: ')}")
 
@@ -106,10 +111,17 @@ async def _serve(page: PageApp, server: uvicorn.Server) -> None:
         await building
 
 
-def _end_with_input() -> None:
-    """End this process when standard input is closed."""
-    sys.stdin.buffer.read()
-    os.kill(os.getpid(), signal.SIGTERM)
+class _EndedByInput(uvicorn.Server):
+    """A server that ends when standard input is closed, and heeds no signal."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        threading.Thread(target=self._wait_for_end_of_input, daemon=True).start()
+        yield
+
+    def _wait_for_end_of_input(self) -> None:
+        sys.stdin.buffer.read()
+        self.should_exit = True
 
 
 if __name__ == "__main__":

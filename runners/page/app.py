@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from runners.page.bounds import PageBounds, fetch_bounds
 from runners.page.gate import UPLOAD, UploadGate, ask_service, is_refused
+from runners.page.public_url import PublicUrl
 from runners.sandbox.pool import Sandbox
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ class PageApp:
             )
             await self._sandbox.start()
             async with app.router.lifespan_context(app):
-                self._uploads, self._page = uploads, app
+                self._uploads, self._page = uploads, PublicUrl(app, self._prefix)
                 log.info("page_ready", server=self._server_url, prefix=self._prefix)
                 await asyncio.gather(uploads.sweep_forever(), sessions.sweep_forever())
         finally:
@@ -101,7 +102,9 @@ class PageApp:
         from runners.page.sessions import MAX_SESSIONS, PageSessions
         from runners.page.theme import build_theme
 
-        sessions = PageSessions(self._folder, self._server_url, self._sandbox)
+        sessions = PageSessions(
+            self._folder, self._server_url, self._sandbox, max_clip_bytes=bounds.max_bytes
+        )
         blocks = build_page(sessions, bounds, prefix=self._prefix, same_origin=self._same_origin)
         blocks.queue(default_concurrency_limit=None)  # the service has its own queue
         blocks.state_session_capacity = MAX_SESSIONS
@@ -111,7 +114,6 @@ class PageApp:
             app,
             blocks,
             path=self._prefix or "/",
-            root_path=self._prefix or None,
             theme=build_theme(),
             css=(ASSETS / "page.css").read_text(),
             head=(ASSETS / "head.html").read_text()

@@ -24,6 +24,7 @@ from runners.page.controls import FIXED, NUM_SUGGESTIONS
 from runners.page.form import read_link, read_options, read_settings
 from runners.page.layout import PageLayout
 from runners.page.player import render_player
+from runners.page.public_url import GRADIO_SERVER
 from runners.page.results import PageResult
 from runners.page.sessions import PageSessions
 from runners.page.snippets import ResultSettings
@@ -275,13 +276,11 @@ class PageHandlers:
         }
 
     def _make_url(self, path: Path) -> str:
-        return f"{self._prefix}/results/{quote(path.relative_to(self._sessions.root).as_posix())}"
+        # Relative to the page, which a proxy may serve anywhere.
+        return f"results/{quote(path.relative_to(self._sessions.root).as_posix())}"
 
     def _find_public_url(self, request: gr.Request) -> str:
         """Return the address at which this user reaches the service."""
         if not self._same_origin:
             return self._sessions.server_url
-        headers = request.headers
-        host = headers.get("x-forwarded-host") or headers["host"]
-        scheme = headers.get("x-forwarded-proto") or "http"
-        return f"{scheme}://{host}"
+        return str(request.headers[GRADIO_SERVER]).removesuffix(self._prefix)

@@ -16,15 +16,18 @@ import importlib.util
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+import tempfile
+from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
+from typing import Any
 
 import httpx
 import structlog
 from starlette.responses import HTMLResponse
 from starlette.types import Receive, Scope, Send
 
-from foley.errors import NotFoundError, NotReadyError
+from foley.errors import EndingError, NotFoundError, NotReadyError
+from runners.jobs.ending import Ending
 from runners.process import call_on_stop_signal
 
 log = structlog.get_logger(__name__)
@@ -32,6 +35,10 @@ log = structlog.get_logger(__name__)
 SOURCE_ROOT = Path(__file__).resolve().parents[2]
 STARTING = Path(__file__).parent / "assets" / "starting.html"
 STOP_SECONDS = 3.0
+LAST_EVENT_SECONDS = 1.0  # less than half of the time that is left after the cut-off
+POLL_SECONDS = 0.05
+EVENTS = "/gradio_api/queue/data"  # ends when no event of its session runs
+RUNNING = "page-event-"  # begins the names of the files that say that an event runs
 MAX_SOCKET_BYTES = 107  # length of the longest socket path that Linux takes
 # These concern one connection only, or are set again for the next one.
 HOP_BY_HOP = {b"connection", b"keep-alive", b"transfer-encoding", b"upgrade", b"te", b"date"}
@@ -43,10 +50,13 @@ class PageProxy:
     Args:
         shared: folder that all API processes of this server share.
         prefix: path below which the page is served, such as /ui.
+        ending: of this process. A generation of the page is accepted work.
     """
 
-    def __init__(self, shared: Path, prefix: str) -> None:
+    def __init__(self, shared: Path, prefix: str, ending: Ending) -> None:
         self._prefix = prefix
+        self._ending = ending
+        self._shared = shared
         self._lock = shared / "page.lock"  # the page's process holds it while it runs
         self._socket = shared / "page.sock"
         self._process: subprocess.Popen[bytes] | None = None
@@ -61,7 +71,7 @@ class PageProxy:
         self._client.headers.clear()  # only the browser's headers are forwarded
 
     def end_streams_on_stop_signal(self) -> None:
-        """End the page's streams on SIGTERM or SIGINT.
+        """End the page's streams on SIGTERM or SIGINT, as soon as no generation of it runs.
 
         An open tab keeps a stream open, and the server waits for open streams before it runs
         shutdown hooks.
@@ -89,7 +99,8 @@ class PageProxy:
         """End the page's process, if this process has started it."""
         if self._process is None:
             return
-        self._process.terminate()
+        assert self._process.stdin is not None
+        self._process.stdin.close()  # it heeds no signal
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(STOP_SECONDS)
         self._process.kill()
@@ -148,7 +159,14 @@ class PageProxy:
                 return
             raise
         async with contextlib.aclosing(response):
-            await self._send_response(response, receive, send)
+            if scope["path"] != f"{self._prefix}{EVENTS}":
+                await self._send_response(response, receive, send, self._wait_until_idle())
+                return
+            with (
+                contextlib.nullcontext() if self._stopping.is_set() else self._ending.accept_work(),
+                tempfile.NamedTemporaryFile(dir=self._shared, prefix=RUNNING),
+            ):
+                await self._send_response(response, receive, send, self._wait_for_last_event())
 
     async def _send_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request and return the response, whose body is still to be read.
@@ -169,8 +187,30 @@ class PageProxy:
             stopping.cancel()
             sending.cancel()
 
-    async def _send_response(self, response: httpx.Response, receive: Receive, send: Send) -> None:
-        """Send a response until it ends, the browser disconnects, or this process is to end."""
+    async def _wait_until_idle(self) -> None:
+        """Wait until this process is to end, and no event runs behind any process.
+
+        Gradio takes the end of a tab's stream for the end of the tab, and its generation would be
+        cancelled.
+        """
+        await self._stopping.wait()
+        while any(self._shared.glob(f"{RUNNING}*")):
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def _wait_for_last_event(self) -> None:
+        """Wait until a generation was cut off, and its error had time to get here."""
+        with contextlib.suppress(EndingError):
+            await self._ending.wait_for_cut_off()
+        await asyncio.sleep(LAST_EVENT_SECONDS)
+
+    async def _send_response(
+        self,
+        response: httpx.Response,
+        receive: Receive,
+        send: Send,
+        end: Coroutine[Any, Any, object],
+    ) -> None:
+        """Send a response until it ends, the browser disconnects, or `end` returns."""
         headers = _keep_end_to_end(response.headers.raw)
         await send(
             {"type": "http.response.start", "status": response.status_code, "headers": headers}
@@ -184,10 +224,7 @@ class PageProxy:
             while (await receive())["type"] != "http.disconnect":
                 pass  # the end of the request's body may still come
 
-        tasks = [
-            asyncio.ensure_future(work)
-            for work in (pump(), wait_for_disconnect(), self._stopping.wait())
-        ]
+        tasks = [asyncio.ensure_future(work) for work in (pump(), wait_for_disconnect(), end)]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:

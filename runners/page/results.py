@@ -54,6 +54,10 @@ class PageResult:
     generation: RemoteGeneration
     settings: ResultSettings
 
+    def measure_bytes(self) -> int:
+        """Return the bytes of all its files."""
+        return sum(path.stat().st_size for path in self.folder.iterdir())
+
     @property
     def title(self) -> str:
         """The line that stands for the result in a list."""

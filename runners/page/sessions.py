@@ -15,10 +15,14 @@ from runners.page.results import PageResult, collect_result
 from runners.page.snippets import ResultSettings
 from runners.sandbox.pool import Sandbox
 
-MAX_RESULTS = 20  # of one session; older results are removed to bound the disk space
+MAX_RESULTS = 20  # of one session; older ones are removed
 # Anybody may invent sessions. Of more than these the one that was used least recently ends.
 MAX_SESSIONS = 100
 KEEP_SECONDS = 7200.0
+# Of one session's results, and of those of all, in uploads of the largest size. One result has the
+# clip once for its original and once for each variation.
+NUM_LARGEST_OF_SESSION = 10
+NUM_LARGEST = 40
 CANCEL_TIMEOUT_SECONDS = 1.0
 
 
@@ -43,7 +47,8 @@ class PageSession:
 
     Attributes:
         folder: holds a folder for each result.
-        results: the latest `MAX_RESULTS` results, oldest first.
+        results: the latest ones, oldest first: `MAX_RESULTS` at most, and fewer if they are large.
+        sizes: bytes of each of them.
         num_results: how many results there have been.
         running: the generation that has not ended, if there is one.
         last_used: by `time.monotonic`.
@@ -51,6 +56,7 @@ class PageSession:
 
     folder: Path
     results: list[PageResult] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
     num_results: int = 0
     running: RunningGeneration | None = None
     last_used: float = field(default_factory=time.monotonic)
@@ -65,9 +71,13 @@ class PageSessions:
         root: parent of the sessions' folders.
         server_url: address of the service.
         sandbox: draws the pictures of the results.
+        max_clip_bytes: the largest upload, which bounds what the results take.
     """
 
-    def __init__(self, root: Path, server_url: str, sandbox: Sandbox) -> None:
+    def __init__(
+        self, root: Path, server_url: str, sandbox: Sandbox, *, max_clip_bytes: int
+    ) -> None:
+        self._max_clip_bytes = max_clip_bytes
         self.root = root
         self.server_url = server_url
         self._sandbox = sandbox
@@ -180,8 +190,30 @@ class PageSessions:
                 task.cancel()  # the tab may have been closed
                 if session.running is running:
                     session.running = None
-        await _add_result(session, result)
+        await self._add_result(session, result)
         yield result
+
+    async def _add_result(self, session: PageSession, result: PageResult) -> None:
+        """Keep a result; older ones of its session, and idle other sessions, make room."""
+        num_bytes = await asyncio.to_thread(result.measure_bytes)
+        session.results.append(result)
+        session.sizes.append(num_bytes)
+        while len(session.results) > 1 and (
+            len(session.results) > MAX_RESULTS
+            or sum(session.sizes) > NUM_LARGEST_OF_SESSION * self._max_clip_bytes
+        ):
+            del session.sizes[0]
+            old = session.results.pop(0)
+            await asyncio.to_thread(shutil.rmtree, old.folder, ignore_errors=True)
+        for _, session_id in sorted(
+            (other.last_used, session_id)
+            for session_id, other in self._sessions.items()
+            if other.running is None and other is not session
+        ):
+            kept_bytes = sum(sum(other.sizes) for other in self._sessions.values())
+            if kept_bytes <= NUM_LARGEST * self._max_clip_bytes:
+                break
+            await self.end(session_id)
 
     async def _collect(
         self,
@@ -202,13 +234,6 @@ class PageSessions:
             folder=session.folder / str(number),
             sandbox=self._sandbox,
         )
-
-
-async def _add_result(session: PageSession, result: PageResult) -> None:
-    session.results.append(result)
-    for old in session.results[:-MAX_RESULTS]:
-        session.results.remove(old)
-        await asyncio.to_thread(shutil.rmtree, old.folder, ignore_errors=True)
 
 
 async def _cancel_running(session: PageSession) -> None:

@@ -113,7 +113,8 @@ def page_start() -> PageStart:
 @pytest.fixture(scope="package")
 def server(tmp_path_factory: pytest.TempPathFactory, page_start: PageStart) -> Iterator[Server]:
     server = Server(
-        tmp_path_factory.mktemp("page"), {"FOLEY_MAX_CLIP_SECONDS": str(MAX_CLIP_SECONDS)}
+        tmp_path_factory.mktemp("page"),
+        {"FOLEY_MAX_CLIP_SECONDS": str(MAX_CLIP_SECONDS), "FOLEY_ROOT_PATH": "/foley"},
     )
     try:
         server.wait_until_ready()
@@ -129,6 +130,10 @@ def server(tmp_path_factory: pytest.TempPathFactory, page_start: PageStart) -> I
         # An open tab holds a stream open, and the shutdown must not wait for it.
         with server.client.stream("GET", "/ui/gradio_api/heartbeat/tab") as heartbeat:
             next(heartbeat.iter_bytes())
+            # The launcher signals all processes; this one is needed until the work has ended.
+            (page,) = server.find("runners.page")
+            page.send_signal(signal.SIGTERM)
+            assert "gradio_config" in page_html(server)
             family, stopping = server.family(), time.monotonic()
             server.process.send_signal(signal.SIGTERM)
             assert wait_for_exit(server.process) == 0, server.log.read_text()

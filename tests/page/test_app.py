@@ -24,7 +24,9 @@ from runners.page.gate import (
     UploadGate,
     is_refused,
 )
-from runners.page.sessions import PageSessions
+from runners.page.results import PageResult
+from runners.page.sessions import NUM_LARGEST as NUM_LARGEST_KEPT
+from runners.page.sessions import NUM_LARGEST_OF_SESSION, PageSessions
 from runners.process import find_free_port
 from tests.patience import scale, wait_until
 from tests.server import ROOT
@@ -204,9 +206,57 @@ def test_uploads_that_are_kept_too_long_are_removed(tmp_path: Path) -> None:
     assert (tmp_path / "new").exists()
 
 
+def make_sessions(folder: Path, max_clip_bytes: int = 1000) -> PageSessions:
+    """Return sessions that draw nothing."""
+    return PageSessions(
+        folder,
+        "http://127.0.0.1:9",
+        sandbox=None,  # type: ignore[arg-type]
+        max_clip_bytes=max_clip_bytes,
+    )
+
+
+def test_the_bytes_of_results_have_a_quota_for_each_session_and_for_all(tmp_path: Path) -> None:
+    sessions = make_sessions(tmp_path, max_clip_bytes=100)
+    of_session, of_all = 100 * NUM_LARGEST_OF_SESSION, 100 * NUM_LARGEST_KEPT
+
+    async def add(session_id: str, num_bytes: int) -> Path:
+        session = sessions.get(session_id)
+        session.num_results += 1
+        folder = session.folder / str(session.num_results)
+        folder.mkdir()
+        (folder / "original").write_bytes(bytes(num_bytes))
+        result = PageResult(
+            number=session.num_results,
+            folder=folder,
+            film_strip=folder,
+            tracks=(),
+            generation=None,  # type: ignore[arg-type]
+            settings=None,  # type: ignore[arg-type]
+        )
+        await sessions._add_result(session, result)
+        return folder
+
+    async def run() -> None:
+        first, second = [await add("a", of_session // 2) for _ in range(2)]
+        third = await add("a", 1)
+        assert [path.exists() for path in (first, second, third)] == [False, True, True]
+        last = await add("a", 2 * of_session)  # larger than the quota: it is kept alone
+        assert [result.folder for result in sessions.get("a").results] == [last]
+        running = sessions.get("b")
+        running.running = object()  # type: ignore[assignment]
+        for number in range(of_all // of_session):
+            await add(str(number), of_session)
+        assert sessions.find("a") is None  # its results were used least recently
+        assert sessions.find("b") is running
+        assert sum(path.stat().st_size for path in tmp_path.rglob("original")) <= of_all
+
+    asyncio.run(run())
+
+
 def test_invented_sessions_end_and_idle_ones_make_room(tmp_path: Path) -> None:
     async def run() -> None:
-        sessions = PageSessions(tmp_path, "http://127.0.0.1:9", sandbox=None)  # type: ignore[arg-type]
+        sessions = make_sessions(tmp_path)
         for number in range(5):
             sessions.get(str(number))
         sessions.get("0")  # used again
