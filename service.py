@@ -87,7 +87,7 @@ switch_telemetry_off()
 use_bounded_connections()  # BentoML loads this module before it makes the server
 SHARED_OPTIONS: dict[str, Any] = {
     # Our own time limit passes first, with an error in our form. BentoML's is the last resort.
-    "traffic": {"timeout": SETTINGS.request_timeout_seconds + 30},
+    "traffic": {"timeout": SETTINGS.find_time_limit(SETTINGS.max_clip_seconds) + 30},
     "logging": {"access": {"enabled": False}},  # `ErrorMiddleware` logs each request
 }
 
@@ -211,9 +211,10 @@ class FoleyApi:
         self.sandbox = Sandbox(
             SandboxLimits(
                 memory_bytes=SETTINGS.decode_memory_bytes,
-                cpu_seconds=SETTINGS.decode_cpu_seconds,
-                # The largest file that is written may be a copy of the clip, or its frames.
-                file_bytes=SETTINGS.max_upload_bytes + MAX_FRAMES_BYTES,
+                # The task itself ends earlier, where it has decoded less; see `check_cpu`.
+                cpu_seconds=SETTINGS.decode_cpu_limit,
+                # The largest file that is written may be a copy of the clip, its frames or a sound.
+                file_bytes=SETTINGS.max_upload_bytes + MAX_FRAMES_BYTES + SETTINGS.max_sound_bytes,
                 is_confined=SETTINGS.sandbox != "off",
             ),
             child_environment(),

@@ -18,11 +18,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.records import ROOT, environment, finish, own_bytes, percentile
 from foley.media.mux import write_video
+from foley.media.source import MediaLimits
 from foley.pipeline import FoleyPipeline
 from foley.request import GenerationRequest
 from foley.types import Stage, VideoFrames
 from tests.parity.check import run as check_golden_file
 
+LIMITS = MediaLimits(max_seconds=15)
 CLIP = ROOT / "examples" / "bigbuckbunny.mp4"
 GOLDEN = ROOT / "tests" / "assets" / "golden" / "sampler_euler_cfg.safetensors"
 STAGES = (Stage.DECODE_VIDEO, Stage.ENCODE, Stage.SAMPLE, Stage.DECODE_AUDIO, Stage.MUX)
@@ -50,7 +52,7 @@ def measure_stages(
 ) -> dict[str, float]:
     """Seconds of each stage, from the clip's file to the result file."""
     start = time.perf_counter()
-    frames = pipeline.decode_video(clip, trim=True)
+    frames = pipeline.decode_video(clip, trim=True, limits=LIMITS)
     seconds: dict[str, float] = {Stage.DECODE_VIDEO: time.perf_counter() - start}
     result = pipeline.generate(frames, request)
     start = time.perf_counter()
@@ -92,7 +94,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     request = GenerationRequest(
         prompt="a meadow, birds", seed=0, num_inference_steps=arguments.steps
     )
-    frames = pipeline.decode_video(arguments.clip, trim=True)
+    frames = pipeline.decode_video(arguments.clip, trim=True, limits=LIMITS)
     cold_start = time.perf_counter()
     result = pipeline.generate(frames, request)
     cold_seconds = time.perf_counter() - cold_start

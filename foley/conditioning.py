@@ -14,14 +14,16 @@ from foley.errors import PromptTooLongError
 from foley.gpu.encoder_batches import TEXT_PRIORITY, Encoders
 from foley.models.synchformer import count_segment_frames, count_segments
 from foley.models.transfer import upload
+from foley.types import FrameStream, plan_pieces
 
 if TYPE_CHECKING:
     from transformers import BatchEncoding, ClapTextModel, PreTrainedTokenizerBase
 
 _POSITION_OFFSET = 2  # RoBERTa keeps its first two positions for padding
 
-# Yields between its pieces, and returns the tokens.
-Encoding = Generator[None, None, Tensor]
+# Yields between its pieces, and returns the tokens. What it yields says whether the next piece of
+# work begins with reading frames of the clip.
+Encoding = Generator[bool, None, Tensor]
 # Returns a tensor whose computation was started earlier.
 Ready = Callable[[], Tensor]
 
@@ -38,7 +40,7 @@ def encode_visual(encoders: Encoders, frames: Tensor) -> Encoding:
     device, features = encoders.device, list[Tensor]()
     for chunk in frames.split(encoders.cut.frames.split(len(frames))):
         if features:
-            yield
+            yield False
         features.append(encoders.visual(_upload(chunk, device)))
     return torch.cat(features)
 
@@ -58,14 +60,55 @@ def encode_sync(encoders: Encoders, frames: Tensor) -> Encoding:
     frames, start = _upload(frames, device), 0
     for count in encoders.cut.segments.split(count_segments(len(frames))):
         if tokens:
-            yield
+            yield False
         tokens.append(encoders.sync(frames[start : start + count_segment_frames(count)]))
         start += count * SYNC_SEGMENT_STRIDE
     return torch.cat(tokens)
 
 
+def encode_clip(
+    encoders: Encoders, stream: FrameStream, start_texts: Callable[[], list[Ready]]
+) -> Generator[bool, None, tuple[Tensor, Tensor, list[Tensor]]]:
+    """Encode a clip and its prompts into visual [V, D], sync [S, D] and text tokens of each
+    layer.
+
+    Frames are let go when they are encoded. Only tokens are kept, and the frames at 25 fps that
+    belong to segments which are not complete.
+
+    Args:
+        encoders: on their device.
+        stream: of the clip, not read yet.
+        start_texts: starts to encode the prompts of each layer. It is called after the first
+            frames at 8 fps.
+    """
+    visual, sync = list[Tensor](), list[Tensor]()
+    texts: list[Ready] | None = None
+    rest: Tensor | None = None
+    while stream.facts is None:
+        if texts is not None:
+            yield True
+        piece = stream.read()
+        frames = piece.sync if rest is None else torch.cat([rest, piece.sync])
+        if len(piece.visual):
+            visual.append((yield from encode_visual(encoders, piece.visual)))
+        if texts is None:
+            yield False
+            # A GPU is still busy with the frames at this point, and encodes the text beside them.
+            texts = start_texts()
+        num_segments = max(0, count_segments(len(frames)))
+        if num_segments:
+            if len(piece.visual):
+                yield False
+            span = count_segment_frames(num_segments)
+            sync.append((yield from encode_sync(encoders, frames[:span])))
+        rest = frames[num_segments * SYNC_SEGMENT_STRIDE :].clone()
+        del piece, frames
+    assert texts is not None
+    return torch.cat(visual), torch.cat(sync), [text() for text in texts]
+
+
 def count_pieces(encoders: Encoders, num_visual: int, num_sync: int) -> int:
-    """Return the number of pieces in which a clip and its prompts are encoded.
+    """Return the number of pieces of work in which a clip and its prompts are encoded.
 
     Args:
         encoders: on their device, which decides how large a piece is.
@@ -73,7 +116,14 @@ def count_pieces(encoders: Encoders, num_visual: int, num_sync: int) -> int:
         num_sync: frames at 25 fps, at least 16.
     """
     frames, segments = encoders.cut
-    return frames.count(num_visual) + segments.count(count_segments(num_sync)) + 1
+    count, num_encoded, previous = 1, 0, (0, 0)  # the prompts
+    for stop in plan_pieces(num_visual, num_sync):
+        num_segments = count_segments(stop[1]) - num_encoded
+        # A piece of a clip's last few frames may have nothing to encode, and is read all the same.
+        count += max(1, frames.count(stop[0] - previous[0]) + segments.count(num_segments))
+        num_encoded += num_segments
+        previous = stop
+    return count
 
 
 def _upload(frames: Tensor, device: torch.device) -> Tensor:

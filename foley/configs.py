@@ -12,7 +12,12 @@ VISUAL_FPS = 8
 SYNC_FPS = 25
 SYNC_SEGMENT_FRAMES = 16
 SYNC_SEGMENT_STRIDE = 8
-MAX_CLIP_SECONDS = 15.0
+MAX_CLIP_SECONDS = 3600.0
+DEFAULT_CLIP_SECONDS = 600.0  # the limit that is not asked for
+# Up to here a clip is encoded and sampled as a whole: 15 s in whole segments of the sync encoder.
+# Longer clips are decoded and encoded in pieces of 12 segments.
+WHOLE_CLIP_FRAMES = 376
+PIECE_FRAMES = 96
 MIN_SOUND_SECONDS = 0.1  # of a sound without a clip
 MAX_TEXT_TOKENS = 77  # both prompts are cut here after encoding, as the weights were trained
 # Solver steps of a request that gives none. For the official models they are the published value.

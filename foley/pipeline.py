@@ -5,19 +5,19 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar, overload
 
 import torch
 from torch import Tensor
 from transformers import BatchEncoding
 
 from foley.adapters import AdapterInfo, AdapterStore, find_files
-from foley.conditioning import count_pieces, encode_sync, encode_text, encode_visual, tokenize
+from foley.conditioning import count_pieces, encode_clip, encode_text, tokenize
 from foley.configs import (
     MAX_TEXT_TOKENS,
     PRESETS,
@@ -44,7 +44,17 @@ from foley.models.embeddings import SYNC_POSITIONS
 from foley.models.synchformer import count_segments
 from foley.request import AdapterUse, Cue, GenerationRequest, Layer, Prompts, Quality, Solver
 from foley.session import Session
-from foley.types import Conditions, NoPicture, Region, Stage, TextConditions, VideoFrames
+from foley.types import (
+    Conditions,
+    FramePiece,
+    FrameStream,
+    NoPicture,
+    Region,
+    Stage,
+    TextConditions,
+    VideoFrames,
+    split_frames,
+)
 from foley.weights.components import Components
 from foley.weights.licences import get_licence
 from foley.weights.selection import choose_device, load_preset
@@ -363,6 +373,9 @@ class FoleyPipeline:
     ) -> Generation | list[Generation]:
         """Generate the sounds for a clip, for each of several, or for a prompt alone.
 
+        A clip may last up to 10 min. One of over 15 s is decoded while it is encoded, so that its
+        frames take no more memory than those of a short one.
+
         Args:
             video: path of the clip, its bytes, a file that is open in binary mode, or its frames.
                 With None the prompt alone decides. With a list of these, the result is a list of
@@ -381,18 +394,18 @@ class FoleyPipeline:
                 all steps.
             quality: reference, balanced or fast, which choose steps, solver, shift and interval
                 together; None leaves the choice to these.
-            duration_seconds: length of a sound without a clip, 0.1 to 15; only with video None.
+            duration_seconds: length of a sound without a clip, 0.1 to 3600; only with video None.
             cues: prompts for ranges of time in place of `prompt`, which do not overlap: mappings
                 with start_seconds, stop_seconds and prompt.
             layers: up to 8 sounds for the same clip, which are mixed: mappings with prompt, and
                 the other fields of `foley.request.Layer`. They take the place of `prompt`, `cues`
                 and `num_variations`. The result's `stems` has each of them.
-            trim: use the first 15 s of a longer clip instead of refusing it.
+            trim: use the first 10 min of a longer clip instead of refusing it.
             on_progress: called after each step, of each clip; an error that it raises ends the
                 work.
 
         Raises:
-            RequestError: a clip or an option cannot be used; nothing was computed.
+            RequestError: a clip or an option cannot be used.
             DeviceError: the device ran out of memory; the pipeline stays usable.
             ModelError: the model gave values that are not finite.
         """
@@ -447,7 +460,7 @@ class FoleyPipeline:
         start = time.perf_counter()
         clip = read_clip(video)
         with store_clip(clip) as path:
-            frames = self.decode_video(path, trim=trim)
+            frames = self.open_video(path, trim=trim)
         return _ReadClip(frames=frames, clip=clip, seconds=time.perf_counter() - start)
 
     def decode_video(
@@ -455,27 +468,60 @@ class FoleyPipeline:
     ) -> VideoFrames:
         """Decode the frames of a clip at the sizes of this preset's encoders.
 
+        Memory grows with the clip's length, by 10 MB a second with the official models.
+
         Args:
             path: of the clip.
             trim: leave out what is past the limit, instead of refusing the clip.
-            limits: on length, size and codecs; 15 s by default.
+            limits: on length, size and codecs; 10 min by default.
 
         Raises:
             VideoError: the clip cannot be used.
         """
         # Imported here, so that frames can be used on a machine without FFmpeg's libraries.
         from foley.media.decode import decode_frames
-        from foley.media.source import MediaLimits
 
-        return decode_frames(
-            path,
-            visual_size=self.preset.vision.image_size,
-            sync_size=self.preset.synchformer.image_size,
-            limits=limits or MediaLimits(),
-            trim=trim,
-            exact_clock=self.preset.exact_clock,
-            whole_segments=self.preset.whole_segments,
-        )
+        return decode_frames(path, **self._describe_decoding(trim, limits))
+
+    def open_video(
+        self, path: Path, *, trim: bool = False, limits: "MediaLimits | None" = None
+    ) -> VideoFrames | FrameStream:
+        """Decode the frames of a clip of up to 15 s, and the first ones of a longer one.
+
+        Those of the longer one are decoded further as they are used. Its file may be removed, but
+        not changed, meanwhile.
+
+        Args:
+            path: of the clip.
+            trim: leave out what is past the limit, instead of refusing the clip.
+            limits: on length, size and codecs; 10 min by default.
+
+        Raises:
+            VideoError: the clip cannot be used. Of a longer one this may show later.
+        """
+        from foley.media.decode import decode_pieces, join_piece
+
+        pieces = decode_pieces(path, **self._describe_decoding(trim, limits))
+        first = [next(pieces)]
+        if first[0].facts is not None:
+            return join_piece(first[0])
+
+        def all_pieces() -> Iterator[FramePiece]:
+            yield first.pop()
+            yield from pieces
+
+        return FrameStream(all_pieces())
+
+    def _describe_decoding(self, trim: bool, limits: "MediaLimits | None") -> dict[str, Any]:
+        """Return the arguments of `decode_frames` and `decode_pieces` for this preset."""
+        return {
+            "visual_size": self.preset.vision.image_size,
+            "sync_size": self.preset.synchformer.image_size,
+            "limits": limits,
+            "trim": trim,
+            "exact_clock": self.preset.exact_clock,
+            "whole_segments": self.preset.whole_segments,
+        }
 
     def use_device(self) -> AbstractContextManager[object]:
         """Return a context in which the pipeline's GPU is the current device.
@@ -486,15 +532,15 @@ class FoleyPipeline:
 
     def generate(
         self,
-        frames: VideoFrames | NoPicture,
+        frames: VideoFrames | FrameStream | NoPicture,
         request: GenerationRequest,
         on_progress: OnProgress | None = None,
     ) -> Generation:
         """Generate the sounds for decoded frames, or without a clip.
 
         Args:
-            frames: at the sizes of the preset's encoders, as `decode_video` returns them; or the
-                length of a sound without a clip.
+            frames: at the sizes of the preset's encoders, as `decode_video` or `open_video` return
+                them; or the length of a sound without a clip.
             request: the options.
             on_progress: called after each step; an error that it raises ends the work.
 
@@ -507,7 +553,7 @@ class FoleyPipeline:
 
     def generate_together(
         self,
-        frames: Sequence[VideoFrames | NoPicture],
+        frames: Sequence[VideoFrames | FrameStream | NoPicture],
         requests: Sequence[GenerationRequest],
         on_progress: OnProgress | None = None,
     ) -> list[Generation]:
@@ -532,7 +578,7 @@ class FoleyPipeline:
 
     def _run_sessions(
         self,
-        frames: Sequence[VideoFrames | NoPicture],
+        frames: Sequence[VideoFrames | FrameStream | NoPicture],
         requests: Sequence[GenerationRequest],
         on_progress: OnProgress | None,
     ) -> list[Generation]:
@@ -574,13 +620,16 @@ class FoleyPipeline:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def start(self, frames: VideoFrames | NoPicture, request: GenerationRequest) -> Session:
+    def start(
+        self, frames: VideoFrames | FrameStream | NoPicture, request: GenerationRequest
+    ) -> Session:
         """Return a generation that the caller runs piece by piece.
 
         Its methods are called in `torch.inference_mode` and in `use_device`.
 
         Args:
-            frames: at the sizes of the preset's encoders, or the length of a sound without a clip.
+            frames: at the sizes of the preset's encoders, at once or as they come; or the length of
+                a sound without a clip.
             request: the options.
         """
         return Session(self, frames, request)
@@ -599,70 +648,69 @@ class FoleyPipeline:
         return VelocityModel(self.dit, self._step)
 
     def encode(
-        self, frames: VideoFrames | NoPicture, prompts: Sequence[Prompts]
-    ) -> Generator[None, None, list[Conditions] | list[TextConditions]]:
+        self, frames: VideoFrames | FrameStream | NoPicture, prompts: Sequence[Prompts]
+    ) -> Generator[bool, None, list[Conditions] | list[TextConditions]]:
         """Compute the conditions of a clip and its prompts; yields between the pieces of the work.
 
-        The conditions of all layers have the same tensors of the picture.
+        It yields whether the next piece begins with reading from a stream. The conditions of all
+        layers have the same tensors of the picture.
 
         Args:
-            frames: at the sizes of the preset's encoders, or the length of a sound without a clip.
+            frames: at the sizes of the preset's encoders, at once or as they come; or the length of
+                a sound without a clip.
             prompts: of each layer, at least one.
 
         Raises:
             PromptTooLongError: a prompt has more tokens than the text encoder takes.
             ParameterError: a cue starts after the end of the sound.
         """
-        layers = self._read_prompts(frames, prompts)
+        layers = self._read_prompts(prompts)
         if isinstance(frames, NoPicture):
+            regions = _find_regions(prompts, frames.num_visual, frames.num_sync)
             return [
                 TextConditions(
                     num_visual=frames.num_visual,
                     num_sync=count_segments(frames.num_sync) * SYNC_POSITIONS,
                     text_tokens=encode_text(self._encoders, layer.words)(),
                     num_latents=num_latents(frames.num_sync),
-                    regions=layer.regions,
+                    regions=own,
                     notices=layer.notices,
                 )
-                for layer in layers
+                for layer, own in zip(layers, regions, strict=True)
             ]
-        visual_tokens = yield from encode_visual(self._encoders, frames.visual)
-        yield
-        # A GPU is still busy with the frames at this point, and encodes the text beside them.
-        texts = [encode_text(self._encoders, layer.words) for layer in layers]
-        yield
-        sync_tokens = yield from encode_sync(self._encoders, frames.sync)
+        stream = split_frames(frames) if isinstance(frames, VideoFrames) else frames
+        del frames
+        if stream.total is not None:  # a cue past the end is refused before any work
+            _find_regions(prompts, *stream.total)
+        visual_tokens, sync_tokens, texts = yield from encode_clip(
+            self._encoders,
+            stream,
+            lambda: [encode_text(self._encoders, layer.words) for layer in layers],
+        )
+        regions = _find_regions(prompts, stream.num_visual, stream.num_sync)
         return [
             Conditions(
                 visual_tokens=visual_tokens,
                 sync_tokens=sync_tokens,
-                text_tokens=text(),
-                num_latents=num_latents(len(frames.sync)),
-                regions=layer.regions,
+                text_tokens=text,
+                num_latents=num_latents(stream.num_sync),
+                regions=own,
                 notices=layer.notices,
             )
-            for layer, text in zip(layers, texts, strict=True)
+            for layer, text, own in zip(layers, texts, regions, strict=True)
         ]
 
-    def _read_prompts(
-        self, frames: VideoFrames | NoPicture, prompts: Sequence[Prompts]
-    ) -> list["_ReadPrompts"]:
-        """Return the tokens and regions of each layer. Each is padded by itself, as if alone."""
+    def _read_prompts(self, prompts: Sequence[Prompts]) -> list["_ReadPrompts"]:
+        """Return the tokens of each layer. Each is padded by itself, as if alone."""
         layers = []
         for number, (prompt, negative_prompt, cues) in enumerate(prompts, start=1):
-            try:
-                regions = split_regions(cues, num_latents(frames.num_sync), frames.num_visual)
-                texts = (negative_prompt, prompt, *(cue.prompt for cue in cues))
-                with self._tokenizing:
-                    words = tokenize(self._tokenizer, self._encoders.text_model, *texts)
-            except RequestError as error:
-                if len(prompts) == 1:
-                    raise
-                raise type(error)(f"layer {number}: {error}") from error
+            texts = (negative_prompt, prompt, *(cue.prompt for cue in cues))
+            with self._tokenizing, _name_layer(number, len(prompts)):
+                words = tokenize(self._tokenizer, self._encoders.text_model, *texts)
             notices: tuple[str, ...] = ()
             if (num_tokens := words.input_ids.shape[1]) > MAX_TEXT_TOKENS:
                 notices = (f"prompts are cut after {MAX_TEXT_TOKENS} tokens, one has {num_tokens}",)
-            layers.append(_ReadPrompts(words, regions, notices))
+            layers.append(_ReadPrompts(words, notices))
         return layers
 
     def condition(self, frames: VideoFrames, prompt: str, negative_prompt: str) -> Conditions:
@@ -724,7 +772,7 @@ class FoleyPipeline:
 class _ReadClip:
     """A clip and its frames; `clip` is None if the caller gave frames."""
 
-    frames: VideoFrames
+    frames: VideoFrames | FrameStream
     clip: Path | bytes | None = None
     seconds: float = 0.0
 
@@ -736,7 +784,6 @@ class _ReadClip:
             generation,
             timings={Stage.DECODE_VIDEO: self.seconds, **generation.timings},
             clip=self.clip,
-            trimmed=self.frames.trimmed,
         )
 
 
@@ -744,8 +791,29 @@ class _ReadPrompts(NamedTuple):
     """What one layer is told, as the encoders take it."""
 
     words: BatchEncoding
-    regions: tuple[Region, ...]
     notices: tuple[str, ...]
+
+
+def _find_regions(
+    prompts: Sequence[Prompts], num_visual: int, num_sync: int
+) -> list[tuple[Region, ...]]:
+    """Return the regions of each layer of a sound for so many frames at 8 and at 25 fps."""
+    layers = []
+    for number, (_, _, cues) in enumerate(prompts, start=1):
+        with _name_layer(number, len(prompts)):
+            layers.append(split_regions(cues, num_latents(num_sync), num_visual))
+    return layers
+
+
+@contextmanager
+def _name_layer(number: int, num_layers: int) -> Iterator[None]:
+    """Say in an error which of several layers it is about."""
+    try:
+        yield
+    except RequestError as error:
+        if num_layers == 1:
+            raise
+        raise type(error)(f"layer {number}: {error}") from error
 
 
 def _list_prompts(video: object, prompt: str | list[str]) -> list[str]:

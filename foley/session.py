@@ -29,7 +29,16 @@ from foley.models.dit import FoleyDiT
 from foley.models.transfer import upload
 from foley.request import AdapterUse, GenerationRequest, Prompts
 from foley.sampling import choose_seeds, draw_noise, make_sigmas
-from foley.types import Conditions, NoPicture, Stage, TextConditions, VideoFrames
+from foley.types import (
+    ClipFacts,
+    Conditions,
+    FrameStream,
+    NoPicture,
+    Stage,
+    TextConditions,
+    VideoFrames,
+    split_frames,
+)
 from foley.windows import plan_decoding, plan_windows
 
 _FADE_SAMPLES = 96  # 2 ms at 48 kHz
@@ -47,9 +56,12 @@ class Model(Protocol):
         """The transformer."""
 
     def encode(
-        self, frames: VideoFrames | NoPicture, prompts: Sequence[Prompts]
-    ) -> Generator[None, None, list[Conditions] | list[TextConditions]]:
-        """Compute the conditions of each layer of a clip; yields between the pieces of the work."""
+        self, frames: FrameStream | NoPicture, prompts: Sequence[Prompts]
+    ) -> Generator[bool, None, list[Conditions] | list[TextConditions]]:
+        """Compute the conditions of each layer of a clip; yields between the pieces of the work.
+
+        It yields whether the next piece begins with reading frames.
+        """
 
     def select_adapters(self, uses: Sequence[AdapterUse]) -> AdapterSet | None:
         """Return the adapters of a request on the device; None where nothing is changed."""
@@ -65,8 +77,8 @@ class Session:
 
     Args:
         model: computes the pieces.
-        frames: of the clip, at the sizes of the model's encoders; or the length of a sound
-            without a clip.
+        frames: of the clip, at the sizes of the model's encoders, at once or as they come; or the
+            length of a sound without a clip.
         request: the options of the generation.
 
     Raises:
@@ -74,6 +86,7 @@ class Session:
 
     Attributes:
         request: the options of the generation.
+        awaits_frames: whether the next call of `encode` reads frames from a stream.
         stage: the one that comes next; None when all are done.
         num_steps: solver steps from noise to sound.
         seeds: one for each variation; with layers, the one from which theirs count up.
@@ -82,7 +95,10 @@ class Session:
     """
 
     def __init__(
-        self, model: Model, frames: VideoFrames | NoPicture, request: GenerationRequest
+        self,
+        model: Model,
+        frames: VideoFrames | FrameStream | NoPicture,
+        request: GenerationRequest,
     ) -> None:
         self.request = request
         self.stage: Stage | None = Stage.ENCODE
@@ -97,16 +113,16 @@ class Session:
         self._adapters = model.select_adapters(request.adapters)
         self.timings: dict[str, float] = {}
         self._model = model
-        self._num_sync = frames.num_sync
-        self._num_samples = count_samples(model.preset, frames)
-        self._encoding: Generator[None, None, list[Conditions] | list[TextConditions]] | None = (
-            model.encode(frames, request.list_prompts())
+        self.awaits_frames = isinstance(frames, FrameStream)
+        self._clip = split_frames(frames) if isinstance(frames, VideoFrames) else frames
+        self._encoding: Generator[bool, None, list[Conditions] | list[TextConditions]] | None = (
+            model.encode(self._clip, request.list_prompts())
         )
         self._path: Denoising | None = None
         self._latents: Tensor | None = None
         self._waveforms: list[Tensor] = []
         self._pieces: list[Tensor] = []  # of the next waveform
-        self._notices = frames.notices
+        self._notices: tuple[str, ...] = ()
         self._began: float | None = None
 
     @property
@@ -129,9 +145,9 @@ class Session:
         if self._began is None:
             self._began = time.perf_counter()
         try:
-            next(self._encoding)
+            self.awaits_frames = next(self._encoding)
         except StopIteration as stop:
-            self._encoding = None  # the frames go with it
+            self._encoding, self.awaits_frames = None, False
             self._start_sampling(stop.value)
 
     def prepare_part(self) -> EvaluationPart:
@@ -183,9 +199,15 @@ class Session:
 
     def _finish(self, waveform: Tensor) -> Tensor:
         """Return the waveform without the sound of the padding."""
-        if self._num_samples is None:
-            return waveform
-        return fade(waveform[..., : self._num_samples])
+        num_samples = count_samples(self._model.preset, self._find_facts())
+        return waveform if num_samples is None else fade(waveform[..., :num_samples])
+
+    def _find_facts(self) -> ClipFacts | NoPicture:
+        """Return what is known of the clip, after it was encoded."""
+        if isinstance(self._clip, NoPicture):
+            return self._clip
+        assert self._clip.facts is not None
+        return self._clip.facts
 
     def result(self) -> Generation:
         """Return the sounds; call when `stage` is None."""
@@ -196,6 +218,7 @@ class Session:
             seeds=self.seeds,
             timings=self.timings,
             notices=self._notices,
+            trimmed=self._find_facts().trimmed,
             model=self._model.preset.name,
             request=self.request,
         )
@@ -215,12 +238,12 @@ class Session:
         what = "layers" if self.request.layers else "variations"
         return DeviceError(
             f"{self._model.device} ran out of memory for {self.request.num_sounds} {what} "
-            f"of {self._num_sync / SYNC_FPS:.2f} s; ask for fewer {what} or a shorter clip"
+            f"of {self._clip.num_sync / SYNC_FPS:.2f} s; ask for fewer {what} or a shorter clip"
         )
 
     def _start_sampling(self, layers: list[Conditions] | list[TextConditions]) -> None:
         notices = (notice for layer in layers for notice in layer.notices)
-        self._notices = (*self._notices, *dict.fromkeys(notices))
+        self._notices = (*self._find_facts().notices, *dict.fromkeys(notices))
         model, request = self._model, self.request
         num_latents = layers[0].num_latents
         noise = draw_noise(self.layer_seeds or self.seeds, model.preset.dit.latent_dim, num_latents)
@@ -253,7 +276,7 @@ class Session:
         )
 
 
-def count_samples(preset: Preset, frames: VideoFrames | NoPicture) -> int | None:
+def count_samples(preset: Preset, clip: VideoFrames | ClipFacts | NoPicture) -> int | None:
     """Return the length in samples to which the sound is cut; None for models that need no cut.
 
     Clips of presets with `whole_segments`, and sounds without a clip, are padded to whole segments,
@@ -261,13 +284,13 @@ def count_samples(preset: Preset, frames: VideoFrames | NoPicture) -> int | None
 
     Args:
         preset: of the model.
-        frames: of the clip, or the length of a sound without one.
+        clip: its frames or what is known of them, or the length of a sound without a clip.
     """
-    if isinstance(frames, NoPicture):
-        return round(frames.duration_seconds * preset.vae.sample_rate)
+    if isinstance(clip, NoPicture):
+        return round(clip.duration_seconds * preset.vae.sample_rate)
     if not preset.whole_segments:
         return None
-    num_frames = max(frames.num_picked, SYNC_SEGMENT_FRAMES)
+    num_frames = max(clip.num_picked, SYNC_SEGMENT_FRAMES)
     return num_frames * preset.vae.sample_rate // SYNC_FPS
 
 

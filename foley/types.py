@@ -9,9 +9,18 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
-from foley.configs import SYNC_FPS, SYNC_SEGMENT_FRAMES, SYNC_SEGMENT_STRIDE, VISUAL_FPS
+from foley.configs import (
+    PIECE_FRAMES,
+    SYNC_FPS,
+    SYNC_SEGMENT_FRAMES,
+    SYNC_SEGMENT_STRIDE,
+    VISUAL_FPS,
+    WHOLE_CLIP_FRAMES,
+)
 
 if TYPE_CHECKING:  # the API's processes need `Stage` and must not load torch
+    from collections.abc import Iterator
+
     from torch import Tensor
 
 
@@ -64,6 +73,117 @@ class VideoFrames:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ClipFacts:
+    """What is known of a clip's frames once all of them are decoded.
+
+    Attributes:
+        num_picked: as in `VideoFrames`, and so are the others.
+        source_seconds: the clip's duration.
+        trimmed: whether frames past the limit were left out.
+        notices: sentences for the caller about changes to the clip.
+    """
+
+    num_picked: int
+    source_seconds: float
+    trimmed: bool = False
+    notices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class FramePiece:
+    """Frames of a clip that follow those of the piece before.
+
+    Attributes:
+        visual: uint8 [V, H, W, 3], RGB, at 8 fps; V may be 0.
+        sync: uint8 [n25, H, W, 3], RGB, at 25 fps.
+        expected_seconds: how long the clip may be, by what it states; 0 where nobody asks.
+        facts: of the clip; set in the last piece alone.
+    """
+
+    visual: Tensor
+    sync: Tensor
+    expected_seconds: float = 0.0
+    facts: ClipFacts | None = None
+
+
+class FrameStream:
+    """The frames of a clip of over 15 s, in pieces that are read while it is still decoded.
+
+    Args:
+        pieces: in order; the last one has the facts of the clip.
+        total: frames at 8 and at 25 fps of all pieces, where that is known before they are read.
+
+    Attributes:
+        total: as given.
+        num_visual: frames at 8 fps of the pieces that were read.
+        num_sync: frames at 25 fps of the pieces that were read.
+        facts: of the clip; None until the last piece was read.
+    """
+
+    def __init__(self, pieces: Iterator[FramePiece], total: tuple[int, int] | None = None) -> None:
+        self._pieces = pieces
+        self.total = total
+        self.num_visual = self.num_sync = 0
+        self.facts: ClipFacts | None = None
+
+    def read(self) -> FramePiece:
+        """Return the next piece; call until there are facts."""
+        piece = next(self._pieces)
+        self.num_visual += len(piece.visual)
+        self.num_sync += len(piece.sync)
+        self.facts = piece.facts
+        if piece.facts is not None:
+            self._pieces = iter(())  # it may hold frames
+        return piece
+
+
+def count_visual(num_sync: int) -> int:
+    """Return how many frames at 8 fps are shown while so many are at 25 fps.
+
+    Args:
+        num_sync: at least 1.
+    """
+    return VISUAL_FPS * (num_sync - 1) // SYNC_FPS + 1
+
+
+def plan_pieces(num_visual: int, num_sync: int) -> list[tuple[int, int]]:
+    """Return how many frames at 8 and at 25 fps a clip has up to the end of each of its pieces.
+
+    Args:
+        num_visual: frames at 8 fps of the clip.
+        num_sync: frames at 25 fps of the clip, at least 1.
+    """
+    stops = range(WHOLE_CLIP_FRAMES, num_sync, PIECE_FRAMES)
+    return [*((count_visual(stop), stop) for stop in stops), (num_visual, num_sync)]
+
+
+def split_frames(frames: VideoFrames) -> FrameStream:
+    """Return the frames of a clip as pieces, as `foley.media.decode.decode_pieces` cuts them.
+
+    Args:
+        frames: of a clip of any length. The stream holds them until it was read.
+    """
+    facts = ClipFacts(
+        num_picked=frames.num_picked,
+        source_seconds=frames.source_seconds,
+        trimmed=frames.trimmed,
+        notices=frames.notices,
+    )
+
+    def cut() -> Iterator[FramePiece]:
+        visual_start = sync_start = 0
+        for visual_stop, sync_stop in plan_pieces(frames.num_visual, frames.num_sync):
+            yield FramePiece(
+                visual=frames.visual[visual_start:visual_stop],
+                sync=frames.sync[sync_start:sync_stop],
+                facts=facts if sync_stop == frames.num_sync else None,
+            )
+            visual_start, sync_start = visual_stop, sync_stop
+
+    return FrameStream(cut(), (frames.num_visual, frames.num_sync))
+
+
+@dataclass(frozen=True, kw_only=True)
 class NoPicture:
     """Stands for the frames of a clip where there is no clip, and the prompt alone decides.
 
@@ -91,6 +211,11 @@ class NoPicture:
     def notices(self) -> tuple[str, ...]:
         """Nothing was done to a clip."""
         return ()
+
+    @property
+    def trimmed(self) -> bool:
+        """Nothing was left out."""
+        return False
 
 
 class Region(NamedTuple):

@@ -19,7 +19,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from foley.configs import LATENT_RATE, SYNC_FPS, SYNC_SEGMENT_STRIDE, VISUAL_FPS
+from foley.configs import (
+    LATENT_RATE,
+    SYNC_FPS,
+    SYNC_SEGMENT_STRIDE,
+    VISUAL_FPS,
+    WHOLE_CLIP_FRAMES,
+)
 from foley.types import Conditions, Region, TextConditions
 
 # Windows begin where segments of the sync encoder do. Then the tokens of a window are a slice of
@@ -29,9 +35,9 @@ _WINDOW = 24  # about 8 s, in steps of the grid
 _OVERLAP = 2  # at least 0.64 s, in steps of the grid
 # Up to this length a sound is one window. Windows of rain or wind without a picture can differ in
 # level by several dB, so that a shorter bound costs more than it gains.
-MAX_WINDOW = 15 * LATENT_RATE
+MAX_WINDOW = WHOLE_CLIP_FRAMES * LATENT_RATE // SYNC_FPS
 # Up to this length a sound is decoded at once.
-_MAX_DECODED = 15 * LATENT_RATE
+_MAX_DECODED = MAX_WINDOW
 _DECODED = 8 * LATENT_RATE
 # With 12 latent frames on each side a piece of sound equals the whole but for float noise.
 _DECODED_MARGIN = 16

@@ -7,16 +7,26 @@ through a file in shared memory. So the processes send each other paths.
         clip                    by the API: what the caller sent
         frames.safetensors      by the process that decodes the clip; absent without a clip
         frames.json             by the API: the frames are complete, and this many
+        expected.json           instead of both, of a clip of over 15 s, by the process that
+                                decodes it: how long it may be
+        frames-00000.safetensors, frames-00001.safetensors, ...
+                                its pieces, while it is still being decoded
         waveforms.safetensors   by the runner
+
+The runner replaces each piece that it has read by an empty file. The decoding process waits while
+`MAX_PIECES` pieces are unread, so the folder holds as much of a long clip as of a short one. After
+its death the process that decodes the clip again leaves out the pieces that it finds.
 """
 
 # V frames at 8 fps, n25 frames at 25 fps, N variations, L layers, C channels
 
 import json
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from foley.atomic import atomic_path
+from foley.types import ClipFacts, FramePiece, FrameStream
 
 if TYPE_CHECKING:  # torch takes seconds to import, and building a bento must not need it
     from torch import Tensor
@@ -27,6 +37,10 @@ CLIP = "clip"
 FRAMES = "frames.safetensors"
 FRAME_COUNTS = "frames.json"
 WAVEFORMS = "waveforms.safetensors"
+EXPECTED = "expected.json"
+PIECE = "frames-{:05}.safetensors"
+MAX_PIECES = 2  # that no one has read; the first one has 150 MB, the others have 40 MB
+WAIT_SECONDS = 0.02
 MAX_FRAMES_BYTES = 512 * 1024 * 1024  # 15 s at 512 and 224 pixels a side take 150 MB
 
 
@@ -107,6 +121,92 @@ def load_frames(folder: Path) -> "VideoFrames":
             sync=file.get_tensor("sync"),  # [n25, H, W, 3]
             **facts,
         )
+
+
+def hand_on_piece(piece: FramePiece, folder: Path, index: int) -> None:
+    """Write a piece of a long clip for the runner, once it has read most of those before.
+
+    A piece that was handed on before is left out.
+
+    Args:
+        piece: of the clip.
+        folder: of the request.
+        index: of the piece, from 0.
+
+    Raises:
+        SafetensorError: the folder cannot be written.
+        OSError: the folder cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    path = folder / PIECE.format(index)
+    if path.exists():
+        return
+    if index >= MAX_PIECES:
+        oldest = folder / PIECE.format(index - MAX_PIECES)
+        while oldest.stat().st_size:
+            time.sleep(WAIT_SECONDS)
+    if index == 0:
+        with atomic_path(folder / EXPECTED) as partial:
+            partial.write_text(json.dumps({"seconds": piece.expected_seconds}))
+    with atomic_path(path) as partial:
+        save_file(
+            {"visual": piece.visual.contiguous(), "sync": piece.sync.contiguous()},
+            partial,
+            metadata={"facts": json.dumps(piece.facts and vars(piece.facts))},
+        )
+
+
+def read_expectation(folder: Path) -> float | None:
+    """Return how many seconds a long clip may have; None before its first piece.
+
+    Args:
+        folder: of the request, in any state; it may be gone.
+
+    Raises:
+        ValueError: it was not written by `hand_on_piece`.
+    """
+    try:
+        return float(json.loads((folder / EXPECTED).read_text())["seconds"])
+    except FileNotFoundError:
+        return None
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"{EXPECTED} holds no length") from error
+
+
+class HandedFrames(FrameStream):
+    """The frames of a long clip, as the process that decodes it hands them on.
+
+    Args:
+        folder: of the request.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._num_read = 0
+        super().__init__(iter(self._read_next, None))
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the next piece is there."""
+        return (self._folder / PIECE.format(self._num_read)).exists()
+
+    def _read_next(self) -> FramePiece:
+        from safetensors import safe_open
+
+        path = self._folder / PIECE.format(self._num_read)
+        with safe_open(path, framework="pt") as file:
+            facts = json.loads(file.metadata()["facts"])
+            piece = FramePiece(
+                visual=file.get_tensor("visual"),  # [V, H, W, 3]
+                sync=file.get_tensor("sync"),  # [n25, H, W, 3]
+                facts=facts and ClipFacts(**{**facts, "notices": tuple(facts["notices"])}),
+            )
+        # A new file, because the tensors may be mapped from the old one.
+        with atomic_path(path) as partial:
+            partial.touch()
+        self._num_read += 1
+        return piece
 
 
 def save_waveforms(waveforms: "Tensor", folder: Path, stems: "Tensor | None" = None) -> None:

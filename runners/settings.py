@@ -8,6 +8,7 @@ import binascii
 import ctypes
 import difflib
 import ipaddress
+import math
 import os
 import re
 import tempfile
@@ -17,7 +18,7 @@ from typing import Annotated, Literal
 from pydantic import ByteSize, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from foley.configs import MAX_CLIP_SECONDS
+from foley.configs import DEFAULT_CLIP_SECONDS, MAX_CLIP_SECONDS, SAMPLE_RATE
 from foley.errors import ConfigError
 from foley.request import describe_validation_error
 
@@ -40,6 +41,7 @@ SECRETS = (
     "HF_TOKEN",
 )
 MIB = 1024 * 1024
+UNIT_SECONDS = 15.0  # of a clip, for which limits on its cost are stated
 MAX_THREADS = 4  # a decoder uses as many
 API_KEY = re.compile(r"[!-+\--~]+", re.ASCII)  # visible ASCII without the comma
 # By default Docker gives a container 64 MiB of shared memory, less than the frames of one clip.
@@ -121,8 +123,9 @@ class Settings(BaseSettings):
         Field(
             gt=0,
             le=86_400,
-            description="Seconds from the first byte of a request to its response. After them the "
-            "request is cancelled and answered with 504.",
+            description="Seconds from the first byte of a request to its response, for a clip or a "
+            "sound of up to 15 s; longer ones get more in proportion. After them the request is "
+            "cancelled and answered with 504.",
         ),
     ] = 300.0
     max_upload_bytes: Annotated[
@@ -131,7 +134,7 @@ class Settings(BaseSettings):
             gt=0,
             description="Largest body of a request. A larger one is refused with 413.",
         ),
-    ] = ByteSize(100 * MIB)
+    ] = ByteSize(512 * MIB)
     max_uploads: Annotated[
         int,
         Field(
@@ -184,7 +187,7 @@ class Settings(BaseSettings):
             description="Longest clip, in seconds. A longer one is refused with 422, or cut to "
             "this length if the request asks for trimming.",
         ),
-    ] = MAX_CLIP_SECONDS
+    ] = DEFAULT_CLIP_SECONDS
     max_clip_pixels: Annotated[
         int,
         Field(
@@ -217,8 +220,9 @@ class Settings(BaseSettings):
         Field(
             ge=1,
             le=86_400,
-            description="CPU time in seconds, all cores together, that decoding one clip may take. "
-            "A clip that takes more is refused with 422.",
+            description="CPU time in seconds, all cores together, that decoding one clip of up to "
+            "15 s may take; longer ones get more in proportion. A clip that takes more is refused "
+            "with 422.",
         ),
     ] = 60
     watchdog_seconds: Annotated[
@@ -321,7 +325,7 @@ class Settings(BaseSettings):
             description="Bytes that the files of all streamed requests may take together. The "
             "oldest files are removed first.",
         ),
-    ] = ByteSize(512 * MIB)
+    ] = ByteSize(1024 * MIB)
     scratch_dir: Annotated[
         Path | None,
         Field(
@@ -462,6 +466,24 @@ class Settings(BaseSettings):
         Literal["debug", "info", "warning", "error"],
         Field(description="Lowest level that is logged."),
     ] = "info"
+
+    def find_time_limit(self, clip_seconds: float) -> float:
+        """Return the seconds that a request may take.
+
+        Args:
+            clip_seconds: length of its clip or of its sound.
+        """
+        return self.request_timeout_seconds * max(1.0, clip_seconds / UNIT_SECONDS)
+
+    @property
+    def decode_cpu_limit(self) -> int:
+        """Seconds of CPU time that decoding the longest clip may take."""
+        return math.ceil(self.decode_cpu_seconds * max(1.0, self.max_clip_seconds / UNIT_SECONDS))
+
+    @property
+    def max_sound_bytes(self) -> int:
+        """Bytes of the longest sound in a file: 8 channels of 24 bits."""
+        return math.ceil(self.max_clip_seconds) * SAMPLE_RATE * 8 * 3
 
     @property
     def keys(self) -> tuple[str, ...]:

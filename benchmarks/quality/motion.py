@@ -26,6 +26,7 @@ from benchmarks.quality.sync import add_options, collect_options, load_pipeline
 from benchmarks.records import ROOT, environment, finish
 from foley.configs import SAMPLE_RATE, SYNC_FPS
 from foley.media.mux import write_video
+from foley.media.source import MediaLimits
 from foley.pipeline import FoleyPipeline
 from foley.types import VideoFrames
 
@@ -150,7 +151,7 @@ def main() -> None:
     rows = {}
     for clip in args.clips:
         prompt = args.prompt if args.prompt is not None else PROMPTS.get(clip.name, "")
-        frames = pipeline.decode_video(clip, trim=True)
+        frames = pipeline.decode_video(clip, trim=True, limits=MediaLimits(max_seconds=15))
         figures, sound = measure_clip(pipeline, frames, seeds, prompt=prompt, **options)
         rows[clip.name] = {"prompt": prompt, **figures}
         print(clip.name, rows[clip.name], flush=True)

@@ -12,7 +12,7 @@ from foley.cli.plan import AUDIO_SUFFIXES, ClipTask
 from foley.errors import DeviceError, ParameterError, RequestError
 from foley.marks.mark import Mark, Marks
 from foley.mix import LoudnessReport
-from foley.types import NoPicture, Stage, VideoFrames
+from foley.types import FrameStream, NoPicture, Stage, VideoFrames
 
 if TYPE_CHECKING:
     from foley.client import AsyncFoleyClient, Format, RemoteFile, RemoteUpdate
@@ -133,7 +133,7 @@ class _DecodedClip:
     """A clip whose frames are decoded."""
 
     task: ClipTask
-    frames: VideoFrames | NoPicture
+    frames: VideoFrames | FrameStream | NoPicture
     timings: dict[str, float]
 
 
@@ -177,7 +177,7 @@ class LocalBackend:
                     decoded.append(self._decode(task, trim=trim))
                 except RequestError as error:
                     on_outcome(task, error)
-            self._generate(decoded, start, on_stage, on_outcome)
+            self._generate(decoded, start, on_stage, on_outcome, trim=trim)
 
     def _decode(self, task: ClipTask, *, trim: bool) -> _DecodedClip:
         if task.clip is None:
@@ -185,9 +185,13 @@ class LocalBackend:
             sound = NoPicture(duration_seconds=task.request.duration_seconds)
             return _DecodedClip(task=task, frames=sound, timings={})
         start = time.perf_counter()
-        frames = self._pipeline.decode_video(task.clip, trim=trim)
+        frames = self._pipeline.open_video(task.clip, trim=trim)
         timings = {str(Stage.DECODE_VIDEO): time.perf_counter() - start}
         return _DecodedClip(task=task, frames=frames, timings=timings)
+
+    def _open_again(self, clip: _DecodedClip, *, trim: bool) -> _DecodedClip:
+        """Return a clip that can be used again; the frames of a long one are used up."""
+        return self._decode(clip.task, trim=trim) if isinstance(clip.frames, FrameStream) else clip
 
     def _generate(
         self,
@@ -195,6 +199,8 @@ class LocalBackend:
         start: float,
         on_stage: OnStage,
         on_outcome: OnOutcome,
+        *,
+        trim: bool,
     ) -> None:
         """Generate the sounds of clips together, and write their files."""
         tasks = [clip.task for clip in clips]
@@ -210,9 +216,15 @@ class LocalBackend:
             if len(clips) == 1:
                 on_outcome(tasks[0], error)
                 return
-            # The options of one clip are refused, and it is not said of which.
+            # One clip or its options are refused, and it is not said which.
             for clip in clips:
-                self._generate([clip], time.perf_counter(), on_stage, on_outcome)
+                began = time.perf_counter()
+                try:
+                    again = self._open_again(clip, trim=trim)
+                except RequestError as refusal:
+                    on_outcome(clip.task, refusal)
+                else:
+                    self._generate([again], began, on_stage, on_outcome, trim=trim)
             return
         except DeviceError as error:
             if len(clips) > 1:
@@ -231,7 +243,7 @@ class LocalBackend:
         self, clip: _DecodedClip, generation: "Generation", start: float
     ) -> ClipResult:
         mux_start = time.perf_counter()
-        files = self._write_files(clip, generation)
+        files = self._write_files(clip.task, generation)
         stems = self._write_stems(clip.task, generation)
         end = time.perf_counter()
         return ClipResult(
@@ -271,12 +283,10 @@ class LocalBackend:
             )
         ]
 
-    def _write_files(self, clip: _DecodedClip, generation: "Generation") -> "list[MediaFile]":
+    def _write_files(self, task: ClipTask, generation: "Generation") -> "list[MediaFile]":
         from foley.media.mux import write_audio, write_video
 
-        task = clip.task
-        trimmed = isinstance(clip.frames, VideoFrames) and clip.frames.trimmed
-        stop_seconds = generation.duration_seconds if trimmed else None
+        stop_seconds = generation.duration_seconds if generation.trimmed else None
         files = []
         for sound, path in zip(generation, task.list_outputs(), strict=True):
             mark = self._make_mark(task, sound.seeds[0])

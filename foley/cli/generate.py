@@ -55,7 +55,7 @@ def generate(
         ),
     ] = None,
     trim: Annotated[
-        bool, Parameter(negative=(), help="Cut clips over 15 s instead of refusing them.")
+        bool, Parameter(negative=(), help="Cut clips over 10 min instead of refusing them.")
     ] = False,
     skip_existing: Annotated[
         bool, Parameter(negative=(), help="Skip clips whose result exists.")

@@ -14,13 +14,15 @@ from av import Packet, VideoFrame
 from av.container import InputContainer
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
+from torch import Tensor
 
 from foley.configs import (
-    MAX_CLIP_SECONDS,
+    PIECE_FRAMES,
     SYNC_FPS,
     SYNC_SEGMENT_FRAMES,
     SYNC_SEGMENT_STRIDE,
     VISUAL_FPS,
+    WHOLE_CLIP_FRAMES,
 )
 from foley.errors import NoFramesError, VideoDecodeError, VideoTooLargeError, VideoTooLongError
 from foley.media.clock import FramePicker, FrameTimes, seconds_of
@@ -34,9 +36,9 @@ from foley.media.scale import (
     rgb_view,
     stretch,
 )
-from foley.media.source import MediaLimits, check_cost, check_pixels, open_video
+from foley.media.source import MediaLimits, check_cost, check_cpu, check_pixels, open_video
 from foley.media.timeline import clock_start, demux_video, has_presentation_times
-from foley.types import VideoFrames
+from foley.types import ClipFacts, FramePiece, VideoFrames, count_visual
 
 # Every thread of a decoder keeps a few more frames, and four threads are faster than the scaling.
 _MAX_DECODER_THREADS = 4
@@ -114,10 +116,10 @@ def decode_frames(
 ) -> VideoFrames:
     """The clip's frames at 8 and at 25 fps, scaled to the encoders' sizes.
 
-    Each full frame is kept only until it is scaled. Memory therefore depends on the encoders' sizes
-    and on the limit, and not on the clip's length. Display rotation is applied and alpha is
-    dropped. A clip of fewer than 16 frames at 25 fps is filled up with its last frame, and
-    `VideoFrames.notices` says so.
+    Each full frame is kept only until it is scaled. Memory grows with the clip's length, by 10 MB a
+    second at the sizes of the official encoders; `decode_pieces` is for long clips. Display
+    rotation is applied and alpha is dropped. A clip of fewer than 16 frames at 25 fps is filled up
+    with its last frame, and `VideoFrames.notices` says so.
 
     Args:
         source: the file.
@@ -139,29 +141,117 @@ def decode_frames(
         VideoTooCostlyError: too many frames a second, too many pixels in all frames, or too large
             an index.
     """
-    limits = limits or MediaLimits()
+    (whole,) = _decode(
+        source,
+        (visual_size, sync_size),
+        limits or MediaLimits(),
+        trim=trim,
+        exact_clock=exact_clock,
+        whole_segments=whole_segments,
+        num_threads=num_threads,
+        in_pieces=False,
+    )
+    return join_piece(whole)
+
+
+def decode_pieces(
+    source: Path,
+    *,
+    visual_size: int,
+    sync_size: int,
+    limits: MediaLimits | None = None,
+    trim: bool = False,
+    exact_clock: bool = False,
+    whole_segments: bool = False,
+) -> Iterator[FramePiece]:
+    """Yield the clip's frames in pieces; the clip is decoded as the pieces are taken.
+
+    A clip of up to 15 s is one piece. Of a longer one the first piece has 15 s, and the others have
+    about 4 s. So memory does not depend on the clip's length. All pieces together are the frames of
+    `decode_frames`. A clip that states to be too long is refused before its first piece.
+
+    Args:
+        source: the file.
+        visual_size: as in `decode_frames`, and so are the others.
+        sync_size: in pixels.
+        limits: what is accepted; the defaults when None.
+        trim: leave out the frames after `limits.max_seconds` instead of raising an error.
+        exact_clock: see `FramePicker`.
+        whole_segments: repeat the last frame until the sync encoder's segments cover all frames.
+
+    Raises:
+        VideoError: as `decode_frames`, with any piece.
+    """
+    return _decode(
+        source,
+        (visual_size, sync_size),
+        limits or MediaLimits(),
+        trim=trim,
+        exact_clock=exact_clock,
+        whole_segments=whole_segments,
+        num_threads=None,
+        in_pieces=True,
+    )
+
+
+def join_piece(piece: FramePiece) -> VideoFrames:
+    """Return the only piece of a clip as its frames.
+
+    Args:
+        piece: of `decode_pieces`, with the clip's facts.
+    """
+    assert piece.facts is not None
+    return VideoFrames(
+        visual=piece.visual,
+        sync=piece.sync,
+        num_picked=piece.facts.num_picked,
+        source_seconds=piece.facts.source_seconds,
+        trimmed=piece.facts.trimmed,
+        notices=piece.facts.notices,
+    )
+
+
+def _decode(
+    source: Path,
+    sizes: tuple[int, int],
+    limits: MediaLimits,
+    *,
+    trim: bool,
+    exact_clock: bool,
+    whole_segments: bool,
+    num_threads: int | None,
+    in_pieces: bool,
+) -> Iterator[FramePiece]:
     with open_video(source, limits) as (container, stream):
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = num_threads or _default_threads()
         stated_seconds = _stated_seconds(container, stream)
+        expected_seconds = min(stated_seconds or limits.max_seconds, limits.max_seconds)
         pickers = [FramePicker(fps, exact=exact_clock) for fps in (VISUAL_FPS, SYNC_FPS)]
-        scaler = _Scaler(visual_size, sync_size, limits, *pickers)
+        scaler = _Scaler(*sizes, limits, *pickers)
         times = FrameTimes(stream.time_base or Fraction(1, SYNC_FPS), _frame_rate(stream))
         trimmed = False
         for frame, pts, duration in time_frames(container, stream, limits):
             seconds = times.seconds(pts, duration)
+            check_cpu(seconds, limits)
             # The reference includes a frame at the limit, although it lasts beyond the limit.
             if seconds > limits.max_seconds or (exact_clock and seconds == limits.max_seconds):
                 first_seconds, trimmed = seconds, True
                 break
             if seconds >= 0:
-                scaler.add(frame, seconds)
+                for _ in scaler.add(frame, seconds):
+                    while in_pieces and (piece := scaler.take(expected_seconds)) is not None:
+                        if not trim and stated_seconds is not None:
+                            _check_stated_length(stated_seconds, limits)
+                        yield piece
         held = not trimmed and times.held_seconds > _LONG_HOLD_SECONDS
-        if held and len(scaler.sync):
-            scaler.hold_last(min(times.stop_seconds, limits.max_seconds))
+        if held and scaler.num_sync:
+            for _ in scaler.hold_last(min(times.stop_seconds, limits.max_seconds)):
+                while in_pieces and (piece := scaler.take(expected_seconds)) is not None:
+                    yield piece
             if times.stop_seconds > limits.max_seconds + 1 / VISUAL_FPS:
                 first_seconds, trimmed = times.stop_seconds, True
-    if not len(scaler.sync):
+    if not scaler.num_sync:
         raise NoFramesError(
             f"{source.name} shows no frame between 0 and {limits.max_seconds:.2f} s"
             + (f", its next one is at {first_seconds:.2f} s" if trimmed else "")
@@ -171,15 +261,33 @@ def decode_frames(
     if trimmed:
         source_seconds = max(stated_seconds or 0.0, first_seconds)
         if not trim:
-            raise VideoTooLongError(
-                f"video lasts {source_seconds:.2f} s, the limit is {limits.max_seconds:.2f} s; "
-                "cut it, or ask for trimming"
-            )
-    return _finish_frames(scaler, source_seconds, limits, trimmed, whole_segments)
+            raise _too_long_error(source_seconds, limits)
+    yield _finish_frames(scaler, source_seconds, limits, trimmed, whole_segments)
+
+
+def _check_stated_length(seconds: float, limits: MediaLimits) -> None:
+    # Some containers state a little more than they show.
+    if seconds > limits.max_seconds + 1:
+        raise _too_long_error(seconds, limits)
+
+
+def _too_long_error(seconds: float, limits: MediaLimits) -> VideoTooLongError:
+    return VideoTooLongError(
+        f"video lasts {seconds:.2f} s, the limit is {limits.max_seconds:.2f} s; "
+        "cut it, or ask for trimming"
+    )
 
 
 class _Scaler:
-    """Converts each picked frame to RGB once, and scales it for the encoders that need it."""
+    """Converts each picked frame to RGB once, and scales it for the encoders that need it.
+
+    `add` and `hold_last` yield whenever there may be a piece to take, since one frame can be picked
+    for minutes.
+
+    Attributes:
+        num_visual: frames at 8 fps that were picked so far.
+        num_sync: frames at 25 fps that were picked so far.
+    """
 
     def __init__(
         self,
@@ -189,16 +297,19 @@ class _Scaler:
         visual_picker: FramePicker,
         sync_picker: FramePicker,
     ) -> None:
-        seconds = min(limits.max_seconds, MAX_CLIP_SECONDS) + 1
+        seconds = min(limits.max_seconds, WHOLE_CLIP_FRAMES / SYNC_FPS) + 1
         self.visual = FrameStack(visual_size, int(seconds * VISUAL_FPS))
         self.sync = FrameStack(sync_size, int(seconds * SYNC_FPS))
+        self.num_visual = self.num_sync = 0
         self._visual_size, self._sync_size = visual_size, sync_size
         self._visual_picker, self._sync_picker = visual_picker, sync_picker
         self._limits = limits
         self._reformatter = VideoReformatter()
         self._orientation: Orientation | None = None
+        self._taken = 0, 0  # frames at 8 and at 25 fps
+        self._next_piece = WHOLE_CLIP_FRAMES
 
-    def add(self, frame: VideoFrame, seconds: float) -> None:
+    def add(self, frame: VideoFrame, seconds: float) -> Iterator[None]:
         visual_picks = self._visual_picker.count(seconds)
         sync_picks = self._sync_picker.count(seconds)
         if not visual_picks and not sync_picks:
@@ -210,18 +321,58 @@ class _Scaler:
             # A file states it once. PyAV's side data and frame refer to each other, so reading it
             # from every frame would keep all frames alive until the garbage collector runs.
             self._orientation = orientation_of(frame)
+        visual = sync = None
         if visual_picks:
             visual = apply_orientation(stretch(image, self._visual_size), self._orientation)
-            self.visual.append(visual, visual_picks)
         if sync_picks:
             self._check_fitted_size(frame)
             sync = apply_orientation(fit_and_crop(image, self._sync_size), self._orientation)
-            self.sync.append(sync, sync_picks)
+        yield from self._append(visual, visual_picks, sync, sync_picks)
 
-    def hold_last(self, stop_seconds: float) -> None:
+    def hold_last(self, stop_seconds: float) -> Iterator[None]:
         """Pick the last frame again for every target before `stop_seconds`."""
-        self.visual.repeat_last(self._visual_picker.count_until(stop_seconds))
-        self.sync.repeat_last(self._sync_picker.count_until(stop_seconds))
+        visual_picks = self._visual_picker.count_until(stop_seconds)
+        sync_picks = self._sync_picker.count_until(stop_seconds)
+        yield from self._append(None, visual_picks, None, sync_picks)
+
+    def repeat_last(self, num_visual: int, num_sync: int) -> None:
+        """Pick the last frame again until so many frames are picked."""
+        for _ in self._append(
+            None, max(0, num_visual - self.num_visual), None, num_sync - self.num_sync
+        ):
+            pass
+
+    def take(self, expected_seconds: float) -> FramePiece | None:
+        """Return a piece that is complete and not the last one; None without."""
+        if self.num_sync <= self._next_piece:
+            return None
+        num_visual, num_sync = count_visual(self._next_piece), self._next_piece
+        visual = self.visual.take(num_visual - self._taken[0], PIECE_FRAMES)
+        sync = self.sync.take(num_sync - self._taken[1], 2 * PIECE_FRAMES)
+        self._taken = num_visual, num_sync
+        self._next_piece += PIECE_FRAMES
+        return FramePiece(visual=visual, sync=sync, expected_seconds=expected_seconds)
+
+    def _append(
+        self, visual: Tensor | None, visual_picks: int, sync: Tensor | None, sync_picks: int
+    ) -> Iterator[None]:
+        """Add frames; None repeats the last one. Those at 8 fps are never behind the others."""
+        while visual_picks or sync_picks:
+            for stack, image, picks in (
+                (self.visual, visual, min(visual_picks, PIECE_FRAMES)),
+                (self.sync, sync, min(sync_picks, PIECE_FRAMES)),
+            ):
+                if image is None:
+                    stack.repeat_last(picks)
+                else:
+                    stack.append(image, picks)
+            visual_added = min(visual_picks, PIECE_FRAMES)
+            sync_added = min(sync_picks, PIECE_FRAMES)
+            self.num_visual += visual_added
+            self.num_sync += sync_added
+            visual_picks -= visual_added
+            sync_picks -= sync_added
+            yield
 
     def _check_fitted_size(self, frame: VideoFrame) -> None:
         # Scaling up the short side of a narrow strip makes the long side very long.
@@ -323,33 +474,36 @@ def _finish_frames(
     limits: MediaLimits,
     trimmed: bool,
     whole_segments: bool,
-) -> VideoFrames:
+) -> FramePiece:
     notices = []
     if trimmed:
         notices.append(
             f"The clip lasts {source_seconds:.2f} s; what lies after {limits.max_seconds:.2f} s "
             "was left out."
         )
-    num_picked = len(scaler.sync)
-    wanted = max(num_picked, SYNC_SEGMENT_FRAMES)
+    num_picked = scaler.num_sync
+    num_sync = max(num_picked, SYNC_SEGMENT_FRAMES)
+    num_visual = 0
     if whole_segments:
-        wanted += -wanted % SYNC_SEGMENT_STRIDE
-        num_visual = VISUAL_FPS * (wanted - 1) // SYNC_FPS + 1
-        scaler.visual.repeat_last(max(0, num_visual - len(scaler.visual)))
-    scaler.sync.repeat_last(wanted - num_picked)
+        num_sync += -num_sync % SYNC_SEGMENT_STRIDE
+        num_visual = count_visual(num_sync)
+    scaler.repeat_last(num_visual, num_sync)
     if num_picked < SYNC_SEGMENT_FRAMES:
         notices.append(
             f"The clip has {num_picked} frames at {SYNC_FPS} fps, the shortest that can be sounded "
             f"has {SYNC_SEGMENT_FRAMES} ({SYNC_SEGMENT_FRAMES / SYNC_FPS:.2f} s); "
             "its last frame was repeated."
         )
-    return VideoFrames(
+    return FramePiece(
         visual=scaler.visual.finish(),
         sync=scaler.sync.finish(),
-        num_picked=num_picked,
-        source_seconds=source_seconds,
-        trimmed=trimmed,
-        notices=tuple(notices),
+        expected_seconds=source_seconds,
+        facts=ClipFacts(
+            num_picked=num_picked,
+            source_seconds=source_seconds,
+            trimmed=trimmed,
+            notices=tuple(notices),
+        ),
     )
 
 

@@ -106,6 +106,7 @@ class FrameStack:
     def __init__(self, size: int, capacity: int) -> None:
         self._size = size
         self._count = 0
+        self._last: npt.NDArray[np.uint8] | None = None  # of the frames that were taken
         self._frames: npt.NDArray[np.uint8] = np.empty((capacity, size, size, 3), np.uint8)
 
     def __len__(self) -> int:
@@ -121,7 +122,24 @@ class FrameStack:
 
     def repeat_last(self, times: int) -> None:
         """Append the last frame `times` more times."""
-        self.append(torch.from_numpy(self._frames[self._count - 1].copy()), times)
+        last = self._frames[self._count - 1].copy() if self._count else self._last
+        if last is not None and times:
+            self.append(torch.from_numpy(last), times)
+
+    def take(self, count: int, capacity: int) -> Tensor:
+        """Return the first frames, uint8 [count, S, S, 3], and keep the others.
+
+        Args:
+            count: of frames to take, at most as many as there are.
+            capacity: expected number of frames until the next call.
+        """
+        rest = self._frames[count : self._count].copy()
+        self._last = self._frames[count - 1].copy() if count else self._last
+        self._resize(count)
+        taken = self._frames
+        self._frames = np.empty((max(capacity, len(rest)), self._size, self._size, 3), np.uint8)
+        self._frames[: len(rest)], self._count = rest, len(rest)
+        return torch.from_numpy(taken)
 
     def finish(self) -> Tensor:
         """The frames, uint8 [N, S, S, 3]. The stack is empty afterwards."""

@@ -1,6 +1,7 @@
 """Opening of untrusted clips, with checks of their size, structure, video stream and pixels."""
 
 import functools
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
-from foley.configs import MAX_CLIP_SECONDS
+from foley.configs import DEFAULT_CLIP_SECONDS
 from foley.errors import (
     NoVideoStreamError,
     VideoDecodeError,
@@ -34,6 +35,7 @@ _FORMATS = (
 )
 # A clip opens in milliseconds, but FFmpeg takes 6 s to walk through 60 MB of empty MP4 boxes.
 READ_TIMEOUT_SECONDS = 10.0
+_UNIT_SECONDS = 15.0  # of a clip, for which limits on its cost are stated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +46,9 @@ class MediaLimits:
         max_seconds: a clip with a frame later than this is too long.
         max_pixels: of one frame. The default allows DCI 4K and 4096x2304 in either orientation.
             For 8K a decoder would need about 50 MB for every frame that it keeps.
-        max_total_pixels: of all frames that are decoded. The default allows 4K at 120 fps for 15 s.
+        max_total_pixels: of all frames that are decoded, where `max_seconds` is 15 or less; else in
+            proportion. The default allows 4K at 120 fps.
+        max_cpu_seconds: of this process, for each 15 s of a clip; None for no limit.
         max_frame_rate: of frames that are decoded, in frames per second of `max_seconds`.
         max_index_bytes: of the index of an mp4 file. That of an hour of video has about 2 MB.
         max_bytes: of the file; None for no limit.
@@ -52,10 +56,11 @@ class MediaLimits:
             probe a clip with the decoders of other codecs.
     """
 
-    max_seconds: float = MAX_CLIP_SECONDS
+    max_seconds: float = DEFAULT_CLIP_SECONDS
     max_pixels: int = 4096 * 2304
     max_total_pixels: int = 4096 * 2304 * 120 * 15
     max_frame_rate: int = 480
+    max_cpu_seconds: float | None = None
     max_index_bytes: int = 32 << 20
     max_bytes: int | None = None
     codecs: frozenset[str] | None = None
@@ -198,10 +203,30 @@ def check_cost(num_frames: int, num_pixels: int, limits: MediaLimits) -> None:
             f"the first {limits.max_seconds:g} s have {num_frames} frames or more, the limit is "
             f"{max_frames} ({limits.max_frame_rate} a second); lower the frame rate"
         )
-    if num_frames * num_pixels > limits.max_total_pixels:
+    max_pixels = int(limits.max_total_pixels * max(1.0, limits.max_seconds / _UNIT_SECONDS))
+    if num_frames * num_pixels > max_pixels:
         raise VideoTooCostlyError(
             f"{num_frames} frames of {num_pixels} pixels are {num_frames * num_pixels} pixels, the "
-            f"limit is {limits.max_total_pixels}; lower the frame rate or scale the clip down"
+            f"limit is {max_pixels}; lower the frame rate or scale the clip down"
+        )
+
+
+def check_cpu(seconds: float, limits: MediaLimits) -> None:
+    """Check the CPU time of this process.
+
+    Args:
+        seconds: of the clip, that are decoded.
+        limits: `max_cpu_seconds` is checked.
+
+    Raises:
+        VideoTooCostlyError: it allows less.
+    """
+    if limits.max_cpu_seconds is None:
+        return
+    if time.process_time() > limits.max_cpu_seconds * max(1.0, seconds / _UNIT_SECONDS):
+        raise VideoTooCostlyError(
+            "reading the clip takes more CPU time than allowed; send a clip of fewer pixels or a "
+            "lower frame rate"
         )
 
 

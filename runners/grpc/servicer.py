@@ -88,7 +88,7 @@ class FoleyServicer(FoleyServiceServicer):
             remaining_seconds = context.time_remaining()  # None where the caller set no deadline
             if remaining_seconds is not None:
                 limit_seconds = min(limit_seconds, remaining_seconds)
-            deadline = Deadline(limit_seconds)
+            deadline = Deadline(limit_seconds, most_seconds=remaining_seconds)
             with (
                 self._ending.accept_work(),
                 self._scratch.workspace() as folder,
@@ -96,13 +96,14 @@ class FoleyServicer(FoleyServiceServicer):
             ):
                 working = self._receive_and_run(requests, context, caller, deadline, folder)
                 try:
-                    async with asyncio.timeout(deadline.left_seconds):
+                    async with deadline.enforce():
                         result = await run_until_cancelled(
                             working, cancellation.wait(), self._ending.wait_for_cut_off()
                         )
                 except TimeoutError as error:
                     raise RequestTimeoutError(
-                        f"the request took longer than {limit_seconds:g} s, and was dropped"
+                        f"the request took longer than {deadline.limit_seconds:g} s, and was "
+                        "dropped"
                     ) from error
                 # A caller who stops reading must not hold files for ever.
                 reading_seconds = self._settings.request_timeout_seconds

@@ -177,7 +177,7 @@ class GenerateEndpoint:
         working = self._service.run(job, active.deadline, lambda update: None)
         receive = active.request.receive
         try:
-            async with asyncio.timeout(active.deadline.left_seconds):
+            async with active.deadline.enforce():
                 result = await run_until_cancelled(working, *self._make_cancel_signals(active))
                 response = await asyncio.to_thread(file_response, result, zipped=zipped)
         except TimeoutError as error:
@@ -197,7 +197,7 @@ class GenerateEndpoint:
         events = EventStream()
         working = asyncio.create_task(self._run_with_events(active, job, events))
         try:
-            async with asyncio.timeout(active.deadline.left_seconds + LAST_EVENT_SECONDS):
+            async with active.deadline.enforce(LAST_EVENT_SECONDS):
                 if not await events.wait_until_begun():
                     await working  # raises the error with which the job was refused
                 await events.send_to(send)
@@ -215,7 +215,7 @@ class GenerateEndpoint:
         """
         working = self._run_and_store(active, job, events)
         try:
-            async with asyncio.timeout(active.deadline.left_seconds):
+            async with active.deadline.enforce():
                 await run_until_cancelled(working, *self._make_cancel_signals(active))
         except TimeoutError as error:
             if not events.begun:

@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
+import math
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from typing import Any, TypeVar
 
 from foley.errors import CancelledRequestError
@@ -17,14 +18,17 @@ class Deadline:
 
     Args:
         limit_seconds: from now on, more than 0.
+        most_seconds: that the limit may be extended to; none where None.
 
     Attributes:
         limit_seconds: of the request.
         seconds: of each stage that has ended, by name, in order.
     """
 
-    def __init__(self, limit_seconds: float) -> None:
+    def __init__(self, limit_seconds: float, most_seconds: float | None = None) -> None:
         self.limit_seconds = limit_seconds
+        self._most_seconds = math.inf if most_seconds is None else most_seconds
+        self._enforced: dict[asyncio.Timeout, float] = {}  # and their further seconds
         self.seconds: dict[str, float] = {}
         self._started = time.monotonic()
 
@@ -32,6 +36,38 @@ class Deadline:
     def left_seconds(self) -> float:
         """Seconds until the limit."""
         return max(0.0, self._started + self.limit_seconds - time.monotonic())
+
+    @contextlib.asynccontextmanager
+    async def enforce(self, further_seconds: float = 0.0) -> AsyncIterator[None]:
+        """Cancel the block at the limit, also if it is extended meanwhile.
+
+        Args:
+            further_seconds: after the limit.
+
+        Raises:
+            TimeoutError: the limit has passed.
+        """
+        async with asyncio.timeout(self.left_seconds + further_seconds) as timeout:
+            self._enforced[timeout] = further_seconds
+            try:
+                yield
+            finally:
+                del self._enforced[timeout]
+
+    def extend(self, limit_seconds: float) -> None:
+        """Raise the limit, because the request turns out to be a larger one.
+
+        Args:
+            limit_seconds: from the start; less than the limit changes nothing.
+        """
+        limit_seconds = min(limit_seconds, self._most_seconds)
+        if limit_seconds <= self.limit_seconds:
+            return
+        self.limit_seconds = limit_seconds
+        now = asyncio.get_running_loop().time()
+        for timeout, further_seconds in self._enforced.items():
+            if not timeout.expired():
+                timeout.reschedule(now + self.left_seconds + further_seconds)
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:

@@ -7,6 +7,7 @@ runner:  admit ············ │ ──► queue, encode, sample, dec
 import asyncio
 import contextlib
 import time
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from foley.marks.mark import Marks
 from foley.mix import LoudnessReport
 from foley.types import NoPicture, Stage
 from runners import metrics, tracing
-from runners.handoff import FrameCounts, announce_frames
+from runners.handoff import FrameCounts, announce_frames, read_expectation
 from runners.jobs.deadline import Deadline
 from runners.jobs.job import GenerationJob
 from runners.jobs.marks import log_unsigned, make_write_arguments
@@ -41,6 +42,7 @@ from runners.messages import (
 from runners.sandbox.pool import Sandbox
 from runners.settings import Settings
 
+LENGTH_SECONDS = 0.1  # between two looks for the length of a clip that is being decoded
 WATCH_SECONDS = 5.0  # between two questions to the runner
 # After one, the runner ends itself. Another process needs a while to import its libraries.
 NUM_WATCHDOGS = 3
@@ -121,7 +123,9 @@ class GenerationService:
             ServerError: the job failed for another reason.
         """
         model = self._model or await self.ask_model()
-        self._check_length(job.options.duration_seconds)
+        if job.options.duration_seconds is not None:
+            self._check_length(job.options.duration_seconds)
+            deadline.extend(self._settings.find_time_limit(job.options.duration_seconds))
         job.options.check_files(
             job.formats,
             has_clip=job.options.duration_seconds is None,
@@ -129,14 +133,17 @@ class GenerationService:
         )
         try:
             with tracing.start_span("generate", SpanKind.CLIENT):
-                request = _make_request(job, deadline)
+                request = self._make_request(job, deadline)
                 async with RunnerCall(self._runner, request) as call:
                     if job.options.duration_seconds is None:
-                        trimmed = await self._decode(job, model, deadline, on_update)
+                        trimmed, result = await _run_both(
+                            self._decode(job, model, deadline, on_update),
+                            call.wait_for_result(on_update),
+                        )
                     else:
                         trimmed = False
                         _announce_no_frames(job.options.duration_seconds, job.folder)
-                    result = await call.wait_for_result(on_update)
+                        result = await call.wait_for_result(on_update)
         except RunnerLostError:
             self._model = None
             raise
@@ -163,22 +170,33 @@ class GenerationService:
         deadline: Deadline,
         on_update: OnProgressUpdate,
     ) -> bool:
-        """Decode the clip and announce its frames to the runner; returns whether it was trimmed."""
+        """Decode the clip for the runner; returns whether it was trimmed.
+
+        Frames of a long clip are handed on while it is decoded. The others are announced.
+        """
         on_update(ProgressUpdate(stage=Stage.DECODE_VIDEO))
         with deadline.stage(Stage.DECODE_VIDEO):
             decoded = await self._sandbox.run(
                 "decode",
                 job.folder,
                 owner=job.caller,
+                until=lambda: self._wait_for_length(job.folder, deadline),
                 preset=model.preset,
                 container=job.format,
                 trim=job.options.trim,
                 with_sound=job.options.is_mixed,
                 limits=self._media_limits(),
             )
-        announce_frames(FrameCounts(decoded["num_visual"], decoded["num_sync"]), job.folder)
+        if "num_sync" in decoded:
+            announce_frames(FrameCounts(decoded["num_visual"], decoded["num_sync"]), job.folder)
         trimmed: bool = decoded["trimmed"]
         return trimmed
+
+    async def _wait_for_length(self, folder: Path, deadline: Deadline) -> None:
+        """Return when the first frames of a long clip are handed on; its time is longer then."""
+        while (seconds := read_expectation(folder)) is None:
+            await asyncio.sleep(LENGTH_SECONDS)
+        deadline.extend(self._settings.find_time_limit(seconds))
 
     async def _write(
         self,
@@ -229,14 +247,29 @@ class GenerationService:
             notice for copies in written for file in copies for notice in file["notices"]
         ]
 
-    def _check_length(self, duration_seconds: float | None) -> None:
+    def _check_length(self, duration_seconds: float) -> None:
         """Hold a sound without a clip to the limit of clips."""
         limit_seconds = self._settings.max_clip_seconds
-        if duration_seconds is not None and duration_seconds > limit_seconds:
+        if duration_seconds > limit_seconds:
             raise ParameterError(
                 f"duration_seconds: is {duration_seconds:g}, the limit of this service is "
                 f"{limit_seconds:g}; ask for a shorter sound"
             )
+
+    def _make_request(self, job: GenerationJob, deadline: Deadline) -> RunnerRequest:
+        # How long the clip is shows while it is decoded. This process ends the call in time; the
+        # runner's own limit is for a process that has not.
+        find_limit = self._settings.find_time_limit
+        further_seconds = find_limit(self._settings.max_clip_seconds) - find_limit(0)
+        return RunnerRequest(
+            id=job.folder.name,
+            owner=job.caller,
+            priority=job.options.priority,
+            folder=str(job.folder),
+            options=job.options.generation_request(),
+            timeout_seconds=deadline.left_seconds + further_seconds,
+            trace=tracing.inject_span(),
+        )
 
     def _media_limits(self) -> dict[str, Any]:
         """Return the limits on a clip: `foley.media.source.MediaLimits` as JSON."""
@@ -244,6 +277,7 @@ class GenerationService:
             "max_seconds": self._settings.max_clip_seconds,
             "max_pixels": self._settings.max_clip_pixels,
             "max_bytes": self._settings.max_upload_bytes,
+            "max_cpu_seconds": self._settings.decode_cpu_seconds,
             "codecs": self._settings.video_codecs.split(","),
         }
 
@@ -254,13 +288,18 @@ def _announce_no_frames(duration_seconds: float, folder: Path) -> None:
     announce_frames(FrameCounts(nothing.num_visual, nothing.num_sync), folder)
 
 
-def _make_request(job: GenerationJob, deadline: Deadline) -> RunnerRequest:
-    return RunnerRequest(
-        id=job.folder.name,
-        owner=job.caller,
-        priority=job.options.priority,
-        folder=str(job.folder),
-        options=job.options.generation_request(),
-        timeout_seconds=deadline.left_seconds,
-        trace=tracing.inject_span(),
-    )
+async def _run_both(
+    decoding: Coroutine[Any, Any, bool], waiting: Coroutine[Any, Any, RunnerResult]
+) -> tuple[bool, RunnerResult]:
+    """Return what both return, or raise what ends one of them and cancel the other."""
+    tasks = asyncio.create_task(decoding), asyncio.create_task(waiting)
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        for task in tasks:  # where both failed, the clip's error says more
+            if task.done():
+                task.result()
+        return tasks[0].result(), tasks[1].result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

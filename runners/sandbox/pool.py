@@ -19,7 +19,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,7 @@ class Sandbox:
         *,
         owner: str = "",
         answer: Callable[[Any], Any] | None = None,
+        until: Callable[[], Coroutine[Any, Any, None]] | None = None,
         **arguments: Any,
     ) -> Any:
         """Run a task in a child and return its result. Cancelling kills the child.
@@ -98,6 +99,8 @@ class Sandbox:
             owner: of the request. Owners take turns.
             answer: to the questions of the child, by `runners.sandbox.questions.ask`. It gets
                 whatever a child sends that was taken over. None if the task asks nothing.
+            until: ends the task's turn early, when it returns; the task goes on. For a task that
+                waits for others from then on.
             arguments: keyword arguments of the task, as JSON can hold them.
 
         Raises:
@@ -107,13 +110,34 @@ class Sandbox:
             ServerError: the task failed for any other reason; the log says which.
             FoleyError: the task raised it on purpose.
         """
-        async with self._turns.take(owner):
+        async with self._take_turn(owner, until):
             outcome = await self._ask(task, folder, answer, arguments)
             # The fork server died during the task, and another one is started; or the child did.
             if outcome is None or _is_worth_repeating(task, outcome):
                 log.warning("media_repeated", task=task, **(outcome or {"died": "fork server"}))
                 outcome = await self._ask(task, folder, answer, arguments)
         return _unpack(task, outcome or {"bug": "the fork server died twice during this task"})
+
+    @contextlib.asynccontextmanager
+    async def _take_turn(
+        self, owner: str, until: Callable[[], Coroutine[Any, Any, None]] | None
+    ) -> AsyncIterator[None]:
+        async with contextlib.AsyncExitStack() as turn:
+            await turn.enter_async_context(self._turns.take(owner))
+            if until is None:
+                yield
+                return
+
+            async def end_early() -> None:
+                await until()
+                await turn.aclose()
+
+            ending = asyncio.create_task(end_early())
+            try:
+                yield
+            finally:
+                ending.cancel()
+                await asyncio.gather(ending, return_exceptions=True)
 
     async def start(self) -> None:
         """Start the fork server, and return when its imports, which take seconds, are done.

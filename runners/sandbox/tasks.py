@@ -13,13 +13,14 @@ from torch import Tensor
 
 from foley.configs import PRESETS
 from foley.marks.mark import Mark, Signer, can_sign
-from foley.media.decode import decode_frames
+from foley.media.decode import decode_pieces, join_piece
 from foley.media.mux import MediaFile, choose_container, write_audio, write_video
 from foley.media.original import read_original
 from foley.media.source import MediaLimits, codecs_by_decoder
 from foley.media.stems import write_stem
 from foley.mix import MixOptions, choose_stem_path
-from runners.handoff import CLIP, load_stems, load_waveforms, save_frames
+from foley.types import FrameStream
+from runners.handoff import CLIP, hand_on_piece, load_stems, load_waveforms, save_frames
 from runners.sandbox.fork_server import Tasks
 from runners.sandbox.questions import ask
 
@@ -47,6 +48,9 @@ def decode(
 ) -> dict[str, Any]:
     """Decode the folder's clip and save its frames at the sizes that the model's encoders take.
 
+    The frames of a clip of over 15 s are handed on in pieces while it is decoded. The container and
+    the clip's own sound are checked before the first of them.
+
     Args:
         folder: the request's folder, with the clip in it.
         preset: name of the model, a key of `PRESETS`.
@@ -58,17 +62,18 @@ def decode(
             refused here too.
 
     Returns:
-        "trimmed": whether a part of the clip was left out; and the counts of the frames.
+        "trimmed": whether a part of the clip was left out; and, of a clip that is not handed on in
+        pieces, the counts of the frames.
 
     Raises:
-        VideoError: as `decode_frames`.
+        VideoError: as `decode_pieces`.
         VideoError: the container refuses a packet of the clip.
     """
     clip = folder / CLIP
-    clip.stat()  # a missing file is no fault of the caller, as `decode_frames` would have it
+    clip.stat()  # a missing file is no fault of the caller, as `decode_pieces` would have it
     model = PRESETS[preset]
     media_limits = _media_limits(limits)
-    frames = decode_frames(
+    decoded = decode_pieces(
         clip,
         visual_size=model.vision.image_size,
         sync_size=model.synchformer.image_size,
@@ -77,12 +82,22 @@ def decode(
         exact_clock=model.exact_clock,
         whole_segments=model.whole_segments,
     )
+    stream = FrameStream(decoded)
+    piece = stream.read()
     if container not in SOUND_ONLY_FORMATS:
         choose_container(clip, container, limits=media_limits)  # type: ignore[arg-type]
     if with_sound:
         read_original(clip, fit=lambda layout: layout, limits=media_limits)
-    counts = save_frames(frames, folder)
-    return {"trimmed": frames.trimmed, **counts._asdict()}
+    if stream.facts is not None:
+        counts = save_frames(join_piece(piece), folder)
+        return {"trimmed": stream.facts.trimmed, **counts._asdict()}
+    hand_on_piece(piece, folder, 0)
+    del piece  # its memory is free while the next one is decoded
+    index = 1
+    while stream.facts is None:
+        hand_on_piece(stream.read(), folder, index)
+        index += 1
+    return {"trimmed": stream.facts.trimmed}
 
 
 def write(

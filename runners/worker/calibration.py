@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import structlog
 import torch
 
-from foley.configs import LATENT_RATE, MAX_CLIP_SECONDS, SYNC_FPS, VISUAL_FPS
+from foley.configs import LATENT_RATE, SYNC_FPS, VISUAL_FPS, WHOLE_CLIP_FRAMES
 from foley.denoise import Denoising
 from foley.pipeline import FoleyPipeline
 from foley.request import GenerationRequest
@@ -26,6 +26,8 @@ SUFFICIENT_RATE = 0.9
 # Requests join, leave and are cancelled between evaluations, so none may last longer.
 MAX_EVALUATION_SECONDS = 1.0
 MAX_TRIAL_CLIPS = 64
+# No piece of work is longer: longer sounds are made in windows.
+LONGEST_WINDOW_SECONDS = WHOLE_CLIP_FRAMES // SYNC_FPS
 # Larger evaluations are not tried once a doubling gains less than this in the rate of tokens.
 MIN_GAIN = 1.05
 # Of one size of an evaluation, no more is measured after this.
@@ -164,12 +166,12 @@ def _measure_memory(pipeline: FoleyPipeline, tokens: int) -> dict[str, float]:
         taken = torch.cuda.memory_allocated(device) - before
         return 2 * int(seconds * LATENT_RATE), taken
 
-    (few, less), (many, more) = state_bytes(1), state_bytes(MAX_CLIP_SECONDS)
+    (few, less), (many, more) = state_bytes(1), state_bytes(LONGEST_WINDOW_SECONDS)
     per_token = max(0.0, (more - less) / (many - few))
     base = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
     longest = pipeline.make_blank_frames(
-        int(MAX_CLIP_SECONDS * VISUAL_FPS), int(MAX_CLIP_SECONDS * SYNC_FPS)
+        int(LONGEST_WINDOW_SECONDS * VISUAL_FPS), int(LONGEST_WINDOW_SECONDS * SYNC_FPS)
     )
     pipeline.generate(longest, GenerationRequest(num_inference_steps=1, seed=0))
     clip_tokens = 2 * 8 * LATENT_RATE

@@ -1,15 +1,20 @@
 """A request in the worker: its place, its session and its outcome."""
 
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Self
 
+from foley.request import GenerationRequest
 from foley.types import NoPicture, Stage, VideoFrames
 from runners import metrics
-from runners.handoff import load_frames, save_waveforms
+from runners.handoff import HandedFrames, load_frames, save_waveforms
 from runners.messages import OnProgressUpdate, ProgressUpdate, RunnerRequest, RunnerResult
-from runners.worker.scheduler import ScheduledJob
+from runners.worker.scheduler import JobSize, ScheduledJob
+
+# Returns the work of a request with so many frames at 8 and at 25 fps.
+ComputeSize = Callable[[GenerationRequest, int, int], JobSize]
 
 if TYPE_CHECKING:  # these import the models' libraries, see `runners.worker.worker`
     from foley.pipeline import FoleyPipeline
@@ -24,6 +29,7 @@ class RunningJob(ScheduledJob):
         request: as the API sent it.
         on_update: called with each new state of its progress, on a thread of the worker.
         outcome: its result or its error, once it has left.
+        frames: of a long clip, as they are handed on; None for others.
         session: the state of its generation, from its first action until it leaves.
         failure: the error with which it leaves early.
     """
@@ -31,6 +37,7 @@ class RunningJob(ScheduledJob):
     request: RunnerRequest
     on_update: OnProgressUpdate
     outcome: "Future[RunnerResult]" = field(default_factory=Future, init=False)
+    frames: HandedFrames | None = field(default=None, init=False)
     session: "Session | None" = field(default=None, init=False)
     failure: Exception | None = field(default=None, init=False)
     _result: RunnerResult | None = field(default=None, init=False)
@@ -66,9 +73,11 @@ class RunningJob(ScheduledJob):
         self._queue_seconds = time.monotonic() - self.arrived
         metrics.WAIT_SECONDS.labels(self.priority).observe(self._queue_seconds)
         duration_seconds = self.request.options.duration_seconds
-        frames: VideoFrames | NoPicture
+        frames: VideoFrames | HandedFrames | NoPicture
         if duration_seconds is not None:
             frames = NoPicture(duration_seconds=duration_seconds)
+        elif self.frames is not None:
+            frames = self.frames
         else:
             frames = load_frames(self.request.path)
             # Its size was computed for the first device. Another device, with less memory, may
@@ -76,6 +85,31 @@ class RunningJob(ScheduledJob):
             num_pieces = pipeline.count_pieces(len(frames.visual), len(frames.sync))
             self.size = replace(self.size, num_pieces=num_pieces)
         self.session = pipeline.start(frames, self.request.options)
+
+    @property
+    def is_starved(self) -> bool:
+        """Whether its next action needs frames that are not there yet."""
+        frames, session = self.frames, self.session
+        if frames is None or (session is not None and not session.awaits_frames):
+            return False
+        return not frames.is_ready
+
+    def measure_frames(self, compute_size: ComputeSize) -> None:
+        """Correct the size of a long clip after a piece of its encoding, before it is counted.
+
+        Args:
+            compute_size: of a request with so many frames at 8 and at 25 fps.
+        """
+        assert self.frames is not None
+        assert self.session is not None
+        frames, num_done = self.frames, self.done[Stage.ENCODE] + 1
+        if frames.facts is not None:
+            self.size = compute_size(self.request.options, frames.num_visual, frames.num_sync)
+        # What the clip states about its length need not be true.
+        is_encoded = self.session.stage is not Stage.ENCODE
+        least = num_done if is_encoded else max(num_done + 1, self.size.num_pieces)
+        self.size = replace(self.size, num_pieces=least)
+        self.starved = self.is_starved
 
     def report(self, update: ProgressUpdate) -> None:
         """Report the progress, unless it equals the last report."""

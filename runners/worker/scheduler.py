@@ -22,6 +22,8 @@ rules, in order:
     window, so a long sound neither delays the others by more than that nor waits for them to end.
 *   **Memory.** A request begins on a device when its state fits beside those that began there. If
     the next one in order does not fit, none after it begins before it.
+*   **Frames.** A long clip is encoded while it is decoded. Without its next frames it is passed
+    over, and keeps its place and its device. Its size is an estimate until its last frames.
 *   **Pieces.** Encoding and decoding come in pieces. On a device where evaluations could run
     instead, pieces get half of the seconds.
 """
@@ -147,6 +149,7 @@ class ScheduledJob:
         serial: its rank in the order of arrival.
         device: where it began; None before that.
         executing: whether an action on it is being executed.
+        starved: whether its next action needs frames that are still being decoded.
         dropped: whether it leaves as soon as no action on it is being executed.
         done: finished actions by kind.
     """
@@ -160,6 +163,7 @@ class ScheduledJob:
     serial: int = field(init=False)
     device: int | None = field(default=None, init=False)
     executing: bool = field(default=False, init=False)
+    starved: bool = field(default=False, init=False)
     dropped: bool = field(default=False, init=False)
     done: dict[Kind, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 0), init=False)
 
@@ -392,7 +396,11 @@ class Scheduler(Generic[JobT]):
         tokens_left = budget.tokens
         pieces: list[JobT] = []
         batch: list[JobT] = []
-        free = [j for j in self._queued if not j.executing and j.device in (None, device)]
+        free = [
+            j
+            for j in self._queued
+            if not j.executing and not j.starved and j.device in (None, device)
+        ]
         for job in self._sort(free):
             if job.device is None:
                 # A request that is alone on a device may always try.

@@ -4,12 +4,11 @@ import asyncio
 import itertools
 from collections.abc import AsyncGenerator
 from concurrent.futures import Future
-from pathlib import Path
 
 import structlog
 
 from foley.errors import CancelledRequestError, FoleyError, ServerError
-from runners.handoff import FrameCounts, read_announcement
+from runners.handoff import read_announcement, read_expectation
 from runners.jobs.scratch import is_abandoned
 from runners.messages import ProgressUpdate, RunnerEvent, RunnerRequest, RunnerResult
 from runners.tracing import JobTrace
@@ -68,14 +67,22 @@ async def stream_events(
 
 
 async def _follow(worker: Worker, job: RunningJob) -> None:
-    """Queue a request when its frames are complete, and end it when the API has given it up."""
+    """Queue a request when it has frames, and end it when the API has given it up."""
     folder = job.request.path
+    looks_per_check = round(OWNER_SECONDS / POLL_SECONDS)
+    is_queued = False
     try:
-        counts = await _wait_for_frames(folder)
-        if counts is not None:
-            worker.queue(job, counts)
-            while not is_abandoned(folder):
-                await asyncio.sleep(OWNER_SECONDS)
+        for look in itertools.count(1):
+            if not is_queued:
+                is_queued = _queue(worker, job)
+            elif job.frames is not None:
+                worker.feed(job)
+            has_all = is_queued and (job.frames is None or job.frames.facts is not None)
+            if not folder.exists() or (
+                (has_all or look % looks_per_check == 0) and is_abandoned(folder)
+            ):
+                break
+            await asyncio.sleep(OWNER_SECONDS if has_all else POLL_SECONDS)
     except Exception:
         log.exception("job_failed")
         worker.drop(job, ServerError("something went wrong inside the model's process"))
@@ -83,16 +90,15 @@ async def _follow(worker: Worker, job: RunningJob) -> None:
         worker.drop(job, CancelledRequestError("the request was given up"))
 
 
-async def _wait_for_frames(folder: Path) -> FrameCounts | None:
-    """Return the number of frames, once complete; None when the API gives the request up."""
-    looks_per_check = round(OWNER_SECONDS / POLL_SECONDS)
-    for look in itertools.count(1):
-        if (counts := read_announcement(folder)) is not None:
-            return counts
-        if not folder.exists() or (look % looks_per_check == 0 and is_abandoned(folder)):
-            break
-        await asyncio.sleep(POLL_SECONDS)
-    return None
+def _queue(worker: Worker, job: RunningJob) -> bool:
+    """Queue a request if its frames, or the first ones of a long clip, are there."""
+    if (counts := read_announcement(job.request.path)) is not None:
+        worker.queue(job, counts)
+    elif (expected_seconds := read_expectation(job.request.path)) is not None:
+        worker.queue_long(job, expected_seconds)
+    else:
+        return False
+    return True
 
 
 def _make_last_event(outcome: Future[RunnerResult]) -> RunnerEvent:

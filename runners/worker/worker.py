@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from foley.configs import SYNC_FPS, WHOLE_CLIP_FRAMES
 from foley.errors import (
     CancelledRequestError,
     FoleyError,
@@ -24,9 +25,9 @@ from foley.errors import (
     ServerError,
 )
 from foley.request import check_adapter_names
-from foley.types import Stage
+from foley.types import Stage, count_visual
 from runners import metrics
-from runners.handoff import FrameCounts
+from runners.handoff import FrameCounts, HandedFrames
 from runners.messages import (
     AdapterStatus,
     ModelStatus,
@@ -34,14 +35,13 @@ from runners.messages import (
     ProgressUpdate,
     RunnerRequest,
 )
-from runners.worker.running_job import RunningJob
-from runners.worker.scheduler import Action, JobSize, Kind, Scheduler
+from runners.worker.running_job import ComputeSize, RunningJob
+from runners.worker.scheduler import Action, Kind, Scheduler
 
 # The engine imports the models' libraries, which takes seconds. It is imported on the thread that
 # loads the model.
 if TYPE_CHECKING:
     from foley.pipeline import FoleyPipeline
-    from foley.request import GenerationRequest
     from runners.worker.engine import Engine
 
 log = structlog.get_logger(__name__)
@@ -80,7 +80,7 @@ class Worker:
         self._freeze_gc = freeze_gc
         self._changed = threading.Condition()  # guards the fields below
         self._scheduler: Scheduler[RunningJob] | None = None
-        self._compute_size: Callable[[GenerationRequest, int, int], JobSize] | None = None
+        self._compute_size: ComputeSize | None = None
         self._num_busy: list[int] = []  # engines at work, on each device
         self._began: dict[Action[RunningJob], float] = {}  # actions that are being executed
         self._stopping = False
@@ -136,6 +136,31 @@ class Worker:
             self._scheduler.queue(job, size, now=time.monotonic())
             self._report_positions()
             self._changed.notify_all()
+
+    def queue_long(self, job: RunningJob, expected_seconds: float) -> None:
+        """Let a request wait for a device, now that the first frames of its long clip are there.
+
+        A request that has left meanwhile stays away.
+
+        Args:
+            job: of `admit`.
+            expected_seconds: how long the clip may be.
+        """
+        num_sync = max(WHOLE_CLIP_FRAMES + 1, int(expected_seconds * SYNC_FPS))
+        job.frames = HandedFrames(job.request.path)
+        job.starved = job.is_starved
+        self.queue(job, FrameCounts(count_visual(num_sync), num_sync))
+
+    def feed(self, job: RunningJob) -> None:
+        """Go on with a request that waits for frames, if they have come.
+
+        Args:
+            job: of `queue_long`, in any state.
+        """
+        with self._changed:
+            if job.starved and not job.is_starved:
+                job.starved = False
+                self._changed.notify_all()
 
     def drop(self, job: RunningJob, reason: Exception) -> None:
         """End a request early: at once, or when the current piece of its work is done.
@@ -320,6 +345,9 @@ class Worker:
             job.failure = job.failure or failure
             if job.failure is not None:
                 self._scheduler.drop(job)
+            elif job.frames is not None and action.kind is Stage.ENCODE:
+                assert self._compute_size is not None
+                job.measure_frames(self._compute_size)
         left = self._scheduler.complete(action, seconds)
         for job in left:
             job.session = None

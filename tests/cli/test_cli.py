@@ -324,7 +324,7 @@ def test_a_prompt_alone_becomes_a_sound(foley: RunFoley, tmp_path: Path) -> None
     ("arguments", "words"),
     [
         (("--seconds", 1), "needs a prompt"),
-        (("--seconds", 16, "-p", "rain"), "less than or equal to 15, got 16"),
+        (("--seconds", 3601, "-p", "rain"), "less than or equal to 3600, got 3601"),
         (("--seconds", 1, "-p", "rain", "-o", "x.mp4"), "no picture; use .wav or .flac"),
         (("--seconds", 1, "-p", "rain", CLIP), f"or leave out {CLIP}"),
         (("--seconds", 1, "-p", "rain", "--csv", "x.csv"), "or leave out --csv"),

@@ -24,10 +24,11 @@ CLIPS = Path(__file__).parents[1] / "assets/clips"
 
 def check_refusal(clip: Path, error: type[Exception], match: str, **limits: int) -> None:
     """Assert that `probe` and `decode_frames` both refuse the clip."""
+    checked = MediaLimits(max_seconds=15, **limits)
     with pytest.raises(error, match=match):
-        probe(clip, limits=MediaLimits(**limits))
+        probe(clip, limits=checked)
     with pytest.raises(error, match=match):
-        decode_frames(clip, visual_size=32, sync_size=32, limits=MediaLimits(**limits))
+        decode_frames(clip, visual_size=32, sync_size=32, limits=checked)
 
 
 def test_no_file(tmp_path: Path) -> None:
@@ -126,9 +127,9 @@ def test_too_many_pixels(tmp_path: Path) -> None:
 def test_too_many_frames_and_pixels_in_all_of_them(tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "clip.mkv", size=(96, 64), num_frames=30)  # no count in the file
     decode = functools.partial(decode_frames, clip, visual_size=32, sync_size=32)
-    decode(limits=MediaLimits(max_total_pixels=30 * 6144))
+    decode(limits=MediaLimits(max_seconds=15, max_total_pixels=30 * 6144))
     with pytest.raises(VideoTooCostlyError, match="30 frames of 6144 pixels are 184320 pixels"):
-        decode(limits=MediaLimits(max_total_pixels=30 * 6144 - 1))
+        decode(limits=MediaLimits(max_seconds=15, max_total_pixels=30 * 6144 - 1))
     decode(limits=MediaLimits(max_seconds=14, max_frame_rate=2))
     with pytest.raises(VideoTooCostlyError, match=r"the first 14 s have 16 frames or more.* is 15"):
         decode(limits=MediaLimits(max_seconds=14, max_frame_rate=1))

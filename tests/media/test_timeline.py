@@ -1,5 +1,6 @@
 import math
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import av
@@ -9,6 +10,7 @@ import torch
 from foley.errors import VideoTooLongError
 from foley.media.decode import decode_frames
 from foley.media.mux import write_video
+from foley.media.source import MediaLimits
 from foley.types import VideoFrames
 from tests.media.clips import numbers, shown_seconds, write_clip
 
@@ -200,8 +202,11 @@ def test_the_last_frame_is_sounded_until_its_end(
 
 def test_a_last_frame_that_lasts_beyond_the_limit_makes_the_clip_too_long(tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "clip.mp4", num_frames=2, fps=Fraction(1, 10), options={"bf": "0"})
+    decode = partial(
+        decode_frames, clip, visual_size=80, sync_size=80, limits=MediaLimits(max_seconds=15)
+    )
     with pytest.raises(VideoTooLongError, match=r"lasts 20\.00 s"):
-        decode_80(clip)
-    frames = decode_frames(clip, visual_size=80, sync_size=80, trim=True)
+        decode(exact_clock=True)
+    frames = decode(trim=True)
     assert frames.trimmed
     assert frames.num_picked == 375

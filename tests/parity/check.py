@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from foley.configs import MAX_CLIP_SECONDS, SYNC_FPS, VISUAL_FPS
+from foley.configs import SYNC_FPS, VISUAL_FPS
 from foley.denoise import Denoising, VelocityModel
 from foley.media.clock import FramePicker, num_latents, seconds_of
 from foley.media.decode import VideoInfo, decode_frames, probe
 from foley.media.scale import fit_and_crop, stretch
+from foley.media.source import MediaLimits
 from foley.models.context import DiTContext
 from foley.models.dit import FoleyDiT
 from foley.models.embeddings import embed_time
@@ -383,6 +384,7 @@ def check_preprocess(file: Fixture) -> Iterator[Comparison]:
         yield name, scale(file[f"{image}.in"], expected.shape[-1]).permute(2, 0, 1), expected, EXACT
 
 
+_LIMIT_SECONDS = 15.0  # of the program that made the files
 _BARS = 10  # a clip's frames show their own number in binary, least significant bar on the left
 
 
@@ -400,7 +402,13 @@ def check_frames(path: Path) -> Iterator[Comparison]:
                 EXACT,
             )
         clip = path.parent / "videos" / name
-        frames = decode_frames(clip, visual_size=80, sync_size=48, trim=True)
+        frames = decode_frames(
+            clip,
+            visual_size=80,
+            sync_size=48,
+            limits=MediaLimits(max_seconds=_LIMIT_SECONDS),
+            trim=True,
+        )
         picks = torch.tensor(expected["picks_8"])
         yield f"{name} decoded at 8", _bars(frames.visual) @ 2 ** torch.arange(_BARS), picks, EXACT
         # The sync frames are cropped to their middle, which leaves some of the bars.
@@ -420,7 +428,7 @@ def _picks(timestamps: list[int], time_base: Fraction, fps: int) -> list[int]:
     picks: list[int] = []
     for index, pts in enumerate(timestamps):
         seconds = seconds_of(pts, time_base)
-        if 0 <= seconds <= MAX_CLIP_SECONDS:
+        if 0 <= seconds <= _LIMIT_SECONDS:
             picks += [index] * picker.count(seconds)
     return picks
 

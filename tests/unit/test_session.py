@@ -1,4 +1,6 @@
 import dataclasses
+import weakref
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -9,8 +11,8 @@ from foley.media.clock import num_latents
 from foley.request import GenerationRequest
 from foley.sampling import compute_evaluation_sigmas, make_sigmas
 from foley.session import Session, count_samples, fade
-from foley.types import NoPicture
-from foley.windows import plan_windows
+from foley.types import FramePiece, FrameStream, NoPicture, split_frames
+from foley.windows import plan_decoding, plan_windows
 from tests.toys import toy_frames, toy_pipeline
 
 
@@ -30,7 +32,7 @@ def drive(session: Session) -> dict[str, int]:
     return counts
 
 
-@pytest.mark.parametrize("num_sync", [16, 25, 47, 48, 57, 120, 375])
+@pytest.mark.parametrize("num_sync", [16, 25, 47, 48, 57, 120, 375, 473])
 def test_the_number_of_pieces_is_known_before_the_session(num_sync: int) -> None:
     frames = toy_frames(num_sync)
     request = GenerationRequest(num_inference_steps=2, solver="heun", num_variations=3)
@@ -39,8 +41,50 @@ def test_the_number_of_pieces_is_known_before_the_session(num_sync: int) -> None
         "encode": toy_pipeline().count_pieces(len(frames.visual), num_sync),
         "step": len(compute_evaluation_sigmas(make_sigmas(2), "heun"))
         * len(plan_windows(num_latents(num_sync))),
-        "decode": 3,
+        "decode": 3 * len(plan_decoding(num_latents(num_sync))),
     }
+
+
+@torch.inference_mode()
+def test_the_conditions_of_a_long_clip_are_those_of_its_whole() -> None:
+    pipeline, frames = toy_pipeline(), toy_frames(376 + 96 + 7)
+    made = pipeline.condition(frames, "tap", "")
+    encoders = pipeline._encoders
+    assert made.num_latents == 2 * len(frames.sync)
+    # As many as of the whole: no segment is lost at a border, nor taken twice.
+    assert len(made.sync_tokens) == 8 * ((len(frames.sync) - 16) // 8 + 1)
+    assert len(made.visual_tokens) == len(frames.visual)
+    for index in (0, 45, 46, 47, 57):  # segments at the border of the first two pieces, and ends
+        alone = encoders.sync(frames.sync[8 * index : 8 * index + 16])
+        # Measured: below 1e-6; the sizes of the batches differ.
+        torch.testing.assert_close(
+            made.sync_tokens[8 * index : 8 * index + 8], alone, rtol=0, atol=1e-5
+        )
+    alone = encoders.visual(frames.visual[119:123])
+    torch.testing.assert_close(made.visual_tokens[119:123], alone, rtol=0, atol=1e-5)
+
+
+def test_frames_that_were_encoded_are_let_go() -> None:
+    frames = toy_frames(376 + 2 * 96)
+    read: list[weakref.ref[torch.Tensor]] = []
+
+    def pieces() -> Iterator[FramePiece]:
+        stream = split_frames(frames)
+        while stream.facts is None:
+            piece = stream.read()
+            copy = dataclasses.replace(piece, visual=piece.visual.clone(), sync=piece.sync.clone())
+            assert [ref() for ref in read[:-2]] == [None] * len(read[:-2])
+            read.extend((weakref.ref(copy.visual), weakref.ref(copy.sync)))
+            yield copy
+            del piece, copy
+
+    request = GenerationRequest(prompt="tap", seed=3, num_inference_steps=1)
+    session = toy_pipeline().start(FrameStream(pieces()), request)
+    drive(session)
+    assert len(read) == 6
+    assert [ref() for ref in read] == [None] * 6
+    made = toy_pipeline().generate(frames, request)
+    assert torch.equal(session.result().waveforms, made.waveforms)
 
 
 def test_a_session_gives_the_sound_of_the_pipeline() -> None:

@@ -35,7 +35,7 @@ def test_settings_come_from_the_environment(clean_environment: pytest.MonkeyPatc
         ("FOLEY_MAX_UPLOAD_BITES", "1", "did you mean FOLEY_MAX_UPLOAD_BYTES"),
         ("FOLEY_DEVICE", "tpu", "device"),
         ("FOLEY_REQUEST_TIMEOUT_SECONDS", "0", "request_timeout_seconds"),
-        ("FOLEY_MAX_CLIP_SECONDS", "16", "max_clip_seconds"),
+        ("FOLEY_MAX_CLIP_SECONDS", "3601", "max_clip_seconds"),
     ],
 )
 def test_wrong_settings_are_named(

@@ -8,6 +8,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,22 +23,27 @@ from foley.errors import (
     ServerError,
 )
 from foley.gpu.encoder_batches import Cut, Encoders, Pieces
+from foley.media.clock import num_latents
 from foley.pipeline import FoleyPipeline
 from foley.request import GenerationRequest
 from foley.session import Session
-from foley.types import NoPicture, Stage
+from foley.types import NoPicture, Stage, VideoFrames, split_frames
 from runners import metrics
 from runners.handoff import (
     FRAMES,
+    PIECE,
     FrameCounts,
     announce_frames,
+    hand_on_piece,
     load_waveforms,
     read_announcement,
+    read_expectation,
     save_frames,
 )
 from runners.messages import OnProgressUpdate, ProgressUpdate, RunnerRequest, RunnerResult
 from runners.worker import calibration
 from runners.worker.engine import Engine
+from runners.worker.running_job import RunningJob
 from runners.worker.scheduler import Budget, Kind
 from runners.worker.startup import freeze_gc
 from runners.worker.worker import Worker
@@ -405,6 +411,75 @@ def test_missing_frames_fail_only_their_own_job(
     (broken.path / "frames.safetensors").unlink()
     assert submit(worker, whole).result(scale(10))
     assert outcome.done()
+
+
+def hand_on(frames: VideoFrames, folder: Path, num_pieces: int | None = None) -> None:
+    """Hand the first pieces of a long clip on, or all; waits while the worker is behind."""
+    stream = split_frames(frames)
+    index = 0
+    while stream.facts is None and index != num_pieces:
+        hand_on_piece(replace(stream.read(), expected_seconds=16.0), folder, index)
+        index += 1
+
+
+def submit_long(worker: Worker, request: RunnerRequest) -> RunningJob:
+    """A request whose clip is being decoded."""
+    (request.path / FRAMES).unlink()
+    job = worker.admit(request)
+    expected_seconds = read_expectation(request.path)
+    assert expected_seconds is not None
+    worker.queue_long(job, expected_seconds)
+    return job
+
+
+def test_a_long_clip_is_encoded_while_it_is_decoded(
+    worker: Worker, gate: Gate, job: Callable[..., RunnerRequest]
+) -> None:
+    gate.open()
+    # It is longer than it states, and its last frames complete no segment.
+    frames, asked = toy_frames(376 + 96 + 5), job("a", num_inference_steps=1)
+    hand_on(frames, asked.path, num_pieces=1)
+    long = submit_long(worker, asked)
+    first = asked.path / PIECE.format(0)
+    wait_until(lambda: first.stat().st_size == 0)  # read, and let go
+    wait_until(lambda: long.starved)
+    # It waits for frames, and nothing waits for it.
+    assert submit(worker, job("b")).result(scale(20))
+    assert not long.outcome.done()
+    hand_on(frames, asked.path)  # leaves out the one that was handed on before
+    while not long.outcome.done():
+        worker.feed(long)
+        time.sleep(0.01)
+    assert long.outcome.result().duration_seconds == num_latents(len(frames.sync)) / 50
+    assert {path.stat().st_size for path in asked.path.glob("frames-*")} == {0}
+    alone = toy_pipeline().generate(frames, asked.options)
+    # Measured: equal.
+    torch.testing.assert_close(load_waveforms(asked.path), alone.waveforms, rtol=0, atol=1e-5)
+
+
+def test_a_long_clip_that_is_cancelled_while_it_waits_for_frames_leaves_at_once(
+    worker: Worker, gate: Gate, job: Callable[..., RunnerRequest]
+) -> None:
+    gate.open()
+    asked = job("a")
+    hand_on(toy_frames(376 + 96), asked.path, num_pieces=1)
+    long = submit_long(worker, asked)
+    wait_until(lambda: long.starved)
+    assert worker.cancel("a")
+    assert isinstance(long.outcome.exception(scale(5)), CancelledRequestError)
+    assert worker._list_jobs() == ()
+
+
+def test_a_piece_of_frames_that_cannot_be_read_fails_only_its_own_job(
+    worker: Worker, gate: Gate, job: Callable[..., RunnerRequest]
+) -> None:
+    gate.open()
+    asked = job("a")
+    hand_on(toy_frames(376 + 96), asked.path, num_pieces=1)
+    (asked.path / PIECE.format(0)).write_bytes(b"no frames")
+    long = submit_long(worker, asked)
+    assert long.outcome.exception(scale(20)) is not None
+    assert submit(worker, job("b")).result(scale(20))
 
 
 def test_stopping_cancels_running_and_waiting_jobs(

@@ -1,0 +1,104 @@
+"""Clips of over 15 s through a whole service: their frames flow, and end with their request."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.patience import scale, wait_until
+from tests.server import Server, draw_clip
+
+pytestmark = pytest.mark.soak
+
+OPTIONS = {"prompt": "dripping water", "num_inference_steps": 1, "guidance_scale": 1, "seed": 1}
+
+
+@pytest.fixture(scope="module")
+def long_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("long"), ready_seconds=300)
+    try:
+        server.wait_until_ready()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> dict[int, bytes]:
+    """Clips by their seconds."""
+    folder = tmp_path_factory.mktemp("clips")
+    return {
+        seconds: draw_clip(folder / f"{seconds}.mp4", num_frames=25 * seconds)
+        for seconds in (1, 30, 120)
+    }
+
+
+def pieces(server: Server) -> list[Path]:
+    return sorted(server.scratch.glob("*/*/frames-*.safetensors"))
+
+
+def count_bytes(server: Server) -> int:
+    total = 0
+    for path in pieces(server):
+        try:
+            total += path.stat().st_size
+        except FileNotFoundError:
+            continue
+    return total
+
+
+def test_a_long_clip_gets_its_whole_sound_and_does_not_hold_up_a_short_one(
+    long_server: Server, clips: dict[int, bytes]
+) -> None:
+    made: list[httpx.Response] = []
+    sending = threading.Thread(
+        target=lambda: made.append(long_server.generate(clips[30], format="wav", **OPTIONS))
+    )
+    sending.start()
+    wait_until(lambda: bool(pieces(long_server)), seconds=300)
+    short = long_server.generate(clips[1], format="wav", **OPTIONS)
+    assert short.status_code == 200, short.text
+    assert not made  # the long one is still being worked on
+    largest = 0
+    while sending.is_alive():
+        largest = max(largest, count_bytes(long_server))
+        time.sleep(0.05)
+    (long,) = made
+    assert long.status_code == 200, long.text
+    assert float(long.headers["x-foley-duration-seconds"]) == 30
+    assert len(long.content) == pytest.approx(30 * 48_000 * 3, rel=0.01)
+    assert largest < 100e6  # the frames of 30 s have 130 MB at the sizes of tiny
+    assert not pieces(long_server)
+
+
+def test_a_long_clip_that_is_left_frees_everything(
+    long_server: Server, clips: dict[int, bytes]
+) -> None:
+    connection = long_server.open_call(clips[120], **OPTIONS)
+    wait_until(lambda: bool(pieces(long_server)), seconds=300)
+    connection.close()
+    wait_until(lambda: not pieces(long_server), seconds=60)
+    wait_until(lambda: long_server.metric("foley_running ") == 0, seconds=60)
+    short = long_server.generate(clips[1], format="wav", **OPTIONS)
+    assert short.status_code == 200
+
+
+def test_a_long_clip_is_told_at_once_that_the_runner_was_lost(
+    long_server: Server, clips: dict[int, bytes]
+) -> None:
+    made: list[httpx.Response] = []
+    sending = threading.Thread(
+        target=lambda: made.append(long_server.generate(clips[120], format="wav", **OPTIONS))
+    )
+    sending.start()
+    wait_until(lambda: bool(pieces(long_server)), seconds=300)
+    (runner,) = long_server.find("GpuRunner")
+    runner.kill()
+    sending.join(scale(30))
+    assert not sending.is_alive()
+    assert json.loads(made[0].content)["error"]["code"] == "runner_lost"
+    wait_until(lambda: not pieces(long_server), seconds=30)
