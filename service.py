@@ -36,6 +36,7 @@ from runners.auth import ApiKeys
 from runners.browser import BrowserHeaders
 from runners.durable.reception import JobReception
 from runners.durable.secret import load_secret, read_job_key
+from runners.grpc.jobs import JobServicer
 from runners.grpc.server import GrpcServer
 from runners.grpc.servicer import FoleyServicer
 from runners.handoff import MAX_FRAMES_BYTES
@@ -274,6 +275,7 @@ class FoleyApi:
             self.reception.jobs.start()
             self.job_handlers.end_streams_on_stop_signal()
         if SETTINGS.grpc_port:
+            keys = ApiKeys(SETTINGS.keys)
             servicer = FoleyServicer(
                 SETTINGS,
                 self.service,
@@ -281,10 +283,15 @@ class FoleyApi:
                 self.intake,
                 self.clips,
                 self.cancellations,
-                ApiKeys(SETTINGS.keys),
+                keys,
                 self.ending,
             )
-            self.grpc_server = GrpcServer(servicer, SETTINGS, check_ready=self.__is_ready__)
+            jobs = None
+            if self.reception is not None:
+                jobs = JobServicer(SETTINGS, self.reception, keys)
+            self.grpc_server = GrpcServer(
+                servicer, SETTINGS, jobs=jobs, check_ready=self.__is_ready__
+            )
 
     @bentoml.on_shutdown
     async def close(self) -> None:

@@ -187,3 +187,346 @@ class FoleyService:
             timeout,
             metadata,
             _registered_method=True)
+
+
+class JobServiceStub:
+    """Jobs that survive a restart; docs/guides/jobs.md describes them. UNIMPLEMENTED where the service
+    takes none. Jobs are those of HTTP: either finds what came by the other.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.SubmitJob = channel.stream_unary(
+                '/foley.v1.JobService/SubmitJob',
+                request_serializer=foley_dot_v1_dot_foley__pb2.SubmitJobRequest.SerializeToString,
+                response_deserializer=foley_dot_v1_dot_foley__pb2.Job.FromString,
+                _registered_method=True)
+        self.GetJob = channel.unary_unary(
+                '/foley.v1.JobService/GetJob',
+                request_serializer=foley_dot_v1_dot_foley__pb2.GetJobRequest.SerializeToString,
+                response_deserializer=foley_dot_v1_dot_foley__pb2.Job.FromString,
+                _registered_method=True)
+        self.ListJobs = channel.unary_unary(
+                '/foley.v1.JobService/ListJobs',
+                request_serializer=foley_dot_v1_dot_foley__pb2.ListJobsRequest.SerializeToString,
+                response_deserializer=foley_dot_v1_dot_foley__pb2.ListJobsResponse.FromString,
+                _registered_method=True)
+        self.WatchJob = channel.unary_stream(
+                '/foley.v1.JobService/WatchJob',
+                request_serializer=foley_dot_v1_dot_foley__pb2.WatchJobRequest.SerializeToString,
+                response_deserializer=foley_dot_v1_dot_foley__pb2.Job.FromString,
+                _registered_method=True)
+        self.CancelJob = channel.unary_unary(
+                '/foley.v1.JobService/CancelJob',
+                request_serializer=foley_dot_v1_dot_foley__pb2.CancelJobRequest.SerializeToString,
+                response_deserializer=foley_dot_v1_dot_foley__pb2.Job.FromString,
+                _registered_method=True)
+        self.DeleteJob = channel.unary_unary(
+                '/foley.v1.JobService/DeleteJob',
+                request_serializer=foley_dot_v1_dot_foley__pb2.DeleteJobRequest.SerializeToString,
+                response_deserializer=foley_dot_v1_dot_foley__pb2.DeleteJobResponse.FromString,
+                _registered_method=True)
+        self.FetchJob = channel.unary_stream(
+                '/foley.v1.JobService/FetchJob',
+                request_serializer=foley_dot_v1_dot_foley__pb2.FetchJobRequest.SerializeToString,
+                response_deserializer=foley_dot_v1_dot_foley__pb2.FileChunk.FromString,
+                _registered_method=True)
+
+
+class JobServiceServicer:
+    """Jobs that survive a restart; docs/guides/jobs.md describes them. UNIMPLEMENTED where the service
+    takes none. Jobs are those of HTTP: either finds what came by the other.
+    """
+
+    def SubmitJob(self, request_iterator, context):
+        """Accepts a job. The caller sends the options, then the clip, if there is one, as for Generate.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetJob(self, request, context):
+        """Returns a job of the caller's key; NOT_FOUND where there is none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListJobs(self, request, context):
+        """Returns jobs of the caller's key, the newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchJob(self, request, context):
+        """Sends the job at once and whenever it changes, until it has ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelJob(self, request, context):
+        """Cancels a job in any state, and returns it. One that has ended is unchanged.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteJob(self, request, context):
+        """Removes a job that has ended, with its files.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FetchJob(self, request, context):
+        """Sends a file of a job that has succeeded; FAILED_PRECONDITION where there is none yet.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_JobServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'SubmitJob': grpc.stream_unary_rpc_method_handler(
+                    servicer.SubmitJob,
+                    request_deserializer=foley_dot_v1_dot_foley__pb2.SubmitJobRequest.FromString,
+                    response_serializer=foley_dot_v1_dot_foley__pb2.Job.SerializeToString,
+            ),
+            'GetJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetJob,
+                    request_deserializer=foley_dot_v1_dot_foley__pb2.GetJobRequest.FromString,
+                    response_serializer=foley_dot_v1_dot_foley__pb2.Job.SerializeToString,
+            ),
+            'ListJobs': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListJobs,
+                    request_deserializer=foley_dot_v1_dot_foley__pb2.ListJobsRequest.FromString,
+                    response_serializer=foley_dot_v1_dot_foley__pb2.ListJobsResponse.SerializeToString,
+            ),
+            'WatchJob': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchJob,
+                    request_deserializer=foley_dot_v1_dot_foley__pb2.WatchJobRequest.FromString,
+                    response_serializer=foley_dot_v1_dot_foley__pb2.Job.SerializeToString,
+            ),
+            'CancelJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelJob,
+                    request_deserializer=foley_dot_v1_dot_foley__pb2.CancelJobRequest.FromString,
+                    response_serializer=foley_dot_v1_dot_foley__pb2.Job.SerializeToString,
+            ),
+            'DeleteJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteJob,
+                    request_deserializer=foley_dot_v1_dot_foley__pb2.DeleteJobRequest.FromString,
+                    response_serializer=foley_dot_v1_dot_foley__pb2.DeleteJobResponse.SerializeToString,
+            ),
+            'FetchJob': grpc.unary_stream_rpc_method_handler(
+                    servicer.FetchJob,
+                    request_deserializer=foley_dot_v1_dot_foley__pb2.FetchJobRequest.FromString,
+                    response_serializer=foley_dot_v1_dot_foley__pb2.FileChunk.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'foley.v1.JobService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('foley.v1.JobService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class JobService:
+    """Jobs that survive a restart; docs/guides/jobs.md describes them. UNIMPLEMENTED where the service
+    takes none. Jobs are those of HTTP: either finds what came by the other.
+    """
+
+    @staticmethod
+    def SubmitJob(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/foley.v1.JobService/SubmitJob',
+            foley_dot_v1_dot_foley__pb2.SubmitJobRequest.SerializeToString,
+            foley_dot_v1_dot_foley__pb2.Job.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/foley.v1.JobService/GetJob',
+            foley_dot_v1_dot_foley__pb2.GetJobRequest.SerializeToString,
+            foley_dot_v1_dot_foley__pb2.Job.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListJobs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/foley.v1.JobService/ListJobs',
+            foley_dot_v1_dot_foley__pb2.ListJobsRequest.SerializeToString,
+            foley_dot_v1_dot_foley__pb2.ListJobsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/foley.v1.JobService/WatchJob',
+            foley_dot_v1_dot_foley__pb2.WatchJobRequest.SerializeToString,
+            foley_dot_v1_dot_foley__pb2.Job.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/foley.v1.JobService/CancelJob',
+            foley_dot_v1_dot_foley__pb2.CancelJobRequest.SerializeToString,
+            foley_dot_v1_dot_foley__pb2.Job.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/foley.v1.JobService/DeleteJob',
+            foley_dot_v1_dot_foley__pb2.DeleteJobRequest.SerializeToString,
+            foley_dot_v1_dot_foley__pb2.DeleteJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FetchJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/foley.v1.JobService/FetchJob',
+            foley_dot_v1_dot_foley__pb2.FetchJobRequest.SerializeToString,
+            foley_dot_v1_dot_foley__pb2.FileChunk.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

@@ -5,3 +5,4 @@
 """
 
 SERVICE = "foley.v1.FoleyService"
+JOB_SERVICE = "foley.v1.JobService"

@@ -43,7 +43,7 @@ class CallIdentity:
 
 @contextlib.asynccontextmanager
 async def guard_call(
-    context: grpc.aio.ServicerContext, method: str, keys: ApiKeys
+    context: grpc.aio.ServicerContext, method: str, keys: ApiKeys, *, service: str = SERVICE
 ) -> AsyncIterator[CallIdentity]:
     """Check the key of a call, and end the call with a status if the block raises.
 
@@ -54,14 +54,15 @@ async def guard_call(
         context: of the call.
         method: name of its method.
         keys: one of them must come with the call.
+        service: that has the method.
     """
     metadata = {
         name: value for name, value in context.invocation_metadata() or () if type(value) is str
     }
     request_id = request_id_of(metadata)
     traced = contextlib.ExitStack()
-    route = f"/{SERVICE}/{method}"
-    span = traced.enter_context(tracing.start_request_span(f"{SERVICE}/{method}", metadata))
+    route = f"/{service}/{method}"
+    span = traced.enter_context(tracing.start_request_span(f"{service}/{method}", metadata))
     structlog.contextvars.bind_contextvars(request_id=request_id, **tracing.make_log_fields(span))
     started = time.monotonic()
     code, status = "", grpc.StatusCode.OK

@@ -10,8 +10,12 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from foley.errors import NotReadyError
-from foley.v1.foley_pb2_grpc import add_FoleyServiceServicer_to_server
-from runners.grpc import SERVICE
+from foley.v1.foley_pb2_grpc import (
+    add_FoleyServiceServicer_to_server,
+    add_JobServiceServicer_to_server,
+)
+from runners.grpc import JOB_SERVICE, SERVICE
+from runners.grpc.jobs import JobServicer
 from runners.grpc.servicer import FoleyServicer
 from runners.process import call_on_stop_signal, find_http_host
 from runners.settings import Settings
@@ -31,6 +35,7 @@ class GrpcServer:
     Args:
         servicer: has the methods of `FoleyService`.
         settings: host, port and number of API processes, which share the port.
+        jobs: has the methods of `JobService`; None where the service takes no jobs.
         check_ready: returns when requests can be served, and raises the reason when they cannot.
     """
 
@@ -39,6 +44,7 @@ class GrpcServer:
         servicer: FoleyServicer,
         settings: Settings,
         *,
+        jobs: JobServicer | None = None,
         check_ready: Callable[[], Awaitable[object]],
     ) -> None:
         self._host = settings.grpc_host or find_http_host()
@@ -55,9 +61,13 @@ class GrpcServer:
             ]
         )
         add_FoleyServiceServicer_to_server(servicer, self._server)
+        self._services = [SERVICE]
+        if jobs is not None:
+            add_JobServiceServicer_to_server(jobs, self._server)
+            self._services.append(JOB_SERVICE)
         self._health = _HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        names = (*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
         self._running = asyncio.create_task(self._run())
         self._stopping: asyncio.Task[None] | None = None
@@ -126,7 +136,7 @@ class GrpcServer:
     async def _set_health(self, *, serving: bool) -> None:
         statuses = health_pb2.HealthCheckResponse
         status = statuses.SERVING if serving else statuses.NOT_SERVING
-        for name in ("", SERVICE):
+        for name in ("", *self._services):
             await self._health.set(name, status)
 
 

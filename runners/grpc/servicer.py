@@ -7,9 +7,7 @@ from pathlib import Path
 import grpc
 
 from foley.errors import NotFoundError, RequestTimeoutError
-from foley.mix import LoudnessReport
 from foley.types import Stage
-from foley.v1 import foley_pb2 as proto
 from foley.v1.foley_pb2 import (
     Accepted,
     Adapter,
@@ -28,6 +26,7 @@ from foley.v1.foley_pb2 import (
 from foley.v1.foley_pb2_grpc import FoleyServiceServicer
 from runners.auth import ApiKeys
 from runners.grpc.boundary import CallIdentity, guard_call
+from runners.grpc.messages import describe_loudness
 from runners.grpc.upload import read_upload
 from runners.jobs.cancellation import CancellationRegistry
 from runners.jobs.clip_url import ClipLoader
@@ -191,16 +190,6 @@ class FoleyServicer(FoleyServiceServicer):
             await asyncio.gather(working, return_exceptions=True)
 
 
-def _describe_loudness(report: LoudnessReport | None) -> proto.LoudnessReport | None:
-    if report is None:
-        return None
-    return proto.LoudnessReport(
-        before=proto.Loudness(**report.before.model_dump()),
-        after=proto.Loudness(**report.after.model_dump()),
-        gain_db=report.gain_db,
-    )
-
-
 async def _send_result(result: JobResult, context: grpc.aio.ServicerContext) -> None:
     """Send the metadata of a result, and then its files in chunks."""
     timings = result.rounded_timings()
@@ -219,7 +208,7 @@ async def _send_result(result: JobResult, context: grpc.aio.ServicerContext) -> 
                 format=file.container,
                 media_type=MEDIA_TYPES[file.container],
                 num_bytes=file.path.stat().st_size,
-                loudness=_describe_loudness(file.loudness),
+                loudness=describe_loudness(file.loudness),
             )
             for file in result.files
         ],

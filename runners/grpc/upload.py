@@ -1,8 +1,9 @@
 """Read the upload of a `Generate` call: the options, then the clip in chunks."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -13,18 +14,44 @@ from runners.handoff import CLIP
 from runners.jobs.intake import Upload
 from runners.jobs.job import GenerationOptions
 
+Options = TypeVar("Options", bound=GenerationOptions)
+
 
 async def read_upload(
     requests: AsyncIterator[GenerateRequest], folder: Path, *, max_bytes: int, upload: Upload
 ) -> GenerationOptions:
+    """Store the clip of a `Generate` call and return its options; see `read_clip`.
+
+    Args:
+        requests: the messages of the call.
+        folder: of the request.
+        max_bytes: limit of the clip.
+        upload: counts the bytes that have arrived.
+    """
+
+    def parse(options: GenerateOptions) -> GenerationOptions:
+        return parse_options(options, GenerationOptions, {})
+
+    return await read_clip(requests, folder, parse, max_bytes=max_bytes, upload=upload)
+
+
+async def read_clip(
+    requests: AsyncIterator[Any],
+    folder: Path,
+    parse: Callable[[Any], Options],
+    *,
+    max_bytes: int,
+    upload: Upload,
+) -> Options:
     """Store the clip of a call in `folder`, as `runners.handoff.CLIP`; return its options.
 
     A call with `clip_url` or `duration_seconds` has no clip. The next message is read only after
     the last chunk was written, which is backpressure for the sender.
 
     Args:
-        requests: the messages of the call.
+        requests: the messages of the call, with a part `options` or `chunk` each.
         folder: of the request.
+        parse: returns the options of the part `options`.
         max_bytes: limit of the clip, checked while it is read.
         upload: counts the bytes that have arrived.
 
@@ -33,7 +60,7 @@ async def read_upload(
         UploadTooLargeError: the clip has more than `max_bytes`.
         BusyError: the uploads of all requests have too many bytes together.
     """
-    options: GenerationOptions | None = None
+    options: Options | None = None
     num_chunks = 0
     with (folder / CLIP).open("xb") as file:
         async for message in requests:
@@ -41,7 +68,7 @@ async def read_upload(
             if part == "options":
                 if options is not None:
                     raise ParameterError("options: given twice")
-                options = _parse_options(message.options)
+                options = parse(message.options)
             elif options is None:
                 raise ParameterError("options: missing; send them in the first message")
             elif part == "chunk":
@@ -65,7 +92,19 @@ def _list_cues(cues: Iterable[Cue]) -> list[dict[str, float | str]]:
     return [{name: getattr(cue, name) for name in names} for cue in cues]
 
 
-def _parse_options(options: GenerateOptions) -> GenerationOptions:
+def parse_options(
+    options: GenerateOptions, kind: type[Options], more: dict[str, object]
+) -> Options:
+    """Return the options of a message, checked.
+
+    Args:
+        options: of the message.
+        kind: what to return.
+        more: further options of that kind.
+
+    Raises:
+        ParameterError: one is out of bounds.
+    """
     fields = {field.name: value for field, value in options.ListFields()}
     fields["also"] = tuple(options.also)  # as a list of protobuf's own kind it would be refused
     fields["cues"] = _list_cues(options.cues)
@@ -81,6 +120,6 @@ def _parse_options(options: GenerateOptions) -> GenerationOptions:
         {field.name: value for field, value in use.ListFields()} for use in options.adapters
     ]
     try:
-        return GenerationOptions.model_validate(fields)
+        return kind.model_validate({**fields, **more})
     except ValidationError as error:
         raise ParameterError(describe_validation_error(error)) from error

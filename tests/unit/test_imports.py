@@ -174,6 +174,7 @@ ALLOWED: dict[str, set[str]] = {
     | {
         "foley.v1/",
         "runners.auth",
+        "runners.durable/",
         "runners.handoff",
         "runners.jobs/",
         "runners.messages",

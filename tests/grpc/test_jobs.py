@@ -1,0 +1,129 @@
+"""Durable jobs over gRPC, on the server whose jobs tests/http/test_jobs.py has over HTTP."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import pytest
+
+from foley.v1 import foley_pb2 as proto
+from foley.v1.foley_pb2_grpc import JobServiceStub
+from runners.durable.request import OF_THE_JOB
+from tests.durable.receiver import receive_webhooks
+from tests.patience import scale, wait_until
+from tests.server import ENDLESS, Server
+
+FEW_STEPS = proto.GenerateOptions(num_inference_steps=2, seed=11, also=["wav"])
+
+
+@pytest.fixture(scope="module")
+def stub(server: Server) -> Iterator[JobServiceStub]:
+    with grpc.insecure_channel(server.grpc_address) as channel:
+        grpc.channel_ready_future(channel).result(timeout=scale(20))
+        yield JobServiceStub(channel)
+
+
+def submit(
+    stub: JobServiceStub, clip: bytes | None, generation: proto.GenerateOptions, **fields: Any
+) -> proto.Job:
+    def messages() -> Iterator[proto.SubmitJobRequest]:
+        options = proto.JobOptions(generation=generation, **fields)
+        yield proto.SubmitJobRequest(options=options)
+        if clip is not None:
+            yield proto.SubmitJobRequest(chunk=clip[:1000])
+            yield proto.SubmitJobRequest(chunk=clip[1000:])
+
+    job: proto.Job = stub.SubmitJob(messages(), timeout=scale(60))
+    return job
+
+
+def fetch(stub: JobServiceStub, job: proto.Job, index: int, offset: int = 0) -> bytes:
+    request = proto.FetchJobRequest(id=job.id, file_index=index, offset=offset)
+    chunks = list(stub.FetchJob(request, timeout=scale(60)))
+    assert {chunk.file_index for chunk in chunks} <= {index}
+    return b"".join(chunk.data for chunk in chunks)
+
+
+def test_a_job_is_submitted_watched_fetched_and_deleted(
+    server: Server, stub: JobServiceStub, short_clip: bytes
+) -> None:
+    with receive_webhooks() as receiver:
+        job = submit(stub, short_clip, FEW_STEPS, webhook_url=receiver.url)
+        assert job.webhook.state == "waiting"
+        seen = list(stub.WatchJob(proto.WatchJobRequest(id=job.id), timeout=scale(60)))
+        wait_until(lambda: receiver.got, what="the receiver was not told")
+    done = seen[-1]
+    assert done.state == "succeeded"
+    assert len({found.SerializeToString() for found in seen}) == len(seen)
+    assert [file.format for file in done.result.files] == ["mp4", "wav"]
+    same = server.client.get(f"/v1/jobs/{job.id}").json()
+    assert [file.num_bytes for file in done.result.files] == [
+        file["bytes"] for file in same["result"]["files"]
+    ]
+    assert done.created_at.ToJsonString()[:19] == same["created_at"][:19]
+    assert done.expires_at.ToJsonString()[:19] == same["expires_at"][:19]
+    for index, file in enumerate(same["result"]["files"]):
+        content = server.client.get(file["url"]).content
+        assert fetch(stub, job, index) == content
+        assert fetch(stub, job, index, offset=1000) == content[1000:]
+    listed = stub.ListJobs(proto.ListJobsRequest(state="succeeded", limit=100)).jobs
+    assert job.id in [found.id for found in listed]
+    stub.DeleteJob(proto.DeleteJobRequest(id=job.id))
+    assert server.client.get(f"/v1/jobs/{job.id}").status_code == 404
+
+
+def test_a_job_is_cancelled_and_the_same_key_gives_the_same_job(
+    server: Server, stub: JobServiceStub, short_clip: bytes
+) -> None:
+    endless = proto.GenerateOptions(**ENDLESS)
+    job = submit(stub, short_clip, endless, idempotency_key="grpc-1")
+    assert submit(stub, short_clip, endless, idempotency_key="grpc-1").id == job.id
+    with pytest.raises(grpc.RpcError) as caught:
+        submit(stub, short_clip, FEW_STEPS, idempotency_key="grpc-1")
+    assert caught.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+    with pytest.raises(grpc.RpcError) as caught:
+        fetch(stub, job, 0)
+    assert caught.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+    assert stub.CancelJob(proto.CancelJobRequest(id=job.id)).state == "cancelled"
+    assert server.client.get(f"/v1/jobs/{job.id}").json()["state"] == "cancelled"
+    page = stub.ListJobs(proto.ListJobsRequest(limit=1))
+    assert (len(page.jobs), page.jobs[0].id) == (1, job.id)
+    server.wait_for_num_requests(0)
+
+
+@pytest.mark.parametrize(
+    ("method", "request_", "code"),
+    [
+        ("GetJob", proto.GetJobRequest(id="0" * 32), "NOT_FOUND"),
+        ("CancelJob", proto.CancelJobRequest(id="../jobs.secret"), "NOT_FOUND"),
+        ("DeleteJob", proto.DeleteJobRequest(), "NOT_FOUND"),
+        ("ListJobs", proto.ListJobsRequest(limit=0), "INVALID_ARGUMENT"),
+        ("ListJobs", proto.ListJobsRequest(limit=101), "INVALID_ARGUMENT"),
+        ("ListJobs", proto.ListJobsRequest(offset=-1), "INVALID_ARGUMENT"),
+        ("ListJobs", proto.ListJobsRequest(state="done"), "INVALID_ARGUMENT"),
+    ],
+)
+def test_what_is_wrong_has_its_status(
+    stub: JobServiceStub, method: str, request_: Any, code: str
+) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        getattr(stub, method)(request_, timeout=scale(20))
+    assert caught.value.code().name == code
+    assert "foley-error-code" in dict(caught.value.trailing_metadata())
+
+
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [({"idempotency_key": "two words"}, "idempotency_key"), ({"webhook_url": "x"}, "webhook_url")],
+)
+def test_an_option_of_the_job_is_checked(
+    stub: JobServiceStub, fields: dict[str, str], name: str
+) -> None:
+    rain = proto.GenerateOptions(prompt="rain", duration_seconds=1)
+    with pytest.raises(grpc.RpcError, match=f"{name}:"):
+        submit(stub, None, rain, **fields)
+
+
+def test_every_option_of_a_job_is_one_over_grpc_too() -> None:
+    fields = set(proto.JobOptions.DESCRIPTOR.fields_by_name)
+    assert fields == {*OF_THE_JOB, "generation", "idempotency_key"}
