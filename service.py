@@ -48,6 +48,7 @@ from runners.http.jobs import JobHandlers, build_job_routes
 from runners.http.middleware import ErrorMiddleware
 from runners.http.root_path import RootPath
 from runners.http.routes import CORS, build_routes
+from runners.http.uploads import UploadHandlers, build_upload_routes
 from runners.http.webhooks import WebhookHandlers, build_webhook_routes
 from runners.jobs.cancellation import CancellationRegistry
 from runners.jobs.clip_url import ClipLoader
@@ -175,6 +176,7 @@ ROUTES = build_routes(
     [
         *build_job_routes(bentoml.get_current_service),
         *build_webhook_routes(bentoml.get_current_service),
+        *build_upload_routes(bentoml.get_current_service),
     ]
     if SETTINGS.jobs_dir
     else (),
@@ -239,9 +241,13 @@ class FoleyApi:
         self.reception = self._make_jobs()
         self.job_handlers: JobHandlers | None = None
         self.webhook_handlers: WebhookHandlers | None = None
+        self.upload_handlers: UploadHandlers | None = None
         if self.reception is not None:
             self.job_handlers = JobHandlers(SETTINGS, self.reception)
             self.webhook_handlers = WebhookHandlers(self.reception.jobs.queue.webhooks)
+            self.upload_handlers = UploadHandlers(
+                SETTINGS, self.reception.jobs.uploads, self.intake, self.ending
+            )
         self.health = HealthCheck(self.__is_ready__, SETTINGS)
         self.page = PageProxy(self.common.folder, prefix="/ui", ending=self.ending)
         self.grpc_server: GrpcServer | None = None

@@ -35,6 +35,7 @@ FoleyError
         RunnerLostError         (service) the process that owns the model ended during the request
         StorageFullError        (service) no room for the files of a request
         RequestTimeoutError     (service) the request took longer than allowed, and was dropped
+            NotStartedError         (service) a job was not started by the time that was set
     ConnectionFailedError       (client) the service could not be reached, or the connection broke
 
 Messages name what was wrong, the value, the limit, and what to do. `code` is stable: programs may
@@ -272,6 +273,12 @@ class RequestTimeoutError(ServerError):
     """The request took longer than allowed, and was dropped."""
 
     code = "timeout"
+
+
+class NotStartedError(RequestTimeoutError):
+    """The job was not started by the time that its caller had set."""
+
+    code = "not_started"
 
 
 class ConnectionFailedError(FoleyError):

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -48,6 +49,10 @@ def submit(
     webhook_url: Annotated[
         str | None, Parameter(help="Address that is told when the job has ended.")
     ] = None,
+    start_by: Annotated[
+        datetime | None,
+        Parameter(help="Time, such as 2026-12-01T18:00:00, by which it must have begun."),
+    ] = None,
     server: ServerOptions = ServerOptions(),  # noqa: B008
 ) -> int:
     """Submit a job, and write its id to standard output."""
@@ -59,6 +64,7 @@ def submit(
             clip,
             idempotency_key=idempotency_key,
             webhook_url=webhook_url,
+            start_by=start_by,
             max_wait_seconds=MAX_WAIT_SECONDS,
             trim=trim,
             also=also,

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol, Unpack
 
@@ -16,6 +17,7 @@ from foley.client.jobs import (
     PreparedJob,
     RemoteJob,
     RemoteJobList,
+    format_time,
     get_job_path,
     get_page,
     get_resend_path,
@@ -54,11 +56,12 @@ class AsyncJobs:
         *,
         idempotency_key: str | None = None,
         webhook_url: str | None = None,
+        start_by: datetime | None = None,
         max_wait_seconds: float = 0.0,
         **options: Unpack[RequestOptions],
     ) -> RemoteJob:
         """See `Jobs.submit`."""
-        of_the_job = {"webhook_url": webhook_url}
+        of_the_job = {"webhook_url": webhook_url, "start_by": format_time(start_by)}
         prepared = PreparedJob(clip, options, idempotency_key, of_the_job)
         retries = RetryPolicy(max_wait_seconds)
         while True:

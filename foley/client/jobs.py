@@ -67,6 +67,7 @@ class RemoteJob(RemoteObject):
         finished_at: when it ended; None before that.
         expires_at: when the service removes it; None before it has ended.
         queue_position: how many jobs are started before one that waits; None for others.
+        starts: how often it was started; more than once after restarts of the service.
         progress: of a running job: its stage and steps, or the code and the message of what it
             waits for.
         error: of a job that failed.
@@ -79,6 +80,7 @@ class RemoteJob(RemoteObject):
     finished_at: datetime | None = None
     expires_at: datetime | None = None
     queue_position: int | None = None
+    starts: int = 0
     progress: dict[str, Any] = {}
     error: RemoteJobError | None = None
     result: RemoteJobResult | None = None
@@ -170,6 +172,15 @@ class JobEvents:
                 self._last_id = event.id
                 jobs.append(self.job)
         return jobs
+
+
+def format_time(time: datetime | None) -> str | None:
+    """Return a time as a form holds it; None for none.
+
+    Args:
+        time: of the local zone, if it has none.
+    """
+    return None if time is None else time.astimezone().isoformat()
 
 
 def get_job_path(job_id: str, action: str = "") -> str:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol, Unpack
 
@@ -16,6 +17,7 @@ from foley.client.jobs import (
     PreparedJob,
     RemoteJob,
     RemoteJobList,
+    format_time,
     get_job_path,
     get_page,
     get_resend_path,
@@ -52,6 +54,7 @@ class Jobs:
         *,
         idempotency_key: str | None = None,
         webhook_url: str | None = None,
+        start_by: datetime | None = None,
         max_wait_seconds: float = 0.0,
         **options: Unpack[RequestOptions],
     ) -> RemoteJob:
@@ -61,6 +64,8 @@ class Jobs:
             clip: path of the video, or its bytes; None with `duration_seconds` and a prompt.
             idempotency_key: the same request under the same key is the same job.
             webhook_url: address that is told when the job has ended; see `verify_webhook`.
+            start_by: the job fails with NotStartedError if it is not begun by then; of the local
+                zone, if it has none.
             max_wait_seconds: how long to retry while the service is busy or cannot be reached.
             options: as for `FoleyClient.generate`. `priority` is bulk by default.
 
@@ -69,7 +74,7 @@ class Jobs:
             NotFoundError: the service takes no jobs.
             FoleyError: as for `FoleyClient.generate`.
         """
-        of_the_job = {"webhook_url": webhook_url}
+        of_the_job = {"webhook_url": webhook_url, "start_by": format_time(start_by)}
         prepared = PreparedJob(clip, options, idempotency_key, of_the_job)
         retries = RetryPolicy(max_wait_seconds)
         while True:

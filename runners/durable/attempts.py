@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import structlog
+from sqlalchemy.exc import SQLAlchemyError
 
 from foley.client import AsyncFoleyClient, RemoteGeneration, RemoteUpdate
 from foley.errors import (
@@ -81,9 +82,9 @@ class JobRunner:
             FoleyError: the job cannot succeed.
         """
         pause_seconds = FIRST_PAUSE_SECONDS
-        num_failures = 0
+        num_failures = num_retries = 0
         while True:
-            if (result := await asyncio.to_thread(self._files.find_result, job_id)) is not None:
+            if (result := await asyncio.to_thread(self._files.take_up, job_id)) is not None:
                 return result
             try:
                 return await self._run_once(job_id, owner, request)
@@ -98,7 +99,9 @@ class JobRunner:
                     if isinstance(error, RequestError) or num_failures == MAX_FAILURES:
                         raise
                 log.warning("job_waits", job_id=job_id, code=public.code, reason=str(error))
-                await self._note(job_id, {"code": public.code, "message": public.message})
+                num_retries += 1
+                told = {"code": public.code, "message": public.message, "retries": num_retries}
+                await self._note(job_id, told)
             await asyncio.sleep(pause_seconds)
             pause_seconds = min(2 * pause_seconds, MAX_PAUSE_SECONDS)
 
@@ -151,7 +154,10 @@ class JobRunner:
             await asyncio.gather(writing, return_exceptions=True)
 
     async def _note(self, job_id: str, progress: dict[str, Any]) -> None:
-        await asyncio.to_thread(self._queue.set_progress, job_id, progress)
+        try:
+            await asyncio.to_thread(self._queue.set_progress, job_id, progress)
+        except SQLAlchemyError as error:  # such as a full disk, for which the job waits
+            log.warning("progress_not_noted", job_id=job_id, reason=str(error))
 
 
 def describe_result(generation: RemoteGeneration) -> dict[str, Any]:

@@ -32,6 +32,8 @@ def describe_job(
         times["expires_at"] = job.finished_ms + round(1000 * keep_seconds)
     optional: dict[str, Any] = {
         **{name: None if ms is None else format_time(ms) for name, ms in times.items()},
+        "start_by": job.start_by,
+        "starts": job.num_starts or None,
         "queue_position": queue_position,
         "progress": job.progress or None,
         "error": job.error and {"code": job.error[0], "message": job.error[1]},

@@ -8,6 +8,7 @@ was left by a dead one.
 """
 
 import asyncio
+import contextlib
 import functools
 import logging
 import os
@@ -15,6 +16,8 @@ import signal
 import sys
 import threading
 import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,6 +26,7 @@ import structlog
 from cyclopts import App, Parameter
 from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer
 
+from runners.durable import uploads
 from runners.durable.attempts import JobRunner
 from runners.durable.description import format_message
 from runners.durable.files import JobFiles
@@ -33,6 +37,7 @@ from runners.durable.receivers import Receivers, WebhookSettings
 from runners.durable.request import JobRequest
 from runners.durable.secret import load_secret
 from runners.logs import adopt_libraries, configure_logging
+from runners.process import forbid_tracing
 from runners.status import public_error
 
 log = structlog.get_logger(__name__)
@@ -42,6 +47,34 @@ EXECUTOR_ID = "embedded"
 JOBS_VERSION = "jobs-1"
 POLL_SECONDS = 0.5  # from a free place to the start of the next job
 MAX_SWEEP_SECONDS = 30.0
+WATCH_SECONDS = 1.0
+MAX_LOOKS = 30  # at a job that is marked as running and is not; one that starts is so for a moment
+
+
+class AtWork:
+    """The jobs that this process runs."""
+
+    def __init__(self) -> None:
+        self._ids: Counter[str] = Counter()
+
+    @contextlib.contextmanager
+    def enter(self, job_id: str) -> Iterator[None]:
+        """Note a job while the block runs."""
+        self._ids[job_id] += 1
+        try:
+            yield
+        finally:
+            self._ids[job_id] -= 1
+            self._ids += Counter()
+
+    def find_dropped(self, running: Iterable[str]) -> set[str]:
+        """Return those that are marked as running, and are not.
+
+        Args:
+            running: ids of the jobs that are marked as running.
+        """
+        return {job_id for job_id in running if not self._ids[job_id]}
+
 
 app = App(name="python -m runners.durable.executor", help_format="plaintext")
 
@@ -56,6 +89,7 @@ def main(
 ) -> None:
     """Run the jobs of a service."""
     configure_logging("info")
+    forbid_tracing()  # this process has the secret that signs webhooks
     webhooks = WebhookSettings.model_validate_json(sys.stdin.buffer.readline())
     threading.Thread(target=_end_with_input, daemon=True).start()
     files = JobFiles(folder)
@@ -72,7 +106,9 @@ def main(
     }
     DBOS(config=config)
     queue = JobQueue(files.database, max_waiting=sys.maxsize)
-    register(JobRunner(server, load_secret(folder), files, queue))
+    queue.starts.end_late()
+    at_work = AtWork()
+    register(JobRunner(server, load_secret(folder), files, queue), queue, at_work)
     logging.getLogger("dbos").addFilter(_is_trouble)
     adopt_libraries()
     DBOS.launch()
@@ -82,19 +118,24 @@ def main(
         threading.Thread(
             target=send_webhooks, args=(queue, webhooks, keep_seconds), daemon=True
         ).start()
+    threading.Thread(target=watch_forever, args=(queue, at_work), daemon=True).start()
     sweep_forever(queue, files, keep_seconds)
 
 
-def register(runner: JobRunner) -> None:
+def register(runner: JobRunner, queue: JobQueue, at_work: AtWork) -> None:
     """Tell DBOS how a job is run.
 
     Args:
         runner: does the work.
+        queue: of the jobs.
+        at_work: notes the jobs that are run.
     """
 
     @DBOS.step(name="generate", preemptible=True)
     async def generate(job_id: str, owner: str, request: dict[str, Any]) -> dict[str, Any]:
         try:
+            if request.get("start_by") is not None:
+                await asyncio.to_thread(queue.starts.begin, job_id)
             return await runner.run(job_id, owner, JobRequest.model_validate(request))
         except Exception as error:
             public = public_error(error)
@@ -106,9 +147,10 @@ def register(runner: JobRunner) -> None:
 
     @DBOS.workflow(name=WORKFLOW)
     async def run_job(job_id: str, owner: str, request: dict[str, Any]) -> dict[str, Any]:
-        result = await generate(job_id, owner, request)
-        log.info("job_succeeded", job_id=job_id)
-        return result
+        with at_work.enter(job_id):
+            result = await generate(job_id, owner, request)
+            log.info("job_succeeded", job_id=job_id)
+            return result
 
 
 def send_webhooks(queue: JobQueue, settings: WebhookSettings, keep_seconds: float) -> None:
@@ -139,6 +181,30 @@ def describe_end(queue: JobQueue, keep_seconds: float, webhook: Webhook) -> str:
     return format_message(job, webhook.root, keep_seconds)
 
 
+def watch_forever(queue: JobQueue, at_work: AtWork) -> None:
+    """End the jobs that were not begun in time, and this process if it has dropped a job.
+
+    DBOS drops one whose end it cannot write, as on a full disk. The next process takes it up.
+
+    Args:
+        queue: of the jobs.
+        at_work: the jobs that this process runs.
+    """
+    num_looks: Counter[str] = Counter()
+    while True:
+        time.sleep(WATCH_SECONDS)
+        try:
+            queue.starts.end_late()
+            dropped = at_work.find_dropped(queue.list_running())
+        except Exception:
+            log.exception("jobs_not_watched")
+            continue
+        num_looks = Counter({job_id: num_looks[job_id] + 1 for job_id in dropped})
+        if num_looks and max(num_looks.values()) >= MAX_LOOKS:
+            log.error("jobs_dropped", job_ids=sorted(dropped))
+            os._exit(1)
+
+
 def sweep_forever(queue: JobQueue, files: JobFiles, keep_seconds: float) -> None:
     """Remove jobs that ended long ago, with their files.
 
@@ -151,8 +217,12 @@ def sweep_forever(queue: JobQueue, files: JobFiles, keep_seconds: float) -> None
     while True:
         begin_ended(queue.webhooks, functools.partial(describe_end, queue, keep_seconds))
         before = datetime.now(UTC) - timedelta(seconds=keep_seconds)
-        for job_id in queue.forget_finished(before):
-            files.remove(job_id)
+        try:
+            for job_id in queue.forget_finished(before):
+                files.remove(job_id)
+            uploads.remove_old_uploads(files.folder / uploads.FOLDER)
+        except Exception:  # such as a full disk
+            log.exception("jobs_not_swept")
         time.sleep(min(keep_seconds / 10, MAX_SWEEP_SECONDS))
 
 

@@ -5,6 +5,7 @@
     jobs.secret       see `runners.durable.secret`
     executor.lock     locked by the one executor of this folder
     uploads/<random>/ a job that is being received
+    clips/<id>/       see `runners.durable.uploads`
     jobs/<id>/
         request.json  what was accepted
         clip          until the job has succeeded
@@ -23,10 +24,12 @@ from pathlib import Path
 from typing import Any
 
 from foley.errors import NotFoundError, StorageFullError
+from foley.request import AUDIO_FORMATS
 from runners.durable.request import JobRequest
 from runners.handoff import CLIP
 
 MIN_ROOM_BYTES = 32 * 1024 * 1024
+FULL_BYTES = 256 * 1024
 LEFTOVER_SECONDS = 86_400.0  # the longest that receiving a job may take
 FILE_NAME = re.compile(r"foley-\d+(-layer-\d+)?\.[a-z0-9]+", re.ASCII)
 JOB_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
@@ -62,6 +65,24 @@ class JobFiles:
         """The clip of a job."""
         return self._jobs / job_id / CLIP
 
+    def check_room(self, num_bytes: int = 0) -> None:
+        """Return if there is room for so many bytes, and for `MIN_ROOM_BYTES` beside them.
+
+        Args:
+            num_bytes: that are to be written.
+
+        Raises:
+            StorageFullError: there is not.
+        """
+        stats = os.statvfs(self.folder)
+        if stats.f_bavail * stats.f_frsize < MIN_ROOM_BYTES + num_bytes:
+            raise StorageFullError()
+
+    def is_full(self) -> bool:
+        """Whether not even the state of a job can be written, so that nobody is told by that."""
+        stats = os.statvfs(self.folder)
+        return stats.f_bavail * stats.f_frsize < FULL_BYTES
+
     @contextlib.contextmanager
     def receive(self) -> Iterator[Path]:
         """Yield an empty folder for a job, which is removed unless `accept` has moved it.
@@ -69,9 +90,7 @@ class JobFiles:
         Raises:
             StorageFullError: the file system has less than `MIN_ROOM_BYTES`.
         """
-        stats = os.statvfs(self.folder)
-        if stats.f_bavail * stats.f_frsize < MIN_ROOM_BYTES:
-            raise StorageFullError()
+        self.check_room()
         folder = Path(tempfile.mkdtemp(dir=self._uploads))
         try:
             yield folder
@@ -87,7 +106,14 @@ class JobFiles:
             received: of `receive`, with the clip if there is one.
             job_id: matches `JOB_ID`.
             request: of the job.
+
+        Raises:
+            StorageFullError: there is no room for the result.
         """
+        # Its picture is copied into each variation.
+        clip = received / CLIP
+        copied = 0 if request.options.format in AUDIO_FORMATS else request.options.num_variations
+        self.check_room(copied * clip.stat().st_size if clip.exists() else 0)
         (received / REQUEST).write_text(request.model_dump_json(exclude_unset=True))
         sync([*received.iterdir(), received])
         folder = self._jobs / job_id
@@ -103,6 +129,13 @@ class JobFiles:
         except FileNotFoundError:
             return None
         return found
+
+    def take_up(self, job_id: str) -> dict[str, Any] | None:
+        """Return the description of a result that a killed try has left; None without one."""
+        result = self.find_result(job_id)
+        if result is not None:  # the try may have been killed before it removed the clip
+            self.clip(job_id).unlink(missing_ok=True)
+        return result
 
     @contextlib.contextmanager
     def partial_results(self, job_id: str) -> Iterator[Path]:

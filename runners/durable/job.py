@@ -30,6 +30,8 @@ class Job:
         error: code and message of a failed job.
         result: of a job that succeeded.
         has_webhook: whether its end is told to a receiver.
+        start_by: when it must have begun, as ISO 8601; None for any time.
+        num_starts: how often it was started; more than once after restarts of the service.
     """
 
     id: str
@@ -44,6 +46,8 @@ class Job:
     error: tuple[str, str] | None
     result: dict[str, Any] | None
     has_webhook: bool
+    start_by: str | None
+    num_starts: int
 
 
 @dataclass(frozen=True, kw_only=True)

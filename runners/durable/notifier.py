@@ -120,7 +120,13 @@ def begin_ended(store: WebhookStore, describe: Describe) -> None:
     """
     while webhooks := store.find_ended(MAX_BEGUN):
         for webhook in webhooks:
-            store.begin(webhook.job_id, describe(webhook))
+            try:
+                body = describe(webhook)
+            except Exception:  # a fault of ours in one must not hold up the others
+                log.exception("webhook_not_described", job_id=webhook.job_id)
+                store.give_up(webhook, "the service could not describe the job")
+            else:
+                store.begin(webhook.job_id, body)
 
 
 def choose_next(first_ms: int, num_tries: int, now_ms: int) -> int | None:

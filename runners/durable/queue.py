@@ -21,6 +21,7 @@ from dbos import (
 from foley.errors import BusyError, ConflictError, NotFoundError
 from runners.durable.job import UNFINISHED, Job, JobFailedError, JobState
 from runners.durable.request import JobRequest
+from runners.durable.starts import StartStore
 from runners.durable.webhooks import WebhookStore
 from runners.messages import Priority
 from runners.status import INTERNAL_CODE, INTERNAL_MESSAGE
@@ -51,6 +52,8 @@ _COUNT_AHEAD = sa.text(
     "< (job.priority, job.created_at, job.rowid)"
 )
 
+_RUNNING = sa.text("SELECT workflow_uuid FROM workflow_status WHERE status = 'PENDING'")
+
 
 class JobQueue:
     """All jobs of a folder. Its methods read or write the disk.
@@ -61,6 +64,7 @@ class JobQueue:
 
     Attributes:
         webhooks: of the jobs.
+        starts: times by which jobs have to be started.
     """
 
     def __init__(self, database: Path, *, max_waiting: int) -> None:
@@ -73,6 +77,7 @@ class JobQueue:
         )
         self._engine = sa.create_engine(url)
         self.webhooks = WebhookStore(self._engine)
+        self.starts = StartStore(self._engine)
 
     def close(self) -> None:
         """Close the connections."""
@@ -178,6 +183,7 @@ class JobQueue:
             raise ConflictError(f"the job is {state}; cancel it first")
         self._client.delete_workflow(job_id)
         self.webhooks.forget(job_id)
+        self.starts.forget(job_id)
 
     def set_progress(self, job_id: str, progress: dict[str, Any]) -> None:
         """Note how far a running job is."""
@@ -201,6 +207,11 @@ class JobQueue:
             self._client.delete_workflows(ids)
         self.webhooks.forget_ended(before)
         return ids
+
+    def list_running(self) -> list[str]:
+        """Return the ids of the jobs that are marked as running."""
+        with self._engine.connect() as connection:
+            return list(connection.execute(_RUNNING).scalars())
 
     def list_ids(self) -> list[str]:
         """Return the ids of all jobs."""
@@ -246,6 +257,8 @@ def _read_job(status: WorkflowStatus) -> Job:
         error=_read_error(status) if state == "failed" else None,
         result=status.output,
         has_webhook=request.get("webhook_url") is not None,
+        start_by=request.get("start_by"),
+        num_starts=status.recovery_attempts or 0,
     )
 
 

@@ -84,12 +84,19 @@ class JobReception:
                 raise RequestTimeoutError(
                     f"the upload took longer than {limit_seconds:g} s, and was dropped"
                 ) from error
-            clip = folder / CLIP if options.duration_seconds is None else None
+            has_clip = options.duration_seconds is None
             wanted = options.format or options.default_format
-            options.check_files((wanted, *options.also), has_clip=clip is not None)
+            options.check_files((wanted, *options.also), has_clip=has_clip)
+            clip = folder / CLIP if has_clip and options.upload is None else None
             settled = await asyncio.to_thread(JobRequest.settle, options, clip)
             return await asyncio.to_thread(
-                self.jobs.accept, owner, folder, settled, idempotency_key=find_key(), root=root
+                self.jobs.accept,
+                owner,
+                folder,
+                settled,
+                upload=options.upload,
+                idempotency_key=find_key(),
+                root=root,
             )
 
     async def cancel(self, owner: str, job_id: str) -> Job:

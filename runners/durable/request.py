@@ -6,7 +6,7 @@ import secrets
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from foley.errors import ParameterError
 from foley.request import MAX_SEED
@@ -15,7 +15,7 @@ from runners.jobs.job import GenerationOptions
 # A seed that JavaScript reads exactly; the variations count up from it.
 MAX_DRAWN_SEED = min(MAX_SEED, 2**53) - 8
 IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,255}", re.ASCII)
-OF_THE_JOB = {"webhook_url"}
+OF_THE_JOB = {"webhook_url", "start_by", "upload"}
 
 
 def check_key(key: str, name: str) -> None:
@@ -44,6 +44,24 @@ class JobOptions(GenerationOptions):
             "which gets a signed POST (Standard Webhooks)."
         ),
     ] = None
+    start_by: Annotated[
+        AwareDatetime | None,
+        Field(
+            description="The job fails with `not_started` if it is not begun by this time: ISO "
+            "8601 with its zone, such as 2026-12-01T18:00:00+01:00."
+        ),
+    ] = None
+
+    upload: Annotated[
+        str | None,
+        Field(description="Id of a complete upload to `/v1/uploads`, in place of the clip."),
+    ] = None
+
+    def check_clip(self, *, is_sent: bool) -> None:
+        """See `GenerationOptions.check_clip`; an upload is a clip."""
+        if self.upload is not None and (is_sent or self.clip_url is not None):
+            raise ParameterError("upload: got an upload and a clip; leave one of them out")
+        super().check_clip(is_sent=is_sent or self.upload is not None)
 
 
 class JobRequest(BaseModel):
@@ -54,6 +72,7 @@ class JobRequest(BaseModel):
         has_clip: whether there is a clip.
         digest: of what the caller sent; equal for equal requests.
         webhook_url: of the receiver; None for none.
+        start_by: when it must have begun; None for any time.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -62,6 +81,7 @@ class JobRequest(BaseModel):
     has_clip: bool
     digest: str
     webhook_url: str | None = None
+    start_by: AwareDatetime | None = None
 
     @classmethod
     def settle(cls, options: JobOptions, clip: Path | None) -> "JobRequest":
@@ -69,7 +89,7 @@ class JobRequest(BaseModel):
 
         Args:
             options: as the caller gave them.
-            clip: that was received; None without one.
+            clip: that was received; None without one. The options name one that was uploaded.
         """
         hashed = hashlib.sha256(options.model_dump_json(exclude_unset=True).encode())
         if clip is not None:
@@ -85,7 +105,8 @@ class JobRequest(BaseModel):
         given = options.model_dump(exclude=OF_THE_JOB, exclude_unset=True)
         return cls(
             options=GenerationOptions.model_validate({**given, **settled}),
-            has_clip=clip is not None,
+            has_clip=clip is not None or options.upload is not None,
             digest=hashed.hexdigest(),
             webhook_url=options.webhook_url,
+            start_by=options.start_by,
         )

@@ -2,15 +2,19 @@
 
 import hashlib
 import uuid
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
-from foley.errors import ConfigError, ConflictError, NotFoundError
+from foley.errors import ConfigError, ConflictError, NotFoundError, ParameterError, StorageFullError
 from runners.durable.files import JobFiles
 from runners.durable.job import Job
 from runners.durable.launcher import ExecutorLauncher
 from runners.durable.queue import JobQueue
 from runners.durable.receivers import WebhookSettings
 from runners.durable.request import JobRequest
+from runners.durable.uploads import UploadStore
+from runners.handoff import CLIP
 from runners.settings import Settings
 
 
@@ -22,6 +26,7 @@ class JobService:
 
     Attributes:
         files: of the jobs.
+        uploads: that jobs may name.
         queue: of the jobs.
         keep_seconds: how long ended jobs are kept.
         webhooks: how they are sent.
@@ -31,6 +36,11 @@ class JobService:
         assert settings.jobs_dir is not None
         try:
             self.files = JobFiles(settings.jobs_dir)
+            self.uploads = UploadStore(
+                settings.jobs_dir,
+                max_bytes=settings.max_uploads_bytes,
+                key_share=settings.key_share,
+            )
             self.queue = JobQueue(self.files.database, max_waiting=settings.max_jobs)
         except OSError as error:
             raise ConfigError(f"FOLEY_JOBS_DIR: {error}") from error
@@ -62,6 +72,7 @@ class JobService:
         received: Path,
         request: JobRequest,
         *,
+        upload: str | None,
         idempotency_key: str | None,
         root: str,
     ) -> Job:
@@ -71,11 +82,15 @@ class JobService:
             owner: see `runners.auth.ApiKeys.owner_of`.
             received: of `JobFiles.receive`.
             request: with nothing left to chance.
+            upload: id of the upload that is its clip; None without one.
             idempotency_key: the same request under the same key is the same job; None for none.
             root: path below which the caller reached the service.
 
         Raises:
-            ParameterError: the webhook cannot be sent.
+            NotFoundError: there is no such upload, or it belongs to another owner.
+            ConflictError: the upload is not complete.
+            ParameterError: the webhook cannot be sent, or the time to start by has passed.
+            StorageFullError: there is no room for the result.
             ConflictError: another request came under this key.
         """
         receiver = request.webhook_url and self.webhooks.check_url(request.webhook_url)
@@ -85,6 +100,12 @@ class JobService:
             if (known := self._find(owner, job_id)) is not None:
                 _check_same(known.digest, request)
                 return known
+        if request.start_by is not None and request.start_by <= datetime.now(UTC):
+            raise ParameterError(
+                f"start_by: {request.start_by.isoformat()} has passed; give a later time"
+            )
+        if upload is not None:
+            self.uploads.link(owner, upload, received / CLIP)
         accepted = self.files.accept(received, job_id, request)
         # It is that of another call under this key, if that got here first or was cut off here.
         _check_same(accepted.digest, request)
@@ -92,8 +113,28 @@ class JobService:
             self.queue.webhooks.add(
                 job_id, owner, str(receiver), host=receiver.host or "", root=root
             )
+        if accepted.start_by is not None:
+            self.queue.starts.add(job_id, accepted.start_by)
         self.queue.submit(owner, job_id, accepted)
+        if upload is not None:
+            self.uploads.remove(upload)
         return self.queue.find(owner, job_id)
+
+    def find(self, owner: str, job_id: str) -> Job:
+        """Return a job. A running one tells if it waits for room on the disk.
+
+        Args:
+            owner: of the job.
+            job_id: as the caller sent it; any text.
+
+        Raises:
+            NotFoundError: there is none, or it belongs to another owner.
+        """
+        job = self.queue.find(owner, job_id)
+        if job.state == "running" and self.files.is_full():
+            full = StorageFullError("the service has no room for files; the job goes on later")
+            return replace(job, progress={"code": full.code, "message": str(full)})
+        return job
 
     def delete(self, owner: str, job_id: str) -> None:
         """Forget a job that has ended, and remove its files.

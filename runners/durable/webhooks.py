@@ -99,6 +99,16 @@ class WebhookStore:
         values = {"state": "sending", "body": body, "first_ms": now, "next_ms": now}
         self._update(job_id, "waiting", values)
 
+    def give_up(self, webhook: Webhook, reason: str) -> None:
+        """Note that a webhook that waited cannot be sent.
+
+        Args:
+            webhook: as it was.
+            reason: for the caller.
+        """
+        values = {"state": "failed", "last_error": reason, "ended_ms": read_clock()}
+        self._update(webhook.job_id, "waiting", values)
+
     def find_due(
         self, limit: int, *, without_jobs: Iterable[str], without_hosts: Iterable[str]
     ) -> list[Webhook]:
@@ -162,7 +172,8 @@ class WebhookStore:
         if webhook.state == "waiting":
             raise ConflictError("the job has not ended, and its webhook is sent when it has")
         now = read_clock()
-        values = {"state": "sending", "first_ms": now, "next_ms": now, "num_tries": 0}
+        state = "sending" if webhook.body else "waiting"
+        values = {"state": state, "first_ms": now, "next_ms": now, "num_tries": 0}
         self._update(job_id, webhook.state, values)
         return self.find([job_id]).get(job_id, webhook)
 

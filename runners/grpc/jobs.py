@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +59,14 @@ class JobServicer(JobServiceServicer):
             if options.HasField("idempotency_key"):
                 check_key(options.idempotency_key, "idempotency_key")
                 keys.append(options.idempotency_key)
-            more = {"webhook_url": options.webhook_url or None}
-            return parse_options(
-                options.generation, JobOptions, {k: v for k, v in more.items() if v is not None}
-            )
+            more: dict[str, object] = {}
+            if options.HasField("webhook_url"):
+                more["webhook_url"] = options.webhook_url
+            if options.HasField("upload"):
+                more["upload"] = options.upload
+            if options.HasField("start_by"):
+                more["start_by"] = _read_time(options.start_by)
+            return parse_options(options.generation, JobOptions, more)
 
         async def read(folder: Path, upload: Upload) -> JobOptions:
             max_bytes = self._settings.max_upload_bytes
@@ -166,7 +171,7 @@ class JobServicer(JobServiceServicer):
         return guard_call(context, method, self._keys, service=JOB_SERVICE)
 
     async def _find(self, owner: str, job_id: str) -> Job:
-        return await asyncio.to_thread(self._jobs.queue.find, owner, job_id)
+        return await asyncio.to_thread(self._jobs.find, owner, job_id)
 
     async def _describe(self, job: Job) -> proto.Job:
         position = webhook = None
@@ -197,16 +202,20 @@ def describe_job(
         started_at=_time(job.started_ms),
         finished_at=_time(job.finished_ms),
         queue_position=queue_position,
+        starts=job.num_starts,
         result=None if job.result is None else _describe_result(job.id, job.result),
         webhook=None if webhook is None else _describe_webhook(webhook),
     )
     if job.finished_ms is not None:
         described.expires_at.CopyFrom(_time(job.finished_ms + round(1000 * keep_seconds)))
+    if job.start_by is not None:
+        described.start_by.FromJsonString(job.start_by)
     if job.error is not None:
         described.error.CopyFrom(proto.JobError(code=job.error[0], message=job.error[1]))
     if "code" in job.progress:
         waits_for = {name: job.progress[name] for name in ("code", "message")}
         described.waits_for.CopyFrom(proto.JobError(**waits_for))
+        described.retries = job.progress.get("retries", 0)
     elif job.progress:
         known = {field.name for field in proto.Progress.DESCRIPTOR.fields}
         progress = {name: value for name, value in job.progress.items() if name in known}
@@ -262,6 +271,14 @@ def _time(milliseconds: int | None) -> Message | None:
     time = Timestamp()
     time.FromMilliseconds(milliseconds)
     return time
+
+
+def _read_time(time: Timestamp) -> datetime:
+    try:
+        read: datetime = time.ToDatetime(UTC)
+    except (ValueError, OverflowError) as error:
+        raise ParameterError(f"start_by: is no time ({error})") from error
+    return read
 
 
 def _read_state(request: proto.ListJobsRequest) -> JobState | None:

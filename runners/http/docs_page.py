@@ -33,6 +33,9 @@ def _describe_operations(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
             fields = [_describe_parameter(item) for item in operation.get("parameters", ())]
             body = "Parts of the path"
             for media_type, content in operation.get("requestBody", {}).get("content", {}).items():
+                if "$ref" not in content["schema"]:
+                    body = f"Headers and parts of the path (the body is {media_type})"
+                    continue
                 body = f"Fields of the form ({media_type})"
                 fields += _describe_form(_resolve(document, content["schema"]))
             yield {

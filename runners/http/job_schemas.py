@@ -53,6 +53,11 @@ JOB_SCHEMA: Schema = {
         "state": {**TEXT, "enum": list(JOB_STATES)},
         "priority": {**TEXT, "enum": ["interactive", "bulk"]},
         "created_at": TIME,
+        "start_by": {**TIME, "description": "When it must have begun."},
+        "starts": {
+            **INTEGER,
+            "description": "How often it was started; more than once after restarts.",
+        },
         "started_at": {**TIME, "description": "When it was started last."},
         "finished_at": TIME,
         "expires_at": {**TIME, "description": "When the job and its files are removed."},
@@ -72,6 +77,7 @@ JOB_SCHEMA: Schema = {
                 "seconds_left": NUMBER,
                 "code": TEXT,
                 "message": TEXT,
+                "retries": {**INTEGER, "description": "Tries that have not succeeded so far."},
             },
         },
         "error": {
@@ -160,7 +166,11 @@ def build_job_paths(
                         "headers": {"Location": {"description": "Its path.", "schema": TEXT}},
                     },
                     **errors,
-                    "409": describe_error("Another request came with this Idempotency-Key."),
+                    "404": describe_error("There is no such upload, or it belongs to another key."),
+                    "409": describe_error(
+                        "Another request came with this Idempotency-Key, or the upload is not "
+                        "complete."
+                    ),
                 },
             },
             "get": {

@@ -180,7 +180,7 @@ class JobHandlers:
                 continue
 
     async def _find(self, request: Request) -> Job:
-        return await asyncio.to_thread(self._jobs.queue.find, *_name_job(request))
+        return await asyncio.to_thread(self._jobs.find, *_name_job(request))
 
     async def _find_finished(self, request: Request) -> Job:
         job = await self._find(request)

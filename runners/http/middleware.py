@@ -30,6 +30,7 @@ ROUTE_NAMES = {
     "/v1/requests": "/v1/requests/{request_id}/cancel",
     "/v1/jobs": "/v1/jobs",
     "/v1/webhooks": "/v1/webhooks",
+    "/v1/uploads": "/v1/uploads",
     "/v1/models": "/v1/models",
     "/": "/",
     "/docs": "/docs",
@@ -37,7 +38,7 @@ ROUTE_NAMES = {
     "/ui": "/ui",
 }
 OTHER = "other"
-KEPT_HEADERS = (b"allow", b"retry-after", b"content-range")
+KEPT_HEADERS = (b"allow", b"retry-after", b"content-range", b"tus-version")
 
 
 class ErrorMiddleware:

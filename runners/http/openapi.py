@@ -15,6 +15,7 @@ from runners.http.schemas import (
     server_error_kinds,
 )
 from runners.http.sse import MEDIA_TYPE
+from runners.http.upload_schemas import build_upload_paths
 from runners.jobs.job import MEDIA_TYPES, GenerationOptions
 from runners.settings import Settings
 from runners.status import INTERNAL_CODE, status_of
@@ -245,7 +246,10 @@ def _job_paths(settings: Settings) -> dict[str, Any]:
     if settings.jobs_dir is None:
         return {}
     form = {"$ref": "#/components/schemas/JobOptions"}
-    return build_job_paths(form, _error_responses(), _error_response)
+    return {
+        **build_job_paths(form, _error_responses(), _error_response),
+        **build_upload_paths(_error_response),
+    }
 
 
 def _job_components(settings: Settings) -> dict[str, Schema]:

@@ -21,12 +21,18 @@ from runners.http.openapi import HEADERS
 
 # What pages of the sites in FOLEY_CORS_ORIGINS may send and read.
 CORS: dict[str, Any] = {
-    "allow_methods": ["GET", "POST", "DELETE"],
+    "allow_methods": ["GET", "POST", "PATCH", "DELETE", "HEAD"],
     "allow_headers": [
         *("Authorization", "X-Api-Key", "X-Request-Id"),
         *("Idempotency-Key", "Last-Event-ID"),
+        *("Tus-Resumable", "Upload-Length", "Upload-Offset", "Upload-Metadata"),
+        "X-HTTP-Method-Override",
     ],
-    "expose_headers": [*HEADERS, "Retry-After"],
+    "expose_headers": [
+        *HEADERS,
+        *("Retry-After", "Location", "Tus-Resumable", "Tus-Version", "Tus-Max-Size"),
+        *("Tus-Extension", "Upload-Length", "Upload-Offset", "Upload-Expires", "Upload-Metadata"),
+    ],
 }
 
 

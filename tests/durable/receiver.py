@@ -17,12 +17,14 @@ class Receiver:
         url: of it.
         statuses: what it answers, one after the other; 200 after the last one.
         got: headers and body of each request.
+        taken: those of them that were answered with 200.
         released: ends the requests to /hang.
     """
 
     url: str
     statuses: list[int] = field(default_factory=list)
     got: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
+    taken: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
     released: threading.Event = field(default_factory=threading.Event)
 
 
@@ -43,6 +45,8 @@ def receive_webhooks(host: str = "127.0.0.1") -> Iterator[Receiver]:
                 receiver.released.wait()
                 return
             status = receiver.statuses.pop(0) if receiver.statuses else 200
+            if status == 200:
+                receiver.taken.append((headers, body))
             self.send_response(307 if self.path == "/away" else status)
             self.send_header("Location", receiver.url)
             self.end_headers()

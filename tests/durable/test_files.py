@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from foley.errors import NotFoundError
+from foley.errors import NotFoundError, StorageFullError
 from runners.durable.files import LEFTOVER_SECONDS, JobFiles
 from runners.durable.request import JobOptions, JobRequest
 from runners.handoff import CLIP
@@ -104,3 +104,36 @@ def test_old_folders_without_a_job_are_removed(files: JobFiles) -> None:
         assert list((files.folder / "uploads").iterdir()) == [receiving]
         files.remove_leftovers([])
         assert not files.clip(JOB).exists()
+
+
+def test_a_try_that_was_killed_after_its_result_appeared_leaves_no_clip(files: JobFiles) -> None:
+    request = make_request()
+    accept(files, request)
+    assert files.take_up(JOB) is None
+    assert files.clip(JOB).exists()
+    with files.partial_results(JOB) as partial:
+        (partial / "foley-1.wav").write_bytes(b"sound")
+        result = files.publish(partial, JOB, {"files": []})
+    files.clip(JOB).write_bytes(b"clip")
+    assert files.take_up(JOB) == result
+    assert not files.clip(JOB).exists()
+
+
+def test_a_job_without_room_for_its_result_is_refused(
+    files: JobFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stats = os.statvfs(files.folder)
+    free_bytes = stats.f_bavail * stats.f_frsize
+    # Room for half a gigabyte, and a clip of a quarter of one that takes no room itself.
+    monkeypatch.setattr("runners.durable.files.MIN_ROOM_BYTES", free_bytes - 500_000_000)
+
+    def accept_large(**options: object) -> None:
+        with files.receive() as folder:
+            (folder / CLIP).touch()
+            os.truncate(folder / CLIP, 250_000_000)
+            files.accept(folder, JOB, make_request(**options))
+
+    with pytest.raises(StorageFullError):
+        accept_large(num_variations=8)
+    assert not list((files.folder / "jobs").iterdir())
+    accept_large(num_variations=8, format="wav")

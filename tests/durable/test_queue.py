@@ -1,14 +1,18 @@
 """The queue of jobs, without an executor."""
 
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
-from foley.errors import BusyError, ConflictError, NotFoundError
+from foley.errors import BusyError, ConflictError, NotFoundError, NotStartedError
 from runners.durable.queue import JobQueue
 from runners.durable.request import JobOptions, JobRequest
+from runners.status import public_error
 
 OWNER = "a" * 64
 
@@ -111,3 +115,61 @@ def test_progress_is_told_while_the_job_has_not_ended(queue: JobQueue) -> None:
 def test_the_database_is_for_its_user_alone(queue: JobQueue, tmp_path: Path) -> None:
     for path in tmp_path.glob("jobs.sqlite*"):
         assert path.stat().st_mode & 0o077 == 0, path
+
+
+def submit_with_start(queue: JobQueue, job_id: str, seconds: float) -> datetime:
+    start_by = datetime.now(UTC) + timedelta(seconds=seconds)
+    queue.starts.add(job_id, start_by)
+    queue.submit(OWNER, job_id, make_request(start_by=start_by))
+    return start_by
+
+
+def test_a_job_that_was_not_begun_in_time_fails_with_its_code(queue: JobQueue) -> None:
+    start_by = submit_with_start(queue, "late", -1)
+    submit_with_start(queue, "early", 3600)
+    queue.starts.end_late()
+    late = queue.find(OWNER, "late")
+    assert late.state == "failed"
+    assert late.error is not None
+    code, message = late.error
+    assert code == "not_started"
+    assert start_by.isoformat(timespec="seconds") in message
+    assert late.finished_ms is not None
+    assert late.start_by is not None
+    assert datetime.fromisoformat(late.start_by) == start_by
+    assert queue.find(OWNER, "early").state == "queued"
+    assert [job.id for job in queue.list_jobs(OWNER, "failed", limit=10)] == ["late"]
+
+
+def test_a_job_that_was_begun_in_time_may_be_begun_again_at_any_time(queue: JobQueue) -> None:
+    submit_with_start(queue, "1", 3600)
+    queue.starts.begin("1")
+    queue.starts.add("2", datetime.now(UTC) - timedelta(seconds=1))
+    for _ in range(2):
+        with pytest.raises(NotStartedError):
+            queue.starts.begin("2")
+    queue.starts.begin("1")
+    queue.starts.end_late()
+    assert queue.find(OWNER, "1").state == "queued"
+
+
+def test_a_cancelled_job_is_not_ended_again(queue: JobQueue) -> None:
+    submit_with_start(queue, "1", -1)
+    cancelled = queue.cancel(OWNER, "1")
+    queue.starts.end_late()
+    assert queue.find(OWNER, "1") == cancelled
+
+
+def test_a_full_database_is_a_full_disk(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "full.sqlite")) as connection:
+        connection.execute("CREATE TABLE t (x)")
+        connection.execute("PRAGMA max_page_count = 2")
+        with pytest.raises(sqlite3.OperationalError) as caught:
+            connection.execute("INSERT INTO t VALUES (zeroblob(100000))")
+    wrapped = sa.exc.OperationalError("INSERT", {}, caught.value)
+    for error in (caught.value, wrapped):
+        public = public_error(error)
+        assert (public.code, public.status.http) == ("storage_full", 503)
+        assert public.retry_after_seconds
+    other = sqlite3.OperationalError("database is locked")
+    assert public_error(other).code == "internal"

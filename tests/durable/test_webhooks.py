@@ -250,3 +250,22 @@ def test_a_message_that_was_changed_is_refused() -> None:
     ):
         with pytest.raises(RequestError, match="the webhook is refused"):
             verify_webhook(SECRET, b"{}", headers)
+
+
+def test_a_job_that_cannot_be_described_holds_up_no_other(
+    queue: JobQueue, receiver: Receiver
+) -> None:
+    for job_id in "12":
+        end_job(queue, job_id, receiver.url)
+
+    def describe_one(webhook: Webhook) -> str:
+        if webhook.job_id == "1":
+            raise RuntimeError("a fault of ours")
+        return describe(queue, webhook)
+
+    begin_ended(queue.webhooks, describe_one)
+    assert state(queue, "1").state == "failed"
+    assert state(queue, "2").state == "sending"
+    queue.webhooks.resend(OWNER, "1")
+    send_until(queue, lambda: state(queue, "1").state == "delivered")
+    assert all(body for _, body in receiver.got)

@@ -3,6 +3,7 @@
 import base64
 import json
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,10 @@ def test_a_job_waits_its_turn_and_is_cancelled_there(server: Server, short_clip:
             what="not two jobs run",
         )
         assert [job.get("queue_position") for job in states] == [None, None, 0, 1]
+        assert [job.get("starts") for job in states] == [1, 1, None, None]
+        soon = (datetime.now(UTC) + timedelta(seconds=scale(1))).isoformat()
+        late = wait_for_end(server, accept(server, short_clip, start_by=soon, **FEW_STEPS))
+        assert (late["state"], late["error"]["code"]) == ("failed", "not_started")
         assert server.generate(short_clip, **FEW_STEPS).status_code == 200  # goes first
     finally:
         for job in reversed(jobs):
@@ -202,7 +207,14 @@ def test_a_wrong_parameter_of_a_list_is_named(server: Server, query: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("fields", "name"), [({"seed": "x"}, "seed"), ({"speed": 1}, "speed"), ({"format": "gif"}, "f")]
+    ("fields", "name"),
+    [
+        ({"seed": "x"}, "seed"),
+        ({"speed": 1}, "speed"),
+        ({"format": "gif"}, "f"),
+        ({"start_by": "2026-01-01T00:00:00"}, "start_by"),  # without a zone
+        ({"start_by": "2026-01-01T00:00:00Z"}, "start_by: 2026-01-01T00:00:00+00:00 has passed"),
+    ],
 )
 def test_a_wrong_option_is_refused_before_the_job_is_accepted(
     server: Server, short_clip: bytes, fields: dict[str, object], name: str

@@ -4,6 +4,7 @@ import contextlib
 import os
 import random
 import time
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import httpx
 import psutil
 import pytest
 
+from tests.durable.receiver import SECRET, Receiver, receive_webhooks
 from tests.patience import Deadline, scale, wait_for_exit, wait_until
 from tests.server import Server
 
@@ -22,11 +24,11 @@ def options(seed: int) -> dict[str, str]:
     return {"seed": str(seed), "num_inference_steps": "10"}
 
 
-def submit(server: Server, clip: bytes, seed: int) -> dict[str, Any]:
+def submit(server: Server, clip: bytes, seed: int, webhook_url: str = "") -> dict[str, Any]:
     response = server.client.post(
         "/v1/jobs",
         files={"clip": clip},
-        data=options(seed),
+        data={**options(seed), "webhook_url": webhook_url},
         headers={"Idempotency-Key": f"order-{seed}"},
     )
     assert response.status_code == 202, response.text
@@ -64,9 +66,14 @@ def has_ended(server: Server, jobs: list[dict[str, Any]]) -> bool:
 def start(folder: Path, jobs: Path) -> Server:
     folder.mkdir()
     # One job at a time, so that the sounds do not depend on what shares a batch.
-    settings = {"FOLEY_JOBS_DIR": str(jobs), "FOLEY_MAX_CONCURRENCY": "2"}
-    # Without marks a repeated request gives the same file, and not only the same sound.
-    settings["FOLEY_MARKS"] = "off"
+    settings = {
+        "FOLEY_JOBS_DIR": str(jobs),
+        "FOLEY_MAX_CONCURRENCY": "2",
+        "FOLEY_WEBHOOK_SECRET": SECRET,
+        "FOLEY_WEBHOOK_NETWORKS": "127.0.0.0/8",
+        # Without marks a repeated request gives the same file, and not only the same sound.
+        "FOLEY_MARKS": "off",
+    }
     return Server(folder, settings)
 
 
@@ -97,35 +104,69 @@ def test_jobs_are_finished_after_everything_was_killed(tmp_path: Path, short_cli
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
 def test_jobs_are_finished_while_processes_are_killed(tmp_path: Path, short_clip: bytes) -> None:
-    """One process of the service at a time, any of them; where it was the launcher, all others."""
+    """One process of the service at a time, any of them; the fourth is the launcher."""
+    with receive_webhooks() as receiver:
+        receiver.statuses = [500] * (NUM_SOAKED // 5)
+        soak(tmp_path, short_clip, receiver)
+
+
+def soak(folder: Path, clip: bytes, receiver: Receiver) -> None:
+    """Submit jobs, kill processes until they have ended, and check what came of it."""
     chooser = random.Random(0)
-    killed: list[str] = []
+    killed: Counter[str] = Counter()
     family: list[psutil.Process] = []
-    server = start(tmp_path / "0", tmp_path / "jobs")
+    started = time.monotonic()
+    server = start(folder / "0", folder / "jobs")
     try:
         server.wait_until_ready()
-        jobs = [submit(server, short_clip, seed) for seed in range(NUM_SOAKED)]
+        jobs = [submit(server, clip, seed, receiver.url) for seed in range(NUM_SOAKED)]
         deadline = Deadline(3000)
-        while not has_ended(server, jobs):
-            assert not deadline.is_over(), killed
+        while not (has_ended(server, jobs) and count_told(receiver) == len(jobs)):
+            assert not deadline.is_over(), (killed, server.client.get("/v1/jobs").text)
             time.sleep(scale(chooser.uniform(2, 8)))
+            if has_ended(server, jobs):
+                continue  # webhooks are left, whose pauses grow
             family = server.family() or family
+            victim = family[0] if killed.total() == 3 else chooser.choice(family)
             with contextlib.suppress(psutil.NoSuchProcess):
-                victim = chooser.choice(family)
-                killed.append(" ".join(victim.cmdline()[1:3]))
+                killed[describe(victim)] += 1
                 victim.kill()
             if victim.pid == server.process.pid:
-                kill_all(family)  # as a container's end does
+                # As at the end of a container, of which it is the first process.
+                kill_all(family)
                 wait_for_exit(server.process)
                 server.client.close()
-                server = start(tmp_path / str(len(killed)), tmp_path / "jobs")
+                server = start(folder / str(killed.total()), folder / "jobs")
                 server.wait_until_ready()
         ended = find_ended(server, jobs)
         assert [job["state"] for job in ended] == ["succeeded"] * len(jobs), killed
-        for job in ended:
+        for seed, job in enumerate(ended):
             assert server.client.get(job["result_url"]).status_code == 200
+            assert job["result"]["seeds"] == [seed]
+            # One result, and nothing of the tries that were cut off.
+            left = sorted(path.name for path in (folder / "jobs/jobs" / job["id"]).iterdir())
+            assert left == ["request.json", "results"]
+        assert len(server.client.get("/v1/jobs?limit=100").json()["jobs"]) == min(100, len(jobs))
     finally:
         kill_all([*family, *server.family()])
         wait_for_exit(server.process)
         server.client.close()
-    print(f"{len(killed)} processes were killed: {killed}")
+    ids = [headers["webhook-id"] for headers, _ in receiver.got]
+    assert set(ids) == {f"msg_{job['id']}" for job in jobs}
+    seconds = time.monotonic() - started
+    print(
+        f"{len(jobs)} jobs in {seconds:.0f} s, {killed.total()} kills: {dict(killed)}; "
+        f"{len(ids)} webhooks came, {len(ids) - len(set(ids))} of them again"
+    )
+
+
+def count_told(receiver: Receiver) -> int:
+    """How many jobs the receiver was told of, those apart whose webhook it has refused."""
+    return len({headers["webhook-id"] for headers, _ in receiver.taken})
+
+
+def describe(process: psutil.Process) -> str:
+    """Which one of the service's processes it is."""
+    line = " ".join(process.cmdline())
+    names = ("executor", "fork_server", "plot_server", "runners.page", "GpuRunner", "FoleyApi")
+    return next((name for name in names if name in line), line[:60])

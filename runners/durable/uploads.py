@@ -1,0 +1,268 @@
+"""Clips that are uploaded in pieces, before their job is submitted, over any number of connections.
+
+<FOLEY_JOBS_DIR>/clips/<id>/
+    upload.json   whose it is, and how long it will be
+    data          what has arrived; locked by the request that writes it
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from foley.errors import BusyError, ConflictError, NotFoundError, StorageFullError
+from runners.durable.files import JOB_ID, MIN_ROOM_BYTES
+
+KEEP_SECONDS = 86_400.0  # after the last byte
+MAX_UPLOADS = 1000
+FOLDER = "clips"
+DATA = "data"
+DESCRIPTION = "upload.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredUpload:
+    """An upload that may be unfinished.
+
+    Attributes:
+        id: matches `JOB_ID`.
+        owner: see `runners.auth.ApiKeys.owner_of`.
+        caller: whose share of the room it takes; see `runners.auth.caller_of`.
+        num_bytes: that it will have.
+        metadata: header Upload-Metadata, as it came.
+    """
+
+    id: str
+    owner: str
+    caller: str
+    num_bytes: int
+    metadata: str
+
+
+class UploadStore:
+    """The uploads of a folder. Its methods read or write the disk.
+
+    Args:
+        folder: of the jobs.
+        max_bytes: that all uploads may have together.
+        key_share: largest share of them that the uploads of one caller may take, above 0.
+    """
+
+    def __init__(self, folder: Path, *, max_bytes: int, key_share: float) -> None:
+        self._folder = folder / FOLDER
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._max_bytes = max_bytes
+        self._max_bytes_of_caller = key_share * max_bytes
+
+    def create(self, owner: str, caller: str, num_bytes: int, metadata: str) -> StoredUpload:
+        """Set room aside for an upload.
+
+        Args:
+            owner: of the upload.
+            caller: whose share of the room it takes.
+            num_bytes: that it will have.
+            metadata: visible ASCII.
+
+        Raises:
+            BusyError: the uploads together, or those of the caller, would be too many or too large.
+            StorageFullError: the disk has no room for it.
+        """
+        remove_old_uploads(self._folder)
+        with self._lock_folder():
+            self._check_room(caller, num_bytes)
+            upload = StoredUpload(
+                id=uuid.uuid4().hex,
+                owner=owner,
+                caller=caller,
+                num_bytes=num_bytes,
+                metadata=metadata,
+            )
+            partial = Path(tempfile.mkdtemp(prefix=".", dir=self._folder))
+            (partial / DATA).touch(mode=0o600)
+            (partial / DESCRIPTION).write_text(json.dumps(asdict(upload)))
+            partial.rename(self._folder / upload.id)
+        return upload
+
+    def find(self, owner: str, upload_id: str) -> StoredUpload:
+        """Return an upload.
+
+        Args:
+            owner: of the upload.
+            upload_id: as the caller sent it; any text.
+
+        Raises:
+            NotFoundError: there is none, or it belongs to another owner.
+        """
+        if JOB_ID.fullmatch(upload_id):
+            with contextlib.suppress(FileNotFoundError):
+                text = (self._folder / upload_id / DESCRIPTION).read_text()
+                upload = StoredUpload(**json.loads(text))
+                if upload.owner == owner and self.find_expiry(upload) > time.time():
+                    return upload
+        raise NotFoundError("there is no such upload; it may have expired or been deleted")
+
+    def find_offset(self, upload: StoredUpload) -> int:
+        """Return how many bytes have arrived.
+
+        Raises:
+            NotFoundError: it was deleted.
+        """
+        return self._stat(upload).st_size
+
+    def find_expiry(self, upload: StoredUpload) -> float:
+        """Return the Unix time at which an upload is removed.
+
+        Raises:
+            NotFoundError: it was deleted.
+        """
+        return self._stat(upload).st_mtime + KEEP_SECONDS
+
+    @contextlib.contextmanager
+    def open(self, upload: StoredUpload, offset: int) -> Iterator["UploadWriter"]:
+        """Yield a writer that adds to an upload.
+
+        Args:
+            upload: of the caller.
+            offset: where the next byte belongs, by the caller.
+
+        Raises:
+            NotFoundError: it was deleted.
+            ConflictError: another request writes it, or it has another number of bytes.
+        """
+        try:
+            file = self._path(upload).open("r+b", buffering=0)
+        except FileNotFoundError as error:
+            raise NotFoundError("there is no such upload; it was deleted") from error
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ConflictError(
+                    "another request writes this upload; try again when it has ended"
+                ) from error
+            arrived = file.seek(0, os.SEEK_END)
+            if arrived != offset:
+                raise ConflictError(
+                    f"Upload-Offset: must be {arrived}, where the next byte belongs, got {offset}"
+                )
+            yield UploadWriter(file.fileno(), upload.num_bytes - arrived)
+
+    def link(self, owner: str, upload_id: str, path: Path) -> None:
+        """Give the data of a complete upload a second name.
+
+        Args:
+            owner: of the upload.
+            upload_id: as the caller sent it; any text.
+            path: on the same file system; what is there is replaced.
+
+        Raises:
+            NotFoundError: there is none, or it belongs to another owner.
+            ConflictError: it is not complete.
+        """
+        upload = self.find(owner, upload_id)
+        arrived = self.find_offset(upload)
+        if arrived < upload.num_bytes:
+            raise ConflictError(
+                f"upload: has {arrived} of {upload.num_bytes} bytes; send the rest first"
+            )
+        path.unlink(missing_ok=True)  # gRPC has an empty file there
+        os.link(self._path(upload), path)
+
+    def remove(self, upload_id: str) -> None:
+        """Remove an upload, which may be gone already."""
+        shutil.rmtree(self._folder / upload_id, ignore_errors=True)
+
+    def _check_room(self, caller: str, num_bytes: int) -> None:
+        num_uploads = promised = of_caller = missing = 0
+        for folder in self._folder.iterdir():
+            if not JOB_ID.fullmatch(folder.name):
+                continue
+            with contextlib.suppress(FileNotFoundError):
+                upload = StoredUpload(**json.loads((folder / DESCRIPTION).read_text()))
+                num_uploads += 1
+                promised += upload.num_bytes
+                of_caller += upload.num_bytes if upload.caller == caller else 0
+                missing += upload.num_bytes - (folder / DATA).stat().st_size
+        if of_caller and of_caller + num_bytes > self._max_bytes_of_caller:
+            raise BusyError(
+                f"the uploads of this caller would have {of_caller + num_bytes} bytes, more than "
+                f"its share of {self._max_bytes_of_caller:.0f}; submit their jobs, or delete some"
+            )
+        if promised + num_bytes > self._max_bytes or num_uploads >= MAX_UPLOADS:
+            raise BusyError(
+                f"all uploads together would have {promised + num_bytes} bytes, the limit is "
+                f"{self._max_bytes}; try again later"
+            )
+        stats = os.statvfs(self._folder)
+        if stats.f_bavail * stats.f_frsize < missing + num_bytes + MIN_ROOM_BYTES:
+            raise StorageFullError()
+
+    @contextlib.contextmanager
+    def _lock_folder(self) -> Iterator[None]:
+        descriptor = os.open(self._folder, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _path(self, upload: StoredUpload) -> Path:
+        return self._folder / upload.id / DATA
+
+    def _stat(self, upload: StoredUpload) -> os.stat_result:
+        try:
+            return self._path(upload).stat()
+        except FileNotFoundError as error:
+            raise NotFoundError("there is no such upload; it was deleted") from error
+
+
+def remove_old_uploads(folder: Path) -> None:
+    """Remove the uploads that have expired, and what a killed process left.
+
+    Args:
+        folder: of the uploads; may be absent.
+    """
+    before = time.time() - KEEP_SECONDS
+    for path in folder.glob("*"):
+        data = path / DATA
+        with contextlib.suppress(FileNotFoundError):
+            if (data if data.exists() else path).stat().st_mtime < before:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+class UploadWriter:
+    """Adds bytes to an upload.
+
+    Args:
+        descriptor: of the open file, at its end.
+        num_missing: bytes that it may still get.
+
+    Attributes:
+        num_missing: as above, at the moment.
+    """
+
+    def __init__(self, descriptor: int, num_missing: int) -> None:
+        self._descriptor = descriptor
+        self.num_missing = num_missing
+
+    def write(self, content: bytes) -> None:
+        """Add bytes.
+
+        Args:
+            content: at most `num_missing` bytes.
+
+        Raises:
+            OSError: the disk is full, or broken. What was written until then stays.
+        """
+        view = memoryview(content)
+        while view:
+            written = os.write(self._descriptor, view)
+            self.num_missing -= written
+            view = view[written:]

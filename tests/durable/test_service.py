@@ -1,0 +1,73 @@
+"""What an API process does with jobs, without an executor."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from foley.errors import ConflictError, NotFoundError, ParameterError
+from runners.durable import files
+from runners.durable.job import Job
+from runners.durable.request import JobOptions, JobRequest
+from runners.durable.service import JobService
+from runners.settings import Settings
+
+OWNER = "a" * 64
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[JobService]:
+    service = JobService(Settings(jobs_dir=tmp_path))
+    yield service
+    service.close()
+
+
+def accept(service: JobService, key: str | None = None, **options: object) -> Job:
+    request = JobRequest.settle(JobOptions.model_validate(options), None)
+    upload = options.get("upload")
+    assert upload is None or isinstance(upload, str)
+    with service.files.receive() as folder:
+        return service.accept(
+            OWNER, folder, request, upload=upload, idempotency_key=key, root="/below"
+        )
+
+
+def test_a_running_job_tells_that_the_disk_is_full(
+    service: JobService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = accept(service, prompt="rain", duration_seconds=1)
+    monkeypatch.setattr(files, "FULL_BYTES", 2**60)
+    assert service.find(OWNER, job.id) == job  # it waits for its turn
+    with closing(sqlite3.connect(service.files.database)) as connection, connection:
+        connection.execute("UPDATE workflow_status SET status = 'PENDING'")
+    assert service.find(OWNER, job.id).progress["code"] == "storage_full"
+    monkeypatch.setattr(files, "FULL_BYTES", 0)
+    assert service.find(OWNER, job.id).progress == {}
+
+
+def test_a_job_takes_its_upload_once_and_its_key_gives_it_again(service: JobService) -> None:
+    upload = service.uploads.create(OWNER, OWNER, 4, "")
+    with pytest.raises(ConflictError, match="has 0 of 4 bytes"):
+        accept(service, "key", upload=upload.id)
+    with service.uploads.open(upload, 0) as writer:
+        writer.write(b"clip")
+    job = accept(service, "key", upload=upload.id)
+    assert service.files.clip(job.id).read_bytes() == b"clip"
+    assert accept(service, "key", upload=upload.id).id == job.id
+    with pytest.raises(NotFoundError, match="no such upload"):
+        accept(service, upload=upload.id)
+
+
+def test_what_a_job_asks_for_beside_its_sound_is_checked_before_it_is_accepted(
+    service: JobService,
+) -> None:
+    for options in (
+        {"webhook_url": "https://a.test/"},  # there is no secret
+        {"start_by": "2026-01-01T00:00:00Z"},
+    ):
+        with pytest.raises(ParameterError, match=f"{next(iter(options))}:"):
+            accept(service, prompt="rain", duration_seconds=1, **options)
+    assert service.queue.list_ids() == []
+    assert not list((service.files.folder / "jobs").iterdir())
