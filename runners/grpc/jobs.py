@@ -1,6 +1,7 @@
 """The methods of `foley.v1.JobService`: durable jobs."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,7 +11,13 @@ import grpc
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from foley.errors import ConflictError, NotFoundError, ParameterError
+from foley.errors import (
+    ConflictError,
+    EndingError,
+    NotFoundError,
+    ParameterError,
+    RequestTimeoutError,
+)
 from foley.mix import LoudnessReport
 from foley.v1 import foley_pb2 as proto
 from foley.v1.foley_pb2_grpc import JobServiceServicer
@@ -46,6 +53,11 @@ class JobServicer(JobServiceServicer):
         self._reception = reception
         self._jobs = reception.jobs
         self._keys = keys
+        self._stopping = asyncio.Event()
+
+    def end_watches(self) -> None:
+        """End the calls that watch a job, since the server waits for them."""
+        self._stopping.set()
 
     async def SubmitJob(  # noqa: N802
         self,
@@ -131,7 +143,9 @@ class JobServicer(JobServiceServicer):
                     await context.write(described)
                 if job.state not in UNFINISHED:
                     return
-                await asyncio.sleep(WATCH_SECONDS)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._stopping.wait(), WATCH_SECONDS)
+                    raise EndingError("the service is ending; watch the job again later")
 
     async def CancelJob(  # noqa: N802
         self, request: proto.CancelJobRequest, context: grpc.aio.ServicerContext
@@ -164,8 +178,14 @@ class JobServicer(JobServiceServicer):
             path = self._jobs.files.find_file(job.id, files[request.file_index]["name"])
             _check_range("offset", request.offset, 0, path.stat().st_size)
             # A caller who stops reading must not hold the file for ever.
-            async with asyncio.timeout(self._settings.request_timeout_seconds):
-                await _send_file(path, request, context)
+            limit_seconds = self._settings.request_timeout_seconds
+            try:
+                async with asyncio.timeout(limit_seconds):
+                    await _send_file(path, request, context)
+            except TimeoutError as error:
+                raise RequestTimeoutError(
+                    f"the file was not read within {limit_seconds:g} s; go on from an offset"
+                ) from error
 
     def _guard(self, context: grpc.aio.ServicerContext, method: str) -> Any:
         return guard_call(context, method, self._keys, service=JOB_SERVICE)

@@ -62,6 +62,7 @@ class GrpcServer:
         )
         add_FoleyServiceServicer_to_server(servicer, self._server)
         self._services = [SERVICE]
+        self._jobs = jobs
         if jobs is not None:
             add_JobServiceServicer_to_server(jobs, self._server)
             self._services.append(JOB_SERVICE)
@@ -100,6 +101,8 @@ class GrpcServer:
         self._running.cancel()
         await asyncio.gather(self._running, return_exceptions=True)
         await self._health.end()
+        if self._jobs is not None:
+            self._jobs.end_watches()
         await self._server.stop(DRAIN_SECONDS)
 
     async def _run(self) -> None:

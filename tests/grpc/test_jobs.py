@@ -1,14 +1,25 @@
 """Durable jobs over gRPC, on the server whose jobs tests/http/test_jobs.py has over HTTP."""
 
+import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
 from foley.v1 import foley_pb2 as proto
-from foley.v1.foley_pb2_grpc import JobServiceStub
-from runners.durable.request import OF_THE_JOB
+from foley.v1.foley_pb2_grpc import JobServiceStub, add_JobServiceServicer_to_server
+from runners.auth import ApiKeys
+from runners.durable.reception import JobReception
+from runners.durable.request import OF_THE_JOB, JobOptions, JobRequest
+from runners.durable.service import JobService
+from runners.grpc.jobs import JobServicer
+from runners.jobs.cancellation import CancellationRegistry
+from runners.jobs.clip_url import ClipLoader
+from runners.jobs.ending import Ending
+from runners.jobs.intake import make_intake
+from runners.settings import Settings
 from tests.durable.receiver import receive_webhooks
 from tests.patience import scale, wait_until
 from tests.server import ENDLESS, Server
@@ -127,3 +138,38 @@ def test_an_option_of_the_job_is_checked(
 def test_every_option_of_a_job_is_one_over_grpc_too() -> None:
     fields = set(proto.JobOptions.DESCRIPTOR.fields_by_name)
     assert fields == {*OF_THE_JOB, "generation", "idempotency_key"}
+
+
+def test_a_watch_ends_with_the_service_and_does_not_hold_it_up(tmp_path: Path) -> None:
+    settings = Settings(jobs_dir=tmp_path)
+
+    async def watch() -> tuple[proto.Job, grpc.StatusCode]:
+        jobs = JobService(settings)
+        reception = JobReception(
+            settings,
+            jobs,
+            make_intake(settings),
+            ClipLoader(settings),
+            Ending(5.0),
+            CancellationRegistry(tmp_path / "requests"),
+        )
+        servicer = JobServicer(settings, reception, ApiKeys(()))
+        server = grpc.aio.server()
+        add_JobServiceServicer_to_server(servicer, server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        with jobs.files.receive() as folder:
+            request = JobRequest.settle(JobOptions(prompt="rain", duration_seconds=1), None)
+            job = jobs.accept("", folder, request, upload=None, idempotency_key=None, root="")
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            call = JobServiceStub(channel).WatchJob(proto.WatchJobRequest(id=job.id))
+            first = await call.read()
+            servicer.end_watches()
+            code = await call.code()
+        await server.stop(None)
+        jobs.close()
+        return first, code
+
+    first, code = asyncio.run(watch())
+    assert (first.state, first.queue_position) == ("queued", 0)
+    assert code == grpc.StatusCode.UNAVAILABLE
