@@ -27,6 +27,7 @@ from foley.cli.plan import (
 from foley.cli.progress import show_progress
 from foley.cli.report import Report
 from foley.cli.table import read_table
+from foley.cli.timelines import check_timelines, write_timelines
 from foley.errors import ParameterError, RequestError
 from foley.request import GenerationRequest
 
@@ -82,6 +83,14 @@ def generate(
             help="Write a line of JSON for each clip to standard output, instead of paths.",
         ),
     ] = False,
+    otio: Annotated[
+        bool,
+        Parameter(
+            negative=(),
+            help="Write an OpenTimelineIO file beside each result, which lays the clip, the sound "
+            "and the layers out for an editor.",
+        ),
+    ] = False,
     marks: MarkFlags = MarkFlags(),  # noqa: B008
     server: ServerOptions = ServerOptions(),  # noqa: B008
     model: ModelOptions = ModelOptions(),  # noqa: B008
@@ -107,6 +116,8 @@ def generate(
     if quiet and verbose:
         raise ParameterError("--quiet and --verbose exclude one another; leave one out")
     logging.getLogger("foley").setLevel(logging.INFO if verbose else logging.WARNING)
+    if otio:
+        check_timelines(is_piped=PIPE in (*clips, output))
     check_pipes(
         clips,
         output,
@@ -137,7 +148,7 @@ def generate(
         if tasks:
             create_folders(tasks)
             backend = open_backend(server, model, marks, bulk=len(tasks) > 1)
-            run_tasks(backend, tasks, report, jobs=jobs, trim=trim)
+            run_tasks(backend, tasks, report, jobs=jobs, trim=trim, otio=otio)
     report.print_summary()
     return 1 if report.num_failed else 0
 
@@ -205,7 +216,13 @@ def open_backend(
 
 
 def run_tasks(
-    backend: GenerationBackend, tasks: list[ClipTask], report: Report, *, jobs: int, trim: bool
+    backend: GenerationBackend,
+    tasks: list[ClipTask],
+    report: Report,
+    *,
+    jobs: int,
+    trim: bool,
+    otio: bool = False,
 ) -> None:
     """Generate all clips. A clip that fails does not stop the others.
 
@@ -215,6 +232,7 @@ def run_tasks(
         report: where results and errors go.
         jobs: clips at once.
         trim: whether to cut clips that are too long instead of refusing them.
+        otio: whether to write timelines.
 
     Raises:
         ServerError: the model or the service failed, which would fail the other clips too.
@@ -226,6 +244,11 @@ def run_tasks(
         def on_outcome(task: ClipTask, outcome: ClipResult | RequestError) -> None:
             bar.finish(task)
             with bar.pause():
+                try:
+                    if otio and not isinstance(outcome, RequestError):
+                        write_timelines(task, outcome)
+                except RequestError as error:
+                    outcome = error
                 if isinstance(outcome, RequestError):
                     report.print_error(task, outcome)
                 else:

@@ -14,7 +14,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-SERVING_EXTRAS = ("serve", "jobs", "bulk", "marks", "page", "runpod")
+SERVING_EXTRAS = ("serve", "jobs", "bulk", "marks", "otio", "page", "runpod")
 OURS = {"foley", "runners", "service"}
 # Namespace packages that several distributions fill.
 NAMESPACES = {
@@ -78,7 +78,7 @@ def imported(*places: str) -> set[str]:
     [
         (
             [p.relative_to(ROOT).as_posix() for p in (ROOT / "foley").iterdir() if p.name != "v1"],
-            ["bulk", "marks"],  # imported only where a command asks for what they read
+            ["bulk", "marks", "otio"],  # imported only where a command asks for what they read
         ),
         (["foley", "runners", "service.py", "handler.py"], SERVING_EXTRAS),
     ],

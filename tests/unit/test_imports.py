@@ -235,6 +235,7 @@ OUTSIDE = {
 # Libraries that only some units may import.
 LIBRARIES = {
     "c2pa": {"foley.marks/"},
+    "opentimelineio": {"foley.media/"},
     "cryptography": {"foley.marks/"},
     "dbos": {"runners.durable/"},
     "obstore": {"foley.storage"},
