@@ -4,7 +4,6 @@ A result appears whole or not at all in both. The keys of a bucket are in the us
 AWS, which the library obstore reads itself; so is the address of another service than Amazon's.
 """
 
-import contextlib
 import importlib.util
 import os
 import shutil
@@ -43,12 +42,8 @@ class Storage(Protocol):
             OutputError: it cannot be written.
         """
 
-    def refuse_existing(self, name: str) -> None:
-        """Check that there is no file of a name.
-
-        Raises:
-            OutputError: there is one.
-        """
+    def has(self, name: str) -> bool:
+        """Return whether there is a file of a name."""
 
     def put(self, source: Path, name: str, *, replace: bool) -> None:
         """Copy a file of this machine here.
@@ -132,15 +127,14 @@ class Folder:
         with self._replace(name) as partial:
             partial.write_bytes(data)
 
-    def refuse_existing(self, name: str) -> None:
-        """See `Storage.refuse_existing`."""
-        if (self._root / name).exists():
-            raise OutputError(_already_there(str(self._root / name)))
+    def has(self, name: str) -> bool:
+        """See `Storage.has`."""
+        return (self._root / name).exists()
 
     def put(self, source: Path, name: str, *, replace: bool) -> None:
         """See `Storage.put`."""
-        if not replace:
-            self.refuse_existing(name)
+        if not replace and self.has(name):
+            raise OutputError(_already_there(str(self._root / name)))
         with self._replace(name) as partial:
             shutil.copyfile(source, partial)
 
@@ -247,14 +241,14 @@ class Bucket:
         with self._translate("written", name):
             self._store.put(name, data)
 
-    def refuse_existing(self, name: str) -> None:
-        """See `Storage.refuse_existing`."""
-        with (
-            contextlib.suppress(FileNotFoundError),
-            self._translate("read", name, FileNotFoundError),
-        ):
-            self._store.head(name)
-            raise OutputError(_already_there(f"{self._address}/{name}"))
+    def has(self, name: str) -> bool:
+        """See `Storage.has`."""
+        try:
+            with self._translate("read", name, FileNotFoundError):
+                self._store.head(name)
+        except FileNotFoundError:
+            return False
+        return True
 
     def put(self, source: Path, name: str, *, replace: bool) -> None:
         """See `Storage.put`. Without `replace` the bucket itself refuses a second file."""

@@ -55,6 +55,7 @@ app = App(
 )
 app.command(generate, help_prologue=_GENERATE_EXAMPLES)
 app.command(bulk, help_prologue=_BULK_EXAMPLES)
+app.command("foley.cli.bench:bench")  # its imports take half a second
 app.command(download)
 app.command(inspect)
 app.command(jobs)

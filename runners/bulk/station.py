@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, TextIO
 import structlog
 
 from foley.bulk import BulkOutcome, BulkReady, BulkStart, BulkTask, name_record
-from foley.errors import FoleyError, ModelFailedError, ServerError, StorageFullError
+from foley.errors import FoleyError, ModelFailedError, OutputError, ServerError, StorageFullError
 from foley.mix import LoudnessReport
 from foley.storage import fetch_clip, open_storage
 from foley.types import NoPicture
@@ -200,7 +200,11 @@ def publish(task: BulkTask, outcome: BulkOutcome, sources: list[Path]) -> None:
     """
     storage = open_storage(task.output)
     for name in () if task.replace else outcome.names:
-        storage.refuse_existing(name)
+        if storage.has(name):  # before the record of another run is overwritten
+            raise OutputError(
+                f"{task.output}/{name} exists; another run writes to the same output: let one of "
+                "them end"
+            )
     storage.write(name_record(task.id), outcome.model_dump_json().encode())
     for source, name in zip(sources, outcome.names, strict=True):
         storage.put(source, name, replace=task.replace)

@@ -271,6 +271,7 @@ MODEL_LOADING = {
 # Who may touch os.environ: the settings, the command that hands it on unread, and the entry point
 # that sets what OpenMP reads.
 ENVIRONMENT_READERS = {"runners/settings.py", "foley/cli/serve.py", "foley/cli/app.py"}
+ENVIRONMENT_READERS |= {"foley/cli/bulk/cluster.py"}  # switches Ray's telemetry off
 # What opens media files for reading. The second reads only the files that this package has written.
 MEDIA_READERS = {"foley/media/source.py", "foley/media/metadata.py"}
 

@@ -52,9 +52,8 @@ def test_a_file_is_overwritten_only_if_that_is_asked_for(storage: Storage, tmp_p
     source.write_bytes(b"second")
     with pytest.raises(OutputError, match=r"one\.wav exists; another run"):
         storage.put(source, "one.wav", replace=False)
-    with pytest.raises(OutputError, match=r"one\.wav exists; another run"):
-        storage.refuse_existing("one.wav")
-    storage.refuse_existing("one.wa")
+    assert storage.has("one.wav")
+    assert not storage.has("one.wa")
     assert storage.read("one.wav") == b"first"
     storage.put(source, "one.wav", replace=True)
     assert storage.read("one.wav") == b"second"

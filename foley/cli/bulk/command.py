@@ -82,6 +82,17 @@ def bulk(
             "memory.",
         ),
     ] = None,
+    address: Annotated[
+        str | None,
+        Parameter(
+            help="Ray cluster to work on, such as auto or 10.0.0.1:6379; local starts Ray on this "
+            "machine. Needs the extra 'bulk'. Every machine must reach the source and the output."
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        Parameter(help="Processes with a model, with --address; by default one for each GPU."),
+    ] = None,
     quiet: Annotated[bool, Parameter(alias="-q", negative=(), help="Show errors only.")] = False,
     verbose: Annotated[bool, Parameter(alias="-v", negative=(), help="Show logs.")] = False,
     model: ModelOptions = ModelOptions(),  # noqa: B008
@@ -94,7 +105,9 @@ def bulk(
     --prompt may name columns: "the sound of {animal}"; {name} and {folder} are those of the clip. A
     row's own prompt comes first.
     """
-    _check_numbers(jobs=jobs, limit=limit, max_errors=max_errors)
+    _check_numbers(jobs=jobs, limit=limit, max_errors=max_errors, workers=workers)
+    if workers is not None and address is None:
+        raise ParameterError("--workers is about a Ray cluster; add --address, or leave it out")
     console = Console(stderr=True, quiet=quiet, highlight=False, markup=False, soft_wrap=True)
     output = output.rstrip("/") if is_remote(output) else str(Path(output).absolute())
     request = sound.parse()
@@ -125,7 +138,11 @@ def bulk(
         try:
             if plan.waiting:
                 waiting = plan.waiting[:limit]
-                run.work(_open_station(console, start, waiting), waiting)
+                if address is None:
+                    ended = _run_here(console, start, waiting)
+                else:
+                    ended = _run_on_cluster(console, start, waiting, address, workers)
+                run.work(ended, waiting)
         finally:
             # Also after an interruption: the next run then begins with what is there.
             lines = make_report(tasks, bad, outcomes)
@@ -137,11 +154,15 @@ def bulk(
     return 1 if num_failed else 0
 
 
-def _check_numbers(*, jobs: int | None, limit: int | None, max_errors: int | None) -> None:
+def _check_numbers(
+    *, jobs: int | None, limit: int | None, max_errors: int | None, workers: int | None
+) -> None:
     if jobs is not None and not 1 <= jobs <= MAX_JOBS:
         raise ParameterError(f"--jobs: {jobs} rows at once are not possible; give 1 to {MAX_JOBS}")
     if limit is not None and limit < 1:
         raise ParameterError(f"--limit: {limit} rows are none; give 1 or more, or --dry-run")
+    if workers is not None and workers < 1:
+        raise ParameterError(f"--workers: {workers} processes are none; give 1 or more")
     if max_errors is not None and max_errors < 0:
         raise ParameterError(f"--max-errors: {max_errors} is below 0; give 0 or more")
 
@@ -171,12 +192,15 @@ def _fail(row: BadRow) -> BulkOutcome:
     return BulkOutcome(id=row.id, state="failed", error_code=row.error.code, error=str(row.error))
 
 
-def _open_station(
+def _run_here(
     console: Console, start: BulkStart, tasks: Sequence[BulkTask]
 ) -> Iterator[BulkOutcome]:
     """Yield the outcomes of rows, from a process on this machine."""
     if importlib.util.find_spec("ray") is None:
-        console.print("one process of this machine; the extra 'bulk' adds s3:// and Parquet")
+        console.print(
+            "one process on this machine; the extra 'bulk' adds clusters (--address), s3:// and "
+            "Parquet"
+        )
     if importlib.util.find_spec("structlog") is None:
         raise ConfigError("foley bulk needs the extra 'serve': pip install 'foley-serving[serve]'")
     with silence_imports():
@@ -188,6 +212,21 @@ def _open_station(
         yield from run_all(station, tasks)
     finally:
         station.close()
+
+
+def _run_on_cluster(
+    console: Console,
+    start: BulkStart,
+    tasks: Sequence[BulkTask],
+    address: str,
+    workers: int | None,
+) -> Iterator[BulkOutcome]:
+    """Yield the outcomes of rows, from a Ray cluster."""
+    if importlib.util.find_spec("ray") is None:
+        raise ConfigError("--address needs the extra 'bulk': pip install 'foley-serving[bulk]'")
+    from foley.cli.bulk.cluster import run_on_cluster
+
+    yield from run_on_cluster(tasks, start, console, address=address, num_workers=workers)
 
 
 def _path(weights: str | None) -> Path | None:
