@@ -29,6 +29,11 @@ class BulkStart(BaseModel):
         device: auto, cpu, cuda or cuda:N.
         precision: bf16 or fp8.
         memory: auto, full, balanced or low.
+        adapters: folder or files of adapters; None for none.
+        marks: whether results say that they are machine-made: on or off.
+        marks_key: file of the key that signs marks; None for one of the user's own.
+        marks_chain: file of its certificates.
+        marks_prompt: whether marks hold the prompts.
         jobs: rows at once; None for what suits the device.
         verbose: whether to log what is done, and not only what failed.
     """
@@ -40,6 +45,11 @@ class BulkStart(BaseModel):
     device: str = "auto"
     precision: str = "bf16"
     memory: str = "auto"
+    adapters: str | None = None
+    marks: Literal["on", "off"] = "on"
+    marks_key: str | None = None
+    marks_chain: str | None = None
+    marks_prompt: bool = False
     jobs: int | None = None
     verbose: bool = False
 

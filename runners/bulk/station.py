@@ -1,6 +1,6 @@
 """Rows side by side: decode, generate, write and publish each of them.
 
-task ── fetch ── decode (child) ── Worker: encode, sample, decode_audio ── write (child) ── publish
+task ── fetch ── GenerationService: decode (child), Worker, write (child) ── publish
 """
 
 import asyncio
@@ -8,24 +8,28 @@ import contextlib
 import errno
 import os
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import BinaryIO, TextIO, cast
 
 import structlog
 
 from foley.bulk import BulkOutcome, BulkReady, BulkStart, BulkTask, name_record
 from foley.errors import FoleyError, ModelFailedError, OutputError, ServerError, StorageFullError
-from foley.mix import LoudnessReport
+from foley.request import Format
 from foley.storage import fetch_clip, open_storage
-from foley.types import NoPicture
-from runners.handoff import CLIP, MAX_FRAMES_BYTES, FrameCounts
-from runners.jobs.marks import load_service_marks, log_unsigned, make_write_arguments
+from runners.handoff import CLIP, MAX_FRAMES_BYTES
+from runners.jobs.deadline import Deadline
+from runners.jobs.job import GenerationJob, GenerationOptions
+from runners.jobs.marks import load_service_marks
+from runners.jobs.run import GenerationService
 from runners.jobs.scratch import Scratch
-from runners.messages import RunnerRequest, RunnerResult
+from runners.messages import ModelStatus, RunnerRequest
 from runners.sandbox.fork_server import SandboxLimits
-from runners.sandbox.pool import DECODE, Sandbox
+from runners.sandbox.pool import Sandbox
 from runners.settings import Settings, child_environment
 from runners.worker.startup import start_worker
+from runners.worker.stream import stream_events
 from runners.worker.worker import Worker
 
 log = structlog.get_logger(__name__)
@@ -39,28 +43,46 @@ TIMEOUT_SECONDS = 7 * 86_400.0
 BUG = "the row failed through no fault of its clip; the log says why"
 
 
+class LocalRunner:
+    """The `Runner` of a process that has the model itself.
+
+    Args:
+        worker: has the model.
+    """
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+
+    async def generate(self, *, request: RunnerRequest) -> AsyncIterator[str]:
+        """See `Runner.generate`."""
+        async with contextlib.aclosing(stream_events(self._worker, request)) as events:
+            async for event in events:
+                yield event.to_line()
+
+    async def cancel(self, *, request_id: str) -> bool:
+        """See `Runner.cancel`."""
+        return self._worker.cancel(request_id)
+
+    async def status(self) -> ModelStatus:
+        """See `Runner.status`."""
+        return self._worker.status
+
+
 class Station:
     """Works on rows.
 
     Args:
-        settings: limits on clips.
+        settings: limits on clips, and marks.
         worker: has the model.
         scratch: for the files of the rows.
 
     Raises:
-        ConfigError: the key for marks cannot be used.
+        ConfigError: the key of marks cannot be used.
     """
 
     def __init__(self, settings: Settings, worker: Worker, scratch: Scratch) -> None:
-        self._marks = load_service_marks(settings)
         self._worker = worker
         self._scratch = scratch
-        self._limits: dict[str, Any] = {
-            "max_seconds": settings.max_clip_seconds,
-            "max_pixels": settings.max_clip_pixels,
-            "max_bytes": settings.max_upload_bytes,
-            "codecs": settings.video_codecs.split(","),
-        }
         self._sandbox = Sandbox(
             SandboxLimits(
                 memory_bytes=settings.decode_memory_bytes,
@@ -70,6 +92,8 @@ class Station:
             ),
             child_environment(),
         )
+        marks = load_service_marks(settings)
+        self._service = GenerationService(settings, LocalRunner(worker), self._sandbox, marks)
 
     async def start(self) -> None:
         """Start the media processes while the model loads, and return when both are ready.
@@ -109,79 +133,38 @@ class Station:
 
     async def _run_in(self, folder: Path, task: BulkTask) -> BulkOutcome:
         began = time.monotonic()
-        trimmed, counts = await self._decode(folder, task)
-        result = await self._generate(folder, task, counts)
-        written = await self._sandbox.run(
-            "write",
-            folder,
-            formats=[Path(task.names[0]).suffix[1:].lower()],
-            sample_rate=result.sample_rate,
-            stop_seconds=result.duration_seconds if trimmed else None,
-            mix=task.mix.changed(),
-            limits=self._limits,
-            **make_write_arguments(
-                self._marks,
-                self._worker.status.preset,
-                result.seeds,
-                task.request,
-                task.mix,
+        if task.clip is not None:
+            await asyncio.to_thread(fetch_clip, task.clip, folder / CLIP)
+        job = GenerationJob(
+            owner="",
+            caller="",
+            request_id=folder.name,
+            folder=folder,
+            options=GenerationOptions(
+                **task.request.model_dump(), **task.mix.changed(), trim=task.trim, priority="bulk"
             ),
+            format=cast("Format", Path(task.names[0]).suffix[1:].lower()),
         )
-        log_unsigned(written)
-        files = [*(copies[0] for copies in written), *written[0][1:]]  # the layers come last
-        names = tuple(
-            str(Path(name).with_suffix(f".{file['container']}"))
-            for name, file in zip(task.names, files, strict=True)
-        )
-        notices = [*result.notices, *(notice for file in files for notice in file["notices"])]
+        result = await self._service.run(job, Deadline(TIMEOUT_SECONDS), lambda update: None)
+        files = result.files
         outcome = BulkOutcome(
             id=task.id,
             state="done",
             digest=task.digest,
-            names=names,
+            names=tuple(
+                str(Path(name).with_suffix(f".{file.container}"))
+                for name, file in zip(task.names, files, strict=True)
+            ),
             seeds=result.seeds,
-            layer_seeds=result.layer_seeds,
+            layer_seeds=tuple(file.seed for file in files if file.layer),
             duration_seconds=result.duration_seconds,
             seconds=time.monotonic() - began,
             finished=time.time(),
-            loudness=tuple(
-                LoudnessReport(**file["loudness"]) for file in files if file["loudness"]
-            ),
-            notices=tuple(dict.fromkeys(notices)),
+            loudness=tuple(file.loudness for file in files if file.loudness),
+            notices=result.notices,
         )
-        sources = [folder / file["name"] for file in files]
-        await asyncio.to_thread(publish, task, outcome, sources)
+        await asyncio.to_thread(publish, task, outcome, [file.path for file in files])
         return outcome
-
-    async def _decode(self, folder: Path, task: BulkTask) -> tuple[bool, FrameCounts]:
-        """Decode the clip; returns whether it was trimmed, and its frames' counts."""
-        if task.clip is None:
-            assert task.request.duration_seconds is not None
-            nothing = NoPicture(duration_seconds=task.request.duration_seconds)
-            return False, FrameCounts(nothing.num_visual, nothing.num_sync)
-        await asyncio.to_thread(fetch_clip, task.clip, folder / CLIP)
-        decoded = await self._sandbox.run(
-            DECODE,
-            folder,
-            preset=self._worker.status.preset,
-            container=Path(task.names[0]).suffix[1:].lower(),
-            trim=task.trim,
-            with_sound=task.mix.is_mixed,
-            limits=self._limits,
-        )
-        return decoded["trimmed"], FrameCounts(decoded["num_visual"], decoded["num_sync"])
-
-    async def _generate(self, folder: Path, task: BulkTask, counts: FrameCounts) -> RunnerResult:
-        request = RunnerRequest(
-            id=folder.name,
-            priority="bulk",
-            folder=str(folder),
-            options=task.request,
-            timeout_seconds=TIMEOUT_SECONDS,
-        )
-        job = self._worker.admit(request)
-        self._worker.queue(job, counts)
-        return await asyncio.wrap_future(job.outcome)
 
 
 def publish(task: BulkTask, outcome: BulkOutcome, sources: list[Path]) -> None:
@@ -210,6 +193,18 @@ def publish(task: BulkTask, outcome: BulkOutcome, sources: list[Path]) -> None:
         storage.put(source, name, replace=task.replace)
 
 
+def make_settings(start: BulkStart) -> Settings:
+    """Return the settings of the environment with those of the command.
+
+    Args:
+        start: which model, and which marks.
+    """
+    given = start.model_dump(exclude={"jobs", "verbose"})
+    for name in ("weights", "marks_key", "marks_chain"):
+        given[name] = Path(given[name]) if given[name] else None
+    return Settings().model_copy(update={**given, "max_concurrency": MAX_JOBS, "key_share": 1.0})
+
+
 async def serve(start: BulkStart, lines: BinaryIO, messages: TextIO) -> None:
     """Load the model, and work on rows until there are no more lines.
 
@@ -218,14 +213,7 @@ async def serve(start: BulkStart, lines: BinaryIO, messages: TextIO) -> None:
         lines: a pipe with a `BulkTask` each.
         messages: gets a `BulkReady` and a `BulkOutcome` for each row.
     """
-    settings = Settings().model_copy(
-        update={
-            **start.model_dump(include={"preset", "device", "precision", "memory"}),
-            "weights": Path(start.weights) if start.weights else None,
-            "max_concurrency": MAX_JOBS,
-            "key_share": 1.0,
-        }
-    )
+    settings = make_settings(start)
     reader = asyncio.StreamReader(limit=1 << 26)
     await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(reader), lines

@@ -10,10 +10,12 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ElementTree
+from collections import Counter
 from pathlib import Path
 from random import Random
 from typing import Any
 
+import psutil
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -362,6 +364,43 @@ def test_a_bucket_is_source_and_output(
         )
         assert code == 0, printed
         assert "out/x/two.wav" in storage.list_sizes("out")
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+def test_a_cluster_s_killed_worker_loses_what_was_in_hand(tmp_path: Path) -> None:
+    """Two workers of Ray on this machine, one of which is killed with its process."""
+    num_clips = int(os.environ.get("SOAK_ROWS", "200")) // 4
+    clips, output = tmp_path / "clips", tmp_path / "out"
+    clips.mkdir()
+    draw_clip(clips / "0.mp4")
+    for index in range(1, num_clips):
+        shutil.copy(clips / "0.mp4", clips / f"{index}.mp4")
+    (clips / "bad.mp4").write_bytes(b"not a video")
+    command = [sys.executable, "-m", "foley.cli.app", "bulk", str(clips), str(output)]
+    command += ["-p", "taps", "--steps", "2", "--guidance-scale", "1", "--preset", "tiny"]
+    command += ["--address", "local", "--workers", "2"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with (tmp_path / "log").open("w") as log:
+        run = subprocess.Popen(command, env=environment, stderr=log)
+        made: list[Path] = []
+        while len(made) < num_clips // 4:
+            assert run.poll() is None, (tmp_path / "log").read_text()
+            time.sleep(0.5)
+            made = sorted(output.glob("*.foley.mp4"))
+        times = {path: path.stat().st_mtime_ns for path in made}
+        workers = [
+            process
+            for process in psutil.Process(run.pid).children(recursive=True)
+            if "MapWorker" in process.name() or "MapWorker" in " ".join(process.cmdline()[:1])
+        ]
+        assert workers
+        workers[0].kill()
+        run.wait()
+    assert run.returncode == 1, (tmp_path / "log").read_text()  # bad.mp4
+    assert {path: path.stat().st_mtime_ns for path in made} == times, "made twice"
+    states = Counter(line["state"] for line in read_report(output))
+    assert states == {"done": num_clips, "failed": 1}, (tmp_path / "log").read_text()
 
 
 @pytest.mark.soak

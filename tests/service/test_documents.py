@@ -32,6 +32,7 @@ ELSEWHERE = {
     "foley serve": "tests/cli: it does not end",
     "foley bulk clips/": "tests/cli: starts a process with a model",
     'foley bulk "clips': "as foley bulk clips/",
+    "foley bulk s3://": "as foley bulk clips/",
     "foley download": "tests/weights: needs a network",
     "foley generate clip.mp4 --adapters": "tests/cli: needs an adapter",
     "foley convert": "tests/weights: needs official weights",

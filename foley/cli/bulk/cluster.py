@@ -109,6 +109,7 @@ def run_on_cluster(
         # Before the data set is made, which copies the context.
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
         size = min(ROWS_AT_A_TIME, math.ceil(len(tasks) / workers))
         outcomes = ray.data.from_items(
             [{"task": task.model_dump_json()} for task in tasks],
@@ -118,11 +119,14 @@ def run_on_cluster(
             fn_constructor_args=(start.model_dump_json(),),
             batch_size=size,
             compute=ray.data.ActorPoolStrategy(
-                size=workers, max_tasks_in_flight_per_actor=BATCHES_AT_ONCE
+                size=workers,
+                max_tasks_in_flight_per_actor=BATCHES_AT_ONCE,
+                max_concurrent_calls_per_actor=BATCHES_AT_ONCE,
+                enable_true_multi_threading=True,
             ),
-            max_concurrency=BATCHES_AT_ONCE,
-            # A part is left for Ray's own tasks.
-            **({"num_gpus": 1} if num_gpus else {"num_cpus": 0.9 * num_cpus / workers}),
+            # A part of the cores is left for Ray's own tasks.
+            num_gpus=1 if num_gpus else None,
+            num_cpus=None if num_gpus else 0.9 * num_cpus / workers,
         )
         for row in outcomes.iter_rows():
             yield BulkOutcome.model_validate_json(row["outcome"])

@@ -26,7 +26,7 @@ from foley.cli.bulk.records import (
 from foley.cli.bulk.rows import BadRow, Defaults, list_fields, make_tasks
 from foley.cli.bulk.sources import read_source
 from foley.cli.bulk.station import StationProcess
-from foley.cli.options import MixFlags, ModelOptions, SoundOptions
+from foley.cli.options import MarkFlags, MixFlags, ModelOptions, SoundOptions
 from foley.errors import ConfigError, ParameterError
 from foley.hardware.doctor import refuse_unfit
 from foley.quiet import silence_imports
@@ -96,6 +96,7 @@ def bulk(
     quiet: Annotated[bool, Parameter(alias="-q", negative=(), help="Show errors only.")] = False,
     verbose: Annotated[bool, Parameter(alias="-v", negative=(), help="Show logs.")] = False,
     model: ModelOptions = ModelOptions(),  # noqa: B008
+    marks: MarkFlags = MarkFlags(),  # noqa: B008
 ) -> int:
     """Generate the sounds of many clips.
 
@@ -127,6 +128,11 @@ def bulk(
         device=model.device,
         precision=model.precision,
         memory=model.memory,
+        adapters=_make_absolute(model.adapters),
+        marks=marks.marks,
+        marks_key=str(marks.marks_key.absolute()) if marks.marks_key else None,
+        marks_chain=str(marks.marks_chain.absolute()) if marks.marks_chain else None,
+        marks_prompt=marks.marks_prompt,
         jobs=jobs,
         verbose=verbose,
     )
@@ -227,6 +233,11 @@ def _run_on_cluster(
     from foley.cli.bulk.cluster import run_on_cluster
 
     yield from run_on_cluster(tasks, start, console, address=address, num_workers=workers)
+
+
+def _make_absolute(paths: str | None) -> str | None:
+    """Return paths separated by commas as absolute ones, for a process in another folder."""
+    return paths and ",".join(str(Path(path.strip()).absolute()) for path in paths.split(","))
 
 
 def _path(weights: str | None) -> Path | None:
