@@ -20,10 +20,10 @@ from runners.page.messages import render_status
 from runners.page.player import EMPTY
 
 EXAMPLES_FOLDER = Path(__file__).resolve().parents[2] / "examples"
-EXAMPLES = {
-    "hammer.mp4": "Hammer, 5 s",
-    "bigbuckbunny.mp4": "Big Buck Bunny, 5 s",
-    "bikes.mp4": "Bikes, 10 s",
+EXAMPLES = {  # title of the button, and prompt
+    "hammer.mp4": ("Hammer, 5 s", "a hammer hits stone"),
+    "bigbuckbunny.mp4": ("Big Buck Bunny, 5 s", "dripping water"),
+    "bikes.mp4": ("Bikes, 10 s", "wind blowing"),
 }
 CREDIT = "Big Buck Bunny \u00a9 2008 Blender Foundation, CC BY 3.0"
 NUM_SUGGESTIONS = 5  # prompts of the model to start from
@@ -94,7 +94,7 @@ class ClipControls:
         if examples:
             with gr.Row(elem_classes="foley-chips"):
                 gr.HTML("<span>Examples</span>", elem_classes="foley-chips-name")
-                for name, title in examples.items():
+                for name, (title, _) in examples.items():
                     self.example_buttons[name] = gr.Button(title, size="sm", min_width=0)
             gr.HTML(f"<small>{CREDIT}</small>", elem_classes="foley-credit")
 

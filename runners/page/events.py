@@ -4,7 +4,7 @@ from typing import Any
 
 import gradio as gr
 
-from runners.page.controls import EXAMPLES_FOLDER, FIXED, TRIM
+from runners.page.controls import EXAMPLES, EXAMPLES_FOLDER, FIXED, TRIM
 from runners.page.form import list_inputs, list_link_outputs
 from runners.page.handlers import PageHandlers
 from runners.page.layout import PageLayout
@@ -81,12 +81,15 @@ def _connect_clip(layout: PageLayout) -> None:
     cleared = [layout.actions.use_beginning, layout.errors["clip"], layout.errors["start"]]
     for name, button in clip.example_buttons.items():
         path = str(EXAMPLES_FOLDER / name)
-        outputs = [clip.video, clip.example, *cleared]
+        outputs = [clip.video, clip.example, layout.sound.prompt, *cleared]
         # Until the server has answered, a click on Generate would take the clip before this one.
         button.click(None, None, start, js=DISABLE, **UNQUEUED)
         loaded = button.click(
-            lambda path=path, name=name: (path, name, gr.Button(visible=False), "", ""),
-            None,
+            lambda prompt, path=path, name=name: (
+                *(path, name, choose_prompt(name, prompt)),
+                *(gr.Button(visible=False), "", ""),
+            ),
+            layout.sound.prompt,
             outputs,
             **UNQUEUED,
         )
@@ -98,6 +101,17 @@ def _connect_clip(layout: PageLayout) -> None:
             [clip.example, *cleared],
             **UNQUEUED,
         )
+
+
+def choose_prompt(example: str, prompt: str) -> str:
+    """Return the prompt with an example: its own, unless the user has written one.
+
+    Args:
+        example: a key of `EXAMPLES`.
+        prompt: in the field.
+    """
+    prompts = {name: words for name, (_, words) in EXAMPLES.items()}
+    return prompts[example] if prompt.strip() in ("", *prompts.values()) else prompt
 
 
 def _connect_sound(layout: PageLayout) -> None:

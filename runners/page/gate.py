@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import re
+import shutil
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
@@ -20,6 +21,7 @@ from foley.errors import (
     ParameterError,
     UnauthorizedError,
 )
+from runners.jobs.scratch import MIN_ROOM_BYTES
 
 UPLOAD = re.compile(r"/gradio_api/upload/?")
 # All that the page's own requests change. Gradio has more, and one runs the system's FFmpeg.
@@ -107,7 +109,7 @@ class UploadGate:
         try:
             if not await asyncio.to_thread(self._make_room, self._arriving):
                 refusal = PlainTextResponse(
-                    "The page holds as many uploads as it may. Try again in some minutes.",
+                    "The page has no room for another upload. Try again in some minutes.",
                     503,
                     headers={"Retry-After": str(RETRY_SECONDS)},
                 )
@@ -133,7 +135,9 @@ class UploadGate:
                 break
             path.unlink(missing_ok=True)
             used -= size
-        return used <= free
+        self._folder.mkdir(parents=True, exist_ok=True)
+        on_disk = shutil.disk_usage(self._folder).free - MIN_ROOM_BYTES
+        return used <= free and num_bytes <= on_disk
 
     def _remove_older_than(self, seconds: float) -> None:
         for path, stat in self._list_files():

@@ -1,6 +1,7 @@
 """What the page does when a control is used. Every request goes through the public HTTP API."""
 
 import contextlib
+import errno
 import itertools
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -16,6 +17,7 @@ from foley.errors import (
     FoleyError,
     NotReadyError,
     ParameterError,
+    StorageFullError,
     UnauthorizedError,
     VideoTooLongError,
 )
@@ -169,9 +171,11 @@ class PageHandlers:
                     visible=isinstance(error, VideoTooLongError)
                 ),
             }
-        except Exception:  # the outermost boundary: the page must remain usable
+        except Exception as error:  # the outermost boundary: the page must remain usable
+            is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
             log.exception("page_failed")
-            yield self._show_error("start", PAGE_FAILED)
+            text = messages.describe_error(StorageFullError(), key_given=bool(api_key))
+            yield self._show_error("start", text if is_full else PAGE_FAILED)
 
     async def _run(
         self, values: dict[Any, Any], request: gr.Request, api_key: str

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
 from foley.errors import ConnectionFailedError, UnauthorizedError
+from runners.page import gate
 from runners.page.gate import (
     FORM_BYTES,
     KEEP_SECONDS,
@@ -188,6 +190,17 @@ def test_all_uploads_together_have_a_quota_and_old_ones_make_room(tmp_path: Path
     assert uploads.post(largest).status_code == 200
     assert not (tmp_path / "upload-3").exists()
     assert len(list(tmp_path.iterdir())) == NUM_LARGEST
+
+
+def test_an_upload_is_refused_while_the_disk_has_no_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uploads = Uploads(tmp_path, 1000)
+    monkeypatch.setattr(gate, "MIN_ROOM_BYTES", shutil.disk_usage(tmp_path).total)
+    refused = uploads.post(b"x")
+    assert (refused.status_code, "no room" in refused.text) == (503, True)
+    assert int(refused.headers["retry-after"]) > 0
+    assert uploads.num_written == 0
 
 
 def test_uploads_that_are_kept_too_long_are_removed(tmp_path: Path) -> None:

@@ -106,6 +106,7 @@ def test_generating_waits_until_an_example_is_loaded(tab: Tab) -> None:
     expect(start).to_be_disabled()
     tab.page.unroute("**/gradio_api/**")  # which lets the held ones go
     expect(start).to_be_enabled()
+    expect(tab.page.get_by_label("Prompt").first).to_have_value("dripping water")
 
 
 def test_a_clip_that_is_too_long_is_refused_and_its_beginning_offered(

@@ -30,10 +30,13 @@ from foley.errors import (
 from runners.http.openapi import build_document
 from runners.page import messages, plots
 from runners.page.bounds import fetch_bounds
+from runners.page.controls import EXAMPLES
+from runners.page.events import choose_prompt
 from runners.page.snippets import ResultSettings
 from runners.settings import Settings
 from tests.client.stub_server import Reply, run_stub_server
 from tests.media.clips import ROTATED, numbers, write_clip
+from tests.server import ROOT
 
 RATE = 48_000
 OPTIONS = {
@@ -210,3 +213,12 @@ def test_the_bounds_are_fetched_without_the_proxy(monkeypatch: pytest.MonkeyPatc
         with ThreadPoolExecutor(1) as pool:  # the browser's event loop may run in this thread
             bounds = pool.submit(lambda: asyncio.run(fetch_bounds(stub.url))).result()
         assert bounds.max_seconds == 6
+
+
+def test_an_example_brings_its_prompt_but_keeps_one_that_was_written() -> None:
+    assert choose_prompt("hammer.mp4", " ") == "a hammer hits stone"
+    assert choose_prompt("bikes.mp4", "a hammer hits stone") == "wind blowing"
+    assert choose_prompt("bikes.mp4", "bells") == "bells"
+    text = (ROOT / "examples" / "README.md").read_text()
+    for name, (_, prompt) in EXAMPLES.items():
+        assert f"| `{name}` | {prompt} |" in text
