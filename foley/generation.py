@@ -38,6 +38,9 @@ class Generation:
         stems: float32 [L, C, samples], each layer as it is in the mix, which `waveforms` is then;
             None without layers.
         layer_seeds: the seed of each layer.
+        speech_seconds: of each variation, where `avoid_speech` asked for it; of a mix, the most of
+            the layers that are heard.
+        layer_speech_seconds: of each layer.
         timings: seconds spent in each stage, in order.
         notices: sentences for the caller (clip trimmed, last frame repeated, prompt cut).
         clip: path of the clip, or its bytes; None if the caller gave its frames, or no clip.
@@ -57,6 +60,8 @@ class Generation:
     layer_seeds: tuple[int, ...] = ()
     model: str = ""
     request: GenerationRequest = field(default_factory=GenerationRequest)
+    speech_seconds: tuple[float, ...] = ()
+    layer_speech_seconds: tuple[float, ...] = ()
 
     @property
     def duration_seconds(self) -> float:
@@ -68,7 +73,12 @@ class Generation:
 
     def __getitem__(self, index: int) -> Generation:
         i = range(len(self))[index]  # an IndexError outside of -N to N - 1
-        return replace(self, waveforms=self.waveforms[i : i + 1], seeds=self.seeds[i : i + 1])
+        return replace(
+            self,
+            waveforms=self.waveforms[i : i + 1],
+            seeds=self.seeds[i : i + 1],
+            speech_seconds=self.speech_seconds[i : i + 1],
+        )
 
     def __iter__(self) -> Iterator[Generation]:
         return (self[i] for i in range(len(self)))

@@ -42,7 +42,16 @@ from foley.media.clock import num_latents
 from foley.models.adapters import AdapterSet
 from foley.models.embeddings import SYNC_POSITIONS
 from foley.models.synchformer import count_segments
-from foley.request import AdapterUse, Cue, GenerationRequest, Layer, Prompts, Quality, Solver
+from foley.request import (
+    AdapterUse,
+    AvoidSpeech,
+    Cue,
+    GenerationRequest,
+    Layer,
+    Prompts,
+    Quality,
+    Solver,
+)
 from foley.session import Session
 from foley.types import (
     Conditions,
@@ -323,6 +332,8 @@ class FoleyPipeline:
         cues: Sequence[Cue | Mapping[str, object]] = ...,
         layers: Sequence[Layer | Mapping[str, object]] = ...,
         adapters: Sequence[AdapterUse | Mapping[str, object]] = ...,
+        avoid_speech: AvoidSpeech = ...,
+        max_retries: int = ...,
         trim: bool = ...,
         on_progress: OnProgress | None = ...,
     ) -> Generation: ...
@@ -346,6 +357,8 @@ class FoleyPipeline:
         cues: Sequence[Cue | Mapping[str, object]] = ...,
         layers: Sequence[Layer | Mapping[str, object]] = ...,
         adapters: Sequence[AdapterUse | Mapping[str, object]] = ...,
+        avoid_speech: AvoidSpeech = ...,
+        max_retries: int = ...,
         trim: bool = ...,
         on_progress: OnProgress | None = ...,
     ) -> list[Generation]: ...
@@ -368,6 +381,8 @@ class FoleyPipeline:
         cues: Sequence[Cue | Mapping[str, object]] = (),
         layers: Sequence[Layer | Mapping[str, object]] = (),
         adapters: Sequence[AdapterUse | Mapping[str, object]] = (),
+        avoid_speech: AvoidSpeech = "off",
+        max_retries: int = 2,
         trim: bool = False,
         on_progress: OnProgress | None = None,
     ) -> Generation | list[Generation]:
@@ -400,6 +415,9 @@ class FoleyPipeline:
             layers: up to 8 sounds for the same clip, which are mixed: mappings with prompt, and
                 the other fields of `foley.request.Layer`. They take the place of `prompt`, `cues`
                 and `num_variations`. The result's `stems` has each of them.
+            avoid_speech: off; report, which measures the result's `speech_seconds`; or retry, which
+                also draws other seeds while there is speech, and returns the cleanest sounds.
+            max_retries: how often other seeds are drawn, 1 to 8; only with avoid_speech retry.
             trim: use the first 10 min of a longer clip instead of refusing it.
             on_progress: called after each step, of each clip; an error that it raises ends the
                 work.
@@ -426,6 +444,8 @@ class FoleyPipeline:
                 cues=cues,
                 layers=layers,
                 adapters=adapters,
+                avoid_speech=avoid_speech,
+                max_retries=max_retries,
             )
             for text in prompts
         ]
@@ -593,19 +613,21 @@ class FoleyPipeline:
                 while session.stage is Stage.ENCODE:
                     session.encode()
                 report(Progress(Stage.ENCODE, 1, 1))
-            # Clips of more windows take longer.
-            while running := [item for item in sessions if item.stage is Stage.SAMPLE]:
-                session = running[-1]
-                report(Progress(Stage.SAMPLE, min(item.step for item in running), num_steps))
-                parts = velocities([item.prepare_part() for item in running])
-                for item, velocity in zip(running, parts, strict=True):
-                    item.advance(velocity)
-            report(Progress(Stage.SAMPLE, num_steps, num_steps))
-            for session in sessions:
-                report(Progress(Stage.DECODE_AUDIO, 0, 1))
-                while session.stage is Stage.DECODE_AUDIO:
-                    session.decode()
-                report(Progress(Stage.DECODE_AUDIO, 1, 1))
+            # A session that avoids speech may sample again.
+            while left := [item for item in sessions if item.stage is not None]:
+                # Clips of more windows take longer.
+                while running := [item for item in left if item.stage is Stage.SAMPLE]:
+                    session = running[-1]
+                    report(Progress(Stage.SAMPLE, min(item.step for item in running), num_steps))
+                    parts = velocities([item.prepare_part() for item in running])
+                    for item, velocity in zip(running, parts, strict=True):
+                        item.advance(velocity)
+                report(Progress(Stage.SAMPLE, num_steps, num_steps))
+                for session in left:
+                    report(Progress(Stage.DECODE_AUDIO, 0, 1))
+                    while session.stage is Stage.DECODE_AUDIO:
+                        session.decode()
+                    report(Progress(Stage.DECODE_AUDIO, 1, 1))
         except torch.OutOfMemoryError as error:
             self.make_room()
             raise session.make_memory_error() from error

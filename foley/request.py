@@ -22,6 +22,7 @@ from foley.errors import ParameterError
 Solver = Literal["euler", "heun", "midpoint", "rk4", "ab2"]
 SOLVERS: tuple[Solver, ...] = get_args(Solver)
 Quality = Literal["reference", "balanced", "fast"]
+AvoidSpeech = Literal["off", "report", "retry"]
 AudioFormat = Literal["wav", "flac"]  # the sound alone
 AUDIO_FORMATS: tuple[AudioFormat, ...] = get_args(AudioFormat)
 Format = Literal["mp4", "mov", "mkv", "webm", "wav", "flac"]
@@ -344,6 +345,24 @@ class GenerationRequest(BaseModel):
                 )
         return value
 
+    avoid_speech: Annotated[
+        AvoidSpeech,
+        Field(
+            description="What becomes of speech that nobody asked for. report measures its seconds "
+            "in each sound. retry also draws other seeds while there is some, and returns the "
+            "cleanest sounds; `max_retries` limits it."
+        ),
+    ] = "off"
+    max_retries: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=8,
+            description="How often other seeds are drawn at most, with avoid_speech retry. Each "
+            "retry takes as long as the first attempt.",
+        ),
+    ] = 2
+
     @field_validator("cues", "layers", mode="before")
     @classmethod
     def _read_lists(cls, value: object, info: ValidationInfo) -> object:
@@ -371,6 +390,19 @@ class GenerationRequest(BaseModel):
         if all(layer.mute for layer in value):
             raise PydanticCustomError(
                 "silent", "have mute in each of them; leave it out of at least one"
+            )
+        return value
+
+    @field_validator("max_retries")
+    @classmethod
+    def _check_retries(cls, value: int, info: ValidationInfo) -> int:
+        given = info.data.get("avoid_speech", "retry")  # absent where it was refused itself
+        if given != "retry" and value != cls.model_fields["max_retries"].default:
+            raise PydanticCustomError(
+                "conflict",
+                "cannot be combined with avoid_speech {given}; use avoid_speech retry, or leave "
+                "it out",
+                {"given": given},
             )
         return value
 

@@ -13,7 +13,7 @@ same sound, because a piece depends on nothing but its own session.
 
 import time
 from collections.abc import Generator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -23,12 +23,13 @@ from foley.configs import SYNC_FPS, SYNC_SEGMENT_FRAMES, Preset
 from foley.denoise import Denoising, EvaluationPart
 from foley.errors import DeviceError, ModelError
 from foley.generation import Generation
-from foley.layers import mix_layers
+from foley.layers import list_heard, mix_layers
 from foley.models.adapters import AdapterSet
 from foley.models.dit import FoleyDiT
 from foley.models.transfer import upload
 from foley.request import AdapterUse, GenerationRequest, Prompts
 from foley.sampling import choose_seeds, draw_noise, make_sigmas
+from foley.speech import measure_speech
 from foley.types import (
     ClipFacts,
     Conditions,
@@ -40,6 +41,22 @@ from foley.types import (
     split_frames,
 )
 from foley.windows import plan_decoding, plan_windows
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """A sound, and how it was made.
+
+    Attributes:
+        waveform: float32 [1, S].
+        seed: of its noise.
+        speech_seconds: in it; 0 where nobody asked.
+    """
+
+    waveform: Tensor
+    seed: int
+    speech_seconds: float
+
 
 _FADE_SAMPLES = 96  # 2 ms at 48 kHz
 
@@ -90,7 +107,7 @@ class Session:
         stage: the one that comes next; None when all are done.
         num_steps: solver steps from noise to sound.
         seeds: one for each variation; with layers, the one from which theirs count up.
-        layer_seeds: one for each layer.
+        num_retries: how often sampling has begun again, to avoid speech.
         timings: seconds from the start to the end of each stage that has ended, by name.
     """
 
@@ -106,10 +123,11 @@ class Session:
         self.num_steps = self._sampling.num_inference_steps
         drawn = choose_seeds(request.seed, request.num_sounds)
         self.seeds = drawn[:1] if request.layers else drawn
-        self.layer_seeds = tuple(
-            seed if layer.seed is None else layer.seed
-            for seed, layer in zip(drawn, request.layers, strict=False)
-        )
+        self.num_retries = 0
+        self._conditions: list[Conditions] | list[TextConditions] = []
+        self._made: list[_Attempt] = []  # of this attempt
+        self._speech_seconds = 0.0  # of the next sound
+        self._kept: list[_Attempt] = []  # of each sound, the one with the least speech
         self._adapters = model.select_adapters(request.adapters)
         self.timings: dict[str, float] = {}
         self._model = model
@@ -120,7 +138,6 @@ class Session:
         )
         self._path: Denoising | None = None
         self._latents: Tensor | None = None
-        self._waveforms: list[Tensor] = []
         self._pieces: list[Tensor] = []  # of the next waveform
         self._notices: tuple[str, ...] = ()
         self._began: float | None = None
@@ -171,7 +188,7 @@ class Session:
             torch.OutOfMemoryError: the device is full.
         """
         assert self._latents is not None
-        index = len(self._waveforms)
+        index = len(self._made)
         pieces = plan_decoding(self._latents.shape[-1])
         decoded, kept = pieces[len(self._pieces)]
         piece = self._model.decode(
@@ -185,17 +202,69 @@ class Session:
             first = hop * (kept.start - decoded.start)
             count = hop * (kept.stop - kept.start)
             self._pieces.append(piece[..., first : first + count].cpu())
+            self._measure_speech(self._pieces[-1])
             if len(self._pieces) < len(pieces):
                 return
             waveform, self._pieces = self._finish(torch.cat(self._pieces, -1)), []
         # Checked on the device: on the host it would cost a pass over 400,000 values.
         finite = waveform.isfinite().all()
-        self._waveforms.append(waveform.cpu())
+        made = waveform.cpu()
         if not finite:
             raise self._non_finite_error()
-        if len(self._waveforms) == self.request.num_sounds:
+        if len(pieces) == 1:
+            self._measure_speech(made)
+        self._made.append(_Attempt(made, self._list_sound_seeds()[index], self._speech_seconds))
+        self._speech_seconds = 0.0
+        if len(self._made) == self.request.num_sounds:
             self._latents = None
-            self._end_stage(None)
+            self._end_attempt()
+
+    def _measure_speech(self, piece: Tensor) -> None:
+        """Add the speech of a piece [1, 1, S] of a sound to that of the pieces before it."""
+        if self.request.avoid_speech != "off":
+            sample_rate = self._model.preset.vae.sample_rate
+            self._speech_seconds += measure_speech(piece[0], sample_rate)
+
+    def _end_attempt(self) -> None:
+        """Keep the sounds with the least speech, and try again if there is some left."""
+        pairs = zip(self._kept or self._made, self._made, strict=True)
+        self._kept = [min(pair, key=lambda sound: sound.speech_seconds) for pair in pairs]
+        self._made = []
+        has_speech = any(sound.speech_seconds for sound in self._kept)
+        if (
+            self.request.avoid_speech == "retry"
+            and has_speech
+            and self.num_retries < self.request.max_retries
+        ):
+            self.num_retries += 1
+            self._start_path()
+            self._end_stage(Stage.SAMPLE)
+            return
+        self._conditions = []
+        self._end_stage(None)
+
+    def _list_sound_seeds(self) -> tuple[int, ...]:
+        """Return the seeds of this attempt. Those that layers give themselves stay."""
+        count = self.request.num_sounds
+        drawn = choose_seeds(self.seeds[0] + self.num_retries * count, count)
+        return self._choose_layer_seeds(drawn) or drawn
+
+    def _choose_layer_seeds(self, drawn: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(
+            seed if layer.seed is None else layer.seed
+            for seed, layer in zip(drawn, self.request.layers, strict=False)
+        )
+
+    def _describe_speech(self) -> tuple[str, ...]:
+        """Return a sentence about each sound that was made more than once."""
+        if not self.num_retries:
+            return ()
+        what = "layer" if self.request.layers else "variation"
+        return tuple(
+            f"Of {self.num_retries + 1} attempts to make {what} {number}, that of seed "
+            f"{sound.seed} has the least speech: {sound.speech_seconds:.2f} s."
+            for number, sound in enumerate(self._kept, start=1)
+        )
 
     def _finish(self, waveform: Tensor) -> Tensor:
         """Return the waveform without the sound of the padding."""
@@ -212,25 +281,34 @@ class Session:
     def result(self) -> Generation:
         """Return the sounds; call when `stage` is None."""
         assert self.stage is None
+        seeds = tuple(sound.seed for sound in self._kept)
+        is_measured = self.request.avoid_speech != "off"
+        speech = tuple(sound.speech_seconds for sound in self._kept if is_measured)
+        sample_rate = self._model.preset.vae.sample_rate
         generation = Generation(
-            waveforms=torch.cat(self._waveforms),
-            sample_rate=self._model.preset.vae.sample_rate,
-            seeds=self.seeds,
+            waveforms=torch.cat([sound.waveform for sound in self._kept]),
+            sample_rate=sample_rate,
+            seeds=seeds,
             timings=self.timings,
-            notices=self._notices,
             trimmed=self._find_facts().trimmed,
             model=self._model.preset.name,
             request=self.request,
+            notices=(*self._notices, *self._describe_speech()),
+            speech_seconds=speech,
         )
         if not self.request.layers:
             return generation
-        mixed = mix_layers(generation.waveforms, self.request.layers)
+        layers = self.request.layers
+        mixed = mix_layers(generation.waveforms, layers)
         return replace(
             generation,
             waveforms=mixed.mix[None],
             stems=mixed.stems,
-            layer_seeds=self.layer_seeds,
-            notices=(*self._notices, *mixed.notices),
+            seeds=self.seeds,
+            layer_seeds=seeds,
+            speech_seconds=(max(speech[i] for i in list_heard(layers)),) if speech else (),
+            layer_speech_seconds=speech,
+            notices=(*generation.notices, *mixed.notices),
         )
 
     def make_memory_error(self) -> DeviceError:
@@ -244,9 +322,16 @@ class Session:
     def _start_sampling(self, layers: list[Conditions] | list[TextConditions]) -> None:
         notices = (notice for layer in layers for notice in layer.notices)
         self._notices = (*self._find_facts().notices, *dict.fromkeys(notices))
+        self._conditions = layers
+        self._start_path()
+        self._end_stage(Stage.SAMPLE)
+
+    def _start_path(self) -> None:
+        """Draw the noise of this attempt."""
+        layers = self._conditions
         model, request = self._model, self.request
         num_latents = layers[0].num_latents
-        noise = draw_noise(self.layer_seeds or self.seeds, model.preset.dit.latent_dim, num_latents)
+        noise = draw_noise(self._list_sound_seeds(), model.preset.dit.latent_dim, num_latents)
         self._path = Denoising(
             model.dit,
             layers,
@@ -258,7 +343,6 @@ class Session:
             windows=plan_windows(num_latents),
             adapters=self._adapters,
         )
-        self._end_stage(Stage.SAMPLE)
 
     def _end_stage(self, following: Stage | None) -> None:
         if self._model.device.type == "cuda":
@@ -266,7 +350,8 @@ class Session:
         assert self._began is not None
         assert self.stage is not None
         now = time.perf_counter()
-        self.timings[self.stage], self._began = now - self._began, now
+        self.timings[self.stage] = self.timings.get(self.stage, 0.0) + now - self._began
+        self._began = now
         self.stage = following
 
     def _non_finite_error(self) -> ModelError:

@@ -73,6 +73,8 @@ class RunnerResult(BaseModel):
     Attributes:
         seeds: one for each waveform.
         layer_seeds: one for each layer.
+        speech_seconds: in each waveform, where it was asked for.
+        layer_speech_seconds: in each layer, where it was asked for.
         sample_rate: Hz.
         duration_seconds: of each waveform.
         timings: seconds of each stage in the runner, in order.
@@ -83,6 +85,8 @@ class RunnerResult(BaseModel):
 
     seeds: tuple[int, ...]
     layer_seeds: tuple[int, ...] = ()
+    speech_seconds: tuple[float, ...] = ()
+    layer_speech_seconds: tuple[float, ...] = ()
     sample_rate: int
     duration_seconds: float
     timings: dict[str, float]

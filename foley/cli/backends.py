@@ -64,6 +64,7 @@ class ClipResult:
         paths: one file for each variation.
         seeds: the seed of each variation.
         stems: one file for each layer.
+        speech_seconds: in each variation, where it was asked for.
         layer_seeds: the seed of each layer.
         duration_seconds: length of each sound.
         seconds: wall time, including the transfer to and from a service.
@@ -80,6 +81,7 @@ class ClipResult:
     notices: tuple[str, ...]
     loudness: tuple[LoudnessReport, ...] = ()
     stems: tuple[Path, ...] = ()
+    speech_seconds: tuple[float, ...] = ()
     layer_seeds: tuple[int, ...] = ()
 
 
@@ -255,6 +257,7 @@ class LocalBackend:
             notices=(*generation.notices, *(notice for file in files for notice in file.notices)),
             loudness=tuple(file.loudness for file in files if file.loudness),
             stems=tuple(file.path for file in stems),
+            speech_seconds=generation.speech_seconds,
             layer_seeds=generation.layer_seeds,
         )
 
@@ -418,6 +421,9 @@ class ServerBackend:
             notices=result.notices,
             loudness=tuple(file.loudness for file in chosen if file.loudness),
             stems=tuple(stems),
+            speech_seconds=tuple(
+                file.speech_seconds for file in chosen if file.speech_seconds is not None
+            ),
             layer_seeds=tuple(file.seed for file in layers),
         )
 

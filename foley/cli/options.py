@@ -16,7 +16,7 @@ from foley.errors import ParameterError
 from foley.marks.mark import Marks, load_marks
 from foley.mix import Channels, MixOptions, OriginalSound
 from foley.quiet import silence_imports
-from foley.request import GenerationRequest, Quality, Solver, parse_adapter_use
+from foley.request import AvoidSpeech, GenerationRequest, Quality, Solver, parse_adapter_use
 
 if TYPE_CHECKING:
     from foley.pipeline import FoleyPipeline
@@ -119,6 +119,17 @@ class SoundOptions:
             '(1 without one): "glass:0.8". May be repeated.',
         ),
     ] = ()
+
+    avoid_speech: Annotated[
+        AvoidSpeech,
+        Parameter(
+            help="Measure speech that nobody asked for (report), or also draw other seeds while "
+            "there is some (retry)."
+        ),
+    ] = _DEFAULTS.avoid_speech
+    max_retries: Annotated[int, Parameter(help="How often, with --avoid-speech retry; 1 to 8.")] = (
+        _DEFAULTS.max_retries
+    )
 
     def parse(self) -> GenerationRequest:
         """Return the options as a request.

@@ -73,6 +73,8 @@ class Report:
             self.console.print(f"{task.name}: {summary}, seed {seed}")
         for number, seed in enumerate(result.layer_seeds, start=1):
             self.console.print(f"{task.name}: layer {number}, seed {seed}")
+        for seconds in result.speech_seconds:
+            self.console.print(f"{task.name}: {seconds:.2f} s of speech")
         for report in result.loudness:
             self.console.print(f"{task.name}: {_describe_loudness(report)}")
         if task.to_stdout:
@@ -86,6 +88,8 @@ class Report:
                 {"path": str(path), "seed": seed}
                 for path, seed in zip(result.stems, result.layer_seeds, strict=True)
             ]
+            for file, seconds in zip(files, result.speech_seconds, strict=False):
+                file["speech_seconds"] = round(seconds, 3)
             for file, report in zip(files, result.loudness, strict=False):
                 file["loudness"] = report.model_dump(exclude_none=True)
             _write_json(

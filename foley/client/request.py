@@ -15,6 +15,7 @@ from foley.mix import Channels, MixOptions, OriginalSound
 from foley.request import (
     AdapterUse,
     AudioFormat,
+    AvoidSpeech,
     Cue,
     Format,
     GenerationRequest,
@@ -50,6 +51,8 @@ class RequestOptions(TypedDict, total=False):
     cues: Sequence[Cue | Mapping[str, object]]  # prompts for ranges of time
     layers: Sequence[Layer | Mapping[str, object]]  # sounds that are mixed
     adapters: Sequence[AdapterUse | Mapping[str, object]]  # that change the model
+    avoid_speech: AvoidSpeech  # measure speech, or draw other seeds while there is some
+    max_retries: int  # with avoid_speech retry
     original_sound: OriginalSound  # what becomes of the clip's own sound; drop by default
     original_gain_db: float
     duck_depth_db: float

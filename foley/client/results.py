@@ -45,6 +45,7 @@ class RemoteFile(RemoteObject):
         num_bytes: the size.
         url: the path below the service's address.
         loudness: as measured, where an option of the mix was given.
+        speech_seconds: in the sound, where `avoid_speech` asked for it.
     """
 
     variation: int
@@ -55,6 +56,7 @@ class RemoteFile(RemoteObject):
     url: str
     loudness: LoudnessReport | None = None
     layer: int | None = None
+    speech_seconds: float | None = None
 
     @property
     def name(self) -> str:

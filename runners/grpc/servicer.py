@@ -204,6 +204,7 @@ async def _send_result(result: JobResult, context: grpc.aio.ServicerContext) -> 
             File(
                 variation=file.variation,
                 layer=file.layer,
+                speech_seconds=file.speech_seconds,
                 seed=file.seed,
                 format=file.container,
                 media_type=MEDIA_TYPES[file.container],

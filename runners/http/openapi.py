@@ -34,6 +34,8 @@ HEADERS = {
     "X-Foley-Notices": "Sentences about what was done to the clip, as a JSON list.",
     "X-Foley-Loudness": "Loudness and true peak of each file, before and after, as a JSON list. "
     "Sent where an option of the mix was given.",
+    "X-Foley-Speech-Seconds": "Seconds of speech in each file, separated by commas. Sent where "
+    "`avoid_speech` is not off.",
     "X-Request-Id": "Id of the request: the caller's own X-Request-Id, or a new one.",
 }
 PROBES = {

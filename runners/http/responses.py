@@ -46,6 +46,7 @@ def describe_file(file: OutputFile) -> dict[str, Any]:
         "seed": file.seed,
         "format": file.container,
         "media_type": MEDIA_TYPES[file.container],
+        **({} if file.speech_seconds is None else {"speech_seconds": file.speech_seconds}),
         "bytes": file.path.stat().st_size,
         **({"loudness": file.loudness.model_dump(exclude_none=True)} if file.loudness else {}),
     }

@@ -49,6 +49,10 @@ RESULT_FILE: Schema = {
         "bytes": INTEGER,
         "url": {**TEXT, "description": "Path of the file; ranges are served."},
         "loudness": LOUDNESS,
+        "speech_seconds": {
+            **NUMBER,
+            "description": "How much of the sound is speech, where `avoid_speech` asked for it.",
+        },
     },
 }
 EVENTS: dict[str, Schema] = {

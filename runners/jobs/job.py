@@ -72,7 +72,7 @@ class GenerationOptions(MixOptions, GenerationRequest):
         ),
     ] = "interactive"
 
-    @field_validator("num_inference_steps", "seed", "num_variations", mode="before")
+    @field_validator("num_inference_steps", "seed", "num_variations", "max_retries", mode="before")
     @classmethod
     def _check_integer(cls, value: object) -> object:
         # Pydantic reads 1_0 and 1.0 too. Both look like slips, so they are refused.

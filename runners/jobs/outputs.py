@@ -20,6 +20,7 @@ class OutputFile:
         container: mp4, mov, mkv, webm, wav or flac; mkv or mov where the one asked for cannot
             hold the clip's picture.
         loudness: as measured, where an option of the mix was given: a `LoudnessReport`.
+        speech_seconds: in the sound, where `avoid_speech` asked for it.
     """
 
     variation: int
@@ -28,6 +29,7 @@ class OutputFile:
     container: str
     loudness: LoudnessReport | None = None
     layer: int | None = None
+    speech_seconds: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +62,9 @@ class JobResult:
         measured = [
             file.loudness.model_dump(exclude_none=True) for file in self.files if file.loudness
         ]
+        speech = [
+            f"{file.speech_seconds:g}" for file in self.files if file.speech_seconds is not None
+        ]
         durations = (f"{stage};dur={1000 * seconds:.1f}" for stage, seconds in self.timings.items())
         return {
             "X-Foley-Seed": ", ".join(str(seed) for seed in self.seeds),
@@ -68,6 +73,7 @@ class JobResult:
             "Server-Timing": ", ".join(durations),
             "X-Foley-Model": self.preset,
             "X-Foley-Notices": json.dumps(self.notices),
+            **({"X-Foley-Speech-Seconds": ", ".join(speech)} if speech else {}),
             **({"X-Foley-Loudness": json.dumps(measured)} if measured else {}),
         }
 

@@ -236,6 +236,7 @@ class GenerationService:
                 variation=variation,
                 layer=file.get("layer"),
                 seed=result.layer_seeds[file["layer"] - 1] if "layer" in file else seed,
+                speech_seconds=_find_speech(result, variation, file.get("layer")),
                 path=job.folder / file["name"],
                 container=file["container"],
                 loudness=LoudnessReport(**file["loudness"]) if file["loudness"] else None,
@@ -280,6 +281,12 @@ class GenerationService:
             "max_cpu_seconds": self._settings.decode_cpu_seconds,
             "codecs": self._settings.video_codecs.split(","),
         }
+
+
+def _find_speech(result: RunnerResult, variation: int, layer: int | None) -> float | None:
+    """Return the seconds of speech in a variation or a layer; None where nobody asked."""
+    seconds = result.speech_seconds if layer is None else result.layer_speech_seconds
+    return round(seconds[(layer or variation) - 1], 3) if seconds else None
 
 
 def _announce_no_frames(duration_seconds: float, folder: Path) -> None:

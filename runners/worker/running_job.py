@@ -32,6 +32,7 @@ class RunningJob(ScheduledJob):
         frames: of a long clip, as they are handed on; None for others.
         session: the state of its generation, from its first action until it leaves.
         failure: the error with which it leaves early.
+        num_retries: of the session, as the scheduler knows them.
     """
 
     request: RunnerRequest
@@ -40,6 +41,7 @@ class RunningJob(ScheduledJob):
     frames: HandedFrames | None = field(default=None, init=False)
     session: "Session | None" = field(default=None, init=False)
     failure: Exception | None = field(default=None, init=False)
+    num_retries: int = field(default=0, init=False)
     _result: RunnerResult | None = field(default=None, init=False)
     _queue_seconds: float = field(default=0.0, init=False)
     _last_update: ProgressUpdate | None = field(default=None, init=False)
@@ -142,11 +144,20 @@ class RunningJob(ScheduledJob):
         self._result = RunnerResult(
             seeds=generation.seeds,
             layer_seeds=generation.layer_seeds,
+            speech_seconds=generation.speech_seconds,
+            layer_speech_seconds=generation.layer_speech_seconds,
             sample_rate=generation.sample_rate,
             duration_seconds=generation.duration_seconds,
             timings={Stage.QUEUE: self._queue_seconds, **generation.timings},
             notices=generation.notices,
         )
+
+    def note_retry(self) -> bool:
+        """Return whether the session has begun to sample again since the last call."""
+        before = self.num_retries
+        if self.session is not None:
+            self.num_retries = self.session.num_retries
+        return self.num_retries > before
 
     def conclude(self) -> None:
         """Set the outcome, after the job has left the scheduler."""

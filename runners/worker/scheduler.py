@@ -29,7 +29,7 @@ rules, in order:
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Literal, TypeVar, get_args
 
@@ -329,12 +329,15 @@ class Scheduler(Generic[JobT]):
                 job.executing, job.device = True, device
         return action
 
-    def complete(self, action: Action[JobT], seconds: float) -> list[JobT]:
+    def complete(
+        self, action: Action[JobT], seconds: float, restarted: Collection[JobT] = ()
+    ) -> list[JobT]:
         """End an action.
 
         Args:
             action: of `next`.
             seconds: that it took, more than 0.
+            restarted: those of its requests that sample from the beginning now.
 
         Returns:
             Its requests that have left: finished, or dropped meanwhile.
@@ -346,6 +349,8 @@ class Scheduler(Generic[JobT]):
         for job in action.jobs:
             job.executing = False
             job.done[action.kind] += 1
+            if job in restarted:
+                job.done[Stage.SAMPLE] = job.done[Stage.DECODE_AUDIO] = 0
             part = seconds * units[job] / total
             self._served[job.priority] += part / SHARES[job.priority]
             self._served_owner[job.owner] += part

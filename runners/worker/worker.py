@@ -348,7 +348,8 @@ class Worker:
             elif job.frames is not None and action.kind is Stage.ENCODE:
                 assert self._compute_size is not None
                 job.measure_frames(self._compute_size)
-        left = self._scheduler.complete(action, seconds)
+        restarted = [job for job in failures if job.note_retry()]
+        left = self._scheduler.complete(action, seconds, restarted)
         for job in left:
             job.session = None
         if left:

@@ -149,9 +149,11 @@ def test_variations_are_numbered_and_audio_alone_is_written(
 def test_layers_are_written_beside_their_mix(foley: RunFoley, tmp_path: Path) -> None:
     out = tmp_path / "out.wav"
     options = ("--layer", "wind", "--layer", '{"prompt": "taps", "seed": 9}', "--seed", 7)
-    result = foley("generate", "--seconds", 1, "-o", out, *options, *FAST, "--json")
+    report = ("--json", "--avoid-speech", "report")
+    result = foley("generate", "--seconds", 1, "-o", out, *options, *FAST, *report)
     assert result.returncode == 0, result.stderr
     made = json.loads(result.stdout)
+    assert made["files"][0]["speech_seconds"] >= 0
     assert [(Path(file["path"]).name, file["seed"]) for file in made["files"]] == [("out.wav", 7)]
     layers = [(Path(file["path"]).name, file["seed"]) for file in made["layers"]]
     assert layers == [("out-layer-1.wav", 7), ("out-layer-2.wav", 9)]

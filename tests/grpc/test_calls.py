@@ -207,19 +207,28 @@ def test_the_callers_id_is_kept(
 
 def test_a_mix_is_described_with_its_loudness(stub: FoleyServiceStub, voiced_clip: bytes) -> None:
     answer = generate(
-        stub, voiced_clip, num_inference_steps=1, original_sound="duck", loudness_lufs=-30
+        stub,
+        voiced_clip,
+        num_inference_steps=1,
+        original_sound="duck",
+        loudness_lufs=-30,
+        avoid_speech="report",
     )
     assert answer.result is not None
     (file,) = answer.result.files
     assert file.loudness.after.integrated_lufs == pytest.approx(-30, abs=0.1)
     assert file.loudness.before.HasField("true_peak_dbtp")
+    assert file.HasField("speech_seconds")
+    assert not file.HasField("layer")
 
 
 def test_the_options_are_the_fields_of_the_form() -> None:
     fields = GenerateOptions.DESCRIPTOR.fields
     assert {field.name for field in fields} == set(GenerationOptions.model_fields)
     assert all(
-        field.has_presence for field in fields if field.name not in ("also", "cues", "layers")
+        field.has_presence
+        for field in fields
+        if field.name not in ("also", "cues", "layers", "adapters")
     )  # lists
 
 

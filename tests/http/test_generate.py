@@ -274,7 +274,12 @@ def test_cues_are_heard_and_one_after_the_end_is_refused(server: Server, short_c
 def test_layers_come_with_their_mix_and_sum_to_it(server: Server, short_clip: bytes) -> None:
     layers = [{"prompt": "wind", "pan": -1, "gain_db": 6}, {"prompt": "taps", "seed": 5}]
     response = server.generate(
-        short_clip, layers=json.dumps(layers), seed=1, num_inference_steps=1, also="wav"
+        short_clip,
+        layers=json.dumps(layers),
+        seed=1,
+        num_inference_steps=1,
+        also="wav",
+        avoid_speech="report",
     )
     assert response.status_code == 200, response.text
     assert response.headers["x-foley-seed"] == "1"
@@ -286,6 +291,8 @@ def test_layers_come_with_their_mix_and_sum_to_it(server: Server, short_clip: by
         ("foley-1-layer-1.wav", 1, 1),
         ("foley-1-layer-2.wav", 2, 5),
     ]
+    measured = [f"{file['speech_seconds']:g}" for file in files]
+    assert measured == response.headers["x-foley-speech-seconds"].split(", ")
     mix, *stems = (samples(archive.read(file["file"])) for file in files[1:])
     assert np.abs(mix - sum(stems)).max() < 3 / 2**23  # each is rounded to 24 bits
     assert packets(archive.read("foley-1.mp4"), "video") == packets(short_clip, "video")

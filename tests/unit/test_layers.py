@@ -69,7 +69,9 @@ def test_stems_sum_to_a_mix_that_never_passes_the_ceiling(
         assert max(peaks) == pytest.approx(CEILING, rel=1e-4) or gains[0] == pytest.approx(1)
 
 
-def test_a_peak_between_the_samples_counts() -> None:
+@pytest.mark.parametrize("piece", [2**20, 1000])
+def test_a_peak_between_the_samples_counts(piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("foley.layers._PIECE", piece)
     # Samples of a sine at a quarter of the rate, 45 degrees off its peaks, as the standard has it.
     sine = torch.sin(torch.arange(4800) * torch.pi / 2 + torch.pi / 4)
     assert sine.abs().max().item() == pytest.approx(0.707, abs=0.001)

@@ -48,6 +48,7 @@ from runners.worker.scheduler import Budget, Kind
 from runners.worker.startup import freeze_gc
 from runners.worker.worker import Worker
 from tests.patience import scale, wait_until
+from tests.speech import babble
 from tests.toys import toy_components, toy_frames, toy_pipeline
 
 STEPS = 3
@@ -177,6 +178,34 @@ def test_the_worker_saves_waveforms_and_describes_them(
     alone = toy_pipeline().generate(toy_frames(16, seed=ord("a")), asked.options)
     # Measured: equal.
     torch.testing.assert_close(load_waveforms(asked.path), alone.waveforms, rtol=0, atol=1e-5)
+
+
+def test_a_request_that_avoids_speech_samples_again_beside_another(
+    gate: Gate, job: Callable[..., RunnerRequest]
+) -> None:
+    class SpeakingPipeline(FoleyPipeline):
+        """A model whose every sound is speech."""
+
+        def decode(self, latents: torch.Tensor) -> torch.Tensor:
+            voice = babble(960 * latents.shape[-1] / 48_000 + 0.01)[: 960 * latents.shape[-1]]
+            return torch.from_numpy(voice)[None, None]
+
+    worker = start(pipeline=SpeakingPipeline(toy_components(), torch.device("cpu")))
+    gate.open()
+    updates: list[ProgressUpdate] = []
+    try:
+        asked = job("a", seed=4, avoid_speech="retry", max_retries=2)
+        retried, other = submit(worker, asked, updates.append), submit(worker, job("b"))
+        made = retried.result(scale(20))
+        assert other.result(scale(20)).seeds == (ord("b"),)
+    finally:
+        end(worker, gate)
+    assert made.seeds == (4,)  # no attempt is cleaner
+    assert made.speech_seconds[0] > 0.3
+    assert "Of 3 attempts" in made.notices[-1]
+    steps = [update.step for update in updates if update.stage is Stage.SAMPLE]
+    assert steps.count(STEPS - 1) == 3
+    assert load_waveforms(asked.path).shape == (1, 1, 30_720)
 
 
 def test_a_request_without_a_clip_needs_no_frames(
