@@ -25,8 +25,8 @@ from foley.models.context import DiTContext
 from foley.models.vae import FoleyVAE, build_vae
 from foley.sampling import SolverPoint, guide, integrate, make_sigmas
 from foley.session import fade
+from foley.tuning.analysis import LATENT_DIM, SAMPLE_RATE, Analysis, append_noise
 from training import clips, judge, labels, text
-from training.analysis import LATENT_DIM, SAMPLE_RATE, Analysis, append_noise
 from training.features import PAD, FrozenEncoders, PromptTokenizer
 from training.flow import FlowModel
 from training.materials import MATERIALS

@@ -12,7 +12,7 @@ from foley.configs import SYNC_SEGMENT_FRAMES, SYNC_SEGMENT_STRIDE
 from foley.models.dit import FoleyDiT, build_dit
 from foley.models.embeddings import SYNC_POSITIONS
 from foley.models.encoders import build_text_encoder
-from training.analysis import ACTIVE, LATENT_DIM
+from foley.tuning.analysis import ACTIVE, LATENT_DIM
 from training.features import PAD
 from training.settings import TRAINED
 

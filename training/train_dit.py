@@ -20,8 +20,8 @@ from foley.gpu.placement import to_device
 from foley.media.clock import num_latents
 from foley.models.encoders import build_vision_encoder
 from foley.models.synchformer import build_synchformer, count_segments
+from foley.tuning.analysis import ACTIVE, Analysis
 from training import clips, text
-from training.analysis import ACTIVE, Analysis
 from training.distributed import ProcessGroup
 from training.fast import RecordedSteps, use_fast_kernels
 from training.features import (

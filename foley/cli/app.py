@@ -15,6 +15,7 @@ from foley.cli.info import info
 from foley.cli.inspect import inspect
 from foley.cli.jobs import app as jobs
 from foley.cli.serve import serve
+from foley.cli.train import train
 from foley.cli.webhooks import app as webhooks
 from foley.errors import FoleyError, ParameterError, RequestError, UnauthorizedError
 from foley.version import __version__
@@ -64,6 +65,7 @@ app.command(info)
 app.command(doctor)
 app.command(convert)
 app.command(serve)
+app.command(train)
 app.register_install_completion_command()
 
 

@@ -16,6 +16,7 @@ from foley.models.adapters import (
     Groups,
     Kind,
     SetKey,
+    allocate_stacks,
     find_kind,
     list_layers,
     round_rank,
@@ -114,15 +115,11 @@ class AdapterStacks:
         batch = self._kept.pop(signature, None)
         if batch is None:
             self._shapes = self._shapes or list_layers(self._dit)
+            stops = {kind: _find_stops(groups[kind], like) for kind in STEP_KINDS}
             batch = AdapterBatch(
-                sets,
-                {name: self._shapes[name] for name in names},
-                {
-                    kind: Groups(starts[kind], tuple(groups[kind]), _find_stops(groups[kind], like))
-                    for kind in STEP_KINDS
-                },
-                _find_borders(clips, like),
-                like,
+                allocate_stacks(sets, {name: self._shapes[name] for name in names}, like),
+                {k: Groups(starts[k], tuple(groups[k]), stops[k]) for k in STEP_KINDS},
+                find_borders(clips, like.device),
             )
         batch.fill(sets)
         self._kept[signature] = batch  # the last one used is the last one
@@ -140,9 +137,14 @@ def _find_stops(lengths: Sequence[int], like: Tensor) -> Tensor:
     return upload(stops, like.device)
 
 
-def _find_borders(clips: Sequence[int], like: Tensor) -> tuple[Tensor, Tensor]:
-    """Return whether each token is the first, and the last, of its clip, bool [N, 1] each."""
-    stops = torch.tensor(list(itertools.accumulate(clips)))
+def find_borders(clip_lengths: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return whether each token is the first, and the last, of its clip, bool [N, 1] each.
+
+    Args:
+        clip_lengths: audio tokens of each clip, in order.
+        device: of the result.
+    """
+    stops = torch.tensor(list(itertools.accumulate(clip_lengths)))
     first, last = (torch.zeros(int(stops[-1]), 1, dtype=torch.bool) for _ in range(2))
-    first[stops - torch.tensor(clips)], last[stops - 1] = True, True
-    return upload(first, like.device), upload(last, like.device)
+    first[stops - torch.tensor(clip_lengths)], last[stops - 1] = True, True
+    return upload(first, device), upload(last, device)

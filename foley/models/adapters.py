@@ -152,32 +152,21 @@ class AdapterBatch:
     A stack's memory stays where it is when other sets come, so that CUDA graphs can read it.
 
     Args:
-        sets: of each group, in order.
-        layers: that are changed; the inputs, outputs and taps of each, see `list_layers`.
+        stacks: of each layer, with a leading G.
         groups: of each kind of tokens that these layers see.
         borders: bool [N, 1] each, whether an audio token is its clip's first or last, from the
-            first one with adapters on; None without layers of audio tokens.
-        like: a tensor on the device and in the dtype of the layers.
+            first one with adapters on; None without convolutions.
     """
 
     def __init__(
         self,
-        sets: Sequence[AdapterSet],
-        layers: Mapping[str, tuple[int, int, int]],
+        stacks: Mapping[str, LowRank],
         groups: Mapping[Kind, Groups],
         borders: tuple[Tensor, Tensor] | None,
-        like: Tensor,
     ) -> None:
-        self._groups, self._borders = groups, borders
-        rank = round_rank(max(s.rank for s in sets))
-        self._stacks = {
-            name: LowRank(
-                like.new_zeros(len(sets), inputs, taps, rank), like.new_zeros(len(sets), rank, out)
-            )
-            for name, (inputs, out, taps) in layers.items()
-        }
-        self._keys: list[object] = [None] * len(sets)
-        self.fill(sets)
+        self._stacks, self._groups, self._borders = stacks, groups, borders
+        num_groups = max(len(stack.up) for stack in stacks.values())
+        self._keys: list[SetKey | None] = [None] * num_groups
 
     @classmethod
     def whole(cls, adapters: AdapterSet, dit: nn.Module, like: Tensor) -> "AdapterBatch | None":
@@ -186,14 +175,16 @@ class AdapterBatch:
         Args:
             adapters: of the only request.
             dit: a `FoleyDiT`.
-            like: as for the class.
+            like: a tensor on the device and in the dtype of the layers.
         """
         shapes = list_layers(dit)
         wanted = [name for name in adapters.list_layers() if find_kind(name) in _WHOLE_KINDS]
         if not wanted:
             return None
-        groups = dict.fromkeys(_WHOLE_KINDS, Groups(0, None, None))
-        return cls([adapters], {name: shapes[name] for name in wanted}, groups, None, like)
+        stacks = allocate_stacks([adapters], {name: shapes[name] for name in wanted}, like)
+        batch = cls(stacks, dict.fromkeys(_WHOLE_KINDS, Groups(0, None, None)), None)
+        batch.fill([adapters])
+        return batch
 
     def fill(self, sets: Sequence[AdapterSet]) -> None:
         """Put other sets into the places; a place whose set stays is left alone.
@@ -259,6 +250,25 @@ class AdapterBatch:
             x: [N, C], its inputs.
         """
         product[self._groups[find_kind(name)].start :] += self.compute(name, x)
+
+
+def allocate_stacks(
+    sets: Sequence[AdapterSet], layers: Mapping[str, tuple[int, int, int]], like: Tensor
+) -> dict[str, LowRank]:
+    """Return stacks of zeros with a place for each set, by the layer's name.
+
+    Args:
+        sets: of each group, in order.
+        layers: that are changed; the inputs, outputs and taps of each, see `list_layers`.
+        like: a tensor on the device and in the dtype of the layers.
+    """
+    rank = round_rank(max(s.rank for s in sets))
+    return {
+        name: LowRank(
+            like.new_zeros(len(sets), inputs, taps, rank), like.new_zeros(len(sets), rank, out)
+        )
+        for name, (inputs, out, taps) in layers.items()
+    }
 
 
 def round_rank(rank: int) -> int:

@@ -34,6 +34,7 @@ ELSEWHERE = {
     'foley bulk "clips': "as foley bulk clips/",
     "foley bulk s3://": "as foley bulk clips/",
     "foley download": "tests/weights: needs a network",
+    "foley train": "tests/tuning: needs clips with their own sound",
     "foley generate clip.mp4 --adapters": "tests/cli: needs an adapter",
     "foley convert": "tests/weights: needs official weights",
     "foley generate - ": "tests/cli: the result is standard output",

@@ -12,10 +12,10 @@ from foley.models.layers import TokenConv
 from foley.models.rope import RotaryTable, rotate
 from foley.models.synchformer import build_synchformer
 from foley.sampling import integrate, make_sigmas
+from foley.tuning.analysis import ACTIVE, Analysis
 from foley.weights.loading import load_components
 from foley.weights.selection import EMBEDDED_WEIGHTS
 from training import clips, export, judge
-from training.analysis import ACTIVE, Analysis
 from training.fast import convolve_as_product, rotate_as_complex
 from training.flow import FlowModel, align_sync_tokens, compute_losses
 from training.optimizers import MuonAndAdamW, PlainAdamW, orthogonalise

@@ -70,6 +70,14 @@ ALLOWED: dict[str, set[str]] = {
         "foley.session",
         "foley.weights/",
     },
+    "foley.tuning/": BASE
+    | {
+        "foley.generation",
+        "foley.media/",
+        "foley.models/",
+        "foley.pipeline",
+        "foley.weights/",
+    },
     "foley": BASE | {"foley.generation", "foley.pipeline"},
     "foley.bulk": BASE,
     "foley.storage": BASE,
@@ -86,6 +94,7 @@ ALLOWED: dict[str, set[str]] = {
         "foley.models/",
         "foley.pipeline",
         "foley.storage",
+        "foley.tuning/",
         "foley.weights/",
     },
     # The server.
