@@ -239,12 +239,17 @@ def _exhausted_resource(error: BaseException | None) -> str:
             return "memory"
         if "can't allocate memory" in str(error):  # PyTorch's message, in a RuntimeError
             return "memory"
-        if number in (errno.ENOSPC, errno.EDQUOT):
+        # safetensors has the number in its text alone.
+        if number in (errno.ENOSPC, errno.EDQUOT) or _has_number(error, errno.ENOSPC, errno.EDQUOT):
             return "disk"
-        if number == errno.EFBIG:
+        if number == errno.EFBIG or _has_number(error, errno.EFBIG):
             return "file_size"
         error = error.__cause__ or error.__context__
     return ""
+
+
+def _has_number(error: BaseException, *numbers: int) -> bool:
+    return any(f"(os error {number})" in str(error) for number in numbers)
 
 
 def _is_folder_failure(error: FoleyError) -> bool:

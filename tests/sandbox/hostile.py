@@ -18,6 +18,7 @@ from typing import Any
 
 import av
 import torch
+from safetensors import SafetensorError
 
 from foley.errors import OutputError
 from runners.sandbox import fork_server, tasks
@@ -86,6 +87,13 @@ def fill_the_disk(_folder: Path) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
+def fill_the_disk_by_safetensors(_folder: Path) -> None:
+    # Its errors have no number. This is what it says on a full tmpfs.
+    raise SafetensorError(
+        "Error while serializing: I/O error: No space left on device (os error 28)"
+    )
+
+
 def exit_early(_folder: Path) -> None:
     os._exit(3)
 
@@ -111,8 +119,8 @@ WAYS: dict[str, Callable[[Path], None]] = {
     for way in (
         crash, take_memory_in_torch, take_memory_in_python, spin, write_large_file,
         raise_key_error, raise_type_error, raise_assertion_error, raise_foreign_ffmpeg_error,
-        be_killed, be_killed_once, crash_once, exit_early, fill_the_disk, refuse,
-        refuse_for_the_folder, ask_on_and_on,
+        be_killed, be_killed_once, crash_once, exit_early, fill_the_disk,
+        fill_the_disk_by_safetensors, refuse, refuse_for_the_folder, ask_on_and_on,
     )
 }  # fmt: skip
 

@@ -258,10 +258,13 @@ def test_a_child_that_dies_through_no_fault_of_the_clip_is_replaced_once(
     assert (tmp_path / "done").exists()
 
 
+@pytest.mark.parametrize("how", ["fill_the_disk", "fill_the_disk_by_safetensors"])
 @pytest.mark.parametrize("task", ["decode", "write"])
-def test_a_full_disk_is_no_fault_of_the_clip(hostile: Sandbox, tmp_path: Path, task: str) -> None:
+def test_a_full_disk_is_no_fault_of_the_clip(
+    hostile: Sandbox, tmp_path: Path, task: str, how: str
+) -> None:
     with pytest.raises(StorageFullError):
-        asyncio.run(hostile.run(task, tmp_path, how="fill_the_disk"))
+        asyncio.run(hostile.run(task, tmp_path, how=how))
 
 
 def check_server_error(
