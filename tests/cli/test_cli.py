@@ -29,6 +29,7 @@ from foley.request import GenerationRequest
 from foley.version import __version__
 from runners.process import find_free_ports
 from tests.adapters import write_random_adapter
+from tests.http.test_generate import packets
 from tests.media.clips import list_packets
 from tests.patience import wait_for_exit
 
@@ -100,7 +101,7 @@ def test_an_adapter_is_used_and_an_unknown_one_named(foley: RunFoley, tmp_path: 
         given = ("--adapters", adapters, *options)
         result = foley("generate", CLIP, "--seed", 7, "-o", out, *FAST, *given)
         assert result.returncode == 0, result.stderr
-        sounds.append(out.read_bytes())
+        sounds.append(packets(out.read_bytes(), "audio"))  # marks differ from file to file
     assert sounds[0] == sounds[1] != sounds[2]
     for given, message, code in (
         (("--adapter", "glass"), "there are rattle", 1),

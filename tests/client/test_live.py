@@ -27,6 +27,7 @@ from foley.errors import (
 from runners.http.responses import error_body
 from runners.http.sse import EventStream
 from runners.status import public_error
+from tests.http.test_generate import packets
 from tests.patience import is_within, scale
 from tests.server import Server
 
@@ -54,7 +55,7 @@ def test_layers_are_saved_beside_their_mix(client: FoleyClient, tmp_path: Path) 
     assert [file.layer for file in result.files] == [None, 1, 2]
     assert result.select_files("flac") == [result.files[0]]
     assert result.files[2].seed == 9
-    mix, alone = (client.read(file) for file in result.files[:2])
+    mix, alone = (packets(client.read(file), "audio") for file in result.files[:2])
     assert mix == alone
     with pytest.raises(ParameterError, match="output: is one file"):
         client.generate(None, layers=layers, duration_seconds=1, output=tmp_path / "a.wav")

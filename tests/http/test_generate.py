@@ -310,7 +310,10 @@ def test_an_adapter_changes_the_sound_and_an_unknown_one_is_refused(
         options = {"prompt": "wind", "seed": 1, "num_inference_steps": 1, "format": "wav"}
         return server.generate(short_clip, adapters=adapters, **options)
 
-    plain, zero, half = (send(text).content for text in ("", "rattle:0", '[{"name": "rattle"}]'))
+    plain, zero, half = (
+        packets(send(text).content, "audio")  # marks differ from file to file
+        for text in ("", "rattle:0", '[{"name": "rattle"}]')
+    )
     assert plain == zero != half
     refused = send("glass:1")
     assert refused.status_code == 422

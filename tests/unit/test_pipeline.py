@@ -72,7 +72,7 @@ def test_without_a_clip_the_prompt_decides_and_a_seed_repeats_its_sound() -> Non
         ),
         (
             {"prompt": " ", "duration_seconds": 1.0},
-            "duration_seconds: needs a prompt, which without a clip",
+            "duration_seconds: needs a prompt or layers, which without a clip",
         ),
     ],
 )
