@@ -191,6 +191,7 @@ def test_a_clip_that_cannot_be_used_fails_the_job_with_its_code(
 
 
 def test_jobs_are_listed_in_pages(server: Server, done: dict[str, Any]) -> None:
+    wait_for_end(server, accept(server, None, prompt="rain", duration_seconds=1, **FEW_STEPS))
     page = server.client.get("/v1/jobs", params={"limit": 1}).json()
     assert len(page["jobs"]) == 1
     assert page["next_offset"] == 1
