@@ -44,8 +44,8 @@ BUDGET = Budget(tokens=4 * 2 * 8 * LATENT_RATE)  # four clips of 8 s reach 92 % 
 PLACES = 16
 COLD_SECONDS, CACHED_SECONDS = 77.4, 20.5
 DATABASE_JOBS_PER_SECOND = 31.0
-# A worker takes the next job of the queue once it holds fewer than this. Two full evaluations are
-# enough to be busy, and leave the rest to whoever is free first.
+# A worker takes the next job of the queue once it holds fewer than this. Two full evaluations keep
+# it busy. More would wait here while another worker is free.
 HELD = 8
 BULK_SHARE = 0.2
 POLL_SECONDS = 15.0  # between two decisions of the autoscaler

@@ -431,7 +431,7 @@ class Settings(BaseSettings):
     marks_prompt: Annotated[
         bool,
         Field(
-            description="Whether marks hold prompts and cues too. Whoever has the file can then "
+            description="Whether marks hold prompts and cues too. Anyone with the file can then "
             "read them."
         ),
     ] = False

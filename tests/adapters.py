@@ -4,8 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from foley.denoise import Denoising, VelocityModel
 from foley.models.adapters import Adapter, LowRank, list_layers
 from foley.weights.adapters import write_adapter
 
@@ -43,3 +44,12 @@ def write_random_adapter(
     layers = draw_layers(dit, seed, rank)
     write_adapter(path, layers, base=base, rank=rank, metadata={}, dtype=torch.float32)
     return path
+
+
+def run_together(velocities: VelocityModel, paths: list[Denoising]) -> list[Tensor]:
+    """The latents of requests whose evaluations are made together."""
+    while running := [path for path in paths if path.point is not None]:
+        parts = velocities([path.prepare_part() for path in running])
+        for path, velocity in zip(running, parts, strict=True):
+            path.advance(velocity)
+    return [path.latents for path in paths if path.latents is not None]

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from foley.cli.option_files import read_option_file
 from foley.errors import ParameterError
 
 _NUMBER = r"\d+(?:\.\d*)?|\.\d+"
@@ -54,12 +55,7 @@ def read_cues(path: Path) -> list[CueText]:
         ParameterError: the file cannot be read, or has no cue.
     """
     suffix = path.suffix.lower()
-    try:
-        text = path.read_text("utf-8-sig")
-    except OSError as error:
-        raise ParameterError(f"--cues {path} cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise ParameterError(f"--cues {path} is not UTF-8; save it as that") from error
+    text = read_option_file(path, "--cues")
     if suffix == ".csv":
         cues = list(_read_csv(path, text))
     elif suffix in (".vtt", ".srt"):

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from foley.cli.option_files import read_option_file
 from foley.errors import ParameterError
 
 _EXAMPLE = '{"prompt": "rain", "gain_db": -6}'
@@ -35,12 +36,7 @@ def read_layers(path: Path) -> list[dict[str, Any]]:
     Raises:
         ParameterError: the file cannot be read, or holds no list of objects.
     """
-    try:
-        text = path.read_text("utf-8-sig")
-    except OSError as error:
-        raise ParameterError(f"--layers {path} cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise ParameterError(f"--layers {path} is not UTF-8; save it as that") from error
+    text = read_option_file(path, "--layers")
     layers = _read_json(text, f"--layers {path}")
     if not isinstance(layers, list) or not all(isinstance(layer, dict) for layer in layers):
         raise ParameterError(f"--layers {path} must hold a list of objects such as [{_EXAMPLE}]")

@@ -16,7 +16,7 @@ from foley.models.adapters import AdapterSet, Groups, add_hooks, multiply_groups
 from foley.models.dit import FoleyDiT, build_dit
 from foley.sampling import draw_noise, make_sigmas
 from foley.types import Conditions
-from tests.adapters import draw_adapter
+from tests.adapters import draw_adapter, run_together
 
 pytestmark = pytest.mark.needs_gpu
 CUDA = torch.device("cuda")
@@ -46,14 +46,6 @@ def start(dit: FoleyDiT, seed: int, adapters: AdapterSet | None, num_latents: in
     return Denoising(dit, conditions, noise, make_sigmas(6), guidance_scale=2.0, adapters=adapters)
 
 
-def run(velocities: VelocityModel, paths: list[Denoising]) -> list[Tensor]:
-    while running := [path for path in paths if path.point is not None]:
-        parts = velocities([path.prepare_part() for path in running])
-        for path, velocity in zip(running, parts, strict=True):
-            path.advance(velocity)
-    return [path.latents for path in paths if path.latents is not None]
-
-
 def place(adapters: AdapterSet, like: FoleyDiT) -> AdapterSet:
     """The same adapters on the GPU, weaker, in the layers' dtype."""
     members = []
@@ -79,12 +71,12 @@ def test_the_fused_step_and_its_graphs_give_what_the_modules_give(lengths: tuple
         AdapterSet(((first, 0.3), (second, 0.9))),
     ]
     wanted = [
-        run(VelocityModel(exact), [start(exact, seed, s and place(s, exact), length)])[0]
+        run_together(VelocityModel(exact), [start(exact, seed, s and place(s, exact), length)])[0]
         for seed, (s, length) in enumerate(zip(sets, lengths, strict=True))
     ]
     fused = VelocityModel(half, FusedStep(half, "bf16", PLAIN, CudaCapture()))
     for _ in range(2):  # the second time from the graph
-        made = run(
+        made = run_together(
             fused,
             [
                 start(half, seed, s and place(s, half), length)

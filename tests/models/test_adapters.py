@@ -24,7 +24,7 @@ from foley.models.adapters import (
 from foley.models.dit import FoleyDiT
 from foley.sampling import draw_noise, make_sigmas
 from foley.types import Conditions
-from tests.adapters import draw_adapter
+from tests.adapters import draw_adapter, run_together
 from tests.gpu.test_step_graphs import Recorder
 from tests.toys import toy_components
 
@@ -60,14 +60,6 @@ def start(
     )
 
 
-def run(velocities: VelocityModel, paths: list[Denoising]) -> list[Tensor]:
-    while running := [path for path in paths if path.point is not None]:
-        parts = velocities([path.prepare_part() for path in running])
-        for path, velocity in zip(running, parts, strict=True):
-            path.advance(velocity)
-    return [path.latents for path in paths if path.latents is not None]
-
-
 def merge(dit: FoleyDiT, adapters: AdapterSet) -> FoleyDiT:
     """A copy of the transformer whose weights hold the adapters: what they mean."""
     merged = copy.deepcopy(dit)
@@ -92,10 +84,10 @@ def test_an_adapter_does_what_its_product_in_the_weights_does(
     dit: FoleyDiT, num_latents: int
 ) -> None:
     adapters = AdapterSet(((draw_adapter(dit, "a", 1), 0.7), (draw_adapter(dit, "b", 2, 3), 0.4)))
-    (made,) = run(VelocityModel(dit), [start(dit, 0, adapters, num_latents)])
+    (made,) = run_together(VelocityModel(dit), [start(dit, 0, adapters, num_latents)])
     merged = merge(dit, adapters)
-    (expected,) = run(VelocityModel(merged), [start(merged, 0, None, num_latents)])
-    (plain,) = run(VelocityModel(dit), [start(dit, 0, None, num_latents)])
+    (expected,) = run_together(VelocityModel(merged), [start(merged, 0, None, num_latents)])
+    (plain,) = run_together(VelocityModel(dit), [start(dit, 0, None, num_latents)])
     torch.testing.assert_close(made, expected, rtol=0, atol=1e-5)  # measured: 1e-6
     assert (made - plain).abs().max() > 0.05
 
@@ -120,10 +112,10 @@ def test_in_any_mix_a_request_gives_what_it_gives_alone(
     ]
     requests = list(enumerate(zip(sets, lengths, strict=True)))
     alone = [
-        run(VelocityModel(dit), [start(dit, seed, adapters, length)])[0]
+        run_together(VelocityModel(dit), [start(dit, seed, adapters, length)])[0]
         for seed, (adapters, length) in requests
     ]
-    together = run(
+    together = run_together(
         VelocityModel(dit, step),
         [start(dit, seed, adapters, length) for seed, (adapters, length) in requests],
     )
@@ -141,19 +133,19 @@ def test_a_graph_serves_other_adapters_of_the_same_sizes() -> None:
     velocities = VelocityModel(dit, FusedStep(dit, "bf16", PLAIN, recorder))
     for seed in range(3):
         adapters = AdapterSet(((draw_adapter(dit, "a", seed), 1.0),))
-        (made,) = run(velocities, [start(dit, 0, adapters, num_steps=3)])
-        (expected,) = run(VelocityModel(dit), [start(dit, 0, adapters, num_steps=3)])
+        (made,) = run_together(velocities, [start(dit, 0, adapters, num_steps=3)])
+        (expected,) = run_together(VelocityModel(dit), [start(dit, 0, adapters, num_steps=3)])
         torch.testing.assert_close(made, expected, rtol=0, atol=1e-5)
     assert (recorder.captures, recorder.replays) == (1, 2 + 3 + 3)
-    run(velocities, [start(dit, 0, None, num_steps=3)])
+    run_together(velocities, [start(dit, 0, None, num_steps=3)])
     assert recorder.captures == 2  # without adapters there is less to do
 
 
 @torch.inference_mode()
 def test_a_request_without_adapters_has_the_same_bits_beside_one_with(dit: FoleyDiT) -> None:
     adapters = AdapterSet(((draw_adapter(dit, "a", 1), 1.0),))
-    with_none = run(VelocityModel(dit), [start(dit, 0, None), start(dit, 1, None)])
-    with_one = run(VelocityModel(dit), [start(dit, 0, None), start(dit, 1, adapters)])
+    with_none = run_together(VelocityModel(dit), [start(dit, 0, None), start(dit, 1, None)])
+    with_one = run_together(VelocityModel(dit), [start(dit, 0, None), start(dit, 1, adapters)])
     assert torch.equal(with_none[0], with_one[0])
     assert not torch.allclose(with_none[1], with_one[1], atol=1e-3)
 
@@ -166,10 +158,10 @@ def test_each_kind_of_layer_is_changed(dit: FoleyDiT, kind: str) -> None:
     adapter = draw_adapter(dit, "a", 3, wants=lambda name: kind in name)
     assert adapter.layers
     adapters = AdapterSet(((adapter, 1.0),))
-    (made,) = run(VelocityModel(dit), [start(dit, 0, adapters)])
+    (made,) = run_together(VelocityModel(dit), [start(dit, 0, adapters)])
     merged = merge(dit, adapters)
-    (expected,) = run(VelocityModel(merged), [start(merged, 0, None)])
-    (plain,) = run(VelocityModel(dit), [start(dit, 0, None)])
+    (expected,) = run_together(VelocityModel(merged), [start(merged, 0, None)])
+    (plain,) = run_together(VelocityModel(dit), [start(dit, 0, None)])
     torch.testing.assert_close(made, expected, rtol=0, atol=1e-5)
     assert (made - plain).abs().max() > 1e-3
 
