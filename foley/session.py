@@ -364,8 +364,8 @@ class Session:
 def count_samples(preset: Preset, clip: VideoFrames | ClipFacts | NoPicture) -> int | None:
     """Return the length in samples to which the sound is cut; None for models that need no cut.
 
-    Clips of presets with `whole_segments`, and sounds without a clip, are padded to whole segments,
-    and the sound of the padding is cut off.
+    Clips of presets with `whole_segments`, clips that are too short for a segment, and sounds
+    without a clip are padded to whole segments, and the sound of the padding is cut off.
 
     Args:
         preset: of the model.
@@ -373,10 +373,9 @@ def count_samples(preset: Preset, clip: VideoFrames | ClipFacts | NoPicture) -> 
     """
     if isinstance(clip, NoPicture):
         return round(clip.duration_seconds * preset.vae.sample_rate)
-    if not preset.whole_segments:
+    if not preset.whole_segments and clip.num_picked >= SYNC_SEGMENT_FRAMES:
         return None
-    num_frames = max(clip.num_picked, SYNC_SEGMENT_FRAMES)
-    return num_frames * preset.vae.sample_rate // SYNC_FPS
+    return clip.num_picked * preset.vae.sample_rate // SYNC_FPS
 
 
 def fade(waveform: Tensor) -> Tensor:

@@ -43,8 +43,8 @@ from foley.types import ClipFacts, FramePiece, VideoFrames, count_visual
 # Every thread of a decoder keeps a few more frames, and four threads are faster than the scaling.
 _MAX_DECODER_THREADS = 4
 # A last frame that is shown longer than this is picked until its end. The reference picks it once,
-# so the sound would end before the picture; up to the interval of 8 fps, its rule is kept.
-_LONG_HOLD_SECONDS = 1 / VISUAL_FPS
+# so the sound would end before the picture; at 20 fps and more, its rule is kept.
+_LONG_HOLD_SECONDS = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -306,12 +306,17 @@ class _Scaler:
         self._limits = limits
         self._reformatter = VideoReformatter()
         self._orientation: Orientation | None = None
+        self._last: VideoFrame | None = None
         self._taken = 0, 0  # frames at 8 and at 25 fps
         self._next_piece = WHOLE_CLIP_FRAMES
 
     def add(self, frame: VideoFrame, seconds: float) -> Iterator[None]:
-        visual_picks = self._visual_picker.count(seconds)
-        sync_picks = self._sync_picker.count(seconds)
+        self._last = frame
+        yield from self._pick(
+            frame, self._visual_picker.count(seconds), self._sync_picker.count(seconds)
+        )
+
+    def _pick(self, frame: VideoFrame, visual_picks: int, sync_picks: int) -> Iterator[None]:
         if not visual_picks and not sync_picks:
             return
         # The reference's colours are those of PyAV's default conversion.
@@ -331,9 +336,10 @@ class _Scaler:
 
     def hold_last(self, stop_seconds: float) -> Iterator[None]:
         """Pick the last frame again for every target before `stop_seconds`."""
+        assert self._last is not None
         visual_picks = self._visual_picker.count_until(stop_seconds)
         sync_picks = self._sync_picker.count_until(stop_seconds)
-        yield from self._append(None, visual_picks, None, sync_picks)
+        yield from self._pick(self._last, visual_picks, sync_picks)
 
     def repeat_last(self, num_visual: int, num_sync: int) -> None:
         """Pick the last frame again until so many frames are picked."""
@@ -492,7 +498,7 @@ def _finish_frames(
         notices.append(
             f"The clip has {num_picked} frames at {SYNC_FPS} fps, the shortest that can be sounded "
             f"has {SYNC_SEGMENT_FRAMES} ({SYNC_SEGMENT_FRAMES / SYNC_FPS:.2f} s); "
-            "its last frame was repeated."
+            "its last frame was repeated for the model."
         )
     return FramePiece(
         visual=scaler.visual.finish(),

@@ -22,6 +22,7 @@ from foley.media.audio import as_24_bit, as_stereo, encode_packets, validate_wav
 from foley.media.clock import seconds_of
 from foley.media.containers import takes
 from foley.media.filters import Samples, Sound
+from foley.media.images import is_made_of_pictures
 from foley.media.marks import MarkedFile
 from foley.media.metadata import (
     add_subtitles,
@@ -137,8 +138,8 @@ def write_video(
     chapters and subtitles are kept where the container takes them, and a notice lists the others.
     The source's sound is left out, unless `mix` says otherwise. If the container does not accept
     the video codec, the result is an mkv or mov file beside `destination`, with a notice. That file
-    replaces no other file. A picture that none of them accepts, and an animated GIF or PNG, is
-    encoded as H.264, or VP9 in webm.
+    replaces no other file. A picture that none of them accepts, an animated GIF, PNG or WebP,
+    and a zip of pictures are encoded as H.264, or VP9 in webm.
 
     Args:
         source: the clip.
@@ -218,10 +219,7 @@ def write_video(
             left_out = list_left_out(reader, picture, subtitles, temporary, chosen)
     notices = []
     if plan.encoder:
-        notices.append(
-            f"No container takes {codec} pictures: they are encoded as "
-            f"{_ENCODER_NAMES[plan.encoder]}."
-        )
+        notices.append(f"The pictures are encoded as {_ENCODER_NAMES[plan.encoder]}.")
     if left_out:
         notices.append(f"{chosen} does not hold, and the result is without: {', '.join(left_out)}.")
     if chosen != wanted:
@@ -377,7 +375,8 @@ class _Plan:
 
 
 def _plan_picture(reader: InputContainer, picture: VideoStream, wanted: Container) -> _Plan:
-    if picture.codec_context.codec.canonical_name not in _ANIMATIONS:
+    is_animation = picture.codec_context.codec.canonical_name in _ANIMATIONS
+    if not is_animation and not is_made_of_pictures(Path(reader.name)):
         for name in (wanted, *_FALLBACKS):
             for tag in _list_tags(reader, picture, name):
                 if _accepts(name, picture, tag):

@@ -23,8 +23,9 @@ from foley.errors import (
     VideoTooCostlyError,
     VideoTooLargeError,
 )
+from foley.media.images import FORMAT, PictureStream, is_made_of_pictures
 from foley.media.integrity import measure_index, missing_bytes
-from foley.media.stills import ANIMATED_WEBP, detect_still
+from foley.media.stills import detect_still, still_error
 
 # Playlists and other formats that reference further files or addresses are not listed, so that an
 # upload cannot make the server read them. Audio formats are listed, so that a sound file gets an
@@ -86,7 +87,7 @@ def open_video(source: Path, limits: MediaLimits) -> Iterator[tuple[InputContain
         NoVideoStreamError: there is no video stream. A cover picture does not count as one.
     """
     _check_bytes(source, limits)
-    with translate_read_errors(source), _open_container(source, limits.codecs) as container:
+    with translate_read_errors(source), _open_container(source, limits) as container:
         stream = _picture_stream(container, source)
         _check_codec(stream, limits)
         check_pixels(stream.codec_context.width, stream.codec_context.height, limits)
@@ -115,7 +116,8 @@ def open_sound(
         VideoDecodeError: no such file, truncated, or unreadable.
     """
     _check_bytes(source, MediaLimits())
-    with translate_read_errors(source), _open_container(source, codecs) as container:
+    limits = MediaLimits(codecs=codecs)
+    with translate_read_errors(source), _open_container(source, limits) as container:
         streams = container.streams.audio
         yield (container, streams[0]) if streams else None
 
@@ -131,16 +133,22 @@ def read_tags(source: Path) -> tuple[str, dict[str, str]]:
         VideoDecodeError: no such file, truncated, or unreadable.
     """
     _check_bytes(source, MediaLimits())
-    with translate_read_errors(source), _open_container(source, None) as container:
+    with translate_read_errors(source), _open_container(source, MediaLimits()) as container:
         return container.format.name, dict(container.metadata)
 
 
-def _open_container(source: Path, codecs: frozenset[str] | None) -> InputContainer:
+def _open_container(source: Path, limits: MediaLimits) -> InputContainer:
     """Open the file as one of the known formats, without access to other files."""
     options = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
-    if codecs is not None:
-        names = [decoder for decoder, codec in codecs_by_decoder().items() if codec in codecs]
+    if limits.codecs is not None:
+        decoders = codecs_by_decoder().items()
+        names = [decoder for decoder, codec in decoders if codec in limits.codecs]
         options["codec_whitelist"] = ",".join(names)
+    if is_made_of_pictures(source):
+        pictures = PictureStream(
+            source, limits.max_pixels, lambda width, height: check_pixels(width, height, limits)
+        )
+        return av.open(pictures, "r", format=FORMAT, options=options)
     return av.open(
         str(source.resolve()),  # absolute, so that no name is taken for a protocol
         options=options,
@@ -269,7 +277,7 @@ def _check_bytes(source: Path, limits: MediaLimits) -> None:
             "send a shorter or more compressed clip"
         )
     if kind := detect_still(source):
-        raise _still_error(source, kind)
+        raise still_error(source, kind)
     if (index_bytes := measure_index(source)) > limits.max_index_bytes:
         raise VideoTooCostlyError(
             f"{source.name} has an index of {index_bytes} bytes, the limit is "
@@ -283,17 +291,6 @@ def _check_bytes(source: Path, limits: MediaLimits) -> None:
         )
 
 
-def _still_error(source: Path, kind: str) -> VideoDecodeError:
-    if kind == ANIMATED_WEBP:
-        return VideoDecodeError(
-            f"{source.name} is an {kind}, which cannot be read here; send it as GIF, PNG or MP4"
-        )
-    return VideoDecodeError(
-        f"{source.name} is a picture ({kind}) and not a video; send a clip, or make one of it: "
-        f"ffmpeg -loop 1 -i {source.name} -t 5 -pix_fmt yuv420p clip.mp4"
-    )
-
-
 def _picture_stream(container: InputContainer, source: Path) -> VideoStream:
     streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     if not streams:
@@ -303,7 +300,7 @@ def _picture_stream(container: InputContainer, source: Path) -> VideoStream:
         )
     stream = streams[0]
     if container.format.name == "gif" and stream.frames == 1:
-        raise _still_error(source, "GIF with one frame")
+        raise still_error(source, "GIF with one frame")
     if stream.codec_context is None:
         raise VideoDecodeError(
             f"{source.name} is coded in a way that no decoder here knows; send H.264 in MP4"

@@ -230,9 +230,7 @@ def test_an_animation_is_written_as_video(
     assert choose_container(source, container) == container
     written = write_video(source, click(0.5), tmp_path / f"out.{container}")
     encoded = "VP9" if container == "webm" else "H.264"
-    assert written.notices == (
-        f"No container takes {codec} pictures: they are encoded as {encoded}.",
-    )
+    assert written.notices == (f"The pictures are encoded as {encoded}.",)
     assert shown_seconds(written.path) == pytest.approx([0.1 * n for n in range(20)])
     assert numbers(decode_frames(written.path, visual_size=80, sync_size=80).visual)[-1] == 19
 

@@ -187,7 +187,7 @@ def test_packed_frames_are_unpacked(tmp_path: Path, suffix: str) -> None:
     assert [content.count(b"\0\0\1\xb6") for content in contents] == [1] * 50
 
 
-@pytest.mark.parametrize("fps", [Fraction(1, 5), Fraction(1, 2), 1, 4])
+@pytest.mark.parametrize("fps", [Fraction(1, 5), Fraction(1, 2), 1, 4, 10, 15])
 @pytest.mark.parametrize("suffix", ["mp4", "mkv"])
 def test_the_last_frame_is_sounded_until_its_end(
     tmp_path: Path, suffix: str, fps: Fraction

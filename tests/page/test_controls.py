@@ -227,8 +227,7 @@ def test_a_clip_is_recorded_from_the_camera(tab: Tab, server: Server) -> None:
     tab.generate()
     tab.wait_for_result()
     (seconds,) = re.findall(r"Length\s+([\d.]+) s", tab.page.locator(".foley-facts").inner_text())
-    # A browser under load records few frames. The shortest clip of the model has 0.64 s.
-    assert float(seconds) == pytest.approx(max(last, 0.64), abs=0.3)
+    assert float(seconds) == pytest.approx(last, abs=0.3)  # the last frame may be held
 
 
 def test_the_page_can_be_used_with_the_keyboard_alone(tab: Tab) -> None:

@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from runners.sandbox.pool import MAX_QUESTIONS, Sandbox
 from runners.settings import Settings, child_environment
 from runners.status import status_of
 from tests.media.clips import write_clip
+from tests.media.test_images import number_files, write_zip
 from tests.patience import Deadline, is_within, scale
 from tests.server import ROOT, draw_clip
 
@@ -106,6 +108,29 @@ def test_waveforms_are_written_in_each_format(sandbox: Sandbox, tmp_path: Path) 
     assert [file["name"] for file in first] == ["foley-1.mp4", "foley-1.wav"]
     assert [file["container"] for file in second] == ["mp4", "wav"]
     assert all((tmp_path / file["name"]).stat().st_size for file in [*first, *second])
+
+
+@pytest.mark.parametrize("kind", ["webp", "zip"])
+def test_a_confined_child_reads_clips_made_of_pictures(
+    sandbox: Sandbox, tmp_path: Path, kind: str
+) -> None:
+    signer = load_marks(folder=tmp_path / "marks").signer
+    assert signer is not None
+    folder = tmp_path / "request"
+    folder.mkdir()
+    if kind == "webp":
+        shutil.copy(ROOT / "tests/assets/clips/anim.webp", folder / "clip")
+    else:
+        write_zip(folder / "clip", number_files(25))
+    assert decode(sandbox, folder)["num_sync"] == 32  # whole segments
+    (files,) = write(
+        sandbox,
+        folder,
+        torch.zeros(1, 1, 48_000),
+        marks=describe_marks([Mark(model="tiny", seed=7, signer=signer)]),
+        answer=partial(answer_with_signature, signer),
+    )
+    assert [inspect_file(folder / file["name"]).state for file in files] == ["valid", "valid"]
 
 
 def test_a_confined_child_marks_results_without_having_the_key(
