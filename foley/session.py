@@ -16,6 +16,8 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -138,7 +140,8 @@ class Session:
         )
         self._path: Denoising | None = None
         self._latents: Tensor | None = None
-        self._pieces: list[Tensor] = []  # of the next waveform
+        self._num_decoded = 0  # pieces of the next waveform
+        self._sound = _make_empty()  # of these pieces
         self._notices: tuple[str, ...] = ()
         self._began: float | None = None
 
@@ -190,29 +193,29 @@ class Session:
         assert self._latents is not None
         index = len(self._made)
         pieces = plan_decoding(self._latents.shape[-1])
-        decoded, kept = pieces[len(self._pieces)]
+        decoded, kept = pieces[self._num_decoded]
         piece = self._model.decode(
             self._latents[index : index + 1, :, decoded.start : decoded.stop]
         )
+        # Checked on the device: on the host it would cost a pass over 400,000 values.
+        finite = piece.isfinite().all()
         if len(pieces) == 1:
-            waveform = self._finish(piece)
+            made = self._finish(piece).cpu()
         else:
             # Long sounds are put together on the host, where their memory is.
             hop = piece.shape[-1] // (decoded.stop - decoded.start)
             first = hop * (kept.start - decoded.start)
             count = hop * (kept.stop - kept.start)
-            self._pieces.append(piece[..., first : first + count].cpu())
-            self._measure_speech(self._pieces[-1])
-            if len(self._pieces) < len(pieces):
-                return
-            waveform, self._pieces = self._finish(torch.cat(self._pieces, -1)), []
-        # Checked on the device: on the host it would cost a pass over 400,000 values.
-        finite = waveform.isfinite().all()
-        made = waveform.cpu()
+            made = piece[..., first : first + count].cpu()
         if not finite:
             raise self._non_finite_error()
-        if len(pieces) == 1:
-            self._measure_speech(made)
+        self._measure_speech(made)
+        if len(pieces) > 1:
+            self._append(made)
+            self._num_decoded += 1
+            if self._num_decoded < len(pieces):
+                return
+            made, self._num_decoded = self._finish_long(), 0
         self._made.append(_Attempt(made, self._list_sound_seeds()[index], self._speech_seconds))
         self._speech_seconds = 0.0
         if len(self._made) == self.request.num_sounds:
@@ -271,6 +274,21 @@ class Session:
         num_samples = count_samples(self._model.preset, self._find_facts())
         return waveform if num_samples is None else fade(waveform[..., :num_samples])
 
+    def _append(self, piece: Tensor) -> None:
+        """Append a piece [1, 1, S] to the sound, whose memory grows in place."""
+        start = len(self._sound)
+        self._sound.resize(start + piece.shape[-1], refcheck=False)
+        self._sound[start:] = piece.numpy().ravel()
+
+    def _finish_long(self) -> Tensor:
+        """Return the sound of all pieces without that of the padding."""
+        waveform, self._sound = torch.from_numpy(self._sound)[None, None], _make_empty()
+        num_samples = count_samples(self._model.preset, self._find_facts())
+        if num_samples is None:
+            return waveform
+        fade_ends(waveform[..., :num_samples])
+        return waveform[..., :num_samples]
+
     def _find_facts(self) -> ClipFacts | NoPicture:
         """Return what is known of the clip, after it was encoded."""
         if isinstance(self._clip, NoPicture):
@@ -285,8 +303,10 @@ class Session:
         is_measured = self.request.avoid_speech != "off"
         speech = tuple(sound.speech_seconds for sound in self._kept if is_measured)
         sample_rate = self._model.preset.vae.sample_rate
+        waveforms = [sound.waveform for sound in self._kept]
         generation = Generation(
-            waveforms=torch.cat([sound.waveform for sound in self._kept]),
+            # A long sound takes much memory, so there is no second copy of it.
+            waveforms=torch.cat(waveforms) if waveforms[1:] else waveforms[0],
             sample_rate=sample_rate,
             seeds=seeds,
             timings=self.timings,
@@ -361,6 +381,10 @@ class Session:
         )
 
 
+def _make_empty() -> npt.NDArray[np.float32]:
+    return np.empty(0, np.float32)
+
+
 def count_samples(preset: Preset, clip: VideoFrames | ClipFacts | NoPicture) -> int | None:
     """Return the length in samples to which the sound is cut; None for models that need no cut.
 
@@ -387,9 +411,19 @@ def fade(waveform: Tensor) -> Tensor:
     Args:
         waveform: [..., S], 48 kHz.
     """
+    made = waveform.clone()
+    fade_ends(made)
+    return made
+
+
+def fade_ends(waveform: Tensor) -> None:
+    """Do as `fade`, in place.
+
+    Args:
+        waveform: [..., S], 48 kHz.
+    """
     count = min(_FADE_SAMPLES, waveform.shape[-1] // 2)
     ramp = torch.linspace(0, torch.pi, count, device=waveform.device)
-    gain = torch.ones(waveform.shape[-1], device=waveform.device)
-    gain[:count] = (1 - ramp.cos()) / 2
-    gain[-count:] = gain[:count].flip(0)
-    return waveform * gain
+    gain = (1 - ramp.cos()) / 2
+    waveform[..., :count] *= gain
+    waveform[..., waveform.shape[-1] - count :] *= gain.flip(0)

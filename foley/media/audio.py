@@ -4,8 +4,10 @@
 
 from __future__ import annotations  # PyAV's packets are generic for the type checker only
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +23,8 @@ _LAYOUTS = {1: "mono", 2: "stereo"}
 
 def validate_waveform(waveform: Tensor, sample_rate: int) -> npt.NDArray[np.float32]:
     """The waveform as float32 [C, S] on the CPU, clamped to [-1, 1].
+
+    The result may share the waveform's memory, and is only read.
 
     Args:
         waveform: float [1, S] or [2, S], S at least 1.
@@ -39,21 +43,25 @@ def validate_waveform(waveform: Tensor, sample_rate: int) -> npt.NDArray[np.floa
     if sample_rate < 1:
         raise ParameterError(f"sample_rate is {sample_rate} Hz, wanted at least 1")
     samples = waveform.detach().cpu().float()
-    if not bool(samples.isfinite().all()):
+    # These pass on a value that is not a number. None of them takes memory beside the sound.
+    lowest, highest = (float(value) for value in samples.aminmax())
+    if not math.isfinite(lowest + highest):
         raise ModelError(
             f"waveform has {int((~samples.isfinite()).sum())} values that are not finite; "
             "check the weights and the dtype of the model that made it"
         )
+    if lowest >= -1 and highest <= 1:
+        return samples.numpy()
     return samples.clamp(-1, 1).numpy()
 
 
 def as_stereo(samples: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """The samples as two channels [2, S]; a single channel is duplicated.
+    """The samples as two channels [2, S]; a single channel is shown twice, without a copy.
 
     Args:
         samples: [1, S] or [2, S].
     """
-    return np.repeat(samples, 2, axis=0) if len(samples) == 1 else samples
+    return np.broadcast_to(samples, (2, samples.shape[1]))
 
 
 def as_24_bit(samples: npt.NDArray[np.float32]) -> npt.NDArray[np.int32]:
@@ -68,25 +76,29 @@ def as_24_bit(samples: npt.NDArray[np.float32]) -> npt.NDArray[np.int32]:
 
 def encode_packets(
     stream: AudioStream,
-    samples: npt.NDArray[np.generic],
+    samples: npt.NDArray[np.float32],
     sample_rate: int,
     layout: str | None = None,
+    convert: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.int32]] | None = None,
 ) -> Iterator[Packet[AudioStream]]:
     """Yield the stream's packets in order; the first sample has the timestamp zero.
 
-    Samples are encoded as the iterator advances.
+    Samples are converted and encoded as the iterator advances, so that a long sound is not held
+    twice.
 
     Args:
         stream: an audio stream of an open output container.
-        samples: float32 in [-1, 1] or int32, [C, S].
+        samples: float32 in [-1, 1], [C, S].
         sample_rate: of `samples`, in Hz. They are resampled if the stream's rate differs.
         layout: FFmpeg's name of the channels; None for mono and stereo.
+        convert: returns a chunk of the samples as int32; None for encoders that take floats.
     """
     packed = not stream.codec_context.format.is_planar
-    kind = ("s32" if samples.dtype == np.int32 else "flt") + ("" if packed else "p")
+    kind = ("flt" if convert is None else "s32") + ("" if packed else "p")
     for start in range(0, samples.shape[1], _CHUNK_SAMPLES):
         chunk = samples[:, start : start + _CHUNK_SAMPLES]
-        values = chunk.T.reshape(1, -1) if packed else chunk
+        levels: npt.NDArray[Any] = chunk if convert is None else convert(chunk)
+        values = levels.T.reshape(1, -1) if packed else levels
         frame = AudioFrame.from_ndarray(
             np.ascontiguousarray(values), format=kind, layout=layout or _LAYOUTS[len(chunk)]
         )

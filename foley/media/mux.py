@@ -297,7 +297,7 @@ def write_audio(
             tags, notices = describe_wave(source, sample_rate, _packets_only(limits))
             heard = replace(heard, notices=(*heard.notices, *notices))
     sound = heard.tracks[0].sound
-    values = as_24_bit(sound.samples) if sample_format == "s24" else sound.samples
+    convert = as_24_bit if sample_format == "s24" else None
     is_mixed = bool(mix and mix.is_mixed and source and has_sound(source, limits))
     marked = MarkedFile(mark=mark, container=name, clip=source, is_composite=is_mixed)
     with (
@@ -311,7 +311,7 @@ def write_audio(
         stream = add_sound_stream(writer, codec, sample_rate, sound.layout)
         if codec == "flac":
             stream.format = "s32"
-        for packet in encode_packets(stream, values, sample_rate, sound.layout):
+        for packet in encode_packets(stream, sound.samples, sample_rate, sound.layout, convert):
             writer.mux(packet)
     return MediaFile(
         path=destination,
