@@ -36,6 +36,7 @@ from runners.auth import ApiKeys
 from runners.browser import BrowserHeaders
 from runners.durable.reception import JobReception
 from runners.durable.secret import load_secret, read_job_key
+from runners.editor.files import EditorFiles
 from runners.grpc.jobs import JobServicer
 from runners.grpc.server import GrpcServer
 from runners.grpc.servicer import FoleyServicer
@@ -250,6 +251,7 @@ class FoleyApi:
             )
         self.health = HealthCheck(self.__is_ready__, SETTINGS)
         self.page = PageProxy(self.common.folder, prefix="/ui", ending=self.ending)
+        self.editor = EditorFiles(SETTINGS.frame_ancestors)
         self.grpc_server: GrpcServer | None = None
 
     def _make_jobs(self) -> JobReception | None:

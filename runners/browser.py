@@ -15,6 +15,8 @@ POLICY = (
 class BrowserHeaders:
     """ASGI middleware that adds `nosniff` to every response, and a content security policy to HTML.
 
+    A page that has a policy of its own keeps it.
+
     Args:
         app: the application inside.
         frame_ancestors: the sites whose pages may show ours in a frame, as in the policy's
@@ -34,7 +36,7 @@ class BrowserHeaders:
                 headers = MutableHeaders(scope=message)
                 headers["X-Content-Type-Options"] = "nosniff"
                 if headers.get("content-type", "").startswith("text/html"):
-                    headers["Content-Security-Policy"] = self._policy
+                    headers.setdefault("Content-Security-Policy", self._policy)
             await send(message)
 
         await self._app(scope, receive, send_with_headers)

@@ -25,6 +25,7 @@ from foley.cli.plan import (
     skip_finished,
 )
 from foley.cli.progress import show_progress
+from foley.cli.projects import read_project
 from foley.cli.report import Report
 from foley.cli.table import read_table
 from foley.cli.timelines import check_timelines, write_timelines
@@ -53,6 +54,14 @@ def generate(
             help="Table of clips with the column clip, and optionally prompt, negative_prompt, "
             "seed and output, separated by commas, semicolons or tabs. Paths are relative to the "
             "table.",
+        ),
+    ] = None,
+    project_file: Annotated[
+        Path | None,
+        Parameter(
+            name="--project",
+            help="Project of the editor: its prompts, cues, seeds and mix. Its clip lies beside "
+            "it, unless another one is named.",
         ),
     ] = None,
     trim: Annotated[
@@ -102,8 +111,17 @@ def generate(
 
     Paths of results go to standard output, all else to standard error.
     """
-    request = sound.parse()
-    mix_options = mix.parse()
+    request, mix_options = sound.parse(), mix.parse()
+    if project_file is not None:
+        if sound != SoundOptions() or mix != MixFlags():
+            raise ParameterError(
+                "--project has its own prompts and mix: leave out the options of sound and mix, or "
+                "change the project in the editor"
+            )
+        project = read_project(project_file)
+        request, mix_options = project.request, project.mix
+        if not clips and project.clip is not None:
+            clips = (project.clip,)
     if server.url is not None and (model.preset != "auto" or model.device != "auto"):
         raise ParameterError("--server has its own model: leave --preset and --device out")
     if request.duration_seconds is not None and (clips or csv_file is not None):

@@ -20,7 +20,7 @@ log = structlog.get_logger(__name__)
 
 # Open without a key: probes, the description of the API, and the page, which asks its visitor for a
 # key and sends it with its own requests.
-OPEN_PATHS = ("/livez", "/healthz", "/readyz", "/", "/docs", "/docs.json", "/ui")
+OPEN_PATHS = ("/livez", "/healthz", "/readyz", "/", "/docs", "/docs.json", "/ui", "/editor")
 # Probes come every few seconds, and would hide the requests in logs and metrics.
 PROBE_PATHS = ("/livez", "/healthz", "/readyz", "/metrics")
 # The name of a path in metrics and traces: few names, whichever paths callers try.
@@ -36,7 +36,9 @@ ROUTE_NAMES = {
     "/docs": "/docs",
     "/docs.json": "/docs.json",
     "/ui": "/ui",
+    "/editor": "/editor",
 }
+PAGES = ("/ui/", "/editor/")
 OTHER = "other"
 KEPT_HEADERS = (b"allow", b"retry-after", b"content-range", b"tus-version")
 
@@ -84,7 +86,7 @@ class ErrorMiddleware:
         )
         # A visit to the page is dozens of files, and a connection for as long as its tab is open.
         # What changes something there is counted and logged as elsewhere.
-        is_reading = path.startswith("/ui/") and scope["method"] in ("GET", "HEAD")
+        is_reading = path.startswith(PAGES) and scope["method"] in ("GET", "HEAD")
         if path in self._quiet_paths or is_reading:
             await self._serve(scope, receive, response, headers)
             return
@@ -138,7 +140,7 @@ class ErrorMiddleware:
 
     def _owner_of(self, scope: Scope, headers: dict[str, str]) -> str:
         path = scope["path"]
-        is_open = path in self._open_paths or path.startswith("/ui/")
+        is_open = path in self._open_paths or path.startswith(PAGES)
         is_open = is_open or scope["method"] == "OPTIONS"
         return "" if is_open else self._keys.owner_of(headers)
 

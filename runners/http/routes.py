@@ -44,12 +44,14 @@ class Api(Protocol):
         handlers: the other routes.
         health: the load balancer's route.
         page: /ui.
+        editor: /editor.
     """
 
     generate: GenerateEndpoint
     handlers: Handlers
     health: HealthCheck
     page: ASGIApp
+    editor: ASGIApp
 
 
 def build_routes(
@@ -75,6 +77,9 @@ def build_routes(
         # Relative, so that it also leads there below the path of a proxy.
         return RedirectResponse("ui/")
 
+    async def lead_to_editor(_request: Request) -> Response:
+        return RedirectResponse("editor/")
+
     async def check_health(_request: Request) -> Response:
         return await find_api().health.respond()
 
@@ -97,6 +102,8 @@ def build_routes(
             Route("/", lead_to_page),  # in place of BentoML's page, which loads a tracker
             Route("/ui", lead_to_page),  # Starlette's own redirect would name host and path
             Mount("/ui", _Deferred(lambda: find_api().page)),
+            Route("/editor", lead_to_editor),
+            Mount("/editor", _Deferred(lambda: find_api().editor)),
         ]
     )
 

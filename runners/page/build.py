@@ -29,7 +29,7 @@ def build_page(
         fill_width=True,
         delete_cache=DELETE_CACHE_SECONDS,
     ) as blocks:
-        layout = PageLayout(bounds)
+        layout = PageLayout(bounds, same_origin=same_origin)
         handlers = PageHandlers(layout, sessions, prefix=prefix, same_origin=same_origin)
         connect_events(blocks, layout, handlers)
     return blocks

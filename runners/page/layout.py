@@ -13,20 +13,25 @@ from runners.page.controls import (
     SoundControls,
 )
 
+HEADER = '<header class="foley-head"><h1>Foley</h1><p>Sound for silent video</p>{links}</header>'
+# Relative, so that it also leads there below the path of a proxy.
+EDITOR_LINK = '<p><a href="../editor/">Editor</a></p>'
+
 
 class PageLayout:
     """All controls of the page in place.
 
     Args:
         bounds: what the service accepts of a clip.
+        same_origin: whether the service, which has the editor, has the page's own address.
 
     Attributes:
         errors: the component for the errors of each place; see `messages.PLACES`.
     """
 
-    def __init__(self, bounds: PageBounds) -> None:
+    def __init__(self, bounds: PageBounds, *, same_origin: bool) -> None:
         self.errors: Errors = {}
-        gr.HTML('<header class="foley-head"><h1>Foley</h1><p>Sound for silent video</p></header>')
+        gr.HTML(HEADER.format(links=EDITOR_LINK if same_origin else ""))
         self.model = ModelControls(self.errors)
         with gr.Row(elem_classes="foley-columns"):
             with gr.Column(scale=6, min_width=320):

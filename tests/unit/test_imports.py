@@ -181,6 +181,7 @@ ALLOWED: dict[str, set[str]] = {
         "runners.status",
         "runners.tracing",
     },
+    "runners.editor/": BASE,
     "runners.grpc/": BASE
     | {
         "foley.v1/",
@@ -221,6 +222,7 @@ ALLOWED: dict[str, set[str]] = {
         "runners.auth",
         "runners.browser",
         "runners.durable/",
+        "runners.editor/",
         "runners.grpc/",
         "runners.handoff",
         "runners.http/",
@@ -255,6 +257,7 @@ LIBRARIES = {
     "gradio": {"runners.page/"},
     "starlette": {
         "runners.browser",
+        "runners.editor/",
         "runners.http/",
         "runners.page/",
         "runners.runner_socket",
