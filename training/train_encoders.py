@@ -344,12 +344,14 @@ def main() -> None:
         renderer = RenderedStream(seed + 1, recipe, args.render_workers)
         rendered = RenderedPool(renderer, RENDERED_POOL, device)
     step, shown, log = 0, time.monotonic(), []
+    # All processes take the same kind of batch, since the others wait for one that has to draw.
+    kinds = torch.Generator().manual_seed(args.data_seed)
     progress = group.mean(budget.progress(step))
     while progress < 1.0:
         drawn = None
         if rendered is not None:
             rendered.refresh()
-            if torch.rand(()) < args.rendered:
+            if torch.rand((), generator=kinds) < args.rendered:
                 drawn = rendered.draw()
         batch, pictures = drawn or pool.draw()
         pictures = normalise(pictures)

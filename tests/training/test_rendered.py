@@ -13,7 +13,7 @@ os.environ["MUJOCO_GL"] = "osmesa" if ctypes.util.find_library("OSMesa") else "d
 from training import clips, labels
 from training.rendered import contacts, simulate
 from training.rendered.clip import KINDS, make_clip
-from training.rendered.stream import Crops, collate
+from training.rendered.stream import TRAINING_SHARES, Crops, collate
 from training.rendered.world import UNSEEN_SHAPES, Release, World
 
 
@@ -64,6 +64,14 @@ def test_a_seed_gives_the_same_clip_again() -> None:
     assert first.events == second.events
     for name, values in first.scene.hits.items():
         np.testing.assert_array_equal(values, second.scene.hits[name])
+
+
+def test_shares_choose_among_the_kinds_that_they_name() -> None:
+    made = make_clip((4, 8), 2.0, shares={"clap": 0.0, "drum": 1.0}, size=None)
+    assert made.kind == "drum"
+    assert list(TRAINING_SHARES) == list(KINDS)
+    assert sum(TRAINING_SHARES.values()) == pytest.approx(1)
+    assert TRAINING_SHARES["tower"] > 1 / len(KINDS) > TRAINING_SHARES["clap"]
 
 
 def test_unseen_shapes_are_in_no_training_clip() -> None:

@@ -2,6 +2,7 @@
 
 # n frames at 25 fps, K sprites, E hits, A latent frames, S pixels a side
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,6 +61,7 @@ def make_clip(
     seconds: float,
     *,
     kind: str | None = None,
+    shares: Mapping[str, float] | None = None,
     unseen: bool = False,
     size: int | None = 224,
 ) -> RenderedClip:
@@ -69,6 +71,7 @@ def make_clip(
         seed: of everything.
         seconds: length, a multiple of 1 / 25.
         kind: which of `KINDS`; chance decides where absent.
+        shares: how often each of `KINDS` is tried, in sum 1; all alike where absent.
         unseen: whether shapes and textures are those that training never uses.
         size: pixels a side; None for the numbers alone.
 
@@ -77,7 +80,7 @@ def make_clip(
     """
     for attempt in range(ATTEMPTS):
         rng = np.random.default_rng((*seed, attempt))
-        chosen = kind or str(rng.choice(list(KINDS)))
+        chosen = kind or _choose_kind(rng, shares)
         try:
             clip = _try_clip(rng, seconds, chosen, unseen, size)
         except (ValueError, FloatingPointError):  # nothing hits, or MuJoCo refuses the mesh
@@ -85,6 +88,12 @@ def make_clip(
         if clip is not None:
             return clip
     raise RuntimeError(f"no scene of seed {seed} can be seen and heard in {ATTEMPTS} attempts")
+
+
+def _choose_kind(rng: np.random.Generator, shares: Mapping[str, float] | None) -> str:
+    if shares is None:
+        return str(rng.choice(list(KINDS)))
+    return str(rng.choice(list(shares), p=list(shares.values())))
 
 
 def _try_clip(

@@ -7,7 +7,7 @@ import queue
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -19,10 +19,17 @@ from torch import multiprocessing as mp
 
 from training import clips, labels
 from training.clips import Batch
-from training.rendered.clip import RenderedClip, make_clip
+from training.rendered.clip import KINDS, RenderedClip, make_clip
 from training.scene import FPS
 
 SIDE = 224
+# What training sees more or less often than once in so many kinds: kinds that a model gets wrong
+# more often, and kinds that it has long learned.
+_WEIGHTS = {"tower": 3.0, "walk": 2.5, "pins": 2.5, "dominoes": 2.0, "slide": 2.0, "stairs": 2.0}
+_WEIGHTS |= {"wall_ball": 1.5, "bounce": 1.5, "drop": 1.2, "cradle": 1.2}
+_WEIGHTS |= {"drum": 0.7, "hammer": 0.7, "pendulum": 0.6, "clap": 0.5}
+_TOTAL = sum(_WEIGHTS.get(kind, 1.0) for kind in KINDS)
+TRAINING_SHARES = {kind: _WEIGHTS.get(kind, 1.0) / _TOTAL for kind in KINDS}
 MAX_RESTARTS = 100  # a fault in a scene ends one process in a while, a broken renderer all
 # What a worker makes of its clips: given the worker's random numbers and a function that makes
 # `count` clips of some seconds.
@@ -38,16 +45,26 @@ def collate(made: Sequence[RenderedClip]) -> Batch:
     return replace(batch, drawn=drawn)
 
 
-def make_batch(seed: tuple[int, ...], count: int, seconds: float, *, unseen: bool = False) -> Batch:
+def make_batch(
+    seed: tuple[int, ...],
+    count: int,
+    seconds: float,
+    *,
+    shares: Mapping[str, float] | None = None,
+    unseen: bool = False,
+) -> Batch:
     """Return the clips `(*seed, 0)` to `(*seed, count - 1)` of one length, drawn.
 
     Args:
         seed: of the batch.
         count: clips.
         seconds: length of each, a multiple of 1 / 25.
+        shares: how often each kind is tried; all alike where absent.
         unseen: whether shapes and textures are those that training never uses.
     """
-    return collate([make_clip((*seed, i), seconds, unseen=unseen) for i in range(count)])
+    return collate(
+        [make_clip((*seed, i), seconds, shares=shares, unseen=unseen) for i in range(count)]
+    )
 
 
 @dataclass(frozen=True)
@@ -110,7 +127,7 @@ def _work(index: int, seed: int, recipe: Recipe, folder: str, made: "mp.Queue[ob
     def draw(seconds: float, count: int) -> Batch:
         nonlocal serial
         serial += 1
-        return make_batch((seed, index, serial), count, seconds)
+        return make_batch((seed, index, serial), count, seconds, shares=TRAINING_SHARES)
 
     while True:
         batch = recipe(rng, draw)
@@ -128,10 +145,10 @@ class RenderedStream(threading.Thread):
         seed: of all clips.
         recipe: what each worker makes.
         num_workers: processes.
-        ahead: batches that wait to be taken.
+        ahead: batches that wait to be taken; they fill while the first steps are compiled.
     """
 
-    def __init__(self, seed: int, recipe: Recipe, num_workers: int, ahead: int = 4) -> None:
+    def __init__(self, seed: int, recipe: Recipe, num_workers: int, ahead: int = 60) -> None:
         super().__init__(daemon=True)
         memory = Path("/dev/shm")
         self._folder = tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None)
