@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from transformers import BatchEncoding
 
-from foley.adapters import AdapterInfo, AdapterStore, find_files
+from foley.adapter_files import find_files
+from foley.adapters import AdapterInfo, AdapterStore
 from foley.conditioning import count_pieces, encode_clip, encode_text, tokenize
 from foley.configs import (
     MAX_TEXT_TOKENS,

@@ -180,11 +180,12 @@ class MaterialJudge(nn.Module):
 
     Args:
         width: channels of the first layers.
+        num_materials: that it tells apart.
     """
 
     filters: Tensor
 
-    def __init__(self, width: int = 48) -> None:
+    def __init__(self, width: int = 48, num_materials: int = len(MATERIALS)) -> None:
         super().__init__()
         self.register_buffer("filters", mel_filters(_JUDGE_FFT, _JUDGE_BANDS), persistent=False)
         layers: list[nn.Module] = []
@@ -196,7 +197,7 @@ class MaterialJudge(nn.Module):
         ):
             layers += [nn.Conv2d(inner, outer, 3, 2, 1), nn.GroupNorm(4, outer), nn.GELU()]
         self.layers = nn.Sequential(*layers)
-        self.head = nn.Linear(2 * width * 4, len(MATERIALS))
+        self.head = nn.Linear(2 * width * 4, num_materials)
 
     def features(self, windows: Tensor) -> Tensor:
         """Log-mel spectra [E, 1, bands, t] of windows [E, S], relative to their loudest band."""

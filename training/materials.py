@@ -1,4 +1,4 @@
-"""Modal models of seven materials, and how force and size change their sound."""
+"""Modal models of the materials, and how force and size change their sound."""
 
 # M modes of one hit
 
@@ -8,6 +8,7 @@ import numpy as np
 
 MATERIALS = ("wood", "metal", "glass", "plastic", "stone", "skin", "water")
 BURST = len(MATERIALS)  # a bang with a flash of light, which belongs to no material
+RUBBER = BURST + 1  # no training of the model hears it; an adapter is shown to learn it
 NUM_MODES = 12
 MAX_HIT_SECONDS = 0.9
 LOUDNESS_SECONDS = 0.08
@@ -26,7 +27,7 @@ class Material:
         noise: range of the contact noise's peak relative to the modes.
         noise_hz: centre of the contact noise.
         noise_seconds: decay of the contact noise to 1 / e.
-        chirp: relative rise of the frequencies per second (bubbles).
+        chirp: relative rise of the frequencies per second (bubbles); below 0 a fall.
         attack_seconds: of the modes.
     """
 
@@ -135,6 +136,19 @@ TABLE: tuple[Material, ...] = (
         noise_hz=900,
         noise_seconds=0.06,
         attack_seconds=0.001,
+    ),
+    Material(  # rubber: a soft, low, harmonic tone that sags in pitch, without a click
+        low_hz=150,
+        high_hz=420,
+        ratios=(1, 2, 3, 4),
+        decay_seconds=(0.07, 0.11),
+        damping=0.3,
+        tilt=0.35,
+        noise=(0.0, 0.03),
+        noise_hz=500,
+        noise_seconds=0.01,
+        chirp=-8.0,
+        attack_seconds=0.006,
     ),
 )
 

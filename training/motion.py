@@ -234,6 +234,37 @@ def slide(rng: np.random.Generator, times: np.ndarray, stop: float, floor: float
     return Path(np.stack((x_places, np.full(len(times), floor)), 1), touches, rubbing=rubbing)
 
 
+def shake(
+    rng: np.random.Generator, times: np.ndarray, stop: float
+) -> tuple[np.ndarray, list[tuple[float, float]]]:
+    """The shift [n], -1 to 1, of an object that is shaken, and (time, force) of what hits inside.
+
+    It is shaken to and fro in bouts with pauses. Where it turns, what is in it hits its wall, and a
+    moment later falls back once or twice, more softly.
+
+    Args:
+        rng: of the details.
+        times: [n], of the frames.
+        stop: end of the clip.
+    """
+    shift, touches = np.zeros(len(times)), []
+    at = float(rng.uniform(0.1, 0.5))
+    while at < stop:
+        side = float(rng.choice((-1.0, 1.0)))
+        reach, period = rng.uniform(0.4, 1.0), rng.uniform(0.32, 0.7)  # seconds to and fro
+        turns = [at + 0.5 * period * k for k in range(int(rng.integers(4, 10)))]
+        begin, end = turns[0] - 0.25 * period, turns[-1] + 0.25 * period
+        inside = (times >= begin) & (times < end)
+        shift[inside] = side * reach * np.sin(2 * np.pi * (times[inside] - begin) / period)
+        for turn in turns:
+            force = float(np.clip(0.25 * reach / period, 0.06, 1.0)) * rng.uniform(0.8, 1.2)
+            grains = [turn, *(turn + np.sort(rng.uniform(0.015, 0.045, int(rng.integers(1, 3)))))]
+            softer = (1.0, 0.35, 0.2)
+            touches += [(t, force * s) for t, s in zip(grains, softer, strict=False) if t < stop]
+        at = end + rng.uniform(0.3, 1.0)
+    return shift, touches
+
+
 def wander(rng: np.random.Generator, times: np.ndarray) -> np.ndarray:
     """The places [n, 2] of an object that drifts smoothly and touches nothing."""
     rates = rng.uniform(0.1, 0.7, (2, 2)) * 2 * np.pi

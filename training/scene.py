@@ -40,6 +40,7 @@ ACTIONS = (
     "burst",
     "whoosh",
 )
+HELD_OUT = "rattle"  # no training of the model sees it; an adapter is shown to learn it
 _ACTION_WEIGHTS = (0.22, 0.12, 0.13, 0.12, 0.1, 0.08, 0.08, 0.08, 0.04, 0.03)
 
 # Columns of the arrays that the renderer reads.
@@ -171,6 +172,7 @@ def draw_scene(
     *,
     action: str | None = None,
     quiet: bool = False,
+    material: int | None = None,
 ) -> Scene:
     """Draw the scene of a seed, which is the same on every machine.
 
@@ -180,12 +182,16 @@ def draw_scene(
         style: of drawing.
         action: only this action with one object; random actions when None.
         quiet: no continuous sound.
+        material: index in `TABLE` of all objects; random ones when None. With it, and with the
+            action `HELD_OUT`, the prompt is empty.
     """
     rng = np.random.default_rng(seed)
     num_frames = round(seconds * FPS)
     times = draw_frame_times(rng, num_frames)
     build = _Builder(rng, times, seconds, style)
     materials = _draw_materials(rng)
+    if material is not None:
+        materials = [material]
     actions: list[tuple[str, str | None]] = []
     textures: list[str] = []
     if not quiet and action is None and rng.random() < 0.3:
@@ -200,18 +206,19 @@ def draw_scene(
         chosen = action or str(rng.choice(ACTIONS, p=_ACTION_WEIGHTS))
         if quiet and chosen == "whoosh":
             chosen = "tap"
-        material = materials[index % len(materials)]
-        spoken: str | None = MATERIALS[material]
+        own = materials[index % len(materials)]
+        _ACTORS[chosen](build, own)
+        spoken = MATERIALS[own] if own < len(MATERIALS) else None
         if chosen == "drip":
             spoken = "water"
         elif chosen in ("burst", "whoosh"):
             spoken = None
-        _ACTORS[chosen](build, material)
         actions.append((chosen, spoken))
     if rng.random() < 0.3:
         for _ in range(int(rng.integers(1, 3))):
             _distractor(build)
-    prompt = text.describe(rng, actions, textures)
+    is_told = material is None and action != HELD_OUT
+    prompt = text.describe(rng, actions, textures) if is_told else ""
     return _finish(build, effect, effect_look, prompt)
 
 
@@ -445,6 +452,19 @@ def _whoosh(build: _Builder, material: int) -> None:
     build.layers.append(("whoosh", np.clip(speed / 12.0, 0, 1) ** 1.5, float(rng.uniform(0, 1))))
 
 
+def _rattle(build: _Builder, material: int) -> None:
+    """A closed box with something in it is shaken."""
+    rng = build.rng
+    size, half = _size(build)
+    shift, knocks = motion.shake(rng, build.times, build.seconds)
+    middle, slant = rng.uniform(-0.35, 0.35, 2), rng.uniform(0, np.pi)
+    heading = np.array([np.cos(slant), np.sin(slant)])
+    places = middle + rng.uniform(0.25, 0.45) * shift[:, None] * heading
+    build.sprite(places, half, _look(build, material), angles=slant + 0.3 * shift, sounding=1)
+    touches = [motion.Touch(t, f, *middle) for t, f in knocks]
+    build.touch(touches, draw_voice(rng, material, size))
+
+
 _ACTORS: dict[str, Callable[[_Builder, int], None]] = {
     "bounce": _bounce,
     "roam": _roam,
@@ -456,6 +476,7 @@ _ACTORS: dict[str, Callable[[_Builder, int], None]] = {
     "slide": _slide,
     "burst": _burst,
     "whoosh": _whoosh,
+    HELD_OUT: _rattle,
 }
 
 

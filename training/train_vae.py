@@ -244,7 +244,6 @@ def train_judge(
         held_out: batches for the accuracy.
     """
     model = judge.MaterialJudge().to(device)
-    optimizer = torch.optim.AdamW(model.parameters(), 2e-3, weight_decay=0.02)
     windows, labels = [], []
     for index in range(12 if steps > 50 else 1):
         for action in ("bounce", "tap", "strike", "drip"):
@@ -255,7 +254,21 @@ def train_judge(
                 judge.cut_hit_windows(batch.waveform(), batch.owner, batch.hits["seconds"])
             )
             labels.append(batch.hits["material"].long())
-    sounds, targets = torch.cat(windows), torch.cat(labels)
+    fit_judge(model, torch.cat(windows), torch.cat(labels), steps)
+    return model, material_accuracy(model, held_out, [b.waveform() for b in held_out])
+
+
+def fit_judge(model: judge.MaterialJudge, sounds: Tensor, targets: Tensor, steps: int) -> None:
+    """Train a classifier of materials.
+
+    Args:
+        model: on its device.
+        sounds: windows [E, S] of `judge.cut_hit_windows`.
+        targets: int64 [E], the material of each.
+        steps: of training.
+    """
+    device = sounds.device
+    optimizer = torch.optim.AdamW(model.parameters(), 2e-3, weight_decay=0.02)
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step / steps, 2e-3, step)
@@ -277,7 +290,6 @@ def train_judge(
         loss.backward()
         optimizer.step()
     model.eval()
-    return model, material_accuracy(model, held_out, [b.waveform() for b in held_out])
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ from foley.models.vae import FoleyVAE
 from foley.pipeline import FoleyPipeline
 from foley.tuning.analysis import Analysis
 from foley.tuning.clips import TrainingClip, check_sync
-from foley.types import Conditions
+from foley.types import Conditions, VideoFrames
 from foley.weights.components import Components
 
 TARGET_LUFS = -23.0
@@ -110,19 +110,20 @@ def store_latents(clip: TrainingClip, encode: Encode, path: Path) -> None:
     _save({"latents": encode(waveform)[0].contiguous()}, path)
 
 
-def store_conditions(clip: TrainingClip, pipeline: FoleyPipeline, path: Path) -> None:
+def store_conditions(
+    clip: TrainingClip, frames: VideoFrames, pipeline: FoleyPipeline, path: Path
+) -> None:
     """Compute the conditions of a clip, and store them with what is found about its sync.
 
     Args:
         clip: a usable one.
+        frames: of the clip.
         pipeline: of the model.
         path: of the file, which is replaced.
 
     Raises:
-        VideoError: the clip cannot be decoded.
         PromptTooLongError: its prompt has too many tokens.
     """
-    frames = pipeline.decode_video(clip.path, trim=True)
     made = pipeline.condition(frames, clip.prompt, NEGATIVE_PROMPT)
     finding = check_sync(clip.waveform, frames.sync)
     tensors = {

@@ -2,7 +2,7 @@
 
 # B clips, N latent frames of all clips together, L latent channels
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,8 +25,10 @@ from foley.models.context import DiTContext
 from foley.models.dit import FoleyDiT
 from foley.tuning.examples import Example
 
-# Of the clips, so many learn without conditions, as guidance needs.
+# Of the clips of a step, so many come without conditions, as guidance needs, and so many with a
+# prompt for something else. In both cases the model's own velocity is what is to be computed.
 UNCONDITIONAL_SHARE = 0.1
+KEPT_SHARE = 0.3
 TARGETS = {
     # Where each token looks, and what it takes from there: small files, and the least harm to what
     # the model knows.
@@ -51,18 +53,29 @@ class TrainedAdapter(nn.Module):
         blocks = ("joint_blocks.", "audio_blocks.", "text_projections.")
         generator = torch.Generator().manual_seed(seed)
         self.down, self.up = nn.ParameterDict(), nn.ParameterDict()
+        self._taps: dict[str, int] = {}
         for name, (inputs, outputs, taps) in list_layers(dit).items():
             if not name.startswith(blocks) or not name.endswith(TARGETS[targets]):
                 continue
             key = name.replace(".", "/")  # a dictionary of parameters takes no dots
-            start = torch.randn(inputs, taps, rank, generator=generator)
+            start = torch.randn(inputs * taps, rank, generator=generator)
             self.down[key] = nn.Parameter(start / (inputs * taps) ** 0.5)
             self.up[key] = nn.Parameter(torch.zeros(rank, outputs))
+            self._taps[key] = taps
 
-    def list_layers(self) -> dict[str, LowRank]:
-        """Return the matrices by the layer's name in `FoleyDiT`."""
+    def list_layers(self, state: Mapping[str, Tensor] | None = None) -> dict[str, LowRank]:
+        """Return the matrices by the layer's name in `FoleyDiT`.
+
+        Args:
+            state: a former `state_dict` to take them from; None for the current ones.
+        """
+        if state is None:
+            state = dict(self.named_parameters())
         return {
-            key.replace("/", "."): LowRank(down, self.up[key]) for key, down in self.down.items()
+            key.replace("/", "."): LowRank(
+                state[f"down.{key}"].unflatten(0, (-1, taps)), state[f"up.{key}"]
+            )
+            for key, taps in self._taps.items()
         }
 
     def make_batch(self, clip_lengths: Sequence[int], like: Tensor) -> AdapterBatch:
@@ -106,8 +119,12 @@ def compute_loss(
     generator: torch.Generator,
     *,
     unconditional: Sequence[bool],
+    kept: Sequence[bool] | None = None,
 ) -> Tensor:
     """Return the mean squared error of the velocity of clips of any lengths.
+
+    The true velocity is that from the clip's sound to the noise. For clips that are unconditional
+    or kept it is the one that the model computes without the adapter.
 
     Args:
         dit: without gradients of its own; its blocks may be checkpointed.
@@ -116,6 +133,7 @@ def compute_loss(
         sigmas: float32 [B], their noise levels, on the CPU.
         generator: of the noise, on the CPU, so that all devices draw the same.
         unconditional: of each clip, whether it has the empty features and the negative prompt.
+        kept: of each clip, whether the model's own velocity is to be kept; None for no clip.
     """
     like = examples[0].latents.new_empty(0, dtype=dit.dtype)
     lengths = [example.conditions.num_latents for example in examples]
@@ -127,17 +145,29 @@ def compute_loss(
         learnt = noise[: len(clean)]
         states.append(torch.cat(((1 - sigma) * clean + sigma * learnt, noise[len(clean) :])))
         targets.append(learnt - clean)
+    as_model = [
+        index
+        for index, is_kept in enumerate(kept or [False] * len(examples))
+        if adapter is not None and (is_kept or unconditional[index])
+    ]
+
+    def compute(indices: Sequence[int], batch: AdapterBatch | None) -> Tensor:
+        with use_adapters(batch):
+            contexts = [_make_context(dit, examples[i], unconditional[i]) for i in indices]
+            context = DiTContext.concatenate(contexts, packed=True)
+            time = dit.make_time_modulation(sigmas[list(indices)].to(like.device))
+            state = torch.cat([states[i] for i in indices], dim=1)[None]
+            velocity: Tensor = dit(state, time, context)[0]
+        return velocity[: len(targets[0])]
+
+    if as_model:
+        with torch.no_grad():
+            own = compute(as_model, None).split([lengths[i] for i in as_model], dim=1)
+        for index, velocity in zip(as_model, own, strict=True):
+            targets[index] = velocity
     batch = None if adapter is None else adapter.make_batch(lengths, like)
-    with use_adapters(batch):
-        contexts = [
-            _make_context(dit, example, empty)
-            for example, empty in zip(examples, unconditional, strict=True)
-        ]
-        context = DiTContext.concatenate(contexts, packed=True)
-        time = dit.make_time_modulation(sigmas.to(like.device))
-        velocity = dit(torch.cat(states, dim=1)[None], time, context)[0]
-    target = torch.cat(targets, dim=1)
-    return nn.functional.mse_loss(velocity[: len(target)], target)
+    made = compute(range(len(examples)), batch)
+    return nn.functional.mse_loss(made, torch.cat(targets, dim=1).to(made.dtype))
 
 
 def _make_context(dit: FoleyDiT, example: Example, empty: bool) -> DiTContext:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from foley.atomic import atomic_path
 from foley.errors import ModelError, ParameterError
@@ -20,6 +20,7 @@ from foley.models.adapters import LowRank, add_hooks
 from foley.models.dit import FoleyDiT
 from foley.tuning.examples import Example
 from foley.tuning.loss import (
+    KEPT_SHARE,
     UNCONDITIONAL_SHARE,
     TrainedAdapter,
     checkpoint_blocks,
@@ -45,7 +46,7 @@ class Recipe:
         targets: a key of `foley.tuning.loss.TARGETS`.
         steps: at most.
         batch_clips: clips of a step.
-        rate: largest learning rate of AdamW.
+        rate: largest learning rate.
         seed: of everything that is drawn.
         validate_every: steps between two validations, after each of which the state is saved.
         patience: validations without a gain after which the training ends.
@@ -103,6 +104,17 @@ class TrainingProgress:
 
 
 OnTrainingProgress = Callable[[TrainingProgress], None]
+MakeOptimizer = Callable[[list[nn.Parameter], float], torch.optim.Optimizer]
+
+
+def make_adamw(parameters: list[nn.Parameter], rate: float) -> torch.optim.Optimizer:
+    """Return the optimiser that won the comparison on `tiny`, see docs/guides/training.md.
+
+    Args:
+        parameters: matrices.
+        rate: largest learning rate.
+    """
+    return torch.optim.AdamW(parameters, rate, betas=(0.9, 0.99), weight_decay=0.01)
 
 
 class Trainer:
@@ -115,6 +127,8 @@ class Trainer:
         validation: to measure on.
         recipe: what to do.
         folder: for the state; a state there is gone on with.
+        kept: clips with prompts for something else, for which the model is not to change.
+        make_optimizer: of the adapter's matrices.
         checkpointed: whether blocks are computed again in the backward pass, which saves memory.
 
     Raises:
@@ -130,10 +144,12 @@ class Trainer:
         recipe: Recipe,
         folder: Path,
         *,
+        kept: Sequence[Example] = (),
+        make_optimizer: MakeOptimizer = make_adamw,
         checkpointed: bool,
     ) -> None:
         self._dit, self._preset_name = dit, preset_name
-        self._examples, self._validation = examples, validation
+        self._examples, self._validation, self._kept = examples, validation, kept
         self._recipe, self._path = recipe, folder / STATE_FILE
         dit.requires_grad_(False)
         add_hooks(dit)
@@ -141,15 +157,19 @@ class Trainer:
             checkpoint_blocks(dit)
         device = examples[0].latents.device
         self.adapter = TrainedAdapter(dit, recipe.rank, recipe.targets, recipe.seed).to(device)
-        self._optimizer = torch.optim.AdamW(
-            self.adapter.parameters(), recipe.rate, betas=(0.9, 0.99), weight_decay=0.01
-        )
+        self._optimizer = make_optimizer(list(self.adapter.parameters()), recipe.rate)
         self.history = History()
         self._step = 0
         self._best = self._copy()
         self._losses: list[Tensor] = []
         self._fingerprint = json.dumps(
-            [asdict(recipe), preset_name, len(examples), len(validation), _sum_up(examples)]
+            [
+                asdict(recipe),
+                preset_name,
+                len(examples),
+                len(validation),
+                _sum_up([*examples, *kept]),
+            ]
         )
         if self._path.is_file():
             self._resume(device)
@@ -188,13 +208,7 @@ class Trainer:
                 )
             )
             began, done = time.monotonic(), self._step
-        return {
-            key.removeprefix("down.").replace("/", "."): LowRank(
-                down, self._best[key.replace("down.", "up.", 1)]
-            )
-            for key, down in self._best.items()
-            if key.startswith("down.")
-        }
+        return self.adapter.list_layers(self._best)
 
     def train_step(self, step: int) -> Tensor:
         """Do one step; returns its loss.
@@ -206,14 +220,20 @@ class Trainer:
         generator = torch.Generator().manual_seed((recipe.seed << 32) + step)
         count = min(recipe.batch_clips, len(self._examples))
         chosen = torch.randperm(len(self._examples), generator=generator)[:count].tolist()
-        dropped = torch.rand(count, generator=generator) < UNCONDITIONAL_SHARE
+        chances = torch.rand(count, generator=generator)
+        dropped = (chances < UNCONDITIONAL_SHARE).tolist()
+        kept = [bool(self._kept) and c > 1 - KEPT_SHARE for c in chances.tolist()]
         loss = compute_loss(
             self._dit,
             self.adapter,
-            [self._examples[i] for i in chosen],
+            [
+                self._kept[i % len(self._kept)] if is_kept else self._examples[i]
+                for i, is_kept in zip(chosen, kept, strict=True)
+            ],
             draw_sigmas(self._preset_name, count, generator),
             generator,
-            unconditional=dropped.tolist(),
+            unconditional=dropped,
+            kept=kept,
         )
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()

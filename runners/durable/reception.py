@@ -5,7 +5,9 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from foley.adapter_files import find_files
 from foley.errors import RequestTimeoutError
+from foley.request import check_adapter_names
 from runners.durable.job import Job
 from runners.durable.request import JobOptions, JobRequest
 from runners.handoff import CLIP
@@ -52,6 +54,8 @@ class JobReception:
         self._clips = clips
         self._ending = ending
         self._registry = registry
+        # By name, since a job is also accepted while the model loads.
+        self._adapters = [path.stem for path in find_files(settings.adapters or "")]
 
     async def submit(
         self, owner: str, caller: str, read: Read, *, find_key: Callable[[], str | None], root: str
@@ -87,6 +91,7 @@ class JobReception:
             has_clip = options.duration_seconds is None
             wanted = options.format or options.default_format
             options.check_files((wanted, *options.also), has_clip=has_clip)
+            check_adapter_names((use.name for use in options.adapters), self._adapters)
             clip = folder / CLIP if has_clip and options.upload is None else None
             settled = await asyncio.to_thread(JobRequest.settle, options, clip)
             return await asyncio.to_thread(

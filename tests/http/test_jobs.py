@@ -213,6 +213,7 @@ def test_a_wrong_parameter_of_a_list_is_named(server: Server, query: str) -> Non
         ({"seed": "x"}, "seed"),
         ({"speed": 1}, "speed"),
         ({"format": "gif"}, "f"),
+        ({"adapters": "glass"}, "adapters: no adapter is called 'glass'; there are rattle"),
         ({"start_by": "2026-01-01T00:00:00"}, "start_by"),  # without a zone
         ({"start_by": "2026-01-01T00:00:00Z"}, "start_by: 2026-01-01T00:00:00+00:00 has passed"),
     ],

@@ -9,7 +9,8 @@ import torch
 from foley.errors import ParameterError
 from foley.pipeline import FoleyPipeline
 from foley.tuning.examples import level
-from foley.tuning.run import check_clips, split_clips, train_adapter
+from foley.tuning.prepare import split_clips
+from foley.tuning.run import check_clips, train_adapter
 from foley.tuning.trainer import Recipe, TrainingProgress
 from tests.media.clips import add_sound
 from tests.server import draw_clip

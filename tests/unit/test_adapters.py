@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from foley.adapters import find_files
+from foley.adapter_files import find_files
 from foley.errors import CheckpointError, ConfigError, ParameterError
 from foley.generation import Generation
 from foley.pipeline import FoleyPipeline

@@ -55,9 +55,11 @@ ALLOWED: dict[str, set[str]] = {
     "foley.speech": set(),
     "foley.cues": BASE,
     "foley.layers": BASE,
+    "foley.adapter_files": BASE,
     "foley.adapters": BASE | {"foley.models/", "foley.weights/"},
     "foley.pipeline": BASE
     | {
+        "foley.adapter_files",
         "foley.adapters",
         "foley.conditioning",
         "foley.cues",
@@ -72,10 +74,12 @@ ALLOWED: dict[str, set[str]] = {
     },
     "foley.tuning/": BASE
     | {
+        "foley.denoise",
         "foley.generation",
         "foley.media/",
         "foley.models/",
         "foley.pipeline",
+        "foley.sampling",
         "foley.weights/",
     },
     "foley": BASE | {"foley.generation", "foley.pipeline"},
@@ -158,6 +162,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "runners.durable/": BASE
     | {
+        "foley.adapter_files",
         "foley.client/",
         "runners.guard",
         "runners.handoff",
