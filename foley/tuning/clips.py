@@ -10,18 +10,25 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from foley.configs import MAX_CLIP_SECONDS, SAMPLE_RATE, SYNC_FPS
 from foley.errors import ParameterError, RequestError
 from foley.media.filters import Sound, measure_loudness
 from foley.media.original import read_original
+from foley.speech import measure_speech
 
 SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
 MIN_SECONDS = 1.0
 _CLIPPED = 0.999  # of full scale
 _MOST_CLIPPED = 1e-3  # share of the samples
 _SILENT_LUFS = -60.0
+_MOST_SPEECH_SECONDS = 0.5
+_VOICES = frozenset(
+    {"voice", "voices", "speech", "speaks", "speaking", "talks", "talking", "says", "saying"}
+    | {"conversation", "dialogue", "crowd", "shouts", "shouting", "sings", "singing", "laughing"}
+)
 # A sound is said to be off by so much, and if the motion fits the moved sound so much better.
 _LAG_FRAMES = 3
 _LARGEST_LAG = 12
@@ -155,6 +162,13 @@ def _check_sound(clip: TrainingClip) -> list[Finding]:
     clipped = float((np.abs(clip.waveform) >= _CLIPPED).mean())
     if clipped > _MOST_CLIPPED:
         findings.append(Finding(f"clips in {clipped:.1%} of its samples; record it more softly"))
+    spoken = measure_speech(torch.from_numpy(clip.waveform)[None], SAMPLE_RATE)
+    if spoken > _MOST_SPEECH_SECONDS and not _VOICES.intersection(clip.prompt.lower().split()):
+        text = (
+            f"has {spoken:.1f} s of speech, which its prompt does not name; leave the clip out, or "
+            "say in the prompt whose voice is heard"
+        )
+        findings.append(Finding(text))
     spectrum = np.abs(np.fft.rfft(clip.waveform)) ** 2
     high = spectrum[round(9_000 / SAMPLE_RATE * len(clip.waveform)) :].sum() / spectrum.sum()
     if high < 1e-7:

@@ -10,6 +10,7 @@ from foley.errors import ParameterError
 from foley.tuning.clips import check_sync, find_clips, mark_duplicates, read_clip
 from tests.media.clips import add_sound
 from tests.server import draw_clip
+from tests.speech import babble
 
 RATE = 48_000
 
@@ -58,6 +59,14 @@ def test_faults_of_a_clip_are_named(picture: Path, tmp_path: Path) -> None:
     assert not clip.is_usable
     assert "no prompt" in clip.findings[0].text
     assert "cannot be read" in clip.findings[1].text
+
+
+def test_speech_that_the_prompt_does_not_name_is_found(picture: Path, tmp_path: Path) -> None:
+    path = add_sound(picture, tmp_path / "talk.mov", babble(1.5, 3)[None], layout="mono")
+    (finding,) = [f for f in read_clip(path, "taps").findings if "speech" in f.text]
+    assert not finding.excludes
+    assert 0.8 < float(finding.text.split()[1]) <= 1.6  # measured: 1.4 s
+    assert not [f for f in read_clip(path, "a voice").findings if "speech" in f.text]
 
 
 def test_twins_are_found_by_their_sound(picture: Path, tmp_path: Path) -> None:

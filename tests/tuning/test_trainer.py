@@ -10,6 +10,7 @@ from foley.errors import ParameterError
 from foley.models.adapters import add_hooks
 from foley.models.dit import FoleyDiT
 from foley.tuning.examples import Example
+from foley.tuning.kept import PROMPTS, choose_prompts
 from foley.tuning.loss import TrainedAdapter, checkpoint_blocks, compute_loss, draw_sigmas
 from foley.tuning.report import draw_curves
 from foley.tuning.trainer import (
@@ -149,3 +150,39 @@ def test_curves_stay_in_their_picture() -> None:
     assert svg.count("<polyline") == 2
     flat = draw_curves(History(validation=[(0, 1.0)]))
     assert "nan" not in svg + flat
+
+
+def test_for_other_prompts_the_models_own_velocity_is_learnt() -> None:
+    dit = toy_components().dit.requires_grad_(False)
+    add_hooks(dit)
+    adapter = TrainedAdapter(dit, 4, "all", 0)
+
+    def loss(kept: bool, unconditional: bool) -> float:
+        generator = torch.Generator().manual_seed(0)
+        made = compute_loss(
+            dit,
+            adapter,
+            [example(0), example(1)],
+            torch.tensor([0.3, 0.8]),
+            generator,
+            unconditional=[unconditional] * 2,
+            kept=[kept] * 2,
+        )
+        return float(made.detach())
+
+    # An adapter that changes nothing has nothing to learn there. Measured: at most 3e-14.
+    assert loss(kept=True, unconditional=False) < 1e-9
+    assert loss(kept=False, unconditional=True) < 1e-9
+    assert loss(kept=False, unconditional=False) > 1
+    for up in adapter.up.values():
+        torch.nn.init.constant_(up, 0.05)
+    assert loss(kept=True, unconditional=False) > 1e-6
+
+
+def test_prompts_that_share_a_word_with_the_taught_ones_are_not_kept() -> None:
+    chosen = choose_prompts(["Hitting GLASS, hard.", "rain"], 60)
+    assert len(chosen) == 60
+    assert {"metal", "wind blowing", ""} <= set(chosen)
+    assert not {"glass clinks", "rain", "hitting wood"} & set(chosen)
+    assert "" not in choose_prompts(["rain", ""], 60)  # a clip without a prompt teaches it
+    assert choose_prompts([" ".join(PROMPTS), ""], 4) == []

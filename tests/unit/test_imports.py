@@ -80,6 +80,7 @@ ALLOWED: dict[str, set[str]] = {
         "foley.models/",
         "foley.pipeline",
         "foley.sampling",
+        "foley.speech",
         "foley.weights/",
     },
     "foley": BASE | {"foley.generation", "foley.pipeline"},
