@@ -7,6 +7,7 @@ is read of them and the training are those of `foley train`.
 """
 
 import argparse
+import json
 import tempfile
 import time
 from collections.abc import Sequence
@@ -259,6 +260,7 @@ def main() -> None:
                 "training": trained,
                 **judge_adapter(pipeline, tests, name, scales),
             }
+            (out / "figures.json").write_text(json.dumps(figures, indent=1))  # if it is cut off
     record = environment() | {
         "what": "adapter_tiny",
         "weights": pipeline.source,
