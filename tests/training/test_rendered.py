@@ -14,7 +14,7 @@ from training import clips, labels
 from training.rendered import contacts, simulate
 from training.rendered.clip import KINDS, make_clip
 from training.rendered.stream import TRAINING_SHARES, Crops, collate
-from training.rendered.world import UNSEEN_SHAPES, Release, World
+from training.rendered.world import UNSEEN_SHAPES, Part, Release, World
 
 
 def falling_ball(height: float, restitution: float = 0.7) -> list[contacts.Impact]:
@@ -37,6 +37,18 @@ def test_a_ball_bounces_in_ever_shorter_times_and_more_softly() -> None:
     assert len(impacts) == 8
     assert (np.diff(gaps) < 0).all()
     assert [i.speed for i in impacts] == sorted((i.speed for i in impacts), reverse=True)
+
+
+def test_blocks_that_rest_on_one_another_make_no_impact() -> None:
+    world = World(np.random.default_rng(0), settle_seconds=0.4, resting=True)
+    world.add_floor()
+    look, part = world.look("wood"), Part("wood", 1.0, 0.5, moves=True)
+    for level in range(3):
+        at = (0.004 * level, 0, 0.1 * (2 * level + 1) + 0.001 * level)
+        world.add_block((0.1, 0.1, 0.1), look, at, part, Release(0))
+    motion = simulate.simulate(world, world.xml(45), 0.5, np.arange(12) / 25)
+    assert len(motion.forces)
+    assert contacts.find_impacts(world, motion) == []
 
 
 def test_the_restitution_asked_for_is_the_one_simulated() -> None:

@@ -15,6 +15,10 @@ LATENT_RATE = 50
 IMPACT_SECONDS = 0.016  # over which the force of an impact is summed
 DEAD_SECONDS = 0.03  # of a pair after an impact
 LEAST_SPEED = 0.04  # m/s that an impact changes, or it is none
+# Of the speed that an impact changes, what the surfaces approach with. It is a half or more where
+# they meet, and nothing where bodies that lie on one another only share a load anew.
+LEAST_APPROACH = 0.2
+APPROACH_SECONDS = 0.004  # after the beginning of an impact, in which they approach fastest
 FIRST_SECONDS, LAST_SECONDS = 0.03, 0.06  # no impact so near the start and the end of a clip
 FULL_SPEED = 4.0  # half picture heights a second of a very hard hit
 HEARD_SPEED = 0.12  # half picture heights a second; softer impacts make no sound
@@ -58,12 +62,12 @@ def _reduced_mass(world: World, motion: Motion, pair: np.ndarray) -> float | Non
 def find_impacts(world: World, motion: Motion) -> list[Impact]:
     """Return all impacts of a clip in order of time.
 
-    An impact is a force over 1.3 times the mean of the 45 to 3 ms before it. Its impulse over
-    16 ms, divided by the mass that it moves, is its speed.
+    An impact is a force over 1.3 times the mean of the 45 to 3 ms before it, where the surfaces
+    approach. Its impulse over 16 ms, divided by the mass that it moves, is its speed.
     """
     count = round(motion.seconds / TIME_STEP)
     window, early, late = (round(s / TIME_STEP) for s in (IMPACT_SECONDS, 0.045, 0.003))
-    dead = round(DEAD_SECONDS / TIME_STEP)
+    dead, soon = round(DEAD_SECONDS / TIME_STEP), round(APPROACH_SECONDS / TIME_STEP)
     index = np.arange(count)
     low, high = np.maximum(index - early, 0), np.maximum(index - late, 0)
     found = []
@@ -74,14 +78,17 @@ def find_impacts(world: World, motion: Motion) -> list[Impact]:
         of_pair = (motion.pairs == pair).all(1)
         force = np.bincount(motion.steps[of_pair], motion.forces[of_pair], count)[:count]  # [N]
         total = np.concatenate(([0], np.cumsum(force)))
-        before = (total[high] - total[low]) / (early - late)
+        before = (total[high] - total[low]) / np.maximum(high - low, 1)
+        approach = np.zeros(count)
+        np.maximum.at(approach, motion.steps[of_pair], motion.speeds[of_pair])
         above = force > 1.3 * before + 0.02 * mass * 9.81
         starts = np.flatnonzero(above & ~np.concatenate(([False], above[:-1])))
         events: list[tuple[int, float]] = []
         for start in starts.tolist():
             impulse = np.clip(force[start : start + window] - before[start], 0, None).sum()
             speed = impulse * TIME_STEP / mass
-            if speed < LEAST_SPEED:
+            met = approach[max(start - 1, 0) : start + soon].max()
+            if speed < LEAST_SPEED or met < LEAST_APPROACH * speed:
                 continue
             if events and start - events[-1][0] < dead:
                 if speed > 2.5 * events[-1][1]:  # a soft touch just before the hit

@@ -27,6 +27,7 @@ class Motion:
         steps: int [C], the time step of each contact.
         pairs: int [C, 2], the bodies that touch, the lower number first.
         forces: [C], along the contact's normal, newtons.
+        speeds: [C], at which the surfaces approach there, m/s; negative where they part.
         points: [C, 3], where they touch.
         rubs: rows of (seconds, body, body, sliding m/s, moving m/s, newtons).
     """
@@ -40,6 +41,7 @@ class Motion:
     steps: np.ndarray
     pairs: np.ndarray
     forces: np.ndarray
+    speeds: np.ndarray
     points: np.ndarray
     rubs: np.ndarray
 
@@ -178,19 +180,20 @@ def simulate(world: World, xml: str, seconds: float, moments: np.ndarray) -> Mot
         mujoco.mj_step(model, data)
         if data.ncon and (live := data.contact.efc_address >= 0).any():
             pairs = np.sort(model.geom_bodyid[data.contact.geom[live]], 1)
-            force = data.efc_force[data.contact.efc_address[live]]
+            rows = data.contact.efc_address[live]
+            force, speed = data.efc_force[rows], -data.efc_vel[rows]  # copies
             points = data.contact.pos[live].copy()
-            contacts.append((np.full(len(force), step), pairs, force.copy(), points))
+            contacts.append((np.full(len(force), step), pairs, force, speed, points))
             if world.rubs and step % RUB_STEPS == 0:
                 rubs += _rub_rows(now, model, data, live)
     while len(positions) < len(due):
         positions.append(data.qpos.copy())
         places.append(data.xpos.copy())
-    steps, pairs, forces, points = (
+    steps, pairs, forces, speeds, points = (
         np.concatenate(column) if contacts else np.zeros(shape)
         for column, shape in zip(
-            zip(*contacts, strict=True) if contacts else [()] * 4,
-            ((0,), (0, 2), (0,), (0, 3)),
+            zip(*contacts, strict=True) if contacts else [()] * 5,
+            ((0,), (0, 2), (0,), (0,), (0, 3)),
             strict=True,
         )
     )
@@ -204,6 +207,7 @@ def simulate(world: World, xml: str, seconds: float, moments: np.ndarray) -> Mot
         steps.astype(int),
         pairs.astype(int),
         forces,
+        speeds,
         points,
         np.array(rubs).reshape(-1, 6),
     )
