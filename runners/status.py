@@ -4,9 +4,7 @@
 that decides which messages callers may see. HTTP, server-sent events and gRPC use both.
 """
 
-import errno
 import math
-import sqlite3
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -38,6 +36,7 @@ from foley.errors import (
     VideoError,
     VideoTooLargeError,
 )
+from runners.storage import is_storage_full
 
 
 class Status(NamedTuple):
@@ -143,7 +142,7 @@ def public_error(error: Exception) -> PublicError:
         error: any exception; one that is no FoleyError becomes `internal`, or
             `storage_full` if a disk was full.
     """
-    if _is_disk_full(error):
+    if is_storage_full(error):
         error = StorageFullError()
     if not isinstance(error, FoleyError):
         return PublicError(
@@ -159,17 +158,6 @@ def public_error(error: Exception) -> PublicError:
         status=status_of(type(error)),
         redacted=not is_public,
         retry_after_seconds=retry_after_seconds,
-    )
-
-
-def _is_disk_full(error: Exception) -> bool:
-    """Whether a disk was full, or a database on it."""
-    if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    error = getattr(error, "orig", error)  # SQLAlchemy wraps the database's own
-    return (
-        isinstance(error, sqlite3.OperationalError)
-        and getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
     )
 
 

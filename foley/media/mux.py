@@ -207,14 +207,20 @@ def write_video(
             else:
                 packets = complete_timestamps(reader, picture, checked, stop_seconds)
                 pictures = cut_packets(packets, stop_seconds)
-            hidden_seconds = 0.0
+            hidden_seconds, has_picture = 0.0, False
             # Interleaved in order of time, so that the muxer does not have to buffer packets.
             texts = read_subtitles(source, subtitles, _packets_only(limits), stop_seconds)
             for packet in heapq.merge(pictures, *sounds, texts, key=_decode_seconds):
                 if packet.stream is picture:
+                    has_picture = True
                     hidden_seconds = max(hidden_seconds, -_shown_seconds(packet))
                     packet.stream = copy
                 writer.mux(packet)
+            if not has_picture:  # FFmpeg would write a file without it
+                raise VideoDecodeError(
+                    "no picture of the clip lies in the part that is kept; its timestamps are "
+                    "damaged: convert the clip first"
+                )
             writer.close()
             left_out = list_left_out(reader, picture, subtitles, temporary, chosen)
     notices = []

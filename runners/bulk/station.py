@@ -5,7 +5,6 @@ task ── fetch ── GenerationService: decode (child), Worker, write (child
 
 import asyncio
 import contextlib
-import errno
 import os
 import time
 from collections.abc import AsyncIterator
@@ -28,6 +27,7 @@ from runners.messages import ModelStatus, RunnerRequest
 from runners.sandbox.fork_server import SandboxLimits
 from runners.sandbox.pool import Sandbox
 from runners.settings import Settings, child_environment
+from runners.storage import is_storage_full
 from runners.worker.startup import start_worker
 from runners.worker.stream import stream_events
 from runners.worker.worker import Worker
@@ -127,8 +127,7 @@ class Station:
             return BulkOutcome.from_error(task, error, finished=time.time())
         except Exception as error:
             log.exception("row_failed", row=task.id)
-            is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-            failure = StorageFullError() if is_full else ServerError(BUG)
+            failure = StorageFullError() if is_storage_full(error) else ServerError(BUG)
             return BulkOutcome.from_error(task, failure, finished=time.time())
 
     async def _run_in(self, folder: Path, task: BulkTask) -> BulkOutcome:

@@ -38,11 +38,15 @@ class CancellationRegistry:
     """The active requests of all API processes.
 
     Args:
-        folder: shared by the processes.
+        folder: shared by the processes. Files of dead ones are removed.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        for path in folder.glob("[!.]*"):  # one that begins with a dot is about to be locked
+            with contextlib.suppress(FileNotFoundError, BlockingIOError), path.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
 
     @contextlib.contextmanager
     def enter(self, owner: str, request_id: str) -> Iterator[CancellationToken]:

@@ -6,6 +6,7 @@ A folder appears complete, by a rename, and its modification time says since whe
 """
 
 import asyncio
+import contextlib
 import re
 import shutil
 import tempfile
@@ -111,6 +112,10 @@ class ResultStore:
                 break
             shutil.rmtree(result.folder, ignore_errors=True)
             total_bytes -= result.num_bytes
+        for folder in self._folder.glob(".*"):  # being filled, which takes no time at all
+            with contextlib.suppress(FileNotFoundError):
+                if folder.stat().st_mtime < oldest_since:
+                    shutil.rmtree(folder, ignore_errors=True)
 
     async def sweep_forever(self) -> None:
         """Sweep at intervals of a tenth of the time that results are kept, at most 30 s."""

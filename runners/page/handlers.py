@@ -1,7 +1,6 @@
 """What the page does when a control is used. Every request goes through the public HTTP API."""
 
 import contextlib
-import errno
 import itertools
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -30,6 +29,7 @@ from runners.page.public_url import GRADIO_SERVER
 from runners.page.results import PageResult
 from runners.page.sessions import PageSessions
 from runners.page.snippets import ResultSettings
+from runners.storage import is_storage_full
 
 log = structlog.get_logger(__name__)
 
@@ -172,10 +172,9 @@ class PageHandlers:
                 ),
             }
         except Exception as error:  # the outermost boundary: the page must remain usable
-            is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
             log.exception("page_failed")
             text = messages.describe_error(StorageFullError(), key_given=bool(api_key))
-            yield self._show_error("start", text if is_full else PAGE_FAILED)
+            yield self._show_error("start", text if is_storage_full(error) else PAGE_FAILED)
 
     async def _run(
         self, values: dict[Any, Any], request: gr.Request, api_key: str

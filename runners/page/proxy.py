@@ -154,10 +154,13 @@ class PageProxy:
         )
         try:
             response = await self._send_request(request)
-        except httpx.ReadError:
+        except httpx.ConnectError:
+            raise
+        except httpx.TransportError as error:
             if disconnected.is_set():
                 return
-            raise
+            # Its process ended before it answered, and is started again.
+            raise httpx.ConnectError("the page was lost") from error
         async with contextlib.aclosing(response):
             if scope["path"] != f"{self._prefix}{EVENTS}":
                 await self._send_response(response, receive, send, self._wait_until_idle())

@@ -44,6 +44,7 @@ from typing import Any, NoReturn
 from foley.errors import FoleyError, OutputError
 from runners.sandbox.confinement import Confinement, list_readable_paths
 from runners.sandbox.questions import connect, send
+from runners.storage import is_storage_full
 
 NOTHING = "nothing"  # a task that shows that the fork server is ready
 MAX_OPEN_FILES = 64  # several times what a task needs
@@ -233,6 +234,8 @@ def _describe_failure(error: BaseException, folder: str) -> dict[str, Any]:
 
 def _exhausted_resource(error: BaseException | None) -> str:
     """Return what ran out: memory, file_size or disk; empty for every other error."""
+    if is_storage_full(error):
+        return "disk"
     while error is not None:
         number = getattr(error, "errno", None)
         if isinstance(error, MemoryError) or number == errno.ENOMEM:
@@ -240,16 +243,10 @@ def _exhausted_resource(error: BaseException | None) -> str:
         if "can't allocate memory" in str(error):  # PyTorch's message, in a RuntimeError
             return "memory"
         # safetensors has the number in its text alone.
-        if number in (errno.ENOSPC, errno.EDQUOT) or _has_number(error, errno.ENOSPC, errno.EDQUOT):
-            return "disk"
-        if number == errno.EFBIG or _has_number(error, errno.EFBIG):
+        if number == errno.EFBIG or f"(os error {errno.EFBIG})" in str(error):
             return "file_size"
         error = error.__cause__ or error.__context__
     return ""
-
-
-def _has_number(error: BaseException, *numbers: int) -> bool:
-    return any(f"(os error {number})" in str(error) for number in numbers)
 
 
 def _is_folder_failure(error: FoleyError) -> bool:

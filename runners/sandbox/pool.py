@@ -248,9 +248,9 @@ def _unpack(task: str, outcome: dict[str, Any]) -> Any:
     if task == DECODE and (error := _clip_error(outcome)) is not None:
         log.warning("media_clip_refused", task=task, **outcome)
         raise error
-    log.error("media_failed", task=task, **outcome)
     if outcome == {"exhausted": "disk"}:
         raise StorageFullError()
+    log.error("media_failed", task=task, **outcome)
     raise ServerError(f"the media task '{task}' failed; the log says why")
 
 

@@ -7,10 +7,11 @@ from concurrent.futures import Future
 
 import structlog
 
-from foley.errors import CancelledRequestError, FoleyError, ServerError
+from foley.errors import CancelledRequestError, FoleyError, ServerError, StorageFullError
 from runners.handoff import read_announcement, read_expectation
 from runners.jobs.scratch import is_abandoned
 from runners.messages import ProgressUpdate, RunnerEvent, RunnerRequest, RunnerResult
+from runners.storage import is_storage_full
 from runners.tracing import JobTrace
 from runners.worker.running_job import RunningJob
 from runners.worker.worker import Worker
@@ -109,5 +110,7 @@ def _make_last_event(outcome: Future[RunnerResult]) -> RunnerEvent:
         return RunnerEvent(result=outcome.result())
     if isinstance(error, FoleyError):
         return RunnerEvent.from_error(error)
+    if is_storage_full(error):
+        return RunnerEvent.from_error(StorageFullError())
     log.error("job_failed", exc_info=error)
     return RunnerEvent.from_error(ServerError("something went wrong inside the model's process"))

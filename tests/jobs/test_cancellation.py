@@ -72,3 +72,19 @@ def test_two_requests_of_one_id_are_cancelled_together(tmp_path: Path) -> None:
 
     assert len(asyncio.run(work())) == 2
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_new_process_removes_the_requests_of_dead_ones_and_of_no_other(tmp_path: Path) -> None:
+    dead, living = start_worker(tmp_path), start_worker(tmp_path)
+    (requests,) = tmp_path.glob("foley-common-*/requests")
+    dead.kill()
+    with dead:
+        pass
+    assert len(list(requests.iterdir())) == 2
+    registry = CancellationRegistry(requests)
+    assert len(list(requests.iterdir())) == 1
+    assert registry.cancel("me", "request-1")
+    assert living.stdout is not None
+    with living:
+        assert living.stdout.read() == b"the request was cancelled\n"
+    assert list(tmp_path.iterdir()) == []

@@ -79,3 +79,14 @@ def test_results_go_when_their_time_is_over(results: ResultStore, tmp_path: Path
     results.sweep()
     assert not folder.exists()
     assert results.find("", "new", "foley-1.wav").is_file()
+
+
+def test_what_a_process_left_that_was_killed_while_it_stored_a_result_is_swept(
+    results: ResultStore, tmp_path: Path
+) -> None:
+    left, being_filled = (tmp_path / "results" / name for name in (".left", ".being_filled"))
+    for folder in (left, being_filled):
+        make_file(folder, 10)
+    os.utime(left, (time.time() - 601,) * 2)
+    results.sweep()
+    assert list((tmp_path / "results").iterdir()) == [being_filled]

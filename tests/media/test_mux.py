@@ -339,6 +339,15 @@ def test_a_stream_without_timestamps_is_decoded_no_further_than_needed(
     assert counts[0] < 80
 
 
+def test_a_part_without_pictures_is_refused_and_not_written_as_a_sound(
+    tmp_path: Path,
+) -> None:
+    source = write_clip(tmp_path / "clip.mp4", num_frames=10)
+    with pytest.raises(VideoDecodeError, match="no picture of the clip"):
+        write_video(source, click(0.1), tmp_path / "out.mp4", stop_seconds=0.0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.mp4"]
+
+
 def test_a_stream_without_timestamps_is_decoded_within_the_limits(tmp_path: Path) -> None:
     source = raw_clip(tmp_path / "in.h264", 25)
     with pytest.raises(VideoTooLargeError, match="6400 pixels, the limit is 6399"):

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import fcntl
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -53,6 +54,38 @@ def test_a_page_that_does_not_answer_does_not_delay_the_end(
             with pytest.raises(NotReadyError, match="ending"):
                 await asyncio.wait_for(request, scale(20))
             await asyncio.wait_for(left.wait(), scale(20))
+
+    with ThreadPoolExecutor(1) as pool:  # the browser's event loop may run in this thread
+        pool.submit(lambda: asyncio.run(call())).result()
+
+
+def test_a_page_that_is_killed_before_it_answers_is_starting_again(tmp_path: Path) -> None:
+    async def call() -> None:
+        async def end(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.close()
+
+        async def receive() -> Message:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        async def send(message: Message) -> None:
+            raise AssertionError(message)
+
+        proxy = PageProxy(tmp_path, prefix="/ui", ending=Ending(30))
+        with (tmp_path / "page.lock").open("wb") as lock:  # as if another process had started it
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            async with await asyncio.start_unix_server(end, tmp_path / "page.sock"):
+                scope = {
+                    "type": "http",
+                    "method": "GET",
+                    "path": "/ui/",
+                    "raw_path": b"/ui/",
+                    "query_string": b"",
+                    "headers": [],
+                }
+                with pytest.raises(NotReadyError, match="the page is starting"):
+                    await proxy(scope, receive, send)
 
     with ThreadPoolExecutor(1) as pool:  # the browser's event loop may run in this thread
         pool.submit(lambda: asyncio.run(call())).result()

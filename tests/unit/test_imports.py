@@ -112,12 +112,14 @@ ALLOWED: dict[str, set[str]] = {
     "runners.process": BASE,
     "runners.runner_socket": BASE,
     "runners.settings": BASE,
-    "runners.status": BASE,
+    "runners.status": BASE | {"runners.storage"},
+    "runners.storage": set(),
     "runners.auth": BASE,
     "runners.messages": BASE,
     "runners.handoff": BASE,
     "runners.tracing": BASE | {"runners.messages", "runners.settings"},
-    "runners.sandbox/": BASE | {"foley.marks/", "foley.media/", "runners.handoff"},
+    "runners.sandbox/": BASE
+    | {"foley.marks/", "foley.media/", "runners.handoff", "runners.storage"},
     "runners.jobs/": BASE
     | {
         "foley.marks/",
@@ -147,6 +149,7 @@ ALLOWED: dict[str, set[str]] = {
         "runners.messages",
         "runners.metrics",
         "runners.settings",
+        "runners.storage",
         "runners.tracing",
     },
     "runners.bulk/": BASE
@@ -159,6 +162,7 @@ ALLOWED: dict[str, set[str]] = {
         "runners.messages",
         "runners.sandbox/",
         "runners.settings",
+        "runners.storage",
         "runners.worker/",
     },
     "runners.durable/": BASE
@@ -221,6 +225,7 @@ ALLOWED: dict[str, set[str]] = {
         "runners.process",
         "runners.sandbox/",
         "runners.settings",
+        "runners.storage",
     },
     "service": BASE
     | {

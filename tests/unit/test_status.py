@@ -11,6 +11,7 @@ from foley.errors import (
     FoleyError,
     NoFramesError,
     NotReadyError,
+    OutputError,
     RequestError,
     VideoEmptyError,
     make_error,
@@ -91,3 +92,11 @@ def test_a_full_disk_has_one_retryable_code() -> None:
     assert (public.code, public.status.http) == ("storage_full", 503)
     assert public.retry_after_seconds
     assert "secret" not in public.message
+
+
+def test_a_full_disk_is_found_behind_the_errors_that_it_has_led_to() -> None:
+    error = OutputError("foley-1.mp4 cannot be written")
+    assert public_error(error).code == OutputError.code
+    error.__cause__ = OSError(errno.ENOSPC, "No space left on device")
+    assert public_error(error).code == "storage_full"
+    assert public_error(OSError(errno.EACCES, "Permission denied")).code == "internal"

@@ -11,13 +11,14 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from foley.request import GenerationRequest
 from foley.types import Stage
 from runners.handoff import announce_frames, save_frames
 from runners.jobs.scratch import Scratch
 from runners.messages import RunnerEvent, RunnerRequest
-from runners.worker import calibration
+from runners.worker import calibration, running_job
 from runners.worker.scheduler import Budget
 from runners.worker.stream import OWNER_SECONDS, stream_events
 from runners.worker.worker import Worker
@@ -102,6 +103,24 @@ def test_frames_that_are_not_announced_are_not_used(
         events = await admit(worker, request)
         save_frames(toy_frames(16), request.path)
         assert await read_error(events) == "timeout"
+
+    asyncio.run(run())
+
+
+def test_a_full_disk_is_told_as_such_when_the_waveforms_are_written(
+    worker: Worker, request_in: Callable[..., RunnerRequest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        # What safetensors says on a full tmpfs. The whole service meets one in
+        # tests/service/test_full_disk.py.
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(running_job, "save_waveforms", refuse)
+
+    async def run() -> None:
+        request = request_in()
+        announce_frames(save_frames(toy_frames(16), request.path), request.path)
+        assert await read_error(await admit(worker, request)) == "storage_full"
 
     asyncio.run(run())
 
