@@ -159,13 +159,13 @@ def _open_container(source: Path, limits: MediaLimits) -> InputContainer:
 
 @contextmanager
 def translate_read_errors(source: Path) -> Iterator[None]:
-    """Raise FFmpeg errors inside the block as `VideoDecodeError`.
+    """Raise FFmpeg errors inside the block, and times beyond its clock, as `VideoDecodeError`.
 
     Args:
         source: the file that is read; the message names it.
 
     Raises:
-        VideoDecodeError: for every FFmpeg error.
+        VideoDecodeError: for every FFmpeg error, and for a time that has no 64 bits.
     """
     try:
         yield
@@ -173,6 +173,10 @@ def translate_read_errors(source: Path) -> Iterator[None]:
         raise VideoDecodeError(
             f"{source.name} cannot be read as a video ({error.strerror}); "
             "send a complete file, such as H.264 in MP4"
+        ) from error
+    except OverflowError as error:
+        raise VideoDecodeError(
+            f"{source.name} states times that no clock has; convert the clip first"
         ) from error
 
 

@@ -16,7 +16,7 @@ from foley.errors import (
 )
 from foley.media.decode import decode_frames, probe
 from foley.media.integrity import measure_index, missing_bytes
-from foley.media.source import MediaLimits
+from foley.media.source import MediaLimits, translate_read_errors
 from tests.media.clips import write_bomb, write_clip, write_sound
 
 CLIPS = Path(__file__).parents[1] / "assets/clips"
@@ -243,3 +243,11 @@ def test_a_recording_that_starts_between_key_frames_is_read(tmp_path: Path) -> N
     clip.write_bytes(clip.read_bytes()[starts[5] // 188 * 188 :])
     frames = decode_frames(clip, visual_size=80, sync_size=80)
     assert len(frames.sync) >= 40
+
+
+def test_a_time_that_has_no_64_bits_is_damage_of_the_clip() -> None:
+    with (
+        pytest.raises(VideoDecodeError, match="no clock"),
+        translate_read_errors(Path("clip.nut")),
+    ):
+        av.Packet(b"x").pts = 2**63  # as where a clock leaps from one end to the other
