@@ -181,8 +181,9 @@ def _choose_container(task: ClipTask, console: Console) -> ClipTask:
     if task.clip is None:
         return task
     with silence_imports():
-        from foley.media.mux import CONTAINERS, choose_container
+        from foley.media.mux import choose_container
         from foley.media.original import read_original
+        from foley.media.picture import CONTAINERS
 
     if task.mix.is_mixed:  # refused here, if it cannot be decoded
         read_original(task.clip, fit=lambda layout: layout)

@@ -6,11 +6,11 @@ import heapq
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import av
 from av import Packet
-from av.container import InputContainer, OutputContainer
+from av.container import InputContainer
 from av.video.stream import VideoStream
 from torch import Tensor
 
@@ -20,20 +20,27 @@ from foley.marks.mark import Mark
 from foley.media.atomic import claim_path
 from foley.media.audio import as_24_bit, as_stereo, encode_packets, validate_waveform
 from foley.media.clock import seconds_of
-from foley.media.containers import takes
 from foley.media.filters import Samples, Sound
-from foley.media.images import is_made_of_pictures
 from foley.media.marks import MarkedFile
 from foley.media.metadata import (
     add_subtitles,
     copy_chapters,
     copy_stream_tags,
     copy_tags,
-    has_quicktime_keys,
     list_left_out,
     read_subtitles,
 )
 from foley.media.packets import complete_timestamps, cut_packets
+from foley.media.picture import (
+    CONTAINERS,
+    FFMPEG_FORMAT,
+    Container,
+    PicturePlan,
+    add_picture,
+    limit_packets,
+    list_options,
+    plan_picture,
+)
 from foley.media.source import MediaLimits, open_video
 from foley.media.timecode import describe_wave
 from foley.media.tracks import (
@@ -48,30 +55,14 @@ from foley.media.tracks import (
 from foley.media.transcode import add_encoded_picture, encode_picture
 from foley.mix import LoudnessReport, MixOptions
 
-Container = Literal["mp4", "mov", "mkv", "webm"]
 SampleFormat = Literal["s24", "f32"]
 
-CONTAINERS: tuple[Container, ...] = get_args(Container)
-_FFMPEG_FORMAT = {"mp4": "mp4", "mov": "mov", "mkv": "matroska", "webm": "webm"}
 _AUDIO_CODEC = {"mp4": "aac", "mov": "aac", "mkv": "aac", "webm": "libopus"}
-_FALLBACKS: tuple[Container, ...] = ("mkv", "mov")  # mkv accepts nearly every codec
-_VIDEO_ENCODER = {"mp4": "libx264", "mov": "libx264", "mkv": "libx264", "webm": "libvpx-vp9"}
 _ENCODER_NAMES = {"libx264": "H.264", "libvpx-vp9": "VP9"}
-# Players show these as pictures or not at all, although mov takes them.
-_ANIMATIONS = frozenset({"gif", "apng"})
 _LOSSLESS_CODEC = {
     ("wav", "s24"): "pcm_s24le",
     ("wav", "f32"): "pcm_f32le",
     ("flac", "s24"): "flac",
-}
-# Without a tag, FFmpeg takes each ProRes for the best one.
-_PRORES_TAGS = {
-    "Proxy": "apco",
-    "LT": "apcs",
-    "Standard": "apcn",
-    "HQ": "apch",
-    "4444": "ap4h",
-    "XQ": "ap4x",
 }
 
 
@@ -112,8 +103,8 @@ def choose_container(
         VideoError: the source cannot be read, as `decode_frames`, or the container refuses one of
             its packets.
     """
-    with open_video(source, _packets_only(limits)) as (reader, picture):
-        plan = _plan_picture(reader, picture, wanted)
+    with open_video(source, limit_packets(limits)) as (reader, picture):
+        plan = plan_picture(reader, picture, wanted)
         if plan.encoder is None:
             _check_packets(reader, picture, plan, limits or MediaLimits())
         return plan.container
@@ -162,13 +153,13 @@ def write_video(
     """
     samples = validate_waveform(waveform, sample_rate)
     wanted = container or _container_from_suffix(destination)
-    with open_video(source, _packets_only(limits)) as (reader, picture):
+    with open_video(source, limit_packets(limits)) as (reader, picture):
         codec = picture.codec_context.codec.canonical_name
-        plan = _plan_picture(reader, picture, wanted)
+        plan = plan_picture(reader, picture, wanted)
         chosen = plan.container
         output = SoundOutput(
             container=chosen,
-            ffmpeg_format=_FFMPEG_FORMAT[chosen],
+            ffmpeg_format=FFMPEG_FORMAT[chosen],
             codec=_AUDIO_CODEC[chosen],
             sample_rate=sample_rate,
             bitrate=audio_bitrate,
@@ -184,8 +175,8 @@ def write_video(
             av.open(
                 str(temporary),
                 "w",
-                format=_FFMPEG_FORMAT[chosen],
-                options=_list_options(chosen, reader),
+                format=FFMPEG_FORMAT[chosen],
+                options=list_options(chosen, reader),
             ) as writer,
         ):
             copy_tags(reader, writer)
@@ -194,12 +185,12 @@ def write_video(
             if plan.encoder:
                 copy = add_encoded_picture(writer, picture, plan.encoder)
             else:
-                copy = _add_picture(writer, picture, plan.tag)
+                copy = add_picture(writer, picture, plan.tag)
             copy_stream_tags(picture, copy)
             sounds = add_sounds(
                 source, reader, writer, heard, output, stop_seconds=stop_seconds, limits=limits
             )
-            subtitles = add_subtitles(reader, writer, _FFMPEG_FORMAT[chosen])
+            subtitles = add_subtitles(reader, writer, FFMPEG_FORMAT[chosen])
             writer.start_encoding()
             checked = limits or MediaLimits()
             if plan.encoder:
@@ -209,7 +200,7 @@ def write_video(
                 pictures = cut_packets(packets, stop_seconds)
             hidden_seconds, has_picture = 0.0, False
             # Interleaved in order of time, so that the muxer does not have to buffer packets.
-            texts = read_subtitles(source, subtitles, _packets_only(limits), stop_seconds)
+            texts = read_subtitles(source, subtitles, limit_packets(limits), stop_seconds)
             for packet in heapq.merge(pictures, *sounds, texts, key=_decode_seconds):
                 if packet.stream is picture:
                     has_picture = True
@@ -300,7 +291,7 @@ def write_audio(
             limits=limits,
         )
         if mix.broadcast_wave and name == "wav":
-            tags, notices = describe_wave(source, sample_rate, _packets_only(limits))
+            tags, notices = describe_wave(source, sample_rate, limit_packets(limits))
             heard = replace(heard, notices=(*heard.notices, *notices))
     sound = heard.tracks[0].sound
     convert = as_24_bit if sample_format == "s24" else None
@@ -345,16 +336,6 @@ def _plan_sounds(
     )
 
 
-def _packets_only(limits: MediaLimits | None) -> MediaLimits:
-    """The limits for copying packets: frames are not limited, because none is decoded."""
-    return MediaLimits(
-        max_pixels=2**62,
-        max_total_pixels=2**62,
-        max_frame_rate=2**62,
-        codecs=limits.codecs if limits else None,
-    )
-
-
 def _container_from_suffix(destination: Path) -> Container:
     suffix = destination.suffix.lower().removeprefix(".")
     for name in CONTAINERS:
@@ -365,39 +346,14 @@ def _container_from_suffix(destination: Path) -> Container:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Plan:
-    """How the picture is written.
-
-    Attributes:
-        container: of the result.
-        tag: codec tag of the copied picture; None for FFmpeg's choice.
-        encoder: FFmpeg's name of the encoder, if the picture cannot be copied.
-    """
-
-    container: Container
-    tag: str | None = None
-    encoder: str | None = None
-
-
-def _plan_picture(reader: InputContainer, picture: VideoStream, wanted: Container) -> _Plan:
-    is_animation = picture.codec_context.codec.canonical_name in _ANIMATIONS
-    if not is_animation and not is_made_of_pictures(Path(reader.name)):
-        for name in (wanted, *_FALLBACKS):
-            for tag in _list_tags(reader, picture, name):
-                if _accepts(name, picture, tag):
-                    return _Plan(container=name, tag=tag)
-    return _Plan(container=wanted, encoder=_VIDEO_ENCODER[wanted])
-
-
 def _check_packets(
-    reader: InputContainer, picture: VideoStream, plan: _Plan, limits: MediaLimits
+    reader: InputContainer, picture: VideoStream, plan: PicturePlan, limits: MediaLimits
 ) -> None:
     """Write the picture's packets to nowhere, since some refusals come only with a packet."""
     seconds = 0.0
     try:
-        with av.open(_NullFile(), "w", format=_FFMPEG_FORMAT[plan.container]) as writer:
-            copy = _add_picture(writer, picture, plan.tag)
+        with av.open(_NullFile(), "w", format=FFMPEG_FORMAT[plan.container]) as writer:
+            copy = add_picture(writer, picture, plan.tag)
             writer.start_encoding()
             packets = complete_timestamps(reader, picture, limits, limits.max_seconds)
             for packet in cut_packets(packets, limits.max_seconds):
@@ -428,48 +384,6 @@ class _NullFile:
 
     def tell(self) -> int:
         return self._position
-
-
-def _list_tags(reader: InputContainer, picture: VideoStream, name: Container) -> list[str | None]:
-    """The codec tags to try, the most faithful one first."""
-    context = picture.codec_context
-    tags: list[str | None] = [None]
-    if name not in ("mp4", "mov"):
-        return tags
-    codec, tag = context.codec.canonical_name, context.codec_tag
-    if codec == "hevc":
-        # Apple's players open HEVC only with the tag hvc1. A source tagged hev1 may contain
-        # parameter sets inside the stream, which hvc1 forbids.
-        tags.insert(0, "hvc1")
-    if codec == "prores" and context.profile in _PRORES_TAGS:
-        tags.insert(0, _PRORES_TAGS[context.profile])
-    if reader.format.name.startswith("mov") and tag.strip("\0"):
-        tags.insert(0, tag)
-    return tags
-
-
-def _accepts(name: Container, picture: VideoStream, tag: str | None) -> bool:
-    return takes(_FFMPEG_FORMAT[name], lambda writer: _add_picture(writer, picture, tag))
-
-
-def _list_options(name: Container, reader: InputContainer) -> dict[str, str]:
-    # Dolby Vision and spherical video are outside the standard.
-    options = {"strict": "unofficial"}
-    if name in ("mp4", "mov"):
-        # The index goes to the front, so that a player can start before the whole file has arrived.
-        keys = "+use_metadata_tags" if has_quicktime_keys(reader) else ""
-        options["movflags"] = f"+faststart{keys}"
-    return options
-
-
-def _add_picture(writer: OutputContainer, picture: VideoStream, tag: str | None) -> VideoStream:
-    copy = writer.add_stream_from_template(picture, opaque=True)
-    copy.time_base = picture.time_base  # the same ticks, so that no timestamp is rounded
-    if picture.sample_aspect_ratio:  # the container's, which the template does not copy
-        copy.codec_context.sample_aspect_ratio = picture.sample_aspect_ratio
-    if tag is not None:
-        copy.codec_context.codec_tag = tag
-    return copy
 
 
 def _audio_codec_name(name: Container) -> str:

@@ -65,6 +65,33 @@ def seconds_since_midnight(timecode: str, rate: Fraction) -> Fraction:
             SMPTE 12M leaves out two, or four at 59.94, in each minute but each tenth.
         rate: frames a second.
     """
+    return _count_frames(timecode, rate) / rate
+
+
+def add_seconds(timecode: str, rate: Fraction, seconds: float) -> str:
+    """Return the timecode of the frame that is shown so much later.
+
+    Args:
+        timecode: as for `seconds_since_midnight`.
+        rate: frames a second.
+        seconds: at least 0.
+    """
+    match = _TIMECODE.fullmatch(timecode)
+    assert match is not None
+    nominal = round(rate)
+    number = _count_frames(timecode, rate) + round(Fraction(seconds) * rate)
+    if match[4] != ":":
+        dropped = nominal // 15
+        tens, rest = divmod(number, 600 * nominal - 9 * dropped)
+        further = max(0, rest - dropped) // (60 * nominal - dropped)
+        number += dropped * (9 * tens + further)
+    seconds_left, frames = divmod(number, nominal)
+    minutes, second = divmod(seconds_left, 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours % 24:02}:{minute:02}:{second:02}{match[4]}{frames:02}"
+
+
+def _count_frames(timecode: str, rate: Fraction) -> int:
     match = _TIMECODE.fullmatch(timecode)
     assert match is not None
     hours, minutes, seconds, frames = (int(match[group]) for group in (1, 2, 3, 5))
@@ -73,7 +100,7 @@ def seconds_since_midnight(timecode: str, rate: Fraction) -> Fraction:
     number = (60 * minutes + seconds) * nominal + frames
     if match[4] != ":":
         number -= nominal // 15 * (minutes - minutes // 10)
-    return number / rate
+    return number
 
 
 def _standard_rate(rate: Fraction) -> Fraction:
