@@ -3,6 +3,7 @@
 # N variations, A latent frames
 
 import logging
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -52,6 +53,7 @@ from foley.request import (
     Prompts,
     Quality,
     Solver,
+    check_part,
 )
 from foley.session import Session
 from foley.types import (
@@ -336,6 +338,8 @@ class FoleyPipeline:
         avoid_speech: AvoidSpeech = ...,
         max_retries: int = ...,
         trim: bool = ...,
+        start_seconds: float = ...,
+        frame_rate: float | None = ...,
         on_progress: OnProgress | None = ...,
     ) -> Generation: ...
 
@@ -361,6 +365,8 @@ class FoleyPipeline:
         avoid_speech: AvoidSpeech = ...,
         max_retries: int = ...,
         trim: bool = ...,
+        start_seconds: float = ...,
+        frame_rate: float | None = ...,
         on_progress: OnProgress | None = ...,
     ) -> list[Generation]: ...
 
@@ -385,6 +391,8 @@ class FoleyPipeline:
         avoid_speech: AvoidSpeech = "off",
         max_retries: int = 2,
         trim: bool = False,
+        start_seconds: float = 0.0,
+        frame_rate: float | None = None,
         on_progress: OnProgress | None = None,
     ) -> Generation | list[Generation]:
         """Generate the sounds for a clip, for each of several, or for a prompt alone.
@@ -420,6 +428,10 @@ class FoleyPipeline:
                 also draws other seeds while there is speech, and returns the cleanest sounds.
             max_retries: how often other seeds are drawn, 1 to 8; only with avoid_speech retry.
             trim: use the first 10 min of a longer clip instead of refusing it.
+            start_seconds: where the used part of each clip begins, 0 to 86400. `save` then writes
+                that part.
+            frame_rate: 1 to 240 pictures per second, for a zip of numbered pictures or a pattern
+                of their paths, such as frames/%04d.png.
             on_progress: called after each step, of each clip; an error that it raises ends the
                 work.
 
@@ -467,21 +479,44 @@ class FoleyPipeline:
         results: list[Generation] = []
         for first in range(0, len(clips), _CLIPS_AT_ONCE):
             part = slice(first, first + _CLIPS_AT_ONCE)
-            read = [self._read(clip, trim=trim) for clip in clips[part]]
+            read = [
+                self._read(clip, trim=trim, start_seconds=start_seconds, frame_rate=frame_rate)
+                for clip in clips[part]
+            ]
             made = self.generate_together(
                 [clip.frames for clip in read], requests[part], on_progress
             )
             results += [clip.describe(result) for clip, result in zip(read, made, strict=True)]
         return results if isinstance(video, list) else results[0]
 
-    def _read(self, video: SourceClip | VideoFrames, *, trim: bool) -> "_ReadClip":
+    def _read(
+        self,
+        video: SourceClip | VideoFrames,
+        *,
+        trim: bool,
+        start_seconds: float,
+        frame_rate: float | None,
+    ) -> "_ReadClip":
         """Return a clip with its frames."""
+        check_part(start_seconds, frame_rate)
         if isinstance(video, VideoFrames):
+            if start_seconds or frame_rate is not None:
+                raise ParameterError(
+                    "start_seconds and frame_rate are for clips; leave them out with frames"
+                )
             return _ReadClip(frames=video)
+        # Imported here, so that frames can be used on a machine without FFmpeg's libraries.
+        from foley.media.prepare import prepare_clip
+
         start = time.perf_counter()
         clip = read_clip(video)
-        with store_clip(clip) as path:
-            frames = self.open_video(path, trim=trim)
+        with store_clip(clip) as path, tempfile.TemporaryDirectory(prefix="foley-") as folder:
+            used = prepare_clip(
+                path, Path(folder, "clip"), start_seconds=start_seconds, frame_rate=frame_rate
+            )
+            if used != path:
+                clip = used.read_bytes()
+            frames = self.open_video(used, trim=trim)
         return _ReadClip(frames=frames, clip=clip, seconds=time.perf_counter() - start)
 
     def decode_video(

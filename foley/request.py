@@ -28,6 +28,8 @@ AUDIO_FORMATS: tuple[AudioFormat, ...] = get_args(AudioFormat)
 Format = Literal["mp4", "mov", "mkv", "webm", "wav", "flac"]
 
 MAX_SEED = 2**63 - 1
+MAX_START_SECONDS = 86_400.0  # of the part of a clip that is used
+MIN_FRAME_RATE, MAX_FRAME_RATE = 1.0, 240.0  # of numbered pictures
 MIN_CUE_SECONDS = 0.1
 MAX_CUES = 32
 MAX_LAYERS = 8
@@ -514,6 +516,26 @@ def parse_adapter_use(text: str) -> dict[str, str]:
     """
     name, colon, scale = text.partition(":")
     return {"name": name.strip(), "scale": scale.strip()} if colon else {"name": name.strip()}
+
+
+def check_part(start_seconds: float, frame_rate: float | None) -> None:
+    """Check the options that say which part of a clip is used, and how fast pictures follow.
+
+    Args:
+        start_seconds: of the part.
+        frame_rate: of numbered pictures; None for a video.
+
+    Raises:
+        ParameterError: one is out of bounds.
+    """
+    if not 0 <= start_seconds <= MAX_START_SECONDS:
+        raise ParameterError(
+            f"start_seconds: must be from 0 to {MAX_START_SECONDS:g}, got {start_seconds:g}"
+        )
+    if frame_rate is not None and not MIN_FRAME_RATE <= frame_rate <= MAX_FRAME_RATE:
+        raise ParameterError(
+            f"frame_rate: must be from {MIN_FRAME_RATE:g} to {MAX_FRAME_RATE:g}, got {frame_rate:g}"
+        )
 
 
 def check_adapter_names(names: Iterable[str], known: Iterable[str]) -> None:

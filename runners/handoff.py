@@ -5,6 +5,8 @@ through a file in shared memory. So the processes send each other paths.
 
     <folder of the request>/
         clip                    by the API: what the caller sent
+        part                    by the process that decodes the clip: the part of it that is used,
+                                if the caller asked for one
         frames.safetensors      by the process that decodes the clip; absent without a clip
         frames.json             by the API: the frames are complete, and this many
         expected.json           instead of both, of a clip of over 15 s, by the process that
@@ -34,6 +36,7 @@ if TYPE_CHECKING:  # torch takes seconds to import, and building a bento must no
     from foley.types import VideoFrames
 
 CLIP = "clip"
+PART = "part"
 FRAMES = "frames.safetensors"
 FRAME_COUNTS = "frames.json"
 WAVEFORMS = "waveforms.safetensors"

@@ -187,7 +187,7 @@ class LocalBackend:
             sound = NoPicture(duration_seconds=task.request.duration_seconds)
             return _DecodedClip(task=task, frames=sound, timings={})
         start = time.perf_counter()
-        frames = self._pipeline.open_video(task.clip, trim=trim)
+        frames = self._pipeline.open_video(task.source or task.clip, trim=trim)
         timings = {str(Stage.DECODE_VIDEO): time.perf_counter() - start}
         return _DecodedClip(task=task, frames=frames, timings=timings)
 
@@ -278,7 +278,7 @@ class LocalBackend:
                 number=number,
                 sample_rate=generation.sample_rate,
                 mix=task.mix,
-                clip=task.clip,
+                clip=task.read_from,
                 mark=self._make_mark(task, generation.seeds[0]),
             )
             for number, (stem, path) in enumerate(
@@ -298,14 +298,14 @@ class LocalBackend:
                     sound.waveforms[0],
                     path,
                     mix=task.mix,
-                    source=task.clip,
+                    source=task.read_from,
                     stop_seconds=stop_seconds,
                     mark=mark,
                 )
             else:
-                assert task.clip is not None  # `plan_sound` refused a video
+                assert task.read_from is not None  # `plan_sound` refused a video
                 file = write_video(
-                    task.clip,
+                    task.read_from,
                     sound.waveforms[0],
                     path,
                     stop_seconds=stop_seconds,
@@ -396,7 +396,7 @@ class ServerBackend:
         start = time.perf_counter()
         on_stage([task], Stage.UPLOAD)
         result = await client.generate(
-            task.clip,
+            task.read_from,
             on_update=on_update,
             max_wait_seconds=MAX_WAIT_SECONDS,
             trim=trim,

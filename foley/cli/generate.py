@@ -21,6 +21,7 @@ from foley.cli.plan import (
     create_folders,
     plan_clips,
     plan_sound,
+    prepare_clips,
     refuse_collisions,
     skip_finished,
 )
@@ -67,6 +68,16 @@ def generate(
     trim: Annotated[
         bool, Parameter(negative=(), help="Cut clips over 10 min instead of refusing them.")
     ] = False,
+    start_seconds: Annotated[
+        float,
+        Parameter(name="--start", help="Second of each clip at which the used part begins."),
+    ] = 0.0,
+    frame_rate: Annotated[
+        float | None,
+        Parameter(
+            help="Pictures per second of numbered pictures (frames/%04d.png), or of a zip of them.",
+        ),
+    ] = None,
     skip_existing: Annotated[
         bool, Parameter(negative=(), help="Skip clips whose result exists.")
     ] = False,
@@ -147,8 +158,7 @@ def generate(
     report = Report(console, as_json=as_json, verbose=verbose)
     with contextlib.ExitStack() as stack:
         if PIPE in (*clips, output):
-            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="foley-")))
-            tasks = plan_piped(clips, request, output, scratch)
+            tasks = plan_piped(clips, request, output, make_scratch(stack))
         else:
             tasks = plan(clips, request, output)
         if csv_file is not None:
@@ -159,6 +169,14 @@ def generate(
             )
         tasks = add_mix(tasks, mix_options)
         report.num_clips = len(tasks)
+        tasks = prepare_clips(
+            tasks,
+            make_scratch(stack),
+            report.print_error,
+            start_seconds=start_seconds,
+            frame_rate=frame_rate,
+            trim=trim,
+        )
         tasks = check_clips(tasks, console, report.print_error)
         refuse_collisions(tasks)
         if skip_existing:
@@ -169,6 +187,15 @@ def generate(
             run_tasks(backend, tasks, report, jobs=jobs, trim=trim, otio=otio)
     report.print_summary()
     return 1 if report.num_failed else 0
+
+
+def make_scratch(stack: contextlib.ExitStack) -> Path:
+    """Return a new folder for temporary files, which is removed when the stack ends.
+
+    Args:
+        stack: of the command.
+    """
+    return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="foley-")))
 
 
 def plan(clips: Sequence[Path], request: GenerationRequest, output: Path | None) -> list[ClipTask]:

@@ -11,15 +11,17 @@ from pathlib import Path
 from rich.console import Console
 
 from foley.cli.pipes import PIPE
+from foley.configs import DEFAULT_CLIP_SECONDS
 from foley.errors import OutputError, ParameterError, RequestError
 from foley.mix import MixOptions, choose_stem_path
 from foley.quiet import silence_imports
-from foley.request import GenerationRequest
+from foley.request import GenerationRequest, check_part
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm")
 AUDIO_SUFFIXES = (".wav", ".flac")
 SUFFIXES = VIDEO_SUFFIXES + AUDIO_SUFFIXES
 _NO_MIX = MixOptions()
+_FLAGS = {"start_seconds": "--start", "frame_rate": "--frame-rate"}
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class ClipTask:
         request: options of the generation.
         output: path of the result. With several variations, each path has a number added.
         mix: how its sound is finished.
+        source: file that is read in place of `clip`: packed pictures, or a part of it.
         from_stdin: whether `clip` is a copy of standard input.
         to_stdout: whether `output` is a temporary file, to be copied to standard output.
     """
@@ -39,8 +42,14 @@ class ClipTask:
     request: GenerationRequest
     output: Path
     mix: MixOptions = _NO_MIX
+    source: Path | None = None
     from_stdin: bool = False
     to_stdout: bool = False
+
+    @property
+    def read_from(self) -> Path | None:
+        """The file that holds the clip; None without one."""
+        return self.source or self.clip
 
     @property
     def name(self) -> str:
@@ -88,7 +97,7 @@ def plan_clips(
     """
     if len(clips) > 1:
         for clip in clips:
-            if not clip.exists():
+            if not clip.exists() and not _is_pattern(clip):
                 raise ParameterError(
                     f"there is no file {clip}; check the path, or write -p {shlex.quote(str(clip))}"
                     " if it is the prompt"
@@ -137,7 +146,20 @@ def choose_default_output(clip: Path, folder: Path | None, number: int = 1) -> P
     """
     suffix = clip.suffix.lower() if clip.suffix.lower() in VIDEO_SUFFIXES else ".mp4"
     ending = f"-{number}" if number > 1 else ""
-    return (folder or clip.parent) / f"{clip.stem}.foley{ending}{suffix}"
+    stem = clip.stem
+    if _is_pattern(clip):  # of numbered pictures: what is before the number, or else the folder
+        stem = clip.name.partition("%")[0].rstrip("._- ") or clip.absolute().parent.name
+    return (folder or clip.parent) / f"{stem}.foley{ending}{suffix}"
+
+
+def _is_pattern(clip: Path) -> bool:
+    # Without `foley.media`, which takes a while to import, where the name tells enough.
+    if "%" not in clip.name:
+        return False
+    with silence_imports():
+        from foley.media.prepare import is_pattern
+
+    return is_pattern(clip)
 
 
 def add_mix(tasks: Sequence[ClipTask], mix: MixOptions) -> list[ClipTask]:
@@ -177,21 +199,79 @@ def check_clips(
     return usable
 
 
+def prepare_clips(
+    tasks: Sequence[ClipTask],
+    scratch: Path,
+    on_error: Callable[[ClipTask, RequestError], None],
+    *,
+    start_seconds: float,
+    frame_rate: float | None,
+    trim: bool,
+) -> list[ClipTask]:
+    """Return the tasks with the files that are read: packed pictures, or parts of clips.
+
+    Args:
+        tasks: what was asked for.
+        scratch: folder of the new files.
+        on_error: called for a clip that cannot be prepared. It is left out.
+        start_seconds: where the used part of each clip begins.
+        frame_rate: of numbered pictures; None for videos.
+        trim: whether the part ends at the limit of clips.
+
+    Raises:
+        ParameterError: an option is out of bounds.
+    """
+    try:
+        check_part(start_seconds, frame_rate)
+    except ParameterError as error:
+        raise _name_flags(error) from error
+    has_options = bool(start_seconds) or frame_rate is not None
+    prepared = []
+    for number, task in enumerate(tasks):
+        if task.clip is None or not (has_options or _is_pattern(task.clip)):
+            prepared.append(task)
+            continue
+        with silence_imports():
+            from foley.media.prepare import prepare_clip
+        try:
+            source = prepare_clip(
+                task.clip,
+                scratch / f"{number}{task.clip.suffix}",
+                start_seconds=start_seconds,
+                frame_rate=frame_rate,
+                stop_seconds=start_seconds + DEFAULT_CLIP_SECONDS + 1 if trim else None,
+            )
+        except ParameterError as error:
+            on_error(task, _name_flags(error))
+        except RequestError as error:
+            on_error(task, error)
+        else:
+            prepared.append(replace(task, source=source))
+    return prepared
+
+
+def _name_flags(error: ParameterError) -> ParameterError:
+    """The error with the options as they are typed."""
+    name, separator, rest = str(error).partition(": ")
+    return ParameterError(f"{_FLAGS.get(name, name)}{separator}{rest}")
+
+
 def _choose_container(task: ClipTask, console: Console) -> ClipTask:
     if task.clip is None:
         return task
+    clip = task.source or task.clip
     with silence_imports():
         from foley.media.mux import choose_container
         from foley.media.original import read_original
         from foley.media.picture import CONTAINERS
 
     if task.mix.is_mixed:  # refused here, if it cannot be decoded
-        read_original(task.clip, fit=lambda layout: layout)
+        read_original(clip, fit=lambda layout: layout)
 
     wanted = next((c for c in CONTAINERS if task.output.suffix.lower() == f".{c}"), None)
-    if wanted is None and task.clip.is_file():  # audio only: decoding will check the clip
+    if wanted is None and clip.is_file():  # audio only: decoding will check the clip
         return task
-    container = choose_container(task.clip, wanted or CONTAINERS[0])
+    container = choose_container(clip, wanted or CONTAINERS[0])
     if container == wanted:
         return task
     task = replace(task, output=task.output.with_suffix(f".{container}"))

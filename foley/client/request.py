@@ -68,6 +68,8 @@ class RequestOptions(TypedDict, total=False):
     stems: bool
     broadcast_wave: bool
     trim: bool  # cut a clip that is too long instead of refusing it
+    start_seconds: float  # where the used part of the clip begins; 0 by default
+    frame_rate: float | None  # of a clip that is a zip of numbered pictures
     format: Format  # of the files; mp4 by default, wav without a clip
     also: Sequence[AudioFormat]  # formats of the sound alone, written too; none by default
     priority: Literal["interactive", "bulk"]  # bulk lets interactive requests go first

@@ -10,7 +10,15 @@ from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from foley.errors import ParameterError
 from foley.mix import MixOptions
-from foley.request import AUDIO_FORMATS, AudioFormat, Format, GenerationRequest
+from foley.request import (
+    AUDIO_FORMATS,
+    MAX_FRAME_RATE,
+    MAX_START_SECONDS,
+    MIN_FRAME_RATE,
+    AudioFormat,
+    Format,
+    GenerationRequest,
+)
 from runners.handoff import CLIP
 from runners.messages import Priority
 
@@ -48,6 +56,24 @@ class GenerationOptions(MixOptions, GenerationRequest):
         bool,
         Field(description="Whether to cut a clip that is too long, instead of refusing it."),
     ] = False
+    start_seconds: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=MAX_START_SECONDS,
+            description="Where the used part of the clip begins; what is before is left out. With "
+            "trim, the part ends at the limit of clips.",
+        ),
+    ] = 0.0
+    frame_rate: Annotated[
+        float | None,
+        Field(
+            ge=MIN_FRAME_RATE,
+            le=MAX_FRAME_RATE,
+            description="Pictures per second of a clip that is a zip of numbered pictures (PNG, "
+            "JPEG, WebP, BMP or TIFF). Only for such a zip, which needs it.",
+        ),
+    ] = None
     format: Annotated[
         Format | None,
         Field(
@@ -85,6 +111,8 @@ class GenerationOptions(MixOptions, GenerationRequest):
         "schedule_shift",
         "guidance_interval",
         "duration_seconds",
+        "start_seconds",
+        "frame_rate",
         *_MIX_NUMBERS,
         mode="before",
     )
@@ -129,7 +157,7 @@ class GenerationOptions(MixOptions, GenerationRequest):
             is_sent: whether the caller sent the clip itself.
 
         Raises:
-            ParameterError: two or none of them were given.
+            ParameterError: two or none of them were given, or an option of a clip without one.
         """
         if is_sent and self.clip_url is not None:
             raise ParameterError("clip_url: got an address and a clip; leave one of them out")
@@ -139,6 +167,12 @@ class GenerationOptions(MixOptions, GenerationRequest):
                 f"duration_seconds: got {self.duration_seconds:g} and a clip, which decides its "
                 "own length; leave one of them out"
             )
+        for name in ("start_seconds", "frame_rate"):
+            if self.duration_seconds is not None and getattr(self, name):
+                raise ParameterError(
+                    f"{name}: got {getattr(self, name):g} and duration_seconds, which is the "
+                    "length of a sound without a clip; leave one of them out"
+                )
         if not is_given and self.duration_seconds is None:
             raise ParameterError(
                 "clip: missing; send a video or its clip_url, or duration_seconds and a prompt for "

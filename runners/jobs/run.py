@@ -184,6 +184,8 @@ class GenerationService:
                 preset=model.preset,
                 container=job.format,
                 trim=job.options.trim,
+                start_seconds=job.options.start_seconds,
+                frame_rate=job.options.frame_rate,
                 with_sound=job.options.is_mixed,
                 limits=self._media_limits(),
             )

@@ -42,7 +42,7 @@ LOUDNESSES: dict[str, float | None] = {
     "-23 LUFS (broadcast)": -23.0,
     "-16 LUFS (online)": -16.0,
 }
-REFUSE, TRIM = "Refuse it", "Use its beginning"
+REFUSE, TRIM = "Refuse it", "Use a part of it"
 NUM_VARIATIONS = (1, 2, 3, 4)
 MODEL_POLL_SECONDS = 2.0  # between two questions while the model loads
 DEFAULTS = GenerationRequest()
@@ -275,6 +275,14 @@ class SettingControls:
                 value=REFUSE,
                 label=f"A clip longer than {bounds.max_seconds:g} s",
             )
+            self.start_seconds = gr.Number(
+                0,
+                minimum=0,
+                label="Begin at second",
+                info="Of the clip. What is before is left out.",
+                elem_id="start-seconds",
+            )
+            _add_error(errors, "start_seconds")
 
 
 class ActionControls:
@@ -291,9 +299,11 @@ class ActionControls:
             self.start = gr.Button("Make the sound", variant="primary", elem_id="start")
             self.cancel = gr.Button("Cancel", variant="stop", interactive=False, elem_id="cancel")
         _add_error(errors, "start")
-        self.use_beginning = gr.Button(
-            f"Use the first {bounds.max_seconds:g} s of the clip", size="md", visible=False
-        )
+        with gr.Row(elem_classes="foley-part", visible=False) as self.part:
+            self.part_start = gr.Number(
+                0, minimum=0, label="From second", min_width=120, elem_id="part-start"
+            )
+            self.use_part = gr.Button(f"Use {bounds.max_seconds:g} s of the clip", size="md")
         self.progress = gr.HTML("", elem_id="progress")
 
 

@@ -78,7 +78,7 @@ def _connect_model(blocks: gr.Blocks, layout: PageLayout, handlers: PageHandlers
 def _connect_clip(layout: PageLayout) -> None:
     clip, start = layout.clip, layout.actions.start
     # What said something about the clip before.
-    cleared = [layout.actions.use_beginning, layout.errors["clip"], layout.errors["start"]]
+    cleared = [layout.actions.part, layout.errors["clip"], layout.errors["start"]]
     for name, button in clip.example_buttons.items():
         path = str(EXAMPLES_FOLDER / name)
         outputs = [clip.video, clip.example, layout.sound.prompt, *cleared]
@@ -87,7 +87,7 @@ def _connect_clip(layout: PageLayout) -> None:
         loaded = button.click(
             lambda prompt, path=path, name=name: (
                 *(path, name, choose_prompt(name, prompt)),
-                *(gr.Button(visible=False), "", ""),
+                *(gr.Row(visible=False), "", ""),
             ),
             layout.sound.prompt,
             outputs,
@@ -96,7 +96,7 @@ def _connect_clip(layout: PageLayout) -> None:
         loaded.then(None, None, start, js=ENABLE_UNLESS_RUNNING, **UNQUEUED)
     for listen in (clip.video.upload, clip.video.clear, clip.video.stop_recording):
         listen(
-            lambda: ("", gr.Button(visible=False), "", ""),
+            lambda: ("", gr.Row(visible=False), "", ""),
             None,
             [clip.example, *cleared],
             **UNQUEUED,
@@ -136,7 +136,7 @@ def _connect_generation(layout: PageLayout, handlers: PageHandlers) -> None:
             actions.progress,
             actions.start,
             actions.cancel,
-            actions.use_beginning,
+            actions.part,
             layout.model.key_box,
             *layout.errors.values(),
         ],
@@ -146,7 +146,13 @@ def _connect_generation(layout: PageLayout, handlers: PageHandlers) -> None:
     )
     # In an event of its own: Gradio ignores clicks until `generate` has ended.
     generated.then(handlers.reset_buttons, None, [actions.start, actions.cancel], **UNQUEUED)
-    chosen = actions.use_beginning.click(lambda: TRIM, None, layout.settings.too_long, **UNQUEUED)
+    settings = layout.settings
+    chosen = actions.use_part.click(
+        lambda start: (TRIM, start or 0),
+        actions.part_start,
+        [settings.too_long, settings.start_seconds],
+        **UNQUEUED,
+    )
     chosen.then(None, None, None, js=CLICK_START, **UNQUEUED)
     actions.cancel.click(handlers.cancel, None, actions.cancel, **UNQUEUED)
 

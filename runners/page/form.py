@@ -12,7 +12,7 @@ import gradio as gr
 from foley.client import RequestOptions
 from foley.errors import ParameterError
 from foley.mix import MixOptions
-from foley.request import AUDIO_FORMATS, GenerationRequest
+from foley.request import AUDIO_FORMATS, MAX_START_SECONDS, GenerationRequest, check_part
 from runners.page.controls import (
     EXAMPLES_FOLDER,
     FIXED,
@@ -49,6 +49,7 @@ def list_inputs(layout: PageLayout) -> set[gr.components.Component]:
         layout.settings.own_sound,
         layout.settings.loudness,
         layout.settings.too_long,
+        layout.settings.start_seconds,
         layout.model.api_key,
     }
 
@@ -80,10 +81,13 @@ def read_options(layout: PageLayout, values: Mapping[Any, Any]) -> RequestOption
         original_sound=OWN_SOUNDS[values[settings.own_sound]],
         loudness_lufs=LOUDNESSES[values[settings.loudness]],
     )
+    start_seconds = float(values[settings.start_seconds] or 0)
+    check_part(start_seconds, None)
     answer = {
         **mix.changed(),
         "format": OUTPUTS[values[sound.output]],
         "trim": values[settings.too_long] == TRIM,
+        **({"start_seconds": start_seconds} if start_seconds else {}),
     }
     # The page has no controls for the options that are not set.
     return cast(RequestOptions, {**request.model_dump(exclude_unset=True), **answer})
@@ -122,6 +126,7 @@ def list_link_outputs(layout: PageLayout) -> list[gr.components.Component]:
         settings.own_sound,
         settings.loudness,
         settings.too_long,
+        settings.start_seconds,
         layout.errors["start"],
     ]
 
@@ -178,10 +183,22 @@ def read_link(
         updates[sound.output] = SOUND_ALONE if is_sound else VIDEO
     if "trim" in query:
         updates[settings.too_long] = TRIM if query["trim"] == "true" else REFUSE
+    if "start_seconds" in query:
+        updates[settings.start_seconds] = _read_start(query["start_seconds"])
     if (name := query.get("example", "")) in layout.clip.example_buttons:
         updates[layout.clip.video] = str(EXAMPLES_FOLDER / name)
         updates[layout.clip.example] = name
     return updates
+
+
+def _read_start(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= MAX_START_SECONDS:
+        raise ParameterError(f"start_seconds: must be a number of seconds, got {text[:40]!r}")
+    return seconds
 
 
 def read_settings(
@@ -197,5 +214,6 @@ def read_settings(
     defaults = {
         layout.settings.own_sound: next(iter(OWN_SOUNDS)),
         layout.settings.loudness: next(iter(LOUDNESSES)),
+        layout.settings.start_seconds: 0,
     }
     return {**defaults, **read_link(layout, {"adapters": "", **query}, adapters)}

@@ -151,7 +151,7 @@ class PageHandlers:
             **dict.fromkeys(layout.errors.values(), ""),
             layout.actions.start: gr.Button(interactive=False),
             layout.actions.cancel: gr.Button(interactive=True),
-            layout.actions.use_beginning: gr.Button(visible=False),
+            layout.actions.part: gr.Row(visible=False),
             layout.actions.progress: messages.render_status("Starting"),
         }
         api_key = str(values[layout.model.api_key] or "")
@@ -165,11 +165,11 @@ class PageHandlers:
                     yield update
         except FoleyError as error:
             text = messages.describe_error(error, key_given=bool(api_key))
+            place = messages.locate_error(error)
+            offers_part = isinstance(error, VideoTooLongError) or place == "start_seconds"
             yield {
-                **self._show_error(messages.locate_error(error), text),
-                layout.actions.use_beginning: gr.Button(
-                    visible=isinstance(error, VideoTooLongError)
-                ),
+                **self._show_error(place, text),
+                layout.actions.part: gr.Row(visible=offers_part),
             }
         except Exception as error:  # the outermost boundary: the page must remain usable
             log.exception("page_failed")

@@ -25,6 +25,7 @@ PLACES = (
     "solver",
     "adapters",
     "original_sound",
+    "start_seconds",
     "seed",
     "num_variations",
     "api_key",

@@ -9,19 +9,24 @@ from pathlib import Path
 FILM_STRIP = "strip.jpg"
 
 
-def draw_film_strip(folder: Path, *, clip: str, duration_seconds: float) -> str:
+def draw_film_strip(
+    folder: Path, *, clip: str, duration_seconds: float, start_seconds: float = 0.0
+) -> str:
     """Write `FILM_STRIP` into the folder, and return the suffix for the clip's format.
 
     Args:
         folder: of the result.
         clip: name of the video in the folder.
         duration_seconds: length of the whole width.
+        start_seconds: where the used part of the clip begins. What is before is cut off the file.
 
     Raises:
         VideoError: the clip cannot be decoded.
     """
     from runners.page import plots
 
+    if start_seconds:
+        plots.cut_beginning(folder / clip, start_seconds, duration_seconds)
     plots.draw_film_strip(folder / clip, duration_seconds, folder / FILM_STRIP)
     return plots.recognize_suffix(folder / clip)
 

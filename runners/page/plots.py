@@ -15,6 +15,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 from PIL import Image
 
+from foley.media.cut import cut_clip
 from foley.media.source import MediaLimits, open_sound, open_video
 
 NUM_COLUMNS = 640
@@ -196,6 +197,21 @@ def _shrink(frame: av.VideoFrame) -> Image.Image:
 def _fit_length(samples: Samples, num_samples: int) -> Samples:
     """Return [num_samples]: the samples, cut or extended with silence."""
     return np.pad(samples[:num_samples], (0, max(0, num_samples - len(samples))))
+
+
+def cut_beginning(clip: Path, start_seconds: float, duration_seconds: float) -> None:
+    """Replace a clip by a part of it.
+
+    Args:
+        clip: path of the video.
+        start_seconds: where the part begins.
+        duration_seconds: how long it is.
+
+    Raises:
+        VideoError: the clip cannot be read.
+    """
+    stop_seconds = start_seconds + duration_seconds
+    cut_clip(clip, clip, start_seconds, stop_seconds=stop_seconds, limits=_ACCEPTED)
 
 
 def recognize_suffix(clip: Path) -> str:

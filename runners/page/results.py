@@ -95,7 +95,10 @@ async def collect_result(
     original = folder / "original"  # its suffix follows from what it is, not from what it is called
     await asyncio.to_thread(shutil.copyfile, clip, original)
     duration_seconds = generation.duration_seconds
-    drawing = asyncio.create_task(_draw_original(sandbox, original, duration_seconds))
+    start_seconds = settings.options.get("start_seconds", 0.0)
+    drawing = asyncio.create_task(
+        _draw_original(sandbox, original, duration_seconds, start_seconds)
+    )
     downloads = [
         (file, await client.download(file, folder / file.name)) for file in generation.files
     ]
@@ -115,9 +118,15 @@ async def collect_result(
     )
 
 
-async def _draw_original(sandbox: Sandbox, original: Path, duration_seconds: float) -> Track:
+async def _draw_original(
+    sandbox: Sandbox, original: Path, duration_seconds: float, start_seconds: float
+) -> Track:
     suffix = await sandbox.run(
-        "draw_film_strip", original.parent, clip=original.name, duration_seconds=duration_seconds
+        "draw_film_strip",
+        original.parent,
+        clip=original.name,
+        duration_seconds=duration_seconds,
+        start_seconds=start_seconds,
     )
     original = original.rename(original.with_suffix(suffix))
     try:

@@ -13,14 +13,17 @@ from torch import Tensor
 
 from foley.configs import PRESETS
 from foley.marks.mark import Mark, Signer, can_sign
+from foley.media.cut import cut_clip
 from foley.media.decode import decode_pieces, join_piece
+from foley.media.images import set_frame_rate
 from foley.media.mux import MediaFile, choose_container, write_audio, write_video
 from foley.media.original import read_original
+from foley.media.prepare import to_fraction
 from foley.media.source import MediaLimits, codecs_by_decoder
 from foley.media.stems import write_stem
 from foley.mix import MixOptions, choose_stem_path
 from foley.types import FrameStream
-from runners.handoff import CLIP, hand_on_piece, load_stems, load_waveforms, save_frames
+from runners.handoff import CLIP, PART, hand_on_piece, load_stems, load_waveforms, save_frames
 from runners.sandbox.fork_server import Tasks
 from runners.sandbox.questions import ask
 
@@ -45,6 +48,8 @@ def decode(
     trim: bool,
     limits: dict[str, Any],
     with_sound: bool = False,
+    start_seconds: float = 0.0,
+    frame_rate: float | None = None,
 ) -> dict[str, Any]:
     """Decode the folder's clip and save its frames at the sizes that the model's encoders take.
 
@@ -60,12 +65,15 @@ def decode(
         limits: the fields of `MediaLimits`, as JSON holds them.
         with_sound: whether the clip's own sound will be mixed in. One that cannot be decoded is
             refused here too.
+        start_seconds: where the used part of the clip begins; see `cut_clip`.
+        frame_rate: of a zip of numbered pictures, in pictures per second.
 
     Returns:
         "trimmed": whether a part of the clip was left out; and, of a clip that is not handed on in
         pieces, the counts of the frames.
 
     Raises:
+        ParameterError: there is nothing after the start, or a rate for a video.
         VideoError: as `decode_pieces`.
         VideoError: the container refuses a packet of the clip.
     """
@@ -73,6 +81,12 @@ def decode(
     clip.stat()  # a missing file is no fault of the caller, as `decode_pieces` would have it
     model = PRESETS[preset]
     media_limits = _media_limits(limits)
+    if frame_rate is not None:
+        set_frame_rate(clip, to_fraction(frame_rate))
+    if start_seconds and not (folder / PART).exists():  # it exists after the death of a child
+        stop_seconds = start_seconds + media_limits.max_seconds + 1 if trim else None
+        cut_clip(clip, folder / PART, start_seconds, stop_seconds=stop_seconds, limits=media_limits)
+    clip = _find_clip(folder)
     decoded = decode_pieces(
         clip,
         visual_size=model.vision.image_size,
@@ -134,7 +148,7 @@ def write(
     """
     media_limits = _media_limits(limits)
     options = MixOptions(**(mix or {}))
-    clip = folder / CLIP
+    clip = _find_clip(folder)
 
     def find_clip() -> Path | None:
         return clip if clip.exists() and clip.stat().st_size else None
@@ -183,6 +197,12 @@ def write(
             )
             variations[0].append({**_to_json(written), "layer": number})
     return variations
+
+
+def _find_clip(folder: Path) -> Path:
+    """The part of the clip that is used, or the clip."""
+    part = folder / PART
+    return part if part.exists() else folder / CLIP
 
 
 def _make_mark(*, signer: dict[str, Any] | None, **fields: Any) -> Mark:

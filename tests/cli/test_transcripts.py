@@ -19,6 +19,7 @@ import foley
 from foley.cli.app import main
 from foley.configs import TINY
 from tests.media.clips import write_clip
+from tests.media.test_images import number_files
 
 SCRIPT = Path(__file__).with_name("transcripts.txt").read_text().strip().split("\n\n")
 SECONDS = re.compile(r"(?<=in )\d+\.\d\d s|(?<=[a-z] )\d+\.\d\d s(?=[,)])")
@@ -26,12 +27,15 @@ SECONDS = re.compile(r"(?<=in )\d+\.\d\d s|(?<=[a-z] )\d+\.\d\d s(?=[,)])")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with two clips of one second, a file that is no clip, and an empty one."""
+    """A folder with two clips of one second, pictures, a file that is no clip, an empty one."""
     folder = tmp_path_factory.mktemp("transcripts")
     write_clip(folder / "clip.mp4")
     shutil.copy(folder / "clip.mp4", folder / "other.mp4")
     (folder / "bad.mp4").write_bytes(b"not a video")
     (folder / "empty").touch()
+    (folder / "shot").mkdir()
+    for name, content in number_files(25):
+        (folder / "shot" / name).write_bytes(content)
     return folder
 
 

@@ -14,6 +14,7 @@ from foley.configs import OFFICIAL_GUIDANCE, TINY_GUIDANCE
 from foley.media.inspection import inspect_file
 from foley.types import Stage
 from tests.media.clips import list_packets
+from tests.media.test_images import number_files, write_zip
 from tests.server import Server
 
 
@@ -346,3 +347,31 @@ def test_the_clip_s_own_sound_is_mixed_in_and_the_result_levelled(
         assert reader.streams.audio[0].layout.name == "stereo"
         assert reader.metadata["time_reference"] == "0"
     assert any("no timecode" in notice for notice in manifest["notices"])
+
+
+def test_a_zip_of_pictures_is_sounded_at_its_rate(server: Server, tmp_path: Path) -> None:
+    clip = write_zip(tmp_path / "clip", number_files(24), rate=None).read_bytes()
+    made = server.generate(clip, frame_rate=24, num_inference_steps=1)
+    assert made.status_code == 200, made.text
+    assert [seconds for _, seconds in packets(made.content, "video")] == pytest.approx(
+        [n / 24 for n in range(24)]
+    )
+    assert "encoded as H.264" in made.headers["x-foley-notices"]
+    refused = server.generate(clip, num_inference_steps=1)
+    assert refused.status_code == 422
+    assert "set frame_rate, such as 24" in refused.json()["error"]["message"]
+
+
+def test_a_part_of_a_clip_is_sounded(server: Server, long_clip: bytes) -> None:
+    made = server.generate(long_clip, start_seconds=6.9, num_inference_steps=1)
+    assert made.status_code == 200, made.text
+    assert float(made.headers["x-foley-duration-seconds"]) == pytest.approx(1.1, abs=0.05)
+    with av.open(io.BytesIO(made.content)) as reader:
+        shown = [frame.time for frame in reader.decode(video=0) if frame.time >= 0]
+    assert len(shown) == pytest.approx(27.5, abs=1)
+    refused = server.generate(long_clip, start_seconds=9, num_inference_steps=1)
+    assert refused.status_code == 422
+    assert "shows nothing from there on" in refused.json()["error"]["message"]
+    refused = server.generate(long_clip, frame_rate=25, num_inference_steps=1)
+    assert refused.status_code == 422
+    assert "only for a zip" in refused.json()["error"]["message"]

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urljoin
 
 import av
 import httpx
@@ -109,14 +110,12 @@ def test_generating_waits_until_an_example_is_loaded(tab: Tab) -> None:
     expect(tab.page.get_by_label("Prompt").first).to_have_value("dripping water")
 
 
-def test_a_clip_that_is_too_long_is_refused_and_its_beginning_offered(
-    tab: Tab, clips: Path
-) -> None:
+def test_a_clip_that_is_too_long_is_refused_and_a_part_of_it_offered(tab: Tab, clips: Path) -> None:
     page = tab.page
     page.set_viewport_size({"width": 390, "height": 844})  # a phone
     tab.upload(clips / "long.mp4")
     tab.set_steps(1)
-    offer = page.get_by_role("button", name="Use the first 6 s of the clip")
+    offer = page.get_by_role("button", name="Use 6 s of the clip")
     expect(offer).to_be_hidden()
     page.evaluate("window.scrollTo(0, 0)")
     page.get_by_label("Prompt").first.press("Control+Enter")
@@ -128,10 +127,18 @@ def test_a_clip_that_is_too_long_is_refused_and_its_beginning_offered(
     expect(offer).to_be_in_viewport(ratio=0.99)
     expect(page.locator("#start")).to_be_in_viewport()
     expect(page.locator("#start")).to_be_enabled()
+    page.get_by_label("From second").fill("4.4")  # of 8
     offer.click()
     tab.wait_for_result()
-    assert "6.00 s" in page.locator(".foley-facts").inner_text()
-    expect(page.get_by_label("Use its beginning")).to_be_checked()
+    assert "3.60 s" in page.locator(".foley-facts").inner_text()
+    expect(page.get_by_label("Use a part of it")).to_be_checked()
+    expect(page.get_by_label("Begin at second")).to_have_value("4.4")
+    # The original is that part too, so that both tracks show the same at each time.
+    media = page.get_by_role("radio", name="Original").get_attribute("data-media")
+    content = page.request.get(urljoin(page.url, media)).body()
+    with av.open(io.BytesIO(content)) as reader:
+        shown = [frame.time for frame in reader.decode(video=0) if frame.time >= 0]
+    assert (shown[0], shown[-1]) == pytest.approx((0, 3.56), abs=0.001)
     expect(offer).to_be_hidden()
     expect(beside).to_be_hidden()
 

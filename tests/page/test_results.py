@@ -193,7 +193,7 @@ def test_earlier_results_and_their_seeds_can_be_selected(result_tab: Tab) -> Non
     page.get_by_role("button", name="Big Buck Bunny").click()
     page.get_by_label("1", exact=True).check()
     page.get_by_label("Sound alone").check()
-    page.get_by_label("Use its beginning").check()
+    page.get_by_label("Use a part of it").check()
     page.get_by_label("-16 LUFS (online)").check()
     page.get_by_label("Random", exact=True).check()
     page.get_by_label("Prompt").first.fill("another")
@@ -222,7 +222,7 @@ def test_earlier_results_and_their_seeds_can_be_selected(result_tab: Tab) -> Non
     expect(page.get_by_role("spinbutton", name="Steps")).to_have_value("2")
     history.last.check()
     result_tab.wait_for_result(2)
-    for name in ("Sound alone", "Use its beginning", "-16 LUFS (online)"):
+    for name in ("Sound alone", "Use a part of it", "-16 LUFS (online)"):
         expect(page.get_by_label(name)).to_be_checked()
     expect(page.get_by_label("Prompt").first).to_have_value("another")
     history.first.check()

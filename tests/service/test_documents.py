@@ -13,6 +13,7 @@ import av
 import pytest
 
 from foley.cli.app import main
+from tests.media.test_images import number_files, write_zip
 from tests.patience import scale
 from tests.server import ROOT, Server, draw_clip
 
@@ -77,6 +78,15 @@ def fill(folder: Path) -> None:
         (folder / name).symlink_to(ROOT / name)
 
 
+def draw_pictures(folder: Path) -> None:
+    """Put numbered pictures into a folder, in frames/ and in frames.zip."""
+    pictures = number_files(25)
+    write_zip(folder / "frames.zip", pictures, rate=None)
+    (folder / "frames").mkdir()
+    for name, content in pictures:
+        (folder / "frames" / name).write_bytes(content)
+
+
 def exit_code() -> int:
     """Run the command that `sys.argv` holds, and return its exit code."""
     try:
@@ -93,6 +103,8 @@ def run(command: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     takes longer than most of these commands.
     """
     fill(folder)
+    if "frames" in command:
+        draw_pictures(folder)
     if command.startswith("foley ") and not set("$>|;&") & set(command):
         monkeypatch.chdir(folder)
         words = shlex.split(command)

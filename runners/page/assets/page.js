@@ -119,7 +119,7 @@
     document.querySelector("#clip video:not([aria-label])")?.setAttribute("aria-label", "Clip");
     const more = document.querySelector("#more-button:not([aria-expanded])");
     if (more) showMore(["negative_prompt", "num_inference_steps", "guidance_scale", "solver", "trim",
-      "original_sound", "loudness_lufs"]
+      "start_seconds", "original_sound", "loudness_lufs"]
       .some((name) => new URLSearchParams(location.search).has(name)));
     for (const group of document.querySelectorAll("fieldset:not([aria-label]):not(:has(legend))")) {
       const name = group.querySelector("[data-testid=block-info]")?.textContent.trim();
