@@ -233,13 +233,8 @@ class AdapterBatch:
         Returns:
             [M, F], of the last M tokens.
         """
-        down, up = self._stacks[name]
         groups = self._groups[find_kind(name)]
-        hidden = multiply_groups(x[groups.start :], down.flatten(2), groups)  # [M, K * R]
-        if down.shape[2] > 1:
-            assert self._borders is not None
-            hidden = sum_taps(hidden, *self._borders)
-        return multiply_groups(hidden, up, groups)
+        return multiply_groups(self._compute_hidden(name, x), self._stacks[name].up, groups)
 
     def add_to(self, product: Tensor, name: str, x: Tensor) -> None:
         """Add to a layer's product in place.
@@ -249,7 +244,19 @@ class AdapterBatch:
             name: of the layer.
             x: [N, C], its inputs.
         """
-        product[self._groups[find_kind(name)].start :] += self.compute(name, x)
+        groups = self._groups[find_kind(name)]
+        hidden = self._compute_hidden(name, x)
+        add_products(product[groups.start :], hidden, self._stacks[name].up, groups)
+
+    def _compute_hidden(self, name: str, x: Tensor) -> Tensor:
+        """Return what lies between down and up, [M, R]."""
+        down = self._stacks[name].down
+        groups = self._groups[find_kind(name)]
+        hidden = multiply_groups(x[groups.start :], down.flatten(2), groups)  # [M, K * R]
+        if down.shape[2] > 1:
+            assert self._borders is not None
+            hidden = sum_taps(hidden, *self._borders)
+        return hidden
 
 
 def allocate_stacks(
@@ -289,10 +296,41 @@ def multiply_groups(x: Tensor, matrices: Tensor, groups: Groups) -> Tensor:
         return x @ matrices[0]
     if len(set(lengths)) == 1:
         return torch.bmm(x.unflatten(0, (len(lengths), -1)), matrices).flatten(0, 1)
-    if x.is_cuda and x.dtype == torch.bfloat16 and hasattr(F, "grouped_mm"):  # PyTorch 2.10
+    if _has_grouped_product(x):
         return F.grouped_mm(x.contiguous(), matrices, offs=groups.stops)
     parts = zip(x.split(lengths), matrices, strict=True)
     return torch.cat([tokens @ matrix for tokens, matrix in parts])
+
+
+def add_products(sums: Tensor, x: Tensor, matrices: Tensor, groups: Groups) -> None:
+    """Add the products of `multiply_groups` in place.
+
+    The sums are read and written once, where a product of its own would be written and read too:
+    few channels go in and many come out, so memory is what takes the time.
+
+    Args:
+        sums: [M, F]; its rows may lie apart.
+        x: [M, C], group after group.
+        matrices: [G, C, F].
+        groups: of these tokens.
+    """
+    lengths = groups.lengths
+    if lengths is None or len(lengths) == 1:
+        sums.addmm_(x, matrices[0])
+    elif len(set(lengths)) == 1:
+        count = len(lengths)
+        sums.unflatten(0, (count, -1)).baddbmm_(x.unflatten(0, (count, -1)), matrices)
+    elif _has_grouped_product(x):
+        sums += F.grouped_mm(x.contiguous(), matrices, offs=groups.stops)
+    else:
+        for part, tokens, matrix in zip(
+            sums.split(lengths), x.split(lengths), matrices, strict=True
+        ):
+            part.addmm_(tokens, matrix)
+
+
+def _has_grouped_product(x: Tensor) -> bool:
+    return x.is_cuda and x.dtype == torch.bfloat16 and hasattr(F, "grouped_mm")  # PyTorch 2.10
 
 
 def sum_taps(hidden: Tensor, first: Tensor, last: Tensor) -> Tensor:
@@ -355,4 +393,6 @@ class _Hook:
         x = inputs[0]
         added = batch.compute(self._name, x.flatten(0, -2))
         missing = x.shape[:-1].numel() - len(added)
-        return product + F.pad(added, (0, 0, missing, 0)).view(product.shape)
+        if missing:
+            added = F.pad(added, (0, 0, missing, 0))
+        return product + added.view(product.shape)

@@ -12,7 +12,13 @@ from foley.denoise import Denoising, VelocityModel
 from foley.gpu.compilation import PLAIN
 from foley.gpu.cuda_graphs import CudaCapture
 from foley.gpu.step_graphs import FusedStep
-from foley.models.adapters import AdapterSet, Groups, add_hooks, multiply_groups
+from foley.models.adapters import (
+    AdapterSet,
+    Groups,
+    add_hooks,
+    add_products,
+    multiply_groups,
+)
 from foley.models.dit import FoleyDiT, build_dit
 from foley.sampling import draw_noise, make_sigmas
 from foley.types import Conditions
@@ -97,3 +103,20 @@ def test_grouped_products_are_those_of_a_loop() -> None:
     made = multiply_groups(x, matrices, Groups(0, lengths, stops))
     parts = [a @ b for a, b in zip(x.split(lengths), copy.copy(matrices), strict=True)]
     torch.testing.assert_close(made, torch.cat(parts), rtol=0.02, atol=0.02)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("lengths", [None, (37, 64, 5), (40, 40, 40)])
+def test_products_are_added_in_place(lengths: tuple[int, ...] | None) -> None:
+    count, num_groups = (40, 1) if lengths is None else (sum(lengths), len(lengths))
+    x = torch.randn(count, 64, device=CUDA, dtype=torch.bfloat16)
+    matrices = torch.randn(num_groups, 64, 32, device=CUDA, dtype=torch.bfloat16)
+    ends = torch.tensor(lengths or (count,)).cumsum(0)
+    groups = Groups(0, lengths, ends.to(CUDA, torch.int32))
+    sums = torch.ones(count, 48, device=CUDA, dtype=torch.bfloat16)
+    add_products(sums[:, 8:40], x, matrices, groups)
+    wanted = 1 + multiply_groups(x, matrices, groups)
+    # bf16: 8 bits of values up to 30, once rounded here and twice there
+    torch.testing.assert_close(sums[:, 8:40], wanted, rtol=0.02, atol=0.15)
+    assert (sums[:, :8] == 1).all()
+    assert (sums[:, 40:] == 1).all()

@@ -17,6 +17,7 @@ from foley.models.adapters import (
     AdapterSet,
     Groups,
     add_hooks,
+    add_products,
     find_adapters,
     list_layers,
     multiply_groups,
@@ -173,6 +174,15 @@ def test_grouped_products_are_those_of_each_group() -> None:
         made = multiply_groups(x, matrices, Groups(0, lengths, None))
         parts = [a @ b for a, b in zip(x.split(lengths), matrices, strict=True)]
         torch.testing.assert_close(made, torch.cat(parts), rtol=0, atol=1e-5)
+        # Added in place to some columns, all others stay.
+        sums = torch.ones(len(x), 9)
+        add_products(sums[:, 2:7], x, matrices, Groups(0, lengths, None))
+        torch.testing.assert_close(sums[:, 2:7], 1 + made, rtol=0, atol=1e-5)
+        assert (sums[:, :2] == 1).all()
+        assert (sums[:, 7:] == 1).all()
+    sums = torch.ones(6, 9)
+    add_products(sums[:, 2:7], x[:6], matrices, Groups(0, None, None))
+    torch.testing.assert_close(sums[:, 2:7], 1 + x[:6] @ matrices[0], rtol=0, atol=1e-5)
 
 
 def test_sets_keep_their_places_while_others_come_and_go(dit: FoleyDiT) -> None:
