@@ -24,6 +24,7 @@ import contextlib
 import functools
 import importlib.util
 from collections.abc import AsyncGenerator
+from pathlib import Path
 from typing import Any
 
 import bentoml
@@ -203,7 +204,7 @@ class FoleyApi:
         _protect_process()
         self.scratch = Scratch(SETTINGS.scratch_root, SETTINGS.key_share)
         self.intake = make_intake(SETTINGS)
-        self.clips = ClipLoader(SETTINGS)
+        self.clips = ClipLoader(SETTINGS, find_sound=self._find_sound)
         self.ending = Ending(find_grace_seconds())
         self.common = SharedScratch(SETTINGS.scratch_root)
         self.cancellations = CancellationRegistry(self.common.requests)
@@ -253,6 +254,13 @@ class FoleyApi:
         self.page = PageProxy(self.common.folder, prefix="/ui", ending=self.ending)
         self.editor = EditorFiles(SETTINGS.frame_ancestors)
         self.grpc_server: GrpcServer | None = None
+
+    def _find_sound(self, owner: str, result_id: str, name: str | None) -> Path | None:
+        """Return a file of an earlier request or job of an owner; None if there is none."""
+        found = self.results.find_sound(owner, result_id, name)
+        if found is None and self.reception is not None:
+            return self.reception.jobs.find_sound(owner, result_id, name)
+        return found
 
     def _make_jobs(self) -> JobReception | None:
         if SETTINGS.jobs_dir is None:

@@ -2,7 +2,7 @@
 
 # V frames at 8 fps, n frames at 25 fps, S sync tokens, T text tokens
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -165,28 +165,24 @@ def _get_side_stream(device: torch.device, priority: int) -> torch.cuda.Stream:
 def tokenize(
     tokenizer: "PreTrainedTokenizerBase",
     encoder: "ClapTextModel",
-    negative_prompt: str,
-    prompt: str,
-    *cues: str,
+    *prompts: str,
+    names: Sequence[str] = ("negative_prompt", "prompt"),
 ) -> "BatchEncoding":
-    """Return the token ids of all prompts [2 + cues, T], the negative one first, of one length.
+    """Return the token ids of all prompts [N, T], of one length.
 
     Args:
         tokenizer: not used by another thread during the call: padding is part of its state.
         encoder: has the limit on T.
-        negative_prompt: may be empty.
-        prompt: may be empty.
-        *cues: prompts of cues.
+        *prompts: at least two, the negative one first; they may be empty.
+        names: what an error calls each of them.
 
     Raises:
         PromptTooLongError: more tokens than the encoder has positions for.
     """
     limit = encoder.config.max_position_embeddings - _POSITION_OFFSET
-    prompts = [negative_prompt, prompt, *cues]
-    batch = tokenizer(prompts, padding=True, return_tensors="pt", verbose=False)
+    batch = tokenizer([*prompts], padding=True, return_tensors="pt", verbose=False)
     if batch.input_ids.shape[1] > limit:
         counts = batch.attention_mask.sum(dim=1).tolist()
-        names = ("negative_prompt", "prompt", *(f"cue {i + 1}" for i in range(len(cues))))
         which, count = max(zip(names, counts, strict=True), key=lambda x: x[1])
         raise PromptTooLongError(f"{which} has {count} tokens, the limit is {limit}; shorten it")
     return batch

@@ -338,7 +338,7 @@ TINY = Preset(
         text_dim=128,
     ),
     vae=VAEConfig(
-        encoder_dim=4,  # never run: foley/tuning/analysis.py makes the latents
+        encoder_dim=4,  # never run: foley/models/analysis.py makes the latents
         encoder_rates=(2, 3, 4, 5, 8),
         latent_dim=128,
         decoder_dim=256,

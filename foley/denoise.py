@@ -68,6 +68,18 @@ class EvaluationPart(NamedTuple):
     adapters: AdapterSet | None = None
 
 
+class KeptLatents(NamedTuple):
+    """Latents that are known, and are put back at each step.
+
+    Attributes:
+        velocity: [N, L, A], noise minus known latents: it leads from the noise to them.
+        frames: bool [A], where they are known.
+    """
+
+    velocity: Tensor
+    frames: Tensor
+
+
 class Step(Protocol):
     """A forward pass of packed clips: latents [sum of A, L] -> velocities, float32, same shape."""
 
@@ -202,14 +214,15 @@ class Denoising:
         dit: on the device where everything is computed.
         conditions: of the clip, or of the prompts alone; or those of N layers of one length, a
             sound each.
-        noise: [N, L, A], standard normal, on the device.
-        sigmas: [steps + 1], falling from 1 to 0.
+        noise: [N, L, A], standard normal, on the device; or latents with noise of the first level.
+        sigmas: [steps + 1], falling from 1, or another first level, to 0.
         solver: euler, heun, midpoint, rk4 or ab2.
         guidance_scale: up to 1, only the conditional half is evaluated.
         guidance_interval: lowest noise level, 0 to 1, at which a step with guidance may begin. The
             steps after it evaluate only the conditional half.
         windows: of the sound, in order; None evaluates it whole, whatever its length.
         adapters: of the request; None without any.
+        kept: latents that are known, on the device; None without any.
 
     Attributes:
         point: where the velocity is needed next; None at the end.
@@ -228,8 +241,10 @@ class Denoising:
         guidance_interval: float = 0.0,
         windows: tuple[Window, ...] | None = None,
         adapters: AdapterSet | None = None,
+        kept: KeptLatents | None = None,
     ) -> None:
         self._dit = dit
+        self._kept = kept
         self._guidance_scale = guidance_scale
         self._windows = windows or (Window(0, noise.shape[-1]),)
         layers = _list_layers(conditions)
@@ -291,6 +306,8 @@ class Denoising:
             if whole is None:
                 return
             velocity = whole
+        if self._kept is not None:
+            velocity = torch.where(self._kept.frames, self._kept.velocity, velocity.float())
         try:
             self.point = self._path.send(velocity)
         except StopIteration as stop:
@@ -383,12 +400,13 @@ def _make_halves(
 def _split_regions(
     dit: FoleyDiT, conditions: Conditions | TextConditions, halves: Sequence[DiTContext]
 ) -> list[DiTContext]:
-    """Return the halves with their regions, of which the unconditional half hears row 0."""
+    """Return the halves with their regions, each of which hears its own text."""
     keys, values = dit.project_prompts(conditions.text_tokens)  # [L, B, T, H, D]
     num_text = keys.shape[2]
     regions = [Lengths(r.num_latents, r.num_visual, num_text) for r in conditions.regions]
     heard = [region.text_row for region in conditions.regions]
-    rows = [heard] if len(halves) == 1 else [[0] * len(heard), heard]
+    negative = [region.negative_row for region in conditions.regions]
+    rows = [heard] if len(halves) == 1 else [negative, heard]
     return [
         half.split(regions, keys[:, row], values[:, row])
         for half, row in zip(halves, rows, strict=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import functools
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +17,7 @@ from foley.errors import OutputError, ParameterError
 from foley.marks.mark import Mark, Marks, load_marks
 from foley.mix import MixOptions, choose_stem_path
 from foley.request import AUDIO_FORMATS, GenerationRequest
+from foley.types import SourceSound
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,13 +27,80 @@ if TYPE_CHECKING:
 SourceClip = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
 
 
+@dataclass(frozen=True)
+class GivenSource:
+    """The sound that an edit starts from, as a caller of the library gives it.
+
+    Attributes:
+        sound: a file, a generation of one variation, or None for the clip's own sound.
+    """
+
+    sound: Path | bytes | Generation | None
+
+    def read(self, clip: Path | bytes | None) -> SourceSound:
+        """Return the sound.
+
+        Args:
+            clip: of the request; None where there is none, or its frames alone.
+
+        Raises:
+            ParameterError: there is no clip, or no sound that can be read.
+        """
+        # Imported here, so that sounds can be made on a machine without FFmpeg's libraries.
+        from foley.media.source_sound import read_source
+
+        if isinstance(self.sound, Generation):
+            return SourceSound(waveform=self.sound.waveforms[0])
+        file = clip if self.sound is None else self.sound
+        if file is None:
+            raise ParameterError(
+                "edit.source: original is the clip's own sound, and there are only frames; give "
+                "the pipeline the clip, or another source"
+            )
+        with store_clip(file) as path:
+            return read_source(path, is_clip=self.sound is None)
+
+
+def name_source(
+    edit: Mapping[str, object] | None,
+) -> tuple[dict[str, object] | None, GivenSource | None]:
+    """Return an edit as a request holds it, and its source.
+
+    Args:
+        edit: of a caller of the library: the fields of `foley.request.Edit`, where the source may
+            be a sound.
+
+    Raises:
+        ParameterError: the source is none of what it may be.
+    """
+    if edit is None:
+        return None, None
+    source = edit.get("source")
+    if source in ("original", None):  # a missing one is an error of the request
+        return dict(edit), GivenSource(None)
+    if isinstance(source, Generation):
+        if len(source) != 1:
+            raise ParameterError(
+                f"edit.source: is a generation of {len(source)} variations; give one of them, "
+                "such as sounds[0]"
+            )
+        return {**edit, "source": "file"}, GivenSource(source)
+    try:
+        return {**edit, "source": "file"}, GivenSource(read_clip(source))  # type: ignore[arg-type]
+    except ParameterError as error:
+        raise ParameterError(
+            "edit.source: must be original, a path, bytes, a file that is open in binary mode, or "
+            f"a Generation, got {type(source).__name__}"
+        ) from error
+
+
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Generation:
     """The sounds generated for one clip: a sequence of variations, each of which is a `Generation`.
 
     Attributes:
-        waveforms: float32 [N, C, samples] in [-1, 1], on the CPU; C is 2 where a layer has a pan,
-            else 1.
+        waveforms: float32 [N, C, samples] in [-1, 1], on the CPU; C is 2 where a layer has a pan
+            or an edit's source is stereo, else 1.
         sample_rate: Hz.
         seeds: the seed of each variation; a request with the same seed repeats its sound.
         stems: float32 [L, C, samples], each layer as it is in the mix, which `waveforms` is then;
@@ -122,7 +190,10 @@ class Generation:
         options = MixOptions.parse(**mix)
         suffix = path.suffix.lower().removeprefix(".")
         options.check_files(
-            (suffix,), has_clip=self.clip is not None, is_stereo=self.waveforms.shape[1] == 2
+            (suffix,),
+            has_clip=self.clip is not None,
+            is_stereo=self.request.is_stereo,
+            has_original=self.request.has_original,
         )
         paths = [path]
         if len(self) > 1:

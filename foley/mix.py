@@ -175,7 +175,12 @@ class MixOptions(BaseModel):
         )
 
     def check_files(
-        self, formats: tuple[str, ...], *, has_clip: bool, is_stereo: bool = False
+        self,
+        formats: tuple[str, ...],
+        *,
+        has_clip: bool,
+        is_stereo: bool = False,
+        has_original: bool = False,
     ) -> None:
         """Check that the options fit the files that will be written.
 
@@ -183,6 +188,7 @@ class MixOptions(BaseModel):
             formats: mp4, mov, mkv, webm, wav or flac; the result's own format is the first.
             has_clip: whether there is a clip, and not a prompt alone.
             is_stereo: whether a layer has a pan.
+            has_original: whether the new sound holds the clip's own, as an edit of it does.
 
         Raises:
             ParameterError: two options do not fit; the message names both.
@@ -195,6 +201,11 @@ class MixOptions(BaseModel):
             raise ParameterError(
                 f"original_sound: {self.original_sound} is about a clip's own sound, and with "
                 "duration_seconds there is no clip; leave one of them out"
+            )
+        if self.is_mixed and has_original:
+            raise ParameterError(
+                f"original_sound: {self.original_sound} adds the clip's own sound, which an edit "
+                "of source original holds already; leave one of them out"
             )
         if self.original_sound == "keep" and formats[0] in AUDIO_FORMATS:
             raise ParameterError(

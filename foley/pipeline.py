@@ -36,7 +36,13 @@ from foley.errors import (
     ParameterError,
     RequestError,
 )
-from foley.generation import Generation, SourceClip, read_clip, store_clip
+from foley.generation import (
+    Generation,
+    SourceClip,
+    name_source,
+    read_clip,
+    store_clip,
+)
 from foley.gpu.matrix import Precision
 from foley.gpu.memory_modes import Memory, check_options, choose_loading_device
 from foley.gpu.placement import place
@@ -62,6 +68,7 @@ from foley.types import (
     FrameStream,
     NoPicture,
     Region,
+    SourceSound,
     Stage,
     TextConditions,
     VideoFrames,
@@ -70,6 +77,7 @@ from foley.types import (
 from foley.weights.components import Components
 from foley.weights.licences import get_licence
 from foley.weights.selection import choose_device, load_preset
+from foley.windows import plan_decoding
 
 if TYPE_CHECKING:
     from foley.media.source import MediaLimits
@@ -153,6 +161,7 @@ class FoleyPipeline:
         self.dit, self.memory, self.precision = placed.dit, placed.memory, placed.precision
         self._step = placed.step
         self._decode_sound, self._encoders = placed.decode_sound, placed.encoders
+        self._encode_sound = placed.encode_sound
         self._adapters = AdapterStore(self.dit, self.preset.name, device)
         self._adapter_files: dict[str, Path] = {}
         logger.info("loaded %s", self.description)
@@ -334,6 +343,7 @@ class FoleyPipeline:
         duration_seconds: float | None = ...,
         cues: Sequence[Cue | Mapping[str, object]] = ...,
         layers: Sequence[Layer | Mapping[str, object]] = ...,
+        edit: Mapping[str, object] | None = ...,
         adapters: Sequence[AdapterUse | Mapping[str, object]] = ...,
         avoid_speech: AvoidSpeech = ...,
         max_retries: int = ...,
@@ -361,6 +371,7 @@ class FoleyPipeline:
         duration_seconds: None = ...,
         cues: Sequence[Cue | Mapping[str, object]] = ...,
         layers: Sequence[Layer | Mapping[str, object]] = ...,
+        edit: Mapping[str, object] | None = ...,
         adapters: Sequence[AdapterUse | Mapping[str, object]] = ...,
         avoid_speech: AvoidSpeech = ...,
         max_retries: int = ...,
@@ -387,6 +398,7 @@ class FoleyPipeline:
         duration_seconds: float | None = None,
         cues: Sequence[Cue | Mapping[str, object]] = (),
         layers: Sequence[Layer | Mapping[str, object]] = (),
+        edit: Mapping[str, object] | None = None,
         adapters: Sequence[AdapterUse | Mapping[str, object]] = (),
         avoid_speech: AvoidSpeech = "off",
         max_retries: int = 2,
@@ -420,10 +432,14 @@ class FoleyPipeline:
                 together; None leaves the choice to these.
             duration_seconds: length of a sound without a clip, 0.1 to 3600; only with video None.
             cues: prompts for ranges of time in place of `prompt`, which do not overlap: mappings
-                with start_seconds, stop_seconds and prompt.
+                with start_seconds, stop_seconds and prompt, and the other fields of
+                `foley.request.Cue`.
             layers: up to 8 sounds for the same clip, which are mixed: mappings with prompt, and
                 the other fields of `foley.request.Layer`. They take the place of `prompt`, `cues`
                 and `num_variations`. The result's `stems` has each of them.
+            edit: a sound to start from: a mapping with source, and ranges or strength as in
+                `foley.request.Edit`. The source is original, for the clip's own sound; or a path,
+                bytes, a file that is open in binary mode, or a `Generation` of one variation.
             avoid_speech: off; report, which measures the result's `speech_seconds`; or retry, which
                 also draws other seeds while there is speech, and returns the cleanest sounds.
             max_retries: how often other seeds are drawn, 1 to 8; only with avoid_speech retry.
@@ -441,6 +457,7 @@ class FoleyPipeline:
             ModelError: the model gave values that are not finite.
         """
         prompts = _list_prompts(video, prompt)
+        named, given = name_source(edit)
         requests = [
             GenerationRequest.parse(
                 prompt=text,
@@ -456,6 +473,7 @@ class FoleyPipeline:
                 duration_seconds=duration_seconds,
                 cues=cues,
                 layers=layers,
+                edit=named,
                 adapters=adapters,
                 avoid_speech=avoid_speech,
                 max_retries=max_retries,
@@ -469,7 +487,9 @@ class FoleyPipeline:
                     "without one"
                 )
             sound = NoPicture(duration_seconds=duration_seconds)
-            return self.generate(sound, requests[0], on_progress)
+            return self.generate(
+                sound, requests[0], on_progress, given.read(None) if given else None
+            )
         if duration_seconds is not None:
             raise ParameterError(
                 "duration_seconds: only for a sound without a clip, which decides its own length; "
@@ -484,7 +504,10 @@ class FoleyPipeline:
                 for clip in clips[part]
             ]
             made = self.generate_together(
-                [clip.frames for clip in read], requests[part], on_progress
+                [clip.frames for clip in read],
+                requests[part],
+                on_progress,
+                [given.read(clip.clip) for clip in read] if given else None,
             )
             results += [clip.describe(result) for clip, result in zip(read, made, strict=True)]
         return results if isinstance(video, list) else results[0]
@@ -591,6 +614,7 @@ class FoleyPipeline:
         frames: VideoFrames | FrameStream | NoPicture,
         request: GenerationRequest,
         on_progress: OnProgress | None = None,
+        source: SourceSound | None = None,
     ) -> Generation:
         """Generate the sounds for decoded frames, or without a clip.
 
@@ -599,19 +623,22 @@ class FoleyPipeline:
                 them; or the length of a sound without a clip.
             request: the options.
             on_progress: called after each step; an error that it raises ends the work.
+            source: the sound that the request edits; None without an edit.
 
         Raises:
             PromptTooLongError: a prompt has more tokens than the text encoder takes.
+            ParameterError: the edit does not fit its source.
             DeviceError: the device ran out of memory; the pipeline stays usable.
             ModelError: the model gave values that are not finite.
         """
-        return self.generate_together([frames], [request], on_progress)[0]
+        return self.generate_together([frames], [request], on_progress, [source])[0]
 
     def generate_together(
         self,
         frames: Sequence[VideoFrames | FrameStream | NoPicture],
         requests: Sequence[GenerationRequest],
         on_progress: OnProgress | None = None,
+        sources: Sequence[SourceSound | None] | None = None,
     ) -> list[Generation]:
         """Generate the sounds for several clips in one batch.
 
@@ -621,25 +648,30 @@ class FoleyPipeline:
                 guidance.
             on_progress: as for `generate`; steps of `ENCODE` and `DECODE_AUDIO` are those of a
                 clip.
+            sources: of each request the sound that it edits; None where none has an edit.
 
         Raises:
             PromptTooLongError: a prompt has more tokens than the text encoder takes.
+            ParameterError: an edit does not fit its source.
             DeviceError: the device ran out of memory; the pipeline stays usable.
             ModelError: the model gave values that are not finite.
         """
         if not requests:
             return []
         with self.use_device(), torch.inference_mode():
-            return self._run_sessions(frames, requests, on_progress)
+            return self._run_sessions(
+                frames, requests, on_progress, sources or [None] * len(requests)
+            )
 
     def _run_sessions(
         self,
         frames: Sequence[VideoFrames | FrameStream | NoPicture],
         requests: Sequence[GenerationRequest],
         on_progress: OnProgress | None,
+        sources: Sequence[SourceSound | None],
     ) -> list[Generation]:
         report = on_progress or (lambda progress: None)
-        sessions = [self.start(*pair) for pair in zip(frames, requests, strict=True)]
+        sessions = [self.start(*item) for item in zip(frames, requests, sources, strict=True)]
         velocities = self.make_velocity_model()
         session = sessions[0]
         num_steps = session.num_steps
@@ -679,7 +711,10 @@ class FoleyPipeline:
             torch.cuda.empty_cache()
 
     def start(
-        self, frames: VideoFrames | FrameStream | NoPicture, request: GenerationRequest
+        self,
+        frames: VideoFrames | FrameStream | NoPicture,
+        request: GenerationRequest,
+        source: SourceSound | None = None,
     ) -> Session:
         """Return a generation that the caller runs piece by piece.
 
@@ -689,17 +724,20 @@ class FoleyPipeline:
             frames: at the sizes of the preset's encoders, at once or as they come; or the length of
                 a sound without a clip.
             request: the options.
+            source: the sound that the request edits; None without an edit.
         """
-        return Session(self, frames, request)
+        return Session(self, frames, request, source)
 
-    def count_pieces(self, num_visual: int, num_sync: int) -> int:
+    def count_pieces(self, num_visual: int, num_sync: int, *, with_source: bool = False) -> int:
         """Return the number of calls of `Session.encode` that a clip takes.
 
         Args:
             num_visual: frames at 8 fps, at least 1.
             num_sync: frames at 25 fps, at least 16.
+            with_source: whether it has an edit, whose source is encoded too.
         """
-        return count_pieces(self._encoders, num_visual, num_sync)
+        count = count_pieces(self._encoders, num_visual, num_sync)
+        return count + with_source * len(plan_decoding(num_latents(num_sync)))
 
     def make_velocity_model(self) -> VelocityModel:
         """Return a model that evaluates the transformer, for one thread, in `use_device`."""
@@ -761,10 +799,12 @@ class FoleyPipeline:
     def _read_prompts(self, prompts: Sequence[Prompts]) -> list["_ReadPrompts"]:
         """Return the tokens of each layer. Each is padded by itself, as if alone."""
         layers = []
-        for number, (prompt, negative_prompt, cues) in enumerate(prompts, start=1):
-            texts = (negative_prompt, prompt, *(cue.prompt for cue in cues))
+        for number, layer in enumerate(prompts, start=1):
+            texts = layer.list_texts()
             with self._tokenizing, _name_layer(number, len(prompts)):
-                words = tokenize(self._tokenizer, self._encoders.text_model, *texts)
+                words = tokenize(
+                    self._tokenizer, self._encoders.text_model, *texts.values(), names=[*texts]
+                )
             notices: tuple[str, ...] = ()
             if (num_tokens := words.input_ids.shape[1]) > MAX_TEXT_TOKENS:
                 notices = (f"prompts are cut after {MAX_TEXT_TOKENS} tokens, one has {num_tokens}",)
@@ -790,6 +830,17 @@ class FoleyPipeline:
             except StopIteration as stop:
                 conditions: Conditions = stop.value[0]
                 return conditions
+
+    def encode_sound(self, waveform: Tensor) -> Tensor:
+        """Return latents, float32 [1, L, A], of a waveform [1, 960 * A], both on the CPU.
+
+        `tiny` has fewer channels than `latent_dim`: the others hold noise.
+
+        Args:
+            waveform: float32, in [-1, 1], at the model's rate.
+        """
+        with self.use_device(), torch.inference_mode():
+            return self._encode_sound(waveform)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Return waveforms, float32 [N, 1, 960 * A], of latents [N, latent_dim, A]."""

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, NamedTuple, Self, get_args
 
@@ -23,6 +24,7 @@ Solver = Literal["euler", "heun", "midpoint", "rk4", "ab2"]
 SOLVERS: tuple[Solver, ...] = get_args(Solver)
 Quality = Literal["reference", "balanced", "fast"]
 AvoidSpeech = Literal["off", "report", "retry"]
+CueMode = Literal["replace", "add"]
 AudioFormat = Literal["wav", "flac"]  # the sound alone
 AUDIO_FORMATS: tuple[AudioFormat, ...] = get_args(AudioFormat)
 Format = Literal["mp4", "mov", "mkv", "webm", "wav", "flac"]
@@ -33,8 +35,16 @@ MIN_FRAME_RATE, MAX_FRAME_RATE = 1.0, 240.0  # of numbered pictures
 MIN_CUE_SECONDS = 0.1
 MAX_CUES = 32
 MAX_LAYERS = 8
+MIN_RANGE_SECONDS = 0.1
+MAX_RANGES = 32
 MAX_ADAPTERS = 8  # of one request
 MAX_ADAPTER_SCALE = 2.0
+MAX_ADDRESS_CHARACTERS = 4 * 1000 * 1000  # of a data: URI; gRPC takes no larger message
+_ADDRESS = re.compile("(https?|data):", re.IGNORECASE)
+# An id of a request or a job, and one of its files.
+_RESULT = re.compile(
+    r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}(/foley-\d+(-layer-\d+)?\.[a-z0-9]+)?", re.ASCII
+)
 
 
 class SamplingPlan(NamedTuple):
@@ -61,7 +71,7 @@ QUALITIES: dict[Quality, SamplingPlan] = {
 
 
 class Cue(BaseModel):
-    """A prompt for a range of the sound's time, in place of the request's own prompt."""
+    """A prompt for a range of the sound's time, in place of the request's own or beside it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -80,18 +90,111 @@ class Cue(BaseModel):
     prompt: Annotated[
         str, Field(min_length=1, max_length=2000, description="What should be heard, in words.")
     ]
+    negative_prompt: Annotated[
+        str | None,
+        Field(
+            max_length=2000,
+            description="What should not be heard in it. Absent: the request's negative prompt.",
+        ),
+    ] = None
+    gain_db: Annotated[
+        float,
+        Field(ge=-60, le=24, description="Gain of the sound in its range, with soft edges."),
+    ] = 0.0
+    mode: Annotated[
+        CueMode,
+        Field(
+            description="replace: its prompt takes the place of the request's. add: it is heard "
+            "together with that."
+        ),
+    ] = "replace"
 
     @field_validator("stop_seconds")
     @classmethod
     def _check_length(cls, value: float, info: ValidationInfo) -> float:
-        start = info.data.get("start_seconds", value - 1)
-        if value < start + MIN_CUE_SECONDS - 1e-9:
+        return _check_span(value, info, MIN_CUE_SECONDS)
+
+
+class EditRange(BaseModel):
+    """A range of a sound's time that is made anew."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    start_seconds: Annotated[
+        float, Field(ge=0, le=MAX_CLIP_SECONDS, description="From the start of the clip.")
+    ]
+    stop_seconds: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=MAX_CLIP_SECONDS,
+            description=f"At least {MIN_RANGE_SECONDS:g} s after start_seconds. A range that lasts "
+            "longer than the sound ends with it.",
+        ),
+    ]
+
+    @field_validator("stop_seconds")
+    @classmethod
+    def _check_length(cls, value: float, info: ValidationInfo) -> float:
+        return _check_span(value, info, MIN_RANGE_SECONDS)
+
+
+class Edit(BaseModel):
+    """A sound to start from, and what of it is made anew."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    source: Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=MAX_ADDRESS_CHARACTERS,
+            description="The sound to start from. `original` is the clip's own sound. `file` is "
+            "the file `edit_source` of the request. The id of an earlier request or job is its "
+            "result, or ID/FILE one of its files, such as ID/foley-2.wav. An https or http address "
+            "on the open internet, or a data: URI of at most 4 MB, works as for `clip_url`.",
+        ),
+    ]
+    ranges: Annotated[
+        tuple[EditRange, ...],
+        Field(
+            max_length=MAX_RANGES,
+            description="What is made anew: objects with `start_seconds` and `stop_seconds`. "
+            "Outside of them the sound is that of the source, but for a crossfade of 10 ms inside "
+            "them. Absent: the whole sound with `strength`, else what follows a source that is "
+            "shorter than the sound.",
+        ),
+    ] = ()
+    strength: Annotated[
+        float | None,
+        Field(
+            ge=0,
+            le=1,
+            description="How far the new sound may go from the source: 0 gives the source back, as "
+            "the model's autoencoder hears it, and 1 takes nothing from it. Absent: 1.",
+        ),
+    ] = None
+
+    @field_validator("source")
+    @classmethod
+    def _check_source(cls, value: str) -> str:
+        if not is_address(value) and not _RESULT.fullmatch(value):
             raise PydanticCustomError(
-                "too_short",
-                "must be at least {least} s after start_seconds, which is {start}",
-                {"least": f"{MIN_CUE_SECONDS:g}", "start": f"{start:g}"},
+                "source",
+                "must be original, file, the id of an earlier request or job with or without one "
+                "of its files, such as ID/foley-2.wav, or an address",
             )
         return value
+
+    @property
+    def is_original(self) -> bool:
+        """Whether the source is the clip's own sound."""
+        return self.source == "original"
+
+    @property
+    def is_sent(self) -> bool:
+        """Whether the source is a file of the request."""
+        return self.source == "file"
 
 
 class Layer(BaseModel):
@@ -171,6 +274,21 @@ class Prompts(NamedTuple):
     negative_prompt: str
     cues: tuple[Cue, ...] = ()
 
+    def list_texts(self) -> dict[str, str]:
+        """Return all texts by what errors call them: the rows of the conditions' text tokens.
+
+        These are the negative prompt, the prompt, what is heard in each cue, and the negative
+        prompts that cues have of their own.
+        """
+        texts = {"negative_prompt": self.negative_prompt, "prompt": self.prompt}
+        for number, cue in enumerate(self.cues, start=1):
+            is_added = cue.mode == "add" and self.prompt.strip()
+            texts[f"cue {number}"] = f"{self.prompt}, {cue.prompt}" if is_added else cue.prompt
+        for number, cue in enumerate(self.cues, start=1):
+            if cue.negative_prompt is not None:
+                texts[f"the negative_prompt of cue {number}"] = cue.negative_prompt
+        return texts
+
 
 # What layers take the place of, and what to do instead.
 _WITHOUT_LAYERS = {
@@ -182,6 +300,7 @@ _EXAMPLES = {
     "cues": '[{"start_seconds": 1, "stop_seconds": 2, "prompt": "rain"}]',
     "adapters": '[{"name": "glass", "scale": 0.8}]',
     "layers": '[{"prompt": "rain"}, {"prompt": "footsteps", "gain_db": -6}]',
+    "edit": '{"source": "original", "ranges": [{"start_seconds": 1, "stop_seconds": 2}]}',
 }
 
 
@@ -295,8 +414,8 @@ class GenerationRequest(BaseModel):
         Field(
             max_length=MAX_CUES,
             description="Prompts for ranges of time, in place of `prompt`: objects with "
-            "`start_seconds`, `stop_seconds` and `prompt`. They may touch and must not overlap. "
-            "In a form, a JSON list.",
+            "`start_seconds`, `stop_seconds` and `prompt`, and optionally `negative_prompt`, "
+            "`gain_db` and `mode`. They may touch and must not overlap. In a form, a JSON list.",
         ),
     ] = ()
     layers: Annotated[
@@ -318,6 +437,38 @@ class GenerationRequest(BaseModel):
             "It needs a prompt or layers, and cannot be combined with a clip.",
         ),
     ] = None
+    edit: Annotated[
+        Edit | None,
+        Field(
+            description="A sound to start from, of which a part is made anew, or all of it is "
+            "varied: an object with `source`, and optionally `ranges` and `strength`. It cannot be "
+            "combined with `layers`. In a form, a JSON object."
+        ),
+    ] = None
+
+    @field_validator("edit", mode="before")
+    @classmethod
+    def _read_edit(cls, value: object) -> object:
+        return _read_json(value, _EXAMPLES["edit"], "object")
+
+    @field_validator("edit")
+    @classmethod
+    def _check_edit(cls, value: Edit | None, info: ValidationInfo) -> Edit | None:
+        if value is None:
+            return value
+        if info.data.get("layers"):
+            raise PydanticCustomError(
+                "conflict",
+                "cannot be combined with layers; leave one of them out, or edit a layer's file",
+            )
+        if value.is_original and info.data.get("duration_seconds") is not None:
+            raise PydanticCustomError(
+                "conflict",
+                "has source original, which is a clip's own sound, and with duration_seconds there "
+                "is no clip; use another source, or a clip",
+            )
+        return value
+
     adapters: Annotated[
         tuple[AdapterUse, ...],
         Field(
@@ -441,6 +592,11 @@ class GenerationRequest(BaseModel):
         """Whether a layer has a pan."""
         return any(layer.pan for layer in self.layers)
 
+    @property
+    def has_original(self) -> bool:
+        """Whether the new sound holds the clip's own."""
+        return self.edit is not None and self.edit.is_original
+
     def list_prompts(self) -> tuple[Prompts, ...]:
         """Return the words of each layer; without layers, those of all variations."""
         if not self.layers:
@@ -496,7 +652,28 @@ def _sort_cues(value: tuple[Cue, ...]) -> tuple[Cue, ...]:
     return cues
 
 
-def _read_json(value: object, example: str) -> object:
+def _check_span(stop: float, info: ValidationInfo, least_seconds: float) -> float:
+    """Return the end of a range, which must be so many seconds after its start."""
+    start = info.data.get("start_seconds", stop - 1)
+    if stop < start + least_seconds - 1e-9:
+        raise PydanticCustomError(
+            "too_short",
+            "must be at least {least} s after start_seconds, which is {start}",
+            {"least": f"{least_seconds:g}", "start": f"{start:g}"},
+        )
+    return stop
+
+
+def is_address(text: str) -> bool:
+    """Whether a text is meant as an address: https, http or a data: URI.
+
+    Args:
+        text: any.
+    """
+    return _ADDRESS.match(text) is not None
+
+
+def _read_json(value: object, example: str, kind: str = "list") -> object:
     """Return the content of a text of JSON; another value as it is."""
     if not isinstance(value, str):
         return value
@@ -504,7 +681,7 @@ def _read_json(value: object, example: str) -> object:
         return json.loads(value)
     except (ValueError, RecursionError) as error:
         raise PydanticCustomError(
-            "json", "must be a JSON list such as {example}", {"example": example}
+            "json", "must be a JSON {kind} such as {example}", {"kind": kind, "example": example}
         ) from error
 
 

@@ -217,7 +217,7 @@ def _ab2(latents: Tensor, sigma: Tensor, next_sigma: Tensor, last: _LastStep | N
     """
     delta = (next_sigma - sigma).item()
     velocity = yield latents, sigma
-    if last is None:
+    if last is None or last.delta == 0:  # a path that starts without noise stands still
         return latents + delta * velocity
     weight = delta / (2 * last.delta)
     return latents + delta * ((1 + weight) * velocity - weight * last.velocity)

@@ -22,14 +22,16 @@ import torch
 from torch import Tensor
 
 from foley.configs import SYNC_FPS, SYNC_SEGMENT_FRAMES, Preset
-from foley.denoise import Denoising, EvaluationPart
+from foley.cues import apply_gains
+from foley.denoise import Denoising, EvaluationPart, KeptLatents
+from foley.edits import EditPlan, plan_edit, prepare_source
 from foley.errors import DeviceError, ModelError
 from foley.generation import Generation
 from foley.layers import list_heard, mix_layers
 from foley.models.adapters import AdapterSet
 from foley.models.dit import FoleyDiT
 from foley.models.transfer import upload
-from foley.request import AdapterUse, GenerationRequest, Prompts
+from foley.request import AdapterUse, Cue, GenerationRequest, Prompts
 from foley.sampling import choose_seeds, draw_noise, make_sigmas
 from foley.speech import measure_speech
 from foley.types import (
@@ -37,6 +39,7 @@ from foley.types import (
     Conditions,
     FrameStream,
     NoPicture,
+    SourceSound,
     Stage,
     TextConditions,
     VideoFrames,
@@ -50,7 +53,7 @@ class _Attempt:
     """A sound, and how it was made.
 
     Attributes:
-        waveform: float32 [1, S].
+        waveform: float32 [1, C, S].
         seed: of its noise.
         speech_seconds: in it; 0 where nobody asked.
     """
@@ -85,6 +88,12 @@ class Model(Protocol):
     def select_adapters(self, uses: Sequence[AdapterUse]) -> AdapterSet | None:
         """Return the adapters of a request on the device; None where nothing is changed."""
 
+    def encode_sound(self, waveform: Tensor) -> Tensor:
+        """Return latents float32 [1, L, A] of a waveform [1, 960 * A], both on the CPU.
+
+        Channels that are missing after the last one hold noise in the model's latents.
+        """
+
     def decode(self, latents: Tensor) -> Tensor:
         """Return waveforms float32 [N, 1, 960 * A] of latents [N, L, A]."""
 
@@ -99,6 +108,7 @@ class Session:
         frames: of the clip, at the sizes of the model's encoders, at once or as they come; or the
             length of a sound without a clip.
         request: the options of the generation.
+        source: the sound that the request edits; None without an edit.
 
     Raises:
         ParameterError: the request names an adapter that the model does not have.
@@ -118,8 +128,14 @@ class Session:
         model: Model,
         frames: VideoFrames | FrameStream | NoPicture,
         request: GenerationRequest,
+        source: SourceSound | None = None,
     ) -> None:
+        assert (source is None) == (request.edit is None)
         self.request = request
+        self._source = None if source is None else source.waveform
+        self._source_notices = source.notices if source else ()
+        self._source_latents: Tensor | None = None  # [1, L, A]
+        self._edit: EditPlan | None = None
         self.stage: Stage | None = Stage.ENCODE
         self._sampling = request.choose_sampling(model.preset)
         self.num_steps = self._sampling.num_inference_steps
@@ -136,7 +152,7 @@ class Session:
         self.awaits_frames = isinstance(frames, FrameStream)
         self._clip = split_frames(frames) if isinstance(frames, VideoFrames) else frames
         self._encoding: Generator[bool, None, list[Conditions] | list[TextConditions]] | None = (
-            model.encode(self._clip, request.list_prompts())
+            self._encode_all()
         )
         self._path: Denoising | None = None
         self._latents: Tensor | None = None
@@ -158,7 +174,8 @@ class Session:
 
         Raises:
             PromptTooLongError: a prompt has more tokens than the text encoder takes.
-            ParameterError: a cue starts after the end of the sound.
+            ParameterError: a cue or a range starts after the end of the sound, or an edit does not
+                fit its source.
             torch.OutOfMemoryError: the device is full.
         """
         assert self._encoding is not None
@@ -169,6 +186,30 @@ class Session:
         except StopIteration as stop:
             self._encoding, self.awaits_frames = None, False
             self._start_sampling(stop.value)
+
+    def _encode_all(
+        self,
+    ) -> Generator[bool, None, list[Conditions] | list[TextConditions]]:
+        """Encode the clip, its prompts, and the source of an edit."""
+        layers = yield from self._model.encode(self._clip, self.request.list_prompts())
+        if self._source is not None:
+            yield from self._encode_source(self._source, layers[0].num_latents)
+        return layers
+
+    def _encode_source(self, source: Tensor, num_latents: int) -> Generator[bool, None, None]:
+        """Encode the sound that is edited, in the pieces in which sounds are decoded."""
+        assert self.request.edit is not None
+        preset = self._model.preset
+        hop = preset.vae.hop
+        num_samples = count_samples(preset, self._find_facts()) or num_latents * hop
+        self._edit = plan_edit(self.request.edit, source.shape[1], num_samples)
+        waveform = prepare_source(source, num_latents)
+        pieces = []
+        for heard, kept in plan_decoding(num_latents):
+            yield False
+            latents = self._model.encode_sound(waveform[:, hop * heard.start : hop * heard.stop])
+            pieces.append(latents[..., kept.start - heard.start : kept.stop - heard.start])
+        self._source_latents = torch.cat(pieces, -1)
 
     def prepare_part(self) -> EvaluationPart:
         """Return this session's part of the next model evaluation; call in the stage `SAMPLE`."""
@@ -209,23 +250,39 @@ class Session:
             made = piece[..., first : first + count].cpu()
         if not finite:
             raise self._non_finite_error()
-        self._measure_speech(made)
+        start = kept.start * self._model.preset.vae.hop
+        self._measure_speech(made, start)
+        made = apply_gains(made, self._list_cues(index), start)
         if len(pieces) > 1:
             self._append(made)
             self._num_decoded += 1
             if self._num_decoded < len(pieces):
                 return
             made, self._num_decoded = self._finish_long(), 0
+        if self._edit is not None:
+            assert self._source is not None
+            made = self._edit.splice(made, self._source)
         self._made.append(_Attempt(made, self._list_sound_seeds()[index], self._speech_seconds))
         self._speech_seconds = 0.0
         if len(self._made) == self.request.num_sounds:
             self._latents = None
             self._end_attempt()
 
-    def _measure_speech(self, piece: Tensor) -> None:
-        """Add the speech of a piece [1, 1, S] of a sound to that of the pieces before it."""
+    def _list_cues(self, index: int) -> Sequence[Cue]:
+        """Return the cues of a variation or a layer."""
+        layers = self.request.layers
+        return layers[index].cues if layers else self.request.cues
+
+    def _measure_speech(self, piece: Tensor, start: int) -> None:
+        """Add the speech of a piece [1, 1, S] of a sound to that of the pieces before it.
+
+        Speech in what an edit keeps does not count, since no other seed changes it.
+        """
         if self.request.avoid_speech != "off":
             sample_rate = self._model.preset.vae.sample_rate
+            if self._edit is not None:
+                made = self._edit.make_envelope()[start : start + piece.shape[-1]]
+                piece = piece[..., : len(made)] * made
             self._speech_seconds += measure_speech(piece[0], sample_rate)
 
     def _end_attempt(self) -> None:
@@ -341,7 +398,8 @@ class Session:
 
     def _start_sampling(self, layers: list[Conditions] | list[TextConditions]) -> None:
         notices = (notice for layer in layers for notice in layer.notices)
-        self._notices = (*self._find_facts().notices, *dict.fromkeys(notices))
+        facts = self._find_facts()
+        self._notices = (*facts.notices, *self._source_notices, *dict.fromkeys(notices))
         self._conditions = layers
         self._start_path()
         self._end_stage(Stage.SAMPLE)
@@ -352,17 +410,34 @@ class Session:
         model, request = self._model, self.request
         num_latents = layers[0].num_latents
         noise = draw_noise(self._list_sound_seeds(), model.preset.dit.latent_dim, num_latents)
+        sigmas = make_sigmas(self.num_steps, self._sampling.schedule_shift)
+        kept: KeptLatents | None = None
+        if self._edit is not None:
+            level = self._edit.level
+            latents = self._complete_latents(noise)
+            kept = KeptLatents(
+                upload(noise - latents, model.device),
+                upload(self._edit.find_kept(num_latents), model.device),
+            )
+            noise, sigmas = level * noise + (1 - level) * latents, level * sigmas
         self._path = Denoising(
             model.dit,
             layers,
             upload(noise, model.device),
-            make_sigmas(self.num_steps, self._sampling.schedule_shift),
+            sigmas,
             solver=self._sampling.solver,
             guidance_scale=request.choose_guidance(model.preset),
             guidance_interval=self._sampling.guidance_interval,
             windows=plan_windows(num_latents),
             adapters=self._adapters,
+            kept=kept,
         )
+
+    def _complete_latents(self, noise: Tensor) -> Tensor:
+        """Return the source's latents [N, L, A], with those of the noise in missing channels."""
+        assert self._source_latents is not None
+        latents = self._source_latents.expand(len(noise), -1, -1)
+        return torch.cat([latents, noise[:, latents.shape[1] :]], dim=1)
 
     def _end_stage(self, following: Stage | None) -> None:
         if self._model.device.type == "cuda":

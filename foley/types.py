@@ -218,6 +218,19 @@ class NoPicture:
         return False
 
 
+@dataclass(frozen=True, kw_only=True)
+class SourceSound:
+    """A sound that an edit starts from.
+
+    Attributes:
+        waveform: float32 [C, S] at 48 kHz from the clip's time zero on, C 1 or 2, on the CPU.
+        notices: sentences for the caller about what was changed.
+    """
+
+    waveform: Tensor
+    notices: tuple[str, ...] = ()
+
+
 class Region(NamedTuple):
     """A part of a sound that hears one prompt: tokens that follow one another.
 
@@ -225,11 +238,13 @@ class Region(NamedTuple):
         num_latents: latent frames, at 50 Hz; at least 1.
         num_visual: visual tokens, at 8 fps; may be 0.
         text_row: of the conditions' text tokens, from 1.
+        negative_row: of the text tokens, for the unconditional half.
     """
 
     num_latents: int
     num_visual: int
     text_row: int
+    negative_row: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,7 +255,7 @@ class Conditions:
         visual_tokens: [V, visual_dim].
         sync_tokens: [S, sync_dim], S a multiple of 8.
         text_tokens: [2 + cues, T, text_dim]; row 0 the negative prompt, row 1 the prompt, then
-            those of the cues, padded to one length.
+            those of the cues and their negative ones, padded to one length.
         num_latents: A, latent frames of the sound at 50 Hz.
         regions: of all A and V tokens, in order; empty without cues.
         notices: sentences for the caller about changes to the prompts.

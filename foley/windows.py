@@ -189,6 +189,6 @@ def _cut_regions(regions: tuple[Region, ...], window: Window, visual: slice) -> 
             continue
         is_last = latents_end >= window.stop
         end = visual.stop if is_last else min(max(visual_end, visual.start), visual.stop)
-        cut.append(Region(count, end - visual.start - given, region.text_row))
+        cut.append(region._replace(num_latents=count, num_visual=end - visual.start - given))
         given = end - visual.start
     return tuple(cut)

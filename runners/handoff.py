@@ -7,6 +7,8 @@ through a file in shared memory. So the processes send each other paths.
         clip                    by the API: what the caller sent
         part                    by the process that decodes the clip: the part of it that is used,
                                 if the caller asked for one
+        source                  by the API: what an edit starts from, unless it is the clip
+        source.safetensors      by the process that decodes it: its sound
         frames.safetensors      by the process that decodes the clip; absent without a clip
         frames.json             by the API: the frames are complete, and this many
         expected.json           instead of both, of a clip of over 15 s, by the process that
@@ -33,10 +35,12 @@ from foley.types import ClipFacts, FramePiece, FrameStream
 if TYPE_CHECKING:  # torch takes seconds to import, and building a bento must not need it
     from torch import Tensor
 
-    from foley.types import VideoFrames
+    from foley.types import SourceSound, VideoFrames
 
 CLIP = "clip"
 PART = "part"
+SOURCE = "source"
+SOURCE_SOUND = "source.safetensors"
 FRAMES = "frames.safetensors"
 FRAME_COUNTS = "frames.json"
 WAVEFORMS = "waveforms.safetensors"
@@ -124,6 +128,40 @@ def load_frames(folder: Path) -> "VideoFrames":
             sync=file.get_tensor("sync"),  # [n25, H, W, 3]
             **facts,
         )
+
+
+def save_source(source: "SourceSound", folder: Path) -> None:
+    """Write the sound that an edit starts from for the runner.
+
+    Args:
+        source: of the edit.
+        folder: of the request.
+
+    Raises:
+        SafetensorError: the folder cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    notices = {"notices": json.dumps(source.notices)}
+    save_file({"waveform": source.waveform.contiguous()}, folder / SOURCE_SOUND, metadata=notices)
+
+
+def load_source(folder: Path) -> "SourceSound":
+    """Return the sound that `save_source` wrote.
+
+    Args:
+        folder: of the request.
+
+    Raises:
+        OSError: it is not there.
+    """
+    from safetensors import safe_open
+
+    from foley.types import SourceSound
+
+    with safe_open(folder / SOURCE_SOUND, framework="pt") as file:
+        notices = tuple(json.loads(file.metadata()["notices"]))
+        return SourceSound(waveform=file.get_tensor("waveform"), notices=notices)
 
 
 def hand_on_piece(piece: FramePiece, folder: Path, index: int) -> None:

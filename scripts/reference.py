@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 
 from foley.configs import PRESETS
 from foley.errors import ConnectionFailedError, FoleyError
-from foley.request import AdapterUse, Cue, Layer
+from foley.request import AdapterUse, Cue, Edit, Layer
 from runners import metrics
 from runners.http.openapi import HEADERS, build_document
 from runners.http.schemas import EVENTS
@@ -276,7 +276,7 @@ def type_of(annotation: Any) -> str:
     """Return the type of a field in plain words."""
     names = {str: "text", bool: "boolean", int: "integer", float: "number"}
     names |= {Path: "a path", ByteSize: "a size", SecretStr: "text", Cue: "cue", Layer: "layer"}
-    names[AdapterUse] = "adapter"
+    names |= {AdapterUse: "adapter", Edit: "edit"}
     (kind,) = [kind for kind in members_of(annotation) if kind is not types.NoneType][:1]
     name = "text" if get_origin(kind) is Literal else names[kind]
     return f"list of {name}" if get_origin(annotation) is tuple else name

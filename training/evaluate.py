@@ -21,11 +21,11 @@ from torch import Tensor
 from foley.configs import OFFICIAL_GUIDANCE, SYNC_SEGMENT_STRIDE, TINY_GUIDANCE
 from foley.gpu.placement import to_device
 from foley.media.clock import num_latents
+from foley.models.analysis import LATENT_DIM, SAMPLE_RATE, Analysis, append_noise
 from foley.models.context import DiTContext
 from foley.models.vae import FoleyVAE, build_vae
 from foley.sampling import SolverPoint, guide, integrate, make_sigmas
 from foley.session import fade
-from foley.tuning.analysis import LATENT_DIM, SAMPLE_RATE, Analysis, append_noise
 from training import clips, judge, labels, text
 from training.features import PAD, FrozenEncoders, PromptTokenizer
 from training.flow import FlowModel

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from foley.configs import SYNC_SEGMENT_FRAMES, SYNC_SEGMENT_STRIDE
 from foley.media.clock import num_latents
+from foley.models.analysis import ACTIVE, Analysis
 from foley.models.synchformer import Synchformer, count_segments
-from foley.tuning.analysis import ACTIVE, Analysis
 from training import labels
 from training.clips import Batch
 from training.scene import FPS, SEEN_AFTER

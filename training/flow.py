@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foley.configs import SYNC_SEGMENT_FRAMES, SYNC_SEGMENT_STRIDE
+from foley.models.analysis import ACTIVE, LATENT_DIM
 from foley.models.dit import FoleyDiT, build_dit
 from foley.models.embeddings import SYNC_POSITIONS
 from foley.models.encoders import build_text_encoder
-from foley.tuning.analysis import ACTIVE, LATENT_DIM
 from training.features import PAD
 from training.settings import TRAINED
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from foley.tuning.analysis import SAMPLE_RATE, log_mel, mel_filters
+from foley.models.analysis import SAMPLE_RATE, log_mel, mel_filters
 from training.materials import MATERIALS
 
 TOLERANCE_SECONDS = 0.06

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from foley.gpu.placement import to_device
 from foley.media.clock import num_latents
+from foley.models.analysis import ACTIVE, Analysis
 from foley.models.encoders import build_vision_encoder
 from foley.models.synchformer import build_synchformer, count_segments
-from foley.tuning.analysis import ACTIVE, Analysis
 from training import clips, text
 from training.distributed import ProcessGroup
 from training.fast import RecordedSteps, use_fast_kernels

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foley.gpu.placement import to_device
+from foley.models.analysis import ACTIVE, HOP, SAMPLE_RATE, Analysis, append_noise, mel_filters
 from foley.models.vae import FoleyVAE, build_vae
-from foley.tuning.analysis import ACTIVE, HOP, SAMPLE_RATE, Analysis, append_noise, mel_filters
 from training import clips, judge
 from training.scene import LAYERS
 from training.settings import (

@@ -12,7 +12,7 @@ from foley.cli.plan import AUDIO_SUFFIXES, ClipTask
 from foley.errors import DeviceError, ParameterError, RequestError
 from foley.marks.mark import Mark, Marks
 from foley.mix import LoudnessReport
-from foley.types import FrameStream, NoPicture, Stage, VideoFrames
+from foley.types import FrameStream, NoPicture, SourceSound, Stage, VideoFrames
 
 if TYPE_CHECKING:
     from foley.client import AsyncFoleyClient, Format, RemoteFile, RemoteUpdate
@@ -137,6 +137,7 @@ class _DecodedClip:
     task: ClipTask
     frames: VideoFrames | FrameStream | NoPicture
     timings: dict[str, float]
+    source: SourceSound | None
 
 
 class LocalBackend:
@@ -185,11 +186,12 @@ class LocalBackend:
         if task.clip is None:
             assert task.request.duration_seconds is not None
             sound = NoPicture(duration_seconds=task.request.duration_seconds)
-            return _DecodedClip(task=task, frames=sound, timings={})
+            return _DecodedClip(task=task, frames=sound, timings={}, source=_read_source(task))
         start = time.perf_counter()
+        source = _read_source(task)
         frames = self._pipeline.open_video(task.source or task.clip, trim=trim)
         timings = {str(Stage.DECODE_VIDEO): time.perf_counter() - start}
-        return _DecodedClip(task=task, frames=frames, timings=timings)
+        return _DecodedClip(task=task, frames=frames, timings=timings, source=source)
 
     def _open_again(self, clip: _DecodedClip, *, trim: bool) -> _DecodedClip:
         """Return a clip that can be used again; the frames of a long one are used up."""
@@ -212,7 +214,10 @@ class LocalBackend:
 
         try:
             generations = self._pipeline.generate_together(
-                [clip.frames for clip in clips], [task.request for task in tasks], on_progress
+                [clip.frames for clip in clips],
+                [task.request for task in tasks],
+                on_progress,
+                [clip.source for clip in clips],
             )
         except RequestError as error:
             if len(clips) == 1:
@@ -316,6 +321,23 @@ class LocalBackend:
         return files
 
 
+def _read_source(task: ClipTask) -> SourceSound | None:
+    """Return the sound that a clip's edit starts from; None without an edit."""
+    from foley.media.source_sound import read_source
+
+    edit = task.request.edit
+    if edit is None:
+        return None
+    if edit.is_original and task.clip is not None:
+        return read_source(task.source or task.clip, is_clip=True)
+    if task.edit_source is None:
+        raise ParameterError(
+            f"--edit-source: there is no file {edit.source}; check the path (ids and addresses are "
+            "for a service, with --server)"
+        )
+    return read_source(task.edit_source, is_clip=False)
+
+
 class ServerBackend:
     """A `GenerationBackend` that sends clips to a service.
 
@@ -395,6 +417,9 @@ class ServerBackend:
 
         start = time.perf_counter()
         on_stage([task], Stage.UPLOAD)
+        options = task.request.model_dump()
+        if task.edit_source is not None:
+            options["edit"]["source"] = task.edit_source
         result = await client.generate(
             task.read_from,
             on_update=on_update,
@@ -402,7 +427,7 @@ class ServerBackend:
             trim=trim,
             format=cast("Format", _get_format(task)),
             priority="bulk" if self._bulk else "interactive",
-            **task.request.model_dump(),
+            **options,
             **task.mix.changed(),
         )
         chosen = result.select_files(_get_format(task))

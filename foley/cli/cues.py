@@ -2,10 +2,11 @@
 
 import csv
 import io
+import json
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 from foley.cli.option_files import read_option_file
 from foley.errors import ParameterError
@@ -14,42 +15,46 @@ _NUMBER = r"\d+(?:\.\d*)?|\.\d+"
 _CUE = re.compile(rf"\s*({_NUMBER})\s*-\s*({_NUMBER})\s*:\s*(\S.*)", re.ASCII | re.DOTALL)
 _STAMP = r"(?:(\d+):)?(\d{1,2}):(\d{1,2}[.,]\d{1,3})"
 _TIMES = re.compile(rf"\s*{_STAMP}\s*-->\s*{_STAMP}(?:\s.*)?", re.ASCII)
+_EXAMPLE = '{"start_seconds": 1, "stop_seconds": 2, "prompt": "rain", "gain_db": -6}'
 _TAG = re.compile(r"<[^>]*>")
 _COLUMNS = ("start_seconds", "stop_seconds", "prompt")
+_MORE_COLUMNS = ("negative_prompt", "gain_db", "mode")
 
 
-class CueText(NamedTuple):
-    """A cue as it was written; its numbers may be out of bounds."""
-
-    start_seconds: str | float
-    stop_seconds: str | float
-    prompt: str
-
-
-def parse_cue(text: str) -> CueText:
-    """Return the cue of an option.
+def parse_cue(text: str) -> dict[str, Any]:
+    """Return the cue of an option; its fields may be missing or out of bounds.
 
     Args:
-        text: such as `1.2-3.5: glass shatters`, in seconds.
+        text: such as `1.2-3.5: glass shatters`, in seconds, or an object of JSON.
 
     Raises:
         ParameterError: it is written in another way.
     """
+    if text.lstrip().startswith("{"):
+        return _parse_object(text)
     match = _CUE.fullmatch(text)
     if match is None:
         raise ParameterError(
             f"--cue {text!r} cannot be read; write START-STOP: PROMPT with seconds, such as "
             '"1.2-3.5: glass shatters"'
         )
-    return CueText(match[1], match[2], match[3].strip())
+    return dict(zip(_COLUMNS, (match[1], match[2], match[3].strip()), strict=True))
 
 
-def read_cues(path: Path) -> list[CueText]:
-    """Return the cues of a file.
+def _parse_object(text: str) -> dict[str, Any]:
+    try:
+        cue = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ParameterError(f"--cue is not JSON ({error}); an object is {_EXAMPLE}") from error
+    return dict(cue)
+
+
+def read_cues(path: Path) -> list[dict[str, Any]]:
+    """Return the cues of a file; their fields may be out of bounds.
 
     Args:
-        path: of a .csv file with the columns start_seconds, stop_seconds and prompt, or of WebVTT
-            or SRT subtitles; UTF-8.
+        path: of a .csv file with the columns start_seconds, stop_seconds and prompt, and perhaps
+            negative_prompt, gain_db and mode, or of WebVTT or SRT subtitles; UTF-8.
 
     Raises:
         ParameterError: the file cannot be read, or has no cue.
@@ -67,7 +72,7 @@ def read_cues(path: Path) -> list[CueText]:
     return cues
 
 
-def _read_csv(path: Path, text: str) -> Iterator[CueText]:
+def _read_csv(path: Path, text: str) -> Iterator[dict[str, Any]]:
     reader = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True, strict=True)
     try:
         rows = [(reader.line_num, [value.strip() for value in row]) for row in reader]
@@ -89,10 +94,11 @@ def _read_csv(path: Path, text: str) -> Iterator[CueText]:
                 "quotation marks around a prompt with commas"
             )
         cells = dict(zip(header, row, strict=True))
-        yield CueText(*(cells[name] for name in _COLUMNS))
+        known = (name for name in _COLUMNS + _MORE_COLUMNS if name in _COLUMNS or cells.get(name))
+        yield {name: cells[name] for name in known}
 
 
-def _read_subtitles(lines: Iterable[str]) -> Iterator[CueText]:
+def _read_subtitles(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
     """Yield the cues of WebVTT or SRT: a line of times, then lines of text up to an empty one."""
     times: re.Match[str] | None = None
     words: list[str] = []
@@ -105,9 +111,8 @@ def _read_subtitles(lines: Iterable[str]) -> Iterator[CueText]:
             continue
         prompt = " ".join(filter(None, words))
         if prompt:
-            yield CueText(
-                _to_seconds(*times.groups()[:3]), _to_seconds(*times.groups()[3:]), prompt
-            )
+            values = (_to_seconds(*times.groups()[:3]), _to_seconds(*times.groups()[3:]), prompt)
+            yield dict(zip(_COLUMNS, values, strict=True))
         times, words = None, []
 
 

@@ -167,6 +167,7 @@ def generate(
             raise ParameterError(
                 "no clip was named; give a video file, --csv TABLE, or --seconds and a prompt"
             )
+        tasks = [replace(task, edit_source=sound.find_source()) for task in tasks]
         tasks = add_mix(tasks, mix_options)
         report.num_clips = len(tasks)
         tasks = prepare_clips(

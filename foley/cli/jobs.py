@@ -57,6 +57,8 @@ def submit(
 ) -> int:
     """Submit a job, and write its id to standard output."""
     request = sound.parse().model_dump()
+    if (source := sound.find_source()) is not None:
+        request["edit"]["source"] = source
     if output_format is not None:
         request["format"] = output_format
     with open_client(server) as client:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from foley.cli.cues import parse_cue, read_cues
+from foley.cli.edits import find_source, make_edit
 from foley.cli.layers import parse_layer, read_layers
 from foley.configs import OFFICIAL_GUIDANCE, OFFICIAL_STEPS, TINY_GUIDANCE, TINY_STEPS
 from foley.errors import ParameterError
@@ -88,15 +89,15 @@ class SoundOptions:
         tuple[str, ...],
         Parameter(
             negative=(),
-            help='A prompt for a range of seconds in place of --prompt: "1.2-3.5: glass shatters". '
-            "May be repeated.",
+            help='A prompt for a range of seconds in place of --prompt: "1.2-3.5: glass shatters", '
+            "or an object of JSON with a negative_prompt, a gain_db or mode add. May be repeated.",
         ),
     ] = ()
     cues: Annotated[
         Path | None,
         Parameter(
-            help="File of cues: .csv with start_seconds, stop_seconds and prompt, or .vtt or .srt "
-            "subtitles."
+            help="File of cues: .csv with start_seconds, stop_seconds and prompt, and perhaps "
+            "negative_prompt, gain_db and mode; or .vtt or .srt subtitles."
         ),
     ] = None
     layer: Annotated[
@@ -111,6 +112,28 @@ class SoundOptions:
     layers: Annotated[Path | None, Parameter(help="File of layers: .json, a list of objects.")] = (
         None
     )
+    edit_source: Annotated[
+        str | None,
+        Parameter(
+            help="A sound to start from, of which a part is made anew, or all of it is varied: "
+            "original for the clip's own, or a file. With --server also the id of an earlier "
+            "request or job, or an address.",
+        ),
+    ] = None
+    edit_range: Annotated[
+        tuple[str, ...],
+        Parameter(
+            negative=(),
+            help='Seconds of --edit-source that are made anew: "1.2-3.5". May be repeated.',
+        ),
+    ] = ()
+    edit_strength: Annotated[
+        float | None,
+        Parameter(
+            help="How far the new sound may go from --edit-source: 0 gives it back, 1 takes "
+            "nothing from it."
+        ),
+    ] = None
     adapter: Annotated[
         tuple[str, ...],
         Parameter(
@@ -135,10 +158,12 @@ class SoundOptions:
         """Return the options as a request.
 
         Raises:
-            ParameterError: an option is out of bounds, or a cue or a layer cannot be read.
+            ParameterError: an option is out of bounds, or a cue, a layer or a range cannot be read.
         """
         options = dataclasses.asdict(self)
-        del options["cue"], options["layer"], options["adapter"]
+        for name in ("cue", "layer", "adapter", "edit_source", "edit_range", "edit_strength"):
+            del options[name]
+        options["edit"] = make_edit(self.edit_source, self.edit_range, self.edit_strength)
         options["adapters"] = [parse_adapter_use(text) for text in self.adapter]
         cues = [parse_cue(text) for text in self.cue]
         if self.cues is not None:
@@ -147,11 +172,13 @@ class SoundOptions:
         if self.layers is not None:
             layers += read_layers(self.layers)
         try:
-            return GenerationRequest.parse(
-                **options | {"cues": [cue._asdict() for cue in cues], "layers": layers}
-            )
+            return GenerationRequest.parse(**options | {"cues": cues, "layers": layers})
         except ParameterError as error:
             raise ParameterError(_name_as_typed(str(error), sys.argv)) from error
+
+    def find_source(self) -> Path | None:
+        """Return the path of the file that an edit starts from; None where it is none."""
+        return find_source(self.edit_source)
 
 
 def _explain(name: str) -> Parameter:

@@ -34,6 +34,7 @@ class ClipTask:
         output: path of the result. With several variations, each path has a number added.
         mix: how its sound is finished.
         source: file that is read in place of `clip`: packed pictures, or a part of it.
+        edit_source: the file that an edit starts from; None where it is none.
         from_stdin: whether `clip` is a copy of standard input.
         to_stdout: whether `output` is a temporary file, to be copied to standard output.
     """
@@ -43,6 +44,7 @@ class ClipTask:
     output: Path
     mix: MixOptions = _NO_MIX
     source: Path | None = None
+    edit_source: Path | None = None
     from_stdin: bool = False
     to_stdout: bool = False
 
@@ -174,7 +176,12 @@ def add_mix(tasks: Sequence[ClipTask], mix: MixOptions) -> list[ClipTask]:
     """
     for task in tasks:
         suffix = task.output.suffix.lower().removeprefix(".")
-        mix.check_files((suffix,), has_clip=task.clip is not None, is_stereo=task.request.is_stereo)
+        mix.check_files(
+            (suffix,),
+            has_clip=task.clip is not None,
+            is_stereo=task.request.is_stereo,
+            has_original=task.request.has_original,
+        )
     return [replace(task, mix=mix) for task in tasks]
 
 
@@ -303,13 +310,14 @@ def refuse_collisions(tasks: Sequence[ClipTask]) -> None:
     Raises:
         ParameterError: two paths are the same file; the message names both.
     """
-    clips = {task.clip.resolve() for task in tasks if task.clip is not None}
+    read = (path for task in tasks for path in (task.clip, task.edit_source) if path is not None)
+    clips = {path.resolve() for path in read}
     seen: dict[Path, str] = {}
     for task in tasks:
         for path in (output.resolve() for output in task.list_files()):
             if path in clips:
                 raise ParameterError(
-                    f"the result for {task.name} would overwrite the clip {path}; "
+                    f"the result for {task.name} would overwrite {path}, which is read; "
                     "name another output"
                 )
             if path in seen:

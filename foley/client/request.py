@@ -17,6 +17,7 @@ from foley.request import (
     AudioFormat,
     AvoidSpeech,
     Cue,
+    Edit,
     Format,
     GenerationRequest,
     Layer,
@@ -50,6 +51,8 @@ class RequestOptions(TypedDict, total=False):
     clip_url: str | None  # where the service finds the clip, if it is not sent
     cues: Sequence[Cue | Mapping[str, object]]  # prompts for ranges of time
     layers: Sequence[Layer | Mapping[str, object]]  # sounds that are mixed
+    # A sound to start from. Its source may be a Path or bytes, which are sent.
+    edit: Edit | Mapping[str, object] | None
     adapters: Sequence[AdapterUse | Mapping[str, object]]  # that change the model
     avoid_speech: AvoidSpeech  # measure speech, or draw other seeds while there is some
     max_retries: int  # with avoid_speech retry
@@ -106,6 +109,7 @@ class PreparedRequest:
         self._output = None if output is None else Path(output)
         if self._output is not None:
             options = _check_output(self._output, options, with_folder=destination is not None)
+        options, self._source = _take_source(options)
         known = GenerationRequest.model_fields
         request = GenerationRequest.parse(**{k: v for k, v in options.items() if k in known})
         mix_names = MixOptions.model_fields
@@ -120,7 +124,10 @@ class PreparedRequest:
                 "for a sound without one"
             )
         self._clip = clip if clip is None or isinstance(clip, bytes) else Path(clip)
-        lists = request.model_dump(include={"cues", "layers", "adapters"}, exclude_unset=True)
+        if request.edit is not None and request.edit.is_sent and self._source is None:
+            raise ParameterError("edit.source: is file; give its path as a Path, or its bytes")
+        objects = {"cues", "layers", "adapters", "edit"}
+        lists = request.model_dump(include=objects, exclude_unset=True)
         options = {
             **options,
             **{name: value or None for name, value in lists.items()},
@@ -135,30 +142,32 @@ class PreparedRequest:
     def open_form(self) -> Iterator[dict[str, Any]]:
         """Yield the form and the headers as arguments of httpx.
 
-        The clip's file stays open inside the block, because httpx reads it while it sends.
+        The files stay open inside the block, because httpx reads them while it sends.
 
         Raises:
-            VideoDecodeError: the clip's file cannot be opened.
+            VideoDecodeError: a file cannot be opened.
         """
-        if self._clip is None:
+        files = {"clip": self._clip, "edit_source": self._source}
+        given = {name: file for name, file in files.items() if file is not None}
+        if not given:
             # Parts without a file name, since httpx sends a form without files in another encoding.
-            parts = {name: (None, value) for name, value in self._fields.items()}
-            yield {"files": parts, "headers": self._headers}
+            fields = {name: (None, value) for name, value in self._fields.items()}
+            yield {"files": fields, "headers": self._headers}
             return
         with contextlib.ExitStack() as stack:
-            try:
-                content = (
-                    self._clip
-                    if isinstance(self._clip, bytes)
-                    else stack.enter_context(self._clip.open("rb"))
-                )
-            except OSError as error:
-                raise VideoDecodeError(
-                    f"{self._clip!s} cannot be read ({error.strerror}); check the path"
-                ) from error
-            # The file's real name is not sent.
-            clip = ("clip", content, "application/octet-stream")
-            yield {"data": self._fields, "files": {"clip": clip}, "headers": self._headers}
+            parts: dict[str, Any] = {}
+            for name, file in given.items():
+                try:
+                    content = (
+                        file if isinstance(file, bytes) else stack.enter_context(file.open("rb"))
+                    )
+                except OSError as error:
+                    raise VideoDecodeError(
+                        f"{file!s} cannot be read ({error.strerror}); check the path"
+                    ) from error
+                # The file's real name is not sent.
+                parts[name] = (name, content, "application/octet-stream")
+            yield {"data": self._fields, "files": parts, "headers": self._headers}
 
     def pair_result_paths(self, result: RemoteGeneration) -> list[tuple[RemoteFile, Path]]:
         """Pair each file of the result with the path at which the caller wants it.
@@ -196,6 +205,14 @@ class PreparedRequest:
         return pairs
 
 
+def _take_source(options: Mapping[str, Any]) -> tuple[Mapping[str, Any], Path | bytes | None]:
+    """Return the options with a source of text, and the file that an edit starts from, if any."""
+    edit = options.get("edit")
+    if not isinstance(edit, Mapping) or not isinstance(edit.get("source"), Path | bytes):
+        return options, None
+    return {**options, "edit": {**edit, "source": "file"}}, edit["source"]
+
+
 def _check_output(
     output: Path, options: Mapping[str, Any], *, with_folder: bool
 ) -> Mapping[str, Any]:
@@ -221,10 +238,11 @@ def format_field(value: object) -> str:
     """Return an option as a form holds it: `true` or `false`, lists with commas, objects as JSON.
 
     Args:
-        value: a number, a text, a boolean, or a list or tuple of texts without commas, or of
-            mappings.
+        value: a number, a text, a boolean, a mapping, or a list or tuple of texts without commas,
+            or of mappings.
     """
-    if isinstance(value, list | tuple) and any(isinstance(item, dict) for item in value):
+    items = value if isinstance(value, list | tuple) else [value]
+    if any(isinstance(item, dict) for item in items):
         return json.dumps(value)
     if isinstance(value, list | tuple):
         return ",".join(str(item) for item in value)

@@ -24,6 +24,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from foley.configs import TINY
 from foley.gpu.compilation import compile_pointwise
 from foley.gpu.cuda_graphs import CudaCapture, count_free_bytes
 from foley.gpu.encoder_batches import Encoders
@@ -35,6 +36,7 @@ from foley.gpu.offload import WeightStreamer, stream_blocks
 from foley.gpu.step_graphs import FusedStep
 from foley.models.dit import FoleyDiT
 from foley.models.vae import FoleyVAE
+from foley.weights.analysis import load_analysis
 from foley.weights.components import Components
 
 logger = logging.getLogger(__name__)
@@ -56,6 +58,8 @@ class PlacedModel:
 
     Attributes:
         dit: the transformer.
+        encode_sound: latents float32 [1, L, A] of a waveform [1, S], both on the CPU. The embedded
+            model's has fewer channels than its transformer: the others hold noise.
         decode_sound: waveforms [B, 1, hop * A] of latents [B, L, A]; see `FoleyVAE.decode`.
         encoders: run by their modules, or from graphs once these are prepared.
         step: runs in place of the transformer's own forward, where there is something faster.
@@ -64,6 +68,7 @@ class PlacedModel:
     """
 
     dit: FoleyDiT
+    encode_sound: Callable[[Tensor], Tensor]
     decode_sound: Callable[[Tensor], Tensor]
     encoders: Encoders
     step: FusedStep | None
@@ -99,6 +104,7 @@ def place(
             to_dtype(to_device(module, device), torch.float32)
         return PlacedModel(
             dit=parts.dit,
+            encode_sound=_make_sound_encoder(parts, device),
             decode_sound=parts.vae,
             encoders=Encoders(parts.synchformer, parts.vision, parts.text, device),
             step=None,
@@ -137,12 +143,21 @@ def place(
     capture = CudaCapture if is_roomy else None
     return PlacedModel(
         dit=parts.dit,
+        encode_sound=_make_sound_encoder(parts, device),
         decode_sound=decode_sound,
         encoders=Encoders(parts.synchformer, parts.vision, parts.text, device, capture),
         step=step,
         memory=memory,
         precision=precision,
     )
+
+
+def _make_sound_encoder(parts: Components, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """Return the function from waveforms to latents."""
+    if parts.preset.name == TINY.name:
+        return load_analysis()
+    vae = parts.vae
+    return lambda waveform: vae(waveform[:, None].to(device), encode=True).float().cpu()
 
 
 def to_device(module: Module, device: torch.device) -> Module:

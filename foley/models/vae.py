@@ -182,16 +182,23 @@ class FoleyVAE(ModelMixin, ConfigMixin):  # type: ignore[misc]  # both define co
         """Return mean and log-variance of the latents, [B, L, A] each.
 
         Args:
-            waveform: [B, 1, S] in [-1, 1], in the weights' dtype. It is padded with zeros on the
+            waveform: [B, 1, S] in [-1, 1], in any floating dtype. It is padded with zeros on the
                 right to a multiple of the hop.
         """
-        padded = F.pad(waveform, (0, -waveform.shape[-1] % self.hop))
+        padded = F.pad(waveform, (0, -waveform.shape[-1] % self.hop)).to(self.quant.weight.dtype)
         mean, logvar = self.quant(self.encoder(padded)).chunk(2, dim=1)
         return mean, logvar.clamp(*_LOGVAR_RANGE)
 
-    def forward(self, latents: Tensor) -> Tensor:
-        """Return `decode` of the latents: generation needs nothing else."""
-        return self.decode(latents)
+    def forward(self, x: Tensor, *, encode: bool = False) -> Tensor:
+        """Return `decode` of latents; or the mean of `encode` of a waveform.
+
+        Both go through here, because hooks that bring the weights to a device do.
+
+        Args:
+            x: latents [B, L, A]; to encode, a waveform [B, 1, S].
+            encode: which of the two.
+        """
+        return self.encode(x)[0] if encode else self.decode(x)
 
 
 def build_vae(config: VAEConfig) -> FoleyVAE:

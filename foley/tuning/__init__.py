@@ -1,5 +1,5 @@
 """Adapters learnt from clips: reading and checking the clips, training, the report.
 
 It trains low-rank adapters alone. The embedded model itself is trained by the programs of
-`training/`, which share the fixed encoder of sounds that is here.
+`training/`.
 """

@@ -20,15 +20,14 @@ from foley.configs import TINY
 from foley.media.clock import num_latents
 from foley.models.vae import FoleyVAE
 from foley.pipeline import FoleyPipeline
-from foley.tuning.analysis import Analysis
 from foley.tuning.clips import TrainingClip, check_sync
 from foley.types import Conditions, VideoFrames
+from foley.weights.analysis import load_analysis
 from foley.weights.components import Components
 
 TARGET_LUFS = -23.0
 _CEILING = 0.9
 NEGATIVE_PROMPT = "noisy, harsh"
-_ANALYSIS = Path(__file__).with_name("analysis.safetensors")
 _VERSION = "1"  # of the cache
 
 Encode = Callable[[Tensor], Tensor]
@@ -58,9 +57,7 @@ def make_encoder(components: Components, device: torch.device) -> Encode:
         device: where it runs.
     """
     if components.preset.name == TINY.name:
-        analysis = Analysis()
-        analysis.load_state_dict(load_file(_ANALYSIS))
-        return torch.no_grad()(analysis)
+        return torch.no_grad()(load_analysis())
     vae: FoleyVAE = components.vae
     torch.nn.Module.to(vae, device=device, dtype=torch.float32)
 

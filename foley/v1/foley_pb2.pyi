@@ -11,15 +11,17 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("options", "chunk")
+    __slots__ = ("options", "chunk", "source_chunk")
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
     CHUNK_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_CHUNK_FIELD_NUMBER: _ClassVar[int]
     options: GenerateOptions
     chunk: bytes
-    def __init__(self, options: _Optional[_Union[GenerateOptions, _Mapping]] = ..., chunk: _Optional[bytes] = ...) -> None: ...
+    source_chunk: bytes
+    def __init__(self, options: _Optional[_Union[GenerateOptions, _Mapping]] = ..., chunk: _Optional[bytes] = ..., source_chunk: _Optional[bytes] = ...) -> None: ...
 
 class GenerateOptions(_message.Message):
-    __slots__ = ("prompt", "negative_prompt", "guidance_scale", "num_inference_steps", "solver", "seed", "num_variations", "trim", "format", "priority", "also", "schedule_shift", "guidance_interval", "quality", "duration_seconds", "cues", "original_sound", "original_gain_db", "duck_depth_db", "duck_release_ms", "gain_db", "fade_in_seconds", "fade_out_seconds", "channels", "pan", "loudness_lufs", "true_peak_dbtp", "limiter", "stems", "broadcast_wave", "clip_url", "layers", "adapters", "avoid_speech", "max_retries", "start_seconds", "frame_rate")
+    __slots__ = ("prompt", "negative_prompt", "guidance_scale", "num_inference_steps", "solver", "seed", "num_variations", "trim", "format", "priority", "also", "schedule_shift", "guidance_interval", "quality", "duration_seconds", "cues", "original_sound", "original_gain_db", "duck_depth_db", "duck_release_ms", "gain_db", "fade_in_seconds", "fade_out_seconds", "channels", "pan", "loudness_lufs", "true_peak_dbtp", "limiter", "stems", "broadcast_wave", "clip_url", "layers", "adapters", "avoid_speech", "max_retries", "start_seconds", "frame_rate", "edit")
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     NEGATIVE_PROMPT_FIELD_NUMBER: _ClassVar[int]
     GUIDANCE_SCALE_FIELD_NUMBER: _ClassVar[int]
@@ -57,6 +59,7 @@ class GenerateOptions(_message.Message):
     MAX_RETRIES_FIELD_NUMBER: _ClassVar[int]
     START_SECONDS_FIELD_NUMBER: _ClassVar[int]
     FRAME_RATE_FIELD_NUMBER: _ClassVar[int]
+    EDIT_FIELD_NUMBER: _ClassVar[int]
     prompt: str
     negative_prompt: str
     guidance_scale: float
@@ -94,7 +97,26 @@ class GenerateOptions(_message.Message):
     max_retries: int
     start_seconds: float
     frame_rate: float
-    def __init__(self, prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., guidance_scale: _Optional[float] = ..., num_inference_steps: _Optional[int] = ..., solver: _Optional[str] = ..., seed: _Optional[int] = ..., num_variations: _Optional[int] = ..., trim: _Optional[bool] = ..., format: _Optional[str] = ..., priority: _Optional[str] = ..., also: _Optional[_Iterable[str]] = ..., schedule_shift: _Optional[float] = ..., guidance_interval: _Optional[float] = ..., quality: _Optional[str] = ..., duration_seconds: _Optional[float] = ..., cues: _Optional[_Iterable[_Union[Cue, _Mapping]]] = ..., original_sound: _Optional[str] = ..., original_gain_db: _Optional[float] = ..., duck_depth_db: _Optional[float] = ..., duck_release_ms: _Optional[float] = ..., gain_db: _Optional[float] = ..., fade_in_seconds: _Optional[float] = ..., fade_out_seconds: _Optional[float] = ..., channels: _Optional[str] = ..., pan: _Optional[float] = ..., loudness_lufs: _Optional[float] = ..., true_peak_dbtp: _Optional[float] = ..., limiter: _Optional[bool] = ..., stems: _Optional[bool] = ..., broadcast_wave: _Optional[bool] = ..., clip_url: _Optional[str] = ..., layers: _Optional[_Iterable[_Union[Layer, _Mapping]]] = ..., adapters: _Optional[_Iterable[_Union[AdapterUse, _Mapping]]] = ..., avoid_speech: _Optional[str] = ..., max_retries: _Optional[int] = ..., start_seconds: _Optional[float] = ..., frame_rate: _Optional[float] = ...) -> None: ...
+    edit: Edit
+    def __init__(self, prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., guidance_scale: _Optional[float] = ..., num_inference_steps: _Optional[int] = ..., solver: _Optional[str] = ..., seed: _Optional[int] = ..., num_variations: _Optional[int] = ..., trim: _Optional[bool] = ..., format: _Optional[str] = ..., priority: _Optional[str] = ..., also: _Optional[_Iterable[str]] = ..., schedule_shift: _Optional[float] = ..., guidance_interval: _Optional[float] = ..., quality: _Optional[str] = ..., duration_seconds: _Optional[float] = ..., cues: _Optional[_Iterable[_Union[Cue, _Mapping]]] = ..., original_sound: _Optional[str] = ..., original_gain_db: _Optional[float] = ..., duck_depth_db: _Optional[float] = ..., duck_release_ms: _Optional[float] = ..., gain_db: _Optional[float] = ..., fade_in_seconds: _Optional[float] = ..., fade_out_seconds: _Optional[float] = ..., channels: _Optional[str] = ..., pan: _Optional[float] = ..., loudness_lufs: _Optional[float] = ..., true_peak_dbtp: _Optional[float] = ..., limiter: _Optional[bool] = ..., stems: _Optional[bool] = ..., broadcast_wave: _Optional[bool] = ..., clip_url: _Optional[str] = ..., layers: _Optional[_Iterable[_Union[Layer, _Mapping]]] = ..., adapters: _Optional[_Iterable[_Union[AdapterUse, _Mapping]]] = ..., avoid_speech: _Optional[str] = ..., max_retries: _Optional[int] = ..., start_seconds: _Optional[float] = ..., frame_rate: _Optional[float] = ..., edit: _Optional[_Union[Edit, _Mapping]] = ...) -> None: ...
+
+class Edit(_message.Message):
+    __slots__ = ("source", "ranges", "strength")
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    RANGES_FIELD_NUMBER: _ClassVar[int]
+    STRENGTH_FIELD_NUMBER: _ClassVar[int]
+    source: str
+    ranges: _containers.RepeatedCompositeFieldContainer[EditRange]
+    strength: float
+    def __init__(self, source: _Optional[str] = ..., ranges: _Optional[_Iterable[_Union[EditRange, _Mapping]]] = ..., strength: _Optional[float] = ...) -> None: ...
+
+class EditRange(_message.Message):
+    __slots__ = ("start_seconds", "stop_seconds")
+    START_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    STOP_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    start_seconds: float
+    stop_seconds: float
+    def __init__(self, start_seconds: _Optional[float] = ..., stop_seconds: _Optional[float] = ...) -> None: ...
 
 class Layer(_message.Message):
     __slots__ = ("prompt", "negative_prompt", "cues", "seed", "gain_db", "pan", "mute", "solo")
@@ -125,14 +147,20 @@ class AdapterUse(_message.Message):
     def __init__(self, name: _Optional[str] = ..., scale: _Optional[float] = ...) -> None: ...
 
 class Cue(_message.Message):
-    __slots__ = ("start_seconds", "stop_seconds", "prompt")
+    __slots__ = ("start_seconds", "stop_seconds", "prompt", "negative_prompt", "gain_db", "mode")
     START_SECONDS_FIELD_NUMBER: _ClassVar[int]
     STOP_SECONDS_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FIELD_NUMBER: _ClassVar[int]
+    NEGATIVE_PROMPT_FIELD_NUMBER: _ClassVar[int]
+    GAIN_DB_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
     start_seconds: float
     stop_seconds: float
     prompt: str
-    def __init__(self, start_seconds: _Optional[float] = ..., stop_seconds: _Optional[float] = ..., prompt: _Optional[str] = ...) -> None: ...
+    negative_prompt: str
+    gain_db: float
+    mode: str
+    def __init__(self, start_seconds: _Optional[float] = ..., stop_seconds: _Optional[float] = ..., prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., gain_db: _Optional[float] = ..., mode: _Optional[str] = ...) -> None: ...
 
 class GenerateResponse(_message.Message):
     __slots__ = ("accepted", "progress", "result", "chunk")
@@ -287,12 +315,14 @@ class CancelResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class SubmitJobRequest(_message.Message):
-    __slots__ = ("options", "chunk")
+    __slots__ = ("options", "chunk", "source_chunk")
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
     CHUNK_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_CHUNK_FIELD_NUMBER: _ClassVar[int]
     options: JobOptions
     chunk: bytes
-    def __init__(self, options: _Optional[_Union[JobOptions, _Mapping]] = ..., chunk: _Optional[bytes] = ...) -> None: ...
+    source_chunk: bytes
+    def __init__(self, options: _Optional[_Union[JobOptions, _Mapping]] = ..., chunk: _Optional[bytes] = ..., source_chunk: _Optional[bytes] = ...) -> None: ...
 
 class JobOptions(_message.Message):
     __slots__ = ("generation", "idempotency_key", "webhook_url", "start_by", "upload")

@@ -108,6 +108,8 @@ class JobRunner:
     async def _run_once(self, job_id: str, owner: str, request: JobRequest) -> dict[str, Any]:
         client = self._find_client(owner)
         options = request.options.model_dump(exclude_unset=True)
+        if request.options.edit is not None and request.options.edit.is_sent:
+            options["edit"]["source"] = self._files.source(job_id)
         with self._files.partial_results(job_id) as partial:
             async with self._notes(job_id) as on_update:
                 generation = await client.generate(

@@ -8,7 +8,7 @@
     clips/<id>/       see `runners.durable.uploads`
     jobs/<id>/
         request.json  what was accepted
-        clip          until the job has succeeded
+        clip, source  until the job has succeeded
         results/      the files and `result.json`; appears whole
 """
 
@@ -26,7 +26,8 @@ from typing import Any
 from foley.errors import NotFoundError, StorageFullError
 from foley.request import AUDIO_FORMATS
 from runners.durable.request import JobRequest
-from runners.handoff import CLIP
+from runners.handoff import CLIP, SOURCE
+from runners.jobs.results import find_sound
 
 MIN_ROOM_BYTES = 32 * 1024 * 1024
 FULL_BYTES = 256 * 1024
@@ -64,6 +65,10 @@ class JobFiles:
     def clip(self, job_id: str) -> Path:
         """The clip of a job."""
         return self._jobs / job_id / CLIP
+
+    def source(self, job_id: str) -> Path:
+        """The file that the edit of a job starts from."""
+        return self._jobs / job_id / SOURCE
 
     def check_room(self, num_bytes: int = 0) -> None:
         """Return if there is room for so many bytes, and for `MIN_ROOM_BYTES` beside them.
@@ -134,7 +139,7 @@ class JobFiles:
         """Return the description of a result that a killed try has left; None without one."""
         result = self.find_result(job_id)
         if result is not None:  # the try may have been killed before it removed the clip
-            self.clip(job_id).unlink(missing_ok=True)
+            self._remove_inputs(job_id)
         return result
 
     @contextlib.contextmanager
@@ -166,8 +171,21 @@ class JobFiles:
         with contextlib.suppress(FileExistsError):
             _rename_if_absent(partial, self._results(job_id))
         sync([self._jobs / job_id])
-        self.clip(job_id).unlink(missing_ok=True)
+        self._remove_inputs(job_id)
         return self.find_result(job_id) or result
+
+    def _remove_inputs(self, job_id: str) -> None:
+        for path in (self.clip(job_id), self.source(job_id)):
+            path.unlink(missing_ok=True)
+
+    def find_sound(self, job_id: str, name: str | None) -> Path | None:
+        """Return a file of a result whose sound can be edited; None if there is none.
+
+        Args:
+            job_id: of a job that exists.
+            name: of the file, as the caller sent it; None for the first variation.
+        """
+        return find_sound(self._results(job_id), name)
 
     def find_file(self, job_id: str, name: str) -> Path:
         """Return the path of a file of a result.

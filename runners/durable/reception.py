@@ -10,7 +10,7 @@ from foley.errors import RequestTimeoutError
 from foley.request import check_adapter_names
 from runners.durable.job import Job
 from runners.durable.request import JobOptions, JobRequest
-from runners.handoff import CLIP
+from runners.handoff import CLIP, SOURCE
 from runners.jobs.cancellation import CancellationRegistry
 from runners.jobs.clip_url import ClipLoader
 from runners.jobs.deadline import run_until_cancelled
@@ -83,17 +83,23 @@ class JobReception:
             try:
                 async with asyncio.timeout(limit_seconds):
                     options = await run_until_cancelled(read(folder, upload), upload.watch_rate())
-                    options = await self._clips.load(options, folder, upload)
+                    options = await self._clips.load(options, folder, upload, owner)
             except TimeoutError as error:
                 raise RequestTimeoutError(
                     f"the upload took longer than {limit_seconds:g} s, and was dropped"
                 ) from error
             has_clip = options.duration_seconds is None
             wanted = options.format or options.default_format
-            options.check_files((wanted, *options.also), has_clip=has_clip)
+            options.check_files(
+                (wanted, *options.also),
+                has_clip=has_clip,
+                is_stereo=options.is_stereo,
+                has_original=options.has_original,
+            )
             check_adapter_names((use.name for use in options.adapters), self._adapters)
             clip = folder / CLIP if has_clip and options.upload is None else None
-            settled = await asyncio.to_thread(JobRequest.settle, options, clip)
+            source = folder / SOURCE if (folder / SOURCE).exists() else None
+            settled = await asyncio.to_thread(JobRequest.settle, options, clip, source)
             return await asyncio.to_thread(
                 self.jobs.accept,
                 owner,

@@ -84,16 +84,19 @@ class JobRequest(BaseModel):
     start_by: AwareDatetime | None = None
 
     @classmethod
-    def settle(cls, options: JobOptions, clip: Path | None) -> "JobRequest":
+    def settle(
+        cls, options: JobOptions, clip: Path | None, source: Path | None = None
+    ) -> "JobRequest":
         """Return the request of a caller, with a seed, a format and a priority.
 
         Args:
             options: as the caller gave them.
             clip: that was received; None without one. The options name one that was uploaded.
+            source: the file that an edit starts from; None without one.
         """
         hashed = hashlib.sha256(options.model_dump_json(exclude_unset=True).encode())
-        if clip is not None:
-            with clip.open("rb") as file:
+        for path in filter(None, (clip, source)):
+            with path.open("rb") as file:
                 hashed.update(hashlib.file_digest(file, "sha256").digest())
         settled: dict[str, Any] = {}
         if options.seed is None:

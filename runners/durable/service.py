@@ -136,6 +136,17 @@ class JobService:
             return replace(job, progress={"code": full.code, "message": str(full)})
         return job
 
+    def find_sound(self, owner: str, job_id: str, name: str | None) -> Path | None:
+        """Return a file of a job whose sound can be edited; None if there is none.
+
+        Args:
+            owner: of the job.
+            job_id: as the caller sent it; any text.
+            name: of the file; None for the first variation.
+        """
+        job = self._find(owner, job_id)
+        return None if job is None else self.files.find_sound(job.id, name)
+
     def delete(self, owner: str, job_id: str) -> None:
         """Forget a job that has ended, and remove its files.
 

@@ -155,7 +155,7 @@ class FoleyServicer(FoleyServiceServicer):
                 requests, folder, max_bytes=self._settings.max_upload_bytes, upload=upload
             )
             options = await run_until_cancelled(reading, upload.watch_rate())
-            options = await self._clips.load(options, folder, upload)
+            options = await self._clips.load(options, folder, upload, caller.owner)
         job = GenerationJob(
             owner=caller.owner,
             caller=caller.caller,

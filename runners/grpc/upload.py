@@ -1,20 +1,22 @@
 """Read the upload of a `Generate` call: the options, then the clip in chunks."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from pydantic import ValidationError
 
 from foley.errors import ParameterError, UploadTooLargeError
 from foley.request import describe_validation_error
 from foley.v1.foley_pb2 import Cue, GenerateOptions, GenerateRequest
-from runners.handoff import CLIP
+from runners.handoff import CLIP, SOURCE
 from runners.jobs.intake import Upload
 from runners.jobs.job import GenerationOptions
 
 Options = TypeVar("Options", bound=GenerationOptions)
+_FILES = {"chunk": CLIP, "source_chunk": SOURCE}
 
 
 async def read_upload(
@@ -45,11 +47,12 @@ async def read_clip(
 ) -> Options:
     """Store the clip of a call in `folder`, as `runners.handoff.CLIP`; return its options.
 
-    A call with `clip_url` or `duration_seconds` has no clip. The next message is read only after
-    the last chunk was written, which is backpressure for the sender.
+    The file that an edit starts from is stored as `runners.handoff.SOURCE`. A call with `clip_url`
+    or `duration_seconds` has no clip. The next message is read only after the last chunk was
+    written, which is backpressure for the sender.
 
     Args:
-        requests: the messages of the call, with a part `options` or `chunk` each.
+        requests: the messages of the call, with a part `options`, `chunk` or `source_chunk` each.
         folder: of the request.
         parse: returns the options of the part `options`.
         max_bytes: limit of the clip, checked while it is read.
@@ -61,8 +64,8 @@ async def read_clip(
         BusyError: the uploads of all requests have too many bytes together.
     """
     options: Options | None = None
-    num_chunks = 0
-    with (folder / CLIP).open("xb") as file:
+    opened: dict[str, BinaryIO] = {}
+    with contextlib.ExitStack() as stack:
         async for message in requests:
             part = message.WhichOneof("part")
             if part == "options":
@@ -71,25 +74,34 @@ async def read_clip(
                 options = parse(message.options)
             elif options is None:
                 raise ParameterError("options: missing; send them in the first message")
-            elif part == "chunk":
-                num_chunks += 1
-                if upload.num_bytes + len(message.chunk) > max_bytes:
+            elif part in _FILES:
+                if part not in opened:
+                    opened[part] = stack.enter_context((folder / _FILES[part]).open("xb"))
+                chunk: bytes = getattr(message, part)
+                if upload.num_bytes + len(chunk) > max_bytes:
                     raise UploadTooLargeError(
-                        f"the clip has more than {max_bytes} bytes, the limit"
+                        f"the files have more than {max_bytes} bytes, the limit"
                     )
-                upload.add(len(message.chunk))
-                await asyncio.to_thread(file.write, message.chunk)
+                upload.add(len(chunk))
+                await asyncio.to_thread(opened[part].write, chunk)
             else:
-                raise ParameterError("a message holds neither options nor a chunk of the clip")
+                raise ParameterError("a message holds neither options nor a chunk of a file")
     if options is None:
         raise ParameterError("options: missing; send them in the first message")
-    options.check_clip(is_sent=num_chunks > 0)
+    options.check_clip(is_sent="chunk" in opened)
+    options.check_source(is_sent="source_chunk" in opened)
     return options
 
 
-def _list_cues(cues: Iterable[Cue]) -> list[dict[str, float | str]]:
+def _list_cues(cues: Iterable[Cue]) -> list[dict[str, Any]]:
     names = ("start_seconds", "stop_seconds", "prompt")
-    return [{name: getattr(cue, name) for name in names} for cue in cues]
+    return [
+        {
+            **{name: getattr(cue, name) for name in names},
+            **{field.name: value for field, value in cue.ListFields()},
+        }
+        for cue in cues
+    ]
 
 
 def parse_options(
@@ -119,6 +131,16 @@ def parse_options(
     fields["adapters"] = [
         {field.name: value for field, value in use.ListFields()} for use in options.adapters
     ]
+    if options.HasField("edit"):
+        edit = options.edit
+        fields["edit"] = {
+            "source": edit.source,
+            "ranges": [
+                {"start_seconds": part.start_seconds, "stop_seconds": part.stop_seconds}
+                for part in edit.ranges
+            ],
+            "strength": edit.strength if edit.HasField("strength") else None,
+        }
     try:
         return kind.model_validate({**fields, **more})
     except ValidationError as error:

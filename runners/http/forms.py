@@ -14,15 +14,18 @@ from foley.errors import (
     UploadTooLargeError,
 )
 from foley.request import describe_validation_error
-from runners.handoff import CLIP
-from runners.http.multipart import store_form
+from runners.handoff import CLIP, SOURCE
+from runners.http.multipart import MAX_FIELD_BYTES, store_form
 from runners.jobs.clip_url import MAX_DATA_URI_BYTES
 from runners.jobs.intake import Upload
 from runners.jobs.job import GenerationOptions
 
 FORM_TYPE = "multipart/form-data"
 CLIP_FIELD = "clip"
-URL_FIELD = "clip_url"  # may hold the clip, as a data: URI
+SOURCE_FIELD = "edit_source"
+# These may hold a file, as a data: URI.
+URL_FIELD = "clip_url"
+EDIT_FIELD = "edit"
 REPEATABLE_FIELDS = ("also",)
 
 
@@ -34,7 +37,8 @@ async def read_form(
 ) -> Options:
     """Store the clip of a form in `folder`, as `runners.handoff.CLIP`; return its options.
 
-    A form with `clip_url` or `duration_seconds` has no clip.
+    The file that an edit starts from is stored as `runners.handoff.SOURCE`. A form with `clip_url`
+    or `duration_seconds` has no clip.
 
     Args:
         request: its body has not been read.
@@ -59,10 +63,11 @@ async def read_form(
         form = await store_form(
             Request(request.scope, receive).stream(),
             content_type,
-            folder / CLIP,
-            file_field=CLIP_FIELD,
-            large_field=URL_FIELD,
-            max_large_bytes=MAX_DATA_URI_BYTES,
+            files={CLIP_FIELD: folder / CLIP, SOURCE_FIELD: folder / SOURCE},
+            max_field_bytes={
+                URL_FIELD: MAX_DATA_URI_BYTES,
+                EDIT_FIELD: MAX_DATA_URI_BYTES + MAX_FIELD_BYTES,
+            },
             max_fields=2 * len(kind.model_fields),
         )
         options = kind.model_validate(_drop_empty(_merge_repeated(form.fields), kind))
@@ -70,7 +75,8 @@ async def read_form(
         raise CancelledRequestError("the caller disconnected during the upload") from error
     except ValidationError as error:
         raise ParameterError(describe_validation_error(error)) from error
-    options.check_clip(is_sent=form.has_file)
+    options.check_clip(is_sent=CLIP_FIELD in form.files)
+    options.check_source(is_sent=SOURCE_FIELD in form.files)
     return options
 
 

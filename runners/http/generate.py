@@ -82,7 +82,7 @@ class GenerateEndpoint:
         service: runs the jobs.
         scratch: has a folder for each request.
         intake: bounds the uploads.
-        clips: stores clips that are named by their address.
+        clips: stores clips and sounds that are named.
         registry: of the requests that can be cancelled.
         results: keeps the files of streamed requests.
         ending: of this process.
@@ -161,10 +161,10 @@ class GenerateEndpoint:
                             upload.watch_rate(),
                             self._ending.wait_for_cut_off(),
                         )
-                        if options.clip_url is None:
+                        if not options.has_references:
                             return options
                         return await run_until_cancelled(
-                            self._clips.load(options, active.folder, upload),
+                            self._clips.load(options, active.folder, upload, active.owner),
                             *self._make_cancel_signals(active),
                         )
         except TimeoutError as error:

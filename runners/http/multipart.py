@@ -7,10 +7,11 @@ written, which is backpressure for the sender.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+import contextlib
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -29,36 +30,33 @@ class StoredForm:
 
     Attributes:
         fields: name and value of each text field, in order; a name may be repeated.
-        has_file: whether a file was among its parts, and was stored.
+        files: names of the fields that are files, which were stored.
     """
 
     fields: list[tuple[str, str]]
-    has_file: bool
+    files: frozenset[str]
 
 
 async def store_form(
     body: AsyncIterator[bytes],
     content_type: str,
-    path: Path,
     *,
-    file_field: str,
-    large_field: str,
-    max_large_bytes: int,
+    files: Mapping[str, Path],
+    max_field_bytes: Mapping[str, int],
     max_fields: int,
 ) -> StoredForm:
-    """Read a form with at most one file, and write the file to `path`.
+    """Read a form, and write its files to their paths.
 
     Args:
         body: pieces of the body, cut anywhere.
         content_type: value of the Content-Type header, which names the boundary.
-        path: must not exist. After an error it may hold a part of the file.
-        file_field: name of the only field that may be a file.
-        large_field: name of the text field that may be larger than others.
-        max_large_bytes: limit of that field.
+        files: where the file of each field that may be one goes. None must exist; after an error
+            one may hold a part of its file.
+        max_field_bytes: limits of text fields that may be larger than others.
         max_fields: how many text fields are accepted, of at most 64 KiB each.
 
     Raises:
-        ParameterError: another field than `file_field` is a file.
+        ParameterError: another field is a file.
         RequestError: the form is malformed, incomplete or over a limit. Limits are checked while
             the body is read.
 
@@ -67,31 +65,33 @@ async def store_form(
     boundary = parse_options_header(content_type)[1].get(b"boundary")
     if not boundary:
         raise RequestError("the form cannot be read: its Content-Type names no boundary")
-    parts = _PartCollector(file_field, max_fields, {large_field: max_large_bytes})
+    parts = _PartCollector(files, max_fields, max_field_bytes)
     try:
         parser = MultipartParser(boundary, parts.callbacks())
-        with path.open("xb") as file:
+        with contextlib.ExitStack() as stack:
+            opened: dict[str, BinaryIO] = {}
             async for piece in body:
                 parser.write(piece)
-                if parts.unwritten:
-                    await asyncio.to_thread(file.writelines, parts.unwritten)
-                    parts.unwritten = []
+                for name, data in parts.take_unwritten():
+                    if name not in opened:
+                        opened[name] = stack.enter_context(files[name].open("xb"))
+                    await asyncio.to_thread(opened[name].writelines, data)
     except FormParserError as error:
         raise RequestError("the form cannot be read: it is not valid multipart data") from error
     if not parts.is_complete:
         raise RequestError("the form cannot be read: it ends before its closing boundary")
-    return StoredForm(fields=parts.fields, has_file=parts.has_file)
+    return StoredForm(fields=parts.fields, files=frozenset(parts.names))
 
 
 class _PartCollector:
-    """Receives the parser's callbacks: keeps text fields, and bytes of the file until written."""
+    """Receives the parser's callbacks: keeps text fields, and bytes of files until written."""
 
-    def __init__(self, file_field: str, max_fields: int, max_bytes: dict[str, int]) -> None:
+    def __init__(self, files: Iterable[str], max_fields: int, max_bytes: Mapping[str, int]) -> None:
         self.fields: list[tuple[str, str]] = []
-        self.unwritten: list[bytes] = []  # of the file
-        self.has_file = False
+        self.names: list[str] = []  # of the files
         self.is_complete = False
-        self._file_field = file_field
+        self._unwritten: list[tuple[str, list[bytes]]] = []
+        self._files = tuple(files)
         self._max_fields = max_fields
         self._max_bytes = max_bytes  # of the fields that may be large
         self._header_name = b""
@@ -100,6 +100,11 @@ class _PartCollector:
         self._name = ""
         self._in_file = False
         self._value = bytearray()
+
+    def take_unwritten(self) -> list[tuple[str, list[bytes]]]:
+        """Return the name and the next bytes of each file that has some."""
+        unwritten, self._unwritten = self._unwritten, []
+        return unwritten
 
     def callbacks(self) -> "MultipartCallbacks":
         """Return the callbacks as the parser takes them."""
@@ -136,17 +141,24 @@ class _PartCollector:
         self._name = _decode(parameters[b"name"])
         self._in_file = b"filename" in parameters
         if self._in_file:
-            if self._name != self._file_field:
-                raise ParameterError(f"{self._name}: only {self._file_field} may be a file")
-            if self.has_file:
-                raise RequestError("the form cannot be read: too many files; send one")
-            self.has_file = True
+            if self._name not in self._files:
+                raise ParameterError(
+                    f"{self._name}: only {' and '.join(self._files)} may be a file"
+                )
+            if self._name in self.names:
+                raise RequestError(
+                    f"the form cannot be read: too many files {self._name}; send one"
+                )
+            self.names.append(self._name)
+            self._unwritten.append((self._name, []))
         elif len(self.fields) == self._max_fields:
             raise RequestError(f"the form cannot be read: more than {self._max_fields} fields")
 
     def _add_content(self, data: bytes, start: int, end: int) -> None:
         if self._in_file:
-            self.unwritten.append(data[start:end])
+            if not self._unwritten or self._unwritten[-1][0] != self._name:
+                self._unwritten.append((self._name, []))
+            self._unwritten[-1][1].append(data[start:end])
             return
         self._value += data[start:end]
         limit = self._max_bytes.get(self._name, MAX_FIELD_BYTES)

@@ -118,14 +118,20 @@ def _build_form_schema(settings: Settings, kind: type[GenerationOptions]) -> Sch
         "x-max-pixels": settings.max_clip_pixels,
         "x-max-request-bytes": int(settings.max_upload_bytes),
     }
+    source = {
+        "type": "string",
+        "format": "binary",
+        "description": "The sound that an `edit` of source `file` starts from: wav, flac, or a "
+        "video with sound.",
+    }
     options = {name: _drop_null(field) for name, field in form["properties"].items()}
-    form["properties"] = {"clip": clip, **options}
-    for name in ("cues", "layers", "adapters"):  # a part of a form is a text
+    form["properties"] = {"clip": clip, "edit_source": source, **options}
+    for name in ("cues", "layers", "adapters", "edit"):  # a part of a form is a text
         form["properties"][name] = {
             **TEXT,
             "contentMediaType": "application/json",
             "description": form["properties"][name]["description"],
-            "default": "[]",
+            **({} if name == "edit" else {"default": "[]"}),
         }
     form.pop("$defs")
     form["additionalProperties"] = False

@@ -1,34 +1,48 @@
-"""The clip of a request that names it by `clip_url` instead of sending it."""
+"""The clip of a request, or the source of its edit, where it is named instead of being sent."""
 
 import asyncio
 import base64
 import binascii
+import contextlib
+import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import unquote_to_bytes
 
 from foley.errors import ParameterError, UploadTooLargeError
+from foley.request import MAX_ADDRESS_CHARACTERS, is_address
 from runners.fetch import Fetcher
-from runners.handoff import CLIP
+from runners.handoff import CLIP, SOURCE
 from runners.jobs.intake import Upload
 from runners.jobs.job import GenerationOptions
 from runners.settings import Settings
 
-# A data: URI is held in memory, and gRPC takes no larger message.
-MAX_DATA_URI_BYTES = 4 * 1000 * 1000
+MAX_DATA_URI_BYTES = MAX_ADDRESS_CHARACTERS  # it is held in memory
 DATA = "data:"
+# Returns a file of a request's or a job's result, by its owner, its id and the file's name, if one
+# is named; None if there is none.
+FindSound = Callable[[str, str, str | None], Path | None]
 Options = TypeVar("Options", bound=GenerationOptions)
 
 
 class ClipLoader:
-    """Stores the clips that requests name.
+    """Stores the clips, and the sources of edits, that requests name.
 
     Args:
         settings: whether addresses are fetched, and the limits on a clip.
         fetcher: downloads clips; None makes one that reaches only the open internet.
+        find_sound: of earlier results; None where there are none.
     """
 
-    def __init__(self, settings: Settings, fetcher: Fetcher | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        fetcher: Fetcher | None = None,
+        find_sound: FindSound | None = None,
+    ) -> None:
+        self._find_sound = find_sound or (lambda _owner, _id, _name: None)
         self._is_fetching = settings.clip_urls
         self._max_bytes = int(settings.max_upload_bytes)
         self._fetcher = fetcher or Fetcher(
@@ -37,42 +51,77 @@ class ClipLoader:
             schemes=("https", "http"),
         )
 
-    async def load(self, options: Options, folder: Path, upload: Upload) -> Options:
-        """Store the clip that `clip_url` names in `folder`, and return the options without it.
+    async def load(
+        self, options: Options, folder: Path, upload: Upload, owner: str = ""
+    ) -> Options:
+        """Store what the options name in `folder`, and return the options without the names.
 
         Args:
-            options: of the request; without a `clip_url` they are returned as they are.
-            folder: of the request. The clip is stored as `runners.handoff.CLIP`.
-            upload: counts the bytes of the clip.
+            options: of the request; those that name nothing are returned as they are.
+            folder: of the request. A clip is stored as `runners.handoff.CLIP`, and the source of an
+                edit as `runners.handoff.SOURCE`.
+            upload: counts the bytes.
+            owner: whose results an edit may start from.
 
         Raises:
-            ParameterError: the service fetches no addresses, or the data: URI is malformed.
+            ParameterError: the service fetches no addresses, the data: URI is malformed, or there
+                is no such result.
             FetchError: the address is refused, or gives no clip in time.
             UploadTooLargeError: the clip has more bytes than an upload may have.
             BusyError: the uploads of all requests have too many bytes together.
         """
-        address = options.clip_url
-        if address is None:
+        if not options.has_references:
             return options
+        changes: dict[str, object] = {}
+        if options.clip_url is not None:
+            await self._fetch("clip_url", options.clip_url, folder / CLIP, upload)
+            changes["clip_url"] = None
+        edit = options.edit
+        if edit is not None and not (edit.is_original or edit.is_sent):
+            if is_address(edit.source):
+                await self._fetch("edit.source", edit.source, folder / SOURCE, upload)
+            else:
+                await asyncio.to_thread(self._copy_result, owner, edit.source, folder / SOURCE)
+            changes["edit"] = edit.model_copy(update={"source": "file"})
+        return options.model_copy(update=changes)
+
+    async def _fetch(self, name: str, address: str, path: Path, upload: Upload) -> None:
+        """Store what an address names."""
         if address[: len(DATA)].lower() == DATA:
-            content = decode_data_uri(address, self._max_bytes)
+            content = decode_data_uri(address, self._max_bytes, name)
             upload.add(len(content))
-            await asyncio.to_thread((folder / CLIP).write_bytes, content)
+            await asyncio.to_thread(path.write_bytes, content)
         elif self._is_fetching:
-            await self._fetcher.fetch(address, folder / CLIP, upload.add)
+            await self._fetcher.fetch(address, path, upload.add)
         else:
             raise ParameterError(
-                "clip_url: this service fetches no addresses; send the clip itself, or a data: URI"
+                f"{name}: this service fetches no addresses; send the file itself, or a data: URI"
             )
-        return options.model_copy(update={"clip_url": None})
+
+    def _copy_result(self, owner: str, source: str, path: Path) -> None:
+        """Store a file of an earlier result, whose id, and perhaps name, a source gives."""
+        result_id, slash, name = source.partition("/")
+        found = self._find_sound(owner, result_id, name if slash else None)
+        if found is not None:
+            with contextlib.suppress(OSError):  # it expired meanwhile, or has another file system
+                os.link(found, path)
+                return
+            with contextlib.suppress(FileNotFoundError):
+                shutil.copyfile(found, path)
+                return
+        raise ParameterError(
+            f"edit.source: there is no result {source}; name one whose files are still kept, or "
+            "send the sound as edit_source, with source file"
+        )
 
 
-def decode_data_uri(text: str, max_bytes: int) -> bytes:
+def decode_data_uri(text: str, max_bytes: int, name: str = "clip_url") -> bytes:
     """Return the content of a data: URI.
 
     Args:
         text: such as `data:video/mp4;base64,AAAA`, or with percent-encoded bytes.
         max_bytes: largest content.
+        name: of the field that held it.
 
     Raises:
         ParameterError: it has no comma, its base64 is wrong, or it is empty.
@@ -82,22 +131,22 @@ def decode_data_uri(text: str, max_bytes: int) -> bytes:
     """
     if len(text) > MAX_DATA_URI_BYTES:
         raise UploadTooLargeError(
-            f"clip_url: a data: URI may have {MAX_DATA_URI_BYTES} characters, got {len(text)}; "
-            "send the clip itself"
+            f"{name}: a data: URI may have {MAX_DATA_URI_BYTES} characters, got {len(text)}; "
+            "send the file itself"
         )
     head, comma, body = text.partition(",")
     if not comma:
         raise ParameterError(
-            "clip_url: the data: URI has no comma; write data:video/mp4;base64, and the clip"
+            f"{name}: the data: URI has no comma; write data:video/mp4;base64, and the file"
         )
     content = unquote_to_bytes(body)
     if head.lower().endswith(";base64"):
         try:
             content = base64.b64decode(content, validate=True)
         except binascii.Error as error:
-            raise ParameterError(f"clip_url: the data: URI is not base64 ({error})") from error
+            raise ParameterError(f"{name}: the data: URI is not base64 ({error})") from error
     if not content:
-        raise ParameterError("clip_url: the data: URI is empty; put the clip behind its comma")
+        raise ParameterError(f"{name}: the data: URI is empty; put the file behind its comma")
     if len(content) > max_bytes:
         raise UploadTooLargeError(f"the clip is larger than the limit of {max_bytes} bytes")
     return content

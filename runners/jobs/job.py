@@ -179,6 +179,35 @@ class GenerationOptions(MixOptions, GenerationRequest):
                 "a sound without one"
             )
 
+    def check_source(self, *, is_sent: bool) -> None:
+        """Check that the file of an edit is sent if, and only if, the edit names it.
+
+        Args:
+            is_sent: whether the caller sent a file `edit_source`.
+
+        Raises:
+            ParameterError: it is not so.
+        """
+        is_named = self.edit is not None and self.edit.is_sent
+        if is_named and not is_sent:
+            raise ParameterError(
+                "edit.source: is file, and no file edit_source was sent; send one, or use another "
+                "source"
+            )
+        if is_sent and not is_named:
+            raise ParameterError(
+                "edit_source: a file was sent, and edit has not the source file; set edit to "
+                '{"source": "file"} with its ranges or strength, or leave the file out'
+            )
+
+    @property
+    def has_references(self) -> bool:
+        """Whether the clip or the source of an edit is named, and has yet to be found."""
+        has_named_source = self.edit is not None and not (
+            self.edit.is_original or self.edit.is_sent
+        )
+        return self.clip_url is not None or has_named_source
+
     def generation_request(self) -> GenerationRequest:
         """Return the options that the model needs, without those of the files."""
         return GenerationRequest(

@@ -22,6 +22,21 @@ FILE_NAME = re.compile(r"foley-\d+(-layer-\d+)?\.[a-z0-9]+", re.ASCII)
 MAX_SWEEP_SECONDS = 30.0
 
 
+def find_sound(folder: Path, name: str | None) -> Path | None:
+    """Return a file of a result whose sound can be edited; None if there is none.
+
+    Args:
+        folder: of the files.
+        name: of one of them; None for the first variation, without losses if it is there so.
+    """
+    if name is None:
+        suffixes = ("wav", "flac", "mov", "mp4", "mkv", "webm")
+        names = [f"foley-1.{suffix}" for suffix in suffixes]
+    else:
+        names = [name] if FILE_NAME.fullmatch(name) else []
+    return next((folder / one for one in names if (folder / one).is_file()), None)
+
+
 class _StoredResult(NamedTuple):
     since: float  # Unix time
     num_bytes: int
@@ -97,6 +112,19 @@ class ResultStore:
             f"there is no such result; they are kept for {self.keep_seconds:g} s, "
             "and less where they would take too much room"
         )
+
+    def find_sound(self, owner: str, request_id: str, name: str | None) -> Path | None:
+        """Return a file of a request whose sound can be edited; None if there is none.
+
+        Args:
+            owner: of the request.
+            request_id: as the caller sent it; any text.
+            name: of the file; None for the first variation, without losses if it is there so.
+        """
+        stored = self._list_stored(digest(owner, request_id) + ".*")
+        if not stored or stored[-1].since + self.keep_seconds <= time.time():
+            return None
+        return find_sound(stored[-1].folder, name)
 
     def sweep(self, *, needed_bytes: int = 0) -> None:
         """Remove what has expired, and then the oldest results until there is enough room.

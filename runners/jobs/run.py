@@ -130,6 +130,7 @@ class GenerationService:
             job.formats,
             has_clip=job.options.duration_seconds is None,
             is_stereo=job.options.is_stereo,
+            has_original=job.options.has_original,
         )
         try:
             with tracing.start_span("generate", SpanKind.CLIENT):
@@ -142,6 +143,7 @@ class GenerationService:
                         )
                     else:
                         trimmed = False
+                        await self._decode_source(job)
                         _announce_no_frames(job.options.duration_seconds, job.folder)
                         result = await call.wait_for_result(on_update)
         except RunnerLostError:
@@ -176,6 +178,7 @@ class GenerationService:
         """
         on_update(ProgressUpdate(stage=Stage.DECODE_VIDEO))
         with deadline.stage(Stage.DECODE_VIDEO):
+            await self._decode_source(job)
             decoded = await self._sandbox.run(
                 "decode",
                 job.folder,
@@ -187,12 +190,20 @@ class GenerationService:
                 start_seconds=job.options.start_seconds,
                 frame_rate=job.options.frame_rate,
                 with_sound=job.options.is_mixed,
+                with_source=job.options.has_original,
                 limits=self._media_limits(),
             )
         if "num_sync" in decoded:
             announce_frames(FrameCounts(decoded["num_visual"], decoded["num_sync"]), job.folder)
         trimmed: bool = decoded["trimmed"]
         return trimmed
+
+    async def _decode_source(self, job: GenerationJob) -> None:
+        """Decode the file that an edit starts from, which must be there before the frames are."""
+        if job.options.edit is not None and not job.options.has_original:
+            await self._sandbox.run(
+                "decode_source", job.folder, owner=job.caller, limits=self._media_limits()
+            )
 
     async def _wait_for_length(self, folder: Path, deadline: Deadline) -> None:
         """Return when the first frames of a long clip are handed on; its time is longer then."""

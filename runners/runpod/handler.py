@@ -26,7 +26,9 @@ from foley.errors import (
     ParameterError,
     UploadTooLargeError,
 )
+from foley.request import is_address
 from runners.fetch import Fetcher
+from runners.jobs.clip_url import decode_data_uri
 from runners.jobs.scratch import Scratch
 from runners.logs import configure_logging
 from runners.runpod.delivery import BASE64_RATIO, check_bucket, embed_files, upload_files
@@ -103,12 +105,15 @@ class QueueWorker:
             clip = folder / "clip" if job_input.has_clip else None
             if clip is not None:
                 await self._store_clip(job_input, clip)
+            options = job_input.get_service_options()
+            if job_input.edit is not None and is_address(job_input.edit.source):
+                options["edit"]["source"] = await self._store_source(job_input.edit.source, folder)
             await wait_until_ready(self._client)  # the service restarts a runner that was lost
             result = await self._client.generate(
                 clip,
                 on_update=_ProgressThrottle(lambda update: self._report_progress(job, update)),
                 max_wait_seconds=self._settings.request_timeout_seconds,
-                **job_input.get_service_options(),
+                **options,
             )
             files = await self._deliver(job, result, bucket, folder)
         description = result.model_dump(exclude={"files", "saved", "kept_seconds"}, mode="json")
@@ -129,6 +134,16 @@ class QueueWorker:
         assert job_input.clip_base64 is not None
         content = _decode_clip(job_input.clip_base64, self._settings.max_upload_bytes)
         await asyncio.to_thread(clip.write_bytes, content)
+
+    async def _store_source(self, address: str, folder: Path) -> Path:
+        """Return the path of the file that an edit starts from, once it is stored."""
+        path = folder / "source"
+        if address.startswith("data:"):
+            content = decode_data_uri(address, int(self._settings.max_upload_bytes), "edit.source")
+            await asyncio.to_thread(path.write_bytes, content)
+        else:
+            await self._fetcher.fetch(address, path)
+        return path
 
     async def _deliver(
         self, job: QueueJob, result: RemoteGeneration, bucket: str | None, folder: Path

@@ -32,6 +32,7 @@ class JobInput(GenerationOptions):
                 "duration_seconds and a prompt for a sound without a clip"
             )
         self.check_clip(is_sent=self.clip_base64 is not None)
+        self.check_source(is_sent=False)
         return self
 
     @property

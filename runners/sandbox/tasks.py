@@ -20,10 +20,20 @@ from foley.media.mux import MediaFile, choose_container, write_audio, write_vide
 from foley.media.original import read_original
 from foley.media.prepare import to_fraction
 from foley.media.source import MediaLimits, codecs_by_decoder
+from foley.media.source_sound import read_source
 from foley.media.stems import write_stem
 from foley.mix import MixOptions, choose_stem_path
 from foley.types import FrameStream
-from runners.handoff import CLIP, PART, hand_on_piece, load_stems, load_waveforms, save_frames
+from runners.handoff import (
+    CLIP,
+    PART,
+    SOURCE,
+    hand_on_piece,
+    load_stems,
+    load_waveforms,
+    save_frames,
+    save_source,
+)
 from runners.sandbox.fork_server import Tasks
 from runners.sandbox.questions import ask
 
@@ -48,6 +58,7 @@ def decode(
     trim: bool,
     limits: dict[str, Any],
     with_sound: bool = False,
+    with_source: bool = False,
     start_seconds: float = 0.0,
     frame_rate: float | None = None,
 ) -> dict[str, Any]:
@@ -65,6 +76,7 @@ def decode(
         limits: the fields of `MediaLimits`, as JSON holds them.
         with_sound: whether the clip's own sound will be mixed in. One that cannot be decoded is
             refused here too.
+        with_source: whether an edit starts from the clip's own sound, which is saved too.
         start_seconds: where the used part of the clip begins; see `cut_clip`.
         frame_rate: of a zip of numbered pictures, in pictures per second.
 
@@ -87,6 +99,8 @@ def decode(
         stop_seconds = start_seconds + media_limits.max_seconds + 1 if trim else None
         cut_clip(clip, folder / PART, start_seconds, stop_seconds=stop_seconds, limits=media_limits)
     clip = _find_clip(folder)
+    if with_source:
+        save_source(read_source(clip, is_clip=True, limits=media_limits), folder)
     decoded = decode_pieces(
         clip,
         visual_size=model.vision.image_size,
@@ -112,6 +126,21 @@ def decode(
         hand_on_piece(stream.read(), folder, index)
         index += 1
     return {"trimmed": stream.facts.trimmed}
+
+
+def decode_source(folder: Path, *, limits: dict[str, Any]) -> None:
+    """Decode the file that an edit starts from, and save its sound.
+
+    Args:
+        folder: the request's folder, with the file in it.
+        limits: the fields of `MediaLimits`, as JSON holds them.
+
+    Raises:
+        ParameterError: there is no sound, or none that can be decoded.
+    """
+    path = folder / SOURCE
+    path.stat()  # a missing file is no fault of the caller
+    save_source(read_source(path, is_clip=False, limits=_media_limits(limits)), folder)
 
 
 def write(
@@ -228,4 +257,4 @@ def _to_json(file: MediaFile) -> dict[str, Any]:
     }
 
 
-TASKS: Tasks = {"decode": decode, "write": write}
+TASKS: Tasks = {"decode": decode, "decode_source": decode_source, "write": write}

@@ -46,10 +46,11 @@ def compute_size(
     guided_steps = count_guided_steps(sigmas, plan.guidance_interval)
     steps_after_guidance = plan.num_inference_steps - guided_steps if is_guided else 0
     frames = num_latents(num_sync)
-    num_pieces = 1  # the prompts, which are all of a sound without a clip
-    if options.duration_seconds is None:
-        num_pieces = pipeline.count_pieces(num_visual, num_sync)
     windows, decoding = plan_windows(frames), plan_decoding(frames)
+    has_source = options.edit is not None
+    num_pieces = 1 + has_source * len(decoding)  # the prompts, and what an edit starts from
+    if options.duration_seconds is None:
+        num_pieces = pipeline.count_pieces(num_visual, num_sync, with_source=has_source)
     longest_window = max(window.stop - window.start for window in windows)
     return JobSize(
         tokens=(2 if is_guided else 1) * options.num_sounds * longest_window,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 from foley.request import GenerationRequest
 from foley.types import NoPicture, Stage, VideoFrames
 from runners import metrics
-from runners.handoff import HandedFrames, load_frames, save_waveforms
+from runners.handoff import HandedFrames, load_frames, load_source, save_waveforms
 from runners.messages import OnProgressUpdate, ProgressUpdate, RunnerRequest, RunnerResult
 from runners.worker.scheduler import JobSize, ScheduledJob
 
@@ -84,9 +84,14 @@ class RunningJob(ScheduledJob):
             frames = load_frames(self.request.path)
             # Its size was computed for the first device. Another device, with less memory, may
             # encode the clip in more pieces.
-            num_pieces = pipeline.count_pieces(len(frames.visual), len(frames.sync))
+            num_pieces = pipeline.count_pieces(
+                len(frames.visual),
+                len(frames.sync),
+                with_source=self.request.options.edit is not None,
+            )
             self.size = replace(self.size, num_pieces=num_pieces)
-        self.session = pipeline.start(frames, self.request.options)
+        source = load_source(self.request.path) if self.request.options.edit else None
+        self.session = pipeline.start(frames, self.request.options, source)
 
     @property
     def is_starved(self) -> bool:

@@ -17,7 +17,16 @@ from foley.errors import ParameterError
     ],
 )
 def test_a_cue_is_a_range_and_a_prompt(text: str, cue: tuple[str, str, str]) -> None:
-    assert parse_cue(text) == cue
+    assert tuple(parse_cue(text).values()) == cue
+
+
+def test_a_cue_may_be_an_object_with_a_gain() -> None:
+    text = '{"start_seconds": 1, "stop_seconds": 2, "prompt": "rain", "gain_db": -6, "mode": "add"}'
+    (cue,) = SoundOptions(cue=(text,)).parse().cues
+    assert (cue.prompt, cue.gain_db, cue.mode) == ("rain", -6, "add")
+    for wrong, words in (("{rain}", "--cue is not JSON"), ('{"prompt": "a"}', "field required")):
+        with pytest.raises(ParameterError, match=words):
+            SoundOptions(cue=(wrong,)).parse()
 
 
 @pytest.mark.parametrize("text", ["", "rain", "1-2", "1-2:", "1-2: ", "-1-2: rain", "1_0-2: rain"])
@@ -51,7 +60,7 @@ rain"""
 @pytest.mark.parametrize(("name", "text"), [("a.vtt", VTT), ("a.SRT", SRT)])
 def test_subtitles_are_cues(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / name).write_text(text, "utf-8")
-    assert read_cues(tmp_path / name) == [
+    assert [tuple(cue.values()) for cue in read_cues(tmp_path / name)] == [
         (1.2, 3.5, "glass shatters on stone"),
         (3604.0, 3605.0, "rain"),
     ]
@@ -60,7 +69,13 @@ def test_subtitles_are_cues(tmp_path: Path, name: str, text: str) -> None:
 def test_a_table_has_named_columns(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text('prompt,start_seconds,stop_seconds\n"tap, tap",1,2\n\nrain,2,3\n')
-    assert read_cues(path) == [("1", "2", "tap, tap"), ("2", "3", "rain")]
+    assert [tuple(cue.values()) for cue in read_cues(path)] == [
+        ("1", "2", "tap, tap"),
+        ("2", "3", "rain"),
+    ]
+    path.write_text("start_seconds,stop_seconds,prompt,gain_db,mode\n1,2,rain,-6,\n2,3,tap,,add\n")
+    first, second = SoundOptions(cues=path).parse().cues
+    assert (first.gain_db, first.mode, second.gain_db, second.mode) == (-6, "replace", 0, "add")
 
 
 @pytest.mark.parametrize(

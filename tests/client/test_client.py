@@ -136,6 +136,23 @@ def test_the_form_holds_the_given_options_and_the_clip_only(
     assert b"secret" not in body
 
 
+def test_the_source_of_an_edit_is_sent_as_a_file_or_named(
+    service: StubServer, call: CallClient, tmp_path: Path
+) -> None:
+    path = tmp_path / "secret.wav"
+    path.write_bytes(b"RIFF")
+    for source, sent in ((path, True), (b"RIFF", True), ("original", False)):
+        service.replies = [event_reply(EVENTS)]
+        call("generate", b"clip", edit={"source": source, "strength": 0.5})
+        body = service.requests[-1].body
+        assert (b'name="edit_source"' in body and b"RIFF" in body) == sent
+        named = b"file" if sent else b"original"
+        assert b'{"source": "' + named + b'", "strength": 0.5}' in body
+        assert b"secret" not in body
+    with pytest.raises(ParameterError, match="source: is file; give its path as a Path"):
+        call("generate", b"clip", edit={"source": "file"})
+
+
 def test_the_client_takes_every_option_of_the_service() -> None:
     assert RequestOptions.__annotations__.keys() == GenerationOptions.model_fields.keys()
 

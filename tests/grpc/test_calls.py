@@ -228,8 +228,8 @@ def test_the_options_are_the_fields_of_the_form() -> None:
     assert all(
         field.has_presence
         for field in fields
-        if field.name not in ("also", "cues", "layers", "adapters")
-    )  # lists
+        if field.name not in ("also", "cues", "layers", "adapters")  # lists
+    )
 
 
 @pytest.mark.parametrize(

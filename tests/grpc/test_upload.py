@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from foley.errors import FoleyError, ParameterError, UploadTooLargeError
-from foley.request import Cue, Layer
+from foley.request import Cue, Edit, EditRange, Layer
 from foley.v1.foley_pb2 import GenerateOptions, GenerateRequest
 from runners.grpc.upload import read_upload
 from runners.jobs.intake import make_intake
@@ -56,7 +56,8 @@ def test_cues_are_messages_that_are_checked(tmp_path: Path) -> None:
     sent.options.cues.add(start_seconds=0, stop_seconds=1.5, prompt="rain")
     (cue,) = read([sent, GenerateRequest(chunk=b"x")], tmp_path).cues
     assert (cue.start_seconds, cue.stop_seconds, cue.prompt) == (0, 1.5, "rain")
-    sent.options.cues.add(start_seconds=1, stop_seconds=2, prompt="wind")
+    assert (cue.negative_prompt, cue.gain_db, cue.mode) == (None, 0, "replace")
+    sent.options.cues.add(start_seconds=1, stop_seconds=2, prompt="wind", gain_db=3, mode="add")
     with pytest.raises(ParameterError, match="overlap"):
         read([sent], tmp_path / "..")
 
@@ -75,6 +76,22 @@ def test_layers_are_messages_whose_unset_fields_have_the_defaults(tmp_path: Path
     folder.mkdir()
     with pytest.raises(ParameterError, match="layers: cannot be combined with prompt"):
         read([sent], folder)
+
+
+def test_an_edit_is_a_message_and_its_source_a_second_file(tmp_path: Path) -> None:
+    sent = GenerateRequest()
+    sent.options.edit.source = "file"
+    sent.options.edit.ranges.add(start_seconds=0.5, stop_seconds=1.5)
+    chunks = [GenerateRequest(source_chunk=b"ab"), GenerateRequest(chunk=b"x")]
+    options = read([sent, *chunks, GenerateRequest(source_chunk=b"c")], tmp_path)
+    (part,) = (EditRange(start_seconds=0.5, stop_seconds=1.5),)
+    assert options.edit == Edit(source="file", ranges=(part,))
+    assert (tmp_path / "source").read_bytes() == b"abc"
+    assert (tmp_path / "clip").read_bytes() == b"x"
+    folder = tmp_path / "other"
+    folder.mkdir()
+    with pytest.raises(ParameterError, match="no file edit_source was sent"):
+        read([sent, GenerateRequest(chunk=b"x")], folder)
 
 
 def test_adapters_are_messages_that_are_checked(tmp_path: Path) -> None:

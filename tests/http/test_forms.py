@@ -94,6 +94,20 @@ def test_a_form_is_the_same_wherever_its_body_is_cut(tmp_path: Path) -> None:
     assert (tmp_path / "clip").read_bytes() == CLIP
 
 
+def test_the_source_of_an_edit_is_a_second_file_wherever_the_body_is_cut(tmp_path: Path) -> None:
+    source = part("edit_source", b"RIFF\r\n--x", file_name="a.wav")
+    edit = part("edit", b'{"source": "file", "strength": 0.5}')
+    body = source + edit + clip_part() + END
+    for cut in range(1, len(body)):
+        folder = tmp_path / str(cut)
+        folder.mkdir()
+        options = read([body[:cut], body[cut:]], folder)
+        assert options.edit is not None
+        assert options.edit.strength == 0.5
+        assert (folder / "clip").read_bytes() == CLIP
+        assert (folder / "source").read_bytes() == b"RIFF\r\n--x"
+
+
 @contextmanager
 def open_endpoint(
     root: Path,
@@ -256,11 +270,22 @@ def test_a_length_and_a_prompt_stand_for_a_clip(tmp_path: Path) -> None:
         (part("duration_seconds", b"1") + END, ParameterError, "duration_seconds: needs a prompt"),
         (TEXT_ALONE + part("format", b"mp4") + END, ParameterError, "format: holds a clip's"),
         (clip_part() + clip_part() + END, RequestError, "too many files"),
-        (part("prompt", b"", file_name="a") + END, ParameterError, "prompt: only clip may be"),
+        (part("prompt", b"", file_name="a") + END, ParameterError, "prompt: only clip and"),
         (clip_part() + part("seed", b"1") * 2 + END, ParameterError, "seed: given twice"),
         (clip_part() + part("volume", b"") + END, ParameterError, "volume"),
         (clip_part() + part("cues", b"rain") + END, ParameterError, "cues: must be a JSON list"),
         (part("prompt", b"x" * (MAX_FIELD_BYTES + 1)) + END, RequestError, "prompt has more than"),
+        (clip_part() + part("edit", b"file") + END, ParameterError, "edit: must be a JSON object"),
+        (
+            clip_part() + part("edit", b'{"source": "file"}') + END,
+            ParameterError,
+            "edit.source: is file, and no file edit_source was sent",
+        ),
+        (
+            clip_part() + part("edit_source", b"x", file_name="a") + END,
+            ParameterError,
+            "edit_source: a file was sent, and edit has not the source file",
+        ),
         (part("also", b"wav") * 100 + END, RequestError, r"more than \d+ fields"),
         (b"--b\r\nContent-Type: text/plain\r\n\r\nx\r\n" + END, RequestError, "no name"),
         (b"no form at all" + END, RequestError, "not valid multipart"),

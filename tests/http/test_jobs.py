@@ -13,6 +13,7 @@ import pytest
 from foley.client import verify_webhook
 from foley.media.inspection import inspect_file
 from tests.durable.receiver import SECRET, receive_webhooks
+from tests.http.test_generate import samples
 from tests.media.clips import list_packets
 from tests.patience import is_within, scale, wait_until
 from tests.server import ENDLESS, Server
@@ -255,6 +256,32 @@ def test_a_killed_executor_is_replaced_and_its_job_is_finished(
     (replaced,) = server.find("runners.durable.executor")
     assert replaced.pid != executor.pid
     assert time.time() - replaced.create_time() < scale(120)
+
+
+def test_a_job_edits_a_file_that_it_keeps_and_another_job_its_result(
+    server: Server, short_clip: bytes, voiced_clip: bytes
+) -> None:
+    edit = {"source": "file", "ranges": [{"start_seconds": 0.25, "stop_seconds": 0.5}]}
+    parts = {
+        "edit": (None, json.dumps(edit)),
+        "format": (None, "wav"),
+        "clip": ("clip", short_clip),
+        "edit_source": ("a.mov", voiced_clip),
+        **{name: (None, value) for name, value in FEW_STEPS.items()},
+    }
+    response = server.client.post("/v1/jobs", files=parts)
+    assert response.status_code == 202, response.text
+    first = wait_for_end(server, response.json())
+    assert first["state"] == "succeeded", first
+    edit["source"] = first["id"]
+    options = {**FEW_STEPS, "format": "wav", "edit": json.dumps(edit), "negative_prompt": "wind"}
+    second = wait_for_end(server, accept(server, short_clip, **options))
+    assert second["state"] == "succeeded", second
+    first_sound, second_sound = (
+        samples(server.client.get(job["result_url"]).content) for job in (first, second)
+    )
+    assert (first_sound[: 2 * 12_000] == second_sound[: 2 * 12_000]).all()
+    assert not (first_sound == second_sound).all()
 
 
 def test_a_job_takes_the_clip_from_where_it_is(

@@ -25,7 +25,7 @@ def document(server: Server) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in REQUEST if name not in ("cues", "layers", "adapters")]
+    "name", [name for name in REQUEST if name not in ("cues", "layers", "adapters", "edit")]
 )
 def test_every_option_is_described_as_it_is_checked(document: dict[str, Any], name: str) -> None:
     field = document["components"]["schemas"]["GenerationOptions"]["properties"][name]
@@ -62,7 +62,11 @@ def test_nothing_is_required_since_a_prompt_alone_may_stand_for_the_clip(
     form = document["components"]["schemas"]["GenerationOptions"]
     assert "required" not in form
     assert "unless there is a `duration_seconds`" in form["properties"]["clip"]["description"]
-    assert list(form["properties"]) == ["clip", *GenerationOptions.model_fields]
+    assert list(form["properties"]) == [
+        "clip",
+        "edit_source",
+        *GenerationOptions.model_fields,
+    ]
     assert all(field["description"] for field in form["properties"].values())
     assert form["additionalProperties"] is False
 

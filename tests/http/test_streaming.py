@@ -9,10 +9,11 @@ from pathlib import Path
 
 import av
 import httpx
+import numpy as np
 import pytest
 
 from foley.media.inspection import inspect_file
-from tests.http.test_generate import seconds_of_sound
+from tests.http.test_generate import samples, seconds_of_sound
 from tests.http.test_refusals import POST, check, exchange_raw
 from tests.keyed import FIRST_KEY, KEEP, KEEP_BYTES, SECOND_KEY
 from tests.patience import is_within, scale, wait_until
@@ -123,6 +124,40 @@ def kept(keyed_server: Server, short_clip: bytes) -> dict[str, object]:
     (*_, (_, result)) = stream(keyed_server, short_clip, num_inference_steps=1, format="wav")
     (wav,) = result["files"]  # nothing that was not asked for
     return {"url": wav["url"], "bytes": wav["bytes"], "since": time.monotonic()}
+
+
+def test_a_result_is_edited_by_its_id_without_being_sent_again(
+    keyed_server: Server, voiced_clip: bytes
+) -> None:
+    options = {"num_inference_steps": 1, "format": "wav", "seed": 1}
+
+    def read(url: str) -> np.ndarray:
+        values = samples(keyed_server.client.get(url).content)
+        return values.reshape(-1, 2).T  # the clip's own channels
+
+    def edit(**fields: object) -> str:
+        fields["ranges"] = [{"start_seconds": 0.25, "stop_seconds": 0.5}]
+        (*_, (_, result)) = stream(keyed_server, voiced_clip, edit=json.dumps(fields), **options)
+        (wav,) = result["files"]
+        return wav["url"]
+
+    def outside(values: np.ndarray) -> np.ndarray:
+        return np.concatenate([values[..., :12_000], values[..., 24_000:]], axis=-1)
+
+    first = edit(source="original")
+    made = read(first)
+    tone = 0.05 * np.sin(2 * np.pi * 440 * np.arange(48_000) / 48_000)
+    assert np.abs(outside(made) - outside(tone[: made.shape[-1]])).max() < 1 / 2**23
+    request_id = first.split("/")[-2]
+    options["seed"] = 2
+    for source in (request_id, f"{request_id}/foley-1.wav"):
+        again = read(edit(source=source))
+        assert np.array_equal(outside(again), outside(made))
+        assert not np.array_equal(again, made)
+    for headers, source in ((KEY, "unknown"), (OTHER_KEY, request_id)):
+        sent = {"files": {"clip": voiced_clip}, "data": {"edit": json.dumps({"source": source})}}
+        refused = request_anew(keyed_server, "POST", "/v1/generate", headers=headers, **sent)
+        check(refused, 422, "invalid_parameter", f"edit.source: there is no result {source}")
 
 
 def test_results_are_served_in_ranges_by_any_worker(

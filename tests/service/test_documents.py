@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import wave
 from glob import glob
 from pathlib import Path
 
@@ -67,13 +68,17 @@ def fill(folder: Path) -> None:
     """Put what the documents assume into a folder.
 
     Args:
-        folder: gets `clip.mp4`, `clips.csv`, `cues.vtt` and links to the folders of the project.
+        folder: gets `clip.mp4`, `clips.csv`, `cues.vtt`, `first.wav`, and links to the folders
+            of the project.
     """
     (folder / "clips").mkdir()
     for name in ("clip.mp4", "clips/one.mp4"):  # long enough for the cues of the documents
         draw_clip(folder / name, num_frames=100)
     (folder / "clips.csv").write_text("clip,prompt,seed\nclips/one.mp4,steps,3\n")
     (folder / "cues.vtt").write_text("WEBVTT\n\n00:01.200 --> 00:03.500\nglass shatters\n")
+    with wave.open(str(folder / "first.wav"), "wb") as sound:
+        sound.setparams((1, 2, 48_000, 0, "NONE", ""))
+        sound.writeframes(bytes(4 * 2 * 48_000))
     for name in ("examples", "tests", "foley", "runners"):
         (folder / name).symlink_to(ROOT / name)
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from foley.tuning.analysis import ACTIVE, HOP, LATENT_DIM, Analysis, append_noise
+from foley.models.analysis import ACTIVE, HOP, LATENT_DIM, Analysis, append_noise
 from training import clips, judge
 from training.train_vae import compute_spectra, level_errors, spectral_distance
 

@@ -8,11 +8,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from foley.models.analysis import ACTIVE, Analysis
 from foley.models.layers import TokenConv
 from foley.models.rope import RotaryTable, rotate
 from foley.models.synchformer import build_synchformer
 from foley.sampling import integrate, make_sigmas
-from foley.tuning.analysis import ACTIVE, Analysis
 from foley.weights.loading import load_components
 from foley.weights.selection import EMBEDDED_WEIGHTS
 from training import clips, export, judge

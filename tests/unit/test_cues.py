@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foley.cues import split_regions
+from foley.cues import apply_gains, split_regions
 from foley.errors import ParameterError, PromptTooLongError
 from foley.request import MAX_CUES, Cue, GenerationRequest, Prompts
 from foley.types import NoPicture, Region
@@ -148,9 +148,57 @@ def next_velocity(pipeline: Any, *cues: dict[str, Any]) -> torch.Tensor:
     return result
 
 
+def test_a_cue_has_a_negative_prompt_of_its_own() -> None:
+    regions = split(
+        cue(0, 0.5) | {"negative_prompt": "hiss"},
+        cue(0.5, 1),
+        cue(1.5, 2) | {"negative_prompt": ""},
+    )
+    rows = [(region.text_row, region.negative_row) for region in regions]
+    assert rows == [(2, 5), (3, 0), (1, 0), (4, 6)]
+    texts = GenerationRequest.parse(
+        prompt="wind", negative_prompt="buzz", cues=[cue(0, 1) | {"negative_prompt": "hiss"}]
+    ).list_prompts()[0]
+    assert [*texts.list_texts().values()] == ["buzz", "wind", "rain", "hiss"]
+    plain, own = make(cue(0.5, 1)), make(cue(0.5, 1) | {"negative_prompt": "hiss"})
+    assert not torch.equal(plain, own)
+    same = make(cue(0.5, 1) | {"negative_prompt": "noisy, harsh"})
+    torch.testing.assert_close(same, plain, rtol=0, atol=1e-4)  # measured: 2e-6
+
+
+def test_a_cue_that_is_added_is_heard_with_the_prompt() -> None:
+    added = make(cue(0.5, 1) | {"mode": "add"})
+    assert torch.equal(added, make(cue(0.5, 1, "wind, rain")))
+    assert torch.equal(make(cue(0.5, 1) | {"mode": "add"}, prompt=""), make(cue(0.5, 1), prompt=""))
+
+
+def test_the_gain_of_a_cue_holds_in_its_range_with_soft_edges() -> None:
+    loud = cue(0.2, 0.5) | {"gain_db": 6}
+    cues = GenerationRequest.parse(cues=[loud, cue(0.5, 0.8) | {"gain_db": -60}]).cues
+    sound = torch.ones(1, 1, 48_000)
+    levels = 20 * apply_gains(sound, cues)[0, 0].log10()
+    for start, stop, gain_db in (
+        (0, 0.195, 0),
+        (0.205, 0.495, 6),
+        (0.505, 0.795, -60),
+        (0.805, 1, 0),
+    ):
+        inside = levels[round(start * 48_000) : round(stop * 48_000)]
+        torch.testing.assert_close(inside, torch.full_like(inside, gain_db), rtol=0, atol=1e-3)
+    assert levels.diff().abs().max() < 66 / 480 + 0.01  # even steps over 10 ms
+    pieces = [apply_gains(sound[..., i : i + 7000], cues, i) for i in range(0, 48_000, 7000)]
+    torch.testing.assert_close(torch.cat(pieces, -1), apply_gains(sound, cues))
+    assert apply_gains(sound, GenerationRequest.parse(cues=[cue(0, 1)]).cues) is sound
+    plain, made = make(cue(0.2, 0.5)), make(loud)
+    assert torch.equal(made[..., :9300], plain[..., :9300])
+    assert torch.equal(made[..., 10_000:20_000], plain[..., 10_000:20_000] * 10 ** (6 / 20))
+
+
 def test_a_cue_with_too_many_words_is_named() -> None:
     with pytest.raises(PromptTooLongError, match="cue 2 has"):
         make(cue(0, 0.5), cue(0.5, 1, "tap " * 499))
+    with pytest.raises(PromptTooLongError, match="the negative_prompt of cue 1 has"):
+        make(cue(0, 0.5) | {"negative_prompt": "tap " * 499})
 
 
 def test_the_encoder_takes_prompts_in_pairs_and_gives_each_its_own_tokens() -> None:

@@ -44,7 +44,9 @@ ALLOWED: dict[str, set[str]] = {
     "foley.generation": BASE | {"foley.marks/", "foley.media/"},
     "foley.session": BASE
     | {
+        "foley.cues",
         "foley.denoise",
+        "foley.edits",
         "foley.generation",
         "foley.layers",
         "foley.models/",
@@ -54,6 +56,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "foley.speech": set(),
     "foley.cues": BASE,
+    "foley.edits": BASE,
     "foley.layers": BASE,
     "foley.adapter_files": BASE,
     "foley.adapters": BASE | {"foley.models/", "foley.weights/"},
@@ -64,6 +67,7 @@ ALLOWED: dict[str, set[str]] = {
         "foley.conditioning",
         "foley.cues",
         "foley.denoise",
+        "foley.edits",
         "foley.generation",
         "foley.gpu/",
         "foley.media/",
@@ -71,6 +75,7 @@ ALLOWED: dict[str, set[str]] = {
         "foley.sampling",
         "foley.session",
         "foley.weights/",
+        "foley.windows",
     },
     "foley.tuning/": BASE
     | {

@@ -184,7 +184,17 @@ def _make_task(row: SourceRow, defaults: Defaults) -> BulkTask:
     finished = MixOptions.parse(**defaults.mix.model_dump() | mix)
     name = _choose_name(row, defaults)
     suffix = PurePosixPath(name).suffix[1:].lower()
-    finished.check_files((suffix,), has_clip=row.clip is not None, is_stereo=parsed.is_stereo)
+    finished.check_files(
+        (suffix,),
+        has_clip=row.clip is not None,
+        is_stereo=parsed.is_stereo,
+        has_original=parsed.has_original,
+    )
+    if parsed.edit is not None and not parsed.edit.is_original:
+        raise ParameterError(
+            f"edit.source: is {parsed.edit.source[:40]}, and many clips at once are edited only "
+            "from their own sound; use original, or foley generate"
+        )
     if row.clip is None and suffix not in AUDIO_FORMATS:
         raise ParameterError(
             f"output {name} is a video, and the row has no clip; use {' or '.join(AUDIO_FORMATS)}"

@@ -1,0 +1,187 @@
+"""Edits: which part of a sound is made anew, from what noise level, and how it joins its source."""
+
+# N variations, C channels, S samples, A latent frames
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from foley.configs import LATENT_RATE, SAMPLE_RATE
+from foley.errors import ParameterError
+from foley.request import Edit
+
+_HOP = SAMPLE_RATE // LATENT_RATE
+_CROSSFADE = SAMPLE_RATE // 100  # 10 ms
+# A source that lacks less than this at its end counts as whole: containers round.
+_ROUNDING_SECONDS = 0.1
+# The encoder's frames before the end of a source hear what follows it, which is not there.
+_UNSURE_FRAMES = 3
+# What a sound is made of is decided in the first tenth of the path from noise, and when it is heard
+# in the next three. An exponent of 2 gives each of these a half of the scale.
+_STRENGTH_EXPONENT = 2.0
+
+
+class Span(NamedTuple):
+    """Samples from `start` to `stop`."""
+
+    start: int
+    stop: int
+
+
+class EditPlan(NamedTuple):
+    """What an edit makes anew.
+
+    Attributes:
+        spans: of samples that are made anew, in order, at least one; they do not touch.
+        num_samples: S, of the whole sound.
+        num_sure: samples of the source, from its start, of whose latents the encoder is sure.
+        level: noise level, 0 to 1, at which sampling starts.
+        is_spliced: whether the source is heard outside the spans; else nothing of it is.
+    """
+
+    spans: tuple[Span, ...]
+    num_samples: int
+    num_sure: int
+    level: float
+    is_spliced: bool
+
+    def find_kept(self, num_latents: int) -> Tensor:
+        """Return which latent frames are those of the source, bool [A].
+
+        Args:
+            num_latents: A, of the sound and of what pads it.
+        """
+        starts = torch.arange(num_latents) * _HOP
+        kept = starts + _HOP <= self.num_sure
+        for start, stop in self.spans:
+            kept &= (starts + _HOP <= start) | (starts >= stop)
+        return kept
+
+    def make_envelope(self) -> Tensor:
+        """Return the share of the new sound in each sample, float32 [S]: 1 inside, 0 outside.
+
+        It rises and falls inside the spans, as half a cosine of 10 ms.
+        """
+        envelope = torch.zeros(self.num_samples)
+        for start, stop in self.spans:
+            envelope[start:stop] = 1
+            count = min(_CROSSFADE, stop - start)
+            ramp = (1 - ((torch.arange(count) + 0.5) / count * torch.pi).cos()) / 2
+            if start > 0:
+                envelope[start : start + count] *= ramp
+            if stop < self.num_samples:
+                envelope[stop - count : stop] *= ramp.flip(0)
+        return envelope
+
+    def splice(self, made: Tensor, source: Tensor) -> Tensor:
+        """Return the new sounds inside the spans, and the source outside.
+
+        Outside the spans the samples are those of the source to the bit.
+
+        Args:
+            made: float32 [N, 1, S].
+            source: float32 [C, S'], of any length.
+
+        Returns:
+            [N, C, S], or `made` where the source is not heard.
+        """
+        if not self.is_spliced:
+            return made
+        count = min(source.shape[1], self.num_samples)
+        spliced = torch.zeros(len(made), len(source), self.num_samples)
+        spliced[..., :count] = source[:, :count]
+        envelope = self.make_envelope()
+        for start, stop in self.spans:
+            inside, share = spliced[..., start:stop], envelope[start:stop]
+            new = made[..., start:stop].expand_as(inside)
+            inside.copy_(torch.where(share == 1, new, inside + share * (new - inside)))
+        return spliced
+
+
+def plan_edit(edit: Edit, num_source: int, num_samples: int) -> EditPlan:
+    """Return what an edit makes anew.
+
+    Args:
+        edit: of the request.
+        num_source: samples of the source, at least 1.
+        num_samples: S, of the sound.
+
+    Raises:
+        ParameterError: a range starts after the end of the sound, the edit changes nothing, or the
+            source is too short for a variation of it.
+    """
+    strength = 1.0 if edit.strength is None else edit.strength
+    length, source_length = num_samples / SAMPLE_RATE, num_source / SAMPLE_RATE
+    for number, part in enumerate(edit.ranges, start=1):
+        if part.start_seconds >= length:
+            raise ParameterError(
+                f"edit.ranges: range {number} starts at {part.start_seconds:g} s, the sound lasts "
+                f"{length:.2f} s; let it start earlier, or leave it out"
+            )
+    is_short = num_source < num_samples - round(_ROUNDING_SECONDS * SAMPLE_RATE)
+    if is_short and strength < 1:
+        raise ParameterError(
+            f"edit.strength: {strength:g} varies a source as long as the sound, and edit.source "
+            f"lasts {source_length:.2f} s of {length:.2f} s; leave strength out, which extends the "
+            "source, or use a longer source"
+        )
+    spans = [
+        Span(round(part.start_seconds * SAMPLE_RATE), round(part.stop_seconds * SAMPLE_RATE))
+        for part in edit.ranges
+    ]
+    num_sure = num_samples
+    if is_short:
+        num_sure = max(0, num_source - _UNSURE_FRAMES * _HOP)
+        spans.append(Span(max(0, num_source - _CROSSFADE), num_samples))
+    if not spans:
+        if edit.strength is None:
+            raise ParameterError(
+                f"edit: source lasts {source_length:.2f} s and the sound {length:.2f} s, so "
+                "nothing is made anew; give edit.ranges, or edit.strength for all of it"
+            )
+        whole = Span(0, num_samples)
+        return EditPlan((whole,), num_samples, num_sure, _find_level(strength), is_spliced=False)
+    return EditPlan(
+        _merge(spans, num_samples), num_samples, num_sure, _find_level(strength), is_spliced=True
+    )
+
+
+def _find_level(strength: float) -> float:
+    """Return the noise level at which a variation of a strength starts; both are 0 to 1."""
+    return float(1.0 - (1.0 - strength) ** _STRENGTH_EXPONENT)
+
+
+def _merge(spans: Sequence[Span], num_samples: int) -> tuple[Span, ...]:
+    """Return spans in order and within the sound; those that overlap or touch become one."""
+    merged: list[Span] = []
+    for start, stop in sorted(spans):
+        stop = min(stop, num_samples)
+        if merged and start <= merged[-1].stop:
+            merged[-1] = Span(merged[-1].start, max(stop, merged[-1].stop))
+        else:
+            merged.append(Span(start, stop))
+    return tuple(merged)
+
+
+def prepare_source(source: Tensor, num_latents: int) -> Tensor:
+    """Return a source as the encoder takes it: mono, as long as the sound with its padding.
+
+    Where it is too short, it is continued by its own reflection, since silence after its end would
+    be heard in the latents before it.
+
+    Args:
+        source: float32 [C, S'].
+        num_latents: A.
+
+    Returns:
+        float32 [1, 960 A].
+    """
+    count = num_latents * _HOP
+    mono = source.mean(0)[:count]
+    if len(mono) < count:
+        there_and_back = torch.cat([mono.flip(0), mono])
+        repeats = -(-(count - len(mono)) // len(there_and_back))
+        mono = torch.cat([mono, there_and_back.repeat(repeats)])[:count]
+    return mono[None]
