@@ -16,7 +16,8 @@ IMPACT_SECONDS = 0.016  # over which the force of an impact is summed
 DEAD_SECONDS = 0.03  # of a pair after an impact
 LEAST_SPEED = 0.04  # m/s that an impact changes, or it is none
 # Of the speed that an impact changes, what the surfaces approach with. It is a half or more where
-# they meet, and nothing where bodies that lie on one another only share a load anew.
+# they meet, and nothing where bodies that lie on one another only share a load anew. A part with an
+# effective mass is pushed while it hits, so its speed says less.
 LEAST_APPROACH = 0.2
 APPROACH_SECONDS = 0.004  # after the beginning of an impact, in which they approach fastest
 FIRST_SECONDS, LAST_SECONDS = 0.03, 0.06  # no impact so near the start and the end of a clip
@@ -59,6 +60,11 @@ def _reduced_mass(world: World, motion: Motion, pair: np.ndarray) -> float | Non
     return 1 / inverse if inverse else None
 
 
+def _falls_freely(world: World, motion: Motion, pair: np.ndarray) -> bool:
+    masses = [part_of(world, motion, body).effective_mass for body in pair]
+    return all(mass in (None, IMMOVABLE) for mass in masses)
+
+
 def find_impacts(world: World, motion: Motion) -> list[Impact]:
     """Return all impacts of a clip in order of time.
 
@@ -79,7 +85,7 @@ def find_impacts(world: World, motion: Motion) -> list[Impact]:
         force = np.bincount(motion.steps[of_pair], motion.forces[of_pair], count)[:count]  # [N]
         total = np.concatenate(([0], np.cumsum(force)))
         before = (total[high] - total[low]) / np.maximum(high - low, 1)
-        approach = np.zeros(count)
+        falls, approach = _falls_freely(world, motion, pair), np.zeros(count)
         np.maximum.at(approach, motion.steps[of_pair], motion.speeds[of_pair])
         above = force > 1.3 * before + 0.02 * mass * 9.81
         starts = np.flatnonzero(above & ~np.concatenate(([False], above[:-1])))
@@ -88,7 +94,7 @@ def find_impacts(world: World, motion: Motion) -> list[Impact]:
             impulse = np.clip(force[start : start + window] - before[start], 0, None).sum()
             speed = impulse * TIME_STEP / mass
             met = approach[max(start - 1, 0) : start + soon].max()
-            if speed < LEAST_SPEED or met < LEAST_APPROACH * speed:
+            if speed < LEAST_SPEED or (falls and met < LEAST_APPROACH * speed):
                 continue
             if events and start - events[-1][0] < dead:
                 if speed > 2.5 * events[-1][1]:  # a soft touch just before the hit
