@@ -1,6 +1,7 @@
 """`foley train`: teach the model the sounds of a folder of clips."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -57,53 +58,61 @@ def train(
             raise ParameterError(f"{name}: must be {least} to {most}, got {value}")
     with silence_imports():
         from foley.tuning.run import check_clips, train_adapter
+        from foley.tuning.team import join_team
         from foley.tuning.trainer import Recipe
         from foley.weights.selection import choose_device, load_preset
 
     clips = check_clips(folder, prompts)
-    for clip in clips:
-        _say_findings(clip)
-    usable = sum(clip.is_usable for clip in clips)
-    _say(f"{usable} of {len(clips)} clips can be used")
-    if check:
-        return
-    chosen = choose_device(device)
-    training = train_adapter(
-        clips,
-        out.resolve(),
-        load_preset(preset, weights, chosen),
-        chosen,
-        Recipe(
-            rank=rank,
-            targets=targets,
-            steps=steps,
-            batch_clips=batch,
-            seed=seed,
-            validate_every=max(1, min(50, steps // 10)),
-        ),
-        say=_say,
-        on_progress=_say_progress,
-    )
-    before, (step, after) = training.history.validation[0][1], training.history.best
-    why = "it no longer got better" if training.history.ended_early else "all steps are done"
-    _say(f"loss on unseen clips: {before:.4f} before, {after:.4f} at step {step}; {why}")
-    _say(f"report: {training.report}")
-    print(training.adapter)
+    with join_team(choose_device(device)) as (team, chosen):
+        say = _say if team.leads else _say_nothing
+        for clip in clips:
+            _say_findings(clip, say)
+        usable = sum(clip.is_usable for clip in clips)
+        say(f"{usable} of {len(clips)} clips can be used")
+        if check:
+            return
+        training = train_adapter(
+            clips,
+            out.resolve(),
+            load_preset(preset, weights, chosen),
+            chosen,
+            Recipe(
+                rank=rank,
+                targets=targets,
+                steps=steps,
+                batch_clips=batch,
+                seed=seed,
+                validate_every=max(1, min(50, steps // 10)),
+            ),
+            team=team,
+            say=say,
+            on_progress=lambda progress: _say_progress(progress, say),
+        )
+        before, (step, after) = training.history.validation[0][1], training.history.best
+        why = "it no longer got better" if training.history.ended_early else "all steps are done"
+        say(f"loss on unseen clips: {before:.4f} before, {after:.4f} at step {step}; {why}")
+        say(f"report: {training.report}")
+        if team.leads:
+            print(training.adapter)
 
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _say_findings(clip: "TrainingClip") -> None:
+def _say_nothing(text: str) -> None:
+    pass
+
+
+def _say_findings(clip: "TrainingClip", say: Callable[[str], None]) -> None:
     for finding in clip.findings:
-        _say(f"{clip.path.name} {finding.text}{' (left out)' if finding.excludes else ''}")
+        say(f"{clip.path.name} {finding.text}{' (left out)' if finding.excludes else ''}")
 
 
-def _say_progress(progress: "TrainingProgress") -> None:
+def _say_progress(progress: "TrainingProgress", say: Callable[[str], None]) -> None:
     left = progress.seconds_left
     time_left = f"{left / 60:.0f} min" if left >= 90 else f"{left:.0f} s"
-    _say(
+    say(
         f"step {progress.step} of {progress.num_steps}: loss {progress.loss:.4f}, "
         f"unseen clips {progress.validation_loss:.4f}, at most {time_left} left"
     )

@@ -120,6 +120,7 @@ def compute_loss(
     *,
     unconditional: Sequence[bool],
     kept: Sequence[bool] | None = None,
+    mine: Sequence[int] | None = None,
 ) -> Tensor:
     """Return the mean squared error of the velocity of clips of any lengths.
 
@@ -134,6 +135,7 @@ def compute_loss(
         generator: of the noise, on the CPU, so that all devices draw the same.
         unconditional: of each clip, whether it has the empty features and the negative prompt.
         kept: of each clip, whether the model's own velocity is to be kept; None for no clip.
+        mine: indices of the clips whose part of the mean is returned; None for all.
     """
     like = examples[0].latents.new_empty(0, dtype=dit.dtype)
     lengths = [example.conditions.num_latents for example in examples]
@@ -145,10 +147,11 @@ def compute_loss(
         learnt = noise[: len(clean)]
         states.append(torch.cat(((1 - sigma) * clean + sigma * learnt, noise[len(clean) :])))
         targets.append(learnt - clean)
+    mine = range(len(examples)) if mine is None else mine
     as_model = [
         index
-        for index, is_kept in enumerate(kept or [False] * len(examples))
-        if adapter is not None and (is_kept or unconditional[index])
+        for index in mine
+        if adapter is not None and (unconditional[index] or (kept is not None and kept[index]))
     ]
 
     def compute(indices: Sequence[int], batch: AdapterBatch | None) -> Tensor:
@@ -165,9 +168,11 @@ def compute_loss(
             own = compute(as_model, None).split([lengths[i] for i in as_model], dim=1)
         for index, velocity in zip(as_model, own, strict=True):
             targets[index] = velocity
-    batch = None if adapter is None else adapter.make_batch(lengths, like)
-    made = compute(range(len(examples)), batch)
-    return nn.functional.mse_loss(made, torch.cat(targets, dim=1).to(made.dtype))
+    own_lengths = [lengths[i] for i in mine]
+    batch = None if adapter is None else adapter.make_batch(own_lengths, like)
+    made = compute(mine, batch)
+    target = torch.cat([targets[i] for i in mine], dim=1).to(made.dtype)
+    return nn.functional.mse_loss(made, target) * (sum(own_lengths) / sum(lengths))
 
 
 def _make_context(dit: FoleyDiT, example: Example, empty: bool) -> DiTContext:

@@ -14,6 +14,7 @@ from foley.tuning.clips import TrainingClip, find_clips, mark_duplicates, read_c
 from foley.tuning.examples import level
 from foley.tuning.prepare import prepare, require_clips
 from foley.tuning.report import ValidationSounds, write_card, write_report
+from foley.tuning.team import Team
 from foley.tuning.trainer import History, OnTrainingProgress, Recipe, Trainer
 from foley.weights.adapters import NAME, write_adapter
 from foley.weights.components import Components
@@ -60,6 +61,7 @@ def train_adapter(
     device: torch.device,
     recipe: Recipe,
     *,
+    team: Team | None = None,
     say: Callable[[str], None] = lambda text: None,
     on_progress: OnTrainingProgress = lambda progress: None,
 ) -> Training:
@@ -71,6 +73,7 @@ def train_adapter(
         components: of the model, not yet placed.
         device: where the training runs.
         recipe: what it does.
+        team: the processes that train together; the first one writes the files.
         say: called with a line for people at each stage.
         on_progress: called after each validation.
 
@@ -85,7 +88,9 @@ def train_adapter(
             "begins with a letter or a digit; name another folder with --out"
         )
     require_clips(clips)
-    ready = prepare(clips, out / "cache", components, device, say)
+    team = team or Team()
+    with team.leader_first():
+        ready = prepare(clips, out / "cache", components, device, say)
     pipeline, base = ready.pipeline, ready.pipeline.preset.name
     with pipeline.use_device():
         trainer = Trainer(
@@ -96,10 +101,14 @@ def train_adapter(
             recipe,
             out,
             kept=ready.kept,
+            team=team,
             checkpointed=device.type == "cuda",
         )
         layers = trainer.run(on_progress)
-    adapter = out / f"{out.name}.safetensors"
+    adapter, report = out / f"{out.name}.safetensors", out / "report.html"
+    result = Training(adapter, report, trainer.history, len(ready.learnt))
+    if not team.leads:
+        return result
     prompts = [clip.prompt for clip in ready.learnt if clip.prompt]
     metadata = {
         "about": f"learnt from {len(ready.learnt)} clips",
@@ -107,7 +116,6 @@ def train_adapter(
     }
     write_adapter(adapter, layers, base=base, rank=recipe.rank, metadata=metadata)
     sounds = _make_sounds(pipeline, adapter, ready.held_out[:_MOST_SOUNDS], out)
-    report = out / "report.html"
     write_report(report, out.name, clips, trainer.history, sounds)
     licence = pipeline.licence.name
     write_card(
@@ -119,7 +127,7 @@ def train_adapter(
         recipe,
         trainer.history,
     )
-    return Training(adapter, report, trainer.history, len(ready.learnt))
+    return result
 
 
 def _make_sounds(

@@ -27,6 +27,7 @@ from foley.tuning.loss import (
     compute_loss,
     draw_sigmas,
 )
+from foley.tuning.team import Team
 
 STATE_FILE = "state.pt"
 # Noise levels at which the validation clips are measured, always with the same noise.
@@ -129,10 +130,12 @@ class Trainer:
         folder: for the state; a state there is gone on with.
         kept: clips with prompts for something else, for which the model is not to change.
         make_optimizer: of the adapter's matrices.
+        team: the processes that train together.
         checkpointed: whether blocks are computed again in the backward pass, which saves memory.
 
     Raises:
-        ParameterError: the folder holds the state of another training.
+        ParameterError: the folder holds the state of another training, or a step has fewer clips
+            than there are processes.
     """
 
     def __init__(
@@ -146,8 +149,15 @@ class Trainer:
         *,
         kept: Sequence[Example] = (),
         make_optimizer: MakeOptimizer = make_adamw,
+        team: Team | None = None,
         checkpointed: bool,
     ) -> None:
+        self._team = team = team or Team()
+        if min(recipe.batch_clips, len(examples)) < team.size:
+            raise ParameterError(
+                f"a step has {min(recipe.batch_clips, len(examples))} clips for {team.size} "
+                "processes; raise --batch, or start fewer"
+            )
         self._dit, self._preset_name = dit, preset_name
         self._examples, self._validation, self._kept = examples, validation, kept
         self._recipe, self._path = recipe, folder / STATE_FILE
@@ -234,20 +244,25 @@ class Trainer:
             generator,
             unconditional=dropped,
             kept=kept,
+            mine=self._team.share(count),
         )
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        loss = loss.detach().clone()
+        gradients = [p.grad for p in self.adapter.parameters() if p.grad is not None]
+        self._team.add_up([*gradients, loss])
         torch.nn.utils.clip_grad_norm_(self.adapter.parameters(), 1.0)
         for group in self._optimizer.param_groups:
             group["lr"] = _compute_rate(step, recipe)
         self._optimizer.step()
-        return loss.detach()
+        return loss
 
     def _validate(self) -> float:
         """Return the loss of the validation clips, with the same noise at each call."""
-        losses = []
+        total = self._examples[0].latents.new_zeros(())
         with torch.no_grad():
-            for index, example in enumerate(self._validation):
+            for index in self._team.share(len(self._validation)):
+                example = self._validation[index]
                 generator = torch.Generator().manual_seed(index)
                 count = len(_VALIDATION_SIGMAS)
                 loss = compute_loss(
@@ -258,8 +273,9 @@ class Trainer:
                     generator,
                     unconditional=[False] * count,
                 )
-                losses.append(float(loss))
-        return sum(losses) / len(losses)
+                total += loss
+        self._team.add_up([total])
+        return float(total) / len(self._validation)
 
     def _end_period(self) -> None:
         """Measure, and keep what is best."""
@@ -285,6 +301,8 @@ class Trainer:
         return {k: v.detach().cpu().clone() for k, v in self.adapter.state_dict().items()}
 
     def _save(self) -> None:
+        if not self._team.leads:
+            return
         state = {
             "fingerprint": self._fingerprint,
             "step": self._step,

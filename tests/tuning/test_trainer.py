@@ -13,6 +13,7 @@ from foley.tuning.examples import Example
 from foley.tuning.kept import PROMPTS, choose_prompts
 from foley.tuning.loss import TrainedAdapter, checkpoint_blocks, compute_loss, draw_sigmas
 from foley.tuning.report import draw_curves
+from foley.tuning.team import Team
 from foley.tuning.trainer import (
     _VALIDATION_SIGMAS,
     STATE_FILE,
@@ -43,10 +44,18 @@ def example(seed: int, num_latents: int = 20) -> Example:
     return Example(conditions, 0.1 * draw(8, num_latents) + 2 * pattern)
 
 
-def trainer(folder: Path, recipe: Recipe = RECIPE, *, checkpointed: bool = False) -> Trainer:
+def trainer(
+    folder: Path,
+    recipe: Recipe = RECIPE,
+    *,
+    checkpointed: bool = False,
+    team: Team | None = None,
+) -> Trainer:
     examples = [example(seed, num_latents=20 + 5 * (seed % 2)) for seed in range(4)]
     dit = toy_components().dit
-    return Trainer(dit, "toy", examples, [example(9)], recipe, folder, checkpointed=checkpointed)
+    return Trainer(
+        dit, "toy", examples, [example(9)], recipe, folder, team=team, checkpointed=checkpointed
+    )
 
 
 class KilledError(Exception):
