@@ -2,6 +2,7 @@
 
 # B clips, E hits of all clips, S samples
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -184,6 +185,7 @@ def measure(
     """
     match, rattles = judge.Match(), judge.Match()
     asked, hits, taught, surest = 0, 0, 0, 0.0
+    wrong = Counter[str]()  # heard as what was taught, by what was asked for
     uses = [] if adapter is None else [{"name": adapter, "scale": scale}]
     for first in range(0, len(tests), at_once):
         part = tests[first : first + at_once]
@@ -209,6 +211,8 @@ def measure(
             hits += len(heard)
             asked += int((heard == test.wanted).sum())
             taught += int((heard == _TAUGHT).sum())
+            if test.wanted != _TAUGHT:
+                wrong[MATERIALS[test.wanted]] += int((heard == _TAUGHT).sum())
             surest += float(logits.softmax(1)[:, _TAUGHT].sum())
     figures: dict[str, Any] = {
         "clips": len(tests),
@@ -223,5 +227,6 @@ def measure(
             "taught": round(taught / hits, 4),
             "taught_probability": round(surest / hits, 4),
             "hits": hits,
+            "taught_instead_of": {name: count for name, count in wrong.items() if count},
         }
     return figures

@@ -28,7 +28,7 @@ from foley.tuning.examples import Example
 # Of the clips of a step, so many come without conditions, as guidance needs, and so many with a
 # prompt for something else. In both cases the model's own velocity is what is to be computed.
 UNCONDITIONAL_SHARE = 0.1
-KEPT_SHARE = 0.3
+KEPT_SHARE = 0.45
 TARGETS = {
     # Where each token looks, and what it takes from there: small files, and the least harm to what
     # the model knows.

@@ -19,13 +19,14 @@ from foley.tuning.examples import (
     store_conditions,
     store_latents,
 )
-from foley.tuning.kept import choose_prompts, load_kept, store_kept
+from foley.tuning.kept import KeptSound, choose_prompts, load_kept, store_kept
 from foley.types import VideoFrames
 from foley.weights.components import Components
 
 MIN_CLIPS = 4
 _VALIDATION_SHARE = 0.1
 _MOST_VALIDATION = 8
+_KEPT_PER_CLIP = 3
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Prepared:
         held_out: the clips to measure on.
         examples: of the clips to learn from.
         validation: of the clips to measure on.
-        kept: the clips to learn from with other prompts, and the model's sounds for them.
+        kept: the clips to learn from with other prompts, and the model's sounds for these.
     """
 
     pipeline: FoleyPipeline
@@ -120,15 +121,17 @@ def prepare(
         for part in (learnt, held_out)
     )
     say(f"{len(learnt)} clips to learn from, {len(held_out)} to measure on")
-    prompts = choose_prompts([clip.prompt for clip in learnt], len(learnt))
-    kept = []
-    for seed, (clip, example, prompt) in enumerate(zip(learnt, examples, prompts, strict=False)):
+    prompts = choose_prompts([clip.prompt for clip in learnt], _KEPT_PER_CLIP * len(learnt))
+    sounds = []
+    for seed, prompt in enumerate(prompts):
+        clip, example = learnt[seed % len(learnt)], examples[seed % len(learnt)]
         name = hashlib.sha256(f"{seed} {prompt}".encode()).hexdigest()[:8]
-        path = find(clip, f"kept-{name}")
-        if not path.is_file():
-            say(f"what the model makes of {clip.path.name} for {prompt or 'no prompt'!r}")
-            store_kept(example, prompt, pipeline, seed, path)
-        kept.append(load_kept(example, path))
+        sounds.append(KeptSound(example, prompt, seed, find(clip, f"kept-{name}")))
+    missing = [sound for sound in sounds if not sound.path.is_file()]
+    if missing:
+        say(f"{len(missing)} sounds that the model makes for other prompts, to be kept")
+        store_kept(missing, pipeline)
+    kept = [load_kept(sound.example, sound.path) for sound in sounds]
     return Prepared(pipeline, learnt, held_out, examples, validation, kept)
 
 

@@ -233,12 +233,13 @@ class Trainer:
         chances = torch.rand(count, generator=generator)
         dropped = (chances < UNCONDITIONAL_SHARE).tolist()
         kept = [bool(self._kept) and c > 1 - KEPT_SHARE for c in chances.tolist()]
+        others = torch.randint(max(len(self._kept), 1), (count,), generator=generator).tolist()
         loss = compute_loss(
             self._dit,
             self.adapter,
             [
-                self._kept[i % len(self._kept)] if is_kept else self._examples[i]
-                for i, is_kept in zip(chosen, kept, strict=True)
+                self._kept[other] if is_kept else self._examples[i]
+                for i, other, is_kept in zip(chosen, others, kept, strict=True)
             ],
             draw_sigmas(self._preset_name, count, generator),
             generator,
