@@ -99,7 +99,7 @@ def choose_prompts(taught: Sequence[str], count: int) -> list[str]:
     for i in range(count if free else 0):
         if i % 2 and shared and sources:
             turns, place = divmod(i // 2, len(sentences))
-            sentence, source = sentences[place], sources[(i // 2 + turns) % len(sources)]
+            sentence, source = sentences[place], sources[(place + turns) % len(sources)]
             chosen.append(" ".join(source if word in shared else word for word in sentence))
         else:
             chosen.append(free[(i // 2 if shared else i) % len(free)])
