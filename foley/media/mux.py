@@ -202,8 +202,8 @@ def write_video(
             # Interleaved in order of time, so that the muxer does not have to buffer packets.
             texts = read_subtitles(source, subtitles, limit_packets(limits), stop_seconds)
             for packet in heapq.merge(pictures, *sounds, texts, key=_decode_seconds):
+                has_picture |= packet.stream in (picture, copy)  # encoded ones have the copy
                 if packet.stream is picture:
-                    has_picture = True
                     hidden_seconds = max(hidden_seconds, -_shown_seconds(packet))
                     packet.stream = copy
                 writer.mux(packet)

@@ -59,6 +59,12 @@ def is_animation(reader: InputContainer, picture: VideoStream) -> bool:
     return codec in _ANIMATIONS or is_made_of_pictures(Path(reader.name))
 
 
+def _is_loose(reader: InputContainer, picture: VideoStream) -> bool:
+    """Whether the picture is uncompressed, in a form that only its own container describes."""
+    is_raw = picture.codec_context.codec.canonical_name == "rawvideo"
+    return is_raw and not reader.format.name.startswith("mov")
+
+
 def plan_picture(
     reader: InputContainer,
     picture: VideoStream,
@@ -73,7 +79,7 @@ def plan_picture(
         wanted: the preferred container.
         fallbacks: the others, in order.
     """
-    if not is_animation(reader, picture):
+    if not is_animation(reader, picture) and not _is_loose(reader, picture):
         for name in (wanted, *fallbacks):
             for tag in _list_tags(reader, picture, name):
                 if _accepts(name, picture, tag):
@@ -132,9 +138,11 @@ def _list_tags(reader: InputContainer, picture: VideoStream, name: Container) ->
     """The codec tags to try, the most faithful one first."""
     context = picture.codec_context
     tags: list[str | None] = [None]
+    codec, tag = context.codec.canonical_name, context.codec_tag
+    if name == "mkv" and codec == "prores":  # it keeps the tag as the codec's private data
+        return [_PRORES_TAGS.get(context.profile or ""), None]
     if name not in ("mp4", "mov"):
         return tags
-    codec, tag = context.codec.canonical_name, context.codec_tag
     if codec == "hevc":
         # Apple's players open HEVC only with the tag hvc1. A source tagged hev1 may contain
         # parameter sets inside the stream, which hvc1 forbids.

@@ -11,7 +11,8 @@ _VERSION = {
     "in": "header",
     "required": True,
     "description": "Of the protocol, tus.",
-    "schema": {**TEXT, "const": VERSION},
+    # A pattern, since openapi-python-client makes no operation with a constant in its header.
+    "schema": {**TEXT, "pattern": f"^{VERSION.replace('.', '[.]')}$"},
 }
 _ID = {
     "name": "id",

@@ -486,3 +486,28 @@ def test_a_place_that_cannot_be_written_is_the_callers_error(
     with pytest.raises(OutputError, match=f"cannot be written.*({reason})"):
         write_video(source, click(0.5), tmp_path / place, container=container)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder.mp4", "in.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("codec", "pix_fmt", "source", "result"),
+    [
+        ("prores_ks", "yuva444p10le", "in.mov", "out.mkv"),  # without its tag it is 4:2:2
+        ("rawvideo", "bgr24", "in.avi", "out.mov"),  # which has no such pixels
+        ("rawvideo", "yuv420p", "in.nut", "out.mkv"),
+    ],
+)
+def test_a_picture_is_decoded_as_before_in_another_container(
+    tmp_path: Path, codec: str, pix_fmt: str, source: str, result: str
+) -> None:
+    clip = write_clip(tmp_path / source, codec=codec, pix_fmt=pix_fmt, num_frames=20)
+    written = write_video(clip, click(0.5), tmp_path / result)
+    assert written.path == tmp_path / result
+    frames = decode_frames(written.path, visual_size=80, sync_size=80, exact_clock=True)
+    assert numbers(frames.sync) == list(range(20))
+    if codec == "prores_ks":
+        with av.open(str(clip)) as before, av.open(str(written.path)) as after:
+            kept = [next(reader.decode(video=0)) for reader in (before, after)]
+        assert kept[0].format.name == kept[1].format.name
+        assert np.array_equal(
+            kept[0].to_ndarray(format="rgb24"), kept[1].to_ndarray(format="rgb24")
+        )
