@@ -12,7 +12,7 @@ from benchmarks.gpu.model import computed_flop, mixed_lengths, step_flop
 from foley.configs import XL, XXL
 
 ROOT = Path(__file__).parents[2]
-ABSENT = ("av", "bentoml", "cyclopts", "grpc", "prometheus_client", "pydantic_settings", "torchao")
+ABSENT = ("av", "bentoml", "cyclopts", "grpc", "prometheus_client", "pydantic_settings")
 SMALL = [
     "--device",
     "cpu",

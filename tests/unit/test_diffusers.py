@@ -4,9 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import TorchAoConfig
 from diffusers.hooks.group_offloading import ModuleGroup
-from torchao.quantization import Int8WeightOnlyConfig
 
 from foley.models.context import DiTContext
 from foley.models.dit import FoleyDiT
@@ -113,14 +111,3 @@ def test_group_offload_loads_every_weight_before_its_use(
         sound = vae(latents)
         vae.enable_group_offload(**options)
         assert_same(vae(latents), sound)
-
-
-def test_quantised_weights_stay_close(saved: Path, expected: torch.Tensor) -> None:
-    dit = FoleyDiT.from_pretrained(
-        saved / "dit",
-        quantization_config=TorchAoConfig(Int8WeightOnlyConfig()),
-        torch_dtype=torch.float32,
-    )
-    assert type(dit.audio_blocks[0].qkv.weight) is not torch.nn.Parameter
-    error = (velocity(dit) - expected).norm() / expected.norm()
-    assert 0 < error < 0.02  # measured: 0.004
