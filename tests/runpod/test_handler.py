@@ -311,6 +311,7 @@ def test_a_bucket_without_keys_fails_the_fitness_check(tmp_path: Path) -> None:
         queue.close()
 
 
+@pytest.mark.soak  # starts one more service
 def test_the_example_input_runs(tmp_path: Path) -> None:
     shutil.copy(ROOT / "test_input.json", tmp_path)
     worker = HandlerProcess(tmp_path, None)  # without a queue the SDK runs test_input.json
