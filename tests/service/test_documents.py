@@ -64,12 +64,13 @@ def commands() -> list[str]:
     return [command for command in dict.fromkeys(found) if command]
 
 
-def fill(folder: Path) -> None:
+def fill(folder: Path, text: str) -> None:
     """Put what the documents assume into a folder.
 
     Args:
         folder: gets `clip.mp4`, `clips.csv`, `cues.vtt`, `first.wav`, and links to the folders
             of the project.
+        text: the command or program. Clips have 1 s, or 4 s where it names times in them.
     """
     (folder / "clips").mkdir()
     for name in ("clip.mp4", "clips/one.mp4"):

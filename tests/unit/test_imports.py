@@ -2,6 +2,7 @@
 
 import ast
 import itertools
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -310,10 +311,16 @@ def python_files(path: Path) -> list[Path]:
     return [path] if path.is_file() else sorted(path.rglob("*.py"))
 
 
+@cache
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+@cache
 def imported_modules(path: Path) -> set[str]:
     """Absolute names of the modules that a file imports (relative imports are forbidden)."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parse(path)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -412,7 +419,7 @@ def test_the_environment_is_read_in_one_place() -> None:
         for path in python_files(ROOT / place):
             if path.relative_to(ROOT).as_posix() in ENVIRONMENT_READERS:
                 continue
-            for node in ast.walk(ast.parse(path.read_text())):
+            for node in ast.walk(parse(path)):
                 read = isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv")
                 assert not read, f"{path}:{node.lineno} reads the environment"
 
@@ -423,7 +430,7 @@ def test_media_files_are_opened_in_one_place() -> None:
         for path in python_files(ROOT / place):
             if path.relative_to(ROOT).as_posix() in MEDIA_READERS:
                 continue
-            tree = ast.parse(path.read_text())
+            tree = parse(path)
             assert not {"av.open", "av.container.open"} & imported_modules(path), path
             for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
                 if ast.unparse(call.func) in ("av.open", "av.container.open"):

@@ -274,8 +274,8 @@ def test_a_loaded_pipeline_stays_on_its_device_and_one_of_components_cannot_move
     assert made.to(torch.device("cpu")) is made
 
 
-# Other libraries remark on each other's versions while they are imported; which do depends on what is
-# installed, so this one always does.
+# Other libraries remark on each other's versions while they are imported. Which of them do depends
+# on what is installed, so this program always has one that does.
 REMARKING_IMPORT = """
 import importlib.abc, logging, sys
 class Remark(importlib.abc.MetaPathFinder):
