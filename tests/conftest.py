@@ -65,6 +65,7 @@ def _group(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.xdist_group(name))
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     _group(items)
     if torch.cuda.is_available() or os.environ.get("FOLEY_REQUIRE_GPU") == "1":
