@@ -74,7 +74,7 @@ def fill(folder: Path, text: str) -> None:
     """
     (folder / "clips").mkdir()
     for name in ("clip.mp4", "clips/one.mp4"):
-        draw_clip(folder / name, num_frames=100 if "cue" in text else 25)
+        draw_clip(folder / name, num_frames=100 if re.search("cue|edit", text) else 25)
     (folder / "clips.csv").write_text("clip,prompt,seed\nclips/one.mp4,steps,3\n")
     (folder / "cues.vtt").write_text("WEBVTT\n\n00:01.200 --> 00:03.500\nglass shatters\n")
     with wave.open(str(folder / "first.wav"), "wb") as sound:
