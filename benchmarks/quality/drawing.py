@@ -28,12 +28,14 @@ class Sound:
         samples: float32 [S].
         rate: in Hz.
         found: the detected onsets, in seconds.
+        shaded: a range of seconds that is shaded; None for none.
     """
 
     name: str
     samples: NDArray[np.float32]
     rate: int
     found: Sequence[float]
+    shaded: tuple[float, float] | None = None
 
 
 def draw(
@@ -96,6 +98,8 @@ def _draw_sound(wave: Axes, spectrum: Axes, sound: Sound, num_samples: int) -> N
     lower, upper = plots.measure_peaks(sound.samples, num_samples)
     middle = (np.arange(len(lower)) + 0.5) * seconds / len(lower)
     wave.fill_between(middle, lower, upper, linewidth=0.4, color="#2c3e50")
+    if sound.shaded is not None:
+        wave.axvspan(*sound.shaded, color=FOUND, alpha=0.2, linewidth=0)
     wave.set_ylim(-1, 1)
     wave.set_yticks([])
     wave.set_ylabel(sound.name, fontsize=9)

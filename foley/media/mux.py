@@ -296,7 +296,8 @@ def write_audio(
     sound = heard.tracks[0].sound
     convert = as_24_bit if sample_format == "s24" else None
     is_mixed = bool(mix and mix.is_mixed and source and has_sound(source, limits))
-    marked = MarkedFile(mark=mark, container=name, clip=source, is_composite=is_mixed)
+    is_edited = mark is not None and "edit" in mark.settings  # a part may be a recording
+    marked = MarkedFile(mark=mark, container=name, clip=source, is_composite=is_mixed or is_edited)
     with (
         marked.write(destination) as temporary,
         av.open(

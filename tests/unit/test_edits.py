@@ -17,6 +17,8 @@ from foley.configs import SAMPLE_RATE, TINY
 from foley.edits import EditPlan, plan_edit, prepare_source
 from foley.errors import ParameterError
 from foley.generation import Generation
+from foley.marks.mark import Marks
+from foley.media.inspection import inspect_file
 from foley.media.mux import write_audio
 from foley.request import Edit, GenerationRequest
 from foley.types import NoPicture, SourceSound
@@ -276,6 +278,10 @@ def test_a_clip_s_own_sound_and_files_are_sources_with_24_bits(tmp_path: Path) -
         assert np.array_equal(values[:, outside], wanted[:, outside])
         assert not np.array_equal(values, wanted)
     assert all(np.array_equal(values, outputs[1]) for values in outputs[2:])
+    made.save(tmp_path / "marked.wav", marks=Marks())
+    said = inspect_file(tmp_path / "marked.wav").made
+    assert said is not None
+    assert said["digitalSourceType"].endswith("/compositeWithTrainedAlgorithmicMedia")
     first = pipeline(clip, "tap", **options)
     again = pipeline(clip, edit={"source": first, "ranges": ranges}, **options)
     assert torch.equal(again.waveforms[..., :19200], first.waveforms[..., :19200])
