@@ -65,15 +65,20 @@ class EditPlan(NamedTuple):
         It rises and falls inside the spans, as half a cosine of 10 ms.
         """
         envelope = torch.zeros(self.num_samples)
-        for start, stop in self.spans:
-            envelope[start:stop] = 1
-            count = min(_CROSSFADE, stop - start)
-            ramp = (1 - ((torch.arange(count) + 0.5) / count * torch.pi).cos()) / 2
-            if start > 0:
-                envelope[start : start + count] *= ramp
-            if stop < self.num_samples:
-                envelope[stop - count : stop] *= ramp.flip(0)
+        for span in self.spans:
+            envelope[span.start : span.stop] = self._make_share(span)
         return envelope
+
+    def _make_share(self, span: Span) -> Tensor:
+        """Return the share of the new sound in each sample of a span, float32."""
+        count = min(_CROSSFADE, span.stop - span.start)
+        ramp = (1 - ((torch.arange(count) + 0.5) / count * torch.pi).cos()) / 2
+        share = torch.ones(span.stop - span.start)
+        if span.start > 0:
+            share[:count] *= ramp
+        if span.stop < self.num_samples:
+            share[-count:] *= ramp.flip(0)
+        return share
 
     def splice(self, made: Tensor, source: Tensor) -> Tensor:
         """Return the new sounds inside the spans, and the source outside.
@@ -92,10 +97,10 @@ class EditPlan(NamedTuple):
         count = min(source.shape[1], self.num_samples)
         spliced = torch.zeros(len(made), len(source), self.num_samples)
         spliced[..., :count] = source[:, :count]
-        envelope = self.make_envelope()
-        for start, stop in self.spans:
-            inside, share = spliced[..., start:stop], envelope[start:stop]
-            new = made[..., start:stop].expand_as(inside)
+        for span in self.spans:
+            share = self._make_share(span)
+            inside = spliced[..., span.start : span.stop]
+            new = made[..., span.start : span.stop].expand_as(inside)
             inside.copy_(torch.where(share == 1, new, inside + share * (new - inside)))
         return spliced
 
@@ -115,7 +120,7 @@ def plan_edit(edit: Edit, num_source: int, num_samples: int) -> EditPlan:
     strength = 1.0 if edit.strength is None else edit.strength
     length, source_length = num_samples / SAMPLE_RATE, num_source / SAMPLE_RATE
     for number, part in enumerate(edit.ranges, start=1):
-        if part.start_seconds >= length:
+        if round(part.start_seconds * SAMPLE_RATE) >= num_samples:
             raise ParameterError(
                 f"edit.ranges: range {number} starts at {part.start_seconds:g} s, the sound lasts "
                 f"{length:.2f} s; let it start earlier, or leave it out"
