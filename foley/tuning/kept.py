@@ -55,7 +55,7 @@ PROMPTS = (
     "birds",
     "thunder",
 )
-_AT_ONCE = 8
+_AT_ONCE = 4  # more would not fit beside the weights of xxl in 16 GiB
 
 
 class KeptSound(NamedTuple):
