@@ -228,7 +228,7 @@ class FoleyApi:
         use_json(FoleyApi.dependencies["gpu"])
         self.runner_socket = KeptSocket(FoleyApi.dependencies["gpu"])
         marks = load_service_marks(SETTINGS)
-        self.service = GenerationService(SETTINGS, self.gpu, self.sandbox, marks)
+        self.service = GenerationService(SETTINGS, self.gpu, self.scratch, self.sandbox, marks)
         self.generate = GenerateEndpoint(
             SETTINGS,
             self.service,

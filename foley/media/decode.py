@@ -4,6 +4,7 @@ from __future__ import annotations  # PyAV's packets are generic for the type ch
 
 import heapq
 import os
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -24,7 +25,13 @@ from foley.configs import (
     VISUAL_FPS,
     WHOLE_CLIP_FRAMES,
 )
-from foley.errors import NoFramesError, VideoDecodeError, VideoTooLargeError, VideoTooLongError
+from foley.errors import (
+    NoFramesError,
+    VideoDecodeError,
+    VideoTooCostlyError,
+    VideoTooLargeError,
+    VideoTooLongError,
+)
 from foley.media.clock import FramePicker, FrameTimes, seconds_of
 from foley.media.scale import (
     FrameStack,
@@ -36,7 +43,14 @@ from foley.media.scale import (
     rgb_view,
     stretch,
 )
-from foley.media.source import MediaLimits, check_cost, check_cpu, check_pixels, open_video
+from foley.media.source import (
+    MediaLimits,
+    check_cost,
+    check_cpu,
+    check_cpu_since,
+    check_pixels,
+    open_video,
+)
 from foley.media.timeline import clock_start, demux_video, has_presentation_times
 from foley.types import ClipFacts, FramePiece, VideoFrames, count_visual
 
@@ -45,6 +59,9 @@ _MAX_DECODER_THREADS = 4
 # A last frame that is shown longer than this is picked until its end. The reference picks it once,
 # so the sound would end before the picture; at 20 fps and more, its rule is kept.
 _LONG_HOLD_SECONDS = 0.05
+# An edit list of 12 MB repeats a packet a million times without showing it. The hidden beginning of
+# a clip that was trimmed has some thousand packets.
+_MAX_UNSEEN_PACKETS = 20_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -407,12 +424,20 @@ def decode_packets(
     Raises:
         VideoDecodeError: the stream is damaged after its first frame.
         VideoTooLargeError: a frame has too many pixels.
-        VideoTooCostlyError: there are too many frames, or too many pixels in all of them.
+        VideoTooCostlyError: there are too many frames, or too many pixels in all of them, or too
+            many packets in a row that show nothing.
         av.FFmpegError: no packet can be decoded.
     """
-    num_frames = 0
+    num_frames = num_unseen = 0
+    seen_seconds = time.process_time()
     damage: av.FFmpegError | None = None
     for packet in packets:
+        num_unseen += 1
+        if num_unseen > _MAX_UNSEEN_PACKETS:
+            raise VideoTooCostlyError(
+                f"{_MAX_UNSEEN_PACKETS} packets in a row show no picture; convert the clip first"
+            )
+        check_cpu_since(seen_seconds, limits)
         try:
             frames = packet.decode()
         except av.FFmpegError as error:
@@ -427,6 +452,7 @@ def decode_packets(
             assert isinstance(frame, VideoFrame)
             check_pixels(frame.width, frame.height, limits)
             num_frames += 1
+            num_unseen, seen_seconds = 0, time.process_time()
             check_cost(num_frames, frame.width * frame.height, limits)
             yield frame
     if damage is not None and not num_frames:

@@ -242,6 +242,25 @@ def check_cpu(seconds: float, limits: MediaLimits) -> None:
         )
 
 
+def check_cpu_since(then_seconds: float, limits: MediaLimits) -> None:
+    """Check the CPU time of this process since the last frame was decoded.
+
+    Args:
+        then_seconds: the process' CPU time at that moment.
+        limits: `max_cpu_seconds`, for 15 s of a clip, is the limit.
+
+    Raises:
+        VideoTooCostlyError: it was more.
+    """
+    if (
+        limits.max_cpu_seconds is not None
+        and time.process_time() - then_seconds > limits.max_cpu_seconds
+    ):
+        raise VideoTooCostlyError(
+            "the next picture takes more CPU time than allowed for 15 s; convert the clip first"
+        )
+
+
 def _count_stated_frames(stream: VideoStream, limits: MediaLimits) -> int:
     """Return how many frames the file states for the seconds that are decoded; 0 if unknown."""
     if not stream.frames or not stream.average_rate:

@@ -93,7 +93,9 @@ class Station:
             child_environment(),
         )
         marks = load_service_marks(settings)
-        self._service = GenerationService(settings, LocalRunner(worker), self._sandbox, marks)
+        self._service = GenerationService(
+            settings, LocalRunner(worker), self._scratch, self._sandbox, marks
+        )
 
     async def start(self) -> None:
         """Start the media processes while the model loads, and return when both are ready.

@@ -150,7 +150,11 @@ class FoleyServicer(FoleyServiceServicer):
         folder: Path,
     ) -> JobResult:
         """Read the upload, and run its job."""
-        with self._intake.receive(caller.caller) as upload, deadline.stage(Stage.UPLOAD):
+        check_room = self._scratch.check_upload
+        with (
+            self._intake.receive(caller.caller, check_room) as upload,
+            deadline.stage(Stage.UPLOAD),
+        ):
             reading = read_upload(
                 requests, folder, max_bytes=self._settings.max_upload_bytes, upload=upload
             )
@@ -164,8 +168,8 @@ class FoleyServicer(FoleyServiceServicer):
             options=options,
             format=options.format or options.default_format,
         )
-        with self._scratch.reserve(job.caller, job.measure_least_result()):
-            return await self._run_with_progress(job, context, deadline)
+        self._scratch.reserve(folder, job.caller, job.measure_least_result())
+        return await self._run_with_progress(job, context, deadline)
 
     async def _run_with_progress(
         self, job: GenerationJob, context: grpc.aio.ServicerContext, deadline: Deadline

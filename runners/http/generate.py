@@ -136,16 +136,16 @@ class GenerateEndpoint:
                 options=options,
                 format=response_format.format,
             )
-            with self._scratch.reserve(job.caller, job.measure_least_result()):
-                if response_format.streamed:
-                    await self._send_events(active, job, send)
-                else:
-                    await self._send_files(active, job, send, zipped=response_format.zipped)
+            self._scratch.reserve(folder, job.caller, job.measure_least_result())
+            if response_format.streamed:
+                await self._send_events(active, job, send)
+            else:
+                await self._send_files(active, job, send, zipped=response_format.zipped)
 
     async def _read_options(self, active: _ActiveRequest) -> GenerationOptions:
         """Store the clip and return the options, within the time allowed."""
         try:
-            with self._intake.receive(active.caller) as upload:
+            with self._intake.receive(active.caller, self._scratch.check_upload) as upload:
                 reading = read_form(
                     active.request,
                     active.folder,

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from foley.errors import BusyError, UploadTooSlowError
 from runners.settings import Settings
@@ -16,6 +16,8 @@ from runners.settings import Settings
 # A stall of this length is normal on a radio link. The rate is checked over as many seconds.
 WINDOW_SECONDS = 10.0
 MINUTE = 60.0
+ROOM_BYTES = 1024 * 1024  # of an upload between two looks at the room
+CheckRoom = Callable[[int], None]
 
 
 class Upload:
@@ -23,10 +25,13 @@ class Upload:
 
     Args:
         intake: has the bounds.
+        check_room: raises an error if there is no room for so many bytes; called now and then.
     """
 
-    def __init__(self, intake: "Intake") -> None:
+    def __init__(self, intake: "Intake", check_room: CheckRoom) -> None:
         self._intake = intake
+        self._check_room = check_room
+        self._unchecked_bytes = 0
         self.num_bytes = 0
 
     def add(self, num_bytes: int) -> None:
@@ -37,8 +42,13 @@ class Upload:
 
         Raises:
             BusyError: all uploads together have more bytes than allowed.
+            StorageFullError: the room is needed for running requests.
         """
         self._intake.check_bytes(num_bytes)
+        self._unchecked_bytes += num_bytes
+        if self._unchecked_bytes >= ROOM_BYTES:
+            self._check_room(self._unchecked_bytes)
+            self._unchecked_bytes = 0
         self.num_bytes += num_bytes
 
     async def watch_rate(self) -> str:
@@ -90,11 +100,14 @@ class Intake:
         self._recent: dict[str, deque[float]] = {}
 
     @contextlib.contextmanager
-    def receive(self, owner: str) -> Iterator[Upload]:
+    def receive(
+        self, owner: str, check_room: CheckRoom = lambda num_bytes: None
+    ) -> Iterator[Upload]:
         """Yield the count of a new upload, and forget it when the block ends.
 
         Args:
             owner: of the request; see `runners.auth.caller_of`.
+            check_room: of the folder in which the upload is stored, as of `Upload`.
 
         Raises:
             BusyError: the key has sent too many requests, or too many uploads are under way.
@@ -109,7 +122,7 @@ class Intake:
             raise BusyError(
                 f"{self._max_uploads} uploads are being received, the limit; try again later"
             )
-        upload = Upload(self)
+        upload = Upload(self, check_room)
         self._uploads.add(upload)
         self._uploads_of[owner] += 1
         try:

@@ -1,5 +1,6 @@
 """The options of a generation as callers send them, and the job that is made of them."""
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Annotated
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError, PydanticKnownError
 
+from foley.configs import SAMPLE_RATE
 from foley.errors import ParameterError
 from foley.mix import MixOptions
 from foley.request import (
@@ -246,3 +248,24 @@ class GenerationJob:
         if self.format in AUDIO_FORMATS:
             return 0
         return self.options.num_variations * (self.folder / CLIP).stat().st_size
+
+    def measure_result(self, seconds: float) -> int:
+        """Return how many bytes the waveforms and all files of the result may have.
+
+        Args:
+            seconds: length of the sound.
+        """
+        clip = self.folder / CLIP
+        clip_bytes = clip.stat().st_size if clip.exists() else 0
+        num_variations, num_layers = self.options.num_variations, len(self.options.layers)
+        num_samples = math.ceil(seconds * SAMPLE_RATE)
+        channels = 2 if self.options.is_stereo else 1
+        waveform_bytes = 4 * channels * num_samples  # float32
+        sound_bytes = 2 * 3 * num_samples  # two channels of 24 bits, in the largest format
+        num_videos = sum(name not in AUDIO_FORMATS for name in self.formats)
+        return (
+            (num_variations + num_layers) * waveform_bytes
+            + (num_variations * len(self.formats) + num_layers) * sound_bytes
+            # The picture is copied into each, and before into its used part.
+            + (num_variations * num_videos + bool(self.options.start_seconds)) * clip_bytes
+        )

@@ -12,26 +12,31 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import structlog
 from bentoml.exceptions import BentoMLException
 from opentelemetry.trace import SpanKind
 
 from foley.errors import (
+    BusyError,
     FoleyError,
     ModelFailedError,
     NotReadyError,
     ParameterError,
     RunnerLostError,
+    ServerError,
+    StorageFullError,
 )
 from foley.marks.mark import Marks
 from foley.mix import LoudnessReport
 from foley.types import NoPicture, Stage
 from runners import metrics, tracing
-from runners.handoff import FrameCounts, announce_frames, read_expectation
+from runners.handoff import MAX_FRAMES_BYTES, FrameCounts, announce_frames, read_expectation
 from runners.jobs.deadline import Deadline
 from runners.jobs.job import GenerationJob
 from runners.jobs.marks import log_unsigned, make_write_arguments
 from runners.jobs.outputs import JobResult, OutputFile
 from runners.jobs.runner_call import RUNNER_SECONDS, Runner, RunnerCall
+from runners.jobs.scratch import Scratch
 from runners.messages import (
     ModelStatus,
     OnProgressUpdate,
@@ -41,6 +46,8 @@ from runners.messages import (
 )
 from runners.sandbox.pool import Sandbox
 from runners.settings import Settings
+
+log = structlog.get_logger(__name__)
 
 LENGTH_SECONDS = 0.1  # between two looks for the length of a clip that is being decoded
 WATCH_SECONDS = 5.0  # between two questions to the runner
@@ -54,14 +61,21 @@ class GenerationService:
     Args:
         settings: the limits on clips.
         runner: admits the jobs, and runs the model.
+        scratch: has the folders of the jobs.
         sandbox: runs the media tasks.
         marks: what results say of how they were made; None for nothing.
     """
 
     def __init__(
-        self, settings: Settings, runner: Runner, sandbox: Sandbox, marks: Marks | None
+        self,
+        settings: Settings,
+        runner: Runner,
+        scratch: Scratch,
+        sandbox: Sandbox,
+        marks: Marks | None,
     ) -> None:
         self._marks = marks
+        self._scratch = scratch
         self._settings = settings
         self._runner = runner
         self._sandbox = sandbox
@@ -118,13 +132,17 @@ class GenerationService:
             on_update: called with the progress; its first call means that the job is admitted.
 
         Raises:
-            BusyError: the runner has no place for the job.
+            BusyError: the runner has no place for the job, or its files would take more than the
+                caller's share of the room.
+            StorageFullError: there is no room for its files.
             RequestError: the clip or an option cannot be used.
             ServerError: the job failed for another reason.
         """
         model = self._model or await self.ask_model()
         if job.options.duration_seconds is not None:
             self._check_length(job.options.duration_seconds)
+            num_bytes = job.measure_result(job.options.duration_seconds)
+            self._scratch.reserve(job.folder, job.caller, num_bytes)
             deadline.extend(self._settings.find_time_limit(job.options.duration_seconds))
         job.options.check_files(
             job.formats,
@@ -192,6 +210,8 @@ class GenerationService:
                 with_sound=job.options.is_mixed,
                 with_source=job.options.has_original,
                 limits=self._media_limits(),
+                ask_room=True,
+                answer=lambda question: self._answer_with_room(job, question),
             )
         if "num_sync" in decoded:
             announce_frames(FrameCounts(decoded["num_visual"], decoded["num_sync"]), job.folder)
@@ -204,6 +224,28 @@ class GenerationService:
             await self._sandbox.run(
                 "decode_source", job.folder, owner=job.caller, limits=self._media_limits()
             )
+
+    def _answer_with_room(self, job: GenerationJob, question: Any) -> dict[str, Any]:
+        """Set room aside for the frames, the waveforms and the files of a clip; see `decode`.
+
+        Args:
+            job: that is decoded.
+            question: as the child sent it; anything.
+        """
+        try:
+            frames_bytes, seconds = int(question["room"]), float(question["seconds"])
+            # A child that was taken over gets no more than a clip may need.
+            frames_bytes = min(max(0, frames_bytes), MAX_FRAMES_BYTES)
+            seconds = min(max(0.0, seconds), self._settings.max_clip_seconds)
+            num_bytes = frames_bytes + job.measure_result(seconds)
+        except (TypeError, KeyError, ValueError, OverflowError):
+            log.error("room_refused")
+            return {"error": [ServerError.code, "this is no question for room"]}
+        try:
+            self._scratch.reserve(job.folder, job.caller, num_bytes)
+        except (BusyError, StorageFullError) as error:
+            return {"error": [error.code, str(error)]}
+        return {}
 
     async def _wait_for_length(self, folder: Path, deadline: Deadline) -> None:
         """Return when the first frames of a long clip are handed on; its time is longer then."""

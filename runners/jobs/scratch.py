@@ -22,9 +22,9 @@ import shutil
 import socket
 import stat
 import tempfile
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import structlog
 
@@ -38,20 +38,25 @@ LOCK = ".lock"
 REQUESTS = "requests"
 
 
+class _Claim(NamedTuple):
+    owner: str
+    num_bytes: int  # that the folder of a request may come to hold
+
+
 class Scratch:
     """The folder of one process, with a folder for each of its requests.
 
     Args:
         root: created if missing; leftovers in it are removed.
-        key_share: largest share of the room that the results of one key's requests may take,
-            above 0.
+        key_share: largest share of the room that the files of one key's requests may take,
+            above 0; each may have one request.
     """
 
     def __init__(self, root: Path, key_share: float = 1.0) -> None:
         root.mkdir(parents=True, exist_ok=True)
         remove_leftovers(root)
         self._key_share = key_share
-        self._reserved: Counter[str] = Counter()  # bytes, by owner
+        self._claims: dict[Path, _Claim] = {}  # by the folder of a request
         self._was_full = False
         # Locked before it gets the name that others look for, so that it never looks like a
         # leftover.
@@ -74,41 +79,63 @@ class Scratch:
         try:
             yield folder
         finally:
+            self._claims.pop(folder, None)
             # A thread that outlived a timeout may still write here. `close` removes such files.
             shutil.rmtree(folder, ignore_errors=True)
 
-    @contextlib.contextmanager
-    def reserve(self, owner: str, num_bytes: int) -> Iterator[None]:
-        """Set room aside for the files that a request will write, until the block ends.
+    def reserve(self, folder: Path, owner: str, num_bytes: int) -> None:
+        """Set room aside for what a request will write, until its workspace is removed.
 
-        What of them is written already counts twice meanwhile, so this refuses a little early.
+        A later call counts as far as it asks for more than an earlier one of the same request.
 
         Args:
+            folder: the request's workspace. What is in it is counted already.
             owner: of the request; see `runners.auth.caller_of`.
-            num_bytes: at least so many.
+            num_bytes: that will be written beside it.
 
         Raises:
             BusyError: the requests of this key would take more than its share.
             StorageFullError: there is no room for so much.
         """
-        reserved_bytes, of_key = self._reserved.total(), self._reserved[owner]
-        room_bytes = self._measure_free() - MIN_ROOM_BYTES
-        if not num_bytes:
-            yield
+        wanted_bytes = _measure_files(folder) + num_bytes
+        before = self._claims.pop(folder, None)
+        if before is not None and before.num_bytes >= wanted_bytes:
+            num_bytes = 0
+        if not num_bytes:  # what was promised to others does not shut it out
+            if before is not None:
+                self._claims[folder] = before
             return
-        if of_key and of_key + num_bytes > self._key_share * (room_bytes + reserved_bytes):
+        claimed_bytes = sum(claim.num_bytes for claim in self._claims.values())
+        of_key = sum(claim.num_bytes for claim in self._claims.values() if claim.owner == owner)
+        room_bytes = self._measure_unclaimed()
+        if of_key and of_key + wanted_bytes > self._key_share * (room_bytes + claimed_bytes):
             raise BusyError(
-                f"the results of this caller's requests would take {of_key + num_bytes} bytes, "
+                f"the files of this caller's requests would take {of_key + wanted_bytes} bytes, "
                 "more than its share of the room; try again later"
             )
-        if reserved_bytes + num_bytes > room_bytes:
+        if num_bytes > room_bytes:
             raise StorageFullError()
-        self._reserved[owner] += num_bytes
-        try:
-            yield
-        finally:
-            self._reserved[owner] -= num_bytes
-            self._reserved += Counter()  # leaves out the keys without requests
+        self._claims[folder] = _Claim(owner, wanted_bytes)
+
+    def check_upload(self, num_bytes: int = 0) -> None:
+        """Return if so many bytes may arrive, beside what was set aside for running requests.
+
+        Args:
+            num_bytes: of an upload, whose frames need room too.
+
+        Raises:
+            StorageFullError: there is no room for them.
+        """
+        if num_bytes > self._measure_unclaimed() - MIN_ROOM_BYTES:
+            raise StorageFullError()
+
+    def _measure_unclaimed(self) -> int:
+        """Return the bytes that are free and not set aside; what is written is free no more."""
+        missing_bytes = sum(
+            max(0, claim.num_bytes - _measure_files(folder))
+            for folder, claim in self._claims.items()
+        )
+        return self._measure_free() - missing_bytes
 
     def _measure_free(self) -> int:
         stats = os.statvfs(self.folder)
@@ -139,6 +166,16 @@ class Scratch:
         shutil.rmtree(self.folder, ignore_errors=True)
         self._lock.unlink(missing_ok=True)
         os.close(self._descriptor)
+
+
+def _measure_files(folder: Path) -> int:
+    """Return the bytes of the files in a folder, which may go meanwhile."""
+    num_bytes = 0
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            with contextlib.suppress(FileNotFoundError):
+                num_bytes += entry.stat(follow_symlinks=False).st_size
+    return num_bytes
 
 
 class SharedScratch:

@@ -11,7 +11,8 @@ import safetensors.torch  # noqa: F401
 import torch
 from torch import Tensor
 
-from foley.configs import PRESETS
+from foley.configs import PRESETS, SYNC_FPS
+from foley.errors import make_error
 from foley.marks.mark import Mark, Signer, can_sign
 from foley.media.cut import cut_clip
 from foley.media.decode import decode_pieces, join_piece
@@ -23,7 +24,7 @@ from foley.media.source import MediaLimits, codecs_by_decoder
 from foley.media.source_sound import read_source
 from foley.media.stems import write_stem
 from foley.mix import MixOptions, choose_stem_path
-from foley.types import FrameStream
+from foley.types import FramePiece, FrameStream
 from runners.handoff import (
     CLIP,
     PART,
@@ -61,6 +62,7 @@ def decode(
     with_source: bool = False,
     start_seconds: float = 0.0,
     frame_rate: float | None = None,
+    ask_room: bool = False,
 ) -> dict[str, Any]:
     """Decode the folder's clip and save its frames at the sizes that the model's encoders take.
 
@@ -78,6 +80,9 @@ def decode(
             refused here too.
         with_source: whether an edit starts from the clip's own sound, which is saved too.
         start_seconds: where the used part of the clip begins; see `cut_clip`.
+        ask_room: whether to ask for the room of all files of the request before a frame is
+            written, by `{"room": bytes of frames, "seconds": length of the sound}`. The answer
+            may have the code and the message of an "error".
         frame_rate: of a zip of numbered pictures, in pictures per second.
 
     Returns:
@@ -116,6 +121,8 @@ def decode(
         choose_container(clip, container, limits=media_limits)  # type: ignore[arg-type]
     if with_sound:
         read_original(clip, fit=lambda layout: layout, limits=media_limits)
+    if ask_room:
+        _ask_for_room(piece)
     if stream.facts is not None:
         counts = save_frames(join_piece(piece), folder)
         return {"trimmed": stream.facts.trimmed, **counts._asdict()}
@@ -232,6 +239,17 @@ def _find_clip(folder: Path) -> Path:
     """The part of the clip that is used, or the clip."""
     part = folder / PART
     return part if part.exists() else folder / CLIP
+
+
+def _ask_for_room(piece: FramePiece) -> None:
+    """Ask for the room of a clip's files, given its first frames."""
+    num_bytes = piece.visual.nbytes + piece.sync.nbytes
+    seconds = len(piece.sync) / SYNC_FPS
+    if piece.facts is None:  # of a long clip; the next piece has 4 s, and the first one 15 s
+        num_bytes, seconds = num_bytes * 4 // 3, piece.expected_seconds
+    answer = ask({"room": num_bytes, "seconds": seconds})
+    if "error" in answer:
+        raise make_error(*answer["error"])
 
 
 def _make_mark(*, signer: dict[str, Any] | None, **fields: Any) -> Mark:

@@ -5,7 +5,7 @@ import contextlib
 
 import pytest
 
-from foley.errors import BusyError, UploadTooSlowError
+from foley.errors import BusyError, StorageFullError, UploadTooSlowError
 from runners.jobs import intake
 from runners.jobs.intake import Intake
 
@@ -54,6 +54,22 @@ def test_uploads_share_their_bytes_until_they_end() -> None:
                 second.add(1)
     with receiving.receive("b") as third:
         third.add(100)
+
+
+def test_an_upload_looks_for_room_each_mebibyte() -> None:
+    looked: list[int] = []
+
+    def look(num_bytes: int) -> None:
+        looked.append(num_bytes)
+        if len(looked) > 1:
+            raise StorageFullError
+
+    with make(max_bytes=10 * intake.ROOM_BYTES).receive("a", look) as upload:
+        for _ in range(16):
+            upload.add(intake.ROOM_BYTES // 16)
+        assert looked == [intake.ROOM_BYTES]
+        with pytest.raises(StorageFullError):
+            upload.add(2 * intake.ROOM_BYTES)
 
 
 def test_a_key_has_a_number_of_requests_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,3 +64,24 @@ def test_the_model_does_not_see_the_options_of_the_files() -> None:
     request = options.generation_request()
     assert request.prompt == "rain"
     assert not {"trim", "format", "also", "priority"} & set(type(request).model_fields)
+
+
+def test_the_room_of_a_result_is_that_of_its_waveforms_and_files(tmp_path: Path) -> None:
+    (tmp_path / "clip").write_bytes(bytes(1000))
+
+    def measure(format: str, **options: object) -> int:
+        job = GenerationJob(
+            owner="",
+            caller="",
+            request_id="",
+            folder=tmp_path,
+            options=GenerationOptions.model_validate(options),
+            format=format,  # type: ignore[arg-type]
+        )
+        return job.measure_result(1.0)
+
+    waveform, sound = 4 * 48_000, 2 * 3 * 48_000
+    assert measure("wav") == waveform + sound
+    assert measure("mp4") == waveform + sound + 1000
+    assert measure("mp4", num_variations=3, also="wav") == 3 * (waveform + 2 * sound + 1000)
+    assert measure("mp4", start_seconds=1) == waveform + sound + 2000

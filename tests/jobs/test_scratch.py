@@ -46,32 +46,57 @@ def test_nothing_is_taken_while_there_is_no_room_and_the_log_says_so_once(
     scratch.close()
 
 
-def test_results_that_will_not_fit_are_refused_before_the_work(tmp_path: Path) -> None:
+def test_files_that_will_not_fit_are_refused_before_the_work(tmp_path: Path) -> None:
     scratch = Scratch(tmp_path)
-    stats = os.statvfs(tmp_path)
-    half = stats.f_bavail * stats.f_frsize // 2  # others may write meanwhile, but not so much
-    with scratch.reserve("one", half), scratch.reserve("two", half // 4):
-        with pytest.raises(StorageFullError), scratch.reserve("two", half):
-            raise AssertionError("taken")
-        with scratch.reserve("two", 0):  # what was promised to others does not shut it out
-            pass
-    with scratch.reserve("two", half):
-        pass
+    half = measure_room(tmp_path) // 2  # others may write meanwhile, but not so much
+    with scratch.workspace() as one, scratch.workspace() as two:
+        scratch.reserve(one, "one", half)
+        scratch.reserve(two, "two", half // 4)
+        with pytest.raises(StorageFullError):
+            scratch.reserve(two, "two", half + half // 2)
+        with pytest.raises(StorageFullError):
+            scratch.check_upload(half + half // 2)
+        with scratch.workspace() as three:
+            scratch.reserve(three, "three", 0)  # what was promised to others does not shut it out
+    scratch.check_upload(half + half // 2)
+    with scratch.workspace() as folder:
+        scratch.reserve(folder, "two", half + half // 2)
     scratch.close()
 
 
-def test_the_results_of_one_key_take_its_share_of_the_room(tmp_path: Path) -> None:
+def test_what_is_written_of_the_room_set_aside_counts_once(tmp_path: Path) -> None:
+    scratch = Scratch(tmp_path)
+    with scratch.workspace() as folder:
+        (folder / "clip").write_bytes(bytes(1000))
+        scratch.reserve(folder, "one", 5_000_000)
+        before = scratch._measure_unclaimed()
+        (folder / "frames").write_bytes(bytes(4_000_000))
+        # The disk's own entries, and what others write at the same time.
+        assert abs(scratch._measure_unclaimed() - before) < 3_000_000
+        scratch.reserve(folder, "one", 1_000_000)  # less than what is left of the first
+        assert scratch._claims[folder].num_bytes == 5_001_000
+        scratch.reserve(folder, "one", 2_000_000)
+        assert scratch._claims[folder].num_bytes == 6_001_000
+    assert not scratch._claims
+    scratch.close()
+
+
+def test_the_files_of_one_key_take_its_share_of_the_room(tmp_path: Path) -> None:
     scratch = Scratch(tmp_path, key_share=0.25)
-    stats = os.statvfs(tmp_path)
-    fifth = stats.f_bavail * stats.f_frsize // 5
-    with scratch.reserve("one", fifth):
-        with pytest.raises(BusyError, match="more than its share"), scratch.reserve("one", fifth):
-            raise AssertionError("taken")
-        with scratch.reserve("two", fifth):
-            pass
-    with scratch.reserve("one", 2 * fifth):  # each key may have one request
-        pass
+    fifth = measure_room(tmp_path) // 5
+    with scratch.workspace() as one, scratch.workspace() as two:
+        scratch.reserve(one, "one", fifth)
+        with pytest.raises(BusyError, match="more than its share"):
+            scratch.reserve(two, "one", fifth)
+        scratch.reserve(two, "two", fifth)
+    with scratch.workspace() as folder:
+        scratch.reserve(folder, "one", 2 * fifth)  # each key may have one request
     scratch.close()
+
+
+def measure_room(folder: Path) -> int:
+    stats = os.statvfs(folder)
+    return stats.f_bavail * stats.f_frsize
 
 
 def test_a_failing_request_leaves_no_folder(tmp_path: Path) -> None:

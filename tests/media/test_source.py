@@ -1,5 +1,6 @@
 import functools
 import random
+import struct
 import time
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from foley.errors import (
 from foley.media.decode import decode_frames, probe
 from foley.media.integrity import measure_index, missing_bytes
 from foley.media.source import MediaLimits, translate_read_errors
+from tests.fuzz.mutations import find_boxes
 from tests.media.clips import write_bomb, write_clip, write_sound
 
 CLIPS = Path(__file__).parents[1] / "assets/clips"
@@ -251,3 +253,27 @@ def test_a_time_that_has_no_64_bits_is_damage_of_the_clip() -> None:
         translate_read_errors(Path("clip.nut")),
     ):
         av.Packet(b"x").pts = 2**63  # as where a clock leaps from one end to the other
+
+
+def test_an_edit_list_that_repeats_a_packet_without_end_is_refused_soon(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", num_frames=1)
+    content = clip.read_bytes()
+    edits = struct.pack(">IiI", 1, 0, 0x10000) * 200_000
+    box = struct.pack(">I4sII", 16 + len(edits), b"elst", 0, 200_000) + edits
+    box = struct.pack(">I4s", 8 + len(box), b"edts") + box
+    clip.write_bytes(put_into_track(content, box))
+    started = time.process_time()
+    check_refusal(clip, VideoTooCostlyError, "show no picture")
+    assert time.process_time() - started < 20  # measured: 1 s; all of it would take minutes
+
+
+def put_into_track(content: bytes, box: bytes) -> bytes:
+    """Put a box in place of the edit list of an mp4 file with one track, whose index is last."""
+    data = bytearray(content)
+    boxes = {found.name: found for found in find_boxes(data)}
+    old = boxes[b"edts"]
+    data[old.start : old.start + old.size] = box
+    for name in (b"moov", b"trak"):
+        size = boxes[name].size + len(box) - old.size
+        struct.pack_into(">I", data, boxes[name].start, size)
+    return bytes(data)

@@ -446,3 +446,23 @@ async def begun(folder: Path) -> None:
     while not (folder / "begun").exists():
         assert not deadline.is_over()
         await asyncio.sleep(0.01)
+
+
+def test_a_decoding_asks_for_room_before_it_writes_frames(sandbox: Sandbox, tmp_path: Path) -> None:
+    write_clip(tmp_path / "clip", num_frames=25, container="mp4")
+    options = {"preset": "tiny", "container": "mp4", "trim": False, "limits": ACCEPTED}
+    asked: list[dict[str, Any]] = []
+
+    def refuse(question: dict[str, Any]) -> dict[str, Any]:
+        asked.append(question)
+        return {"error": [StorageFullError.code, "no room for that"]}
+
+    with pytest.raises(StorageFullError, match="no room for that"):
+        asyncio.run(sandbox.run("decode", tmp_path, **options, ask_room=True, answer=refuse))
+    assert [path.name for path in tmp_path.iterdir()] == ["clip"]
+    allowed = sandbox.run("decode", tmp_path, **options, ask_room=True, answer=lambda question: {})
+    counts = asyncio.run(allowed)
+    (question,) = asked
+    frames = load_frames(tmp_path)
+    assert question["room"] == frames.visual.nbytes + frames.sync.nbytes
+    assert question["seconds"] == counts["num_sync"] / 25

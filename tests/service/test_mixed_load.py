@@ -68,8 +68,12 @@ class Load:
             self.active.discard(kind)
             self.counts[kind][outcome] += 1
             is_known = outcome == "done" or outcome in RETRYABLE
-            was_killed = any(at > started - scale(5) for at, _ in self.kills)
-            if not is_known and not (outcome == BROKEN and was_killed):
+            killed = [name for at, name in self.kills if at > started - scale(5)]
+            # A media task is repeated once.
+            is_explained = (outcome == BROKEN and killed) or (
+                outcome == "server_error" and sum("fork_server" in name for name in killed) > 1
+            )
+            if not (is_known or is_explained):
                 self.lost.append(f"{kind} at {time.strftime('%X')}: {outcome}")
             if outcome != "done":
                 time.sleep(0.5)
