@@ -3,7 +3,6 @@
 # n drawn moments, C contacts of the whole run, q positions of the model
 
 from dataclasses import dataclass
-from typing import Any
 
 import mujoco
 import numpy as np
@@ -12,6 +11,7 @@ from training.rendered.world import HIDDEN_HEIGHT, TIME_STEP, World
 
 RUB_STEPS = 10  # rubbing is looked at every 5 ms
 HIDDEN_AFTER_SECONDS = 0.5  # what is released later than this is not seen before
+_EMPTY = ((0, 2), (0,), (0,), (0, 3), (0, 6))  # shapes of geoms, forces, speeds, points, rubs
 
 
 @dataclass
@@ -101,28 +101,22 @@ class _Held:
 
 def _rub_rows(
     seconds: float, model: mujoco.MjModel, data: mujoco.MjData, live: np.ndarray
-) -> list[tuple[float, int, int, float, float, float]]:
-    """Return how fast the bodies of each pressed contact slide over each other."""
-    bodies = model.geom_bodyid[data.contact.geom[live]]
-    forces = data.efc_force[data.contact.efc_address[live]]
-    rows = []
-    for pair, force, point, frame in zip(
-        bodies, forces, data.contact.pos[live], data.contact.frame[live], strict=True
-    ):
-        if force <= 0:
-            continue
-        speeds = [
-            data.cvel[b][3:]
-            + np.cross(data.cvel[b][:3], point - data.subtree_com[model.body_rootid[b]])
-            for b in pair
-        ]
-        relative = speeds[1] - speeds[0]
-        sliding = np.linalg.norm(relative - frame[:3] * (relative @ frame[:3]))
-        moving = max(np.linalg.norm(data.cvel[b][3:]) for b in pair)
-        rows.append(
-            (seconds, int(pair[0]), int(pair[1]), float(sliding), float(moving), float(force))
-        )
-    return rows
+) -> np.ndarray:
+    """Return how fast the bodies of each pressed contact slide over each other, [contacts, 6]."""
+    contact = data.contact
+    forces = data.efc_force[contact.efc_address[live]]
+    pressed = forces > 0
+    bodies = model.geom_bodyid[contact.geom[live][pressed]]  # [contacts, 2]
+    points, normals = contact.pos[live][pressed], contact.frame[live][pressed, :3]
+    turning, moving = np.split(data.cvel[bodies], 2, axis=-1)  # [contacts, 2, 3] each
+    arms = points[:, None] - data.subtree_com[model.body_rootid[bodies]]
+    speeds = moving + np.cross(turning, arms)
+    relative = speeds[:, 1] - speeds[:, 0]
+    along = (relative * normals).sum(-1, keepdims=True)
+    sliding = np.linalg.norm(relative - normals * along, axis=-1)
+    fastest = np.linalg.norm(moving, axis=-1).max(-1)
+    when = np.full(len(bodies), seconds)
+    return np.column_stack((when, bodies, sliding, fastest, forces[pressed]))
 
 
 def simulate(world: World, xml: str, seconds: float, moments: np.ndarray) -> Motion:
@@ -159,8 +153,10 @@ def simulate(world: World, xml: str, seconds: float, moments: np.ndarray) -> Mot
     held.push()
     positions: list[np.ndarray] = []
     places: list[np.ndarray] = []
-    contacts: list[Any] = []
-    rubs: list[Any] = []
+    # Raw, a list each, and put together at the end: numpy on each step takes longer than the step.
+    steps: list[int] = []
+    touched: list[int] = []
+    geoms, forces, speeds, points, rubs = ([np.zeros(shape)] for shape in _EMPTY)
     due = np.rint(moments / TIME_STEP).astype(int)
     for step in range(round(seconds / TIME_STEP)):
         now = step * TIME_STEP
@@ -178,25 +174,22 @@ def simulate(world: World, xml: str, seconds: float, moments: np.ndarray) -> Mot
             positions.append(data.qpos.copy())
             places.append(data.xpos.copy())
         mujoco.mj_step(model, data)
-        if data.ncon and (live := data.contact.efc_address >= 0).any():
-            pairs = np.sort(model.geom_bodyid[data.contact.geom[live]], 1)
-            rows = data.contact.efc_address[live]
-            force, speed = data.efc_force[rows], -data.efc_vel[rows]  # copies
-            points = data.contact.pos[live].copy()
-            contacts.append((np.full(len(force), step), pairs, force, speed, points))
-            if world.rubs and step % RUB_STEPS == 0:
-                rubs += _rub_rows(now, model, data, live)
+        if not data.ncon:
+            continue
+        contact = data.contact
+        live = contact.efc_address >= 0
+        rows = contact.efc_address[live]
+        touched.append(len(rows))
+        steps.append(step)
+        geoms.append(contact.geom[live])
+        forces.append(data.efc_force[rows])
+        speeds.append(-data.efc_vel[rows])
+        points.append(contact.pos[live])
+        if world.rubs and step % RUB_STEPS == 0:
+            rubs.append(_rub_rows(now, model, data, live))
     while len(positions) < len(due):
         positions.append(data.qpos.copy())
         places.append(data.xpos.copy())
-    steps, pairs, forces, speeds, points = (
-        np.concatenate(column) if contacts else np.zeros(shape)
-        for column, shape in zip(
-            zip(*contacts, strict=True) if contacts else [()] * 5,
-            ((0,), (0, 2), (0,), (0,), (0, 3)),
-            strict=True,
-        )
-    )
     return Motion(
         model,
         data,
@@ -204,10 +197,10 @@ def simulate(world: World, xml: str, seconds: float, moments: np.ndarray) -> Mot
         moments,
         np.array(positions),
         np.array(places),
-        steps.astype(int),
-        pairs.astype(int),
-        forces,
-        speeds,
-        points,
-        np.array(rubs).reshape(-1, 6),
+        np.repeat(np.array(steps, int), np.array(touched, int)),
+        np.sort(model.geom_bodyid[np.concatenate(geoms).astype(int)], 1).astype(int),
+        np.concatenate(forces),
+        np.concatenate(speeds),
+        np.concatenate(points),
+        np.concatenate(rubs),
     )
