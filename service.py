@@ -229,15 +229,19 @@ class FoleyApi:
         self.runner_socket = KeptSocket(FoleyApi.dependencies["gpu"])
         marks = load_service_marks(SETTINGS)
         self.service = GenerationService(SETTINGS, self.gpu, self.scratch, self.sandbox, marks)
-        self.generate = GenerateEndpoint(
-            SETTINGS,
-            self.service,
-            self.scratch,
-            self.intake,
-            self.clips,
-            self.cancellations,
-            self.results,
-            self.ending,
+        self.generate, self.mix = (
+            GenerateEndpoint(
+                SETTINGS,
+                self.service,
+                self.scratch,
+                self.intake,
+                self.clips,
+                self.cancellations,
+                self.results,
+                self.ending,
+                mixes=mixes,
+            )
+            for mixes in (False, True)
         )
         self.handlers = Handlers(SETTINGS, self.service, self.cancellations, self.results)
         self.reception = self._make_jobs()

@@ -9,6 +9,7 @@ through a file in shared memory. So the processes send each other paths.
                                 if the caller asked for one
         source                  by the API: what an edit starts from, unless it is the clip
         source.safetensors      by the process that decodes it: its sound
+        sound                   by the API: a sound that the caller sent to be mixed with the clip
         frames.safetensors      by the process that decodes the clip; absent without a clip
         frames.json             by the API: the frames are complete, and this many
         expected.json           instead of both, of a clip of over 15 s, by the process that
@@ -41,6 +42,7 @@ CLIP = "clip"
 PART = "part"
 SOURCE = "source"
 SOURCE_SOUND = "source.safetensors"
+SOUND = "sound"
 FRAMES = "frames.safetensors"
 FRAME_COUNTS = "frames.json"
 WAVEFORMS = "waveforms.safetensors"

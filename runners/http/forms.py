@@ -1,5 +1,6 @@
 """Read the form of POST /v1/generate: store its clip, if it has one, and validate its options."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -33,7 +34,13 @@ Options = TypeVar("Options", bound=GenerationOptions)
 
 
 async def read_form(
-    request: Request, folder: Path, kind: type[Options], *, max_bytes: int, upload: Upload
+    request: Request,
+    folder: Path,
+    kind: type[Options],
+    *,
+    max_bytes: int,
+    upload: Upload,
+    further_files: Mapping[str, str] | None = None,
 ) -> Options:
     """Store the clip of a form in `folder`, as `runners.handoff.CLIP`; return its options.
 
@@ -46,6 +53,7 @@ async def read_form(
         kind: of the options.
         max_bytes: limit of the whole body, checked while it is read.
         upload: counts the bytes that have arrived.
+        further_files: names of further fields that must be files, and of their files in `folder`.
 
     Raises:
         MediaTypeError: the body is not a multipart form.
@@ -58,12 +66,13 @@ async def read_form(
     content_type = request.headers.get("content-type", "")
     if content_type.split(";")[0].strip().lower() != FORM_TYPE:
         raise MediaTypeError(f"send the clip and the options as {FORM_TYPE}")
+    files = {CLIP_FIELD: CLIP, SOURCE_FIELD: SOURCE, **(further_files or {})}
     receive = limit_body(request.receive, request.headers.get("content-length"), max_bytes, upload)
     try:
         form = await store_form(
             Request(request.scope, receive).stream(),
             content_type,
-            files={CLIP_FIELD: folder / CLIP, SOURCE_FIELD: folder / SOURCE},
+            files={name: folder / file for name, file in files.items()},
             max_field_bytes={
                 URL_FIELD: MAX_DATA_URI_BYTES,
                 EDIT_FIELD: MAX_DATA_URI_BYTES + MAX_FIELD_BYTES,
@@ -77,6 +86,8 @@ async def read_form(
         raise ParameterError(describe_validation_error(error)) from error
     options.check_clip(is_sent=CLIP_FIELD in form.files)
     options.check_source(is_sent=SOURCE_FIELD in form.files)
+    for name in (further_files or {}).keys() - form.files:
+        raise ParameterError(f"{name}: missing; send it as a file")
     return options
 
 

@@ -2,6 +2,7 @@
 
 POST /v1/generate/events is the same with events as its only answer, which describes itself better
 to generators of clients than an answer that depends on `Accept`.
+POST /v1/mix finishes a sound that is sent, without the model.
 """
 
 import asyncio
@@ -17,8 +18,10 @@ from starlette.types import Receive, Scope, Send
 from foley.errors import RequestTimeoutError
 from foley.types import Stage
 from runners import metrics
+from runners.handoff import SOUND
 from runners.http import sse
 from runners.http.forms import read_form
+from runners.http.mix import SOUND_FIELD, check_mix_options
 from runners.http.negotiation import EVENTS_PATH, negotiate
 from runners.http.responses import error_body, file_response, result_event
 from runners.http.sse import EventStream
@@ -86,6 +89,7 @@ class GenerateEndpoint:
         registry: of the requests that can be cancelled.
         results: keeps the files of streamed requests.
         ending: of this process.
+        mixes: whether the sound is sent with the clip, instead of being made.
     """
 
     def __init__(
@@ -98,9 +102,12 @@ class GenerateEndpoint:
         registry: CancellationRegistry,
         results: ResultStore,
         ending: Ending,
+        *,
+        mixes: bool = False,
     ) -> None:
         self._settings = settings
-        self._service = service
+        self._run = service.mix if mixes else service.run
+        self._mixes = mixes
         self._scratch = scratch
         self._intake = intake
         self._clips = clips
@@ -152,6 +159,7 @@ class GenerateEndpoint:
                     GenerationOptions,
                     max_bytes=self._settings.max_upload_bytes,
                     upload=upload,
+                    further_files={SOUND_FIELD: SOUND} if self._mixes else None,
                 )
                 async with asyncio.timeout(active.deadline.left_seconds):
                     with active.deadline.stage(Stage.UPLOAD):
@@ -161,6 +169,8 @@ class GenerateEndpoint:
                             upload.watch_rate(),
                             self._ending.wait_for_cut_off(),
                         )
+                        if self._mixes:
+                            check_mix_options(options)
                         if not options.has_references:
                             return options
                         return await run_until_cancelled(
@@ -174,7 +184,7 @@ class GenerateEndpoint:
         self, active: _ActiveRequest, job: GenerationJob, send: Send, *, zipped: bool
     ) -> None:
         """Run the job, unless the caller disconnects, and send its files."""
-        working = self._service.run(job, active.deadline, lambda update: None)
+        working = self._run(job, active.deadline, lambda update: None)
         receive = active.request.receive
         try:
             async with active.deadline.enforce():
@@ -246,7 +256,7 @@ class GenerateEndpoint:
                 events.put("accepted", {"request_id": job.request_id})
             events.put("progress", estimator.describe(update))
 
-        result = await self._service.run(job, active.deadline, on_update)
+        result = await self._run(job, active.deadline, on_update)
         url = f"{active.request.scope.get('root_path', '')}/v1/results/{job.request_id}"
         event = result_event(result, url, self._results.keep_seconds)
         paths = [file.path for file in result.files]

@@ -26,6 +26,7 @@ PROBE_PATHS = ("/livez", "/healthz", "/readyz", "/metrics")
 # The name of a path in metrics and traces: few names, whichever paths callers try.
 ROUTE_NAMES = {
     "/v1/generate": "/v1/generate",
+    "/v1/mix": "/v1/mix",
     "/v1/results": "/v1/results/{request_id}/{file}",
     "/v1/requests": "/v1/requests/{request_id}/cancel",
     "/v1/jobs": "/v1/jobs",

@@ -4,6 +4,7 @@ from typing import Any
 
 from runners.durable.request import JobOptions
 from runners.http.job_schemas import JOB_SCHEMA, WEBHOOK_SCHEMA, build_job_paths
+from runners.http.mix import ACCEPTED, MIX_PATH, SOUND_FIELD
 from runners.http.negotiation import EVENTS_PATH, ZIP
 from runners.http.schemas import (
     EVENTS,
@@ -77,6 +78,7 @@ def build_document(settings: Settings) -> dict[str, Any]:
         "paths": {
             "/v1/generate": {"post": _generate_operation()},
             EVENTS_PATH: {"post": _events_operation()},
+            MIX_PATH: {"post": _mix_operation()},
             "/v1/results/{request_id}/{file}": {"get": _result_operation()},
             "/v1/requests/{request_id}/cancel": {"post": _cancel_operation()},
             "/v1/models": {"get": _models_operation()},
@@ -87,6 +89,7 @@ def build_document(settings: Settings) -> dict[str, Any]:
         "components": {
             "schemas": {
                 "GenerationOptions": _build_form_schema(settings, GenerationOptions),
+                "MixForm": _build_mix_schema(settings),
                 **_job_components(settings),
                 "Model": MODEL_SCHEMA,
                 "ResultFile": RESULT_FILE,
@@ -138,6 +141,27 @@ def _build_form_schema(settings: Settings, kind: type[GenerationOptions]) -> Sch
     return form
 
 
+def _build_mix_schema(settings: Settings) -> Schema:
+    """Return the schema of the form of POST /v1/mix."""
+    form = _build_form_schema(settings, GenerationOptions)
+    sound = {
+        "type": "string",
+        "format": "binary",
+        "description": "The sound that becomes the clip's, such as the sum of layers: wav or flac, "
+        "mono or stereo.",
+    }
+    fields = {name: field for name, field in form["properties"].items() if name in ACCEPTED}
+    clip = {**form["properties"]["clip"], "description": "The video, as for `/v1/generate`."}
+    return {
+        **form,
+        "title": "MixForm",
+        "description": "A clip, a sound that was made before, and the options of the mix. `prompt` "
+        "and `seed` say how the sound was made.",
+        "properties": {"clip": clip, SOUND_FIELD: sound, **fields},
+        "required": [SOUND_FIELD],
+    }
+
+
 def _drop_null(field: Schema) -> Schema:
     """Return the schema of an optional field as a form has it: a value, or no part at all."""
     if "anyOf" not in field:
@@ -185,8 +209,19 @@ def _events_operation() -> dict[str, Any]:
     }
 
 
-def _form_body() -> dict[str, Any]:
-    form = {"$ref": "#/components/schemas/GenerationOptions"}
+def _mix_operation() -> dict[str, Any]:
+    return {
+        **_generate_operation(),
+        "summary": "Finish a sound that was made before",
+        "operationId": "mix",
+        "description": "Mixes a sound with a clip's own and writes the file, as `/v1/generate` "
+        "does with a sound that it has made. The model is not used.",
+        "requestBody": _form_body("MixForm"),
+    }
+
+
+def _form_body(name: str = "GenerationOptions") -> dict[str, Any]:
+    form = {"$ref": f"#/components/schemas/{name}"}
     return {"required": True, "content": {"multipart/form-data": {"schema": form}}}
 
 

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from runners.http.generate import GenerateEndpoint
 from runners.http.handlers import Handlers
 from runners.http.health import HealthCheck
+from runners.http.mix import MIX_PATH
 from runners.http.negotiation import EVENTS_PATH
 from runners.http.openapi import HEADERS
 
@@ -41,6 +42,7 @@ class Api(Protocol):
 
     Attributes:
         generate: POST /v1/generate.
+        mix: POST /v1/mix.
         handlers: the other routes.
         health: the load balancer's route.
         page: /ui.
@@ -48,6 +50,7 @@ class Api(Protocol):
     """
 
     generate: GenerateEndpoint
+    mix: GenerateEndpoint
     handlers: Handlers
     health: HealthCheck
     page: ASGIApp
@@ -87,6 +90,7 @@ def build_routes(
         routes=[
             Route("/v1/generate", _Deferred(lambda: find_api().generate), methods=["POST"]),
             Route(EVENTS_PATH, _Deferred(lambda: find_api().generate), methods=["POST"]),
+            Route(MIX_PATH, _Deferred(lambda: find_api().mix), methods=["POST"]),
             Route("/v1/results/{request_id}/{file}", bind(Handlers.get_result)),
             Route(
                 "/v1/requests/{request_id}/cancel",

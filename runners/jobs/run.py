@@ -16,6 +16,7 @@ import structlog
 from bentoml.exceptions import BentoMLException
 from opentelemetry.trace import SpanKind
 
+from foley.configs import SAMPLE_RATE
 from foley.errors import (
     BusyError,
     FoleyError,
@@ -172,16 +173,38 @@ class GenerationService:
         for stage, seconds in deadline.seconds.items():
             metrics.STAGE_SECONDS.labels(stage).observe(seconds)
         metrics.AUDIO_SECONDS.inc(result.duration_seconds * len(result.seeds))
-        return JobResult(
-            request_id=job.request_id,
-            preset=model.preset,
-            seeds=result.seeds,
-            duration_seconds=result.duration_seconds,
-            sample_rate=result.sample_rate,
-            timings=deadline.with_total(),
-            notices=tuple(dict.fromkeys([*result.notices, *notices])),
-            files=files,
+        return _describe(job, model, result, files, notices, deadline)
+
+    async def mix(
+        self, job: GenerationJob, deadline: Deadline, on_update: OnProgressUpdate
+    ) -> JobResult:
+        """Finish a sound that was made before: mix it with the clip's own, and write the files.
+
+        Args:
+            job: whose clip and sound are in its folder.
+            deadline: notes the seconds of each stage.
+            on_update: called with the progress.
+
+        Raises:
+            RequestError: the clip, the sound or an option cannot be used.
+            ServerError: the job failed for another reason.
+        """
+        model = self._model or await self.ask_model()
+        job.options.check_files(job.formats, has_clip=True)
+        on_update(ProgressUpdate(stage=Stage.DECODE_AUDIO))
+        with deadline.stage(Stage.DECODE_AUDIO):
+            taken = await self._sandbox.run(
+                "take_sound", job.folder, owner=job.caller, limits=self._media_limits()
+            )
+        sound = RunnerResult(
+            seeds=(job.options.seed or 0,),
+            sample_rate=SAMPLE_RATE,
+            duration_seconds=taken["num_samples"] / SAMPLE_RATE,
+            timings={},
+            notices=(),
         )
+        files, notices = await self._write(job, model.preset, sound, False, deadline, on_update)
+        return _describe(job, model, sound, files, notices, deadline)
 
     async def _decode(
         self,
@@ -336,6 +359,26 @@ class GenerationService:
             "max_cpu_seconds": self._settings.decode_cpu_seconds,
             "codecs": self._settings.video_codecs.split(","),
         }
+
+
+def _describe(
+    job: GenerationJob,
+    model: ModelStatus,
+    result: RunnerResult,
+    files: tuple[OutputFile, ...],
+    notices: list[str],
+    deadline: Deadline,
+) -> JobResult:
+    return JobResult(
+        request_id=job.request_id,
+        preset=model.preset,
+        seeds=result.seeds,
+        duration_seconds=result.duration_seconds,
+        sample_rate=result.sample_rate,
+        timings=deadline.with_total(),
+        notices=tuple(dict.fromkeys([*result.notices, *notices])),
+        files=files,
+    )
 
 
 def _find_speech(result: RunnerResult, variation: int, layer: int | None) -> float | None:

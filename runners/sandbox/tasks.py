@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from foley.configs import PRESETS, SYNC_FPS
-from foley.errors import make_error
+from foley.errors import ParameterError, VideoError, make_error
 from foley.marks.mark import Mark, Signer, can_sign
 from foley.media.cut import cut_clip
 from foley.media.decode import decode_pieces, join_piece
@@ -28,12 +28,14 @@ from foley.types import FramePiece, FrameStream
 from runners.handoff import (
     CLIP,
     PART,
+    SOUND,
     SOURCE,
     hand_on_piece,
     load_stems,
     load_waveforms,
     save_frames,
     save_source,
+    save_waveforms,
 )
 from runners.sandbox.fork_server import Tasks
 from runners.sandbox.questions import ask
@@ -148,6 +150,35 @@ def decode_source(folder: Path, *, limits: dict[str, Any]) -> None:
     path = folder / SOURCE
     path.stat()  # a missing file is no fault of the caller
     save_source(read_source(path, is_clip=False, limits=_media_limits(limits)), folder)
+
+
+def take_sound(folder: Path, *, limits: dict[str, Any]) -> dict[str, Any]:
+    """Decode a sound that was sent, and save it where the model's sounds are.
+
+    Args:
+        folder: the request's folder, with the sound in it.
+        limits: the fields of `MediaLimits`, as JSON holds them.
+
+    Returns:
+        "num_samples" of the sound, at 48 kHz.
+
+    Raises:
+        ParameterError: it cannot be decoded, or has no samples.
+    """
+    path = folder / SOUND
+    path.stat()  # a missing file is no fault of the caller
+    try:
+        track = read_original(path, fit=_fit_two_channels, limits=_media_limits(limits))
+    except VideoError as error:
+        raise ParameterError(f"sound: cannot be read ({error}); send a wav or a flac") from error
+    if track is None or not track.sound.samples.size:
+        raise ParameterError("sound: has no samples; send a wav or a flac")
+    save_waveforms(torch.from_numpy(track.sound.samples)[None], folder)
+    return {"num_samples": track.sound.samples.shape[1]}
+
+
+def _fit_two_channels(layout: str) -> str:
+    return layout if layout in ("mono", "stereo") else "stereo"
 
 
 def write(
@@ -275,4 +306,9 @@ def _to_json(file: MediaFile) -> dict[str, Any]:
     }
 
 
-TASKS: Tasks = {"decode": decode, "decode_source": decode_source, "write": write}
+TASKS: Tasks = {
+    "decode": decode,
+    "decode_source": decode_source,
+    "take_sound": take_sound,
+    "write": write,
+}

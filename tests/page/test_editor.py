@@ -1,16 +1,23 @@
 """The editor: one project in a real browser, by mouse and by keyboard, and what it refuses."""
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 from playwright.sync_api import Browser, expect
 
+from foley.cli.generate import generate
+from foley.cli.options import ModelOptions
+from foley.media.filters import Sound, measure_loudness, measure_true_peak
+from foley.media.original import read_original
 from tests.keyed import FIRST_KEY
-from tests.page.editor import EditorTab, draw_played_clip, open_editor
+from tests.page.editor import SAMPLE_RATE, EditorTab, draw_played_clip, load_editor, open_editor
 from tests.page.reverse_proxy import run_proxy
 from tests.page.test_controls import MIN_CONTRAST, NAMELESS, POOR_CONTRAST
-from tests.patience import wait_until
+from tests.patience import scale, wait_until
 from tests.server import Server
 
 PROMPT = "a wooden ball bounces"
@@ -217,3 +224,185 @@ def test_the_editor_works_below_a_path_and_asks_for_a_key(
         assert FIRST_KEY not in tab.page.content()
         assert set(outside) <= {"/favicon.ico"}
         tab.page.context.close()
+
+
+def read_sound(path: Path) -> np.ndarray:
+    """Return the first sound of a file, [C, S] at 48 kHz."""
+    track = read_original(path, fit=lambda layout: layout)
+    assert track is not None
+    return track.sound.samples
+
+
+def correlate(one: np.ndarray, other: np.ndarray) -> float:
+    """Return the correlation of two sounds over the length that both have, channels together."""
+    length = min(one.shape[1], other.shape[1])
+    return float(np.corrcoef(one[:, :length].ravel(), other[:, :length].ravel())[0, 1])
+
+
+def save_download(tab: EditorTab, folder: Path, kind: str) -> Path:
+    """Download the result in a format, and return the file."""
+    tab.page.get_by_label("Format").select_option(kind)
+    with tab.page.expect_download(timeout=1000 * scale(30)) as info:
+        tab.page.get_by_role("button", name="Download").click()
+    path = folder / info.value.suggested_filename
+    info.value.save_as(path)
+    tab.wait("document.querySelector('#cancel').hidden")
+    return path
+
+
+def test_what_is_heard_is_what_is_downloaded(editor: EditorTab, tmp_path: Path) -> None:
+    page = editor.page
+    before = editor.state("structuredClone(editor.store.project)")
+    page.get_by_label("Track 1: gain").fill("3.5")
+    page.get_by_label("Track 1: pan").fill("-0.4")
+    page.get_by_label("Original sound").select_option("duck")
+    page.get_by_label("Depth").fill("20")
+    page.evaluate("document.activeElement.blur()")
+    editor.wait_for_mix()
+    page.keyboard.press("Space")
+    editor.wait("editor.player.isPlaying")
+    page.keyboard.press("Space")
+    heard = editor.heard()
+    wav = save_download(editor, tmp_path, "wav")
+    assert wav.name == "ball.foley.wav"
+    saved = read_sound(wav)
+    assert correlate(heard, saved) > 0.999  # measured: 1.000
+    length = min(heard.shape[1], saved.shape[1])
+    scale_between = np.sum(heard[:, :length] * saved[:, :length]) / np.sum(heard[:, :length] ** 2)
+    assert scale_between == pytest.approx(1, rel=0.03)  # two meters of the true peak
+    mp4 = save_download(editor, tmp_path, "mp4")
+    assert correlate(heard, read_sound(mp4)) > 0.99  # AAC; measured: 0.999
+    with av.open(str(mp4)) as container:
+        assert container.streams.video[0].codec_context.name == "h264"
+    levels = Sound(heard, "stereo")
+    shown = [float(page.locator(name).inner_text().split()[0]) for name in ("#lufs", "#peak")]
+    assert shown[0] == pytest.approx(measure_loudness(levels), abs=0.1)  # one decimal is shown
+    assert shown[1] == pytest.approx(20 * np.log10(measure_true_peak(levels)), abs=0.3)
+    editor.state(f"editor.store.change((project) => Object.assign(project, {json.dumps(before)}))")
+
+
+def test_a_selection_is_made_again_and_the_rest_stays(editor: EditorTab) -> None:
+    page = editor.page
+    take = "[...editor.sounds.compose(editor.store.project.tracks[0])[0]]"
+    before = np.array(editor.state(take))
+    page.get_by_label("Selection starts").fill("0.5")
+    page.get_by_label("Selection stops").fill("1.25")
+    page.get_by_label("Selection stops").press("Enter")
+    page.evaluate("document.activeElement.blur()")
+    page.keyboard.press("r")
+    editor.wait("editor.store.project.tracks[0].spots[0]?.takes.length === 1", 60)
+    editor.wait("document.querySelector('#cancel').hidden")
+    after = np.array(editor.state(take))
+    start, stop = int(0.5 * SAMPLE_RATE), int(1.25 * SAMPLE_RATE)
+    np.testing.assert_array_equal(after[:start], before[:start])
+    np.testing.assert_array_equal(after[stop:], before[stop:])
+    assert np.abs(after[start:stop] - before[start:stop]).max() > 1e-3
+    page.keyboard.press("Shift+ArrowRight")  # into the part
+    page.keyboard.press("1")
+    np.testing.assert_array_equal(np.array(editor.state(take)), before)
+    page.keyboard.press("2")
+    np.testing.assert_array_equal(np.array(editor.state(take)), after)
+    expect(page.locator("[data-spot]")).to_have_text("1 of 1")
+    page.keyboard.press("Control+z")
+    page.keyboard.press("Control+z")
+    page.keyboard.press("Control+z")
+    assert editor.state("editor.store.project.tracks[0].spots") == []
+
+
+@pytest.mark.soak
+def test_cues_are_drawn_moved_named_and_removed(editor: EditorTab) -> None:
+    page = editor.page
+    cues = "editor.store.project.tracks[0].cues"
+    editor.state("editor.timeline.onsets = []")
+    editor.drag(".track .lane", 0.3, 0.5)
+    editor.wait(f"{cues}.length === 1")
+    cue = editor.state(f"{cues}[0]")
+    assert [cue["start"], cue["stop"]] == pytest.approx([0.6, 1.0], abs=0.02)
+    assert cue["prompt"] == PROMPT
+    page.keyboard.type("glass breaks")  # its name is selected
+    assert editor.state(f"{cues}[0].prompt") == "glass breaks"
+    region = page.locator(f"[data-cue='{cue['id']}']")
+    expect(region).to_have_text("glass breaks")
+    region.focus()
+    region.press("ArrowRight")
+    assert editor.state(f"{cues}[0].start") == pytest.approx(cue["start"] + 0.05, abs=0.001)
+    page.keyboard.press("Shift+ArrowRight")
+    moved = editor.state(f"{cues}[0]")
+    assert moved["stop"] - moved["start"] == pytest.approx(cue["stop"] - cue["start"] + 0.05)
+    page.keyboard.press("i")
+    editor.drag("#mix", 0.7, 0.9)
+    page.keyboard.press("c")
+    editor.wait(f"{cues}.length === 2")
+    page.evaluate("document.activeElement.blur()")
+    fields = page.get_by_label("Start of cue")
+    fields.nth(1).fill("0.1")  # over the first cue: it stops at its end
+    fields.nth(1).press("Tab")
+    assert editor.state(f"{cues}[1].start") == editor.state(f"{cues}[0].stop")
+    page.get_by_role("button", name="Remove cue").first.click()
+    page.locator("[data-cue]").focus()
+    page.keyboard.press("Delete")
+    assert editor.state(cues) == []
+
+
+@pytest.mark.soak
+def test_tracks_are_added_muted_and_played_alone(editor: EditorTab) -> None:
+    page = editor.page
+    page.get_by_role("button", name="Add track").click()
+    page.get_by_label("Track 2: prompt").fill("steady rain")
+    page.get_by_role("button", name="Generate all").click()
+    editor.wait("editor.store.project.tracks[1].takes.length === 1", 60)
+    editor.wait("document.querySelector('#cancel').hidden")
+    editor.wait_for_mix()
+    both = np.array(editor.state("[...editor.open.effect[0]]"))
+    page.evaluate("document.activeElement.blur()")
+    page.keyboard.press("s")  # the second track, which is selected
+    editor.wait_for_mix()
+    second = np.array(editor.state("[...editor.open.effect[0]]"))
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("m")
+    page.get_by_label("Track 2: solo").click()
+    editor.wait_for_mix()
+    np.testing.assert_array_equal(np.array(editor.state("[...editor.open.effect[0]]")), second)
+    page.get_by_label("Track 1: mute").click()
+    editor.wait_for_mix()
+    np.testing.assert_array_equal(np.array(editor.state("[...editor.open.effect[0]]")), both)
+    assert np.abs(both - second).max() > 1e-4
+    page.get_by_label("Track 2: remove").click()
+    assert editor.state("editor.store.project.tracks.length") == 1
+
+
+@pytest.mark.soak
+def test_work_survives_a_reload(editor: EditorTab) -> None:
+    editor.state("editor.store.change((project) => { project.tracks[0].gain_db = -3; })")
+    editor.wait_until_kept()
+    editor.wait_for_mix()
+    before = editor.state("[editor.store.project, [...editor.open.mix[0]]]")
+    load_editor(editor, editor.page.url)
+    editor.wait_for_mix()
+    editor.wait("editor.open.mix !== null")
+    assert editor.state("[editor.store.project, [...editor.open.mix[0]]]") == before
+    assert editor.state("document.querySelector('#picture').videoWidth") == 160
+
+
+@pytest.mark.soak
+def test_a_project_is_saved_loaded_and_run_by_the_command_line(
+    editor: EditorTab, played_clip: Path, tmp_path: Path
+) -> None:
+    page = editor.page
+    with page.expect_download() as info:
+        page.keyboard.press("Control+s")
+    path = played_clip.parent / info.value.suggested_filename
+    info.value.save_as(path)
+    assert path.name == "ball.foley.json"
+    heard = np.array(editor.state("editor.open.mix.map((channel) => [...channel])"))
+    output = tmp_path / "out.wav"
+    assert generate(project_file=path, output=output, model=ModelOptions(preset="tiny")) == 0
+    made = read_sound(output)
+    assert correlate(heard, np.broadcast_to(made, heard.shape[:1] + made.shape[1:])) > 0.999
+    page.locator("#project-file").set_input_files(path)
+    editor.wait("editor.store.project.tracks[0].seed !== ''")
+    assert editor.state("editor.store.project.tracks[0].prompt") == PROMPT
+    page.keyboard.press("Control+Enter")
+    editor.wait_for_takes(1)
+    again = np.array(editor.state("editor.open.mix.map((channel) => [...channel])"))
+    assert correlate(heard, again) > 0.999

@@ -8,7 +8,7 @@ const TYPED = "input:not([type=range], [type=checkbox], [type=file]), textarea, 
 export function bindKeys(actions) {
   const plain = {
     " ": actions.play, l: actions.loop, i: actions.selectFrom, o: actions.selectTo, Escape: actions.clearSelection,
-    c: actions.cue, m: actions.mute, s: actions.solo, a: actions.back, r: () => actions.again?.(), d: () => actions.download?.(),
+    c: actions.cue, m: actions.mute, s: actions.solo, a: actions.back, r: () => actions.again(), d: () => actions.download(),
     "+": () => actions.zoomBy(ZOOM_STEP), "=": () => actions.zoomBy(ZOOM_STEP), "-": () => actions.zoomBy(-ZOOM_STEP), 0: actions.zoomAll,
     Home: () => actions.seek(0), End: actions.end,
   };

@@ -1,17 +1,17 @@
 // The editor: wires the project, the service, the player and the timeline together.
 
-import { ApiError, fetchFile, fetchModel, generate, useKey } from "./api.js";
+import { ApiError, fetchFile, fetchModel, finish, generate, useKey } from "./api.js";
 import { FrameStrip } from "./frames.js";
 import { bindKeys } from "./keys.js";
 import * as kept from "./keep.js";
 import { Player } from "./player.js";
 import {
-  addCue, choose, findPlace, listTakeIds, makeId, makeProject, makeTrack, MAX_TRACKS, round, Store, toLayer,
+  addCue, addSpotTake, choose, findPlace, listMixOptions, listTakeIds, makeId, makeProject, makeTrack, MAX_TRACKS, MIN_RANGE_SECONDS, round, Store, toLayer,
 } from "./project.js";
-import { readProject, writeProject } from "./project_file.js";
-import { decibels, decode, factor, MAX_PEAK_DBTP, placeOriginal, SAMPLE_RATE, Sounds, sumTracks, toStereo } from "./sounds.js";
+import { readProject, saveFile, writeProject } from "./project_file.js";
+import { decibels, decode, encodeWav, factor, MAX_PEAK_DBTP, placeOriginal, SAMPLE_RATE, Sounds, sumTracks, toStereo } from "./sounds.js";
 import { Timeline } from "./timeline.js";
-import { describeGain, listCues, make, show, Tracks } from "./tracks.js";
+import { describeGain, listCues, make, nameCue, show, Tracks } from "./tracks.js";
 
 const KEEP_MS = 400;
 const MIX_MS = 60;
@@ -142,6 +142,7 @@ function planMix(project) {
 async function makeMix() {
   const { project } = store;
   const id = ++mixing;
+  const key = mixKey;
   const numSamples = Math.round(project.duration * SAMPLE_RATE);
   if (!numSamples) {
     open.mix = null;
@@ -169,7 +170,7 @@ async function makeMix() {
   await timeline.showMix(isSilent ? null : mix[0].map((value, n) => (value + mix[1][n]) / 2), project.duration);
   timeline.select(store.project.selection);
   update();
-  document.body.dataset.mix = "ready";
+  if (key === mixKey) document.body.dataset.mix = "ready"; // else it is being made again
 }
 
 function measure(channels, id) {
@@ -202,7 +203,7 @@ async function generateTracks(ids) {
       tracks.focusPrompt(nameless.id);
       throw new UserError(`Track ${project.tracks.indexOf(nameless) + 1} has no prompt. Say what should be heard, or remove the track.`);
     }
-    const { result, started } = await ask(makeRequest(chosen), signal);
+    const result = await ask(makeRequest(chosen), signal);
     const files = chosen.map((_, n) => result.files.find((file) => (nameless ? !file.layer : file.layer === n + 1)));
     const takes = await Promise.all(files.map((file) => fetchTake(file)));
     store.change((latest) => {
@@ -216,7 +217,48 @@ async function generateTracks(ids) {
       if (!latest.duration) latest.duration = result.duration_seconds;
     });
     showNotices(result.notices);
-    open.seconds = (performance.now() - started) / 1000;
+  });
+}
+
+/** Make the selection of the selected track again; the rest of the track stays as it is. */
+async function makeAgain() {
+  const { project, selected: track } = store;
+  await during("Sending the clip and the track", async (signal) => {
+    const { selection } = project;
+    const sound = sounds.compose(track);
+    if (sound === null) throw new UserError("This track has no sound yet. Generate it first.");
+    if (selection === null) throw new UserError("Nothing is selected. Drag over the mix, or press I and O.");
+    if (selection.stop - selection.start < MIN_RANGE_SECONDS) throw new UserError(`The selection lasts less than ${MIN_RANGE_SECONDS} s. Select more.`);
+    const { prompt, negative_prompt, cues } = toLayer(track, project.negative);
+    const edit = { source: "file", ranges: [{ start_seconds: selection.start, stop_seconds: selection.stop }] };
+    const fields = { clip: open.clip, edit_source: encodeWav(sound), edit, prompt, negative_prompt, cues, format: "wav", num_inference_steps: project.steps };
+    const result = await ask(fields, signal);
+    const take = await fetchTake(result.files[0]);
+    store.change((latest) => {
+      const same = latest.tracks.find((one) => one.id === track.id);
+      if (same) addSpotTake(same, selection, { ...take, prompt });
+    });
+    showNotices(result.notices);
+  });
+}
+
+/** Save what is heard as a file of the service, which has the picture, the marks and the metadata. */
+async function download() {
+  await during("Mixing", async (signal) => {
+    if (open.clip === null) throw new UserError("There is no clip yet. Open one first.");
+    if (open.mix === null || document.body.dataset.mix !== "ready") throw new UserError("There is nothing to download yet. Generate a sound first.");
+    const { project } = store;
+    // A file over full scale would be clipped: it is sent lower, and raised by the service.
+    const peak = open.effect.reduce((most, channel) => channel.reduce((high, value) => Math.max(high, Math.abs(value)), most), 1);
+    const sound = peak > 1 ? open.effect.map((channel) => channel.map((value) => value / peak)) : open.effect;
+    const response = await finish({
+      clip: open.clip, sound: encodeWav(sound), gain_db: peak > 1 ? decibels(peak) : undefined, format: project.format, channels: "stereo", true_peak_dbtp: MAX_PEAK_DBTP,
+      prompt: project.tracks.map((track) => track.prompt).filter(Boolean).join(", ").slice(0, 2000),
+      ...listMixOptions(project, open.original !== null),
+    }, signal);
+    const suffix = /\.(\w+)"?$/.exec(response.headers.get("content-disposition") ?? "")?.[1] ?? project.format;
+    saveFile(await response.blob(), `${project.clip.replace(/\.[^.]*$/, "")}.foley.${suffix}`);
+    showNotices(JSON.parse(response.headers.get("x-foley-notices") ?? "[]"));
   });
 }
 
@@ -234,9 +276,8 @@ function makeRequest(chosen) {
 
 /** Send a request, show its progress, and return its result. */
 async function ask(fields, signal) {
-  const started = performance.now();
   for await (const { name, data } of generate(fields, signal)) {
-    if (name === "result") return { result: data, started };
+    if (name === "result") return data;
     if (name !== "progress") continue;
     const parts = [STAGES[data.stage] ?? data.stage];
     if (data.queue_position) parts.push(`number ${data.queue_position} in the queue`);
@@ -268,6 +309,7 @@ function update() {
   $("no-clip").hidden = hasClip;
   $("generate").disabled = work !== null;
   $("generate-track").disabled = work !== null;
+  $("again").disabled = work !== null || project.selection === null || !store.selected.takes.length;
   $("generate-track").hidden = project.tracks.length === 1;
   $("generate").textContent = project.tracks.length === 1 ? "Generate" : "Generate all";
   $("cancel").hidden = work === null;
@@ -374,15 +416,21 @@ const actions = {
     const id = makeId();
     let isAdded = false;
     editSelected(undefined, (track, project) => { isAdded = addCue(track, { id, ...selection, prompt: track.prompt || "sound" }, project.duration); });
-    if (isAdded) document.querySelector(`[data-name="${id}"]`)?.select();
+    if (isAdded) nameCue(id);
     else showError(new UserError("There is no room for a cue of 0.1 s here. Select another range."));
   },
   generate: () => generateTracks(store.project.tracks.map((track) => track.id)),
+  again: makeAgain,
+  download,
   generateTrack: () => generateTracks([store.selected.id]),
   cancel: () => work?.abort(),
   undo: () => store.undo(),
   redo: () => store.redo(),
-  save: () => writeProject(store.project, open),
+  save() {
+    writeProject(store.project);
+    const hasSpots = store.project.tracks.some((track) => track.spots.some((spot) => spot.chosen !== null));
+    if (hasSpots) showNotices(["The project's file does not hold the parts that were made again. Download the result to keep them."]);
+  },
 };
 
 function editSelected(group, edit) {
@@ -396,9 +444,9 @@ function showZoom() {
 
 function bind() {
   const click = {
-    play: actions.play, loop: actions.loop, generate: actions.generate, "generate-track": actions.generateTrack, cancel: actions.cancel,
+    play: actions.play, loop: actions.loop, generate: actions.generate, "generate-track": actions.generateTrack, again: actions.again, cancel: actions.cancel,
     undo: actions.undo, redo: actions.redo, "save-project": actions.save, "clear-selection": actions.clearSelection, "add-cue": actions.cue,
-    download: () => actions.download?.(),
+    download: actions.download,
     "add-track": () => store.change((project) => { const track = makeTrack(); project.tracks.push(track); project.selected = track.id; }),
     "new-project": startAnew,
   };

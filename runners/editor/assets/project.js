@@ -9,6 +9,7 @@
 
 export const MAX_TRACKS = 8;
 export const MIN_CUE_SECONDS = 0.1;
+export const MIN_RANGE_SECONDS = 0.1;
 export const CROSSFADE_SECONDS = 0.01;
 const MAX_UNDO = 100;
 const KEPT = ["gain_db", "pan", "mute", "solo"];
@@ -111,7 +112,7 @@ export function listAudible(project) {
 
 /** Where the keys for takes act: the spot at a position, else the whole track. */
 export function findPlace(track, seconds) {
-  return track.spots.find((spot) => spot.start <= seconds && seconds < spot.stop) ?? track;
+  return track.spots.findLast((spot) => spot.start <= seconds && seconds < spot.stop) ?? track;
 }
 
 /** Choose a take of a track or a spot; null is the track's own take. */
@@ -119,6 +120,17 @@ export function choose(place, id) {
   if (place.chosen === id) return;
   place.before = place.chosen;
   place.chosen = id;
+}
+
+/** Add a take of a range of a track; one of the same range joins its takes. */
+export function addSpotTake(track, { start, stop }, take) {
+  let spot = track.spots.find((one) => Math.abs(one.start - start) < 0.002 && Math.abs(one.stop - stop) < 0.002);
+  if (!spot) {
+    spot = { id: makeId(), start, stop, takes: [], chosen: null, before: null };
+    track.spots.push(spot); // it lies over the earlier ones
+  }
+  spot.takes.push(take);
+  choose(spot, take.id);
 }
 
 /** The ids of all takes, of which the sounds must be kept. */

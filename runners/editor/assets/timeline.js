@@ -107,7 +107,11 @@ export class Timeline extends EventTarget {
     this.duration = duration;
     const left = this.mix.scroll;
     this._spectrogram.clearCache();
+    // While it loads, the library would add regions later, and then say that they are new.
+    const loading = (this._loading = {});
     await this.mix.show(channel, duration);
+    if (loading !== this._loading) return;
+    this._loading = null;
     this._drawSpectrogram();
     this._apply();
     this.mix.scroll = left;
@@ -203,6 +207,7 @@ export class Timeline extends EventTarget {
   }
 
   _drawSelection() {
+    if (this._loading) return;
     this._drawing = true;
     const { regions } = this.mix;
     regions.clearRegions();

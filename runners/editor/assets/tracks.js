@@ -156,7 +156,13 @@ class Row {
     this._shown.sound = key;
     this._shown.regions = null;
     const sound = sounds.compose(track);
+    // While it loads, the library would add regions later, and then say that they are new.
+    const loading = (this._loading = {});
     this.lane.show(sound?.[0] ?? null, project.duration || 1).then(() => {
+      if (loading !== this._loading) return;
+      this._loading = null;
+      const latest = this._store.project.tracks.find((one) => one.id === this._id);
+      if (latest) this._showRegions(latest, this._store.project);
       this.lane.zoom(this._timeline.zoom === 0 ? 0 : this._timeline.pixelsPerSecond);
       this.lane.scroll = this._timeline.mix.scroll;
     });
@@ -164,14 +170,14 @@ class Row {
 
   _showRegions(track, project) {
     const key = JSON.stringify([track.cues, track.spots.map((spot) => [spot, spot.takes.length]), project.duration]);
-    if (this._shown.regions === key || !project.duration) return;
+    if (this._shown.regions === key || !project.duration || this._loading) return;
     this._shown.regions = key;
     this._drawing = true;
     const focused = this.lane.regions.getRegions().find((region) => region.element?.matches(":focus"))?.id;
     this.lane.regions.clearRegions();
     for (const spot of track.spots) {
       const number = spot.takes.findIndex((take) => take.id === spot.chosen) + 1;
-      const region = this.lane.regions.addRegion({ id: spot.id, start: spot.start, end: spot.stop, color: SPOT, drag: false, resize: false, content: number ? `take ${number}` : "first" });
+      const region = this.lane.regions.addRegion({ id: spot.id, start: spot.start, end: spot.stop, color: SPOT, drag: false, resize: false, content: `${number} of ${spot.takes.length}` });
       region.element?.setAttribute("data-spot", spot.id);
     }
     for (const cue of track.cues) {
@@ -219,7 +225,7 @@ class Row {
       const id = makeId();
       this._edit(null, () => {});
       this._edit(undefined, (track, project) => addCue(track, { id, start, stop, prompt: track.prompt || "sound" }, project.duration));
-      document.querySelector(`[data-name="${id}"]`)?.select();
+      nameCue(id);
     });
     regions.on("region-updated", (region, side) => {
       if (this._drawing) return;
@@ -233,6 +239,13 @@ class Row {
       this._change(region.id, start, stop);
     });
   }
+}
+
+/** Let somebody type the prompt of a cue. */
+export function nameCue(id) {
+  const field = document.querySelector(`[data-name="${id}"]`);
+  field?.focus();
+  field?.select();
 }
 
 /** The cues of the selected track as a list: the same as the regions, for typing. */

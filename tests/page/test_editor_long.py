@@ -1,0 +1,70 @@
+"""The editor with clips of 10 s and of a minute, on a server that takes them."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from playwright.sync_api import Browser
+
+from foley.media.original import read_original
+from tests.page.editor import EditorTab, draw_played_clip, open_editor
+from tests.patience import is_within, scale
+from tests.server import Server
+
+pytestmark = pytest.mark.soak
+
+
+@pytest.fixture(scope="module")
+def long_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("long"), {"FOLEY_MAX_CLIP_SECONDS": "60"})
+    try:
+        server.wait_until_ready()
+        yield server
+    finally:
+        assert server.stop() == 0, server.log.read_text()
+
+
+@pytest.mark.parametrize(("seconds", "first_sound_seconds"), [(10, 10), (60, 60)])
+def test_a_long_clip_is_made_played_made_again_and_downloaded(
+    long_server: Server,
+    browser: Browser,
+    tmp_path: Path,
+    seconds: int,
+    first_sound_seconds: float,
+) -> None:
+    tab: EditorTab = open_editor(browser, f"http://127.0.0.1:{long_server.port}/editor/")
+    page = tab.page
+    tab.open_clip(draw_played_clip(tmp_path / "ball.mp4", seconds=seconds))
+    page.get_by_label("Track 1: prompt").fill("a wooden ball bounces")
+    started = time.monotonic()
+    page.get_by_role("button", name="Generate", exact=True).click()
+    tab.wait("editor.store.project.tracks[0].takes.length === 1", 120)
+    tab.wait("document.querySelector('#cancel').hidden")
+    tab.wait_for_mix()
+    page.evaluate("document.activeElement.blur()")
+    page.keyboard.press("Space")
+    tab.wait("editor.player.isPlaying")
+    elapsed = time.monotonic() - started
+    print(f"{seconds} s: first sound after {elapsed:.1f} s")
+    assert is_within(elapsed, first_sound_seconds)
+    page.keyboard.press("Space")
+    tab.drag("#mix", 0.5, 0.55)
+    page.keyboard.press("r")
+    tab.wait("editor.store.project.tracks[0].spots[0]?.takes.length === 1", 120)
+    tab.wait("document.querySelector('#cancel').hidden")
+    tab.wait_for_mix()
+    heard = np.array(tab.state("editor.open.mix.map((channel) => [...channel])"))
+    page.get_by_label("Format").select_option("flac")
+    with page.expect_download(timeout=1000 * scale(60)) as info:
+        page.get_by_role("button", name="Download").click()
+    path = tmp_path / info.value.suggested_filename
+    info.value.save_as(path)
+    track = read_original(path, fit=lambda layout: layout)
+    assert track is not None
+    length = min(heard.shape[1], track.sound.samples.shape[1])
+    saved = track.sound.samples[:, :length]
+    assert np.corrcoef(heard[:, :length].ravel(), saved.ravel())[0, 1] > 0.999
+    assert tab.messages == []
+    page.context.close()
