@@ -135,7 +135,7 @@ def read_clip(path: Path, prompt: str) -> TrainingClip:
     clip = TrainingClip(path, prompt, content.hexdigest(), np.zeros(0, np.float32))
     if not prompt:
         clip.findings.append(
-            Finding("has no prompt, so it teaches the sound for every prompt; write NAME.txt")
+            Finding("has no prompt, so it teaches what is heard without one; write NAME.txt")
         )
     try:
         track = read_original(path, fit=lambda layout: "mono", stop_seconds=MAX_CLIP_SECONDS)
