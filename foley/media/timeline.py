@@ -15,6 +15,7 @@ from av.stream import Stream
 from av.video.stream import VideoStream
 
 from foley.configs import SYNC_FPS
+from foley.errors import VideoDecodeError
 from foley.media.integrity import is_fragmented
 
 StreamT = TypeVar("StreamT", AudioStream, VideoStream)
@@ -64,7 +65,7 @@ def _demux_in_clip_time(
     max_gap = _max_gap_ticks(container, stream)
     last_dts: int | None = None
     last_duration = step
-    for packet in container.demux(stream):
+    for packet in _demux(container, stream):
         if packet.dts is not None and packet.size:
             dts = packet.dts + shift
             if last_dts is not None and not last_dts - 2 * last_duration < dts < last_dts + max_gap:
@@ -74,6 +75,16 @@ def _demux_in_clip_time(
             packet.pts = None if packet.pts is None else packet.pts + shift
             packet.dts = None if packet.dts is None else packet.dts + shift
         yield packet
+
+
+def _demux(container: InputContainer, stream: StreamT) -> Iterator[Packet[StreamT]]:
+    try:
+        yield from container.demux(stream)
+    except IndexError as error:  # PyAV's
+        raise VideoDecodeError(
+            "a stream begins that the file does not state before; send a complete file, such as "
+            "H.264 in MP4"
+        ) from error
 
 
 def clock_start(container: InputContainer, stream: Stream) -> int:

@@ -7,10 +7,11 @@ import av
 import pytest
 import torch
 
-from foley.errors import VideoTooLongError
+from foley.errors import VideoDecodeError, VideoTooLongError
 from foley.media.decode import decode_frames
 from foley.media.mux import write_video
-from foley.media.source import MediaLimits
+from foley.media.source import MediaLimits, open_video
+from foley.media.timeline import demux_video
 from foley.types import VideoFrames
 from tests.media.clips import numbers, shown_seconds, write_clip
 
@@ -210,3 +211,12 @@ def test_a_last_frame_that_lasts_beyond_the_limit_makes_the_clip_too_long(tmp_pa
     frames = decode(trim=True)
     assert frames.trimmed
     assert frames.num_picked == 375
+
+
+def test_a_stream_that_begins_later_than_the_file_says_is_damage() -> None:
+    clip = Path(__file__).parents[1] / "assets/late_stream.ts"
+    with (
+        pytest.raises(VideoDecodeError, match="a stream begins"),
+        open_video(clip, MediaLimits()) as (container, stream),
+    ):
+        list(demux_video(container, stream))
