@@ -202,24 +202,25 @@ class Bucket:
 
     Args:
         address: s3://bucket/prefix.
+        retry_seconds: for how long a request that the bucket does not answer is repeated.
 
     Raises:
         ParameterError: it names no bucket.
         ConfigError: obstore is not installed.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, *, retry_seconds: float = 60.0) -> None:
         self._address = address.rstrip("/")
         bucket, _, prefix = self._address.removeprefix(S3).partition("/")
         if not bucket:
             raise ParameterError(f"{address} names no bucket; write s3://BUCKET/PREFIX")
         if importlib.util.find_spec("obstore") is None:
             raise ConfigError(
-                f"{address} needs the extra 'bulk': pip install 'foley-serving[bulk]'"
+                f"{address} needs the library obstore: pip install 'foley-serving[bulk]'"
             )
         from obstore.store import S3Store
 
-        retries: Any = {"max_retries": 5, "retry_timeout": timedelta(seconds=60)}
+        retries: Any = {"max_retries": 5, "retry_timeout": timedelta(seconds=retry_seconds)}
         self._store = S3Store(bucket, prefix=prefix or None, retry_config=retries)
 
     def list_sizes(self, below: str = "") -> dict[str, int]:
@@ -257,6 +258,42 @@ class Bucket:
                 self._store.put(name, source)
             else:  # in one piece: an upload in parts cannot be refused by its name
                 self._store.put(name, source, mode="create", use_multipart=False)
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Write a file unless there is one of its name; returns whether it was written.
+
+        Args:
+            name: of the file.
+            data: its content.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        from obstore.exceptions import AlreadyExistsError
+
+        try:
+            with self._translate("written", name, AlreadyExistsError):
+                self._store.put(name, data, mode="create", use_multipart=False)
+        except AlreadyExistsError:
+            return False
+        return True
+
+    def remove_all(self, below: str, *, without: str | None = None) -> None:
+        """Remove files.
+
+        Args:
+            below: beginning of their names, up to a slash.
+            without: beginning of the names that are kept; None for none.
+
+        Raises:
+            OutputError: they cannot be removed.
+        """
+        names = [
+            name for name in self.list_sizes(below) if not (without and name.startswith(without))
+        ]
+        if names:
+            with self._translate("removed", below):
+                self._store.delete(names)
 
     def fetch(self, name: str, destination: Path) -> None:
         """See `Storage.fetch`."""

@@ -34,6 +34,7 @@ KNOWN_ELSEWHERE = (
 # Keys that neither the API's processes nor the GPU process need once the settings are read.
 SECRETS = (
     "FOLEY_API_KEYS",
+    "FOLEY_DATABASE_URL",
     "FOLEY_WEBHOOK_SECRET",
     "BUCKET_ACCESS_KEY_ID",
     "BUCKET_SECRET_ACCESS_KEY",
@@ -43,6 +44,7 @@ SECRETS = (
 MIB = 1024 * 1024
 UNIT_SECONDS = 15.0  # of a clip, for which limits on its cost are stated
 MAX_THREADS = 4  # a decoder uses as many
+DATABASE_URL = re.compile(r"postgres(ql)?://[^/]*/[^/?]+(\?.*)?$")
 API_KEY = re.compile(r"[!-+\--~]+", re.ASCII)  # visible ASCII without the comma
 # By default Docker gives a container 64 MiB of shared memory, less than the frames of one clip.
 MIN_SHARED_MEMORY_BYTES = 1024 * MIB
@@ -338,7 +340,25 @@ class Settings(BaseSettings):
         Path | None,
         Field(
             description="Folder for durable jobs, on a disk that outlives the service, and of one "
-            "machine. Without it the service takes no jobs."
+            "machine. Without it the service takes no jobs. Several machines share a queue by "
+            "`FOLEY_DATABASE_URL`."
+        ),
+    ] = None
+    database_url: Annotated[
+        SecretStr | None,
+        Field(
+            description="PostgreSQL that keeps the queue of durable jobs, such as "
+            "`postgresql://user:password@host/foley`. Any number of machines may share it. Without "
+            "it SQLite in `FOLEY_JOBS_DIR` does, for one machine."
+        ),
+    ] = None
+    results: Annotated[
+        str | None,
+        Field(
+            pattern=r"^s3://[a-z0-9][a-z0-9.-]+(/[A-Za-z0-9._=-]+)*/?$",
+            description="Bucket and prefix, such as `s3://bucket/foley`, for the clips and results "
+            "of durable jobs that several machines share. Keys, region and address are in the "
+            "variables of AWS. Needed with `FOLEY_DATABASE_URL`, and only with it.",
         ),
     ] = None
     max_jobs: Annotated[
@@ -533,6 +553,32 @@ class Settings(BaseSettings):
         return secrets
 
     @property
+    def jobs_database(self) -> str | None:
+        """The URL of `database_url`; None for SQLite.
+
+        Raises:
+            ConfigError: it is none of PostgreSQL, or what belongs to it is missing.
+        """
+        url = self.database_url.get_secret_value() if self.database_url else None
+        if (url is None) != (self.results is None):
+            raise ConfigError(
+                f"{PREFIX}DATABASE_URL and {PREFIX}RESULTS belong together: machines that share a "
+                "queue share its files, in a bucket; set both or neither"
+            )
+        if url is None:
+            return None
+        if self.jobs_dir is None:
+            raise ConfigError(
+                f"{PREFIX}DATABASE_URL needs {PREFIX}JOBS_DIR, a folder for what this machine "
+                "receives and fetches"
+            )
+        if not DATABASE_URL.match(url):
+            raise ConfigError(
+                f"{PREFIX}DATABASE_URL: write postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
+            )
+        return url
+
+    @property
     def private_networks(self) -> tuple[str, ...]:
         """The networks of `webhook_networks`.
 
@@ -634,6 +680,7 @@ def load_settings() -> Settings:
         settings = Settings()
         # What is wrong in these ends the start, not the first request.
         settings.keys, settings.webhook_secrets, settings.private_networks  # noqa: B018
+        settings.jobs_database  # noqa: B018
     except ValidationError as error:
         raise ConfigError(f"settings ({PREFIX}*): {describe_validation_error(error)}") from error
     return settings

@@ -5,6 +5,7 @@ that decides which messages callers may see. HTTP, server-sent events and gRPC u
 """
 
 import math
+import sys
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -139,11 +140,13 @@ def public_error(error: Exception) -> PublicError:
     """Return what callers may see of an error.
 
     Args:
-        error: any exception; one that is no FoleyError becomes `internal`, or
-            `storage_full` if a disk was full.
+        error: any exception; one that is no FoleyError becomes `internal`, or `storage_full` if a
+            disk was full, or `not_ready` if a database is away.
     """
     if is_storage_full(error):
         error = StorageFullError()
+    elif _is_database_away(error):
+        error = NotReadyError("the database of the jobs does not answer; try again")
     if not isinstance(error, FoleyError):
         return PublicError(
             code=INTERNAL_CODE, message=INTERNAL_MESSAGE, status=INTERNAL_STATUS, redacted=True
@@ -159,6 +162,15 @@ def public_error(error: Exception) -> PublicError:
         redacted=not is_public,
         retry_after_seconds=retry_after_seconds,
     )
+
+
+def _is_database_away(error: Exception) -> bool:
+    """Whether PostgreSQL did not answer, or no connection to it was free in time."""
+    psycopg, alchemy = sys.modules.get("psycopg"), sys.modules.get("sqlalchemy.exc")
+    if psycopg is None or alchemy is None:  # nothing of them was imported, so it is not theirs
+        return False
+    away = (psycopg.OperationalError, psycopg.InterfaceError, alchemy.TimeoutError)
+    return isinstance(getattr(error, "orig", error), away)
 
 
 def status_of(kind: type[FoleyError]) -> Status:

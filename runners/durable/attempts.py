@@ -6,7 +6,7 @@ of interactive callers. The seed is fixed, so a repetition gives the same bytes.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,11 @@ from foley.errors import (
     RequestError,
     StorageFullError,
 )
-from runners.durable.files import JobFiles
+from runners.durable.bucket_files import AnyFiles
 from runners.durable.queue import JobQueue
 from runners.durable.request import JobRequest
 from runners.durable.secret import make_job_key
+from runners.handoff import CLIP, SOURCE
 from runners.status import public_error
 
 log = structlog.get_logger(__name__)
@@ -46,6 +47,8 @@ WAITED_FOR = (
     NotReadyError,
     StorageFullError,
 )
+# A disk is full, or a database away, by other errors than these.
+WAITED_CODES = (StorageFullError.code, NotReadyError.code)
 # A job that ends the model's process, or that times out, must not do so for ever.
 MAX_FAILURES = 10
 FIRST_PAUSE_SECONDS = 0.25
@@ -61,13 +64,23 @@ class JobRunner:
         secret: of the folder, see `runners.durable.secret`.
         files: of the jobs.
         queue: where progress is noted.
+        require_claim: returns if the jobs of this process are still its own; None where no other
+            can have taken them.
     """
 
-    def __init__(self, server: str, secret: bytes, files: JobFiles, queue: JobQueue) -> None:
+    def __init__(
+        self,
+        server: str,
+        secret: bytes,
+        files: AnyFiles,
+        queue: JobQueue,
+        require_claim: Callable[[], None] | None = None,
+    ) -> None:
         self._server = server
         self._secret = secret
         self._files = files
         self._queue = queue
+        self._require_claim = require_claim
         self._clients: dict[str, AsyncFoleyClient] = {}  # by owner: making one takes 30 ms
 
     async def run(self, job_id: str, owner: str, request: JobRequest) -> dict[str, Any]:
@@ -88,13 +101,13 @@ class JobRunner:
                 return result
             try:
                 return await self._run_once(job_id, owner, request)
-            except (FoleyError, OSError) as error:
+            except (FoleyError, OSError, SQLAlchemyError) as error:
                 if isinstance(error, CancelledRequestError) and await self._is_cancelled(
                     owner, job_id
                 ):
                     raise
                 public = public_error(error)
-                if not isinstance(error, WAITED_FOR) and public.code != StorageFullError.code:
+                if not isinstance(error, WAITED_FOR) and public.code not in WAITED_CODES:
                     num_failures += 1
                     if isinstance(error, RequestError) or num_failures == MAX_FAILURES:
                         raise
@@ -106,14 +119,20 @@ class JobRunner:
             pause_seconds = min(2 * pause_seconds, MAX_PAUSE_SECONDS)
 
     async def _run_once(self, job_id: str, owner: str, request: JobRequest) -> dict[str, Any]:
+        if request.start_by is not None:
+            await asyncio.to_thread(self._queue.starts.begin, job_id)
         client = self._find_client(owner)
         options = request.options.model_dump(exclude_unset=True)
-        if request.options.edit is not None and request.options.edit.is_sent:
-            options["edit"]["source"] = self._files.source(job_id)
-        with self._files.partial_results(job_id) as partial:
+        with contextlib.ExitStack() as held:
+            partial = held.enter_context(self._files.partial_results(job_id))
+            inputs = await asyncio.to_thread(
+                held.enter_context, self._files.open_inputs(job_id, request)
+            )
+            if request.options.edit is not None and request.options.edit.is_sent:
+                options["edit"]["source"] = inputs / SOURCE
             async with self._notes(job_id) as on_update:
                 generation = await client.generate(
-                    self._files.clip(job_id) if request.has_clip else None,
+                    inputs / CLIP if request.has_clip else None,
                     request_id=job_id,
                     on_update=on_update,
                     **options,
@@ -121,12 +140,27 @@ class JobRunner:
             for file in generation.files:
                 await client.download(file, partial / Path(file.url).name)
             result = describe_result(generation)
+            await self._confirm(job_id)
             return await asyncio.to_thread(self._files.publish, partial, job_id, result)
 
     async def _is_cancelled(self, owner: str, job_id: str) -> bool:
         """Whether the job itself was cancelled, and not only a request of it."""
-        job = await asyncio.to_thread(self._queue.find, owner, job_id)
+        try:
+            job = await asyncio.to_thread(self._queue.find, owner, job_id)
+        except SQLAlchemyError:  # DBOS ends a cancelled job anyway
+            return False
         return job.state == "cancelled"
+
+    async def _confirm(self, job_id: str) -> None:
+        """Return if the job is still this process's own; waits while the database is away."""
+        while self._require_claim is not None:
+            try:
+                await asyncio.to_thread(self._require_claim)
+            except SQLAlchemyError as error:
+                log.warning("result_waits", job_id=job_id, reason=str(error))
+            else:
+                return
+            await asyncio.sleep(PROGRESS_SECONDS)
 
     def _find_client(self, owner: str) -> AsyncFoleyClient:
         if owner not in self._clients:

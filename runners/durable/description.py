@@ -4,6 +4,7 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
+from runners.durable.bucket_files import TRY
 from runners.durable.job import Job, Webhook
 
 
@@ -109,4 +110,5 @@ def _describe_result(result: dict[str, Any], url: str) -> dict[str, Any]:
         {**{k: v for k, v in file.items() if k != "name"}, "url": f"{url}/result/{file['name']}"}
         for file in result["files"]
     ]
-    return {**result, "files": files}
+    told = {name: value for name, value in result.items() if name != TRY}
+    return {**told, "files": files}

@@ -1,10 +1,11 @@
-"""The process that runs the jobs of a folder: `python -m runners.durable.executor`.
+"""The process that runs jobs: `python -m runners.durable.executor`.
 
 A service starts it, and ends it by closing its standard input. It has no orderly end: it must
 survive SIGKILL anyway, so SIGTERM is the same. The next one takes up what it was working on.
 
-One process at a time holds the folder's lock, so every job that is marked as running at its start
-was left by a dead one.
+One process at a time holds the folder's lock, so with SQLite every job that is marked as running at
+its start was left by a dead one. With PostgreSQL there is one such process for each machine, and
+`runners.durable.liveness` says which of them are dead.
 """
 
 import asyncio
@@ -16,33 +17,37 @@ import signal
 import sys
 import threading
 import time
+import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Annotated, Any
 
 import structlog
 from cyclopts import App, Parameter
 from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer
 
+from foley.errors import FoleyError
 from runners.durable import uploads
 from runners.durable.attempts import JobRunner
+from runners.durable.bucket_files import AnyFiles
+from runners.durable.database import IDLE_TRANSACTION_MS, is_shared, prepare_database
 from runners.durable.description import format_message
-from runners.durable.files import JobFiles
+from runners.durable.executor_settings import ExecutorSettings
 from runners.durable.job import JobFailedError, Webhook
+from runners.durable.liveness import Liveness, stay_alive
 from runners.durable.notifier import Notifier, begin_ended
-from runners.durable.queue import APPLICATION, QUEUE, WORKFLOW, JobQueue, prepare_database
-from runners.durable.receivers import Receivers, WebhookSettings
+from runners.durable.queue import APPLICATION, QUEUE, WORKFLOW, JobQueue
+from runners.durable.receivers import Receivers
 from runners.durable.request import JobRequest
 from runners.durable.secret import load_secret
 from runners.logs import adopt_libraries, configure_logging
 from runners.process import forbid_tracing
 from runners.status import public_error
 
-log = structlog.get_logger(__name__)
+log = structlog.get_logger("runners.durable.executor")  # it runs as __main__, which has no level
 
-EXECUTOR_ID = "embedded"
+EXECUTOR_ID = "embedded"  # with SQLite, where a lock lets one run at a time
 # DBOS would derive it from the code, and never finish the jobs of another version of it.
 JOBS_VERSION = "jobs-1"
 POLL_SECONDS = 0.5  # from a free place to the start of the next job
@@ -83,59 +88,70 @@ app = App(name="python -m runners.durable.executor", help_format="plaintext")
 def main(
     *,
     server: Annotated[str, Parameter(help="Address of the service.")],
-    folder: Annotated[Path, Parameter(help="Folder of the jobs.")],
     num_running: Annotated[int, Parameter(help="Jobs that run at once.")],
-    keep_seconds: Annotated[float, Parameter(help="How long ended jobs are kept.")],
 ) -> None:
-    """Run the jobs of a service."""
+    """Run the jobs of a service. Standard input has a line of `ExecutorSettings`, as JSON."""
     configure_logging("info")
     forbid_tracing()  # this process has the secret that signs webhooks
-    webhooks = WebhookSettings.model_validate_json(sys.stdin.buffer.readline())
+    settings = ExecutorSettings.model_validate_json(sys.stdin.buffer.readline())
     threading.Thread(target=_end_with_input, daemon=True).start()
-    files = JobFiles(folder)
+    database, keep_seconds = settings.find_database(), settings.keep_seconds
+    files = settings.open_files()
+    queue = JobQueue(database, max_waiting=sys.maxsize)
+    liveness = None
+    executor_id = EXECUTOR_ID
+    if is_shared(queue.engine):
+        executor_id = uuid.uuid4().hex
+        liveness = Liveness(queue.engine, executor_id)
     config: DBOSConfig = {
         "name": APPLICATION,
-        "system_database_url": prepare_database(files.database),
+        "system_database_url": prepare_database(database),
         "serializer": DBOSPortableJSONSerializer(),
-        "executor_id": EXECUTOR_ID,
+        "executor_id": executor_id,
         "application_version": JOBS_VERSION,
         "log_level": "WARNING",
         "enable_otlp": False,
         "notification_listener_polling_interval_sec": 60.0,  # nothing here waits for notifications
         "scheduler_polling_interval_sec": 3600.0,  # and nothing is scheduled
+        "sys_db_idle_transaction_timeout_sec": IDLE_TRANSACTION_MS / 1000,
     }
     DBOS(config=config)
-    queue = JobQueue(files.database, max_waiting=sys.maxsize)
     queue.starts.end_late()
     at_work = AtWork()
-    register(JobRunner(server, load_secret(folder), files, queue), queue, at_work)
+    require_claim = liveness.require_claim if liveness else None
+    register(
+        JobRunner(server, load_secret(settings.folder), files, queue, require_claim), files, at_work
+    )
     logging.getLogger("dbos").addFilter(_is_trouble)
     adopt_libraries()
+    if liveness is not None:
+        liveness.begin()
+        threading.Thread(
+            target=stay_alive, args=(liveness, DBOS._recover_pending_workflows), daemon=True
+        ).start()
     DBOS.launch()
     DBOS.register_queue(QUEUE, worker_concurrency=num_running, polling_interval_sec=POLL_SECONDS)
     log.info("jobs_ready", num_running=num_running)
-    if webhooks.secrets:
+    if settings.webhooks.secrets:
         threading.Thread(
-            target=send_webhooks, args=(queue, webhooks, keep_seconds), daemon=True
+            target=send_webhooks, args=(queue, settings, liveness), daemon=True
         ).start()
-    threading.Thread(target=watch_forever, args=(queue, at_work), daemon=True).start()
+    threading.Thread(target=watch_forever, args=(queue, at_work, executor_id), daemon=True).start()
     sweep_forever(queue, files, keep_seconds)
 
 
-def register(runner: JobRunner, queue: JobQueue, at_work: AtWork) -> None:
+def register(runner: JobRunner, files: AnyFiles, at_work: AtWork) -> None:
     """Tell DBOS how a job is run.
 
     Args:
         runner: does the work.
-        queue: of the jobs.
+        files: of the jobs.
         at_work: notes the jobs that are run.
     """
 
     @DBOS.step(name="generate", preemptible=True)
     async def generate(job_id: str, owner: str, request: dict[str, Any]) -> dict[str, Any]:
         try:
-            if request.get("start_by") is not None:
-                await asyncio.to_thread(queue.starts.begin, job_id)
             return await runner.run(job_id, owner, JobRequest.model_validate(request))
         except Exception as error:
             public = public_error(error)
@@ -149,22 +165,28 @@ def register(runner: JobRunner, queue: JobQueue, at_work: AtWork) -> None:
     async def run_job(job_id: str, owner: str, request: dict[str, Any]) -> dict[str, Any]:
         with at_work.enter(job_id):
             result = await generate(job_id, owner, request)
+            with contextlib.suppress(FoleyError):  # a bucket is away, and it is removed later
+                await asyncio.to_thread(files.finish, job_id, result)
             log.info("job_succeeded", job_id=job_id)
             return result
 
 
-def send_webhooks(queue: JobQueue, settings: WebhookSettings, keep_seconds: float) -> None:
+def send_webhooks(queue: JobQueue, settings: ExecutorSettings, liveness: Liveness | None) -> None:
     """Send webhooks for ever.
 
     Args:
         queue: of the jobs.
         settings: with a secret.
-        keep_seconds: how long ended jobs are kept, which webhooks tell.
+        liveness: says whose turn it is; None where this process is the only one.
     """
 
     async def send() -> None:
-        describe = functools.partial(describe_end, queue, keep_seconds)
-        await Notifier(queue.webhooks, Receivers(settings), describe).run_forever()
+        describe = functools.partial(describe_end, queue, settings.keep_seconds)
+        receivers = Receivers(settings.webhooks)
+        notifier = Notifier(
+            queue.webhooks, receivers, describe, lambda: liveness is None or liveness.is_first
+        )
+        await notifier.run_forever()
 
     asyncio.run(send())
 
@@ -181,7 +203,7 @@ def describe_end(queue: JobQueue, keep_seconds: float, webhook: Webhook) -> str:
     return format_message(job, webhook.root, keep_seconds)
 
 
-def watch_forever(queue: JobQueue, at_work: AtWork) -> None:
+def watch_forever(queue: JobQueue, at_work: AtWork, executor_id: str) -> None:
     """End the jobs that were not begun in time, and this process if it has dropped a job.
 
     DBOS drops one whose end it cannot write, as on a full disk. The next process takes it up.
@@ -189,13 +211,14 @@ def watch_forever(queue: JobQueue, at_work: AtWork) -> None:
     Args:
         queue: of the jobs.
         at_work: the jobs that this process runs.
+        executor_id: of this process.
     """
     num_looks: Counter[str] = Counter()
     while True:
         time.sleep(WATCH_SECONDS)
         try:
             queue.starts.end_late()
-            dropped = at_work.find_dropped(queue.list_running())
+            dropped = at_work.find_dropped(queue.list_running(executor_id))
         except Exception:
             log.exception("jobs_not_watched")
             continue
@@ -205,7 +228,7 @@ def watch_forever(queue: JobQueue, at_work: AtWork) -> None:
             os._exit(1)
 
 
-def sweep_forever(queue: JobQueue, files: JobFiles, keep_seconds: float) -> None:
+def sweep_forever(queue: JobQueue, files: AnyFiles, keep_seconds: float) -> None:
     """Remove jobs that ended long ago, with their files.
 
     Args:
@@ -215,13 +238,14 @@ def sweep_forever(queue: JobQueue, files: JobFiles, keep_seconds: float) -> None
     """
     files.remove_leftovers(queue.list_ids())
     while True:
-        begin_ended(queue.webhooks, functools.partial(describe_end, queue, keep_seconds))
         before = datetime.now(UTC) - timedelta(seconds=keep_seconds)
         try:
+            begin_ended(queue.webhooks, functools.partial(describe_end, queue, keep_seconds))
             for job_id in queue.forget_finished(before):
                 files.remove(job_id)
             uploads.remove_old_uploads(files.folder / uploads.FOLDER)
-        except Exception:  # such as a full disk
+            files.remove_old_copies()
+        except Exception:  # such as a full disk, or a database that is away
             log.exception("jobs_not_swept")
         time.sleep(min(keep_seconds / 10, MAX_SWEEP_SECONDS))
 

@@ -70,6 +70,15 @@ class JobFiles:
         """The file that the edit of a job starts from."""
         return self._jobs / job_id / SOURCE
 
+    @contextlib.contextmanager
+    def open_inputs(self, job_id: str, _request: JobRequest) -> Iterator[Path]:
+        """Yield the folder that holds the clip of a job, and what its edit starts from.
+
+        Args:
+            job_id: of the job.
+        """
+        yield self._jobs / job_id
+
     def check_room(self, num_bytes: int = 0) -> None:
         """Return if there is room for so many bytes, and for `MIN_ROOM_BYTES` beside them.
 
@@ -115,10 +124,7 @@ class JobFiles:
         Raises:
             StorageFullError: there is no room for the result.
         """
-        # Its picture is copied into each variation.
-        clip = received / CLIP
-        copied = 0 if request.options.format in AUDIO_FORMATS else request.options.num_variations
-        self.check_room(copied * clip.stat().st_size if clip.exists() else 0)
+        self.check_room(count_copied(request, received / CLIP))
         (received / REQUEST).write_text(request.model_dump_json(exclude_unset=True))
         sync([*received.iterdir(), received])
         folder = self._jobs / job_id
@@ -178,7 +184,7 @@ class JobFiles:
         for path in (self.clip(job_id), self.source(job_id)):
             path.unlink(missing_ok=True)
 
-    def find_sound(self, job_id: str, name: str | None) -> Path | None:
+    def find_sound(self, job_id: str, name: str | None, _result: dict[str, Any]) -> Path | None:
         """Return a file of a result whose sound can be edited; None if there is none.
 
         Args:
@@ -187,7 +193,11 @@ class JobFiles:
         """
         return find_sound(self._results(job_id), name)
 
-    def find_file(self, job_id: str, name: str) -> Path:
+    def finish(self, job_id: str, _result: dict[str, Any]) -> None:
+        """Remove what a job that has succeeded needs no more."""
+        self._remove_inputs(job_id)
+
+    def find_file(self, job_id: str, name: str, _result: dict[str, Any]) -> Path:
         """Return the path of a file of a result.
 
         Args:
@@ -206,6 +216,9 @@ class JobFiles:
         """Remove the folder of a job, which may be gone already."""
         shutil.rmtree(self._jobs / job_id, ignore_errors=True)
 
+    def remove_old_copies(self) -> None:
+        """There are none: the files lie here."""
+
     def remove_leftovers(self, known: Iterable[str]) -> None:
         """Remove old folders that no job has: of uploads that broke off, and of deleted jobs.
 
@@ -221,6 +234,17 @@ class JobFiles:
 
     def _results(self, job_id: str) -> Path:
         return self._jobs / job_id / "results"
+
+
+def count_copied(request: JobRequest, clip: Path) -> int:
+    """Return the bytes of the pictures in a result: each variation has a copy.
+
+    Args:
+        request: of a job.
+        clip: of the job; absent if it has none.
+    """
+    copies = 0 if request.options.format in AUDIO_FORMATS else request.options.num_variations
+    return copies * clip.stat().st_size if clip.exists() else 0
 
 
 def sync(paths: Iterable[Path]) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import structlog
 
-from runners.durable.receivers import WebhookSettings
+from runners.durable.executor_settings import ExecutorSettings
 from runners.process import call_on_stop_signal, find_http_address
 
 log = structlog.get_logger(__name__)
@@ -34,26 +34,15 @@ class ExecutorLauncher:
     """Starts the executor of a folder whenever none runs.
 
     Args:
-        folder: of the jobs.
         lock: file that the executor holds locked.
         num_running: jobs that run at once.
-        keep_seconds: how long ended jobs are kept.
-        webhooks: how they are sent.
+        settings: what the executor is told.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        lock: Path,
-        *,
-        num_running: int,
-        keep_seconds: float,
-        webhooks: WebhookSettings,
-    ) -> None:
-        self._folder = folder
+    def __init__(self, lock: Path, *, num_running: int, settings: ExecutorSettings) -> None:
         self._lock = lock
-        self._options = ["--num-running", str(num_running), "--keep-seconds", f"{keep_seconds:g}"]
-        self._webhooks = webhooks
+        self._options = ["--num-running", str(num_running)]
+        self._settings = settings
         self._process: subprocess.Popen[bytes] | None = None
         self._watching: asyncio.Task[None] | None = None
 
@@ -106,7 +95,7 @@ class ExecutorLauncher:
             return False
         else:
             command = [sys.executable, "-m", "runners.durable.executor", "--server", server]
-            command += ["--folder", str(self._folder.absolute()), *self._options]
+            command += self._options
             # The kernel closes its standard input when this process ends; then it ends too.
             self._process = subprocess.Popen(
                 command, cwd=SOURCE_ROOT, stdin=subprocess.PIPE, pass_fds=[descriptor]
@@ -114,7 +103,7 @@ class ExecutorLauncher:
             assert self._process.stdin is not None
             # Not on the command line, which every user of the machine may read.
             with contextlib.suppress(BrokenPipeError):
-                self._process.stdin.write(self._webhooks.model_dump_json().encode() + b"\n")
+                self._process.stdin.write(self._settings.model_dump_json().encode() + b"\n")
                 self._process.stdin.flush()
             log.info("jobs_executor_starting", pid=self._process.pid)
             return True

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 
 import structlog
+from sqlalchemy.exc import SQLAlchemyError
 
 from runners.durable.job import Webhook
 from runners.durable.receivers import Receivers, Refusal
@@ -33,6 +34,7 @@ class Notifier:
         store: of the webhooks.
         receivers: where they go.
         describe: returns what is sent about a job that has ended, as JSON.
+        may_send: whether it is this one's turn, where several processes could send.
     """
 
     def __init__(
@@ -40,16 +42,21 @@ class Notifier:
         store: WebhookStore,
         receivers: Receivers,
         describe: Describe,
+        may_send: Callable[[], bool] = lambda: True,
     ) -> None:
         self._store = store
         self._receivers = receivers
         self._describe = describe
+        self._may_send = may_send
         self._sending: dict[str, asyncio.Task[None]] = {}
         self._sending_to: Counter[str] = Counter()
 
     async def run_forever(self) -> None:
         """Send webhooks as they fall due."""
         while True:
+            if not self._may_send():
+                await asyncio.sleep(POLL_SECONDS)
+                continue
             try:
                 await asyncio.to_thread(begin_ended, self._store, self._describe)
                 due = await asyncio.to_thread(self._find_due)
@@ -122,6 +129,8 @@ def begin_ended(store: WebhookStore, describe: Describe) -> None:
         for webhook in webhooks:
             try:
                 body = describe(webhook)
+            except SQLAlchemyError:  # the database is away, for all of them
+                raise
             except Exception:  # a fault of ours in one must not hold up the others
                 log.exception("webhook_not_described", job_id=webhook.job_id)
                 store.give_up(webhook, "the service could not describe the job")

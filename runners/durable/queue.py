@@ -1,9 +1,8 @@
-"""The queue of jobs, which DBOS keeps in SQLite. API processes and the executor share it.
+"""The queue of jobs, which DBOS keeps in a database. API processes and executors share it.
 
 An API process only reads and writes rows; `runners.durable.executor` runs the jobs.
 """
 
-import sqlite3
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,10 @@ from dbos import (
     EnqueueOptions,
     PortableWorkflowError,
     WorkflowStatus,
-    run_dbos_database_migrations,
 )
 
 from foley.errors import BusyError, ConflictError, NotFoundError
+from runners.durable.database import is_shared, open_engine, prepare_database
 from runners.durable.job import UNFINISHED, Job, JobFailedError, JobState
 from runners.durable.request import JobRequest
 from runners.durable.starts import StartStore
@@ -44,45 +43,54 @@ _STATE_OF: dict[str, JobState] = {
 }
 # DBOS lists workflows, and counts none.
 _COUNT_WAITING = sa.text("SELECT count(*) FROM workflow_status WHERE status = 'ENQUEUED'")
-# SQLite's times have whole seconds here. Among equal ones DBOS takes the rows in their order.
-_COUNT_AHEAD = sa.text(
+# SQLite's times have whole seconds here. Among equal ones DBOS takes the rows in their order; those
+# of PostgreSQL have milliseconds, and no order.
+_COUNT_AHEAD = (
     "SELECT count(*) FROM workflow_status AS other JOIN workflow_status AS job "
     "ON job.workflow_uuid = :job_id WHERE other.status = 'ENQUEUED' "
-    "AND (other.priority, other.created_at, other.rowid) "
-    "< (job.priority, job.created_at, job.rowid)"
+    "AND (other.priority, other.created_at, other.{order}) "
+    "< (job.priority, job.created_at, job.{order})"
 )
-
-_RUNNING = sa.text("SELECT workflow_uuid FROM workflow_status WHERE status = 'PENDING'")
+_RUNNING = sa.text(
+    "SELECT workflow_uuid FROM workflow_status "
+    "WHERE status = 'PENDING' AND executor_id = :executor_id"
+)
 
 
 class JobQueue:
-    """All jobs of a folder. Its methods read or write the disk.
+    """All jobs of a database. Its methods read or write the disk, or call the database.
 
     Args:
-        database: the file, created if missing.
+        database: file of SQLite, created if missing, or the URL of PostgreSQL.
         max_waiting: how many jobs may wait.
 
     Attributes:
+        engine: of the database.
         webhooks: of the jobs.
         starts: times by which jobs have to be started.
     """
 
-    def __init__(self, database: Path, *, max_waiting: int) -> None:
+    def __init__(self, database: Path | str, *, max_waiting: int) -> None:
         self._max_waiting = max_waiting
         url = prepare_database(database)
+        self.engine = open_engine(url)
         self._client = DBOSClient(
             system_database_url=url,
+            # DBOS sets SQLite up for itself, and else the process has one pool of connections.
+            system_database_engine=self.engine if is_shared(self.engine) else None,
             serializer=DBOSPortableJSONSerializer(),
             application_name=APPLICATION,
+            retry_connection_errors=False,  # a caller is told, and asks again
         )
-        self._engine = sa.create_engine(url)
-        self.webhooks = WebhookStore(self._engine)
-        self.starts = StartStore(self._engine)
+        order = "workflow_uuid" if is_shared(self.engine) else "rowid"
+        self._count_ahead = sa.text(_COUNT_AHEAD.format(order=order))
+        self.webhooks = WebhookStore(self.engine)
+        self.starts = StartStore(self.engine)
 
     def close(self) -> None:
         """Close the connections."""
         self._client.destroy()
-        self._engine.dispose()
+        self.engine.dispose()
 
     def submit(self, owner: str, job_id: str, request: JobRequest) -> None:
         """Add a job; nothing happens if the queue has one with this id.
@@ -110,7 +118,7 @@ class JobQueue:
         Raises:
             BusyError: as many wait as may.
         """
-        with self._engine.connect() as connection:
+        with self.engine.connect() as connection:
             num_waiting = connection.execute(_COUNT_WAITING).scalar_one()
         if num_waiting >= self._max_waiting:
             busy = BusyError(f"{num_waiting} jobs wait, the limit; try again later")
@@ -157,8 +165,8 @@ class JobQueue:
 
     def count_ahead(self, job: Job) -> int:
         """Return how many jobs of all owners are started before one that waits."""
-        with self._engine.connect() as connection:
-            count: int = connection.execute(_COUNT_AHEAD, {"job_id": job.id}).scalar_one()
+        with self.engine.connect() as connection:
+            count: int = connection.execute(self._count_ahead, {"job_id": job.id}).scalar_one()
         return count
 
     def cancel(self, owner: str, job_id: str) -> Job:
@@ -208,31 +216,15 @@ class JobQueue:
         self.webhooks.forget_ended(before)
         return ids
 
-    def list_running(self) -> list[str]:
-        """Return the ids of the jobs that are marked as running."""
-        with self._engine.connect() as connection:
-            return list(connection.execute(_RUNNING).scalars())
+    def list_running(self, executor_id: str) -> list[str]:
+        """Return the ids of the jobs that are marked as running in an executor."""
+        with self.engine.connect() as connection:
+            return list(connection.execute(_RUNNING, {"executor_id": executor_id}).scalars())
 
     def list_ids(self) -> list[str]:
         """Return the ids of all jobs."""
         found = self._client.list_workflows(name=WORKFLOW, load_input=False, load_output=False)
         return [status.workflow_id for status in found]
-
-
-def prepare_database(database: Path) -> str:
-    """Create or migrate the database; returns its URL.
-
-    Args:
-        database: the file.
-    """
-    with sqlite3.connect(database) as connection:
-        # The file keeps this. Readers do not wait for a writer then. A write waits for the disk.
-        connection.execute("PRAGMA journal_mode=WAL")
-    connection.close()
-    database.chmod(0o600)
-    url = f"sqlite:///{database.absolute()}"
-    run_dbos_database_migrations(url)
-    return url
 
 
 def _name_user(owner: str) -> str:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from foley.errors import ConfigError, ConflictError, NotFoundError, ParameterError, StorageFullError
-from runners.durable.files import JobFiles
+from runners.durable.executor_settings import ExecutorSettings
 from runners.durable.job import Job
 from runners.durable.launcher import ExecutorLauncher
 from runners.durable.queue import JobQueue
@@ -34,27 +34,32 @@ class JobService:
 
     def __init__(self, settings: Settings) -> None:
         assert settings.jobs_dir is not None
+        self.webhooks = WebhookSettings(
+            secrets=settings.webhook_secrets, networks=settings.private_networks
+        )
+        executor = ExecutorSettings(
+            folder=settings.jobs_dir.absolute(),
+            keep_seconds=settings.keep_jobs_seconds,
+            webhooks=self.webhooks,
+            database_url=settings.jobs_database,
+            results=settings.results,
+        )
         try:
-            self.files = JobFiles(settings.jobs_dir)
+            self.files = executor.open_files()
             self.uploads = UploadStore(
                 settings.jobs_dir,
                 max_bytes=settings.max_uploads_bytes,
                 key_share=settings.key_share,
             )
-            self.queue = JobQueue(self.files.database, max_waiting=settings.max_jobs)
+            self.queue = JobQueue(executor.find_database(), max_waiting=settings.max_jobs)
         except OSError as error:
             raise ConfigError(f"FOLEY_JOBS_DIR: {error}") from error
         self.keep_seconds = settings.keep_jobs_seconds
-        self.webhooks = WebhookSettings(
-            secrets=settings.webhook_secrets, networks=settings.private_networks
-        )
         self._launcher = ExecutorLauncher(
-            settings.jobs_dir,
             self.files.executor_lock,
             # Jobs must not hold all places, or callers who wait would be refused.
             num_running=max(1, settings.max_concurrency // 2),
-            keep_seconds=settings.keep_jobs_seconds,
-            webhooks=self.webhooks,
+            settings=executor,
         )
 
     def start(self) -> None:
@@ -145,7 +150,9 @@ class JobService:
             name: of the file; None for the first variation.
         """
         job = self._find(owner, job_id)
-        return None if job is None else self.files.find_sound(job.id, name)
+        if job is None or job.result is None:
+            return None
+        return self.files.find_sound(job.id, name, job.result)
 
     def delete(self, owner: str, job_id: str) -> None:
         """Forget a job that has ended, and remove its files.

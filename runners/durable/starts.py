@@ -4,10 +4,9 @@ import json
 from datetime import UTC, datetime
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert
-from sqlalchemy.schema import CreateIndex, CreateTable
 
 from foley.errors import NotStartedError
+from runners.durable.database import create_table, insert_if_absent
 from runners.durable.job import JobFailedError
 from runners.durable.webhooks import read_clock
 
@@ -35,9 +34,7 @@ class StartStore:
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
-        with engine.begin() as connection:
-            connection.execute(CreateTable(_STARTS, if_not_exists=True))
-            connection.execute(CreateIndex(_BY_TIME, if_not_exists=True))
+        create_table(engine, _STARTS, [_BY_TIME])
 
     def add(self, job_id: str, start_by: datetime) -> None:
         """Note the time of a job; nothing happens if it has one.
@@ -48,7 +45,7 @@ class StartStore:
         """
         row = {"job_id": job_id, "start_by_ms": round(1000 * start_by.timestamp())}
         with self._engine.begin() as connection:
-            connection.execute(insert(_STARTS).values(**row).on_conflict_do_nothing())
+            insert_if_absent(connection, _STARTS, row)
 
     def begin(self, job_id: str) -> None:
         """Note that a job is begun. A job that was begun before may be begun again at any time.

@@ -10,10 +10,9 @@ from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert
-from sqlalchemy.schema import CreateIndex, CreateTable
 
 from foley.errors import ConflictError, NotFoundError
+from runners.durable.database import create_table, insert_if_absent
 from runners.durable.job import Webhook, WebhookState
 
 _WEBHOOKS = sa.Table(
@@ -49,9 +48,7 @@ class WebhookStore:
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
-        with engine.begin() as connection:
-            connection.execute(CreateTable(_WEBHOOKS, if_not_exists=True))
-            connection.execute(CreateIndex(_DUE, if_not_exists=True))
+        create_table(engine, _WEBHOOKS, [_DUE])
 
     def add(self, job_id: str, owner: str, url: str, *, host: str, root: str) -> None:
         """Note the webhook of a job; nothing happens if it has one.
@@ -67,7 +64,7 @@ class WebhookStore:
         row |= {"root": root, "state": "waiting", "created_ms": read_clock(), "body": ""}
         row |= {"first_ms": 0, "next_ms": 0, "num_tries": 0, "last_error": "", "ended_ms": 0}
         with self._engine.begin() as connection:
-            connection.execute(insert(_WEBHOOKS).values(**row).on_conflict_do_nothing())
+            insert_if_absent(connection, _WEBHOOKS, row)
 
     def find(self, job_ids: Iterable[str]) -> dict[str, Webhook]:
         """Return the webhooks of jobs by the jobs' ids."""

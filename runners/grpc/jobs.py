@@ -175,7 +175,8 @@ class JobServicer(JobServiceServicer):
                 raise NotFoundError(
                     f"file_index: the job has {len(files)} files, got {request.file_index}"
                 )
-            path = self._jobs.files.find_file(job.id, files[request.file_index]["name"])
+            name = files[request.file_index]["name"]
+            path = await asyncio.to_thread(self._jobs.files.find_file, job.id, name, job.result)
             _check_range("offset", request.offset, 0, path.stat().st_size)
             # A caller who stops reading must not hold the file for ever.
             limit_seconds = self._settings.request_timeout_seconds

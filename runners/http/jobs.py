@@ -133,7 +133,7 @@ class JobHandlers:
         """
         job = await self._find_finished(request)
         assert job.result is not None
-        return KeptFile(self._jobs.files.find_file(job.id, job.result["files"][0]["name"]))
+        return await self._open(job, job.result["files"][0]["name"])
 
     async def get_file(self, request: Request) -> Response:
         """GET /v1/jobs/{id}/result/{file}: one of several files, or a range of it.
@@ -142,8 +142,7 @@ class JobHandlers:
             NotFoundError: there is no such job or file, or it belongs to another key.
             ConflictError: the job has no result.
         """
-        job = await self._find_finished(request)
-        return KeptFile(self._jobs.files.find_file(job.id, request.path_params["file"]))
+        return await self._open(await self._find_finished(request), request.path_params["file"])
 
     async def stream_events(self, request: Request) -> Response:
         """GET /v1/jobs/{id}/events: the job whenever it changes, until it ends.
@@ -178,6 +177,11 @@ class JobHandlers:
                 await asyncio.wait_for(self._stopping.wait(), EVENT_SECONDS)
             except TimeoutError:
                 continue
+
+    async def _open(self, job: Job, name: str) -> Response:
+        find = self._jobs.files.find_file
+        assert job.result is not None
+        return KeptFile(await asyncio.to_thread(find, job.id, name, job.result))
 
     async def _find(self, request: Request) -> Job:
         return await asyncio.to_thread(self._jobs.find, *_name_job(request))

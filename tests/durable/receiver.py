@@ -57,7 +57,7 @@ def receive_webhooks(host: str = "127.0.0.1") -> Iterator[Receiver]:
         def log_message(self, *_: object) -> None:
             pass
 
-    with _serve(Answers, host) as port:
+    with serve_handler(Answers, host) as port:
         receiver = Receiver(f"http://{host}:{port}/")
         try:
             yield receiver
@@ -66,7 +66,8 @@ def receive_webhooks(host: str = "127.0.0.1") -> Iterator[Receiver]:
 
 
 @contextlib.contextmanager
-def _serve(handler: Callable[..., BaseHTTPRequestHandler], host: str) -> Iterator[int]:
+def serve_handler(handler: Callable[..., BaseHTTPRequestHandler], host: str) -> Iterator[int]:
+    """Yield the port of a server whose requests a handler answers."""
     server = ThreadingHTTPServer((host, 0), handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, daemon=True)

@@ -69,7 +69,7 @@ def test_a_result_is_published_once_and_the_clip_is_removed(files: JobFiles) -> 
         with files.partial_results(JOB) as partial:
             (partial / "foley-1.wav").write_text(str(number))
             assert files.publish(partial, JOB, {"number": number}) == {"number": expected}
-    assert files.find_file(JOB, "foley-1.wav").read_text() == "1"
+    assert files.find_file(JOB, "foley-1.wav", {}).read_text() == "1"
     assert not files.clip(JOB).exists()
 
 
@@ -89,7 +89,7 @@ def test_no_other_file_is_found(files: JobFiles, name: str) -> None:
         (partial / "foley-1.wav").write_text("sound")
         files.publish(partial, JOB, {})
     with pytest.raises(NotFoundError):
-        files.find_file(JOB, name)
+        files.find_file(JOB, name, {})
 
 
 def test_old_folders_without_a_job_are_removed(files: JobFiles) -> None:

@@ -175,6 +175,7 @@ ALLOWED: dict[str, set[str]] = {
     | {
         "foley.adapter_files",
         "foley.client/",
+        "foley.storage",
         "runners.guard",
         "runners.handoff",
         "runners.jobs/",

@@ -1,0 +1,77 @@
+"""The part of the API that an executor calls, without a model: a sound is text of its seed."""
+
+import contextlib
+import json
+import re
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler
+
+from tests.durable.receiver import serve_handler
+
+FIELD = re.compile(rb'name="(\w+)"\r\n\r\n([^\r]*)\r\n')
+
+
+@dataclass
+class Api:
+    """What was asked of it.
+
+    Attributes:
+        url: of it.
+        seeds: how often each was asked for.
+        released: lets the requests go on that wait.
+    """
+
+    url: str = ""
+    seeds: Counter[str] = field(default_factory=Counter)
+    released: threading.Event = field(default_factory=threading.Event)
+
+
+@contextlib.contextmanager
+def serve_api(*, held: bool = False) -> Iterator[Api]:
+    """Yield an API.
+
+    Args:
+        held: whether requests wait until they are released.
+    """
+    api = Api()
+    if not held:
+        api.released.set()
+
+    class Answers(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            seed = dict(FIELD.findall(body))[b"seed"].decode()
+            api.seeds[seed] += 1
+            api.released.wait()
+            file = {"variation": 1, "seed": int(seed), "format": "wav", "media_type": "audio/wav"}
+            file |= {"bytes": len(seed), "url": f"/v1/results/{seed}/foley-1.wav"}
+            result = {"request_id": "x", "kept_seconds": 60, "model": "tiny", "seeds": [int(seed)]}
+            result |= {"duration_seconds": 1.0, "sample_rate_hz": 48000, "notices": []}
+            result |= {"timings_seconds": {"total": 0.0}, "files": [file]}
+            self._answer("text/event-stream", f"event: result\ndata: {json.dumps(result)}\n\n")
+
+        def do_GET(self) -> None:
+            self._answer("audio/wav", self.path.split("/")[3])
+
+        def _answer(self, media_type: str, text: str) -> None:
+            with contextlib.suppress(OSError):  # the executor was killed
+                self.send_response(200)
+                self.send_header("Content-Type", media_type)
+                self.send_header("Content-Length", str(len(text)))
+                self.end_headers()
+                self.wfile.write(text.encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with serve_handler(Answers, "127.0.0.1") as port:
+        api.url = f"http://127.0.0.1:{port}"
+        try:
+            yield api
+        finally:
+            api.released.set()
