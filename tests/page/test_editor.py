@@ -344,7 +344,6 @@ def test_cues_are_drawn_moved_named_and_removed(editor: EditorTab) -> None:
     assert editor.state(cues) == []
 
 
-@pytest.mark.soak
 def test_tracks_are_added_muted_and_played_alone(editor: EditorTab) -> None:
     page = editor.page
     page.get_by_role("button", name="Add track").click()
@@ -371,7 +370,6 @@ def test_tracks_are_added_muted_and_played_alone(editor: EditorTab) -> None:
     assert editor.state("editor.store.project.tracks.length") == 1
 
 
-@pytest.mark.soak
 def test_work_survives_a_reload(editor: EditorTab) -> None:
     editor.state("editor.store.change((project) => { project.tracks[0].gain_db = -3; })")
     editor.wait_until_kept()

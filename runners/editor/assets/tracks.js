@@ -183,7 +183,7 @@ class Row {
     for (const cue of track.cues) {
       const region = this.lane.regions.addRegion({ id: cue.id, start: cue.start, end: cue.stop, color: CUE, content: cue.prompt, minLength: 0.1 });
       this._makeOperable(region, cue);
-      if (cue.id === focused) region.element?.focus();
+      if (cue.id === focused) setTimeout(() => region.element?.focus()); // the library shows it later
     }
     this._drawing = false;
   }
