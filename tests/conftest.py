@@ -61,7 +61,7 @@ def _group(items: list[pytest.Item]) -> None:
         elif "server" in used:
             name = "server"
         else:
-            name = str(item.path)
+            name = item.path.relative_to(ROOT).as_posix()
         item.add_marker(pytest.mark.xdist_group(name))
 
 

@@ -134,6 +134,7 @@ def test_the_error_of_an_unreadable_gpu_is_reported(monkeypatch: pytest.MonkeyPa
     assert "pynvml" in found["gpu_error"]
 
 
+@pytest.mark.soak  # starts a service
 def test_a_random_model_loads_and_its_start_is_measured(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     write_model(folder, TINY, torch.device("cpu"))

@@ -33,13 +33,15 @@ TIMEOUT_SECONDS = 2.0
 
 def make_server(settings: Settings, service: FakeService, scratch: Scratch) -> GrpcServer:
     """Return a server with a real servicer, scratch folder and intake in front of a service."""
+    requests = scratch.folder.parent / "requests"
+    requests.mkdir(exist_ok=True)
     servicer = FoleyServicer(
         settings,
         service,  # type: ignore[arg-type]
         scratch,
         make_intake(settings),
         ClipLoader(settings),
-        CancellationRegistry(scratch.folder.parent),
+        CancellationRegistry(requests),
         ApiKeys([]),
         Ending(30),
     )

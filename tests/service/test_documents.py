@@ -37,6 +37,7 @@ ELSEWHERE = {
     "foley bulk s3://": "as foley bulk clips/",
     "foley download": "tests/weights: needs a network",
     "foley train": "tests/tuning: needs clips with their own sound",
+    "torchrun": "as foley train",
     "foley generate clip.mp4 --adapters": "tests/cli: needs an adapter",
     "foley convert": "tests/weights: needs official weights",
     "foley generate - ": "tests/cli: the result is standard output",
@@ -68,8 +69,8 @@ def fill(folder: Path, text: str) -> None:
     """Put what the documents assume into a folder.
 
     Args:
-        folder: gets `clip.mp4`, `clips.csv`, `cues.vtt`, `first.wav`, and links to the folders
-            of the project.
+        folder: gets `clip.mp4`, `clips.csv`, `cues.vtt`, `clip.foley.json`, `first.wav`, `out.wav`
+            and links to the folders of the project.
         text: the command or program. Clips have 1 s, or 4 s where it names times in them.
     """
     (folder / "clips").mkdir()
@@ -77,9 +78,11 @@ def fill(folder: Path, text: str) -> None:
         draw_clip(folder / name, num_frames=100 if re.search("cue|edit", text) else 25)
     (folder / "clips.csv").write_text("clip,prompt,seed\nclips/one.mp4,steps,3\n")
     (folder / "cues.vtt").write_text("WEBVTT\n\n00:01.200 --> 00:03.500\nglass shatters\n")
-    with wave.open(str(folder / "first.wav"), "wb") as sound:
-        sound.setparams((1, 2, 48_000, 0, "NONE", ""))
-        sound.writeframes(bytes(4 * 2 * 48_000))
+    (folder / "clip.foley.json").write_text('{"foley_project": 1, "clip": "clip.mp4"}')
+    for name in ("first.wav", "out.wav"):
+        with wave.open(str(folder / name), "wb") as sound:
+            sound.setparams((1, 2, 48_000, 0, "NONE", ""))
+            sound.writeframes(bytes(4 * 2 * 48_000))
     for name in ("examples", "tests", "foley", "runners"):
         (folder / name).symlink_to(ROOT / name)
 

@@ -33,6 +33,8 @@ COMES_WITH = {
     "yarl": "aiohttp",
 }
 
+LOADED_BY_NAME = {"psycopg"}  # SQLAlchemy chooses it by the address of a database
+
 find_distributions = functools.cache(packages_distributions)  # it reads every installed package
 
 
@@ -90,4 +92,4 @@ def test_what_is_imported_is_declared(places: list[str], extras: list[str]) -> N
 
 def test_what_is_declared_is_imported() -> None:
     used = imported("foley", "runners", "service.py", "handler.py")
-    assert declared(*SERVING_EXTRAS) - used == set()
+    assert declared(*SERVING_EXTRAS) - used == LOADED_BY_NAME

@@ -1,0 +1,10 @@
+"""Tests that share a server run in one process."""
+
+import pytest
+
+
+def test_groups_reach_the_scheduler(request: pytest.FixtureRequest) -> None:
+    """A version of pytest-xdist that forgets them makes each process start every server."""
+    if not getattr(request.config.option, "loadgroup", False):
+        pytest.skip("not run by pytest-xdist in groups")
+    assert request.node.nodeid.endswith("@tests/unit/test_groups.py")
