@@ -21,6 +21,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     return 0
 
 
+@pytest.mark.soak  # tests/service/test_documents.py runs a short one
 def test_each_load_is_measured(
     server: Server,
     tmp_path: Path,

@@ -152,6 +152,7 @@ def age(service: JobService, executor_id: str, seconds: float) -> None:
         connection.execute(change, {"seconds": seconds, "id": executor_id})
 
 
+@pytest.mark.soak
 def test_a_frozen_executor_loses_its_jobs_and_publishes_nothing(
     service: JobService, tmp_path: Path, postgres: Postgres, bucket: str
 ) -> None:

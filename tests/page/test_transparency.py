@@ -24,10 +24,15 @@ READ_ALPHA = """async (url) => {
     canvas.width = video.videoWidth;
     canvas.height = video.videoHeight;
     const context = canvas.getContext("2d");
-    context.drawImage(video, 0, 0);
-    const { data } = context.getImageData(0, 0, canvas.width, canvas.height);
-    const alpha = data.filter((_, index) => index % 4 === 3);
-    return [Math.min(...alpha), Math.max(...alpha)];
+    // A frame that was found is drawn a little later; until then nothing is.
+    for (let look = 0; ; look += 1) {
+        context.drawImage(video, 0, 0);
+        const { data } = context.getImageData(0, 0, canvas.width, canvas.height);
+        const alpha = data.filter((_, index) => index % 4 === 3);
+        const greatest = Math.max(...alpha);
+        if (greatest || look === 200) return [Math.min(...alpha), greatest];
+        await new Promise((done) => setTimeout(done, 50));
+    }
 }"""
 
 
