@@ -70,14 +70,17 @@ QUALITIES: dict[Quality, SamplingPlan] = {
 }
 
 
+_StartSeconds = Annotated[
+    float, Field(ge=0, le=MAX_CLIP_SECONDS, description="From the start of the clip.")
+]
+
+
 class Cue(BaseModel):
     """A prompt for a range of the sound's time, in place of the request's own or beside it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    start_seconds: Annotated[
-        float, Field(ge=0, le=MAX_CLIP_SECONDS, description="From the start of the clip.")
-    ]
+    start_seconds: _StartSeconds
     stop_seconds: Annotated[
         float,
         Field(
@@ -120,9 +123,7 @@ class EditRange(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    start_seconds: Annotated[
-        float, Field(ge=0, le=MAX_CLIP_SECONDS, description="From the start of the clip.")
-    ]
+    start_seconds: _StartSeconds
     stop_seconds: Annotated[
         float,
         Field(

@@ -1,8 +1,8 @@
 """Which executors live, where several machines share one queue.
 
-Each executor notes every second, by the database's clock, that it lives. One that was silent for
-`DEAD_SECONDS` loses its row, whoever sees it first, and then its jobs. If it was only slow, it
-finds its row gone before it publishes anything, and ends itself. DBOS has no such thing.
+Each executor notes every second, by the database's clock, that it lives. The others remove the row
+of one that was silent for `DEAD_SECONDS`, and take its jobs. An executor that was only slow finds
+its row gone before it publishes anything. It then ends itself. DBOS has no such thing.
 """
 
 import os

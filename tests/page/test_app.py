@@ -30,6 +30,7 @@ from runners.page.results import PageResult
 from runners.page.sessions import NUM_LARGEST as NUM_LARGEST_KEPT
 from runners.page.sessions import NUM_LARGEST_OF_SESSION, PageSessions
 from runners.process import find_free_port
+from tests.page.loops import run_apart
 from tests.patience import scale, wait_until
 from tests.server import ROOT
 
@@ -144,7 +145,7 @@ class Uploads:
             async with httpx.AsyncClient(transport=transport, base_url="http://page") as client:
                 return await client.post("/gradio_api/upload", content=body, headers=headers)
 
-        return asyncio.run(run())
+        return run_apart(run())
 
 
 def test_an_upload_is_refused_by_its_length_before_it_is_written(tmp_path: Path) -> None:
@@ -215,7 +216,7 @@ def test_uploads_that_are_kept_too_long_are_removed(tmp_path: Path) -> None:
             await asyncio.sleep(0.01)
         sweeping.cancel()
 
-    asyncio.run(run())
+    run_apart(run())
     assert (tmp_path / "new").exists()
 
 
@@ -264,7 +265,7 @@ def test_the_bytes_of_results_have_a_quota_for_each_session_and_for_all(tmp_path
         assert sessions.find("b") is running
         assert sum(path.stat().st_size for path in tmp_path.rglob("original")) <= of_all
 
-    asyncio.run(run())
+    run_apart(run())
 
 
 def test_invented_sessions_end_and_idle_ones_make_room(tmp_path: Path) -> None:
@@ -280,4 +281,4 @@ def test_invented_sessions_end_and_idle_ones_make_room(tmp_path: Path) -> None:
         await sessions.end_idle(-1, 3)
         assert list(tmp_path.iterdir()) == []
 
-    asyncio.run(run())
+    run_apart(run())

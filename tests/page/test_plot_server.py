@@ -1,10 +1,7 @@
 """The page's pictures are drawn in confined children, which read what the service reads."""
 
-import asyncio
-from collections.abc import Coroutine, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import av
 import pytest
@@ -17,15 +14,10 @@ from runners.sandbox.fork_server import SandboxLimits
 from runners.sandbox.pool import Sandbox
 from runners.settings import child_environment
 from tests.media.clips import write_clip
+from tests.page.loops import run_apart
 from tests.server import draw_clip
 
 MIB = 2**20
-
-
-def run(work: Coroutine[Any, Any, Any]) -> Any:
-    """Await `work` in a thread of its own: the browser's event loop runs in this one."""
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(asyncio.run, work).result()
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +32,7 @@ def test_a_film_strip_is_drawn(sandbox: Sandbox, tmp_path: Path) -> None:
     draw_clip(tmp_path / "clip.mp4")
     (tmp_path / "clip.mp4").rename(tmp_path / "clip.html")  # names say nothing
     drawing = sandbox.run("draw_film_strip", tmp_path, clip="clip.html", duration_seconds=1.0)
-    assert run(drawing) == ".mp4"
+    assert run_apart(drawing) == ".mp4"
     with Image.open(tmp_path / FILM_STRIP) as strip:
         assert strip.width % NUM_FRAMES == 0
 
@@ -48,7 +40,7 @@ def test_a_film_strip_is_drawn(sandbox: Sandbox, tmp_path: Path) -> None:
 def test_a_sound_is_drawn(sandbox: Sandbox, tmp_path: Path) -> None:
     draw_clip(tmp_path / "clip.mp4", sound_only=True)
     drawing = sandbox.run("draw_sound", tmp_path, file="clip.mp4", duration_seconds=1.0)
-    waveform, name = run(drawing)
+    waveform, name = run_apart(drawing)
     assert waveform.count("L") == 2 * NUM_COLUMNS - 1
     with Image.open(tmp_path / name) as spectrogram:
         assert spectrogram.width == NUM_COLUMNS
@@ -57,7 +49,7 @@ def test_a_sound_is_drawn(sandbox: Sandbox, tmp_path: Path) -> None:
 def test_a_clip_without_sound_has_no_waveform(sandbox: Sandbox, tmp_path: Path) -> None:
     draw_clip(tmp_path / "clip.mp4")
     drawing = sandbox.run("draw_sound", tmp_path, file="clip.mp4", duration_seconds=1.0)
-    assert run(drawing) is None
+    assert run_apart(drawing) is None
 
 
 @pytest.mark.parametrize("task", ["draw_film_strip", "draw_sound"])
@@ -73,4 +65,4 @@ def test_a_playlist_that_names_a_file_of_the_server_is_refused(
         assert len(container.streams.video) == 1
     name = {"draw_film_strip": "clip", "draw_sound": "file"}[task]
     with pytest.raises(VideoDecodeError):
-        run(sandbox.run(task, tmp_path, duration_seconds=1.0, **{name: playlist.name}))
+        run_apart(sandbox.run(task, tmp_path, duration_seconds=1.0, **{name: playlist.name}))

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import fcntl
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,28 @@ from starlette.types import Message
 from foley.errors import EndingError, NotReadyError
 from runners.jobs.ending import Ending
 from runners.page.proxy import PageProxy
+from tests.page.loops import run_apart
 from tests.patience import scale
+
+SCOPE = {
+    "type": "http",
+    "method": "GET",
+    "path": "/ui/",
+    "raw_path": b"/ui/",
+    "query_string": b"",
+    "headers": [],
+}
+
+
+async def receive() -> Message:
+    """Wait: the caller sends nothing more and does not leave."""
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+async def send(message: Message) -> None:
+    """Take nothing: the proxy has no answer to give."""
+    raise AssertionError(message)
 
 
 def test_a_page_that_does_not_answer_does_not_delay_the_end(
@@ -30,24 +50,9 @@ def test_a_page_that_does_not_answer_does_not_delay_the_end(
             writer.close()
             left.set()
 
-        async def receive() -> Message:
-            await asyncio.Event().wait()
-            raise AssertionError
-
-        async def send(message: Message) -> None:
-            raise AssertionError(message)
-
         async with await asyncio.start_unix_server(say_nothing, tmp_path / "page.sock"):
             proxy = PageProxy(tmp_path, prefix="/ui", ending=Ending(30))
-            scope = {
-                "type": "http",
-                "method": "GET",
-                "path": "/ui/",
-                "raw_path": b"/ui/",
-                "query_string": b"",
-                "headers": [],
-            }
-            request = asyncio.create_task(proxy(scope, receive, send))
+            request = asyncio.create_task(proxy(SCOPE, receive, send))
             await asyncio.wait_for(asked.wait(), scale(20))
             assert not request.done()
             proxy._stopping.set()
@@ -55,8 +60,7 @@ def test_a_page_that_does_not_answer_does_not_delay_the_end(
                 await asyncio.wait_for(request, scale(20))
             await asyncio.wait_for(left.wait(), scale(20))
 
-    with ThreadPoolExecutor(1) as pool:  # the browser's event loop may run in this thread
-        pool.submit(lambda: asyncio.run(call())).result()
+    run_apart(call())
 
 
 def test_a_page_that_is_killed_before_it_answers_is_starting_again(tmp_path: Path) -> None:
@@ -65,30 +69,14 @@ def test_a_page_that_is_killed_before_it_answers_is_starting_again(tmp_path: Pat
             await reader.readuntil(b"\r\n\r\n")
             writer.close()
 
-        async def receive() -> Message:
-            await asyncio.Event().wait()
-            raise AssertionError
-
-        async def send(message: Message) -> None:
-            raise AssertionError(message)
-
         proxy = PageProxy(tmp_path, prefix="/ui", ending=Ending(30))
         with (tmp_path / "page.lock").open("wb") as lock:  # as if another process had started it
             fcntl.flock(lock, fcntl.LOCK_EX)
             async with await asyncio.start_unix_server(end, tmp_path / "page.sock"):
-                scope = {
-                    "type": "http",
-                    "method": "GET",
-                    "path": "/ui/",
-                    "raw_path": b"/ui/",
-                    "query_string": b"",
-                    "headers": [],
-                }
                 with pytest.raises(NotReadyError, match="the page is starting"):
-                    await proxy(scope, receive, send)
+                    await proxy(SCOPE, receive, send)
 
-    with ThreadPoolExecutor(1) as pool:  # the browser's event loop may run in this thread
-        pool.submit(lambda: asyncio.run(call())).result()
+    run_apart(call())
 
 
 def test_a_generation_ends_with_its_error_and_the_tab_is_open_until_then(
@@ -113,10 +101,6 @@ def test_a_generation_ends_with_its_error_and_the_tab_is_open_until_then(
             writer.close()
             ended.release()
 
-        async def receive() -> Message:
-            await asyncio.Event().wait()
-            raise AssertionError
-
         async def read(name: str, path: str) -> bytes:
             open_streams.add(name)
             body = b""
@@ -126,15 +110,7 @@ def test_a_generation_ends_with_its_error_and_the_tab_is_open_until_then(
                 body += message.get("body", b"")
                 begun[name].set() if body else None
 
-            scope = {
-                "type": "http",
-                "method": "GET",
-                "path": path,
-                "raw_path": path.encode(),
-                "query_string": b"",
-                "headers": [],
-            }
-            await proxy(scope, receive, send)
+            await proxy(SCOPE | {"path": path, "raw_path": path.encode()}, receive, send)
             open_streams.discard(name)
             return body
 
@@ -152,5 +128,4 @@ def test_a_generation_ends_with_its_error_and_the_tab_is_open_until_then(
             for _ in range(2):
                 await asyncio.wait_for(ended.acquire(), scale(20))
 
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(lambda: asyncio.run(call())).result()
+    run_apart(call())

@@ -1,10 +1,8 @@
 """The modules of the page that need no browser."""
 
 import ast
-import asyncio
 import json
 import shlex
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import parse_qs
 
@@ -36,6 +34,7 @@ from runners.page.snippets import ResultSettings
 from runners.settings import Settings
 from tests.client.stub_server import Reply, run_stub_server
 from tests.media.clips import ROTATED, numbers, write_clip
+from tests.page.loops import run_apart
 from tests.server import ROOT
 
 RATE = 48_000
@@ -210,8 +209,7 @@ def test_the_bounds_are_fetched_without_the_proxy(monkeypatch: pytest.MonkeyPatc
     document = build_document(Settings(max_clip_seconds=6.0))
     with run_stub_server() as stub:
         stub.replies = [Reply(pieces=(json.dumps(document).encode(),))]
-        with ThreadPoolExecutor(1) as pool:  # the browser's event loop may run in this thread
-            bounds = pool.submit(lambda: asyncio.run(fetch_bounds(stub.url))).result()
+        bounds = run_apart(fetch_bounds(stub.url))
         assert bounds.max_seconds == 6
 
 
