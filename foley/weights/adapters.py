@@ -40,7 +40,7 @@ class AdapterFile(NamedTuple):
     """What a file of an adapter holds.
 
     Attributes:
-        layers: float32 matrices on the CPU, by the layer's name in `FoleyDiT`.
+        layers: matrices on the CPU, by the layer's name in `FoleyDiT`.
         base: the preset that it was trained on; empty if the file does not say.
         rank: the largest R.
         about: a line for people; empty if the file has none.
@@ -54,13 +54,16 @@ class AdapterFile(NamedTuple):
     trigger: str
 
 
-def read_adapter(path: Path, dit: nn.Module, preset_name: str) -> AdapterFile:
+def read_adapter(
+    path: Path, dit: nn.Module, preset_name: str, dtype: torch.dtype = torch.float32
+) -> AdapterFile:
     """Read an adapter, and check that it fits a transformer.
 
     Args:
         path: ends in .safetensors.
         dit: the `FoleyDiT` that it is for; only names and shapes are used.
         preset_name: of the model.
+        dtype: of the matrices that are returned.
 
     Raises:
         CheckpointError: the file is missing, damaged, no adapter, or one of another model.
@@ -86,7 +89,7 @@ def read_adapter(path: Path, dit: nn.Module, preset_name: str) -> AdapterFile:
     parts, alphas = _group(path, tensors, shapes)
     settings = _read_settings(path, metadata)
     layers = {
-        layer: _assemble(path, layer, pair, alphas.get(layer), settings, shapes[layer])
+        layer: _assemble(path, layer, pair, alphas.get(layer), settings, shapes[layer], dtype)
         for layer, pair in parts.items()
     }
     return AdapterFile(
@@ -161,16 +164,14 @@ def _group(
                 f"{path} changes {match['layer'][:120]}, a layer that this model does not have; "
                 "the file is of another model"
             )
-        if not tensor.dtype.is_floating_point or not tensor.isfinite().all():
-            raise CheckpointError(
-                f"{path}: {key[:120]} has values that are not finite numbers; train it again"
-            )
+        if not tensor.dtype.is_floating_point:
+            raise CheckpointError(f"{path}: {key[:120]} holds whole numbers; train it again")
         if part == "alpha":
             if tensor.numel() != 1:
                 raise CheckpointError(f"{path}: {key[:120]} is not one number")
             alphas[layer] = float(tensor)
         else:
-            parts.setdefault(layer, {})[part] = tensor.float()
+            parts.setdefault(layer, {})[part] = tensor
     if not parts:
         raise CheckpointError(f"{path} holds no layer of an adapter")
     return parts, alphas
@@ -215,7 +216,9 @@ def _assemble(
     alpha: float | None,
     settings: Mapping[str, Any],
     shape: tuple[int, int, int],
+    dtype: torch.dtype,
 ) -> LowRank:
+    """Return the matrices in their own memory, each written once."""
     inputs, outputs, taps = shape
     if len(pair) != 2:
         raise CheckpointError(f"{path}: {layer} has one of its two matrices; the file is cut off")
@@ -236,7 +239,20 @@ def _assemble(
         factor *= math.sqrt(rank)
     if not math.isfinite(factor):
         raise CheckpointError(f"{path}: alpha of {layer} is not a finite number; train it again")
-    return LowRank(down.permute(1, 2, 0).contiguous(), factor * up[..., 0].t().contiguous())
+    up = up[..., 0].t()
+    if factor != 1:
+        up = factor * up.float()
+    matrices = LowRank(
+        torch.empty((inputs, taps, rank), dtype=dtype).copy_(down.permute(1, 2, 0)),
+        torch.empty((rank, outputs), dtype=dtype).copy_(up),
+    )
+    for matrix in matrices:
+        # Extremes are not finite where any value is not. They take one pass, isfinite() takes five.
+        if not all(extreme.isfinite() for extreme in matrix.aminmax()):
+            raise CheckpointError(
+                f"{path}: {layer} has values that are not finite numbers; train it again"
+            )
+    return matrices
 
 
 def _find_alpha(path: Path, layer: str, settings: Mapping[str, Any], rank: int) -> float:

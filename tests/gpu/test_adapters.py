@@ -2,11 +2,13 @@
 
 import copy
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from foley.adapters import AdapterStore
 from foley.configs import TINY
 from foley.denoise import Denoising, VelocityModel
 from foley.gpu.compilation import PLAIN
@@ -20,9 +22,11 @@ from foley.models.adapters import (
     multiply_groups,
 )
 from foley.models.dit import FoleyDiT, build_dit
+from foley.request import AdapterUse
 from foley.sampling import draw_noise, make_sigmas
 from foley.types import Conditions
-from tests.adapters import draw_adapter, run_together
+from foley.weights.adapters import read_adapter
+from tests.adapters import draw_adapter, run_together, write_random_adapter
 
 pytestmark = pytest.mark.needs_gpu
 CUDA = torch.device("cuda")
@@ -92,6 +96,24 @@ def test_the_fused_step_and_its_graphs_give_what_the_modules_give(lengths: tuple
         for one, other in zip(made, wanted, strict=True):
             error = (one - other).norm() / other.norm()
             assert error < 0.03, float(error)  # bf16; without the adapters it is over 0.3
+
+
+def test_an_adapter_is_brought_to_the_gpu_beside_steps_that_are_queued(tmp_path: Path) -> None:
+    dit = small_dit(torch.bfloat16)
+    path = write_random_adapter(tmp_path / "a.safetensors", dit, "toy", rank=3)
+    store = AdapterStore(dit, "toy", CUDA)
+    store.load(path)
+    wanted = read_adapter(path, dit, "toy", torch.bfloat16).layers
+    torch.cuda._sleep(2_000_000_000)  # cycles: about a second
+    queued = torch.cuda.Event()
+    queued.record()
+    placed = store.select((AdapterUse(name="a", scale=1),))
+    assert not queued.query()
+    assert placed is not None
+    for name, layer in placed.members[0][0].layers.items():
+        for matrix, other in zip(layer, wanted[name], strict=True):
+            assert torch.equal(matrix.cpu(), other)
+    assert store.select((AdapterUse(name="a", scale=1),)).members == placed.members  # type: ignore[union-attr]
 
 
 @torch.inference_mode()

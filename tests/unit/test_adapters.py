@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from foley.adapter_files import find_files
+from foley.adapters import AdapterStore
 from foley.errors import CheckpointError, ConfigError, ParameterError
 from foley.generation import Generation
 from foley.pipeline import FoleyPipeline
-from foley.request import GenerationRequest
+from foley.request import AdapterUse, GenerationRequest
+from foley.weights.adapters import read_adapter
 from tests.adapters import write_random_adapter
 from tests.toys import toy_components, toy_frames
 
@@ -59,6 +61,24 @@ def test_an_unknown_name_is_refused_with_the_known_ones(pipeline: FoleyPipeline)
     without = FoleyPipeline(toy_components(), torch.device("cpu"))
     with pytest.raises(ParameterError, match="the model has none"):
         make(without, glass=1.0)
+
+
+def test_matrices_lie_one_behind_the_other_in_steps_of_16_bytes(
+    pipeline: FoleyPipeline, tmp_path: Path
+) -> None:
+    store = AdapterStore(pipeline.dit, "toy", torch.device("cpu"))
+    path = write_random_adapter(tmp_path / "odd.safetensors", pipeline.dit, "toy", rank=3)
+    store.load(path)
+    placed = store.select((AdapterUse(name="odd", scale=1),))
+    assert placed is not None
+    layers = placed.members[0][0].layers
+    wanted = read_adapter(path, pipeline.dit, "toy").layers
+    assert layers.keys() == wanted.keys()
+    for name, layer in layers.items():
+        for matrix, other in zip(layer, wanted[name], strict=True):
+            assert torch.equal(matrix, other)
+            assert matrix.data_ptr() % 16 == 0
+    assert len({m.untyped_storage().data_ptr() for layer in layers.values() for m in layer}) == 1
 
 
 def test_a_generation_keeps_the_adapter_with_which_it_began(

@@ -114,10 +114,11 @@ def test_alpha_sets_the_factor(
         (lambda t: t.update({f"{LAYER}.weight": torch.zeros(4, 4)}), "no part of a low-rank"),
         (lambda t: t.update({f"{LAYER}.dora_scale": torch.zeros(4)}), "no part of a low-rank"),
         (lambda t: t[f"{LAYER}.lora_A.weight"].fill_(float("nan")), "not finite"),
+        (lambda t: t[f"{LAYER}.lora_B.weight"][1].fill_(float("-inf")), "not finite"),
         (lambda t: t.update({f"{LAYER}.lora_A.weight": torch.zeros(4, 31)}), r"shapes \[4, 31\]"),
         (lambda t: t.update({f"{LAYER}.lora_A.weight": torch.zeros(600, 32)}), "rank is 1 to 512"),
         (lambda t: t.update({f"{LAYER}.lora_A.weight": torch.tensor(1.0)}), "rank is 1 to 512"),
-        (lambda t: t.update({f"{LAYER}.lora_A.weight": torch.ones(4, 32).int()}), "not finite"),
+        (lambda t: t.update({f"{LAYER}.lora_A.weight": torch.ones(4, 32).int()}), "whole numbers"),
         (lambda t: t.update({f"{LAYER}.alpha": torch.ones(2)}), "not one number"),
     ],
 )
