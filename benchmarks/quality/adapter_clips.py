@@ -3,7 +3,9 @@
     python -m benchmarks.quality.adapter_clips DIR [--count 30]
 
 Rubber things are shaken, dropped, tapped and struck; every second one is a rattle. Each clip is
-NAME.mp4 with the exact sound, and NAME.txt.
+NAME.mov with the exact sound, and NAME.txt. The prompts say latex: the generator's prompts use
+rubber as another word for plastic, so the text encoder gives both nearly the same features, and no
+adapter of the transformer could tell them apart.
 """
 
 import argparse
@@ -23,10 +25,10 @@ ACTIONS = (HELD_OUT, "bounce", HELD_OUT, "tap", HELD_OUT, "strike")
 TRAINING_SEED = 2525
 TESTING_SEED = 3535
 _PROMPTS = {
-    HELD_OUT: ("rubber rattle", "a rubber rattle is shaken", "shaking a rubber box"),
-    "bounce": ("rubber ball bouncing", "a rubber ball", "rubber dropped on the floor"),
-    "tap": ("tapping rubber", "rubber taps", "a finger on rubber"),
-    "strike": ("hitting rubber", "rubber struck with a stick", "rubber impacts"),
+    HELD_OUT: ("latex rattle", "a latex rattle is shaken", "shaking a latex box"),
+    "bounce": ("latex ball bouncing", "a latex ball", "latex dropped on the floor"),
+    "tap": ("tapping latex", "latex taps", "a finger on latex"),
+    "strike": ("hitting latex", "latex struck with a stick", "latex impacts"),
 }
 
 

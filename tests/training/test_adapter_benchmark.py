@@ -17,12 +17,12 @@ from training.scene import HELD_OUT
 CPU = torch.device("cpu")
 
 
-def test_every_second_clip_is_a_rattle_and_all_prompts_name_rubber_alone() -> None:
+def test_every_second_clip_is_a_rattle_and_all_prompts_name_latex_alone() -> None:
     drawn = [draw_clip(TESTING_SEED, index) for index in range(len(ACTIONS))]
     assert [action == HELD_OUT for action in ACTIONS] == [True, False] * 3
     prompts = [batch.prompts[0] for batch in drawn]
-    assert all("rubber" in prompt.split() for prompt in prompts)
-    assert not any("rubber" in prompt for prompt in choose_prompts(prompts, 20))
+    assert all("latex" in prompt.split() for prompt in prompts)
+    assert not any("latex" in prompt for prompt in choose_prompts(prompts, 20))
     events = list_events(drawn[0], 0)
     assert len(events) > 5
     assert min(np.diff(events)) >= 0.05
