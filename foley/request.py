@@ -40,7 +40,7 @@ MAX_RANGES = 32
 MAX_ADAPTERS = 8  # of one request
 MAX_ADAPTER_SCALE = 2.0
 MAX_ADDRESS_CHARACTERS = 4 * 1000 * 1000  # of a data: URI; gRPC takes no larger message
-_ADDRESS = re.compile("(https?|data):", re.IGNORECASE)
+_ADDRESS = re.compile("(https?|data|s3):", re.IGNORECASE)
 # An id of a request or a job, and one of its files.
 _RESULT = re.compile(
     r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}(/foley-\d+(-layer-\d+)?\.[a-z0-9]+)?", re.ASCII
@@ -152,8 +152,8 @@ class Edit(BaseModel):
             max_length=MAX_ADDRESS_CHARACTERS,
             description="The sound to start from. `original` is the clip's own sound. `file` is "
             "the file `edit_source` of the request. The id of an earlier request or job is its "
-            "result, or ID/FILE one of its files, such as ID/foley-2.wav. An https or http address "
-            "on the open internet, or a data: URI of at most 4 MB, works as for `clip_url`.",
+            "result, or ID/FILE one of its files, such as ID/foley-2.wav. An https, http "
+            "or s3 address, or a data: URI of at most 4 MB, works as for `clip_url`.",
         ),
     ]
     ranges: Annotated[
@@ -666,7 +666,7 @@ def _check_span(stop: float, info: ValidationInfo, least_seconds: float) -> floa
 
 
 def is_address(text: str) -> bool:
-    """Whether a text is meant as an address: https, http or a data: URI.
+    """Whether a text is meant as an address: https, http, s3 or a data: URI.
 
     Args:
         text: any.

@@ -87,6 +87,19 @@ def is_remote(address: str) -> bool:
     return address.startswith(S3)
 
 
+def require_library(what: str) -> None:
+    """Return if the library that reads and writes buckets is installed.
+
+    Args:
+        what: needs it.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if importlib.util.find_spec("obstore") is None:
+        raise ConfigError(f"{what} needs the library obstore: pip install 'foley-serving[bulk]'")
+
+
 def fetch_clip(address: str, destination: Path) -> None:
     """Copy a clip to a path of this machine.
 
@@ -214,10 +227,7 @@ class Bucket:
         bucket, _, prefix = self._address.removeprefix(S3).partition("/")
         if not bucket:
             raise ParameterError(f"{address} names no bucket; write s3://BUCKET/PREFIX")
-        if importlib.util.find_spec("obstore") is None:
-            raise ConfigError(
-                f"{address} needs the library obstore: pip install 'foley-serving[bulk]'"
-            )
+        require_library(address)
         from obstore.store import S3Store
 
         retries: Any = {"max_retries": 5, "retry_timeout": timedelta(seconds=retry_seconds)}
@@ -259,12 +269,12 @@ class Bucket:
             else:  # in one piece: an upload in parts cannot be refused by its name
                 self._store.put(name, source, mode="create", use_multipart=False)
 
-    def create(self, name: str, data: bytes) -> bool:
+    def create(self, name: str, data: bytes | Path) -> bool:
         """Write a file unless there is one of its name; returns whether it was written.
 
         Args:
             name: of the file.
-            data: its content.
+            data: its content, or the file that holds it.
 
         Raises:
             OutputError: it cannot be written.

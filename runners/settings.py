@@ -43,6 +43,8 @@ SECRETS = (
 )
 MIB = 1024 * 1024
 UNIT_SECONDS = 15.0  # of a clip, for which limits on its cost are stated
+_BUCKET = r"s3://[a-z0-9][a-z0-9.-]+(/[A-Za-z0-9._=-]+)*/?"
+BUCKETS = rf"^{_BUCKET}(,{_BUCKET})*$"
 MAX_THREADS = 4  # a decoder uses as many
 DATABASE_URL = re.compile(r"postgres(ql)?://[^/]*/[^/?]+(\?.*)?$")
 API_KEY = re.compile(r"[!-+\--~]+", re.ASCII)  # visible ASCII without the comma
@@ -400,6 +402,24 @@ class Settings(BaseSettings):
             "Queue workers always fetch, over https:// only."
         ),
     ] = True
+    clip_buckets: Annotated[
+        str | None,
+        Field(
+            pattern=BUCKETS,
+            description="Buckets and prefixes, such as `s3://clips,s3://media/raw`, below which "
+            "`clip_url` may name a clip. The service reads them with the keys in the variables of "
+            "AWS. Without it `clip_url` takes no `s3://` address.",
+        ),
+    ] = None
+    output_buckets: Annotated[
+        str | None,
+        Field(
+            pattern=BUCKETS,
+            description="Buckets and prefixes, such as `s3://sounds/out`, below which a durable "
+            "job may have its files written by `output`, with the same keys. Without it all "
+            "results are kept by the service.",
+        ),
+    ] = None
     fetch_timeout_seconds: Annotated[
         float,
         Field(
@@ -592,6 +612,16 @@ class Settings(BaseSettings):
             except ValueError as error:
                 raise ConfigError(f"{PREFIX}WEBHOOK_NETWORKS: {error}") from error
         return given
+
+    @property
+    def readable_buckets(self) -> tuple[str, ...]:
+        """The addresses of `clip_buckets`."""
+        return tuple(self.clip_buckets.split(",")) if self.clip_buckets else ()
+
+    @property
+    def writable_buckets(self) -> tuple[str, ...]:
+        """The addresses of `output_buckets`."""
+        return tuple(self.output_buckets.split(",")) if self.output_buckets else ()
 
     @property
     def hosts(self) -> list[str]:

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
 from rich.console import Console
@@ -46,6 +46,14 @@ def submit(
         str | None,
         Parameter(help="The same request under the same key is the same job, such as an order."),
     ] = None,
+    clip_url: Annotated[
+        str | None,
+        Parameter(help="Address at which the service finds the clip: https://, or s3://."),
+    ] = None,
+    output: Annotated[
+        str | None,
+        Parameter(help="s3://BUCKET/PREFIX that gets the files, in place of the service."),
+    ] = None,
     webhook_url: Annotated[
         str | None, Parameter(help="Address that is told when the job has ended.")
     ] = None,
@@ -61,12 +69,15 @@ def submit(
         request["edit"]["source"] = source
     if output_format is not None:
         request["format"] = output_format
+    if clip_url is not None:
+        request["clip_url"] = clip_url
     with open_client(server) as client:
         job = client.jobs.submit(
             clip,
             idempotency_key=idempotency_key,
             webhook_url=webhook_url,
             start_by=start_by,
+            output=output,
             max_wait_seconds=MAX_WAIT_SECONDS,
             trim=trim,
             also=also,
@@ -79,12 +90,17 @@ def submit(
 @app.command(name="list")
 def list_jobs(
     *,
+    state: Annotated[
+        Literal["queued", "running", "succeeded", "failed", "cancelled"] | None,
+        Parameter(help="Of the jobs that are listed; all without it."),
+    ] = None,
     limit: Annotated[int, Parameter(help="How many at most; 1 to 100.")] = 20,
+    offset: Annotated[int, Parameter(help="How many of the newest to leave out.")] = 0,
     server: ServerOptions = ServerOptions(),  # noqa: B008
 ) -> int:
     """Write the newest jobs of the key: id, state and time of acceptance."""
     with open_client(server) as client:
-        for job in client.jobs.list(limit=limit):
+        for job in client.jobs.list(state, limit=limit, offset=offset):
             print(job.id, job.state, job.created_at.isoformat(timespec="seconds"))
     return 0
 

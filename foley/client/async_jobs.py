@@ -1,6 +1,7 @@
 """The durable jobs of the client for asyncio. `foley.client.sync_jobs` documents the methods."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
@@ -27,7 +28,9 @@ from foley.client.request import Clip, RequestOptions
 from foley.client.response import parse_body
 from foley.client.results import RemoteFile
 from foley.client.transport import RETRYABLE_JOB_ERRORS, RetryPolicy
+from foley.client.uploads import RETRYABLE_UPLOAD_ERRORS, PiecewiseUpload
 from foley.client.webhooks import RemoteWebhook, RemoteWebhookList
+from foley.errors import NotFoundError
 
 
 class _Send(Protocol):
@@ -57,12 +60,19 @@ class AsyncJobs:
         idempotency_key: str | None = None,
         webhook_url: str | None = None,
         start_by: datetime | None = None,
+        output: str | None = None,
         max_wait_seconds: float = 0.0,
         **options: Unpack[RequestOptions],
     ) -> RemoteJob:
         """See `Jobs.submit`."""
         of_the_job = {"webhook_url": webhook_url, "start_by": format_time(start_by)}
+        of_the_job["output"] = output
         prepared = PreparedJob(clip, options, idempotency_key, of_the_job)
+        if (upload := prepared.begin_upload()) is not None:
+            # Behind several machines each piece may reach another one, which does not know it.
+            with contextlib.suppress(NotFoundError):
+                await self._upload(upload, max_wait_seconds)
+                prepared.take_upload(upload)
         retries = RetryPolicy(max_wait_seconds)
         while True:
             try:
@@ -71,6 +81,18 @@ class AsyncJobs:
                     async with self._send("POST", JOBS_PATH, **form) as answer:
                         return parse_body(RemoteJob, await answer.aread())
             except RETRYABLE_JOB_ERRORS as error:
+                await asyncio.sleep(retries.compute_delay(error))
+
+    async def _upload(self, upload: PiecewiseUpload, max_wait_seconds: float) -> None:
+        """Send a clip in pieces; go on after a broken connection where the service asks for it."""
+        retries = RetryPolicy(max_wait_seconds)
+        while not upload.is_complete:
+            try:
+                async with self._send(**upload.begin()) as answer:
+                    upload.take(answer.headers)
+                retries = RetryPolicy(max_wait_seconds)
+            except RETRYABLE_UPLOAD_ERRORS as error:
+                upload.lose()
                 await asyncio.sleep(retries.compute_delay(error))
 
     async def get(self, job_id: str) -> RemoteJob:

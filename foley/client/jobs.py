@@ -12,10 +12,12 @@ from urllib.parse import quote
 
 from pydantic import BaseModel
 
+from foley.client import uploads
 from foley.client.events import EventParser
 from foley.client.request import Clip, PreparedRequest
 from foley.client.response import parse_body
 from foley.client.results import RemoteFile, RemoteObject
+from foley.client.uploads import PiecewiseUpload, measure
 from foley.errors import FoleyError, RequestError, ServerError, make_error
 
 JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
@@ -68,6 +70,8 @@ class RemoteJob(RemoteObject):
         expires_at: when the service removes it; None before it has ended.
         queue_position: how many jobs are started before one that waits; None for others.
         starts: how often it was started; more than once after restarts of the service.
+        output: folder of a bucket to which its files are written; None where the service keeps
+            them.
         progress: of a running job: its stage and steps, or the code and the message of what it
             waits for.
         error: of a job that failed.
@@ -81,6 +85,7 @@ class RemoteJob(RemoteObject):
     expires_at: datetime | None = None
     queue_position: int | None = None
     starts: int = 0
+    output: str | None = None
     progress: dict[str, Any] = {}
     error: RemoteJobError | None = None
     result: RemoteJobResult | None = None
@@ -132,6 +137,25 @@ class PreparedJob:
         self._request = PreparedRequest(clip, options, request_id=None, more_fields=of_the_job)
         self._key = idempotency_key or uuid.uuid4().hex
         self.open_form = self._request.open_form
+
+    def begin_upload(self) -> PiecewiseUpload | None:
+        """Return the upload of a clip that is sent in pieces; None for another, and without one.
+
+        Raises:
+            VideoDecodeError: the clip cannot be read.
+        """
+        clip = self._request.clip
+        if clip is None or measure(clip) < uploads.MIN_PIECEWISE_BYTES:
+            return None
+        return PiecewiseUpload(clip)
+
+    def take_upload(self, upload: PiecewiseUpload) -> None:
+        """Have an upload be the clip.
+
+        Args:
+            upload: that is complete.
+        """
+        self._request.replace_clip("upload", upload.id)
 
     @property
     def headers(self) -> dict[str, str]:
@@ -217,9 +241,12 @@ def pair_job_files(job: RemoteJob, folder: Path) -> list[tuple[RemoteFile, Path]
         folder: for the files.
 
     Raises:
-        RequestError: the job has no result; its own error, if it failed.
+        RequestError: the job has no result, or its files are in a bucket; its own error, if it
+            failed.
     """
     if job.result is None:
         error = job.to_error() or RequestError(f"job {job.id} is {job.state}, and has no result")
         raise error
+    if job.output is not None:
+        raise RequestError(f"the files of job {job.id} are in {job.output}; read them there")
     return [(file, folder / file.name) for file in job.result.files]

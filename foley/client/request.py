@@ -138,6 +138,21 @@ class PreparedRequest:
         if request_id is not None:
             self._headers["X-Request-Id"] = request_id
 
+    @property
+    def clip(self) -> Path | bytes | None:
+        """The clip that is sent; None without one."""
+        return self._clip
+
+    def replace_clip(self, field: str, value: str) -> None:
+        """Name the clip by a field, in place of sending it.
+
+        Args:
+            field: of the form.
+            value: of the field.
+        """
+        self._clip = None
+        self._fields[field] = value
+
     @contextlib.contextmanager
     def open_form(self) -> Iterator[dict[str, Any]]:
         """Yield the form and the headers as arguments of httpx.

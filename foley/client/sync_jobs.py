@@ -1,5 +1,6 @@
 """The durable jobs of the blocking client."""
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -27,7 +28,9 @@ from foley.client.request import Clip, RequestOptions
 from foley.client.response import parse_body
 from foley.client.results import RemoteFile
 from foley.client.transport import RETRYABLE_JOB_ERRORS, RetryPolicy
+from foley.client.uploads import RETRYABLE_UPLOAD_ERRORS, PiecewiseUpload
 from foley.client.webhooks import RemoteWebhook, RemoteWebhookList
+from foley.errors import NotFoundError
 
 
 class _Send(Protocol):
@@ -55,17 +58,21 @@ class Jobs:
         idempotency_key: str | None = None,
         webhook_url: str | None = None,
         start_by: datetime | None = None,
+        output: str | None = None,
         max_wait_seconds: float = 0.0,
         **options: Unpack[RequestOptions],
     ) -> RemoteJob:
         """Submit a job, and return it when the service has accepted it.
 
         Args:
-            clip: path of the video, or its bytes; None with `duration_seconds` and a prompt.
+            clip: path of the video, or its bytes; None with a `clip_url`, or with
+                `duration_seconds` and a prompt. A large one is uploaded in pieces, and goes on
+                after a broken connection.
             idempotency_key: the same request under the same key is the same job.
             webhook_url: address that is told when the job has ended; see `verify_webhook`.
             start_by: the job fails with NotStartedError if it is not begun by then; of the local
                 zone, if it has none.
+            output: s3://bucket/prefix that gets the files, where the service allows it.
             max_wait_seconds: how long to retry while the service is busy or cannot be reached.
             options: as for `FoleyClient.generate`. `priority` is bulk by default.
 
@@ -75,7 +82,13 @@ class Jobs:
             FoleyError: as for `FoleyClient.generate`.
         """
         of_the_job = {"webhook_url": webhook_url, "start_by": format_time(start_by)}
+        of_the_job["output"] = output
         prepared = PreparedJob(clip, options, idempotency_key, of_the_job)
+        if (upload := prepared.begin_upload()) is not None:
+            # Behind several machines each piece may reach another one, which does not know it.
+            with contextlib.suppress(NotFoundError):
+                self._upload(upload, max_wait_seconds)
+                prepared.take_upload(upload)
         retries = RetryPolicy(max_wait_seconds)
         while True:
             try:
@@ -84,6 +97,18 @@ class Jobs:
                     with self._send("POST", JOBS_PATH, **form) as answer:
                         return parse_body(RemoteJob, answer.read())
             except RETRYABLE_JOB_ERRORS as error:
+                time.sleep(retries.compute_delay(error))
+
+    def _upload(self, upload: PiecewiseUpload, max_wait_seconds: float) -> None:
+        """Send a clip in pieces; go on after a broken connection where the service asks for it."""
+        retries = RetryPolicy(max_wait_seconds)
+        while not upload.is_complete:
+            try:
+                with self._send(**upload.begin()) as answer:
+                    upload.take(answer.headers)
+                retries = RetryPolicy(max_wait_seconds)
+            except RETRYABLE_UPLOAD_ERRORS as error:
+                upload.lose()
                 time.sleep(retries.compute_delay(error))
 
     def get(self, job_id: str) -> RemoteJob:

@@ -325,21 +325,23 @@ class SubmitJobRequest(_message.Message):
     def __init__(self, options: _Optional[_Union[JobOptions, _Mapping]] = ..., chunk: _Optional[bytes] = ..., source_chunk: _Optional[bytes] = ...) -> None: ...
 
 class JobOptions(_message.Message):
-    __slots__ = ("generation", "idempotency_key", "webhook_url", "start_by", "upload")
+    __slots__ = ("generation", "idempotency_key", "webhook_url", "start_by", "upload", "output")
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
     WEBHOOK_URL_FIELD_NUMBER: _ClassVar[int]
     START_BY_FIELD_NUMBER: _ClassVar[int]
     UPLOAD_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_FIELD_NUMBER: _ClassVar[int]
     generation: GenerateOptions
     idempotency_key: str
     webhook_url: str
     start_by: _timestamp_pb2.Timestamp
     upload: str
-    def __init__(self, generation: _Optional[_Union[GenerateOptions, _Mapping]] = ..., idempotency_key: _Optional[str] = ..., webhook_url: _Optional[str] = ..., start_by: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., upload: _Optional[str] = ...) -> None: ...
+    output: str
+    def __init__(self, generation: _Optional[_Union[GenerateOptions, _Mapping]] = ..., idempotency_key: _Optional[str] = ..., webhook_url: _Optional[str] = ..., start_by: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., upload: _Optional[str] = ..., output: _Optional[str] = ...) -> None: ...
 
 class Job(_message.Message):
-    __slots__ = ("id", "state", "priority", "created_at", "started_at", "finished_at", "expires_at", "queue_position", "progress", "waits_for", "error", "result", "webhook", "start_by", "starts", "retries")
+    __slots__ = ("id", "state", "priority", "created_at", "started_at", "finished_at", "expires_at", "queue_position", "progress", "waits_for", "error", "result", "webhook", "start_by", "starts", "retries", "output")
     ID_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
@@ -356,6 +358,7 @@ class Job(_message.Message):
     START_BY_FIELD_NUMBER: _ClassVar[int]
     STARTS_FIELD_NUMBER: _ClassVar[int]
     RETRIES_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_FIELD_NUMBER: _ClassVar[int]
     id: str
     state: str
     priority: str
@@ -372,7 +375,8 @@ class Job(_message.Message):
     start_by: _timestamp_pb2.Timestamp
     starts: int
     retries: int
-    def __init__(self, id: _Optional[str] = ..., state: _Optional[str] = ..., priority: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., finished_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expires_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., queue_position: _Optional[int] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., waits_for: _Optional[_Union[JobError, _Mapping]] = ..., error: _Optional[_Union[JobError, _Mapping]] = ..., result: _Optional[_Union[Result, _Mapping]] = ..., webhook: _Optional[_Union[Webhook, _Mapping]] = ..., start_by: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., starts: _Optional[int] = ..., retries: _Optional[int] = ...) -> None: ...
+    output: str
+    def __init__(self, id: _Optional[str] = ..., state: _Optional[str] = ..., priority: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., finished_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expires_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., queue_position: _Optional[int] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., waits_for: _Optional[_Union[JobError, _Mapping]] = ..., error: _Optional[_Union[JobError, _Mapping]] = ..., result: _Optional[_Union[Result, _Mapping]] = ..., webhook: _Optional[_Union[Webhook, _Mapping]] = ..., start_by: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., starts: _Optional[int] = ..., retries: _Optional[int] = ..., output: _Optional[str] = ...) -> None: ...
 
 class JobError(_message.Message):
     __slots__ = ("code", "message")

@@ -6,6 +6,7 @@ of interactive callers. The seed is fixed, so a repetition gives the same bytes.
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -26,12 +27,13 @@ from foley.errors import (
     RequestError,
     StorageFullError,
 )
-from runners.durable.bucket_files import AnyFiles
+from runners.buckets import deliver
+from runners.durable.bucket_files import AnyFiles, translate_errors
 from runners.durable.queue import JobQueue
-from runners.durable.request import JobRequest
+from runners.durable.request import JobRequest, find_output
 from runners.durable.secret import make_job_key
 from runners.handoff import CLIP, SOURCE
-from runners.status import public_error
+from runners.status import PublicError, public_error
 
 log = structlog.get_logger(__name__)
 
@@ -113,8 +115,7 @@ class JobRunner:
                         raise
                 log.warning("job_waits", job_id=job_id, code=public.code, reason=str(error))
                 num_retries += 1
-                told = {"code": public.code, "message": public.message, "retries": num_retries}
-                await self._note(job_id, told)
+                await self._note_wait(job_id, public, num_retries)
             await asyncio.sleep(pause_seconds)
             pause_seconds = min(2 * pause_seconds, MAX_PAUSE_SECONDS)
 
@@ -140,8 +141,30 @@ class JobRunner:
             for file in generation.files:
                 await client.download(file, partial / Path(file.url).name)
             result = describe_result(generation)
+            if (output := find_output(job_id, request.output)) is not None:
+                result = await self._store(job_id, deliver, partial, output, result)
+                for file in result["files"]:
+                    (partial / file["name"]).unlink()
+            return await self._store(job_id, self._files.publish, partial, job_id, result)
+
+    async def _store(
+        self, job_id: str, store: Callable[..., dict[str, Any]], *arguments: object
+    ) -> dict[str, Any]:
+        """Return what a call that stores the files of a job returns.
+
+        It is repeated while a bucket is away, since the sound need not be made again for that.
+        """
+        pause_seconds = FIRST_PAUSE_SECONDS
+        for num_retries in itertools.count(1):
             await self._confirm(job_id)
-            return await asyncio.to_thread(self._files.publish, partial, job_id, result)
+            try:
+                with translate_errors():
+                    return await asyncio.to_thread(store, *arguments)
+            except NotReadyError as error:
+                await self._note_wait(job_id, public_error(error), num_retries)
+            await asyncio.sleep(pause_seconds)
+            pause_seconds = min(2 * pause_seconds, MAX_PAUSE_SECONDS)
+        raise AssertionError("it counts for ever")
 
     async def _is_cancelled(self, owner: str, job_id: str) -> bool:
         """Whether the job itself was cancelled, and not only a request of it."""
@@ -188,6 +211,10 @@ class JobRunner:
         finally:
             writing.cancel()
             await asyncio.gather(writing, return_exceptions=True)
+
+    async def _note_wait(self, job_id: str, error: PublicError, num_retries: int) -> None:
+        told = {"code": error.code, "message": error.message, "retries": num_retries}
+        await self._note(job_id, told)
 
     async def _note(self, job_id: str, progress: dict[str, Any]) -> None:
         try:

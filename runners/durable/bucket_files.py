@@ -178,5 +178,5 @@ def translate_errors() -> Iterator[None]:
     except (OutputError, VideoDecodeError) as error:
         log.warning("bucket_away", reason=str(error))
         raise NotReadyError(
-            "the bucket of the jobs does not answer or refuses; the service tries again"
+            "the bucket of the job does not answer or refuses; the service tries again"
         ) from error

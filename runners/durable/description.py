@@ -33,12 +33,13 @@ def describe_job(
         times["expires_at"] = job.finished_ms + round(1000 * keep_seconds)
     optional: dict[str, Any] = {
         **{name: None if ms is None else format_time(ms) for name, ms in times.items()},
+        "output": job.output,
         "start_by": job.start_by,
         "starts": job.num_starts or None,
         "queue_position": queue_position,
         "progress": job.progress or None,
         "error": job.error and {"code": job.error[0], "message": job.error[1]},
-        "result": job.result and _describe_result(job.result, url),
+        "result": job.result and _describe_result(job.result, job.output or f"{url}/result"),
         "webhook": webhook and describe_webhook(webhook, root),
     }
     return {
@@ -105,9 +106,9 @@ def format_time(milliseconds: int) -> str:
     return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="seconds")
 
 
-def _describe_result(result: dict[str, Any], url: str) -> dict[str, Any]:
+def _describe_result(result: dict[str, Any], folder: str) -> dict[str, Any]:
     files = [
-        {**{k: v for k, v in file.items() if k != "name"}, "url": f"{url}/result/{file['name']}"}
+        {**{k: v for k, v in file.items() if k != "name"}, "url": f"{folder}/{file['name']}"}
         for file in result["files"]
     ]
     told = {name: value for name, value in result.items() if name != TRY}

@@ -30,6 +30,9 @@ class Job:
         error: code and message of a failed job.
         result: of a job that succeeded.
         has_webhook: whether its end is told to a receiver.
+        upload_digest: of the request, by the id of the upload that it names; None without one.
+        output: address of the folder of a bucket to which its files are written; None where the
+            service keeps them.
         start_by: when it must have begun, as ISO 8601; None for any time.
         num_starts: how often it was started; more than once after restarts of the service.
     """
@@ -46,6 +49,8 @@ class Job:
     error: tuple[str, str] | None
     result: dict[str, Any] | None
     has_webhook: bool
+    upload_digest: str | None
+    output: str | None
     start_by: str | None
     num_starts: int
 

@@ -19,7 +19,7 @@ from dbos import (
 from foley.errors import BusyError, ConflictError, NotFoundError
 from runners.durable.database import is_shared, open_engine, prepare_database
 from runners.durable.job import UNFINISHED, Job, JobFailedError, JobState
-from runners.durable.request import JobRequest
+from runners.durable.request import JobRequest, find_output
 from runners.durable.starts import StartStore
 from runners.durable.webhooks import WebhookStore
 from runners.messages import Priority
@@ -249,6 +249,8 @@ def _read_job(status: WorkflowStatus) -> Job:
         error=_read_error(status) if state == "failed" else None,
         result=status.output,
         has_webhook=request.get("webhook_url") is not None,
+        upload_digest=request.get("upload_digest"),
+        output=find_output(status.workflow_id, request.get("output")),
         start_by=request.get("start_by"),
         num_starts=status.recovery_attempts or 0,
     )

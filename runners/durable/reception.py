@@ -97,7 +97,9 @@ class JobReception:
                 has_original=options.has_original,
             )
             check_adapter_names((use.name for use in options.adapters), self._adapters)
-            clip = folder / CLIP if has_clip and options.upload is None else None
+            clip = folder / CLIP if has_clip else None
+            if options.upload is not None:
+                clip = self.jobs.uploads.find_complete(owner, options.upload)
             source = folder / SOURCE if (folder / SOURCE).exists() else None
             settled = await asyncio.to_thread(JobRequest.settle, options, clip, source)
             return await asyncio.to_thread(

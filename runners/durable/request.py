@@ -15,7 +15,7 @@ from runners.jobs.job import GenerationOptions
 # A seed that JavaScript reads exactly; the variations count up from it.
 MAX_DRAWN_SEED = min(MAX_SEED, 2**53) - 8
 IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,255}", re.ASCII)
-OF_THE_JOB = {"webhook_url", "start_by", "upload"}
+OF_THE_JOB = {"webhook_url", "start_by", "upload", "output"}
 
 
 def check_key(key: str, name: str) -> None:
@@ -32,6 +32,16 @@ def check_key(key: str, name: str) -> None:
         raise ParameterError(
             f"{name}: {key[:80]!r} is no key; use 1 to 255 visible ASCII characters"
         )
+
+
+def find_output(job_id: str, output: str | None) -> str | None:
+    """Return the address of the folder of a job's files in a bucket; None without an output.
+
+    Args:
+        job_id: of the job.
+        output: of its request.
+    """
+    return None if output is None else f"{output.rstrip('/')}/{job_id}"
 
 
 class JobOptions(GenerationOptions):
@@ -56,6 +66,14 @@ class JobOptions(GenerationOptions):
         str | None,
         Field(description="Id of a complete upload to `/v1/uploads`, in place of the clip."),
     ] = None
+    output: Annotated[
+        str | None,
+        Field(
+            description="Where the files of the result are written, in place of the service: "
+            "s3://BUCKET/PREFIX, where the service has `FOLEY_OUTPUT_BUCKETS`. They are "
+            "PREFIX/ID/foley-1.mp4 and so on, by the id of the job."
+        ),
+    ] = None
 
     def check_clip(self, *, is_sent: bool) -> None:
         """See `GenerationOptions.check_clip`; an upload is a clip."""
@@ -71,6 +89,9 @@ class JobRequest(BaseModel):
         options: with a seed and a format, of which only those that were given are stored.
         has_clip: whether there is a clip.
         digest: of what the caller sent; equal for equal requests.
+        upload_digest: the same by the id of an upload, which is gone once a job has taken it; None
+            without one.
+        output: s3://bucket/prefix for the files of the result; None for the service's own keeping.
         webhook_url: of the receiver; None for none.
         start_by: when it must have begun; None for any time.
     """
@@ -80,6 +101,8 @@ class JobRequest(BaseModel):
     options: GenerationOptions
     has_clip: bool
     digest: str
+    upload_digest: str | None = None
+    output: str | None = None
     webhook_url: str | None = None
     start_by: AwareDatetime | None = None
 
@@ -91,10 +114,16 @@ class JobRequest(BaseModel):
 
         Args:
             options: as the caller gave them.
-            clip: that was received; None without one. The options name one that was uploaded.
+            clip: that was received, or is the upload that the options name; None without one, and
+                where the upload is gone.
             source: the file that an edit starts from; None without one.
         """
-        hashed = hashlib.sha256(options.model_dump_json(exclude_unset=True).encode())
+        given = options.model_dump_json(exclude_unset=True, exclude={"upload"})
+        hashed = hashlib.sha256(given.encode())
+        upload_digest = None
+        if options.upload is not None:
+            named = options.model_dump_json(exclude_unset=True)
+            upload_digest = hashlib.sha256(named.encode()).hexdigest()
         for path in filter(None, (clip, source)):
             with path.open("rb") as file:
                 hashed.update(hashlib.file_digest(file, "sha256").digest())
@@ -105,11 +134,13 @@ class JobRequest(BaseModel):
             settled["format"] = options.default_format
         if "priority" not in options.model_fields_set:
             settled["priority"] = "bulk"  # nobody waits on a connection for it
-        given = options.model_dump(exclude=OF_THE_JOB, exclude_unset=True)
+        kept = options.model_dump(exclude=OF_THE_JOB, exclude_unset=True)
         return cls(
-            options=GenerationOptions.model_validate({**given, **settled}),
+            options=GenerationOptions.model_validate({**kept, **settled}),
             has_clip=clip is not None or options.upload is not None,
             digest=hashed.hexdigest(),
+            upload_digest=upload_digest,
+            output=options.output,
             webhook_url=options.webhook_url,
             start_by=options.start_by,
         )

@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from foley.errors import ConfigError, ConflictError, NotFoundError, ParameterError, StorageFullError
+from foley.storage import require_library
+from runners.buckets import check_prefix
 from runners.durable.executor_settings import ExecutorSettings
 from runners.durable.job import Job
 from runners.durable.launcher import ExecutorLauncher
@@ -55,6 +57,9 @@ class JobService:
         except OSError as error:
             raise ConfigError(f"FOLEY_JOBS_DIR: {error}") from error
         self.keep_seconds = settings.keep_jobs_seconds
+        self._buckets = settings.writable_buckets
+        if self._buckets:
+            require_library("FOLEY_OUTPUT_BUCKETS")
         self._launcher = ExecutorLauncher(
             self.files.executor_lock,
             # Jobs must not hold all places, or callers who wait would be refused.
@@ -94,16 +99,19 @@ class JobService:
         Raises:
             NotFoundError: there is no such upload, or it belongs to another owner.
             ConflictError: the upload is not complete.
-            ParameterError: the webhook cannot be sent, or the time to start by has passed.
+            ParameterError: the webhook cannot be sent, the time to start by has passed, or the
+                output lies in no bucket that the service writes to.
             StorageFullError: there is no room for the result.
             ConflictError: another request came under this key.
         """
         receiver = request.webhook_url and self.webhooks.check_url(request.webhook_url)
+        if request.output is not None:
+            check_prefix("output", request.output, self._buckets, "FOLEY_OUTPUT_BUCKETS")
         job_id = uuid.uuid4().hex
         if idempotency_key is not None:
             job_id = hashlib.sha256(f"{owner}/{idempotency_key}".encode()).hexdigest()[:32]
             if (known := self._find(owner, job_id)) is not None:
-                _check_same(known.digest, request)
+                _check_same(known, request)
                 return known
         if request.start_by is not None and request.start_by <= datetime.now(UTC):
             raise ParameterError(
@@ -113,7 +121,7 @@ class JobService:
             self.uploads.link(owner, upload, received / CLIP)
         accepted = self.files.accept(received, job_id, request)
         # It is that of another call under this key, if that got here first or was cut off here.
-        _check_same(accepted.digest, request)
+        _check_same(accepted, request)
         if receiver:
             self.queue.webhooks.add(
                 job_id, owner, str(receiver), host=receiver.host or "", root=root
@@ -150,9 +158,29 @@ class JobService:
             name: of the file; None for the first variation.
         """
         job = self._find(owner, job_id)
-        if job is None or job.result is None:
+        if job is None or job.result is None or job.output is not None:
             return None
         return self.files.find_sound(job.id, name, job.result)
+
+    def find_file(self, job: Job, name: str) -> Path:
+        """Return the path of a file of a job's result.
+
+        Args:
+            job: that has a result.
+            name: of the file, as the caller sent it; any text.
+
+        Raises:
+            NotFoundError: there is no such file.
+            ConflictError: the files are in a bucket of the caller's choice.
+            NotReadyError: the bucket of the job does not answer.
+        """
+        assert job.result is not None
+        if job.output is not None:
+            raise ConflictError(
+                f"the files of this job were written to {job.output}, as its output asked; read "
+                "them there"
+            )
+        return self.files.find_file(job.id, name, job.result)
 
     def delete(self, owner: str, job_id: str) -> None:
         """Forget a job that has ended, and remove its files.
@@ -171,8 +199,13 @@ class JobService:
             return None
 
 
-def _check_same(digest: str, request: JobRequest) -> None:
-    if digest != request.digest:
+def _check_same(known: Job | JobRequest, request: JobRequest) -> None:
+    # A job that has taken an upload is asked for by the id of one that is gone.
+    by_upload = request.upload_digest is not None and request.upload_digest in (
+        known.upload_digest,
+        known.digest,  # as services wrote it before they knew what is in an upload
+    )
+    if known.digest != request.digest and not by_upload:
         raise ConflictError(
             "Idempotency-Key: another request came with this key before; use a new key for a new "
             "request"

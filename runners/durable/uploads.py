@@ -175,6 +175,19 @@ class UploadStore:
         path.unlink(missing_ok=True)  # gRPC has an empty file there
         os.link(self._path(upload), path)
 
+    def find_complete(self, owner: str, upload_id: str) -> Path | None:
+        """Return the data of an upload that is complete; None for another, or for none.
+
+        Args:
+            owner: of the upload.
+            upload_id: as the caller sent it; any text.
+        """
+        with contextlib.suppress(NotFoundError):
+            upload = self.find(owner, upload_id)
+            if self.find_offset(upload) == upload.num_bytes:
+                return self._path(upload)
+        return None
+
     def remove(self, upload_id: str) -> None:
         """Remove an upload, which may be gone already."""
         shutil.rmtree(self._folder / upload_id, ignore_errors=True)

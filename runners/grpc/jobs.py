@@ -76,6 +76,8 @@ class JobServicer(JobServiceServicer):
                 more["webhook_url"] = options.webhook_url
             if options.HasField("upload"):
                 more["upload"] = options.upload
+            if options.HasField("output"):
+                more["output"] = options.output
             if options.HasField("start_by"):
                 more["start_by"] = _read_time(options.start_by)
             return parse_options(options.generation, JobOptions, more)
@@ -176,7 +178,7 @@ class JobServicer(JobServiceServicer):
                     f"file_index: the job has {len(files)} files, got {request.file_index}"
                 )
             name = files[request.file_index]["name"]
-            path = await asyncio.to_thread(self._jobs.files.find_file, job.id, name, job.result)
+            path = await asyncio.to_thread(self._jobs.find_file, job, name)
             _check_range("offset", request.offset, 0, path.stat().st_size)
             # A caller who stops reading must not hold the file for ever.
             limit_seconds = self._settings.request_timeout_seconds
@@ -224,6 +226,7 @@ def describe_job(
         finished_at=_time(job.finished_ms),
         queue_position=queue_position,
         starts=job.num_starts,
+        output=job.output,
         result=None if job.result is None else _describe_result(job.id, job.result),
         webhook=None if webhook is None else _describe_webhook(webhook),
     )

@@ -54,6 +54,11 @@ JOB_SCHEMA: Schema = {
         "priority": {**TEXT, "enum": ["interactive", "bulk"]},
         "created_at": TIME,
         "start_by": {**TIME, "description": "When it must have begun."},
+        "output": {
+            **TEXT,
+            "description": "Folder of a bucket to which the files are written. Absent where the "
+            "service keeps them.",
+        },
         "starts": {
             **INTEGER,
             "description": "How often it was started; more than once after restarts.",
@@ -127,7 +132,7 @@ def build_job_paths(
         "401": describe_error("No API key, or a wrong one, where the service needs one."),
         "404": describe_error("There is no such job, or it belongs to another key."),
     }
-    unready = {"409": describe_error("The job has no result.")}
+    unready = {"409": describe_error("The job has no result, or its files are in a bucket.")}
     files = {
         "200": {"description": "The file.", "content": dict.fromkeys(MEDIA_TYPES.values(), FILE)},
         "206": {"description": "A range.", "content": dict.fromkeys(MEDIA_TYPES.values(), FILE)},
@@ -152,12 +157,16 @@ def build_job_paths(
             "post": {
                 "summary": "Accept a job: it is finished even if the service is restarted",
                 "operationId": "submitJob",
-                "description": "Takes the form of `/v1/generate`. `priority` is `bulk` unless the "
-                "form says otherwise, and `format` is mp4, or wav without a clip.",
+                "description": "Takes the form of `/v1/generate`, or its fields as a JSON object, "
+                "where the clip is named by `clip_url` or `upload`. `priority` is `bulk` unless "
+                "the request says otherwise, and `format` is mp4, or wav without a clip.",
                 "parameters": [KEY_PARAMETER],
                 "requestBody": {
                     "required": True,
-                    "content": {"multipart/form-data": {"schema": form}},
+                    "content": {
+                        "multipart/form-data": {"schema": form},
+                        "application/json": {"schema": {"$ref": "#/components/schemas/JobJson"}},
+                    },
                 },
                 "responses": {
                     "202": {

@@ -16,6 +16,7 @@ from runners.durable.reception import JobReception
 from runners.durable.request import JobOptions, check_key
 from runners.http.forms import read_form
 from runners.http.job_bodies import format_event
+from runners.http.json_bodies import is_json, read_json
 from runners.http.parameters import find_root, read_page
 from runners.http.responses import KeptFile
 from runners.http.sse import KEEP_ALIVE, KEEP_ALIVE_SECONDS, MEDIA_TYPE
@@ -59,6 +60,8 @@ class JobHandlers:
 
         async def read(folder: Path, upload: Upload) -> JobOptions:
             max_bytes = self._settings.max_upload_bytes
+            if is_json(request):
+                return await read_json(request, JobOptions, max_bytes=max_bytes, upload=upload)
             return await read_form(request, folder, JobOptions, max_bytes=max_bytes, upload=upload)
 
         job = await self._reception.submit(
@@ -129,7 +132,7 @@ class JobHandlers:
 
         Raises:
             NotFoundError: there is no such job, or it belongs to another key.
-            ConflictError: it has no result.
+            ConflictError: it has no result, or its files are in a bucket.
         """
         job = await self._find_finished(request)
         assert job.result is not None
@@ -140,7 +143,7 @@ class JobHandlers:
 
         Raises:
             NotFoundError: there is no such job or file, or it belongs to another key.
-            ConflictError: the job has no result.
+            ConflictError: the job has no result, or its files are in a bucket.
         """
         return await self._open(await self._find_finished(request), request.path_params["file"])
 
@@ -179,9 +182,7 @@ class JobHandlers:
                 continue
 
     async def _open(self, job: Job, name: str) -> Response:
-        find = self._jobs.files.find_file
-        assert job.result is not None
-        return KeptFile(await asyncio.to_thread(find, job.id, name, job.result))
+        return KeptFile(await asyncio.to_thread(self._jobs.find_file, job, name))
 
     async def _find(self, request: Request) -> Job:
         return await asyncio.to_thread(self._jobs.find, *_name_job(request))

@@ -24,6 +24,7 @@ from runners.status import INTERNAL_CODE, status_of
 API_VERSION = "1.0.0"
 FILE = {"schema": {"type": "string", "format": "binary"}}
 
+JSON_FIELDS = ("cues", "layers", "adapters", "edit")  # objects, or lists of them
 _NULL_KEYS = ("anyOf", "default")  # of an optional field, whose default is null
 
 HEADERS = {
@@ -129,7 +130,7 @@ def _build_form_schema(settings: Settings, kind: type[GenerationOptions]) -> Sch
     }
     options = {name: _drop_null(field) for name, field in form["properties"].items()}
     form["properties"] = {"clip": clip, "edit_source": source, **options}
-    for name in ("cues", "layers", "adapters", "edit"):  # a part of a form is a text
+    for name in JSON_FIELDS:  # a part of a form is a text
         form["properties"][name] = {
             **TEXT,
             "contentMediaType": "application/json",
@@ -139,6 +140,19 @@ def _build_form_schema(settings: Settings, kind: type[GenerationOptions]) -> Sch
     form.pop("$defs")
     form["additionalProperties"] = False
     return form
+
+
+def _build_json_schema(form: Schema) -> Schema:
+    """Return the schema of a form's fields as a JSON object, which holds no files."""
+    fields = {
+        name: field for name, field in form["properties"].items() if field.get("format") != "binary"
+    }
+    item = {"type": "object"}
+    for name in JSON_FIELDS:
+        described = {"description": fields[name]["description"]}
+        kind = item if name == "edit" else {"type": "array", "items": item}
+        fields[name] = {**kind, **described}
+    return {**form, "title": "JobJson", "properties": fields}
 
 
 def _build_mix_schema(settings: Settings) -> Schema:
@@ -300,7 +314,12 @@ def _job_components(settings: Settings) -> dict[str, Schema]:
     if settings.jobs_dir is None:
         return {}
     form = _build_form_schema(settings, JobOptions)
-    return {"JobOptions": form, "Job": JOB_SCHEMA, "Webhook": WEBHOOK_SCHEMA}
+    return {
+        "JobOptions": form,
+        "JobJson": _build_json_schema(form),
+        "Job": JOB_SCHEMA,
+        "Webhook": WEBHOOK_SCHEMA,
+    }
 
 
 def _probe_operation(summary: str, descriptions: dict[str, str]) -> dict[str, Any]:

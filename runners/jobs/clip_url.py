@@ -13,6 +13,8 @@ from urllib.parse import unquote_to_bytes
 
 from foley.errors import ParameterError, UploadTooLargeError
 from foley.request import MAX_ADDRESS_CHARACTERS, is_address
+from foley.storage import S3, require_library
+from runners.buckets import check_clip, fetch_object
 from runners.fetch import Fetcher
 from runners.handoff import CLIP, SOURCE
 from runners.jobs.intake import Upload
@@ -34,6 +36,9 @@ class ClipLoader:
         settings: whether addresses are fetched, and the limits on a clip.
         fetcher: downloads clips; None makes one that reaches only the open internet.
         find_sound: of earlier results; None where there are none.
+
+    Raises:
+        ConfigError: clips may be in buckets, and the library for them is not installed.
     """
 
     def __init__(
@@ -44,10 +49,14 @@ class ClipLoader:
     ) -> None:
         self._find_sound = find_sound or (lambda _owner, _id, _name: None)
         self._is_fetching = settings.clip_urls
+        self._buckets = settings.readable_buckets
+        if self._buckets:
+            require_library("FOLEY_CLIP_BUCKETS")
+        self._timeout_seconds = settings.fetch_timeout_seconds
         self._max_bytes = int(settings.max_upload_bytes)
         self._fetcher = fetcher or Fetcher(
             max_bytes=self._max_bytes,
-            timeout_seconds=settings.fetch_timeout_seconds,
+            timeout_seconds=self._timeout_seconds,
             schemes=("https", "http"),
         )
 
@@ -64,10 +73,11 @@ class ClipLoader:
             owner: whose results an edit may start from.
 
         Raises:
-            ParameterError: the service fetches no addresses, the data: URI is malformed, or there
-                is no such result.
+            ParameterError: the service fetches no such addresses, the data: URI is malformed, or
+                there is no such result.
             FetchError: the address is refused, or gives no clip in time.
             UploadTooLargeError: the clip has more bytes than an upload may have.
+            NotReadyError: the bucket of the clip does not answer.
             BusyError: the uploads of all requests have too many bytes together.
         """
         if not options.has_references:
@@ -91,6 +101,15 @@ class ClipLoader:
             content = decode_data_uri(address, self._max_bytes, name)
             upload.add(len(content))
             await asyncio.to_thread(path.write_bytes, content)
+        elif address.startswith(S3):
+            check_clip(name, address, self._buckets, "FOLEY_CLIP_BUCKETS")
+            await fetch_object(
+                address,
+                path,
+                max_bytes=self._max_bytes,
+                timeout_seconds=self._timeout_seconds,
+                on_bytes=upload.add,
+            )
         elif self._is_fetching:
             await self._fetcher.fetch(address, path, upload.add)
         else:

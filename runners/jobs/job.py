@@ -51,7 +51,8 @@ class GenerationOptions(MixOptions, GenerationRequest):
         str | None,
         Field(
             description="Where the clip is, in place of the clip itself: an https or http address "
-            "on the open internet, or a data: URI of at most 4 MB."
+            "on the open internet, a data: URI of at most 4 MB, or s3://BUCKET/KEY in a bucket of "
+            "`FOLEY_CLIP_BUCKETS`."
         ),
     ] = None
     trim: Annotated[

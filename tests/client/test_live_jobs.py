@@ -1,14 +1,24 @@
 """Durable jobs from the Python clients and from `foley jobs`, with a real service."""
 
 import asyncio
+import contextlib
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from foley.cli.app import main
-from foley.client import AsyncFoleyClient, FoleyClient, RemoteJob
-from foley.errors import ConflictError, NotFoundError, RequestError, VideoDecodeError
+from foley.client import AsyncFoleyClient, FoleyClient, RemoteJob, transport, uploads
+from foley.client.sync_jobs import Jobs
+from foley.errors import (
+    ConflictError,
+    ConnectionFailedError,
+    NotFoundError,
+    RequestError,
+    VideoDecodeError,
+)
 from tests.durable.receiver import SECRET, receive_webhooks
 from tests.media.clips import list_packets
 from tests.patience import wait_until
@@ -37,6 +47,65 @@ def test_a_job_is_submitted_watched_fetched_and_deleted(
     client.jobs.delete(job.id)
     with pytest.raises(NotFoundError):
         client.jobs.get(job.id)
+
+
+class Breaking:
+    """Sends the requests of a client, and loses the answers to some that add to an upload."""
+
+    def __init__(self, client: FoleyClient) -> None:
+        self._client = client
+        self.methods: list[str] = []
+
+    @contextlib.contextmanager
+    def __call__(self, method: str, path: str, **content: object) -> Iterator[httpx.Response]:
+        self.methods.append(method)
+        with self._client._request(method, path, **content) as response:
+            if method == "PATCH" and self.methods.count("PATCH") in (1, 3):
+                raise ConnectionFailedError("it broke")
+            yield response
+
+
+def test_a_large_clip_is_sent_in_pieces_over_connections_that_break(
+    client: FoleyClient, short_clip: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads, "MIN_PIECEWISE_BYTES", 1000)
+    monkeypatch.setattr(uploads, "PIECE_BYTES", len(short_clip) // 3)
+    monkeypatch.setattr(transport, "DEFAULT_RETRY_SECONDS", 0.01)
+    clip = tmp_path / "clip.mp4"
+    clip.write_bytes(short_clip)
+    key = {"idempotency_key": f"pieces-{time.time_ns()}", "num_inference_steps": 2}
+    send = Breaking(client)
+    job = Jobs(send, client.download).submit(clip, max_wait_seconds=60, **key)  # type: ignore[arg-type]
+    pieces = ["POST", "PATCH", "HEAD", "PATCH", "PATCH", "HEAD", "PATCH", "POST"]
+    assert send.methods == pieces
+    with pytest.raises(ConnectionFailedError):  # it was not asked to try again
+        Jobs(Breaking(client), client.download).submit(clip, **key)  # type: ignore[arg-type]
+    assert client.jobs.submit(short_clip, **key).id == job.id  # type: ignore[arg-type]
+
+    async def submit() -> RemoteJob:
+        async with AsyncFoleyClient(str(client._http.base_url)) as other:
+            return await other.jobs.submit(clip, **key)  # type: ignore[arg-type]
+
+    assert asyncio.run(submit()).id == job.id
+    monkeypatch.setattr(uploads, "MIN_PIECEWISE_BYTES", 10**9)
+    assert client.jobs.submit(clip, **key).id == job.id  # type: ignore[arg-type]
+    assert list(client.jobs.watch(job.id))[-1].state == "succeeded"
+
+
+def test_a_large_clip_is_sent_whole_where_its_upload_is_not_known(
+    client: FoleyClient, short_clip: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads, "MIN_PIECEWISE_BYTES", 1000)
+
+    @contextlib.contextmanager
+    def send(method: str, path: str, **content: object) -> Iterator[httpx.Response]:
+        if method == "PATCH":  # as by another machine
+            path = f"/v1/uploads/{'0' * 32}"
+        with client._request(method, path, **content) as response:
+            yield response
+
+    job = Jobs(send, client.download).submit(short_clip, num_inference_steps=2)
+    assert client.jobs.cancel(job.id).id == job.id
 
 
 def test_a_cancelled_job_has_no_result(client: FoleyClient, short_clip: bytes) -> None:
@@ -112,6 +181,9 @@ def test_the_command_submits_and_fetches(
     assert run(capfd, monkeypatch, "watch", job_id, *there) == "succeeded"
     assert run(capfd, monkeypatch, "cancel", job_id, *there) == "succeeded"
     assert f"{job_id} succeeded" in run(capfd, monkeypatch, "list", *there)
+    listed = run(capfd, monkeypatch, "list", "--state", "succeeded", "--limit", "100", *there)
+    assert {line.split()[1] for line in listed.splitlines()} == {"succeeded"}
+    assert run(capfd, monkeypatch, "list", "--offset", "100000", *there) == ""
 
 
 def test_the_command_checks_and_resends_a_webhook(
@@ -151,6 +223,12 @@ def test_the_command_checks_and_resends_a_webhook(
         (["watch", "0" * 32, "--server", "URL"], 1, "there is no such job"),
         (["submit", "absent.mp4", "--server", "URL"], 1, "absent.mp4 cannot be read"),
         (["submit", "--server", "URL"], 2, "give a clip"),
+        (["submit", "--clip-url", "s3://one/b", "--server", "URL"], 2, "lies in no bucket"),
+        (
+            ["submit", "--clip-url", "data:,x", "--output", "s3://one/b", "--server", "URL"],
+            2,
+            "output: s3://one/b lies in no bucket",
+        ),
     ],
 )
 def test_the_command_says_what_is_wrong(

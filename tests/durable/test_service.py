@@ -3,6 +3,7 @@
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from runners.durable import files
 from runners.durable.job import Job
 from runners.durable.request import JobOptions, JobRequest
 from runners.durable.service import JobService
+from runners.handoff import CLIP
 from runners.settings import Settings
 
 OWNER = "a" * 64
@@ -25,10 +27,16 @@ def service(tmp_path: Path) -> Iterator[JobService]:
 
 
 def accept(service: JobService, key: str | None = None, **options: object) -> Job:
-    request = JobRequest.settle(JobOptions.model_validate(options), None)
     upload = options.get("upload")
     assert upload is None or isinstance(upload, str)
     with service.files.receive() as folder:
+        clip = None
+        if upload:
+            clip = service.uploads.find_complete(OWNER, upload)
+        elif "duration_seconds" not in options:
+            clip = folder / CLIP
+            clip.write_bytes(b"clip")
+        request = JobRequest.settle(JobOptions.model_validate(options), clip)
         return service.accept(
             OWNER, folder, request, upload=upload, idempotency_key=key, root="/below"
         )
@@ -58,6 +66,49 @@ def test_a_job_takes_its_upload_once_and_its_key_gives_it_again(service: JobServ
     assert accept(service, "key", upload=upload.id).id == job.id
     with pytest.raises(NotFoundError, match="no such upload"):
         accept(service, upload=upload.id)
+
+
+def upload_clip(service: JobService, content: bytes) -> str:
+    upload = service.uploads.create(OWNER, OWNER, len(content), "")
+    with service.uploads.open(upload, 0) as writer:
+        writer.write(content)
+    return upload.id
+
+
+def test_a_clip_is_the_same_whichever_way_it_came(service: JobService) -> None:
+    job = accept(service, "key", prompt="rain")
+    again = upload_clip(service, b"clip")
+    assert accept(service, "key", prompt="rain", upload=again).id == job.id
+    with pytest.raises(ConflictError):
+        accept(service, "key", prompt="rain", upload=upload_clip(service, b"other"))
+    with pytest.raises(ConflictError):  # which is not known, and not taken by this job
+        accept(service, "key", prompt="rain", upload="0" * 32)
+    first = accept(service, "sent in pieces", upload=upload_clip(service, b"clip"))
+    assert accept(service, "sent in pieces").id == first.id
+
+
+def test_an_output_lies_in_a_bucket_that_the_operator_has_named(tmp_path: Path) -> None:
+    service = JobService(Settings(jobs_dir=tmp_path, output_buckets="s3://one/out,s3://two/"))
+    try:
+        for output in (
+            *(
+                "s3://three/",
+                "s3://one/other",
+                "s3://one/outer",
+                "s3://one/out/../other",
+                "s3://one/out//x",
+            ),
+            *("/tmp", "s3://", "s3://one/out?x", "http://one/out", "s3://one/out/" + 1200 * "x"),
+        ):
+            with pytest.raises(ParameterError, match="output:"):
+                accept(service, output=output)
+        job = accept(service, output="s3://one/out/day/")
+        assert job.output == f"s3://one/out/day/{job.id}"
+        with pytest.raises(ConflictError, match=f"written to {job.output}"):
+            service.find_file(replace(job, result={"files": []}), "foley-1.mp4")
+        assert accept(service, output="s3://two").output
+    finally:
+        service.close()
 
 
 def test_what_a_job_asks_for_beside_its_sound_is_checked_before_it_is_accepted(

@@ -218,7 +218,7 @@ def test_a_bucket_that_refuses_is_a_service_that_is_not_ready(
     job = accept(service)
     no_bucket = open_service_files(service, "s3://there-is-none/jobs")
     monkeypatch.setattr(service, "files", no_bucket)
-    with pytest.raises(NotReadyError, match="the bucket of the jobs"):
+    with pytest.raises(NotReadyError, match="the bucket of the job"):
         accept(service)
     monkeypatch.undo()
     assert [each.id for each in service.queue.list_jobs(OWNER, limit=9)] == [job.id]

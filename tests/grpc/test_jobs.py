@@ -48,6 +48,14 @@ def submit(
     return job
 
 
+def test_an_output_must_be_allowed(stub: JobServiceStub) -> None:
+    options = proto.GenerateOptions(prompt="rain", duration_seconds=1)
+    with pytest.raises(grpc.RpcError) as caught:
+        submit(stub, None, options, output="s3://bucket/out")
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "output: s3://bucket/out lies in no bucket" in caught.value.details()
+
+
 def fetch(stub: JobServiceStub, job: proto.Job, index: int, offset: int = 0) -> bytes:
     request = proto.FetchJobRequest(id=job.id, file_index=index, offset=offset)
     chunks = list(stub.FetchJob(request, timeout=scale(60)))

@@ -297,6 +297,45 @@ def test_a_job_takes_the_clip_from_where_it_is(
     assert refused.json()["error"]["code"] == "clip_not_fetched"
 
 
+def test_a_job_comes_as_json(server: Server, short_clip: bytes, done: dict[str, Any]) -> None:
+    uri = "data:video/mp4;base64," + base64.b64encode(short_clip).decode()
+    cues = [{"start_seconds": 0.0, "stop_seconds": 0.5, "prompt": "rain"}]
+    fields = {"clip_url": uri, "num_inference_steps": 2, "seed": 11, "also": ["wav"]}
+    response = server.client.post("/v1/jobs", json=fields)
+    assert response.status_code == 202, response.text
+    with_cues = server.client.post("/v1/jobs", json={**fields, "cues": cues}).json()
+    job = wait_for_end(server, response.json())
+    files = [server.client.get(found["result_url"]).content for found in (job, done)]
+    assert list_packets(files[0]) == list_packets(files[1])
+    assert [file["format"] for file in job["result"]["files"]] == ["mp4", "wav"]
+    assert wait_for_end(server, with_cues)["state"] == "succeeded"
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "words"),
+    [
+        ("{", 400, "the body is not JSON"),
+        (100_000 * "[", 400, "the body is not JSON"),
+        ("[]", 400, "the body is JSON, but no object"),
+        ('{"prompt": "rain"}', 422, "clip: missing"),
+        ('{"prompt": "x", "duration_seconds": 1, "seed": 1.5}', 422, "seed:"),
+        ('{"prompt": "x", "duration_seconds": 1, "speed": 1}', 422, "speed:"),
+        ('{"duration_seconds": NaN}', 400, "the body is not JSON"),
+        ('{"clip_url": "s3://bucket/clip"}', 422, "clip_url: s3://bucket/clip lies in no bucket"),
+        (
+            '{"prompt": "x", "duration_seconds": 1, "output": "s3://bucket/x"}',
+            422,
+            "output: s3://bucket/x lies in no bucket that this service uses for it; it uses none",
+        ),
+    ],
+)
+def test_json_that_is_no_job_is_refused(server: Server, body: str, status: int, words: str) -> None:
+    headers = {"Content-Type": "application/json; charset=utf-8"}
+    refused = server.client.post("/v1/jobs", content=body, headers=headers)
+    assert refused.status_code == status, refused.text
+    assert refused.json()["error"]["message"].startswith(words)
+
+
 def test_the_end_of_a_job_is_told_to_its_receiver(server: Server) -> None:
     with receive_webhooks() as receiver:
         receiver.statuses = [410, 200]

@@ -111,6 +111,7 @@ ALLOWED: dict[str, set[str]] = {
     # The server.
     "runners": set(),
     "runners.browser": set(),
+    "runners.buckets": BASE | {"foley.storage"},
     "runners.fetch": BASE | {"runners.guard"},
     "runners.guard": BASE,
     "runners.logs": BASE,
@@ -129,6 +130,8 @@ ALLOWED: dict[str, set[str]] = {
     "runners.jobs/": BASE
     | {
         "foley.marks/",
+        "foley.storage",
+        "runners.buckets",
         "runners.fetch",
         "runners.handoff",
         "runners.messages",
@@ -176,6 +179,7 @@ ALLOWED: dict[str, set[str]] = {
         "foley.adapter_files",
         "foley.client/",
         "foley.storage",
+        "runners.buckets",
         "runners.guard",
         "runners.handoff",
         "runners.jobs/",
