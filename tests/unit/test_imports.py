@@ -273,7 +273,7 @@ LIBRARIES = {
     "opentimelineio": {"foley.media/"},
     "cryptography": {"foley.marks/"},
     "dbos": {"runners.durable/"},
-    "obstore": {"foley.storage"},
+    "obstore": {"foley.storage", "runners.buckets"},
     "bentoml": {"service", "runners.jobs/", "runners.runner_socket"},
     "grpc": {"foley.v1/", "runners.grpc/"},
     "gradio": {"runners.page/"},
