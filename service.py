@@ -42,7 +42,7 @@ from runners.grpc.jobs import JobServicer
 from runners.grpc.server import GrpcServer
 from runners.grpc.servicer import FoleyServicer
 from runners.handoff import MAX_FRAMES_BYTES
-from runners.http.connection import use_bounded_connections
+from runners.http.connection import end_connections, use_bounded_connections
 from runners.http.generate import GenerateEndpoint
 from runners.http.handlers import Handlers
 from runners.http.health import HealthCheck
@@ -74,6 +74,7 @@ from runners.sandbox.confinement import require_all_parts
 from runners.sandbox.fork_server import SandboxLimits
 from runners.sandbox.pool import Sandbox
 from runners.settings import child_environment, forget_secrets, load_settings, switch_telemetry_off
+from runners.stop_signals import keep_stop_signals
 from runners.tracing import configure_tracing, end_tracing
 
 try:
@@ -89,6 +90,7 @@ except ConfigError as error:  # BentoML shows its own kind as one line, others a
     raise BentoMLConfigException(str(error)) from None
 switch_telemetry_off()
 use_bounded_connections()  # BentoML loads this module before it makes the server
+keep_stop_signals()  # and also in the launcher
 SHARED_OPTIONS: dict[str, Any] = {
     # Our own time limit passes first, with an error in our form. BentoML's is the last resort.
     "traffic": {"timeout": SETTINGS.find_time_limit(SETTINGS.max_clip_seconds) + 30},
@@ -284,7 +286,8 @@ class FoleyApi:
     @bentoml.on_startup
     async def start(self) -> None:
         """Start everything that needs the event loop; the sandbox takes seconds, in background."""
-        delay_stop_signal(self.ending.drain)  # first, since others add to the handlers
+        # First, since others add to the handlers.
+        delay_stop_signal(self.ending.drain, end_connections)
         self.sandbox_start = asyncio.create_task(self.sandbox.start())
         self.asking = asyncio.create_task(self.service.watch_runner())
         self.sweeping = asyncio.create_task(self.results.sweep_forever())

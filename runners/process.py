@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import ctypes
+import faulthandler
 import math
 import os
 import random
@@ -23,6 +24,9 @@ from foley.errors import ConfigError, FoleyError
 log = structlog.get_logger(__name__)
 
 PR_SET_DUMPABLE = 4  # of <sys/prctl.h>
+# After the grace period: enough for the last steps of each process, and less than an orchestrator
+# is told to wait before it kills all of them.
+LAST_RESORT_SECONDS = 7.0
 # Linux takes the ports of outgoing connections from above this range. A port from there could be
 # taken by a connection of the server itself before the server listens on it.
 _PORTS = range(20_000, 32_000)
@@ -123,14 +127,21 @@ def find_grace_seconds() -> float:
     return float(given or 30)
 
 
-def delay_stop_signal(drain: Callable[[], Awaitable[float]]) -> None:
+def delay_stop_signal(
+    drain: Callable[[], Awaitable[float]],
+    hasten: Callable[[uvicorn.Server], Awaitable[object]] | None = None,
+) -> None:
     """Have SIGTERM and SIGINT reach Uvicorn only after `drain`, in the current event loop.
+
+    The launcher waits for this process for as long as it takes. So the process ends after its grace
+    period even if something in it hangs; see `end_forcibly`.
 
     Outside the main thread, which alone can install handlers, nothing happens.
 
     Args:
         drain: called at the first signal; returns the seconds in which Uvicorn must end. A SIGINT
             after that reaches Uvicorn at once.
+        hasten: called then, to end the connections for which Uvicorn waits.
     """
     if threading.current_thread() is not threading.main_thread():
         return
@@ -146,9 +157,15 @@ def delay_stop_signal(drain: Callable[[], Awaitable[float]]) -> None:
         finally:
             if callable(before):
                 before(number, None)
+        if server is not None and hasten is not None:
+            await hasten(server)
 
     def begin(number: int, before: Any) -> None:
         if not tasks:
+            seconds = find_grace_seconds() + LAST_RESORT_SECONDS
+            last_resort = threading.Timer(seconds, end_forcibly, [loop])
+            last_resort.daemon = True  # it does not keep a process that ends in time
+            last_resort.start()
             tasks.append(asyncio.create_task(drain_and_pass_on(number, before)))
         elif number == signal.SIGINT and callable(before):
             before(number, None)
@@ -160,6 +177,32 @@ def delay_stop_signal(drain: Callable[[], Awaitable[float]]) -> None:
             loop.call_soon_threadsafe(begin, number, before)
 
         signal.signal(number, handle)
+
+
+def end_forcibly(loop: asyncio.AbstractEventLoop) -> None:
+    """End this process with status 1, and write what it was waiting for; from any thread.
+
+    Its files are left, and removed at the next start.
+
+    Args:
+        loop: of the process.
+    """
+    with contextlib.suppress(RuntimeError):  # the loop goes on meanwhile
+        waiting = sorted(_describe(task) for task in asyncio.all_tasks(loop))
+        log.critical("end_forced", tasks=waiting)
+    faulthandler.dump_traceback()
+    os._exit(1)
+
+
+def _describe(task: asyncio.Task[Any]) -> str:
+    """Return the names of the coroutines of a task, each of which waits for the next."""
+    names: list[str] = []
+    awaited: Any = task.get_coro()
+    while (name := getattr(awaited, "__qualname__", "")) and len(names) < 20:
+        frame = getattr(awaited, "cr_frame", None)
+        names.append(name if frame is None else f"{name}:{frame.f_lineno}")
+        awaited = getattr(awaited, "cr_await", None)
+    return " > ".join(names)
 
 
 def call_on_stop_signal(begin_stop: Callable[[], object]) -> None:

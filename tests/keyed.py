@@ -10,7 +10,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from runners.process import find_free_port
 from tests.collector import Collector
-from tests.patience import Deadline, scale, slowdown
+from tests.patience import Deadline, is_within, scale, slowdown
 from tests.server import Server
 
 FIRST_KEY, SECOND_KEY = "first-key-of-a-test", "second-key-of-a-test"
@@ -96,10 +96,9 @@ def start_keyed_server(folder: Path, start: KeyedStart, collector: Collector) ->
 
 
 def end_keyed_server(server: Server) -> None:
-    """Stop the server, and check that it ends in time and leaves nothing.
-
-    It may use its grace: what some tests have asked for is still on its way. How fast it ends
-    otherwise is the subject of tests/service/test_lifecycle.py.
-    """
+    """Stop the server, and check that it ends in time and leaves nothing."""
+    started = time.monotonic()
     assert server.stop() == 0, server.log.read_text()
+    # The log says what it waited for.
+    assert is_within(time.monotonic() - started, 15), server.log.read_text()[-8000:]
     assert list(server.scratch.iterdir()) == []  # kept results included

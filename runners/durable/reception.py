@@ -74,7 +74,7 @@ class JobReception:
             FoleyError: as for a generation, before the work begins.
         """
         with (
-            self._ending.accept_work(),
+            self._ending.accept_work("job"),
             self._intake.receive(caller) as upload,
             self.jobs.files.receive() as folder,
         ):
@@ -82,8 +82,10 @@ class JobReception:
             limit_seconds = self._settings.request_timeout_seconds
             try:
                 async with asyncio.timeout(limit_seconds):
-                    options = await run_until_cancelled(read(folder, upload), upload.watch_rate())
-                    options = await self._clips.load(options, folder, upload, owner)
+                    options = await run_until_cancelled(
+                        self._receive(read, folder, upload, owner),
+                        self._ending.wait_for_cut_off(),
+                    )
             except TimeoutError as error:
                 raise RequestTimeoutError(
                     f"the upload took longer than {limit_seconds:g} s, and was dropped"
@@ -111,6 +113,11 @@ class JobReception:
                 idempotency_key=find_key(),
                 root=root,
             )
+
+    async def _receive(self, read: Read, folder: Path, upload: Upload, owner: str) -> JobOptions:
+        """Store what a job needs, and return its options."""
+        options = await run_until_cancelled(read(folder, upload), upload.watch_rate())
+        return await self._clips.load(options, folder, upload, owner)
 
     async def cancel(self, owner: str, job_id: str) -> Job:
         """Cancel a job that has not ended, and return it.

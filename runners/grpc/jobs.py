@@ -146,7 +146,8 @@ class JobServicer(JobServiceServicer):
                 if job.state not in UNFINISHED:
                     return
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._stopping.wait(), WATCH_SECONDS)
+                    async with asyncio.timeout(WATCH_SECONDS):
+                        await self._stopping.wait()
                     raise EndingError("the service is ending; watch the job again later")
 
     async def CancelJob(  # noqa: N802

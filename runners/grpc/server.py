@@ -17,13 +17,13 @@ from foley.v1.foley_pb2_grpc import (
 from runners.grpc import JOB_SERVICE, SERVICE
 from runners.grpc.jobs import JobServicer
 from runners.grpc.servicer import FoleyServicer
-from runners.process import call_on_stop_signal, find_http_host
+from runners.jobs.ending import find_last_seconds
+from runners.process import call_on_stop_signal, find_grace_seconds, find_http_host
 from runners.settings import Settings
 
 log = structlog.get_logger(__name__)
 
 POLL_SECONDS = 1.0  # between two checks of readiness, or two tries to take the port
-DRAIN_SECONDS = 25.0  # how long active calls may take to end
 LAST_STATUS_SECONDS = 0.2  # how long the last health status may take to reach its watchers
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 MIN_PING_MS = 5_000  # proxies and clients commonly send a keep-alive ping every 10 s
@@ -103,7 +103,9 @@ class GrpcServer:
         await self._health.end()
         if self._jobs is not None:
             self._jobs.end_watches()
-        await self._server.stop(DRAIN_SECONDS)
+        grace_seconds = find_grace_seconds()
+        # Work is cut off earlier. What is left then is a caller who does not read.
+        await self._server.stop(grace_seconds - find_last_seconds(grace_seconds) / 2)
 
     async def _run(self) -> None:
         await self._set_health(serving=False)

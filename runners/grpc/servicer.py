@@ -89,7 +89,7 @@ class FoleyServicer(FoleyServiceServicer):
                 limit_seconds = min(limit_seconds, remaining_seconds)
             deadline = Deadline(limit_seconds, most_seconds=remaining_seconds)
             with (
-                self._ending.accept_work(),
+                self._ending.accept_work(f"Generate {caller.request_id}"),
                 self._scratch.workspace() as folder,
                 self._registry.enter(caller.owner, caller.request_id) as cancellation,
             ):

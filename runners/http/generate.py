@@ -123,7 +123,7 @@ class GenerateEndpoint:
         """
         deadline = Deadline(self._settings.request_timeout_seconds)
         with (
-            self._ending.accept_work(),
+            self._ending.accept_work(f"{scope['path']} {scope['foley.request_id']}"),
             self._scratch.workspace() as folder,
             self._registry.enter(scope["foley.owner"], scope["foley.request_id"]) as cancellation,
         ):

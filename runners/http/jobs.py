@@ -177,7 +177,8 @@ class JobHandlers:
             if job.state not in UNFINISHED:
                 return
             try:
-                await asyncio.wait_for(self._stopping.wait(), EVENT_SECONDS)
+                async with asyncio.timeout(EVENT_SECONDS):
+                    await self._stopping.wait()
             except TimeoutError:
                 continue
 

@@ -63,7 +63,8 @@ class EventStream:
         block: bytes | None = b""
         while block is not None:
             try:
-                block = await asyncio.wait_for(self._queue.get(), KEEP_ALIVE_SECONDS)
+                async with asyncio.timeout(KEEP_ALIVE_SECONDS):
+                    block = await self._queue.get()
             except TimeoutError:
                 block = KEEP_ALIVE
             more = block is not None

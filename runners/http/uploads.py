@@ -83,7 +83,7 @@ class UploadHandlers:
                 f"Upload-Metadata: may have {MAX_METADATA_CHARACTERS} characters of ASCII"
             )
         caller = request.scope["foley.caller"]
-        with self._ending.accept_work(), self._intake.receive(caller):
+        with self._ending.accept_work("upload"), self._intake.receive(caller):
             upload = await asyncio.to_thread(
                 self._uploads.create, request.scope["foley.owner"], caller, num_bytes, metadata
             )
@@ -127,7 +127,7 @@ class UploadHandlers:
         offset = _read_count(request, "Upload-Offset")
         upload = await self._find(request)
         with (
-            self._ending.accept_work(),
+            self._ending.accept_work(f"upload {upload.id}"),
             self._intake.receive(request.scope["foley.caller"]) as received,
             self._uploads.open(upload, offset) as writer,
         ):

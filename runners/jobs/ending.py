@@ -10,12 +10,26 @@ open, so that probes and callers would wait there without an answer. So it learn
 import asyncio
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Iterator
+
+import structlog
 
 from foley.errors import EndingError
 
+log = structlog.get_logger(__name__)
+
 LAST_SECONDS = 5.0  # from the cut-off to the end of the grace period
 POLL_SECONDS = 0.05
+
+
+def find_last_seconds(grace_seconds: float) -> float:
+    """Return how long before the end of the grace period work is cut off.
+
+    Args:
+        grace_seconds: above 0.
+    """
+    return min(LAST_SECONDS, grace_seconds / 5)
 
 
 class Ending:
@@ -28,7 +42,7 @@ class Ending:
 
     def __init__(self, grace_seconds: float) -> None:
         self._grace_seconds = grace_seconds
-        self._num_active = 0
+        self._active: Counter[str] = Counter()
         self._has_begun = False
         self._cut_off = asyncio.Event()
 
@@ -44,18 +58,22 @@ class Ending:
             )
 
     @contextlib.contextmanager
-    def accept_work(self) -> Iterator[None]:
+    def accept_work(self, name: str) -> Iterator[None]:
         """Count the block as accepted work, for which the process waits.
+
+        Args:
+            name: of the work, for the log; need not be unique.
 
         Raises:
             EndingError: as `check`.
         """
         self.check()
-        self._num_active += 1
+        self._active[name] += 1
         try:
             yield
         finally:
-            self._num_active -= 1
+            self._active[name] -= 1
+            self._active += Counter()  # leaves out what has ended
 
     async def wait_for_cut_off(self) -> str:
         """Run beside accepted work, as a signal of `run_until_cancelled`, until its time is over.
@@ -75,12 +93,16 @@ class Ending:
             the seconds that are left of the grace period, 0 or more.
         """
         started, self._has_begun = time.monotonic(), True
-        last_seconds = min(LAST_SECONDS, self._grace_seconds / 5)
+        last_seconds = find_last_seconds(self._grace_seconds)
+        if self._active:
+            log.info("ending_waits", work=sorted(self._active.elements()))
         await self._wait_until_idle(started + self._grace_seconds - last_seconds)
+        if self._active:
+            log.warning("ending_cut_off", work=sorted(self._active.elements()))
         self._cut_off.set()
         await self._wait_until_idle(time.monotonic() + last_seconds / 2)
         return max(0.0, started + self._grace_seconds - time.monotonic())
 
     async def _wait_until_idle(self, stop: float) -> None:
-        while self._num_active and time.monotonic() < stop:
+        while self._active and time.monotonic() < stop:
             await asyncio.sleep(POLL_SECONDS)

@@ -108,7 +108,8 @@ class GenerationService:
             ModelFailedError: it could not be loaded.
         """
         try:
-            status = await asyncio.wait_for(self._runner.status(), RUNNER_SECONDS)
+            async with asyncio.timeout(RUNNER_SECONDS):
+                status = await self._runner.status()
         except (TimeoutError, aiohttp.ClientError, BentoMLException) as error:
             self._model = None
             raise NotReadyError("the model is loading") from error

@@ -109,9 +109,8 @@ class RunnerCall:
             # BentoML's client keeps the connection open when its stream is closed. If this call
             # fails too, as after SIGTERM, the runner notices that the request's folder is removed.
             with contextlib.suppress(TimeoutError, aiohttp.ClientError, BentoMLException):
-                await asyncio.wait_for(
-                    self._runner.cancel(request_id=self._request.id), RUNNER_SECONDS
-                )
+                async with asyncio.timeout(RUNNER_SECONDS):
+                    await self._runner.cancel(request_id=self._request.id)
         await self._events.aclose()
 
 

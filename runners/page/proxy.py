@@ -16,7 +16,6 @@ import importlib.util
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from starlette.responses import HTMLResponse
 from starlette.types import Receive, Scope, Send
 
 from foley.errors import EndingError, NotFoundError, NotReadyError
+from runners.jobs.cancellation import CancellationRegistry, has_active_request
 from runners.jobs.ending import Ending
 from runners.process import call_on_stop_signal
 
@@ -38,7 +38,7 @@ STOP_SECONDS = 3.0
 LAST_EVENT_SECONDS = 1.0  # less than half of the time that is left after the cut-off
 POLL_SECONDS = 0.05
 EVENTS = "/gradio_api/queue/data"  # ends when no event of its session runs
-RUNNING = "page-event-"  # begins the names of the files that say that an event runs
+RUNNING = "page-events"  # the folder of files that say which events run
 MAX_SOCKET_BYTES = 107  # length of the longest socket path that Linux takes
 # These concern one connection only, or are set again for the next one.
 HOP_BY_HOP = {b"connection", b"keep-alive", b"transfer-encoding", b"upgrade", b"te", b"date"}
@@ -59,6 +59,9 @@ class PageProxy:
         self._shared = shared
         self._lock = shared / "page.lock"  # the page's process holds it while it runs
         self._socket = shared / "page.sock"
+        (shared / RUNNING).mkdir(exist_ok=True)
+        # The kernel drops the lock of an event with its process: one that is killed leaves none.
+        self._running = CancellationRegistry(shared / RUNNING)
         self._process: subprocess.Popen[bytes] | None = None
         self._stopping = asyncio.Event()
         self._client = httpx.AsyncClient(
@@ -166,8 +169,10 @@ class PageProxy:
                 await self._send_response(response, receive, send, self._wait_until_idle())
                 return
             with (
-                contextlib.nullcontext() if self._stopping.is_set() else self._ending.accept_work(),
-                tempfile.NamedTemporaryFile(dir=self._shared, prefix=RUNNING),
+                contextlib.nullcontext()
+                if self._stopping.is_set()
+                else self._ending.accept_work("page"),
+                self._running.enter("", ""),
             ):
                 await self._send_response(response, receive, send, self._wait_for_last_event())
 
@@ -197,7 +202,7 @@ class PageProxy:
         cancelled.
         """
         await self._stopping.wait()
-        while any(self._shared.glob(f"{RUNNING}*")):
+        while has_active_request(self._shared / RUNNING):
             await asyncio.sleep(POLL_SECONDS)
 
     async def _wait_for_last_event(self) -> None:

@@ -243,8 +243,7 @@ async def _cancel_running(session: PageSession) -> None:
     running.task.cancel()
     try:
         # Closing the connection cancels the request too, unless a proxy keeps it open.
-        await asyncio.wait_for(
-            running.client.cancel(running.request_id), timeout=CANCEL_TIMEOUT_SECONDS
-        )
+        async with asyncio.timeout(CANCEL_TIMEOUT_SECONDS):
+            await running.client.cancel(running.request_id)
     except (FoleyError, TimeoutError):
         return

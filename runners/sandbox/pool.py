@@ -193,7 +193,8 @@ class Sandbox:
             # The child must be dead before the folder in which it writes is removed.
             with contextlib.suppress(OSError, TimeoutError):
                 writer.write_eof()
-                await asyncio.wait_for(reader.read(), END_SECONDS)
+                async with asyncio.timeout(END_SECONDS):
+                    await reader.read()
             raise
         finally:
             writer.close()

@@ -2,15 +2,19 @@
 
 import asyncio
 import socket
+from typing import Any
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from foley.errors import NotReadyError
-from foley.v1.foley_pb2_grpc import FoleyServiceServicer
+from foley.v1.foley_pb2 import GetModelRequest
+from foley.v1.foley_pb2_grpc import FoleyServiceServicer, FoleyServiceStub
 from runners.grpc import server as server_module
 from runners.grpc.server import GrpcServer
+from runners.jobs.run import GenerationService
+from runners.messages import ModelStatus
 from runners.process import find_free_port
 from runners.settings import Settings
 from tests.patience import Deadline, scale
@@ -114,3 +118,60 @@ def test_keep_alive_pings_do_not_end_an_idle_connection(monkeypatch: pytest.Monk
     asyncio.run(run())
     assert goaway not in kinds
     assert kinds.count(ping) == num_pings
+
+
+def test_an_answer_that_comes_as_the_server_ends_does_not_keep_it() -> None:
+    """Python 3.11's `asyncio.wait_for` forgets that it was cancelled then."""
+
+    async def run() -> None:
+        asked: asyncio.Queue[asyncio.Future[ModelStatus]] = asyncio.Queue()
+
+        class Runner:
+            async def status(self) -> ModelStatus:
+                answer = asyncio.get_running_loop().create_future()
+                asked.put_nowait(answer)
+                return await answer
+
+        runner: Any = Runner()
+        service = GenerationService(
+            Settings(),
+            runner,
+            scratch=None,
+            sandbox=None,
+            marks=None,  # type: ignore[arg-type]
+        )
+        options = Settings(grpc_port=find_free_port(), grpc_host="127.0.0.1")
+        server = GrpcServer(FoleyServiceServicer(), options, check_ready=service.ask_model)
+        (await asked.get()).set_result(ModelStatus(state="ready"))
+        server.begin_stop()
+        async with asyncio.timeout(scale(5)):
+            await server.stop()
+
+    asyncio.run(run())
+
+
+def test_a_call_that_does_not_end_is_cut_off_within_the_grace_period(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(server_module, "find_grace_seconds", lambda: 0.5)
+
+    class Servicer(FoleyServiceServicer):
+        async def GetModel(self, request: object, context: object) -> None:  # noqa: N802
+            called.set()
+            await asyncio.Event().wait()
+
+    called = asyncio.Event()
+
+    async def run() -> None:
+        port = find_free_port()
+        options = Settings(grpc_port=port, grpc_host="127.0.0.1")
+        server = GrpcServer(Servicer(), options, check_ready=ready)  # type: ignore[arg-type]
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            calling = FoleyServiceStub(channel).GetModel(GetModelRequest(), wait_for_ready=True)
+            await called.wait()
+            async with asyncio.timeout(scale(10)):
+                await server.stop()
+            with pytest.raises(grpc.RpcError):
+                await calling
+
+    asyncio.run(run())

@@ -9,7 +9,7 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 
 from runners.http import connection
-from runners.http.connection import use_bounded_connections
+from runners.http.connection import end_connections, use_bounded_connections
 from tests.patience import scale
 
 DEADLINE_SECONDS = 0.5
@@ -35,11 +35,11 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 @contextlib.asynccontextmanager
-async def connected() -> AsyncIterator[Streams]:
+async def connected(uvicorn_server: uvicorn.Server | None = None) -> AsyncIterator[Streams]:
     use_bounded_connections()
     config = uvicorn.Config(echo, lifespan="off", log_config=None)
     config.load()
-    state = uvicorn.Server(config).server_state
+    state = (uvicorn_server or uvicorn.Server(config)).server_state
     loop = asyncio.get_running_loop()
     server = await loop.create_server(
         lambda: config.http_protocol_class(config=config, server_state=state, app_state={}),
@@ -116,3 +116,46 @@ def test_bodies_and_kept_connections_outlast_the_deadline_of_heads(
 
 def test_connections_are_kept_longer_than_proxies_keep_them() -> None:
     assert connection.KEEP_ALIVE_SECONDS > 75
+
+
+def end(conversation: Callable[[Streams], Awaitable[bytes]]) -> bytes:
+    """Talk with a server that is to end, until it has no connection any more."""
+
+    async def run() -> bytes:
+        server = uvicorn.Server(uvicorn.Config(echo))
+        async with connected(server) as streams, asyncio.timeout(scale(10)):
+            begun = await conversation(streams)
+            assert server.server_state.connections
+            ending = asyncio.create_task(end_connections(server))
+            while server.server_state.connections:
+                await asyncio.sleep(0.02)
+            ending.cancel()
+            return begun
+
+    return asyncio.run(run())
+
+
+def test_a_caller_who_reads_nothing_does_not_hold_up_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connection, "STALL_SECONDS", 0.3)
+
+    async def read_nothing(streams: Streams) -> bytes:
+        _, writer = streams
+        size = 8_000_000  # more than the kernel keeps for a connection
+        writer.write(b"POST / HTTP/1.1\r\nHost: me\r\nContent-Length: %d\r\n\r\n" % size)
+        writer.write(bytes(size))
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await writer.drain()
+        return b""
+
+    end(read_nothing)
+
+
+def test_a_connection_that_was_not_asked_to_close_does_not_hold_up_the_end() -> None:
+    async def keep(streams: Streams) -> bytes:
+        reader, writer = streams
+        writer.write(GET)
+        return await reader.readuntil(b"\r\n\r\n")
+
+    assert end(keep).startswith(b"HTTP/1.1 200")

@@ -14,12 +14,12 @@ def test_accepted_work_is_waited_for_and_new_work_is_refused() -> None:
     async def run() -> None:
         ending = Ending(scale(60))
         ending.check()
-        with ending.accept_work():
+        with ending.accept_work("work"):
             draining = asyncio.create_task(ending.drain())
             await asyncio.sleep(0)
             with pytest.raises(EndingError):
                 ending.check()
-            with pytest.raises(EndingError), ending.accept_work():
+            with pytest.raises(EndingError), ending.accept_work("work"):
                 raise AssertionError("new work was taken")
             finished, _ = await asyncio.wait({draining}, timeout=0.2)
             assert not finished
@@ -30,7 +30,7 @@ def test_accepted_work_is_waited_for_and_new_work_is_refused() -> None:
 
 def test_work_that_goes_on_is_cut_off_within_the_grace_period() -> None:
     async def work(ending: Ending) -> None:
-        with ending.accept_work():
+        with ending.accept_work("work"):
             await run_until_cancelled(asyncio.sleep(3600), ending.wait_for_cut_off())
 
     async def run() -> None:

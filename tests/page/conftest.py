@@ -137,8 +137,8 @@ def server(tmp_path_factory: pytest.TempPathFactory, page_start: PageStart) -> I
             family, stopping = server.family(), time.monotonic()
             server.process.send_signal(signal.SIGTERM)
             assert wait_for_exit(server.process) == 0, server.log.read_text()
-        # The grace for open streams is 30 s.
-        assert is_within(time.monotonic() - stopping, 15)
+        # The grace for open streams is 30 s. The log says what it waited for.
+        assert is_within(time.monotonic() - stopping, 15), server.log.read_text()[-8000:]
         _, alive = psutil.wait_procs(family, scale(5))
         assert alive == [], "the page's process is left"
     finally:

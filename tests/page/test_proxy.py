@@ -85,6 +85,7 @@ def test_a_generation_ends_with_its_error_and_the_tab_is_open_until_then(
     monkeypatch.setattr("runners.page.proxy.LAST_EVENT_SECONDS", scale(10))
     ending = Ending(scale(1))
     proxy = PageProxy(tmp_path, prefix="/ui", ending=ending)
+    (tmp_path / "page-events" / "of a killed process").touch()
 
     async def call() -> None:
         async def stream(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

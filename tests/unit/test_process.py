@@ -1,8 +1,68 @@
+import subprocess
+import sys
 from pathlib import Path
 
 from runners.process import find_free_port
+from tests.patience import scale, wait_for_exit
+
+# A process that hangs at its end, with a short grace period.
+HANGING = """
+import asyncio, os, signal
+from runners import process
+
+process.find_grace_seconds = lambda: 0.1
+process.LAST_RESORT_SECONDS = 0.1
+
+async def hang_for_ever():
+    await asyncio.Event().wait()
+
+async def main():
+    process.delay_stop_signal(hang_for_ever)
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+# A launcher that is told to end at a moment when it starts processes.
+BUSY_LAUNCHER = """
+import os, signal, sys
+from bentoml._internal.utils.circus import create_standalone_arbiter
+from circus.watcher import Watcher
+from runners.stop_signals import patch_launcher
+
+patch_launcher()
+arbiter = create_standalone_arbiter([Watcher("a", sys.executable, args=["-c", "input()"])])
+
+def be_busy(_):
+    arbiter._exclusive_running_command = "manage_watchers"
+    os.kill(os.getpid(), signal.SIGTERM)
+    arbiter.loop.call_later(0.1, setattr, arbiter, "_exclusive_running_command", None)
+
+arbiter.start(be_busy)
+"""
 
 
 def test_a_free_port_is_none_that_connections_get() -> None:
     first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     assert all(find_free_port(host) < first for host in ("127.0.0.1", "::1") for _ in range(20))
+
+
+def test_a_process_that_hangs_at_its_end_says_where_and_ends() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", HANGING], capture_output=True, text=True, timeout=scale(60)
+    )
+    assert ended.returncode == 1
+    assert "end_forced" in ended.stdout
+    assert "hang_for_ever" in ended.stdout
+    assert "most recent call first" in ended.stderr
+
+
+def test_a_launcher_that_is_busy_when_it_is_told_to_end_ends_afterwards() -> None:
+    launcher = subprocess.Popen([sys.executable, "-c", BUSY_LAUNCHER], stdin=subprocess.PIPE)
+    assert launcher.stdin is not None
+    with launcher, launcher.stdin:
+        try:
+            assert wait_for_exit(launcher, 20) == 0
+        finally:
+            launcher.kill()
