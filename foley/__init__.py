@@ -17,6 +17,7 @@ from foley.version import __version__
 if TYPE_CHECKING:
     from foley.generation import Generation
     from foley.pipeline import FoleyPipeline, Progress
+    from foley.session import SoundPiece
     from foley.types import Conditions, VideoFrames
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "Progress",
     "RequestError",
     "ServerError",
+    "SoundPiece",
     "VideoFrames",
     "__version__",
 ]
@@ -37,6 +39,7 @@ _LAZY = {
     "FoleyPipeline": "foley.pipeline",
     "Generation": "foley.generation",
     "Progress": "foley.pipeline",
+    "SoundPiece": "foley.session",
     "VideoFrames": "foley.types",
 }
 

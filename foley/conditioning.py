@@ -2,28 +2,31 @@
 
 # V frames at 8 fps, n frames at 25 fps, S sync tokens, T text tokens
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import replace
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from foley.configs import MAX_TEXT_TOKENS, SYNC_SEGMENT_STRIDE
+from foley.cuts import CutDetector
 from foley.errors import PromptTooLongError
 from foley.gpu.encoder_batches import TEXT_PRIORITY, Encoders
 from foley.models.synchformer import count_segment_frames, count_segments
 from foley.models.transfer import upload
-from foley.types import FrameStream, plan_pieces
+from foley.types import FramePiece, FrameStream, plan_pieces
 
 if TYPE_CHECKING:
     from transformers import BatchEncoding, ClapTextModel, PreTrainedTokenizerBase
 
+# Frames at 8 and at 25 fps of a long clip that are encoded first: a little more than a window.
+_FIRST_PART = (64, 200)
 _POSITION_OFFSET = 2  # RoBERTa keeps its first two positions for padding
 
-# Yields between its pieces, and returns the tokens. What it yields says whether the next piece of
-# work begins with reading frames of the clip.
-Encoding = Generator[bool, None, Tensor]
+# Yields between its pieces, and returns the tokens.
+Encoding = Generator["EncodingPause", None, Tensor]
 # Returns a tensor whose computation was started earlier.
 Ready = Callable[[], Tensor]
 
@@ -40,7 +43,7 @@ def encode_visual(encoders: Encoders, frames: Tensor) -> Encoding:
     device, features = encoders.device, list[Tensor]()
     for chunk in frames.split(encoders.cut.frames.split(len(frames))):
         if features:
-            yield False
+            yield EncodingPause()
         features.append(encoders.visual(_upload(chunk, device)))
     return torch.cat(features)
 
@@ -60,17 +63,48 @@ def encode_sync(encoders: Encoders, frames: Tensor) -> Encoding:
     frames, start = _upload(frames, device), 0
     for count in encoders.cut.segments.split(count_segments(len(frames))):
         if tokens:
-            yield False
+            yield EncodingPause()
         tokens.append(encoders.sync(frames[start : start + count_segment_frames(count)]))
         start += count * SYNC_SEGMENT_STRIDE
     return torch.cat(tokens)
 
 
+class ClipTokens(NamedTuple):
+    """What the encoders say of a clip, or of its first frames.
+
+    Attributes:
+        visual: [V, D].
+        sync: [S, D].
+        texts: of the prompts of each layer.
+        num_sync: frames at 25 fps of which it is known where shots begin.
+        num_encoded: frames at 25 fps whose tokens these are.
+        cuts: frames of `num_sync` at which a shot begins; looked for where a clip lasts over 15 s.
+    """
+
+    visual: Tensor
+    sync: Tensor
+    texts: list[Tensor]
+    num_sync: int
+    num_encoded: int
+    cuts: tuple[int, ...]
+
+
+class EncodingPause(NamedTuple):
+    """A place between two pieces of the work at which something else may run.
+
+    Attributes:
+        awaits_frames: whether the next piece of work begins with reading frames of the clip.
+        collect: returns the tokens so far, where all frames up to some one are encoded; else None.
+    """
+
+    awaits_frames: bool = False
+    collect: Callable[[], ClipTokens] | None = None
+
+
 def encode_clip(
     encoders: Encoders, stream: FrameStream, start_texts: Callable[[], list[Ready]]
-) -> Generator[bool, None, tuple[Tensor, Tensor, list[Tensor]]]:
-    """Encode a clip and its prompts into visual [V, D], sync [S, D] and text tokens of each
-    layer.
+) -> Generator[EncodingPause, None, ClipTokens]:
+    """Encode a clip and its prompts; yields between the pieces of the work.
 
     Frames are let go when they are encoded. Only tokens are kept, and the frames at 25 fps that
     belong to segments which are not complete.
@@ -84,27 +118,63 @@ def encode_clip(
     visual, sync = list[Tensor](), list[Tensor]()
     texts: list[Ready] | None = None
     rest: Tensor | None = None
+    num_encoded = 0
+    detector = CutDetector()
+
+    def collect() -> ClipTokens:
+        assert texts is not None
+        # Joined tokens take the place of their parts, so that no token is copied often.
+        visual[:], sync[:] = [torch.cat(visual)], [torch.cat(sync)]
+        return ClipTokens(
+            visual[0],
+            sync[0],
+            [text() for text in texts],
+            stream.num_sync if stream.facts is not None else detector.num_judged,
+            num_encoded,
+            tuple(detector.cuts),
+        )
+
     while stream.facts is None:
         if texts is not None:
-            yield True
+            yield EncodingPause(awaits_frames=True, collect=collect)
         piece = stream.read()
-        frames = piece.sync if rest is None else torch.cat([rest, piece.sync])
-        if len(piece.visual):
-            visual.append((yield from encode_visual(encoders, piece.visual)))
-        if texts is None:
-            yield False
-            # A GPU is still busy with the frames at this point, and encodes the text beside them.
-            texts = start_texts()
-        num_segments = max(0, count_segments(len(frames)))
-        if num_segments:
-            if len(piece.visual):
-                yield False
-            span = count_segment_frames(num_segments)
-            sync.append((yield from encode_sync(encoders, frames[:span])))
-        rest = frames[num_segments * SYNC_SEGMENT_STRIDE :].clone()
-        del piece, frames
-    assert texts is not None
-    return torch.cat(visual), torch.cat(sync), [text() for text in texts]
+        if texts is not None or piece.facts is None:
+            detector.add(piece.sync, is_end=piece.facts is not None)
+        for index, part in enumerate(_split_piece(piece, is_first=texts is None)):
+            if index:
+                yield EncodingPause(collect=collect)
+            frames = part.sync if rest is None else torch.cat([rest, part.sync])
+            if len(part.visual):
+                visual.append((yield from encode_visual(encoders, part.visual)))
+            if texts is None:
+                yield EncodingPause()
+                # A GPU is still busy with the frames at this point, and encodes the text beside
+                # them.
+                texts = start_texts()
+            num_segments = max(0, count_segments(len(frames)))
+            if num_segments:
+                if len(part.visual):
+                    yield EncodingPause()
+                span = count_segment_frames(num_segments)
+                sync.append((yield from encode_sync(encoders, frames[:span])))
+            rest = frames[num_segments * SYNC_SEGMENT_STRIDE :].clone()
+            num_encoded += len(part.sync)
+            del part, frames
+        del piece
+    return collect()
+
+
+def _split_piece(piece: FramePiece, *, is_first: bool) -> Iterator[FramePiece]:
+    """Yield the parts in which a piece of a clip is encoded.
+
+    The first 8 s of a long clip are one, so that its first seconds are heard soon.
+    """
+    if not is_first or piece.facts is not None:
+        yield piece
+        return
+    num_visual, num_sync = _FIRST_PART
+    yield replace(piece, visual=piece.visual[:num_visual], sync=piece.sync[:num_sync])
+    yield replace(piece, visual=piece.visual[num_visual:], sync=piece.sync[num_sync:])
 
 
 def count_pieces(encoders: Encoders, num_visual: int, num_sync: int) -> int:
@@ -117,7 +187,8 @@ def count_pieces(encoders: Encoders, num_visual: int, num_sync: int) -> int:
     """
     frames, segments = encoders.cut
     count, num_encoded, previous = 1, 0, (0, 0)  # the prompts
-    for stop in plan_pieces(num_visual, num_sync):
+    stops = plan_pieces(num_visual, num_sync)
+    for stop in stops if len(stops) == 1 else [_FIRST_PART, *stops]:
         num_segments = count_segments(stop[1]) - num_encoded
         # A piece of a clip's last few frames may have nothing to encode, and is read all the same.
         count += max(1, frames.count(stop[0] - previous[0]) + segments.count(num_segments))

@@ -207,8 +207,8 @@ class Denoising:
         while path.point is not None:
             path.advance(velocity of path.prepare_part())
 
-    A long sound has several windows, and a part is that of one window. The solver goes on when it
-    has the parts of all windows.
+    A group of a long sound has several windows, and a part is that of one window. The solver goes
+    on when it has the parts of all windows.
 
     Args:
         dit: on the device where everything is computed.
@@ -220,7 +220,8 @@ class Denoising:
         guidance_scale: up to 1, only the conditional half is evaluated.
         guidance_interval: lowest noise level, 0 to 1, at which a step with guidance may begin. The
             steps after it evaluate only the conditional half.
-        windows: of the sound, in order; None evaluates it whole, whatever its length.
+        windows: in order, of the sound that its conditions describe; the noise is that of their
+            span. None evaluates the sound whole, whatever its length.
         adapters: of the request; None without any.
         kept: latents that are known, on the device; None without any.
 
@@ -249,7 +250,9 @@ class Denoising:
         self._windows = windows or (Window(0, noise.shape[-1]),)
         layers = _list_layers(conditions)
         assert len(noise) % len(layers) == 0
-        assert all(layer.num_latents == noise.shape[-1] for layer in layers)
+        self._first = self._windows[0].start
+        assert noise.shape[-1] == self._windows[-1].stop - self._first
+        assert windows or all(layer.num_latents == noise.shape[-1] for layer in layers)
         self._layers = layers
         self._num_variations = len(noise)
         self._adapters = adapters
@@ -272,6 +275,15 @@ class Denoising:
         self.latents: Tensor | None = None
         self.point: SolverPoint | None = next(self._path)
 
+    @property
+    def num_tokens(self) -> int:
+        """Latent frames of the next part, of all sounds and halves of guidance."""
+        window = self._windows[self._next_window]
+        is_guided = self._guidance_scale > 1 and (
+            self.point is None or self.point.step < self._num_guided_steps
+        )
+        return (2 if is_guided else 1) * self._num_variations * (window.stop - window.start)
+
     def prepare_part(self) -> EvaluationPart:
         """Return this request's part of the next evaluation; call only before the end.
 
@@ -292,7 +304,7 @@ class Denoising:
         window = self._windows[self._next_window]
         return EvaluationPart(
             path_id=self._path_ids[self._next_window],
-            latents=self.point.latents[..., window.start : window.stop],
+            latents=self.point.latents[..., window.start - self._first : window.stop - self._first],
             time=self._times[row : row + 1],
             context=self._contexts[self._next_window],
             guidance_scale=self._guidance_scale,
@@ -319,7 +331,8 @@ class Denoising:
         window = self._windows[self._next_window]
         if self._blend is None:
             self._blend = torch.zeros_like(self.point.latents)
-        self._blend[..., window.start : window.stop] += self._weights[self._next_window] * velocity
+        place = slice(window.start - self._first, window.stop - self._first)
+        self._blend[..., place] += self._weights[self._next_window] * velocity
         self._next_window += 1
         if self._next_window < len(self._windows):
             return None

@@ -6,7 +6,7 @@ import logging
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,8 +19,9 @@ from transformers import BatchEncoding
 
 from foley.adapter_files import find_files
 from foley.adapters import AdapterInfo, AdapterStore
-from foley.conditioning import count_pieces, encode_clip, encode_text, tokenize
+from foley.conditioning import ClipTokens, count_pieces, encode_clip, encode_text, tokenize
 from foley.configs import (
+    LATENT_RATE,
     MAX_TEXT_TOKENS,
     PRESETS,
     SYNC_FPS,
@@ -61,7 +62,7 @@ from foley.request import (
     Solver,
     check_part,
 )
-from foley.session import Session
+from foley.session import Session, SoundPiece
 from foley.types import (
     Conditions,
     FramePiece,
@@ -77,10 +78,11 @@ from foley.types import (
 from foley.weights.components import Components
 from foley.weights.licences import get_licence
 from foley.weights.selection import choose_device, load_preset
-from foley.windows import plan_decoding
+from foley.windows import plan_windows
 
 if TYPE_CHECKING:
     from foley.media.source import MediaLimits
+    from foley.types import Encoding
 
 logger = logging.getLogger(__name__)
 
@@ -108,6 +110,7 @@ class Progress:
 
 
 OnProgress = Callable[[Progress], None]
+OnSound = Callable[[SoundPiece], None]
 AnyClip = TypeVar("AnyClip", bound=SourceClip | VideoFrames)
 
 
@@ -351,6 +354,7 @@ class FoleyPipeline:
         start_seconds: float = ...,
         frame_rate: float | None = ...,
         on_progress: OnProgress | None = ...,
+        on_sound: OnSound | None = ...,
     ) -> Generation: ...
 
     @overload
@@ -379,6 +383,7 @@ class FoleyPipeline:
         start_seconds: float = ...,
         frame_rate: float | None = ...,
         on_progress: OnProgress | None = ...,
+        on_sound: None = ...,
     ) -> list[Generation]: ...
 
     def __call__(
@@ -406,6 +411,7 @@ class FoleyPipeline:
         start_seconds: float = 0.0,
         frame_rate: float | None = None,
         on_progress: OnProgress | None = None,
+        on_sound: OnSound | None = None,
     ) -> Generation | list[Generation]:
         """Generate the sounds for a clip, for each of several, or for a prompt alone.
 
@@ -450,6 +456,9 @@ class FoleyPipeline:
                 of their paths, such as frames/%04d.png.
             on_progress: called after each step, of each clip; an error that it raises ends the
                 work.
+            on_sound: called with each piece of about 8 s of a sound of over 15 s as soon as it is
+                final, while the rest is made. Only with one clip. There are no pieces with layers,
+                which are mixed at the end, nor with avoid_speech retry.
 
         Raises:
             RequestError: a clip or an option cannot be used.
@@ -458,6 +467,10 @@ class FoleyPipeline:
         """
         prompts = _list_prompts(video, prompt)
         named, given = name_source(edit)
+        if isinstance(video, list) and on_sound is not None:
+            raise ParameterError(
+                "on_sound: only with one clip; leave it out, or give the clip alone"
+            )
         requests = [
             GenerationRequest.parse(
                 prompt=text,
@@ -487,21 +500,24 @@ class FoleyPipeline:
                     "without one"
                 )
             sound = NoPicture(duration_seconds=duration_seconds)
-            return self.generate(
-                sound, requests[0], on_progress, given.read(None) if given else None
-            )
+            source = given.read(None) if given else None
+            return self.generate(sound, requests[0], on_progress, source, on_sound)
         if duration_seconds is not None:
             raise ParameterError(
                 "duration_seconds: only for a sound without a clip, which decides its own length; "
                 "leave it out, or give None as the video"
             )
-        clips: list[SourceClip | VideoFrames] = [*video] if isinstance(video, list) else [video]
+        if not isinstance(video, list):
+            clip = self._read(video, trim=trim, start_seconds=start_seconds, frame_rate=frame_rate)
+            source = given.read(clip.clip) if given else None
+            made_alone = self.generate(clip.frames, requests[0], on_progress, source, on_sound)
+            return clip.describe(made_alone)
         results: list[Generation] = []
-        for first in range(0, len(clips), _CLIPS_AT_ONCE):
+        for first in range(0, len(video), _CLIPS_AT_ONCE):
             part = slice(first, first + _CLIPS_AT_ONCE)
             read = [
                 self._read(clip, trim=trim, start_seconds=start_seconds, frame_rate=frame_rate)
-                for clip in clips[part]
+                for clip in video[part]
             ]
             made = self.generate_together(
                 [clip.frames for clip in read],
@@ -510,7 +526,7 @@ class FoleyPipeline:
                 [given.read(clip.clip) for clip in read] if given else None,
             )
             results += [clip.describe(result) for clip, result in zip(read, made, strict=True)]
-        return results if isinstance(video, list) else results[0]
+        return results
 
     def _read(
         self,
@@ -615,6 +631,7 @@ class FoleyPipeline:
         request: GenerationRequest,
         on_progress: OnProgress | None = None,
         source: SourceSound | None = None,
+        on_sound: OnSound | None = None,
     ) -> Generation:
         """Generate the sounds for decoded frames, or without a clip.
 
@@ -624,6 +641,7 @@ class FoleyPipeline:
             request: the options.
             on_progress: called after each step; an error that it raises ends the work.
             source: the sound that the request edits; None without an edit.
+            on_sound: as for a call of the pipeline.
 
         Raises:
             PromptTooLongError: a prompt has more tokens than the text encoder takes.
@@ -631,7 +649,8 @@ class FoleyPipeline:
             DeviceError: the device ran out of memory; the pipeline stays usable.
             ModelError: the model gave values that are not finite.
         """
-        return self.generate_together([frames], [request], on_progress, [source])[0]
+        with self.use_device(), torch.inference_mode():
+            return self._run_sessions([frames], [request], on_progress, [source], on_sound)[0]
 
     def generate_together(
         self,
@@ -669,32 +688,40 @@ class FoleyPipeline:
         requests: Sequence[GenerationRequest],
         on_progress: OnProgress | None,
         sources: Sequence[SourceSound | None],
+        on_sound: OnSound | None = None,
     ) -> list[Generation]:
         report = on_progress or (lambda progress: None)
+        hand_out = on_sound or (lambda piece: None)
         sessions = [self.start(*item) for item in zip(frames, requests, sources, strict=True)]
         velocities = self.make_velocity_model()
         session = sessions[0]
-        num_steps = session.num_steps
         try:
             for session in sessions:
                 report(Progress(Stage.ENCODE, 0, 1))
                 while session.stage is Stage.ENCODE:
                     session.encode()
                 report(Progress(Stage.ENCODE, 1, 1))
-            # A session that avoids speech may sample again.
+            # A long clip is sampled while it is encoded. A session that avoids speech may sample
+            # again.
             while left := [item for item in sessions if item.stage is not None]:
+                for session in left:
+                    while session.stage is Stage.ENCODE:
+                        session.encode()
                 # Clips of more windows take longer.
                 while running := [item for item in left if item.stage is Stage.SAMPLE]:
-                    session = running[-1]
-                    report(Progress(Stage.SAMPLE, min(item.step for item in running), num_steps))
+                    session = min(running, key=lambda item: item.step / item.num_steps)
+                    report(Progress(Stage.SAMPLE, session.step, session.num_steps))
                     parts = velocities([item.prepare_part() for item in running])
                     for item, velocity in zip(running, parts, strict=True):
                         item.advance(velocity)
-                report(Progress(Stage.SAMPLE, num_steps, num_steps))
+                session = min(left, key=lambda item: item.step / item.num_steps)
+                report(Progress(Stage.SAMPLE, session.step, session.num_steps))
                 for session in left:
                     report(Progress(Stage.DECODE_AUDIO, 0, 1))
                     while session.stage is Stage.DECODE_AUDIO:
                         session.decode()
+                        for piece in session.take_finished():
+                            hand_out(piece)
                     report(Progress(Stage.DECODE_AUDIO, 1, 1))
         except torch.OutOfMemoryError as error:
             self.make_room()
@@ -737,7 +764,7 @@ class FoleyPipeline:
             with_source: whether it has an edit, whose source is encoded too.
         """
         count = count_pieces(self._encoders, num_visual, num_sync)
-        return count + with_source * len(plan_decoding(num_latents(num_sync)))
+        return count + with_source * len(plan_windows(num_latents(num_sync)))
 
     def make_velocity_model(self) -> VelocityModel:
         """Return a model that evaluates the transformer, for one thread, in `use_device`."""
@@ -745,11 +772,12 @@ class FoleyPipeline:
 
     def encode(
         self, frames: VideoFrames | FrameStream | NoPicture, prompts: Sequence[Prompts]
-    ) -> Generator[bool, None, list[Conditions] | list[TextConditions]]:
+    ) -> "Encoding":
         """Compute the conditions of a clip and its prompts; yields between the pieces of the work.
 
-        It yields whether the next piece begins with reading from a stream. The conditions of all
-        layers have the same tensors of the picture.
+        It yields whether the next piece begins with reading from a stream, and, where sampling can
+        begin, a function that returns the conditions so far. The conditions of all layers have the
+        same tensors of the picture.
 
         Args:
             frames: at the sizes of the preset's encoders, at once or as they come; or the length of
@@ -778,23 +806,19 @@ class FoleyPipeline:
         del frames
         if stream.total is not None:  # a cue past the end is refused before any work
             _find_regions(prompts, *stream.total)
-        visual_tokens, sync_tokens, texts = yield from encode_clip(
+        encoding = encode_clip(
             self._encoders,
             stream,
             lambda: [encode_text(self._encoders, layer.words) for layer in layers],
         )
-        regions = _find_regions(prompts, stream.num_visual, stream.num_sync)
-        return [
-            Conditions(
-                visual_tokens=visual_tokens,
-                sync_tokens=sync_tokens,
-                text_tokens=text,
-                num_latents=num_latents(stream.num_sync),
-                regions=own,
-                notices=layer.notices,
-            )
-            for layer, text, own in zip(layers, texts, regions, strict=True)
-        ]
+        try:
+            while True:
+                pause = next(encoding)
+                collect = pause.collect and partial(_describe_start, layers, pause.collect)
+                yield pause.awaits_frames, collect
+        except StopIteration as stop:
+            regions = _find_regions(prompts, stream.num_visual, stream.num_sync)
+            return _describe_layers(layers, stop.value, regions)
 
     def _read_prompts(self, prompts: Sequence[Prompts]) -> list["_ReadPrompts"]:
         """Return the tokens of each layer. Each is padded by itself, as if alone."""
@@ -901,6 +925,32 @@ class _ReadPrompts(NamedTuple):
 
     words: BatchEncoding
     notices: tuple[str, ...]
+
+
+def _describe_start(
+    layers: Sequence[_ReadPrompts], collect: Callable[[], ClipTokens]
+) -> list[Conditions]:
+    """Return the conditions of each layer of a clip's first frames; cues need all of them."""
+    return _describe_layers(layers, collect(), [()] * len(layers))
+
+
+def _describe_layers(
+    layers: Sequence[_ReadPrompts], tokens: ClipTokens, regions: Sequence[tuple[Region, ...]]
+) -> list[Conditions]:
+    """Return the conditions of each layer of a clip, or of its first frames."""
+    return [
+        Conditions(
+            visual_tokens=tokens.visual,
+            sync_tokens=tokens.sync,
+            text_tokens=text,
+            num_latents=num_latents(tokens.num_sync),
+            regions=own,
+            notices=layer.notices,
+            cuts=tuple(cut * LATENT_RATE // SYNC_FPS for cut in tokens.cuts),
+            num_encoded=tokens.num_encoded * LATENT_RATE // SYNC_FPS,
+        )
+        for layer, text, own in zip(layers, tokens.texts, regions, strict=True)
+    ]
 
 
 def _find_regions(

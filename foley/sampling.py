@@ -39,6 +39,9 @@ SolverPath = Generator[SolverPoint, Tensor, Tensor]
 VelocityFn = Callable[[SolverPoint], Tensor]
 
 
+_NOISE_BLOCK = 64  # latent frames; the sounds of seeds depend on it
+
+
 def make_sigmas(num_steps: int, shift: float = 1.0) -> Tensor:
     """Return noise levels that fall from 1 to 0, float32 [num_steps + 1].
 
@@ -258,3 +261,40 @@ def draw_noise(seeds: Sequence[int], latent_dim: int, num_latents: int) -> Tenso
         for seed in seeds
     ]
     return torch.stack(noise)
+
+
+class NoiseLine:
+    """Standard normal noise of a sound whose length is not known yet.
+
+    Args:
+        seeds: as `draw_noise`, and so is the other.
+        latent_dim: channels of the latents.
+    """
+
+    def __init__(self, seeds: Sequence[int], latent_dim: int) -> None:
+        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self._latent_dim = latent_dim
+        self._start = 0  # of what is kept
+        self._kept = torch.empty(len(seeds), latent_dim, 0)
+
+    def draw(self, start: int, stop: int) -> Tensor:
+        """Return the noise of latent frames, float32 [len(seeds), latent_dim, stop - start].
+
+        It is the same however the line is cut.
+
+        Args:
+            start: not less than at the call before.
+            stop: after `start`.
+        """
+        blocks = [self._kept[..., start - self._start :]]
+        end = self._start + self._kept.shape[-1]
+        assert self._start <= start <= end
+        while end < stop:
+            block = [
+                torch.randn(self._latent_dim, _NOISE_BLOCK, generator=generator)
+                for generator in self._generators
+            ]
+            blocks.append(torch.stack(block))
+            end += _NOISE_BLOCK
+        self._start, self._kept = start, torch.cat(blocks, -1)
+        return self._kept[..., : stop - start]

@@ -5,6 +5,9 @@
                   the stage ends  once an evaluation of a    piece of
                                   window                     sound
 
+A sound of over 15 s is made in groups of windows (`foley.windows`). The stages come again for each
+group, and the first one is sampled as soon as its frames are encoded.
+
 `FoleyPipeline.generate` runs one session alone, and a server runs many side by side. Both give the
 same sound, because a piece depends on nothing but its own session.
 """
@@ -12,16 +15,16 @@ same sound, because a piece depends on nothing but its own session.
 # N variations, L latent channels, A latent frames
 
 import time
+from collections import deque
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from foley.configs import SYNC_FPS, SYNC_SEGMENT_FRAMES, Preset
+from foley.configs import LATENT_RATE, SYNC_FPS, SYNC_SEGMENT_FRAMES, Preset
 from foley.cues import apply_gains
 from foley.denoise import Denoising, EvaluationPart, KeptLatents
 from foley.edits import EditPlan, plan_edit, prepare_source
@@ -32,7 +35,7 @@ from foley.models.adapters import AdapterSet
 from foley.models.dit import FoleyDiT
 from foley.models.transfer import upload
 from foley.request import AdapterUse, Cue, GenerationRequest, Prompts
-from foley.sampling import choose_seeds, draw_noise, make_sigmas
+from foley.sampling import NoiseLine, choose_seeds, draw_noise, make_sigmas
 from foley.speech import measure_speech
 from foley.types import (
     ClipFacts,
@@ -45,22 +48,79 @@ from foley.types import (
     VideoFrames,
     split_frames,
 )
-from foley.windows import plan_decoding, plan_windows
+from foley.windows import (
+    MAX_WINDOW,
+    OVERLAP,
+    DecodedPiece,
+    Group,
+    Window,
+    plan_decoding,
+    plan_group,
+    plan_groups,
+)
+
+if TYPE_CHECKING:
+    from foley.types import Encoding
 
 
-@dataclass(frozen=True)
-class _Attempt:
-    """A sound, and how it was made.
+class SoundPiece(NamedTuple):
+    """A piece of a long sound that is final, while the rest is still being made.
 
     Attributes:
-        waveform: float32 [1, C, S].
+        variation: counted from 1.
+        number: of the piece, counted from 1; each begins where the one before it ends.
+        start_seconds: from the start of the sound.
+        waveform: float32 [1, S].
+    """
+
+    variation: int
+    number: int
+    start_seconds: float
+    waveform: Tensor
+
+
+class _Sound:
+    """A sound that is being made, and how.
+
+    Args:
         seed: of its noise.
+        expected: how many samples it may have. Their memory is taken once, as they come: joining
+            pieces, or moving what grows, would take it twice.
+
+    Attributes:
+        seed: as given.
+        num_pieces: of which it consists.
         speech_seconds: in it; 0 where nobody asked.
     """
 
-    waveform: Tensor
-    seed: int
-    speech_seconds: float
+    def __init__(self, seed: int, expected: int) -> None:
+        self.seed = seed
+        self.num_pieces = 0
+        self.speech_seconds = 0.0
+        self._samples = np.empty(expected, np.float32)
+        self._num_samples = 0
+        self._spliced: Tensor | None = None
+
+    def append(self, piece: Tensor) -> None:
+        """Append a piece [1, 1, S]."""
+        start, stop = self._num_samples, self._num_samples + piece.shape[-1]
+        if stop > len(self._samples):  # the clip is longer than it stated
+            self._samples.resize(stop, refcheck=False)
+        self._samples[start:stop] = piece.numpy().ravel()
+        self._num_samples = stop
+        self.num_pieces += 1
+
+    def splice(self, edit: EditPlan, source: Tensor) -> None:
+        """Put the complete sound in its place in what an edit starts from, float32 [C, S]."""
+        self._spliced = edit.splice(self.waveform, source)
+        self._samples = np.empty(0, np.float32)
+
+    @property
+    def waveform(self) -> Tensor:
+        """The samples so far, float32 [1, C, S], without a copy."""
+        if self._spliced is not None:
+            return self._spliced
+        return torch.from_numpy(self._samples[: self._num_samples])[None, None]
 
 
 _FADE_SAMPLES = 96  # 2 ms at 48 kHz
@@ -77,13 +137,8 @@ class Model(Protocol):
     def dit(self) -> FoleyDiT:
         """The transformer."""
 
-    def encode(
-        self, frames: FrameStream | NoPicture, prompts: Sequence[Prompts]
-    ) -> Generator[bool, None, list[Conditions] | list[TextConditions]]:
-        """Compute the conditions of each layer of a clip; yields between the pieces of the work.
-
-        It yields whether the next piece begins with reading frames.
-        """
+    def encode(self, frames: FrameStream | NoPicture, prompts: Sequence[Prompts]) -> "Encoding":
+        """Compute the conditions of each layer of a clip; yields between the pieces of the work."""
 
     def select_adapters(self, uses: Sequence[AdapterUse]) -> AdapterSet | None:
         """Return the adapters of a request on the device; None where nothing is changed."""
@@ -117,7 +172,6 @@ class Session:
         request: the options of the generation.
         awaits_frames: whether the next call of `encode` reads frames from a stream.
         stage: the one that comes next; None when all are done.
-        num_steps: solver steps from noise to sound.
         seeds: one for each variation; with layers, the one from which theirs count up.
         num_retries: how often sampling has begun again, to avoid speech.
         timings: seconds from the start to the end of each stage that has ended, by name.
@@ -138,39 +192,86 @@ class Session:
         self._edit: EditPlan | None = None
         self.stage: Stage | None = Stage.ENCODE
         self._sampling = request.choose_sampling(model.preset)
-        self.num_steps = self._sampling.num_inference_steps
         drawn = choose_seeds(request.seed, request.num_sounds)
         self.seeds = drawn[:1] if request.layers else drawn
         self.num_retries = 0
-        self._conditions: list[Conditions] | list[TextConditions] = []
-        self._made: list[_Attempt] = []  # of this attempt
-        self._speech_seconds = 0.0  # of the next sound
-        self._kept: list[_Attempt] = []  # of each sound, the one with the least speech
+        self._conditions: list[Conditions] | list[TextConditions] = []  # so far
+        self._made: list[_Sound] = []  # in this attempt
+        self._kept: list[_Sound] = []  # of each sound, the attempt with the least speech
+        self._finished: list[SoundPiece] = []
         self._adapters = model.select_adapters(request.adapters)
         self.timings: dict[str, float] = {}
         self._model = model
         self.awaits_frames = isinstance(frames, FrameStream)
         self._clip = split_frames(frames) if isinstance(frames, VideoFrames) else frames
-        self._encoding: Generator[bool, None, list[Conditions] | list[TextConditions]] | None = (
-            self._encode_all()
+        self._encoding: Encoding | None = self._encode_all()
+        # Where each prompt is heard, and what an edit keeps, are known at the end of the clip.
+        self._waits_for_end = request.edit is not None or any(
+            prompts.cues for prompts in request.list_prompts()
         )
+        self._noise: NoiseLine | None = None
+        self._group: Group | None = None  # which is being made
+        self._num_groups = 0  # of this attempt, before it
+        self._following = 0  # where the next group begins
+        self._known: Tensor | None = None  # [N, L, OVERLAP], with which the next group begins
         self._path: Denoising | None = None
-        self._latents: Tensor | None = None
-        self._num_decoded = 0  # pieces of the next waveform
-        self._sound = _make_empty()  # of these pieces
+        self._latents: Tensor | None = None  # of the group
+        self._to_decode: deque[tuple[int, DecodedPiece]] = deque()  # of which variation
         self._notices: tuple[str, ...] = ()
         self._began: float | None = None
 
     @property
+    def num_steps(self) -> int:
+        """Solver steps from noise to sound, of all groups; an estimate until the clip is read."""
+        return self._sampling.num_inference_steps * self._count_groups()
+
+    @property
     def step(self) -> int:
         """Solver steps that are done."""
+        done = self._num_groups * self._sampling.num_inference_steps
         if self._path is None:
-            return 0 if self.stage is Stage.ENCODE else self.num_steps
+            is_sampled = self.stage is Stage.DECODE_AUDIO
+            return done + (self._sampling.num_inference_steps if is_sampled else 0)
         assert self._path.point is not None
-        return self._path.point.step
+        return done + self._path.point.step
+
+    @property
+    def num_tokens(self) -> int:
+        """Latent frames of the next evaluation, of all sounds and halves of guidance."""
+        assert self._path is not None
+        return self._path.num_tokens
+
+    @property
+    def sample_rate(self) -> int:
+        """Of the sound, Hz."""
+        return self._model.preset.vae.sample_rate
+
+    @property
+    def is_encoded(self) -> bool:
+        """Whether the whole clip is encoded."""
+        return self._encoding is None
+
+    def _count_groups(self) -> int:
+        if self._group is not None and self._group.is_last:
+            return self._num_groups + 1
+        if self.stage is None:
+            return self._num_groups
+        num_latents = self._estimate_latents()
+        if self._encoding is not None and num_latents <= MAX_WINDOW:
+            return 1
+        cuts = self._conditions[0].cuts if self._conditions else ()
+        return max(self._num_groups + 1, sum(1 for _ in plan_groups(num_latents, cuts)))
+
+    def _estimate_latents(self) -> int:
+        """Return how many latent frames the sound has, or may have until the clip is read."""
+        num_sync = self._clip.num_sync
+        if isinstance(self._clip, FrameStream) and self._clip.facts is None:
+            num_sync = max(num_sync, int(self._clip.expected_seconds * SYNC_FPS))
+            num_sync = self._clip.total[1] if self._clip.total else num_sync
+        return num_sync * LATENT_RATE // SYNC_FPS
 
     def encode(self) -> None:
-        """Encode one piece of the clip and prompts; after the last one, draw the noise.
+        """Encode one piece of the clip and prompts; with enough of them, draw the noise.
 
         Raises:
             PromptTooLongError: a prompt has more tokens than the text encoder takes.
@@ -182,21 +283,29 @@ class Session:
         if self._began is None:
             self._began = time.perf_counter()
         try:
-            self.awaits_frames = next(self._encoding)
+            self.awaits_frames, collect = next(self._encoding)
         except StopIteration as stop:
             self._encoding, self.awaits_frames = None, False
-            self._start_sampling(stop.value)
+            self._conditions = stop.value
+            notices = (notice for layer in stop.value for notice in layer.notices)
+            facts = self._find_facts()
+            self._notices = (*facts.notices, *self._source_notices, *dict.fromkeys(notices))
+            self._start_group()
+            return
+        if collect is not None and not self._waits_for_end:
+            self._conditions = collect()
+            self._start_group()
 
-    def _encode_all(
-        self,
-    ) -> Generator[bool, None, list[Conditions] | list[TextConditions]]:
+    def _encode_all(self) -> "Encoding":
         """Encode the clip, its prompts, and the source of an edit."""
         layers = yield from self._model.encode(self._clip, self.request.list_prompts())
         if self._source is not None:
             yield from self._encode_source(self._source, layers[0].num_latents)
         return layers
 
-    def _encode_source(self, source: Tensor, num_latents: int) -> Generator[bool, None, None]:
+    def _encode_source(
+        self, source: Tensor, num_latents: int
+    ) -> Generator[tuple[bool, None], None, None]:
         """Encode the sound that is edited, in the pieces in which sounds are decoded."""
         assert self.request.edit is not None
         preset = self._model.preset
@@ -205,8 +314,9 @@ class Session:
         self._edit = plan_edit(self.request.edit, source.shape[1], num_samples)
         waveform = prepare_source(source, num_latents)
         pieces = []
-        for heard, kept in plan_decoding(num_latents):
-            yield False
+        groups = plan_groups(num_latents)
+        for heard, kept in (piece for group in groups for piece in plan_decoding(group)):
+            yield False, None
             latents = self._model.encode_sound(waveform[:, hop * heard.start : hop * heard.stop])
             pieces.append(latents[..., kept.start - heard.start : kept.stop - heard.start])
         self._source_latents = torch.cat(pieces, -1)
@@ -222,6 +332,14 @@ class Session:
         self._path.advance(velocity)
         if self._path.latents is not None:
             self._latents, self._path = self._path.latents, None
+            assert self._group is not None
+            if self._group.span.start:  # without the rounding of the steps
+                assert self._known is not None
+                self._latents[..., :OVERLAP] = self._known
+            pieces = plan_decoding(self._group)
+            self._to_decode.extend(
+                (index, piece) for index in range(self.request.num_sounds) for piece in pieces
+            )
             self._end_stage(Stage.DECODE_AUDIO)
 
     def decode(self) -> None:
@@ -232,58 +350,93 @@ class Session:
             torch.OutOfMemoryError: the device is full.
         """
         assert self._latents is not None
-        index = len(self._made)
-        pieces = plan_decoding(self._latents.shape[-1])
-        decoded, kept = pieces[self._num_decoded]
+        assert self._group is not None
+        index, (decoded, kept) = self._to_decode.popleft()
+        first = self._group.span.start
         piece = self._model.decode(
-            self._latents[index : index + 1, :, decoded.start : decoded.stop]
+            self._latents[index : index + 1, :, decoded.start - first : decoded.stop - first]
         )
         # Checked on the device: on the host it would cost a pass over 400,000 values.
         finite = piece.isfinite().all()
-        if len(pieces) == 1:
-            made = self._finish(piece).cpu()
-        else:
-            # Long sounds are put together on the host, where their memory is.
-            hop = piece.shape[-1] // (decoded.stop - decoded.start)
-            first = hop * (kept.start - decoded.start)
-            count = hop * (kept.stop - kept.start)
-            made = piece[..., first : first + count].cpu()
+        hop = piece.shape[-1] // (decoded.stop - decoded.start)
+        start, stop = hop * kept.start, hop * kept.stop
+        is_end = self._group.is_last and kept.stop == self._group.span.stop
+        wanted = count_samples(self._model.preset, self._find_facts()) if is_end else None
+        if wanted is not None:  # without the sound of the padding
+            stop = wanted
+        skipped = start - hop * decoded.start
+        made = piece[..., skipped : skipped + stop - start].cpu()
         if not finite:
             raise self._non_finite_error()
-        start = kept.start * self._model.preset.vae.hop
-        self._measure_speech(made, start)
-        made = apply_gains(made, self._list_cues(index), start)
-        if len(pieces) > 1:
-            self._append(made)
-            self._num_decoded += 1
-            if self._num_decoded < len(pieces):
-                return
-            made, self._num_decoded = self._finish_long(), 0
-        if self._edit is not None:
-            assert self._source is not None
-            made = self._edit.splice(made, self._source)
-        self._made.append(_Attempt(made, self._list_sound_seeds()[index], self._speech_seconds))
-        self._speech_seconds = 0.0
-        if len(self._made) == self.request.num_sounds:
-            self._latents = None
-            self._end_attempt()
+        if self._is_faded:
+            fade_ends(made, start=not start, stop=is_end)
+        self._take(index, made, start)
+        if self._to_decode:
+            return
+        self._end_group()
+
+    @property
+    def _is_faded(self) -> bool:
+        """Whether the sound fades in and out; see `count_samples`."""
+        return isinstance(self._clip, NoPicture) or self._model.preset.whole_segments
 
     def _list_cues(self, index: int) -> Sequence[Cue]:
         """Return the cues of a variation or a layer."""
         layers = self.request.layers
         return layers[index].cues if layers else self.request.cues
 
-    def _measure_speech(self, piece: Tensor, start: int) -> None:
-        """Add the speech of a piece [1, 1, S] of a sound to that of the pieces before it.
+    def _take(self, index: int, piece: Tensor, start: int) -> None:
+        """Append a piece [1, 1, S] to the sound of an index; `start` is its first sample."""
+        sample_rate = self._model.preset.vae.sample_rate
+        if not self._made:
+            expected = self._estimate_latents() * sample_rate // LATENT_RATE
+            self._made = [_Sound(seed, expected) for seed in self._list_sound_seeds()]
+        sound = self._made[index]
+        sound.speech_seconds += self._measure_speech(piece, start)
+        piece = apply_gains(piece, self._list_cues(index), start)
+        sound.append(piece)
+        assert self._group is not None
+        is_long = self._num_groups or not self._group.is_last or len(self._group.windows) > 1
+        # Other seeds may be drawn, layers are mixed at the end, and an edit is then put in place.
+        is_final = self.request.avoid_speech != "retry" and self._edit is None
+        if is_long and is_final and not self.request.layers:
+            self._finished.append(
+                SoundPiece(index + 1, sound.num_pieces, start / sample_rate, piece[0])
+            )
+
+    def _measure_speech(self, piece: Tensor, start: int) -> float:
+        """Return the seconds of speech of a piece [1, 1, S] of a sound, where it was asked for.
 
         Speech in what an edit keeps does not count, since no other seed changes it.
         """
-        if self.request.avoid_speech != "off":
-            sample_rate = self._model.preset.vae.sample_rate
-            if self._edit is not None:
-                made = self._edit.make_envelope()[start : start + piece.shape[-1]]
-                piece = piece[..., : len(made)] * made
-            self._speech_seconds += measure_speech(piece[0], sample_rate)
+        if self.request.avoid_speech == "off":
+            return 0.0
+        if self._edit is not None:
+            made = self._edit.make_envelope()[start : start + piece.shape[-1]]
+            piece = piece[..., : len(made)] * made
+        return measure_speech(piece[0], self._model.preset.vae.sample_rate)
+
+    def take_finished(self) -> list[SoundPiece]:
+        """Return the pieces of a long sound that became final since the last call, in order."""
+        finished, self._finished = self._finished, []
+        return finished
+
+    def _end_group(self) -> None:
+        """Go on with the next group, or end the attempt after the last one."""
+        assert self._group is not None
+        assert self._latents is not None
+        group, self._group = self._group, None
+        self._num_groups += 1
+        self._known, self._latents = self._latents[..., -OVERLAP:].clone(), None
+        if not group.is_last:
+            self._following = group.following
+            self._start_group()
+            return
+        if self._edit is not None:
+            assert self._source is not None
+            for sound in self._made:
+                sound.splice(self._edit, self._source)
+        self._end_attempt()
 
     def _end_attempt(self) -> None:
         """Keep the sounds with the least speech, and try again if there is some left."""
@@ -297,8 +450,8 @@ class Session:
             and self.num_retries < self.request.max_retries
         ):
             self.num_retries += 1
-            self._start_path()
-            self._end_stage(Stage.SAMPLE)
+            self._following = self._num_groups = 0
+            self._start_group()
             return
         self._conditions = []
         self._end_stage(None)
@@ -325,26 +478,6 @@ class Session:
             f"{sound.seed} has the least speech: {sound.speech_seconds:.2f} s."
             for number, sound in enumerate(self._kept, start=1)
         )
-
-    def _finish(self, waveform: Tensor) -> Tensor:
-        """Return the waveform without the sound of the padding."""
-        num_samples = count_samples(self._model.preset, self._find_facts())
-        return waveform if num_samples is None else fade(waveform[..., :num_samples])
-
-    def _append(self, piece: Tensor) -> None:
-        """Append a piece [1, 1, S] to the sound, whose memory grows in place."""
-        start = len(self._sound)
-        self._sound.resize(start + piece.shape[-1], refcheck=False)
-        self._sound[start:] = piece.numpy().ravel()
-
-    def _finish_long(self) -> Tensor:
-        """Return the sound of all pieces without that of the padding."""
-        waveform, self._sound = torch.from_numpy(self._sound)[None, None], _make_empty()
-        num_samples = count_samples(self._model.preset, self._find_facts())
-        if num_samples is None:
-            return waveform
-        fade_ends(waveform[..., :num_samples])
-        return waveform[..., :num_samples]
 
     def _find_facts(self) -> ClipFacts | NoPicture:
         """Return what is known of the clip, after it was encoded."""
@@ -396,30 +529,37 @@ class Session:
             f"of {self._clip.num_sync / SYNC_FPS:.2f} s; ask for fewer {what} or a shorter clip"
         )
 
-    def _start_sampling(self, layers: list[Conditions] | list[TextConditions]) -> None:
-        notices = (notice for layer in layers for notice in layer.notices)
-        facts = self._find_facts()
-        self._notices = (*facts.notices, *self._source_notices, *dict.fromkeys(notices))
-        self._conditions = layers
-        self._start_path()
-        self._end_stage(Stage.SAMPLE)
-
-    def _start_path(self) -> None:
-        """Draw the noise of this attempt."""
+    def _start_group(self) -> None:
+        """Start to sample the next group, or go on with encoding where it is not known yet."""
         layers = self._conditions
+        group = plan_group(
+            self._following, layers[0].num_latents, layers[0].cuts, is_end=self._encoding is None
+        )
+        known = layers[0].num_encoded
+        if group is None or (self._encoding and known is not None and group.span.stop > known):
+            if self.stage is not Stage.ENCODE:
+                self._end_stage(Stage.ENCODE)
+            return
         model, request = self._model, self.request
-        num_latents = layers[0].num_latents
-        noise = draw_noise(self._list_sound_seeds(), model.preset.dit.latent_dim, num_latents)
-        sigmas = make_sigmas(self.num_steps, self._sampling.schedule_shift)
+        span = group.span
+        dim, seeds = model.preset.dit.latent_dim, self._list_sound_seeds()
+        is_whole = group.is_last and span.start == 0 and len(group.windows) == 1
+        if is_whole:
+            noise = draw_noise(seeds, dim, span.stop)
+        else:
+            if span.start == 0:
+                self._noise, self._known = NoiseLine(seeds, dim), None
+            assert self._noise is not None
+            noise = self._noise.draw(*span)
+        self._group = group
+        sigmas = make_sigmas(self._sampling.num_inference_steps, self._sampling.schedule_shift)
         kept: KeptLatents | None = None
-        if self._edit is not None:
-            level = self._edit.level
-            latents = self._complete_latents(noise)
-            kept = KeptLatents(
-                upload(noise - latents, model.device),
-                upload(self._edit.find_kept(num_latents), model.device),
-            )
-            noise, sigmas = level * noise + (1 - level) * latents, level * sigmas
+        if self._edit is not None or span.start:
+            latents, frames = self._find_kept(noise, span)
+            kept = KeptLatents(upload(noise - latents, model.device), upload(frames, model.device))
+            if self._edit is not None:
+                level = self._edit.level
+                noise, sigmas = level * noise + (1 - level) * latents, level * sigmas
         self._path = Denoising(
             model.dit,
             layers,
@@ -428,16 +568,27 @@ class Session:
             solver=self._sampling.solver,
             guidance_scale=request.choose_guidance(model.preset),
             guidance_interval=self._sampling.guidance_interval,
-            windows=plan_windows(num_latents),
+            windows=group.windows,
             adapters=self._adapters,
             kept=kept,
         )
+        self._end_stage(Stage.SAMPLE)
 
-    def _complete_latents(self, noise: Tensor) -> Tensor:
-        """Return the source's latents [N, L, A], with those of the noise in missing channels."""
-        assert self._source_latents is not None
-        latents = self._source_latents.expand(len(noise), -1, -1)
-        return torch.cat([latents, noise[:, latents.shape[1] :]], dim=1)
+    def _find_kept(self, noise: Tensor, span: Window) -> tuple[Tensor, Tensor]:
+        """Return the latents [N, L, A] that are known in a span, and bool [A], where they are.
+
+        Where a source lacks channels, they are those of the noise.
+        """
+        latents = noise.clone()
+        frames = torch.zeros(noise.shape[-1], dtype=torch.bool)
+        if self._edit is not None:
+            assert self._source_latents is not None
+            latents[:, : self._source_latents.shape[1]] = self._source_latents[..., slice(*span)]
+            frames = self._edit.find_kept(self._conditions[0].num_latents)[slice(*span)]
+        if span.start:  # the end of the group before this one
+            assert self._known is not None
+            latents[..., :OVERLAP], frames[:OVERLAP] = self._known.cpu(), True
+        return latents, frames
 
     def _end_stage(self, following: Stage | None) -> None:
         if self._model.device.type == "cuda":
@@ -454,10 +605,6 @@ class Session:
             "the model gave values that are not finite; its weights "
             f"({self._model.source}) are damaged or of another model: fetch or convert them again"
         )
-
-
-def _make_empty() -> npt.NDArray[np.float32]:
-    return np.empty(0, np.float32)
 
 
 def count_samples(preset: Preset, clip: VideoFrames | ClipFacts | NoPicture) -> int | None:
@@ -477,28 +624,21 @@ def count_samples(preset: Preset, clip: VideoFrames | ClipFacts | NoPicture) -> 
     return clip.num_picked * preset.vae.sample_rate // SYNC_FPS
 
 
-def fade(waveform: Tensor) -> Tensor:
-    """Return the waveform with a fade of 2 ms at both ends.
+def fade_ends(waveform: Tensor, *, start: bool = True, stop: bool = True) -> None:
+    """Fade a waveform over 2 ms at its ends, in place.
 
     The cut at the clip's end may lie in the middle of a sound. The small decoder also clicks for
     two samples at a border, where zero padding replaces terms that would cancel.
 
     Args:
         waveform: [..., S], 48 kHz.
-    """
-    made = waveform.clone()
-    fade_ends(made)
-    return made
-
-
-def fade_ends(waveform: Tensor) -> None:
-    """Do as `fade`, in place.
-
-    Args:
-        waveform: [..., S], 48 kHz.
+        start: whether it fades in.
+        stop: whether it fades out.
     """
     count = min(_FADE_SAMPLES, waveform.shape[-1] // 2)
     ramp = torch.linspace(0, torch.pi, count, device=waveform.device)
     gain = (1 - ramp.cos()) / 2
-    waveform[..., :count] *= gain
-    waveform[..., waveform.shape[-1] - count :] *= gain.flip(0)
+    if start:
+        waveform[..., :count] *= gain
+    if stop:
+        waveform[..., waveform.shape[-1] - count :] *= gain.flip(0)

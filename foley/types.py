@@ -19,7 +19,7 @@ from foley.configs import (
 )
 
 if TYPE_CHECKING:  # the API's processes need `Stage` and must not load torch
-    from collections.abc import Iterator
+    from collections.abc import Callable, Generator, Iterator
 
     from torch import Tensor
 
@@ -115,6 +115,7 @@ class FrameStream:
 
     Attributes:
         total: as given.
+        expected_seconds: how long the clip may be, by what it states; 0 until a piece was read.
         num_visual: frames at 8 fps of the pieces that were read.
         num_sync: frames at 25 fps of the pieces that were read.
         facts: of the clip; None until the last piece was read.
@@ -124,6 +125,7 @@ class FrameStream:
         self._pieces = pieces
         self.total = total
         self.num_visual = self.num_sync = 0
+        self.expected_seconds = 0.0
         self.facts: ClipFacts | None = None
 
     def read(self) -> FramePiece:
@@ -132,6 +134,7 @@ class FrameStream:
         self.num_visual += len(piece.visual)
         self.num_sync += len(piece.sync)
         self.facts = piece.facts
+        self.expected_seconds = self.expected_seconds or piece.expected_seconds
         if piece.facts is not None:
             self._pieces = iter(())  # it may hold frames
         return piece
@@ -256,9 +259,12 @@ class Conditions:
         sync_tokens: [S, sync_dim], S a multiple of 8.
         text_tokens: [2 + cues, T, text_dim]; row 0 the negative prompt, row 1 the prompt, then
             those of the cues and their negative ones, padded to one length.
-        num_latents: A, latent frames of the sound at 50 Hz.
+        num_latents: A, latent frames of the sound at 50 Hz; of one that is not encoded to its end,
+            those that are known.
         regions: of all A and V tokens, in order; empty without cues.
         notices: sentences for the caller about changes to the prompts.
+        cuts: latent frames at which shots begin, rising; looked for in sounds of over 15 s.
+        num_encoded: latent frames whose tokens are known, where those are not all.
     """
 
     visual_tokens: Tensor
@@ -267,6 +273,8 @@ class Conditions:
     num_latents: int
     regions: tuple[Region, ...] = ()
     notices: tuple[str, ...] = ()
+    cuts: tuple[int, ...] = ()
+    num_encoded: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -288,3 +296,23 @@ class TextConditions:
     num_latents: int
     regions: tuple[Region, ...] = ()
     notices: tuple[str, ...] = ()
+
+    @property
+    def cuts(self) -> tuple[int, ...]:
+        """There is no picture."""
+        return ()
+
+    @property
+    def num_encoded(self) -> None:
+        """There is nothing to wait for."""
+
+
+if TYPE_CHECKING:
+    # The conditions of each layer. Between the pieces of the work it yields whether the next one
+    # begins with reading frames from a stream, and a function that returns the conditions of those
+    # before, or None.
+    Encoding = Generator[
+        tuple[bool, Callable[[], list[Conditions]] | None],
+        None,
+        list[Conditions] | list[TextConditions],
+    ]

@@ -1,19 +1,29 @@
 """Windows of long sounds: where they lie, how they blend, and what each of them is told.
 
 Up to 15 s, the most that the published program samples and that `tiny` was trained on, a sound is
-one window. A longer sound stays one path of latents. Each of its evaluations is one of every window
-of about 8 s, and the velocities are blended where windows overlap.
+one window. A longer sound is sampled in windows of about 8 s that overlap. Each evaluation of a
+group of windows is one of every window of it, and the velocities are blended where they overlap.
+A group is sampled to its end before the next one begins, which continues it: the first 0.64 s of a
+group are the last ones of the group before it, and stay as they are.
 
-    latents   0 ─────────────────────────────────────────► A
-    windows   [──────────]
-                      [──────────]
-                               [──────────]
+    latents   0 ──────────────────────────────────────────────────────► A
+    groups    [──────────]
+                        [──────────]
+                                  [──────────]
+                                            [──────────]
+                                                      [────────── ...
+
+So the first seconds are final while the clip is still being read, and memory does not grow with the
+length. Where shots begin is known too: a window ends 0.32 s after a cut, and the next one begins
+0.32 s before it, on the grid.
 """
 
 # N variations, L latent channels, A latent frames, V visual tokens, S sync tokens
 
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import NamedTuple
 
 import torch
@@ -32,15 +42,21 @@ from foley.types import Conditions, Region, TextConditions
 # the clip's: a window that begins between segments loses the sound's alignment.
 _GRID = SYNC_SEGMENT_STRIDE * LATENT_RATE // SYNC_FPS  # 16 latent frames, 0.32 s
 _WINDOW = 24  # about 8 s, in steps of the grid
-_OVERLAP = 2  # at least 0.64 s, in steps of the grid
+_OVERLAP = 2  # 0.64 s, in steps of the grid
+OVERLAP = _OVERLAP * _GRID  # in latent frames
+# With more than this before the next cut or the end, the next window is one of `_WINDOW`. The rest
+# is then at least another one. With less, the windows are of one length.
+_FAR = 45
+# A shot of less than 1.28 s shares a window with its neighbour: it is too short to be heard alone.
+_MIN_SHOT = 4
+# The first group is one window, so that its sound is there soon. The others are joined in threes.
+_WINDOWS_OF_GROUP = 3
 # Up to this length a sound is one window. Windows of rain or wind without a picture can differ in
 # level by several dB, so that a shorter bound costs more than it gains.
 MAX_WINDOW = WHOLE_CLIP_FRAMES * LATENT_RATE // SYNC_FPS
-# Up to this length a sound is decoded at once.
-_MAX_DECODED = MAX_WINDOW
-_DECODED = 8 * LATENT_RATE
-# With 12 latent frames on each side a piece of sound equals the whole but for float noise.
-_DECODED_MARGIN = 16
+# A piece of sound is decoded with so many latent frames on each side. With 12 it equals the whole
+# but for float noise.
+_MARGIN = OVERLAP // 2
 
 
 class Window(NamedTuple):
@@ -62,24 +78,114 @@ class DecodedPiece(NamedTuple):
     kept: Window
 
 
-def plan_windows(num_latents: int) -> tuple[Window, ...]:
-    """Return the windows of a sound, in order: about 8 s each, 6.7 to 9.9 s.
+class Group(NamedTuple):
+    """Windows that are sampled together.
 
-    Neighbours overlap by 0.64 to 0.96 s. No point lies in more than two windows.
+    Attributes:
+        windows: in order; neighbours overlap.
+        is_last: whether the sound ends with it.
+    """
+
+    windows: tuple[Window, ...]
+    is_last: bool
+
+    @property
+    def span(self) -> Window:
+        """All its latent frames."""
+        return Window(self.windows[0].start, self.windows[-1].stop)
+
+    @property
+    def following(self) -> int:
+        """Where the next group begins."""
+        return self.span.stop - OVERLAP
+
+
+def plan_group(
+    start: int, num_latents: int, cuts: Sequence[int] = (), *, is_end: bool = True
+) -> Group | None:
+    """Return the group of windows that begins at a latent frame.
+
+    It does not depend on how much of the sound is known; None where that is too little to tell.
+
+    Args:
+        start: 0, or `following` of the group before it.
+        num_latents: latent frames that are known, A at the end; at least 1.
+        cuts: latent frames at which shots begin, rising; all those before `num_latents`.
+        is_end: whether the sound ends there; else it is longer than `MAX_WINDOW`.
+    """
+    if is_end and start == 0 and num_latents <= MAX_WINDOW:
+        return Group((Window(0, num_latents),), is_last=True)
+    count = 1 if start == 0 else _WINDOWS_OF_GROUP
+    windows: list[Window] = []
+    while len(windows) < count:
+        window = _plan_window(start, num_latents, cuts, is_end=is_end)
+        if window is None:
+            return None
+        windows.append(window)
+        start = window.stop - OVERLAP
+        if is_end and window.stop == num_latents:
+            return Group(tuple(windows), is_last=True)
+    return Group(tuple(windows), is_last=False)
+
+
+def plan_groups(num_latents: int, cuts: Sequence[int] = ()) -> Iterator[Group]:
+    """Yield the groups of a sound, in order.
 
     Args:
         num_latents: A, at least 1.
+        cuts: latent frames at which shots begin, rising.
     """
-    if num_latents <= MAX_WINDOW:
-        return (Window(0, num_latents),)
+    start, is_last = 0, False
+    while not is_last:
+        group = plan_group(start, num_latents, cuts)
+        assert group is not None
+        yield group
+        start, is_last = group.following, group.is_last
+
+
+def plan_windows(num_latents: int, cuts: Sequence[int] = ()) -> tuple[Window, ...]:
+    """Return all windows of a sound, in order: about 8 s each, 6 to 11 s, or a shot if it is less.
+
+    Neighbours overlap by 0.64 s. No point lies in more than two windows.
+
+    Args:
+        num_latents: A, at least 1.
+        cuts: latent frames at which shots begin, rising.
+    """
+    return tuple(window for group in plan_groups(num_latents, cuts) for window in group.windows)
+
+
+def _plan_window(
+    start: int, num_latents: int, cuts: Sequence[int], *, is_end: bool
+) -> Window | None:
+    """Return the window that begins at a latent frame of a long sound; None as `plan_group`."""
     # A clip of whole segments may have one latent frame less than twice its frames.
-    steps = (num_latents + 1) // _GRID
-    count = max(2, round((steps - _OVERLAP) / (_WINDOW - _OVERLAP)))
-    length = -(-(steps + (count - 1) * _OVERLAP) // count)
-    starts = [i * (steps - length) // (count - 1) for i in range(count)]
-    windows = [Window(_GRID * start, _GRID * (start + length)) for start in starts]
+    known = (num_latents + 1) // _GRID - start // _GRID  # steps of the grid, from the start
+    span = known
+    cut = _find_cut(start, cuts)
+    if cut is not None and cut <= known - _MIN_SHOT:
+        span = cut + _OVERLAP // 2
+    elif not is_end and (known if cut is None else cut) <= _FAR:
+        return None  # the next shot, or the end, may come before the next window would end
+    if span > _FAR:
+        length = _WINDOW
+    else:
+        count = max(1, round((span - _OVERLAP) / (_WINDOW - _OVERLAP)))
+        length = -(-(span + (count - 1) * _OVERLAP) // count)
     # Frames after the last whole segment belong to the last window.
-    return (*windows[:-1], windows[-1]._replace(stop=num_latents))
+    is_last = is_end and length == known
+    return Window(start, num_latents if is_last else start + _GRID * length)
+
+
+def _find_cut(start: int, cuts: Sequence[int]) -> int | None:
+    """Return how many steps of the grid the next shot begins after a window's start."""
+    # The window's own shot began in the middle of its overlap with the window before it.
+    first = _MIN_SHOT + (_OVERLAP // 2 if start else 0)
+    for cut in islice(cuts, bisect_left(cuts, start), None):
+        steps = round((cut - start) / _GRID)
+        if steps >= first:
+            return steps
+    return None
 
 
 def make_weights(windows: tuple[Window, ...]) -> list[Tensor]:
@@ -89,7 +195,7 @@ def make_weights(windows: tuple[Window, ...]) -> list[Tensor]:
     all windows share one noise, so their velocities are alike and no power is lost.
 
     Args:
-        windows: of `plan_windows`.
+        windows: of a group.
     """
     weights = [torch.ones(window.stop - window.start) for window in windows]
     for (left, right), (before, after) in zip(pairwise(windows), pairwise(weights), strict=True):
@@ -131,27 +237,24 @@ def cut_conditions(
     )
 
 
-def plan_decoding(num_latents: int) -> tuple[DecodedPiece, ...]:
-    """Return the pieces in which the sound of latents is decoded, in order.
+def plan_decoding(group: Group) -> tuple[DecodedPiece, ...]:
+    """Return the pieces in which the sound of a group is decoded, one for each of its windows.
 
-    Sounds of up to 15 s are one piece. The memory of the decoder does not grow past that.
+    The sound of the last 0.32 s of a group is decoded with the group after it, whose latents it
+    depends on.
 
     Args:
-        num_latents: A, at least 1.
+        group: of which all latents are final.
     """
-    if num_latents <= _MAX_DECODED:
-        whole = Window(0, num_latents)
-        return (DecodedPiece(whole, whole),)
-    return tuple(
-        DecodedPiece(
-            Window(
-                max(0, start - _DECODED_MARGIN),
-                min(start + _DECODED + _DECODED_MARGIN, num_latents),
-            ),
-            Window(start, min(start + _DECODED, num_latents)),
-        )
-        for start in range(0, num_latents, _DECODED)
-    )
+    first, end = group.span
+    start = first + _MARGIN if first else 0
+    pieces: list[DecodedPiece] = []
+    for window in group.windows:
+        stop = end if group.is_last and window.stop == end else window.stop - _MARGIN
+        decoded = Window(max(first, start - _MARGIN), min(stop + _MARGIN, end))
+        pieces.append(DecodedPiece(decoded, Window(start, stop)))
+        start = stop
+    return tuple(pieces)
 
 
 def _find_tokens(conditions: Conditions | TextConditions, window: Window) -> tuple[slice, slice]:

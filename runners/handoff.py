@@ -16,6 +16,9 @@ through a file in shared memory. So the processes send each other paths.
                                 decodes it: how long it may be
         frames-00000.safetensors, frames-00001.safetensors, ...
                                 its pieces, while it is still being decoded
+        sound-1-00001.safetensors, ...
+                                by the runner: pieces of a long sound of the first variation, where
+                                the request asks for them
         waveforms.safetensors   by the runner
 
 The runner replaces each piece that it has read by an empty file. The decoding process waits while
@@ -47,6 +50,7 @@ FRAMES = "frames.safetensors"
 FRAME_COUNTS = "frames.json"
 WAVEFORMS = "waveforms.safetensors"
 EXPECTED = "expected.json"
+SOUND_PIECE = "sound-{}-{:05}.safetensors"
 PIECE = "frames-{:05}.safetensors"
 MAX_PIECES = 2  # that no one has read; the first one has 150 MB, the others have 40 MB
 WAIT_SECONDS = 0.02
@@ -250,6 +254,42 @@ class HandedFrames(FrameStream):
             partial.touch()
         self._num_read += 1
         return piece
+
+
+def save_sound_piece(waveform: "Tensor", folder: Path, variation: int, number: int) -> None:
+    """Write a piece of a long sound for the API.
+
+    Args:
+        waveform: float32 [C, samples].
+        folder: of the request.
+        variation: from 1.
+        number: of the piece, from 1.
+
+    Raises:
+        SafetensorError: the folder cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    save_file({"waveform": waveform.contiguous()}, folder / SOUND_PIECE.format(variation, number))
+
+
+def load_sound_piece(folder: Path, variation: int, number: int) -> "Tensor":
+    """Return the piece that `save_sound_piece` wrote, and remove its file.
+
+    Args:
+        folder: of the request.
+        variation: from 1.
+        number: of the piece, from 1.
+
+    Raises:
+        OSError: it is not there.
+    """
+    from safetensors.torch import load
+
+    path = folder / SOUND_PIECE.format(variation, number)
+    waveform = load(path.read_bytes())["waveform"]
+    path.unlink()
+    return waveform
 
 
 def save_waveforms(waveforms: "Tensor", folder: Path, stems: "Tensor | None" = None) -> None:

@@ -1,7 +1,7 @@
 """The messages between the API's processes and the GPU runner.
 
 API ── RunnerRequest ──────────────────────────────────────────► runner
-    ◄── RunnerEvent: admitted, progress *, result or an error ──
+    ◄── RunnerEvent: admitted, progress and pieces *, result or an error ──
 """
 
 from collections.abc import Callable
@@ -27,6 +27,7 @@ class RunnerRequest(BaseModel):
         folder: of the request. The API leaves the frames there, and the runner the waveforms.
         options: of the generation.
         timeout_seconds: the time that is left for the request.
+        pieces: whether pieces of a long sound are handed out as they become final.
         trace: the span that the runner's spans belong to; see `runners.tracing`.
     """
 
@@ -38,6 +39,7 @@ class RunnerRequest(BaseModel):
     folder: str
     options: GenerationRequest
     timeout_seconds: float
+    pieces: bool = False
     trace: dict[str, str] = {}
 
     @property
@@ -67,6 +69,31 @@ class ProgressUpdate(BaseModel):
 OnProgressUpdate = Callable[[ProgressUpdate], None]
 
 
+class FinishedPiece(BaseModel):
+    """A piece of a long sound that is final and lies in the request's folder.
+
+    Attributes:
+        variation: counted from 1.
+        number: of the piece, counted from 1; each begins where the one before it ends.
+        seed: of the variation.
+        start_seconds: from the start of the sound.
+        duration_seconds: of the piece.
+        sample_rate: Hz.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    variation: int
+    number: int
+    seed: int
+    start_seconds: float
+    duration_seconds: float
+    sample_rate: int
+
+
+OnPiece = Callable[[FinishedPiece], None]
+
+
 class RunnerResult(BaseModel):
     """The description of the waveforms that the runner left in the request's folder.
 
@@ -94,7 +121,7 @@ class RunnerResult(BaseModel):
 
 
 class RunnerEvent(BaseModel):
-    """One event in the life of a request, as a line of JSON: exactly one of the first four.
+    """One event in the life of a request, as a line of JSON: exactly one of the first five.
 
     The first event is `admitted`, or an error that refuses the request. The last one is the result
     or an error. An error travels as its code and message, because an exception would lose its class
@@ -103,6 +130,7 @@ class RunnerEvent(BaseModel):
     Attributes:
         admitted: whether the request has got a place.
         progress: of the request.
+        piece: of its sound that is final.
         result: its description, when it is finished.
         error: its code and message, when it has failed.
         retry_after_seconds: of an error, when to try again.
@@ -112,6 +140,7 @@ class RunnerEvent(BaseModel):
 
     admitted: bool = False
     progress: ProgressUpdate | None = None
+    piece: FinishedPiece | None = None
     result: RunnerResult | None = None
     error: tuple[str, str] | None = None
     retry_after_seconds: float | None = None

@@ -25,7 +25,7 @@ from foley.models.analysis import LATENT_DIM, SAMPLE_RATE, Analysis, append_nois
 from foley.models.context import DiTContext
 from foley.models.vae import FoleyVAE, build_vae
 from foley.sampling import SolverPoint, guide, integrate, make_sigmas
-from foley.session import fade
+from foley.session import fade_ends
 from training import clips, judge, labels, text
 from training.features import PAD, FrozenEncoders, PromptTokenizer
 from training.flow import FlowModel
@@ -140,7 +140,8 @@ def generate_sounds(
 
         latents = integrate(velocity, noise, make_sigmas(how.steps), how.solver)  # type: ignore[arg-type]
     sounds = parts.vae.decode(latents).float()[:, 0, : round(batch.seconds * SAMPLE_RATE)]
-    return fade(sounds)
+    fade_ends(sounds)
+    return sounds
 
 
 @torch.no_grad()
@@ -302,10 +303,11 @@ def measure_loudness(parts: TrainedModel, how: Sampling, count: int) -> dict[str
     for action in ("bounce", "roam", "tap", "clap"):
         for batch in make_held_out(parts, 5.0, count, action=action, quiet=True):
             real = batch.waveform()
-            rebuilt = reconstruct(parts, real)
+            rebuilt = reconstruct(parts, real)[:, : real.shape[1]].clone()
+            fade_ends(rebuilt)
             sounds = {
                 "generated": generate_sounds(parts, batch, how),
-                "rebuilt": fade(rebuilt[:, : real.shape[1]]),
+                "rebuilt": rebuilt,
                 "real": real,
             }
             found = {

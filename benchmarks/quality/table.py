@@ -25,7 +25,7 @@ from foley.denoise import Denoising
 from foley.pipeline import FoleyPipeline
 from foley.request import QUALITIES, SOLVERS, GenerationRequest, SamplingPlan
 from foley.sampling import count_guided_steps, draw_noise, make_sigmas
-from foley.session import count_samples, fade
+from foley.session import count_samples, fade_ends
 from foley.types import Conditions, VideoFrames
 from training.judge import (
     Match,
@@ -81,7 +81,10 @@ def generate_sound(
         path.advance(*velocities([path.prepare_part()]))
     sound = pipeline.decode(path.latents)[0, 0].cpu()
     count = count_samples(pipeline.preset, frames)
-    return sound if count is None else fade(sound[:count])
+    if count is not None:
+        sound = sound[:count].clone()
+        fade_ends(sound)
+    return sound
 
 
 def measure_row(

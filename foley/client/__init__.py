@@ -18,6 +18,7 @@ from foley.client.results import (
     RemoteFile,
     RemoteGeneration,
     RemoteModel,
+    RemotePiece,
     RemoteUpdate,
 )
 from foley.client.sync_client import FoleyClient
@@ -35,6 +36,7 @@ __all__ = [
     "RemoteGeneration",
     "RemoteJob",
     "RemoteModel",
+    "RemotePiece",
     "RemoteUpdate",
     "RemoteWebhook",
     "RequestOptions",

@@ -11,14 +11,14 @@ import httpx
 
 from foley.atomic import atomic_path
 from foley.client.async_jobs import AsyncJobs
-from foley.client.request import Clip, OnUpdate, PreparedRequest, RequestOptions
+from foley.client.request import Clip, OnSound, OnUpdate, PreparedRequest, RequestOptions
 from foley.client.response import (
     ResponseReader,
     check_size,
     parse_error_response,
     parse_models,
 )
-from foley.client.results import RemoteFile, RemoteGeneration, RemoteModel
+from foley.client.results import RemoteFile, RemoteGeneration, RemoteModel, RemotePiece
 from foley.client.transport import (
     RETRYABLE_ERRORS,
     RetryPolicy,
@@ -78,17 +78,20 @@ class AsyncFoleyClient:
         output: Path | str | None = None,
         request_id: str | None = None,
         on_update: OnUpdate | None = None,
+        on_sound: OnSound | None = None,
         max_wait_seconds: float = 0.0,
         **options: Unpack[RequestOptions],
     ) -> RemoteGeneration:
         """See `FoleyClient.generate`. Cancelling the task cancels the request."""
+        if on_sound is not None:
+            options["pieces"] = True
         request = PreparedRequest(
             clip, options, request_id=request_id, destination=destination, output=output
         )
         retries = RetryPolicy(max_wait_seconds)
         while True:
             try:
-                result = await self._generate(request, on_update)
+                result = await self._generate(request, on_update, on_sound)
                 break
             except RETRYABLE_ERRORS as error:
                 await asyncio.sleep(retries.compute_delay(error))
@@ -96,7 +99,7 @@ class AsyncFoleyClient:
         saved = tuple([await self.download(file, path) for file, path in pairs])
         return result.model_copy(update={"saved": saved})
 
-    async def download(self, file: RemoteFile, path: Path | str) -> Path:
+    async def download(self, file: RemoteFile | RemotePiece, path: Path | str) -> Path:
         """See `FoleyClient.download`."""
         path = Path(path)
         num_bytes = 0
@@ -109,7 +112,7 @@ class AsyncFoleyClient:
                 check_size(file, num_bytes)
         return path
 
-    async def read(self, file: RemoteFile) -> bytes:
+    async def read(self, file: RemoteFile | RemotePiece) -> bytes:
         """See `FoleyClient.read`."""
         async with self._request("GET", get_result_path(file)) as response:
             content = await response.aread()
@@ -140,9 +143,9 @@ class AsyncFoleyClient:
         return True
 
     async def _generate(
-        self, request: PreparedRequest, on_update: OnUpdate | None
+        self, request: PreparedRequest, on_update: OnUpdate | None, on_sound: OnSound | None
     ) -> RemoteGeneration:
-        reader = ResponseReader(on_update, self._timeout_seconds)
+        reader = ResponseReader(on_update, self._timeout_seconds, on_sound)
         with request.open_form() as form:
             async with self._request("POST", "/v1/generate", **form) as response:
                 async for chunk in response.aiter_bytes():

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypedDict, get_args
 
-from foley.client.results import RemoteFile, RemoteGeneration, RemoteUpdate
+from foley.client.results import RemoteFile, RemoteGeneration, RemotePiece, RemoteUpdate
 from foley.errors import OutputError, ParameterError, VideoDecodeError
 from foley.mix import Channels, MixOptions, OriginalSound
 from foley.request import (
@@ -27,6 +27,7 @@ from foley.request import (
 
 Clip = Path | str | bytes
 OnUpdate = Callable[[RemoteUpdate], None]
+OnSound = Callable[[RemotePiece], None]
 
 EVENT_STREAM = "text/event-stream"
 
@@ -75,6 +76,7 @@ class RequestOptions(TypedDict, total=False):
     frame_rate: float | None  # of a clip that is a zip of numbered pictures
     format: Format  # of the files; mp4 by default, wav without a clip
     also: Sequence[AudioFormat]  # formats of the sound alone, written too; none by default
+    pieces: bool  # tell of each piece of a long sound as soon as it is final
     priority: Literal["interactive", "bulk"]  # bulk lets interactive requests go first
 
 

@@ -13,8 +13,14 @@ from typing import Annotated, TypeVar
 from pydantic import BaseModel, Field, ValidationError
 
 from foley.client.events import Event, EventParser
-from foley.client.request import OnUpdate
-from foley.client.results import RemoteFile, RemoteGeneration, RemoteModel, RemoteUpdate
+from foley.client.request import OnSound, OnUpdate
+from foley.client.results import (
+    RemoteFile,
+    RemoteGeneration,
+    RemoteModel,
+    RemotePiece,
+    RemoteUpdate,
+)
 from foley.errors import (
     BusyError,
     ConnectionFailedError,
@@ -50,10 +56,17 @@ class ResponseReader:
     Args:
         on_update: called with each progress event; None ignores them.
         timeout_seconds: how long the whole call may take, counted from now; None does not limit it.
+        on_sound: called with each piece of a long sound; None ignores them.
     """
 
-    def __init__(self, on_update: OnUpdate | None, timeout_seconds: float | None) -> None:
+    def __init__(
+        self,
+        on_update: OnUpdate | None,
+        timeout_seconds: float | None,
+        on_sound: OnSound | None = None,
+    ) -> None:
         self._on_update = on_update
+        self._on_sound = on_sound
         self._parser = EventParser()
         self._deadline = time.monotonic() + (timeout_seconds or math.inf)
 
@@ -78,6 +91,8 @@ class ResponseReader:
     def _handle(self, event: Event) -> RemoteGeneration | None:
         if event.name == "progress" and self._on_update is not None:
             self._on_update(parse_body(RemoteUpdate, event.data))
+        elif event.name == "sound" and self._on_sound is not None:
+            self._on_sound(parse_body(RemotePiece, event.data))
         elif event.name == "error":
             raise parse_error(event.data, 500)
         elif event.name == "result":
@@ -156,7 +171,7 @@ def parse_models(data: bytes) -> list[RemoteModel]:
     return parse_body(_ModelList, data).models
 
 
-def check_size(file: RemoteFile, num_bytes: int) -> None:
+def check_size(file: RemoteFile | RemotePiece, num_bytes: int) -> None:
     """Check that a file was received completely.
 
     Args:

@@ -65,6 +65,28 @@ class RemoteFile(RemoteObject):
         return f"foley-{self.variation}{layer}.{self.format}"
 
 
+class RemotePiece(RemoteObject):
+    """A piece of a long sound that is final, while the service makes the rest.
+
+    Attributes:
+        variation: number of the sound, counted from 1.
+        number: of the piece, counted from 1; each begins where the one before it ends.
+        start_seconds: from the start of the sound.
+        duration_seconds: of the piece.
+        media_type: the MIME type, audio/wav.
+        num_bytes: the size.
+        url: the path below the service's address.
+    """
+
+    variation: int
+    number: int
+    start_seconds: float
+    duration_seconds: float
+    media_type: str
+    num_bytes: int = Field(validation_alias="bytes")
+    url: str
+
+
 class RemoteGeneration(RemoteObject):
     """A result: its description, and where its files are.
 

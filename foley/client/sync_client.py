@@ -10,14 +10,14 @@ from typing import Self, Unpack
 import httpx
 
 from foley.atomic import atomic_path
-from foley.client.request import Clip, OnUpdate, PreparedRequest, RequestOptions
+from foley.client.request import Clip, OnSound, OnUpdate, PreparedRequest, RequestOptions
 from foley.client.response import (
     ResponseReader,
     check_size,
     parse_error_response,
     parse_models,
 )
-from foley.client.results import RemoteFile, RemoteGeneration, RemoteModel
+from foley.client.results import RemoteFile, RemoteGeneration, RemoteModel, RemotePiece
 from foley.client.sync_jobs import Jobs
 from foley.client.transport import (
     RETRYABLE_ERRORS,
@@ -77,6 +77,7 @@ class FoleyClient:
         output: Path | str | None = None,
         request_id: str | None = None,
         on_update: OnUpdate | None = None,
+        on_sound: OnSound | None = None,
         max_wait_seconds: float = 0.0,
         **options: Unpack[RequestOptions],
     ) -> RemoteGeneration:
@@ -92,6 +93,8 @@ class FoleyClient:
             request_id: 1 to 64 letters, digits, `.`, `_` and `-`, which identify the request in
                 the service's log and for `cancel`.
             on_update: called with each report of progress.
+            on_sound: called with each piece of about 8 s of a sound of over 15 s, while the service
+                makes the rest; `read` or `download` fetch it. None asks for no pieces.
             max_wait_seconds: how long to retry while the service is busy or not ready.
             options: the options of `foley.GenerationRequest`, and trim, format and priority.
 
@@ -102,13 +105,15 @@ class FoleyClient:
             ConnectionFailedError: the service cannot be reached, closed the connection, or took
                 longer than `timeout_seconds`.
         """
+        if on_sound is not None:
+            options["pieces"] = True
         request = PreparedRequest(
             clip, options, request_id=request_id, destination=destination, output=output
         )
         retries = RetryPolicy(max_wait_seconds)
         while True:
             try:
-                result = self._generate(request, on_update)
+                result = self._generate(request, on_update, on_sound)
                 break
             except RETRYABLE_ERRORS as error:
                 time.sleep(retries.compute_delay(error))
@@ -116,7 +121,7 @@ class FoleyClient:
         saved = tuple(self.download(file, path) for file, path in pairs)
         return result.model_copy(update={"saved": saved})
 
-    def download(self, file: RemoteFile, path: Path | str) -> Path:
+    def download(self, file: RemoteFile | RemotePiece, path: Path | str) -> Path:
         """Write one file of a result, completely or not at all; return its path.
 
         Args:
@@ -142,7 +147,7 @@ class FoleyClient:
                 check_size(file, num_bytes)
         return path
 
-    def read(self, file: RemoteFile) -> bytes:
+    def read(self, file: RemoteFile | RemotePiece) -> bytes:
         """Return the bytes of one file of a result.
 
         Args:
@@ -193,8 +198,10 @@ class FoleyClient:
             return False
         return True
 
-    def _generate(self, request: PreparedRequest, on_update: OnUpdate | None) -> RemoteGeneration:
-        reader = ResponseReader(on_update, self._timeout_seconds)
+    def _generate(
+        self, request: PreparedRequest, on_update: OnUpdate | None, on_sound: OnSound | None
+    ) -> RemoteGeneration:
+        reader = ResponseReader(on_update, self._timeout_seconds, on_sound)
         with (
             request.open_form() as form,
             self._request("POST", "/v1/generate", **form) as response,

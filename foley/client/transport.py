@@ -12,7 +12,7 @@ from urllib.parse import quote, urlsplit
 
 import httpx
 
-from foley.client.results import RemoteFile
+from foley.client.results import RemoteFile, RemotePiece
 from foley.errors import (
     BusyError,
     ConnectionFailedError,
@@ -145,7 +145,7 @@ def map_write_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
-def get_result_path(file: RemoteFile) -> str:
+def get_result_path(file: RemoteFile | RemotePiece) -> str:
     """Return the path of a file below the service's address.
 
     Args:

@@ -21,7 +21,7 @@ class GenerateRequest(_message.Message):
     def __init__(self, options: _Optional[_Union[GenerateOptions, _Mapping]] = ..., chunk: _Optional[bytes] = ..., source_chunk: _Optional[bytes] = ...) -> None: ...
 
 class GenerateOptions(_message.Message):
-    __slots__ = ("prompt", "negative_prompt", "guidance_scale", "num_inference_steps", "solver", "seed", "num_variations", "trim", "format", "priority", "also", "schedule_shift", "guidance_interval", "quality", "duration_seconds", "cues", "original_sound", "original_gain_db", "duck_depth_db", "duck_release_ms", "gain_db", "fade_in_seconds", "fade_out_seconds", "channels", "pan", "loudness_lufs", "true_peak_dbtp", "limiter", "stems", "broadcast_wave", "clip_url", "layers", "adapters", "avoid_speech", "max_retries", "start_seconds", "frame_rate", "edit")
+    __slots__ = ("prompt", "negative_prompt", "guidance_scale", "num_inference_steps", "solver", "seed", "num_variations", "trim", "format", "priority", "also", "schedule_shift", "guidance_interval", "quality", "duration_seconds", "cues", "original_sound", "original_gain_db", "duck_depth_db", "duck_release_ms", "gain_db", "fade_in_seconds", "fade_out_seconds", "channels", "pan", "loudness_lufs", "true_peak_dbtp", "limiter", "stems", "broadcast_wave", "clip_url", "layers", "adapters", "avoid_speech", "max_retries", "start_seconds", "frame_rate", "edit", "pieces")
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     NEGATIVE_PROMPT_FIELD_NUMBER: _ClassVar[int]
     GUIDANCE_SCALE_FIELD_NUMBER: _ClassVar[int]
@@ -60,6 +60,7 @@ class GenerateOptions(_message.Message):
     START_SECONDS_FIELD_NUMBER: _ClassVar[int]
     FRAME_RATE_FIELD_NUMBER: _ClassVar[int]
     EDIT_FIELD_NUMBER: _ClassVar[int]
+    PIECES_FIELD_NUMBER: _ClassVar[int]
     prompt: str
     negative_prompt: str
     guidance_scale: float
@@ -98,7 +99,8 @@ class GenerateOptions(_message.Message):
     start_seconds: float
     frame_rate: float
     edit: Edit
-    def __init__(self, prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., guidance_scale: _Optional[float] = ..., num_inference_steps: _Optional[int] = ..., solver: _Optional[str] = ..., seed: _Optional[int] = ..., num_variations: _Optional[int] = ..., trim: _Optional[bool] = ..., format: _Optional[str] = ..., priority: _Optional[str] = ..., also: _Optional[_Iterable[str]] = ..., schedule_shift: _Optional[float] = ..., guidance_interval: _Optional[float] = ..., quality: _Optional[str] = ..., duration_seconds: _Optional[float] = ..., cues: _Optional[_Iterable[_Union[Cue, _Mapping]]] = ..., original_sound: _Optional[str] = ..., original_gain_db: _Optional[float] = ..., duck_depth_db: _Optional[float] = ..., duck_release_ms: _Optional[float] = ..., gain_db: _Optional[float] = ..., fade_in_seconds: _Optional[float] = ..., fade_out_seconds: _Optional[float] = ..., channels: _Optional[str] = ..., pan: _Optional[float] = ..., loudness_lufs: _Optional[float] = ..., true_peak_dbtp: _Optional[float] = ..., limiter: _Optional[bool] = ..., stems: _Optional[bool] = ..., broadcast_wave: _Optional[bool] = ..., clip_url: _Optional[str] = ..., layers: _Optional[_Iterable[_Union[Layer, _Mapping]]] = ..., adapters: _Optional[_Iterable[_Union[AdapterUse, _Mapping]]] = ..., avoid_speech: _Optional[str] = ..., max_retries: _Optional[int] = ..., start_seconds: _Optional[float] = ..., frame_rate: _Optional[float] = ..., edit: _Optional[_Union[Edit, _Mapping]] = ...) -> None: ...
+    pieces: bool
+    def __init__(self, prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., guidance_scale: _Optional[float] = ..., num_inference_steps: _Optional[int] = ..., solver: _Optional[str] = ..., seed: _Optional[int] = ..., num_variations: _Optional[int] = ..., trim: _Optional[bool] = ..., format: _Optional[str] = ..., priority: _Optional[str] = ..., also: _Optional[_Iterable[str]] = ..., schedule_shift: _Optional[float] = ..., guidance_interval: _Optional[float] = ..., quality: _Optional[str] = ..., duration_seconds: _Optional[float] = ..., cues: _Optional[_Iterable[_Union[Cue, _Mapping]]] = ..., original_sound: _Optional[str] = ..., original_gain_db: _Optional[float] = ..., duck_depth_db: _Optional[float] = ..., duck_release_ms: _Optional[float] = ..., gain_db: _Optional[float] = ..., fade_in_seconds: _Optional[float] = ..., fade_out_seconds: _Optional[float] = ..., channels: _Optional[str] = ..., pan: _Optional[float] = ..., loudness_lufs: _Optional[float] = ..., true_peak_dbtp: _Optional[float] = ..., limiter: _Optional[bool] = ..., stems: _Optional[bool] = ..., broadcast_wave: _Optional[bool] = ..., clip_url: _Optional[str] = ..., layers: _Optional[_Iterable[_Union[Layer, _Mapping]]] = ..., adapters: _Optional[_Iterable[_Union[AdapterUse, _Mapping]]] = ..., avoid_speech: _Optional[str] = ..., max_retries: _Optional[int] = ..., start_seconds: _Optional[float] = ..., frame_rate: _Optional[float] = ..., edit: _Optional[_Union[Edit, _Mapping]] = ..., pieces: _Optional[bool] = ...) -> None: ...
 
 class Edit(_message.Message):
     __slots__ = ("source", "ranges", "strength")
@@ -163,16 +165,18 @@ class Cue(_message.Message):
     def __init__(self, start_seconds: _Optional[float] = ..., stop_seconds: _Optional[float] = ..., prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., gain_db: _Optional[float] = ..., mode: _Optional[str] = ...) -> None: ...
 
 class GenerateResponse(_message.Message):
-    __slots__ = ("accepted", "progress", "result", "chunk")
+    __slots__ = ("accepted", "progress", "result", "chunk", "sound")
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     RESULT_FIELD_NUMBER: _ClassVar[int]
     CHUNK_FIELD_NUMBER: _ClassVar[int]
+    SOUND_FIELD_NUMBER: _ClassVar[int]
     accepted: Accepted
     progress: Progress
     result: Result
     chunk: FileChunk
-    def __init__(self, accepted: _Optional[_Union[Accepted, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., result: _Optional[_Union[Result, _Mapping]] = ..., chunk: _Optional[_Union[FileChunk, _Mapping]] = ...) -> None: ...
+    sound: Sound
+    def __init__(self, accepted: _Optional[_Union[Accepted, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., result: _Optional[_Union[Result, _Mapping]] = ..., chunk: _Optional[_Union[FileChunk, _Mapping]] = ..., sound: _Optional[_Union[Sound, _Mapping]] = ...) -> None: ...
 
 class Accepted(_message.Message):
     __slots__ = ("request_id",)
@@ -193,6 +197,22 @@ class Progress(_message.Message):
     num_steps: int
     seconds_left: float
     def __init__(self, stage: _Optional[str] = ..., queue_position: _Optional[int] = ..., step: _Optional[int] = ..., num_steps: _Optional[int] = ..., seconds_left: _Optional[float] = ...) -> None: ...
+
+class Sound(_message.Message):
+    __slots__ = ("variation", "number", "start_seconds", "duration_seconds", "media_type", "data")
+    VARIATION_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    START_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    DURATION_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    MEDIA_TYPE_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    variation: int
+    number: int
+    start_seconds: float
+    duration_seconds: float
+    media_type: str
+    data: bytes
+    def __init__(self, variation: _Optional[int] = ..., number: _Optional[int] = ..., start_seconds: _Optional[float] = ..., duration_seconds: _Optional[float] = ..., media_type: _Optional[str] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class Result(_message.Message):
     __slots__ = ("request_id", "model", "duration_seconds", "sample_rate_hz", "timings", "notices", "files")

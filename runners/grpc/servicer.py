@@ -21,6 +21,7 @@ from foley.v1.foley_pb2 import (
     GetModelResponse,
     Progress,
     Result,
+    Sound,
     Timing,
 )
 from foley.v1.foley_pb2_grpc import FoleyServiceServicer
@@ -34,7 +35,7 @@ from runners.jobs.deadline import Deadline, run_until_cancelled
 from runners.jobs.ending import Ending
 from runners.jobs.intake import Intake
 from runners.jobs.job import MEDIA_TYPES, GenerationJob
-from runners.jobs.outputs import JobResult
+from runners.jobs.outputs import JobResult, PieceFile
 from runners.jobs.progress import ProgressEstimator
 from runners.jobs.run import GenerationService
 from runners.jobs.scratch import Scratch
@@ -174,11 +175,28 @@ class FoleyServicer(FoleyServiceServicer):
     async def _run_with_progress(
         self, job: GenerationJob, context: grpc.aio.ServicerContext, deadline: Deadline
     ) -> JobResult:
-        """Run a job, and send its progress."""
-        updates: asyncio.Queue[ProgressUpdate | None] = asyncio.Queue()
+        """Run a job, and send its progress and the pieces of a long sound."""
+        updates: asyncio.Queue[ProgressUpdate | Sound | None] = asyncio.Queue()
         estimator = ProgressEstimator()
         accepted = False
-        working = asyncio.create_task(self._service.run(job, deadline, updates.put_nowait))
+
+        async def on_sound(file: PieceFile) -> None:
+            piece = file.piece
+            updates.put_nowait(
+                Sound(
+                    variation=piece.variation,
+                    number=piece.number,
+                    start_seconds=piece.start_seconds,
+                    duration_seconds=piece.duration_seconds,
+                    media_type=MEDIA_TYPES["wav"],
+                    data=await asyncio.to_thread(file.path.read_bytes),
+                )
+            )
+            file.path.unlink()
+
+        working = asyncio.create_task(
+            self._service.run(job, deadline, updates.put_nowait, on_sound)
+        )
         working.add_done_callback(lambda _: updates.put_nowait(None))
         try:
             while (update := await updates.get()) is not None:
@@ -186,6 +204,9 @@ class FoleyServicer(FoleyServiceServicer):
                     message = Accepted(request_id=job.request_id)
                     await context.write(GenerateResponse(accepted=message))
                     accepted = True
+                if isinstance(update, Sound):
+                    await context.write(GenerateResponse(sound=update))
+                    continue
                 progress = Progress(**estimator.describe(update))
                 await context.write(GenerateResponse(progress=progress))
             return working.result()

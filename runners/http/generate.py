@@ -23,7 +23,7 @@ from runners.http import sse
 from runners.http.forms import read_form
 from runners.http.mix import SOUND_FIELD, check_mix_options
 from runners.http.negotiation import EVENTS_PATH, negotiate
-from runners.http.responses import error_body, file_response, result_event
+from runners.http.responses import error_body, file_response, result_event, sound_event
 from runners.http.sse import EventStream
 from runners.jobs.cancellation import CancellationRegistry, CancellationToken
 from runners.jobs.clip_url import ClipLoader
@@ -31,11 +31,13 @@ from runners.jobs.deadline import Deadline, run_until_cancelled
 from runners.jobs.ending import Ending
 from runners.jobs.intake import Intake
 from runners.jobs.job import GenerationJob, GenerationOptions
+from runners.jobs.outputs import JobResult, PieceFile
+from runners.jobs.pieces import OnSound
 from runners.jobs.progress import ProgressEstimator
 from runners.jobs.results import ResultStore
 from runners.jobs.run import GenerationService
 from runners.jobs.scratch import Scratch
-from runners.messages import ProgressUpdate
+from runners.messages import OnProgressUpdate, ProgressUpdate
 from runners.settings import Settings
 from runners.status import public_error
 
@@ -106,7 +108,7 @@ class GenerateEndpoint:
         mixes: bool = False,
     ) -> None:
         self._settings = settings
-        self._run = service.mix if mixes else service.run
+        self._service = service
         self._mixes = mixes
         self._scratch = scratch
         self._intake = intake
@@ -180,11 +182,22 @@ class GenerateEndpoint:
         except TimeoutError as error:
             raise active.timeout_error() from error
 
+    async def _run(
+        self,
+        active: _ActiveRequest,
+        job: GenerationJob,
+        on_update: OnProgressUpdate,
+        on_sound: OnSound | None = None,
+    ) -> JobResult:
+        if self._mixes:
+            return await self._service.mix(job, active.deadline, on_update)
+        return await self._service.run(job, active.deadline, on_update, on_sound)
+
     async def _send_files(
         self, active: _ActiveRequest, job: GenerationJob, send: Send, *, zipped: bool
     ) -> None:
         """Run the job, unless the caller disconnects, and send its files."""
-        working = self._run(job, active.deadline, lambda update: None)
+        working = self._run(active, job, lambda update: None)
         receive = active.request.receive
         try:
             async with active.deadline.enforce():
@@ -256,8 +269,15 @@ class GenerateEndpoint:
                 events.put("accepted", {"request_id": job.request_id})
             events.put("progress", estimator.describe(update))
 
-        result = await self._run(job, active.deadline, on_update)
         url = f"{active.request.scope.get('root_path', '')}/v1/results/{job.request_id}"
+
+        async def on_sound(file: PieceFile) -> None:
+            event = sound_event(file, url)
+            store = self._results.store
+            await asyncio.to_thread(store, active.owner, job.request_id, [file.path])
+            events.put("sound", event)
+
+        result = await self._run(active, job, on_update, on_sound)
         event = result_event(result, url, self._results.keep_seconds)
         paths = [file.path for file in result.files]
         await asyncio.to_thread(self._results.store, active.owner, job.request_id, paths)

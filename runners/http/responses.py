@@ -11,7 +11,7 @@ from foley.errors import NotFoundError
 from runners.http.archive import lay_out_zip
 from runners.http.negotiation import ZIP
 from runners.jobs.job import MEDIA_TYPES
-from runners.jobs.outputs import JobResult, OutputFile
+from runners.jobs.outputs import JobResult, OutputFile, PieceFile
 
 MANIFEST = "manifest.json"
 
@@ -31,6 +31,24 @@ def result_event(result: JobResult, url: str, kept_seconds: float) -> dict[str, 
         "files": [
             {**describe_file(file), "url": f"{url}/{file.path.name}"} for file in result.files
         ],
+    }
+
+
+def sound_event(file: PieceFile, url: str) -> dict[str, Any]:
+    """Return the data of an event that hands out a piece of a long sound.
+
+    Args:
+        file: of the piece, on the disk.
+        url: path of the folder that will hold it, without a slash at the end.
+    """
+    return {
+        "variation": file.piece.variation,
+        "number": file.piece.number,
+        "start_seconds": file.piece.start_seconds,
+        "duration_seconds": file.piece.duration_seconds,
+        "media_type": MEDIA_TYPES["wav"],
+        "bytes": file.path.stat().st_size,
+        "url": f"{url}/{file.path.name}",
     }
 
 

@@ -79,6 +79,23 @@ EVENTS: dict[str, Schema] = {
         },
         "required": ["stage"],
     },
+    "sound": {
+        "type": "object",
+        "description": "A piece of a long sound that is final, where `pieces` asks for them.",
+        "properties": {
+            "variation": {**INTEGER, "description": "Counted from 1."},
+            "number": {
+                **INTEGER,
+                "description": "Of the piece, counted from 1; each begins where the one before it "
+                "ends.",
+            },
+            "start_seconds": {**NUMBER, "description": "From the start of the sound."},
+            "duration_seconds": NUMBER,
+            "media_type": TEXT,
+            "bytes": INTEGER,
+            "url": {**TEXT, "description": "Path of the wav file."},
+        },
+    },
     "result": {
         "type": "object",
         "description": "The last event of a request that succeeds.",

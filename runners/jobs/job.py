@@ -93,6 +93,15 @@ class GenerationOptions(MixOptions, GenerationRequest):
             "wav, flac or both. The field may be repeated, or hold several separated by commas.",
         ),
     ] = ()
+    pieces: Annotated[
+        bool,
+        Field(
+            description="Whether the sound of a clip of over 15 s is handed out in pieces of about "
+            "8 s while the rest is made: as events `sound` of a stream, each with the address of "
+            "a wav file. The pieces are the new sound before the options of the mix. "
+            "There are none with layers, nor with avoid_speech retry."
+        ),
+    ] = False
     priority: Annotated[
         Priority,
         Field(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from foley.mix import LoudnessReport
+from runners.messages import FinishedPiece
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,19 @@ class OutputFile:
     loudness: LoudnessReport | None = None
     layer: int | None = None
     speech_seconds: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PieceFile:
+    """A piece of a long sound as a wav file, while the rest is being made.
+
+    Attributes:
+        piece: which one it is.
+        path: in the job's folder.
+    """
+
+    piece: FinishedPiece
+    path: Path
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from foley.errors import NotFoundError, OutputError
 from runners.jobs.cancellation import digest
 
-FILE_NAME = re.compile(r"foley-\d+(-layer-\d+)?\.[a-z0-9]+", re.ASCII)
+FILE_NAME = re.compile(r"foley-\d+(-layer-\d+|-piece-\d+)?\.[a-z0-9]+", re.ASCII)
 MAX_SWEEP_SECONDS = 30.0
 
 
@@ -104,10 +104,12 @@ class ResultStore:
             NotFoundError: there is no such file, or it belongs to another owner.
         """
         stored = self._list_stored(digest(owner, request_id) + ".*")
-        if stored and FILE_NAME.fullmatch(name):
-            path = stored[-1].folder / name
-            if stored[-1].since + self.keep_seconds > time.time() and path.is_file():
-                return path
+        if FILE_NAME.fullmatch(name):
+            # Each piece of a sound has been stored by itself, while the others were made.
+            for result in reversed(stored if "-piece-" in name else stored[-1:]):
+                path = result.folder / name
+                if result.since + self.keep_seconds > time.time() and path.is_file():
+                    return path
         raise NotFoundError(
             f"there is no such result; they are kept for {self.keep_seconds:g} s, "
             "and less where they would take too much room"

@@ -36,6 +36,7 @@ from runners.jobs.deadline import Deadline
 from runners.jobs.job import GenerationJob
 from runners.jobs.marks import log_unsigned, make_write_arguments
 from runners.jobs.outputs import JobResult, OutputFile
+from runners.jobs.pieces import OnSound, write_pieces
 from runners.jobs.runner_call import RUNNER_SECONDS, Runner, RunnerCall
 from runners.jobs.scratch import Scratch
 from runners.messages import (
@@ -122,7 +123,11 @@ class GenerationService:
         return status
 
     async def run(
-        self, job: GenerationJob, deadline: Deadline, on_update: OnProgressUpdate
+        self,
+        job: GenerationJob,
+        deadline: Deadline,
+        on_update: OnProgressUpdate,
+        on_sound: OnSound | None = None,
     ) -> JobResult:
         """Run a job, and return the description of the files in its folder.
 
@@ -132,6 +137,7 @@ class GenerationService:
             job: whose clip is in its folder, if it has one.
             deadline: notes the seconds of each stage.
             on_update: called with the progress; its first call means that the job is admitted.
+            on_sound: called with each piece of a long sound, where the job asks for them.
 
         Raises:
             BusyError: the runner has no place for the job, or its files would take more than the
@@ -154,18 +160,23 @@ class GenerationService:
         )
         try:
             with tracing.start_span("generate", SpanKind.CLIENT):
-                request = self._make_request(job, deadline)
-                async with RunnerCall(self._runner, request) as call:
+                request = self._make_request(job, deadline, with_pieces=on_sound is not None)
+                async with (
+                    RunnerCall(self._runner, request) as call,
+                    write_pieces(
+                        self._sandbox, self._marks, job, model.preset, on_sound
+                    ) as on_piece,
+                ):
                     if job.options.duration_seconds is None:
                         trimmed, result = await _run_both(
                             self._decode(job, model, deadline, on_update),
-                            call.wait_for_result(on_update),
+                            call.wait_for_result(on_update, on_piece),
                         )
                     else:
                         trimmed = False
                         await self._decode_source(job)
                         _announce_no_frames(job.options.duration_seconds, job.folder)
-                        result = await call.wait_for_result(on_update)
+                        result = await call.wait_for_result(on_update, on_piece)
         except RunnerLostError:
             self._model = None
             raise
@@ -336,7 +347,9 @@ class GenerationService:
                 f"{limit_seconds:g}; ask for a shorter sound"
             )
 
-    def _make_request(self, job: GenerationJob, deadline: Deadline) -> RunnerRequest:
+    def _make_request(
+        self, job: GenerationJob, deadline: Deadline, *, with_pieces: bool
+    ) -> RunnerRequest:
         # How long the clip is shows while it is decoded. This process ends the call in time; the
         # runner's own limit is for a process that has not.
         find_limit = self._settings.find_time_limit
@@ -348,6 +361,7 @@ class GenerationService:
             folder=str(job.folder),
             options=job.options.generation_request(),
             timeout_seconds=deadline.left_seconds + further_seconds,
+            pieces=job.options.pieces and with_pieces,
             trace=tracing.inject_span(),
         )
 

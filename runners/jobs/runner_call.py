@@ -10,7 +10,14 @@ import aiohttp
 from bentoml.exceptions import BentoMLException
 
 from foley.errors import RunnerLostError
-from runners.messages import ModelStatus, OnProgressUpdate, RunnerEvent, RunnerRequest, RunnerResult
+from runners.messages import (
+    ModelStatus,
+    OnPiece,
+    OnProgressUpdate,
+    RunnerEvent,
+    RunnerRequest,
+    RunnerResult,
+)
 
 RUNNER_SECONDS = 1.0  # how long the runner may take to answer a short call
 
@@ -75,11 +82,14 @@ class RunnerCall:
     ) -> None:
         await self._close()
 
-    async def wait_for_result(self, on_update: OnProgressUpdate) -> RunnerResult:
+    async def wait_for_result(
+        self, on_update: OnProgressUpdate, on_piece: OnPiece = lambda piece: None
+    ) -> RunnerResult:
         """Return the result, once the waveforms are in the request's folder.
 
         Args:
             on_update: called with the progress.
+            on_piece: called with each piece of a long sound that is final.
 
         Raises:
             FoleyError: the request failed.
@@ -90,6 +100,9 @@ class RunnerCall:
             if event.result is not None:
                 self._ended = True
                 return event.result
+            if event.piece is not None:
+                on_piece(event.piece)
+                continue
             assert event.progress is not None
             on_update(event.progress)
 

@@ -31,6 +31,7 @@ from runners.handoff import (
     SOUND,
     SOURCE,
     hand_on_piece,
+    load_sound_piece,
     load_stems,
     load_waveforms,
     save_frames,
@@ -283,6 +284,38 @@ def _ask_for_room(piece: FramePiece) -> None:
         raise make_error(*answer["error"])
 
 
+def write_piece(
+    folder: Path,
+    *,
+    variation: int,
+    number: int,
+    sample_rate: int,
+    marks: list[dict[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """Write a piece of a long sound that the model saved in the folder, as wav.
+
+    Args:
+        folder: the request's folder.
+        variation: from 1.
+        number: of the piece, from 1.
+        sample_rate: Hz.
+        marks: the fields of its `Mark`, alone in a list; None for no mark.
+
+    Returns:
+        Its name, and why it is unsigned.
+
+    Raises:
+        ModelError: the waveform has values that are not finite.
+    """
+    written = write_audio(
+        load_sound_piece(folder, variation, number),
+        folder / f"foley-{variation}-piece-{number}.wav",
+        sample_rate=sample_rate,
+        mark=_make_mark(**marks[0]) if marks else None,
+    )
+    return {"name": written.path.name, "unsigned": written.unsigned}
+
+
 def _make_mark(*, signer: dict[str, Any] | None, **fields: Any) -> Mark:
     return Mark(**fields, signer=Signer(**signer, sign=_ask_for_signature) if signer else None)
 
@@ -311,4 +344,5 @@ TASKS: Tasks = {
     "decode_source": decode_source,
     "take_sound": take_sound,
     "write": write,
+    "write_piece": write_piece,
 }

@@ -21,7 +21,7 @@ from foley.sampling import compute_evaluation_sigmas, count_guided_steps, make_s
 from foley.session import Session
 from foley.types import Stage
 from foley.weights.selection import choose_device
-from foley.windows import plan_decoding, plan_windows
+from foley.windows import plan_decoding, plan_groups
 from runners import metrics
 from runners.worker.scheduler import JobSize, Kind
 
@@ -46,15 +46,17 @@ def compute_size(
     guided_steps = count_guided_steps(sigmas, plan.guidance_interval)
     steps_after_guidance = plan.num_inference_steps - guided_steps if is_guided else 0
     frames = num_latents(num_sync)
-    windows, decoding = plan_windows(frames), plan_decoding(frames)
+    groups = list(plan_groups(frames))
+    windows = [window for group in groups for window in group.windows]
     has_source = options.edit is not None
-    num_pieces = 1 + has_source * len(decoding)  # the prompts, and what an edit starts from
+    num_pieces = 1 + has_source * len(windows)  # the prompts, and what an edit starts from
     if options.duration_seconds is None:
         num_pieces = pipeline.count_pieces(num_visual, num_sync, with_source=has_source)
     longest_window = max(window.stop - window.start for window in windows)
+    decoding = [piece for group in groups for piece in plan_decoding(group)]
     return JobSize(
         tokens=(2 if is_guided else 1) * options.num_sounds * longest_window,
-        num_windows=len(windows),
+        num_windows=max(len(group.windows) for group in groups),
         num_evaluations=plan.num_inference_steps * per_step * len(windows),
         num_halved=steps_after_guidance * per_step * len(windows),
         num_pieces=num_pieces,

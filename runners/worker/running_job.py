@@ -9,12 +9,32 @@ from typing import TYPE_CHECKING, Self
 from foley.request import GenerationRequest
 from foley.types import NoPicture, Stage, VideoFrames
 from runners import metrics
-from runners.handoff import HandedFrames, load_frames, load_source, save_waveforms
-from runners.messages import OnProgressUpdate, ProgressUpdate, RunnerRequest, RunnerResult
-from runners.worker.scheduler import JobSize, ScheduledJob
+from runners.handoff import (
+    HandedFrames,
+    load_frames,
+    load_source,
+    save_sound_piece,
+    save_waveforms,
+)
+from runners.messages import (
+    FinishedPiece,
+    OnPiece,
+    OnProgressUpdate,
+    ProgressUpdate,
+    RunnerRequest,
+    RunnerResult,
+)
+from runners.worker.scheduler import JobSize, Kind, ScheduledJob
 
 # Returns the work of a request with so many frames at 8 and at 25 fps.
 ComputeSize = Callable[[GenerationRequest, int, int], JobSize]
+
+KIND_OF_STAGE: dict[Stage | None, Kind | None] = {
+    Stage.ENCODE: Stage.ENCODE,
+    Stage.SAMPLE: Stage.SAMPLE,
+    Stage.DECODE_AUDIO: Stage.DECODE_AUDIO,
+    None: None,
+}
 
 if TYPE_CHECKING:  # these import the models' libraries, see `runners.worker.worker`
     from foley.pipeline import FoleyPipeline
@@ -28,6 +48,8 @@ class RunningJob(ScheduledJob):
     Attributes:
         request: as the API sent it.
         on_update: called with each new state of its progress, on a thread of the worker.
+        on_piece: called with each piece of its sound that is final, where the request asks for
+            them, on a thread of the worker.
         outcome: its result or its error, once it has left.
         frames: of a long clip, as they are handed on; None for others.
         session: the state of its generation, from its first action until it leaves.
@@ -37,6 +59,7 @@ class RunningJob(ScheduledJob):
 
     request: RunnerRequest
     on_update: OnProgressUpdate
+    on_piece: OnPiece = lambda piece: None
     outcome: "Future[RunnerResult]" = field(default_factory=Future, init=False)
     frames: HandedFrames | None = field(default=None, init=False)
     session: "Session | None" = field(default=None, init=False)
@@ -47,12 +70,13 @@ class RunningJob(ScheduledJob):
     _last_update: ProgressUpdate | None = field(default=None, init=False)
 
     @classmethod
-    def create(cls, request: RunnerRequest, on_update: OnProgressUpdate) -> Self:
+    def create(cls, request: RunnerRequest, on_update: OnProgressUpdate, on_piece: OnPiece) -> Self:
         """Return the job of a request whose time starts now.
 
         Args:
             request: from the API.
             on_update: called with its progress.
+            on_piece: called with the pieces of its sound.
         """
         return cls(
             id=request.id,
@@ -61,6 +85,7 @@ class RunningJob(ScheduledJob):
             deadline=time.monotonic() + request.timeout_seconds,
             request=request,
             on_update=on_update,
+            on_piece=on_piece,
         )
 
     def begin(self, pipeline: "FoleyPipeline") -> None:
@@ -94,27 +119,43 @@ class RunningJob(ScheduledJob):
         self.session = pipeline.start(frames, self.request.options, source)
 
     @property
+    def next_kind(self) -> Kind | None:
+        """The kind of its next action; the stages of a long sound come again for each group."""
+        return super().next_kind if self.session is None else KIND_OF_STAGE[self.session.stage]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of its next evaluation."""
+        if self.session is None or self.session.stage is not Stage.SAMPLE:
+            return super().tokens
+        return self.session.num_tokens
+
+    @property
     def is_starved(self) -> bool:
         """Whether its next action needs frames that are not there yet."""
         frames, session = self.frames, self.session
-        if frames is None or (session is not None and not session.awaits_frames):
+        if frames is None:
+            return False
+        if session is not None and (session.stage is not Stage.ENCODE or not session.awaits_frames):
             return False
         return not frames.is_ready
 
-    def measure_frames(self, compute_size: ComputeSize) -> None:
-        """Correct the size of a long clip after a piece of its encoding, before it is counted.
+    def measure_frames(self, compute_size: ComputeSize, kind: Kind) -> None:
+        """Correct the size of a long clip after an action, before that is counted.
 
         Args:
             compute_size: of a request with so many frames at 8 and at 25 fps.
+            kind: of the action.
         """
         assert self.frames is not None
         assert self.session is not None
-        frames, num_done = self.frames, self.done[Stage.ENCODE] + 1
+        frames, num_done = self.frames, self.done[Stage.ENCODE]
         if frames.facts is not None:
             self.size = compute_size(self.request.options, frames.num_visual, frames.num_sync)
         # What the clip states about its length need not be true.
-        is_encoded = self.session.stage is not Stage.ENCODE
-        least = num_done if is_encoded else max(num_done + 1, self.size.num_pieces)
+        if kind is Stage.ENCODE:
+            num_done += 1
+        least = num_done if self.session.is_encoded else max(num_done + 1, self.size.num_pieces)
         self.size = replace(self.size, num_pieces=least)
         self.starved = self.is_starved
 
@@ -136,6 +177,29 @@ class RunningJob(ScheduledJob):
             self.report(ProgressUpdate(stage=stage, step=step, num_steps=num_steps))
         else:
             self.report(ProgressUpdate(stage=stage))
+
+    def save_pieces(self) -> None:
+        """Write the pieces of the sound that have become final into the job's folder, if wanted.
+
+        Raises:
+            SafetensorError: the folder is gone, or the disk is full.
+        """
+        assert self.session is not None
+        sample_rate = self.session.sample_rate
+        for piece in self.session.take_finished():
+            if not self.request.pieces:
+                continue
+            save_sound_piece(piece.waveform, self.request.path, piece.variation, piece.number)
+            self.on_piece(
+                FinishedPiece(
+                    variation=piece.variation,
+                    number=piece.number,
+                    seed=self.session.seeds[piece.variation - 1],
+                    start_seconds=piece.start_seconds,
+                    duration_seconds=piece.waveform.shape[-1] / sample_rate,
+                    sample_rate=sample_rate,
+                )
+            )
 
     def save_result(self) -> None:
         """Write the waveforms of the finished session into the job's folder.

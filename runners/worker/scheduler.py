@@ -20,6 +20,7 @@ rules, in order:
 *   **Evaluations.** One evaluation takes requests in that order as long as their tokens fit its
     budget. A request larger than the budget is evaluated alone. Of a long sound it takes one
     window, so a long sound neither delays the others by more than that nor waits for them to end.
+    A long sound is made in groups of windows: it is encoded, sampled and decoded again for each.
 *   **Memory.** A request begins on a device when its state fits beside those that began there. If
     the next one in order does not fit, none after it begins before it.
 *   **Frames.** A long clip is encoded while it is decoded. Without its next frames it is passed
@@ -58,7 +59,7 @@ class JobSize:
         num_pieces: in which its conditions are encoded.
         num_sounds: pieces of sound to decode.
         num_latents: latent frames of one of them.
-        num_windows: of the sound; the state holds the tokens of all.
+        num_windows: of a group of the sound; the state holds the tokens of all.
     """
 
     tokens: int
@@ -105,7 +106,7 @@ class JobSize:
             kind: as in `count_units`.
             num_done: actions of the kind before them.
         """
-        left = self.count_actions(kind) - num_done
+        left = max(0, self.count_actions(kind) - num_done)
         if kind is not Stage.SAMPLE:
             return left * self.count_units(kind, num_done)
         halved = min(left, self.num_halved)
@@ -151,6 +152,7 @@ class ScheduledJob:
         executing: whether an action on it is being executed.
         starved: whether its next action needs frames that are still being decoded.
         dropped: whether it leaves as soon as no action on it is being executed.
+        units: the size of the action that is being executed.
         done: finished actions by kind.
     """
 
@@ -165,6 +167,7 @@ class ScheduledJob:
     executing: bool = field(default=False, init=False)
     starved: bool = field(default=False, init=False)
     dropped: bool = field(default=False, init=False)
+    units: int = field(default=0, init=False)
     done: dict[Kind, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 0), init=False)
 
     def count_left(self, kind: Kind) -> int:
@@ -178,7 +181,7 @@ class ScheduledJob:
 
     def count_units(self, kind: Kind) -> int:
         """Return the size of its next action of a kind; see `JobSize.count_units`."""
-        return self.size.count_units(kind, self.done[kind])
+        return self.tokens if kind is Stage.SAMPLE else self.size.count_units(kind, self.done[kind])
 
     @property
     def next_kind(self) -> Kind | None:
@@ -200,7 +203,7 @@ class Action(Generic[JobT]):
     @property
     def tokens(self) -> int:
         """Tokens of an evaluation, until it is completed."""
-        return sum(job.tokens for job in self.jobs)
+        return sum(job.units for job in self.jobs)
 
 
 class Scheduler(Generic[JobT]):
@@ -327,6 +330,7 @@ class Scheduler(Generic[JobT]):
         if action is not None:
             for job in action.jobs:
                 job.executing, job.device = True, device
+                job.units = job.count_units(action.kind)
         return action
 
     def complete(
@@ -342,7 +346,7 @@ class Scheduler(Generic[JobT]):
         Returns:
             Its requests that have left: finished, or dropped meanwhile.
         """
-        units = {job: job.count_units(action.kind) for job in action.jobs}
+        units = {job: job.units for job in action.jobs}
         total = sum(units.values())
         self._measure(action.kind, seconds / total)
         self._balance(action, seconds)

@@ -10,7 +10,13 @@ import structlog
 from foley.errors import CancelledRequestError, FoleyError, ServerError, StorageFullError
 from runners.handoff import read_announcement, read_expectation
 from runners.jobs.scratch import is_abandoned
-from runners.messages import ProgressUpdate, RunnerEvent, RunnerRequest, RunnerResult
+from runners.messages import (
+    FinishedPiece,
+    ProgressUpdate,
+    RunnerEvent,
+    RunnerRequest,
+    RunnerResult,
+)
 from runners.storage import is_storage_full
 from runners.tracing import JobTrace
 from runners.worker.running_job import RunningJob
@@ -43,11 +49,14 @@ async def stream_events(
         trace.update(update)
         loop.call_soon_threadsafe(events.put_nowait, RunnerEvent(progress=update))
 
+    def on_piece(piece: FinishedPiece) -> None:
+        loop.call_soon_threadsafe(events.put_nowait, RunnerEvent(piece=piece))
+
     def on_outcome(outcome: Future[RunnerResult]) -> None:
         loop.call_soon_threadsafe(events.put_nowait, _make_last_event(outcome))
 
     try:
-        job = worker.admit(request, on_update)
+        job = worker.admit(request, on_update, on_piece)
     except FoleyError as error:
         yield RunnerEvent.from_error(error)
         return
@@ -58,7 +67,7 @@ async def stream_events(
         while True:
             event = await events.get()
             yield event
-            if event.progress is None:
+            if event.progress is None and event.piece is None:
                 return
     finally:
         following.cancel()

@@ -31,6 +31,7 @@ from runners.handoff import FrameCounts, HandedFrames
 from runners.messages import (
     AdapterStatus,
     ModelStatus,
+    OnPiece,
     OnProgressUpdate,
     ProgressUpdate,
     RunnerRequest,
@@ -89,13 +90,17 @@ class Worker:
         self._thread.start()
 
     def admit(
-        self, request: RunnerRequest, on_update: OnProgressUpdate = lambda update: None
+        self,
+        request: RunnerRequest,
+        on_update: OnProgressUpdate = lambda update: None,
+        on_piece: OnPiece = lambda piece: None,
     ) -> RunningJob:
         """Give a request a place, while its clip is still being decoded.
 
         Args:
             request: from the API; its time starts now.
             on_update: called with its progress, on a thread of the worker.
+            on_piece: called with the pieces of its sound, if it asks for them, in the same way.
 
         Raises:
             NotReadyError: the model is not ready, or the worker is stopping.
@@ -110,7 +115,7 @@ class Worker:
         with self._changed:
             if self._stopping:
                 raise NotReadyError("the model is being stopped")
-            job = RunningJob.create(request, on_update)
+            job = RunningJob.create(request, on_update, on_piece)
             self._scheduler.reserve(job)
             self._report_positions()
             self._changed.notify_all()  # its deadline may be the next one
@@ -345,9 +350,9 @@ class Worker:
             job.failure = job.failure or failure
             if job.failure is not None:
                 self._scheduler.drop(job)
-            elif job.frames is not None and action.kind is Stage.ENCODE:
+            elif job.frames is not None:
                 assert self._compute_size is not None
-                job.measure_frames(self._compute_size)
+                job.measure_frames(self._compute_size, action.kind)
         restarted = [job for job in failures if job.note_retry()]
         left = self._scheduler.complete(action, seconds, restarted)
         for job in left:
@@ -372,6 +377,7 @@ def _continue(job: RunningJob) -> Exception | None:
     """Report a finished piece, and save the result after the last; returns the error, if any."""
     assert job.session is not None
     try:
+        job.save_pieces()
         if job.session.stage is None:
             job.save_result()
         elif job.session.step or job.session.stage is Stage.SAMPLE:

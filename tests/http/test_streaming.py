@@ -30,7 +30,7 @@ Event = tuple[str, dict[str, object]]
 
 def stream(
     server: Server,
-    clip: bytes,
+    clip: bytes | None,
     *,
     path: str = "/v1/generate",
     accept: str = "text/event-stream",
@@ -42,9 +42,11 @@ def stream(
     with httpx.Client(base_url=base_url, timeout=timeout, trust_env=False) as client:
         data = {name: str(value) for name, value in fields.items()}
         headers = {**KEY, **(headers or {}), "Accept": accept}
-        with client.stream(
-            "POST", path, files={"clip": clip}, data=data, headers=headers
-        ) as response:
+        # Without a clip the fields are parts of a form all the same.
+        body = {"files": {name: (None, value) for name, value in data.items()}}
+        if clip is not None:
+            body = {"files": {"clip": clip}, "data": data}
+        with client.stream("POST", path, headers=headers, **body) as response:
             assert response.status_code == 200, response.read()
             assert response.headers["content-type"] == "text/event-stream"
             event = ""

@@ -9,6 +9,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.http.test_generate import seconds_of_sound
+from tests.http.test_streaming import stream
 from tests.patience import scale, wait_until
 from tests.server import Server, draw_clip
 
@@ -73,6 +75,25 @@ def test_a_long_clip_gets_its_whole_sound_and_does_not_hold_up_a_short_one(
     assert len(long.content) == pytest.approx(30 * 48_000 * 3, rel=0.01)
     assert largest < 100e6  # the frames of 30 s have 130 MB at the sizes of tiny
     assert not pieces(long_server)
+
+
+def test_pieces_of_a_long_sound_have_addresses_before_its_end(
+    long_server: Server, clips: dict[int, bytes]
+) -> None:
+    headers = {"Authorization": ""}  # of a service without keys
+    asked = {**OPTIONS, "pieces": "true", "format": "wav"}
+    sounds, name = [], ""
+    for name, data in stream(long_server, clips[30], headers=headers, **asked):
+        if name == "sound":
+            sounds.append(data)
+            piece = long_server.client.get(str(data["url"]))  # it can be fetched at once
+            assert piece.status_code == 200, piece.text
+            assert seconds_of_sound(piece.content) == pytest.approx(data["duration_seconds"])
+    assert name == "result"
+    assert [data["number"] for data in sounds] == [1, 2, 3, 4]
+    assert sum(data["duration_seconds"] for data in sounds) == 30
+    # The pieces stay when the result is stored.
+    assert long_server.client.get(str(sounds[0]["url"])).status_code == 200
 
 
 def test_a_long_clip_that_is_left_frees_everything(

@@ -40,8 +40,9 @@ ALLOWED: dict[str, set[str]] = {
     "foley.gpu/": BASE | {"foley.models/", "foley.weights/"},
     "foley.sampling": BASE,
     "foley.windows": BASE,
+    "foley.cuts": set(),
     "foley.denoise": BASE | {"foley.models/", "foley.sampling", "foley.windows"},
-    "foley.conditioning": BASE | {"foley.gpu/", "foley.models/"},
+    "foley.conditioning": BASE | {"foley.cuts", "foley.gpu/", "foley.models/"},
     "foley.generation": BASE | {"foley.marks/", "foley.media/"},
     "foley.session": BASE
     | {
@@ -89,7 +90,7 @@ ALLOWED: dict[str, set[str]] = {
         "foley.speech",
         "foley.weights/",
     },
-    "foley": BASE | {"foley.generation", "foley.pipeline"},
+    "foley": BASE | {"foley.generation", "foley.pipeline", "foley.session"},
     "foley.bulk": BASE,
     "foley.storage": BASE,
     "foley.client/": BASE,

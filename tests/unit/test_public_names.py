@@ -14,6 +14,7 @@ def test_the_public_names_are_these_and_all_can_be_imported() -> None:
         "Progress",
         "RequestError",
         "ServerError",
+        "SoundPiece",
         "VideoFrames",
         "__version__",
     ]

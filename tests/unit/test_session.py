@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 import weakref
 from collections.abc import Iterator
 
@@ -6,13 +7,13 @@ import pytest
 import torch
 
 from foley.configs import TINY, XXL
-from foley.denoise import TIMES_AT_ONCE, VelocityModel
+from foley.denoise import TIMES_AT_ONCE, Denoising, KeptLatents, VelocityModel
 from foley.media.clock import num_latents
 from foley.request import GenerationRequest
-from foley.sampling import compute_evaluation_sigmas, make_sigmas
-from foley.session import Session, count_samples, fade
+from foley.sampling import NoiseLine, compute_evaluation_sigmas, make_sigmas
+from foley.session import Session, SoundPiece, count_samples, fade_ends
 from foley.types import FramePiece, FrameStream, NoPicture, split_frames
-from foley.windows import plan_decoding, plan_windows
+from foley.windows import plan_windows
 from tests.toys import toy_frames, toy_pipeline
 
 
@@ -20,15 +21,16 @@ def drive(session: Session) -> dict[str, int]:
     """Run a session alone to its end; returns the number of calls of each stage."""
     velocities, counts = VelocityModel(toy_pipeline().dit), {"encode": 0, "step": 0, "decode": 0}
     with torch.inference_mode():
-        while session.stage == "encode":
-            session.encode()
-            counts["encode"] += 1
-        while session.stage == "sample":
-            session.advance(*velocities([session.prepare_part()]))
-            counts["step"] += 1
-        while session.stage == "decode_audio":
-            session.decode()
-            counts["decode"] += 1
+        while session.stage is not None:  # the stages of a long sound come again for each group
+            if session.stage == "encode":
+                session.encode()
+                counts["encode"] += 1
+            elif session.stage == "sample":
+                session.advance(*velocities([session.prepare_part()]))
+                counts["step"] += 1
+            else:
+                session.decode()
+                counts["decode"] += 1
     return counts
 
 
@@ -41,7 +43,7 @@ def test_the_number_of_pieces_is_known_before_the_session(num_sync: int) -> None
         "encode": toy_pipeline().count_pieces(len(frames.visual), num_sync),
         "step": len(compute_evaluation_sigmas(make_sigmas(2), "heun"))
         * len(plan_windows(num_latents(num_sync))),
-        "decode": 3 * len(plan_decoding(num_latents(num_sync))),
+        "decode": 3 * len(plan_windows(num_latents(num_sync))),
     }
 
 
@@ -87,6 +89,79 @@ def test_frames_that_were_encoded_are_let_go() -> None:
     assert torch.equal(session.result().waveforms, made.waveforms)
 
 
+def test_a_long_clip_is_heard_while_it_is_read() -> None:
+    frames, read = toy_frames(376 + 2 * 96), list[FramePiece]()
+
+    def pieces() -> Iterator[FramePiece]:
+        stream = split_frames(frames)
+        while stream.facts is None:
+            read.append(stream.read())
+            yield read[-1]
+
+    heard: list[tuple[int, SoundPiece]] = []
+    made = toy_pipeline().generate(
+        FrameStream(pieces()),
+        GenerationRequest(seed=3, num_inference_steps=2, num_variations=2),
+        on_sound=lambda piece: heard.append((len(read), piece)),
+    )
+    assert heard[0][0] == 1  # piece of the clip
+    assert [(p.variation, p.number) for _, p in heard] == [
+        (1, 1),
+        (2, 1),
+        (1, 2),
+        (1, 3),
+        (2, 2),
+        (2, 3),
+    ]
+    for variation in (1, 2):
+        own = [piece for _, piece in heard if piece.variation == variation]
+        starts = itertools.accumulate((p.waveform.shape[-1] for p in own), initial=0)
+        assert [piece.start_seconds * 48_000 for piece in own] == list(starts)[:-1]
+        joined = torch.cat([piece.waveform for piece in own], -1)
+        assert torch.equal(joined, made.waveforms[variation - 1])
+
+
+def test_a_window_begins_where_a_shot_does() -> None:
+    frames = toy_frames(500)
+    still = torch.arange(500) // 300 * 200  # the second shot begins at 12 s
+    dark = dataclasses.replace(
+        frames, sync=still[:, None, None, None].expand_as(frames.sync).byte()
+    )
+    conditions = toy_pipeline().condition(dark, "tap", "")
+    assert conditions.cuts == (600,)
+    (second,) = [w for w in plan_windows(1000, conditions.cuts) if w.start <= 600 < w.stop - 24]
+    assert abs(second.start + 16 - 600) <= 8
+    assert toy_pipeline().condition(toy_frames(376), "tap", "").cuts == ()
+
+
+def test_noise_of_an_unknown_length_is_one_line() -> None:
+    line, again = (NoiseLine((1, 2), 8) for _ in range(2))
+    parts = [line.draw(0, 384), line.draw(352, 1440), line.draw(1408, 1500)]
+    whole = again.draw(0, 1500)
+    for part, start in zip(parts, (0, 352, 1408), strict=True):
+        assert torch.equal(part, whole[..., start : start + part.shape[-1]])
+    assert not torch.equal(whole[0], whole[1])
+    assert whole.std() == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.parametrize("solver", ["euler", "heun", "midpoint", "rk4", "ab2"])
+@torch.inference_mode()
+def test_what_is_known_stays_as_it_is_with_every_solver(solver: str) -> None:
+    dit = toy_pipeline().dit
+    conditions = toy_pipeline().condition(toy_frames(40), "tap", "")
+    noise, known = torch.randn(1, 8, 80), torch.randn(1, 8, 32)
+    latents = torch.cat([known, noise[..., 32:]], -1)
+    kept = KeptLatents(noise - latents, torch.arange(80) < 32)
+    path = Denoising(dit, conditions, noise, make_sigmas(4), solver=solver, kept=kept)  # type: ignore[arg-type]
+    model = VelocityModel(dit)
+    while (point := path.point) is not None:
+        expected = (1 - point.sigma) * known + point.sigma * noise[..., :32]
+        torch.testing.assert_close(point.latents[..., :32], expected, rtol=0, atol=1e-5)
+        path.advance(*model([path.prepare_part()]))
+    assert path.latents is not None
+    torch.testing.assert_close(path.latents[..., :32], known, rtol=0, atol=1e-5)
+
+
 def test_a_session_gives_the_sound_of_the_pipeline() -> None:
     request = GenerationRequest(prompt="tap", seed=3, num_inference_steps=3)
     session = toy_pipeline().start(toy_frames(), request)
@@ -123,11 +198,16 @@ def test_the_sound_of_a_padded_clip_is_cut_to_the_clip() -> None:
 
 
 def test_a_faded_sound_begins_and_ends_at_zero_without_a_step() -> None:
-    made = fade(torch.ones(2, 1, 4800))
+    made = torch.ones(2, 1, 4800)
+    fade_ends(made)
     assert made[..., [0, -1]].abs().max() == 0
     assert made.diff().abs().max() < 0.02  # of a step of 1: spread over 2 ms
     assert torch.equal(made[..., 96:-96], torch.ones(2, 1, 4800 - 192))
-    assert fade(torch.ones(1, 7)).shape == (1, 7)
+    start = torch.ones(1, 4800)
+    fade_ends(start, stop=False)  # of the first piece of several
+    assert start[0, 0] == 0
+    assert start[0, -1] == 1
+    fade_ends(torch.ones(1, 7))
 
 
 def test_a_sound_without_a_picture_is_the_same_beside_a_clip() -> None:

@@ -35,12 +35,19 @@ from runners.handoff import (
     FrameCounts,
     announce_frames,
     hand_on_piece,
+    load_sound_piece,
     load_waveforms,
     read_announcement,
     read_expectation,
     save_frames,
 )
-from runners.messages import OnProgressUpdate, ProgressUpdate, RunnerRequest, RunnerResult
+from runners.messages import (
+    FinishedPiece,
+    OnProgressUpdate,
+    ProgressUpdate,
+    RunnerRequest,
+    RunnerResult,
+)
 from runners.worker import calibration
 from runners.worker.engine import Engine
 from runners.worker.running_job import RunningJob
@@ -484,6 +491,40 @@ def test_a_long_clip_is_encoded_while_it_is_decoded(
     alone = toy_pipeline().generate(frames, asked.options)
     # Measured: equal.
     torch.testing.assert_close(load_waveforms(asked.path), alone.waveforms, rtol=0, atol=1e-5)
+
+
+def test_pieces_of_a_long_sound_come_before_its_end(
+    worker: Worker, gate: Gate, job: Callable[..., RunnerRequest]
+) -> None:
+    asked = job("a", prompt="rain", duration_seconds=17, num_inference_steps=2)
+    asked = asked.model_copy(update={"pieces": True})
+    came: list[FinishedPiece] = []
+    updates: list[ProgressUpdate] = []
+    long = worker.admit(asked, updates.append, came.append)
+    sound = NoPicture(duration_seconds=17)
+    worker.queue(long, FrameCounts(sound.num_visual, sound.num_sync))
+    gate.steps.release(2)  # the first group is one window
+    wait_until(lambda: bool(came))
+    assert not long.outcome.done()
+    assert submit_beside(worker, gate, job("b", num_inference_steps=1)).result(scale(20))
+    gate.open()
+    assert long.outcome.result(scale(20)).duration_seconds == 17
+    assert [piece.number for piece in came] == [1, 2]
+    starts = [piece.start_seconds for piece in came]
+    assert starts == [0, came[0].duration_seconds]
+    parts = [load_sound_piece(asked.path, 1, piece.number) for piece in came]
+    assert torch.equal(torch.cat(parts, -1), load_waveforms(asked.path)[0])
+    assert not list(asked.path.glob("sound-*"))  # each is let go when it is read
+    steps = [update.step for update in updates if update.step is not None]
+    assert steps == sorted(steps)
+    assert {update.num_steps for update in updates if update.step is not None} == {4}
+
+
+def submit_beside(worker: Worker, gate: Gate, request: RunnerRequest) -> "Future[RunnerResult]":
+    """The outcome of a short request, while a long one is held back."""
+    outcome = submit(worker, request)
+    gate.steps.release(2)  # the next one may be of the long request
+    return outcome
 
 
 def test_a_long_clip_that_is_cancelled_while_it_waits_for_frames_leaves_at_once(
