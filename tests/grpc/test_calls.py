@@ -23,6 +23,7 @@ from foley.v1.foley_pb2 import (
     GenerateResponse,
     GetModelRequest,
     Result,
+    Sound,
 )
 from foley.v1.foley_pb2_grpc import FoleyServiceStub
 from runners.grpc import SERVICE
@@ -66,6 +67,7 @@ class Answer:
     stages: list[str] = field(default_factory=list)
     result: Result | None = None
     files: dict[int, bytes] = field(default_factory=dict)
+    sounds: list[Sound] = field(default_factory=list)
 
 
 def read(responses: Iterable[GenerateResponse]) -> Answer:
@@ -78,6 +80,9 @@ def read(responses: Iterable[GenerateResponse]) -> Answer:
             answer.stages.append(response.progress.stage)
         elif kind == "result":
             answer.result = response.result
+        elif kind == "sound":
+            assert answer.result is None  # while the rest is made
+            answer.sounds.append(response.sound)
         else:
             chunk = response.chunk
             answer.files[chunk.file_index] = answer.files.get(chunk.file_index, b"") + chunk.data

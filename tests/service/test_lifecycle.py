@@ -3,23 +3,28 @@
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import grpc
 import httpx
 import pytest
 
-from foley.v1.foley_pb2 import GetModelRequest
+from foley.client import FoleyClient, RemoteGeneration, RemotePiece
+from foley.v1.foley_pb2 import GenerateOptions, GenerateRequest, GetModelRequest
 from foley.v1.foley_pb2_grpc import FoleyServiceStub
-from tests.grpc.test_calls import messages, read, wait_for_refusal
+from tests.grpc.test_calls import read, wait_for_refusal
+from tests.http.test_generate import packets
 from tests.http.test_refusals import check
 from tests.patience import is_within, scale, slowdown, wait_for_exit, wait_until
 from tests.server import Server, draw_clip
 from tests.service.test_serving import ENDLESS, post
 
 TIMEOUT = "FOLEY_REQUEST_TIMEOUT_SECONDS"
+# Of two pieces.
+LONG: dict[str, Any] = {"prompt": "rain", "duration_seconds": 16, "num_inference_steps": 2}
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +90,10 @@ def test_sigterm_finishes_running_requests_and_refuses_new_ones(
             grpc.insecure_channel(server.grpc_address) as late_channel,
         ):
             FoleyServiceStub(late_channel).GetModel(GetModelRequest())  # connects it
-            calls = [pool.submit(post, server, short_clip, num_inference_steps=15) for _ in "ab"]
-            sent = messages(short_clip, num_inference_steps=15)
+            call = pool.submit(post, server, short_clip, num_inference_steps=45)
+            heard: list[RemotePiece] = []
+            long_call = pool.submit(generate_long, server, heard.append)
+            sent = iter([GenerateRequest(options=GenerateOptions(pieces=True, **LONG))])
             grpc_call = pool.submit(read, FoleyServiceStub(channel).Generate(sent))
             server.wait_for_num_requests(3)
             upload, rest = server.open_upload(short_clip, num_inference_steps=1)
@@ -102,15 +109,28 @@ def test_sigterm_finishes_running_requests_and_refuses_new_ones(
                 assert refused.headers["retry-after"] == "5"
                 assert wait_for_refusal(late_channel) is grpc.StatusCode.UNAVAILABLE
                 upload.sendall(rest)
-                answer = upload.recv(4096)
-                assert answer.startswith(b"HTTP/1.1 200"), server.log.read_text()
+                head = upload.recv(4096)
+                assert head.startswith(b"HTTP/1.1 200"), server.log.read_text()
             assert wait_for_exit(server.process) == 0
             assert is_within(time.monotonic() - started, 10)
-            assert [call.result().status_code for call in calls] == [200, 200]
-            assert grpc_call.result().files
+            assert call.result().status_code == 200
+            assert long_call.result().duration_seconds == 16
+            assert [piece.number for piece in heard] == [1, 2]
+            answer = grpc_call.result()
+            assert [piece.number for piece in answer.sounds] == [1, 2]
+            pieces, whole = (
+                b"".join(data for file in files for data, _ in packets(file, "audio"))
+                for files in ([piece.data for piece in answer.sounds], answer.files.values())
+            )
+            assert pieces == whole
     finally:
         server.stop()
     assert list(server.scratch.iterdir()) == []
+
+
+def generate_long(server: Server, on_sound: Callable[[RemotePiece], None]) -> RemoteGeneration:
+    with FoleyClient(str(server.client.base_url)) as client:
+        return client.generate(None, on_sound=on_sound, **LONG)
 
 
 def test_sigterm_while_the_model_loads_ends_the_server_with_status_0(tmp_path: Path) -> None:
