@@ -77,10 +77,13 @@ class BulkTask(BaseModel):
 
     Attributes:
         id: unique in its output; it stays the same from run to run.
-        clip: absolute path or s3:// address of the clip; None for a sound of the prompt alone.
+        clip: absolute path or s3:// address of the clip, or path of numbered pictures such as
+            /frames/%04d.png; None for a sound of the prompt alone.
         request: options of the generation.
         mix: how the sound is finished.
         trim: whether to cut a clip that is too long instead of refusing it.
+        start_seconds: where the used part of the clip begins.
+        frame_rate: of a zip of numbered pictures, or a pattern of their paths; None for videos.
         output: absolute path of the folder, or s3:// address of the prefix, of all results.
         names: of each variation's result and then of each layer, relative to `output`.
         replace: whether a result that exists is overwritten, as one of this row itself that was
@@ -94,6 +97,8 @@ class BulkTask(BaseModel):
     request: GenerationRequest
     mix: MixOptions = MixOptions()
     trim: bool = False
+    start_seconds: float = 0.0
+    frame_rate: float | None = None
     output: str
     names: tuple[str, ...]
     replace: bool = False
@@ -102,6 +107,9 @@ class BulkTask(BaseModel):
     def digest(self) -> str:
         """What tells whether a row is still the same: of its clip's path and its options."""
         about = self.model_dump(mode="json", exclude={"id", "output", "names", "replace"})
+        for name in ("start_seconds", "frame_rate"):  # unknown when the first records were written
+            if not about[name]:
+                del about[name]
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
 
 

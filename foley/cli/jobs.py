@@ -1,6 +1,7 @@
 """`foley jobs`: submit durable jobs to a service, watch them and fetch their files."""
 
 import contextlib
+import tempfile
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -10,7 +11,9 @@ from cyclopts import App, Parameter
 from rich.console import Console
 
 from foley.cli.options import ServerOptions, SoundOptions
+from foley.cli.plan import check_part_flags
 from foley.errors import ParameterError
+from foley.media.numbering import is_pattern, name_pictures, pack_pictures
 from foley.request import AudioFormat, Format
 
 if TYPE_CHECKING:
@@ -28,7 +31,12 @@ JobId = Annotated[str, Parameter(help="Id of the job.")]
 
 @app.command
 def submit(
-    clip: Annotated[Path | None, Parameter(help="Video file.")] = None,
+    clip: Annotated[
+        Path | None,
+        Parameter(
+            help="Video file, zip of numbered pictures, or their pattern such as frames/%04d.png."
+        ),
+    ] = None,
     *,
     sound: SoundOptions = SoundOptions(),  # noqa: B008 - it is frozen
     output_format: Annotated[
@@ -42,6 +50,13 @@ def submit(
     trim: Annotated[
         bool, Parameter(negative=(), help="Cut a clip that is too long instead of refusing it.")
     ] = False,
+    start_seconds: Annotated[
+        float,
+        Parameter(name="--start", help="Second of the clip at which the used part begins."),
+    ] = 0.0,
+    frame_rate: Annotated[
+        float | None, Parameter(help="Pictures per second of numbered pictures.")
+    ] = None,
     idempotency_key: Annotated[
         str | None,
         Parameter(help="The same request under the same key is the same job, such as an order."),
@@ -71,9 +86,14 @@ def submit(
         request["format"] = output_format
     if clip_url is not None:
         request["clip_url"] = clip_url
-    with open_client(server) as client:
+    check_part_flags(start_seconds, frame_rate)
+    if start_seconds:
+        request["start_seconds"] = start_seconds
+    if frame_rate is not None:
+        request["frame_rate"] = frame_rate
+    with open_client(server) as client, _pack(clip, frame_rate) as sent:
         job = client.jobs.submit(
-            clip,
+            sent,
             idempotency_key=idempotency_key,
             webhook_url=webhook_url,
             start_by=start_by,
@@ -136,6 +156,22 @@ def fetch(
         for path in client.jobs.fetch(job_id, output):
             print(path)
     return 0
+
+
+@contextlib.contextmanager
+def _pack(clip: Path | None, frame_rate: float | None) -> Iterator[Path | None]:
+    """Yield the file that is sent: the clip, or a zip of its numbered pictures."""
+    if clip is None or not is_pattern(clip):
+        yield clip
+        return
+    if frame_rate is None:
+        raise ParameterError(
+            f"--frame-rate: missing; the pictures {clip} have no rate of their own, such as 24"
+        )
+    with tempfile.TemporaryDirectory(prefix="foley-") as scratch:
+        packed = Path(scratch, f"{name_pictures(clip)}.zip")
+        pack_pictures(clip, packed)
+        yield packed
 
 
 @contextlib.contextmanager

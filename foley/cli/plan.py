@@ -13,6 +13,7 @@ from rich.console import Console
 from foley.cli.pipes import PIPE
 from foley.configs import DEFAULT_CLIP_SECONDS
 from foley.errors import OutputError, ParameterError, RequestError
+from foley.media.numbering import is_pattern, name_pictures
 from foley.mix import MixOptions, choose_stem_path
 from foley.quiet import silence_imports
 from foley.request import GenerationRequest, check_part
@@ -99,7 +100,7 @@ def plan_clips(
     """
     if len(clips) > 1:
         for clip in clips:
-            if not clip.exists() and not _is_pattern(clip):
+            if not clip.exists() and not is_pattern(clip):
                 raise ParameterError(
                     f"there is no file {clip}; check the path, or write -p {shlex.quote(str(clip))}"
                     " if it is the prompt"
@@ -149,19 +150,9 @@ def choose_default_output(clip: Path, folder: Path | None, number: int = 1) -> P
     suffix = clip.suffix.lower() if clip.suffix.lower() in VIDEO_SUFFIXES else ".mp4"
     ending = f"-{number}" if number > 1 else ""
     stem = clip.stem
-    if _is_pattern(clip):  # of numbered pictures: what is before the number, or else the folder
-        stem = clip.name.partition("%")[0].rstrip("._- ") or clip.absolute().parent.name
+    if is_pattern(clip):
+        stem = name_pictures(clip)
     return (folder or clip.parent) / f"{stem}.foley{ending}{suffix}"
-
-
-def _is_pattern(clip: Path) -> bool:
-    # Without `foley.media`, which takes a while to import, where the name tells enough.
-    if "%" not in clip.name:
-        return False
-    with silence_imports():
-        from foley.media.prepare import is_pattern
-
-    return is_pattern(clip)
 
 
 def add_mix(tasks: Sequence[ClipTask], mix: MixOptions) -> list[ClipTask]:
@@ -228,14 +219,11 @@ def prepare_clips(
     Raises:
         ParameterError: an option is out of bounds.
     """
-    try:
-        check_part(start_seconds, frame_rate)
-    except ParameterError as error:
-        raise _name_flags(error) from error
+    check_part_flags(start_seconds, frame_rate)
     has_options = bool(start_seconds) or frame_rate is not None
     prepared = []
     for number, task in enumerate(tasks):
-        if task.clip is None or not (has_options or _is_pattern(task.clip)):
+        if task.clip is None or not (has_options or is_pattern(task.clip)):
             prepared.append(task)
             continue
         with silence_imports():
@@ -255,6 +243,22 @@ def prepare_clips(
         else:
             prepared.append(replace(task, source=source))
     return prepared
+
+
+def check_part_flags(start_seconds: float, frame_rate: float | None) -> None:
+    """Check --start and --frame-rate.
+
+    Args:
+        start_seconds: where the used part of each clip begins.
+        frame_rate: of numbered pictures; None for videos.
+
+    Raises:
+        ParameterError: one is out of bounds.
+    """
+    try:
+        check_part(start_seconds, frame_rate)
+    except ParameterError as error:
+        raise _name_flags(error) from error
 
 
 def _name_flags(error: ParameterError) -> ParameterError:

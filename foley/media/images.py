@@ -28,6 +28,7 @@ from PIL import (
 )
 
 from foley.errors import ParameterError, VideoDecodeError, VideoTooCostlyError
+from foley.media.numbering import check_numbers, split_numbers
 from foley.media.stills import is_animated_webp, still_error
 
 FORMAT = "nut"  # of the stream, by FFmpeg's name
@@ -102,6 +103,19 @@ def set_frame_rate(source: Path, rate: Fraction) -> None:
         )
     with _open_zip(source, mode="a") as archive:
         archive.comment = f"frame_rate={rate.numerator}/{rate.denominator}".encode()
+
+
+def count_pictures(source: Path) -> int:
+    """Return the number of pictures in a zip.
+
+    Args:
+        source: the zip.
+
+    Raises:
+        VideoDecodeError: it is not a whole zip, or its pictures are not numbered without gaps.
+    """
+    with _open_zip(source) as archive:
+        return len(_list_pictures(archive, source.name))
 
 
 class PictureStream:
@@ -271,40 +285,6 @@ def _list_pictures(archive: zipfile.ZipFile, name: str) -> list[zipfile.ZipInfo]
     entries.sort(key=lambda entry: split_numbers(entry.filename))
     check_numbers([entry.filename for entry in entries])
     return entries
-
-
-def split_numbers(name: str) -> list[tuple[str, int]]:
-    """Return a key that sorts names by the numbers in them: frame2 before frame10.
-
-    Args:
-        name: of a file.
-    """
-    parts = re.split(r"(\d+)", name)
-    return [(parts[i], int(parts[i + 1][:18])) for i in range(0, len(parts) - 1, 2)] + [
-        (parts[-1], 0)
-    ]
-
-
-def check_numbers(names: list[str]) -> None:
-    """Check that no number is missing, since every later picture would come too early.
-
-    Args:
-        names: sorted by `split_numbers`. Names without numbers are not checked.
-
-    Raises:
-        VideoDecodeError: a number is missing.
-    """
-    last = [re.search(r"(\d+)\D*$", name) for name in names]
-    numbers = [int(found[1][:18]) for found in last if found]
-    if len(numbers) != len(names):
-        return
-    step = numbers[1] - numbers[0]
-    for before, after, name in zip(numbers, numbers[1:], names[1:], strict=False):
-        if after - before != step:
-            raise VideoDecodeError(
-                f"{name} follows number {before}, and the first pictures count by {step}; number "
-                "the pictures without gaps"
-            )
 
 
 def _make_reader(archive: zipfile.ZipFile, max_pixels: int) -> Callable[[zipfile.ZipInfo], bytes]:

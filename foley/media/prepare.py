@@ -1,28 +1,16 @@
 """From what a caller names to the clip that is sounded: packed pictures, a frame rate, a part."""
 
-import re
 import shutil
-import zipfile
 from fractions import Fraction
 from pathlib import Path
 
-from foley.atomic import atomic_path
 from foley.errors import OutputError, ParameterError, VideoDecodeError
 from foley.media.cut import cut_clip
-from foley.media.images import check_numbers, set_frame_rate, split_numbers
+from foley.media.images import set_frame_rate
+from foley.media.numbering import is_pattern, pack_pictures
 from foley.media.source import MediaLimits
 
-_NUMBER = re.compile(r"%(0?\d*)d")
 _NTSC_TOLERANCE = 0.005
-
-
-def is_pattern(path: Path) -> bool:
-    """Whether a path names numbered pictures, such as frames/%04d.png, and no file.
-
-    Args:
-        path: as a caller wrote it.
-    """
-    return bool(_NUMBER.search(path.name)) and not path.exists()
 
 
 def prepare_clip(
@@ -54,7 +42,7 @@ def prepare_clip(
             raise ParameterError(
                 f"frame_rate: missing; the pictures {source} have no rate of their own, such as 24"
             )
-        _pack(source, destination)
+        pack_pictures(source, destination)
         set_frame_rate(destination, to_fraction(frame_rate))
         source = destination
     elif frame_rate is not None:
@@ -77,36 +65,6 @@ def to_fraction(frame_rate: float) -> Fraction:
     if frame_rate != round(frame_rate) and abs(frame_rate - slower) < _NTSC_TOLERANCE:
         return slower
     return Fraction(frame_rate).limit_denominator(1001)
-
-
-def _pack(pattern: Path, destination: Path) -> None:
-    """Write the pictures of a pattern into a zip, without compression."""
-    match = _NUMBER.search(pattern.name)
-    assert match is not None
-    digits = match[1].lstrip("0")
-    number = rf"\d{{{digits},}}" if match[1].startswith("0") and digits else r"\d+"
-    before, after = re.escape(pattern.name[: match.start()]), re.escape(pattern.name[match.end() :])
-    wanted = re.compile(before + number + after)
-    folder = pattern.parent
-    names = (
-        [p.name for p in folder.iterdir() if wanted.fullmatch(p.name)] if folder.is_dir() else []
-    )
-    if not names:
-        raise VideoDecodeError(
-            f"no file is named {pattern}, with a number in place of {match[0]}; check the path"
-        )
-    names.sort(key=split_numbers)
-    if len(names) > 1:
-        check_numbers(names)
-    try:
-        with atomic_path(destination) as partial, zipfile.ZipFile(partial, "w") as archive:
-            for name in names:
-                archive.write(folder / name, name)
-    except OSError as error:
-        raise OutputError(
-            f"the pictures {pattern} cannot be packed into {destination.parent} "
-            f"({error.strerror}); make room there, or set TMPDIR to another folder"
-        ) from error
 
 
 def _copy(source: Path, destination: Path) -> None:

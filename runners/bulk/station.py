@@ -15,8 +15,9 @@ import structlog
 
 from foley.bulk import BulkOutcome, BulkReady, BulkStart, BulkTask, name_record
 from foley.errors import FoleyError, ModelFailedError, OutputError, ServerError, StorageFullError
+from foley.media.numbering import is_pattern, pack_pictures
 from foley.request import Format
-from foley.storage import fetch_clip, open_storage
+from foley.storage import fetch_clip, is_remote, open_storage
 from runners.handoff import CLIP, MAX_FRAMES_BYTES
 from runners.jobs.deadline import Deadline
 from runners.jobs.job import GenerationJob, GenerationOptions
@@ -135,14 +136,19 @@ class Station:
     async def _run_in(self, folder: Path, task: BulkTask) -> BulkOutcome:
         began = time.monotonic()
         if task.clip is not None:
-            await asyncio.to_thread(fetch_clip, task.clip, folder / CLIP)
+            await asyncio.to_thread(_fetch, task.clip, folder / CLIP)
         job = GenerationJob(
             owner="",
             caller="",
             request_id=folder.name,
             folder=folder,
             options=GenerationOptions(
-                **task.request.model_dump(), **task.mix.changed(), trim=task.trim, priority="bulk"
+                **task.request.model_dump(),
+                **task.mix.changed(),
+                trim=task.trim,
+                start_seconds=task.start_seconds,
+                frame_rate=task.frame_rate,
+                priority="bulk",
             ),
             format=cast("Format", Path(task.names[0]).suffix[1:].lower()),
         )
@@ -166,6 +172,14 @@ class Station:
         )
         await asyncio.to_thread(publish, task, outcome, [file.path for file in files])
         return outcome
+
+
+def _fetch(clip: str, destination: Path) -> None:
+    """Copy a clip of a row, or pack its numbered pictures."""
+    if not is_remote(clip) and is_pattern(Path(clip)):
+        pack_pictures(Path(clip), destination)
+    else:
+        fetch_clip(clip, destination)
 
 
 def publish(task: BulkTask, outcome: BulkOutcome, sources: list[Path]) -> None:

@@ -32,6 +32,7 @@ from foley.media.inspection import inspect_file
 from foley.mix import MixOptions
 from foley.request import GenerationRequest
 from foley.storage import Folder, open_storage
+from tests.media.test_images import draw_picture as draw_numbered
 from tests.patience import scale
 from tests.s3 import serve_bucket
 from tests.server import ROOT, draw_clip
@@ -47,13 +48,28 @@ TABLE = [
 
 
 def read(
-    source: Path | str, prompt: str = "", file_format: str | None = None, output: str = "/out"
+    source: Path | str,
+    prompt: str = "",
+    file_format: str | None = None,
+    output: str = "/out",
+    start_seconds: float = 0.0,
+    frame_rate: float | None = None,
 ) -> tuple[list[BulkTask], list[BadRow], str]:
     """The tasks and the refused rows of a source, and what was printed."""
     printed = io.StringIO()
-    rows = read_source(str(source), output, list_fields(prompt), Console(file=printed, width=200))
-    request = GenerationRequest.parse(prompt=prompt)
-    defaults = Defaults(request, MixOptions(), trim=False, format=file_format, output=output)
+    console = Console(file=printed, width=200)
+    rows = read_source(
+        str(source), output, list_fields(prompt), console, with_zips=frame_rate is not None
+    )
+    defaults = Defaults(
+        GenerationRequest.parse(prompt=prompt),
+        MixOptions(),
+        trim=False,
+        format=file_format,
+        output=output,
+        start_seconds=start_seconds,
+        frame_rate=frame_rate,
+    )
     return *make_tasks(rows, defaults), printed.getvalue()
 
 
@@ -106,6 +122,49 @@ def test_a_folder_s_clips_keep_their_place_and_results_are_no_clips(tmp_path: Pa
         read(tmp_path, output=str(tmp_path))
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_a_row_says_which_part_and_which_rate(tmp_path: Path, suffix: str) -> None:
+    rows: list[dict[str, Any]] = [
+        {"clip": "a/one.mp4", "start_seconds": 1.5},
+        {"clip": "a/shots.zip", "frame_rate": 23.976},
+        {"clip": "a/frames/%04d.png"},
+        {"clip": "a/frames/walk_%d.png", "start_seconds": 0.0, "frame_rate": 12.0},
+        {"duration_seconds": 1.0, "prompt": "x"},
+    ]
+    table = write_table(tmp_path, suffix, rows)
+    tasks, bad, _ = read(table, "a {name}", start_seconds=7, frame_rate=25)
+    assert not bad
+    assert [(task.start_seconds, task.frame_rate) for task in tasks] == [
+        (1.5, None),  # the command's rate is for pictures
+        (7, 23.976),
+        (7, 25),
+        (0, 12),
+        (0, None),
+    ]
+    assert [task.names[0] for task in tasks] == [
+        *("a/one.foley.mp4", "a/shots.foley.mp4", "a/frames/frames.foley.mp4"),
+        *("a/frames/walk.foley.mp4", "sound-1.wav"),
+    ]
+    assert tasks[3].request.prompt == "a walk"
+    # Records of runs before there were these options hold.
+    assert BulkTask(**tasks[4].model_dump(exclude={"start_seconds"})).digest == tasks[4].digest
+    assert tasks[0].digest != tasks[0].model_copy(update={"start_seconds": 1.6}).digest
+
+
+def test_zips_in_a_folder_are_clips_with_a_rate(tmp_path: Path) -> None:
+    for name in ("one.mp4", "two.ZIP"):
+        (tmp_path / name).touch()
+    tasks, _, _ = read(tmp_path, frame_rate=30)
+    assert [(task.names, task.frame_rate) for task in tasks] == [
+        (("one.foley.mp4",), None),
+        (("two.foley.mp4",), 30),
+    ]
+    alone, _, _ = read(tmp_path)
+    assert len(alone) == 1
+    (pictures,), _, _ = read(tmp_path / "shot_%03d.png", frame_rate=30)
+    assert (pictures.names, pictures.frame_rate) == (("shot.foley.mp4",), 30)
+
+
 def test_the_second_result_of_a_clip_is_numbered(tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [
         {"clip": "one.mp4"},
@@ -129,6 +188,15 @@ def test_the_second_result_of_a_clip_is_numbered(tmp_path: Path) -> None:
         ({"clip": "one.mp4", "output": ".foley-bulk/x.mp4"}, "is where records are kept"),
         ({"clip": "one.mp4", "output": "x.avi"}, "ends in none of"),
         ({"prompt": "rain"}, "clip is empty"),
+        ({"clip": "one.mp4", "start_seconds": -1}, "start_seconds: must be from 0 to 86400"),
+        ({"clip": "one.mp4", "start_seconds": "soon"}, "start_seconds: must be a number, got 'soo"),
+        ({"clip": "one.mp4", "start_seconds": True}, "start_seconds: must be a number, got True"),
+        ({"clip": "one.mp4", "start_seconds": "nan"}, "start_seconds: must be from 0"),
+        ({"clip": "one.zip", "frame_rate": 0}, "frame_rate: must be from 1 to 240, got 0"),
+        (
+            {"duration_seconds": 2, "prompt": "x", "start_seconds": 1},
+            "start_seconds: is of a clip, and the row has none",
+        ),
         ({"clip": "one.mp4", "duration_seconds": 2, "prompt": "x"}, "length of a sound without"),
         ({"duration_seconds": 2, "prompt": "x", "output": "x.mp4"}, "is a video"),
         ({"duration_seconds": 2, "prompt": "x", "original_sound": "mix"}, "there is no clip"),
@@ -289,27 +357,32 @@ def test_a_run_is_reported_and_the_next_one_makes_nothing_twice(
     (clips / "dog").mkdir(parents=True)
     draw_clip(clips / "dog" / "one.mp4")
     (clips / "bad.mp4").write_bytes(b"not a video")
+    for number in range(10):
+        (clips / f"{number:02}.png").write_bytes(draw_numbered(number))
     rows: list[dict[str, Any]] = [
         {"clip": "dog/one.mp4", "seed": 7, "loudness_lufs": -30},
         {"clip": "bad.mp4"},
         {"duration_seconds": 0.5, "prompt": "rain", "num_variations": 2, "seed": 4},
         {"clip": "dog/one.mp4", "seed": -7},
         {"duration_seconds": 0.5, "layers": LAYERS},
+        {"clip": "dog/one.mp4", "start_seconds": 0.6, "output": "part.wav"},
+        {"clip": "%02d.png", "frame_rate": 10},
     ]
     table = write_table(clips, ".jsonl", rows)
     command = (table, output, "-p", "steps of a {folder}", "--steps", 1, "--guidance-scale", 1)
     code, printed = run_command(monkeypatch, capfd, *command, "--dry-run")
     assert code == 1
-    assert "5 rows, 4 to make, 1 refused\n" in printed
-    assert "about 2 s of sound" in printed
+    assert "7 rows, 6 to make, 1 refused\n" in printed
+    assert "about 4 s of sound" in printed
     assert not output.exists()
 
     code, printed = run_command(monkeypatch, capfd, *command)
     assert code == 1
-    assert "3 rows done, 2 failed: 2.50 s of sound" in printed
+    assert "5 rows done, 2 failed: 3.90 s of sound" in printed
     lines = read_report(output)
     states = [line["state"] for line in lines]
-    assert states == ["done", "failed", *["done"] * 5, "failed"]
+    assert states == ["done", "failed", *["done"] * 7, "failed"]
+    assert [float(line["duration_seconds"]) for line in lines[-3:-1]] == [0.4, 1.0]
     assert [line["seed"] for line in lines][:4] == ["7", "", "4", "5"]
     assert [(line["layer"], line["seed"]) for line in lines][5] == ("1", "5")
     assert lines[1]["error_code"] == "video_unreadable"
@@ -317,7 +390,9 @@ def test_a_run_is_reported_and_the_next_one_makes_nothing_twice(
     assert float(lines[0]["integrated_lufs"]) == pytest.approx(-30, abs=0.2)
     made = {line["path"]: os.stat(line["path"]).st_mtime_ns for line in lines if line["path"]}
     assert sorted(Path(path).relative_to(output).as_posix() for path in made) == [
+        "clips.foley.mp4",
         "dog/one.foley.mp4",
+        "part.wav",
         "sound-1-1.wav",
         "sound-1-2.wav",
         "sound-2-layer-1.wav",
@@ -333,7 +408,7 @@ def test_a_run_is_reported_and_the_next_one_makes_nothing_twice(
     # Everything is done or has failed, so no model is loaded.
     code, printed = run_command(monkeypatch, capfd, *command)
     assert code == 1
-    assert "5 rows, 0 to make, 3 done, 1 failed earlier (--retry-failed), 1 refused\n" in printed
+    assert "7 rows, 0 to make, 5 done, 1 failed earlier (--retry-failed), 1 refused\n" in printed
     assert {path: os.stat(path).st_mtime_ns for path in made} == made
     assert read_report(output) == lines
     assert not list(output.rglob("*.partial"))

@@ -21,6 +21,7 @@ from foley.errors import (
 )
 from tests.durable.receiver import SECRET, receive_webhooks
 from tests.media.clips import list_packets
+from tests.media.test_images import draw_picture
 from tests.patience import wait_until
 from tests.server import ENDLESS, Server
 
@@ -186,6 +187,27 @@ def test_the_command_submits_and_fetches(
     assert run(capfd, monkeypatch, "list", "--offset", "100000", *there) == ""
 
 
+def test_the_command_sends_numbered_pictures_and_names_a_part(
+    server: Server,
+    client: FoleyClient,
+    short_clip: bytes,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "clip.mp4").write_bytes(short_clip)
+    for number in range(10):
+        (tmp_path / f"{number:02}.png").write_bytes(draw_picture(number))
+    common = ("--format", "wav", "--steps", "1", "--server", str(server.client.base_url))
+    part = (str(tmp_path / "clip.mp4"), "--start", "0.2")
+    pictures = (str(tmp_path / "%02d.png"), "--frame-rate", "10")
+    for words, seconds in ((part, 0.8), (pictures, 1.0)):
+        job_id = run(capfd, monkeypatch, "submit", *words, *common)
+        (*_, last) = client.jobs.watch(job_id)
+        assert last.result is not None
+        assert last.result.duration_seconds == pytest.approx(seconds)
+
+
 def test_the_command_checks_and_resends_a_webhook(
     server: Server,
     client: FoleyClient,
@@ -229,6 +251,8 @@ def test_the_command_checks_and_resends_a_webhook(
             2,
             "output: s3://one/b lies in no bucket",
         ),
+        (["submit", "%02d.png", "--server", "URL"], 2, "--frame-rate: missing; the pictures"),
+        (["submit", "x.mp4", "--start", "-1", "--server", "URL"], 2, "--start: must be from 0 to"),
     ],
 )
 def test_the_command_says_what_is_wrong(

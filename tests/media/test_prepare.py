@@ -7,7 +7,8 @@ import pytest
 
 from foley.errors import FoleyError, ParameterError, VideoDecodeError
 from foley.media.decode import decode_frames
-from foley.media.prepare import is_pattern, prepare_clip, to_fraction
+from foley.media.numbering import is_pattern
+from foley.media.prepare import prepare_clip, to_fraction
 from tests.media.clips import numbers, write_clip
 from tests.media.test_images import draw_picture, number_files, write_zip
 

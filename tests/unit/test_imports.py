@@ -166,6 +166,7 @@ ALLOWED: dict[str, set[str]] = {
     "runners.bulk/": BASE
     | {
         "foley.bulk",
+        "foley.media/",
         "foley.storage",
         "runners.handoff",
         "runners.jobs/",

@@ -27,6 +27,7 @@ from foley.cli.bulk.rows import BadRow, Defaults, list_fields, make_tasks
 from foley.cli.bulk.sources import read_source
 from foley.cli.bulk.station import StationProcess
 from foley.cli.options import MarkFlags, MixFlags, ModelOptions, SoundOptions
+from foley.cli.plan import check_part_flags
 from foley.errors import ConfigError, ParameterError
 from foley.hardware.doctor import refuse_unfit
 from foley.quiet import silence_imports
@@ -41,9 +42,10 @@ def bulk(
     source: Annotated[
         str,
         Parameter(
-            help="Folder of clips, pattern such as 'clips/*.mp4', table (.csv .jsonl .parquet), or "
-            "s3:// address of a prefix or a table. A row of a table is a clip with any option of a "
-            "request; lists such as cues are JSON."
+            help="Folder of clips, pattern such as 'clips/*.mp4', numbered pictures such as "
+            "frames/%04d.png, table (.csv .jsonl .parquet), or s3:// address of a prefix or a "
+            "table. A row of a table is a clip with any option of a request; lists such as cues "
+            "are JSON."
         ),
     ],
     output: Annotated[str, Parameter(help="Folder or s3:// prefix of the results.")],
@@ -57,8 +59,23 @@ def bulk(
         ),
     ] = None,
     trim: Annotated[
-        bool, Parameter(negative=(), help="Cut clips over 15 s instead of refusing them.")
+        bool,
+        Parameter(
+            negative=(),
+            help="Cut clips that are longer than FOLEY_MAX_CLIP_SECONDS instead of refusing them.",
+        ),
     ] = False,
+    start_seconds: Annotated[
+        float,
+        Parameter(name="--start", help="Second of each clip at which the used part begins."),
+    ] = 0.0,
+    frame_rate: Annotated[
+        float | None,
+        Parameter(
+            help="Pictures per second of numbered pictures: frames/%04d.png, or zips of them. "
+            "Zips in a folder are clips if it is given."
+        ),
+    ] = None,
     retry_failed: Annotated[
         bool, Parameter(negative=(), help="Work again on rows that failed in an earlier run.")
     ] = False,
@@ -112,10 +129,20 @@ def bulk(
     console = Console(stderr=True, quiet=quiet, highlight=False, markup=False, soft_wrap=True)
     output = output.rstrip("/") if is_remote(output) else str(Path(output).absolute())
     request = sound.parse()
-    rows = read_source(source, output, list_fields(request.prompt), console)
-    tasks, bad = make_tasks(
-        rows, Defaults(request, mix.parse(), trim=trim, format=file_format, output=output)
+    check_part_flags(start_seconds, frame_rate)
+    rows = read_source(
+        source, output, list_fields(request.prompt), console, with_zips=frame_rate is not None
     )
+    defaults = Defaults(
+        request,
+        mix.parse(),
+        trim=trim,
+        format=file_format,
+        output=output,
+        start_seconds=start_seconds,
+        frame_rate=frame_rate,
+    )
+    tasks, bad = make_tasks(rows, defaults)
     storage = open_storage(output)
     if dry_run:
         plan = plan_rows(tasks, storage, output, retry_failed=retry_failed)

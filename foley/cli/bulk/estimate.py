@@ -3,12 +3,14 @@
 import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from zipfile import is_zipfile
 
 from rich.console import Console
 
 from foley.bulk import BulkOutcome, BulkTask
 from foley.configs import MAX_CLIP_SECONDS
 from foley.errors import VideoError
+from foley.media.numbering import is_pattern, list_pictures
 from foley.quiet import silence_imports
 from foley.request import AUDIO_FORMATS
 from foley.storage import is_remote
@@ -56,18 +58,30 @@ def _measure(task: BulkTask) -> tuple[float, float] | None:
     elif is_remote(task.clip):
         return None
     else:
-        with silence_imports():
-            from foley.media.decode import probe
-
         try:
-            stated = probe(Path(task.clip)).duration_seconds
-            clip_bytes = Path(task.clip).stat().st_size
+            stated, clip_bytes = _measure_clip(Path(task.clip), task.frame_rate)
         except (VideoError, OSError):
             return 0.0, 0.0  # it will fail
-        seconds = min(stated or MAX_CLIP_SECONDS, MAX_CLIP_SECONDS)
+        seconds = max(0.0, min((stated or MAX_CLIP_SECONDS) - task.start_seconds, MAX_CLIP_SECONDS))
     if is_audio:
         return variations * seconds, variations * seconds * WAV_BYTES_A_SECOND
     return variations * seconds, variations * (clip_bytes + seconds * AAC_BYTES_A_SECOND)
+
+
+def _measure_clip(clip: Path, frame_rate: float | None) -> tuple[float | None, int]:
+    """Return the length that a clip states, if it does, and its bytes."""
+    with silence_imports():
+        from foley.media.decode import probe
+        from foley.media.images import count_pictures
+
+    if is_pattern(clip):
+        pictures = list_pictures(clip)
+        sizes = [picture.stat().st_size for picture in pictures]
+        return len(pictures) / frame_rate if frame_rate else None, sum(sizes)
+    num_bytes = clip.stat().st_size
+    if frame_rate and is_zipfile(clip):
+        return count_pictures(clip) / frame_rate, num_bytes
+    return probe(clip).duration_seconds, num_bytes
 
 
 def _measure_rate(finished: Iterable[BulkOutcome]) -> float | None:

@@ -11,12 +11,14 @@ from typing import Any
 from foley.bulk import BulkTask
 from foley.cli.plan import SUFFIXES, VIDEO_SUFFIXES
 from foley.errors import ParameterError
+from foley.media.numbering import is_pattern
 from foley.mix import MixOptions, choose_stem_path
-from foley.request import AUDIO_FORMATS, GenerationRequest
+from foley.request import AUDIO_FORMATS, GenerationRequest, check_part
 from foley.storage import is_remote
 
 _TEXTS = ("prompt", "negative_prompt")
-OPTIONS = (*GenerationRequest.model_fields, *MixOptions.model_fields, "trim")
+_PART = ("start_seconds", "frame_rate")
+OPTIONS = (*GenerationRequest.model_fields, *MixOptions.model_fields, "trim", *_PART)
 COLUMNS = ("clip", "output", *OPTIONS)
 _TRUE, _FALSE = ("true", "yes", "1"), ("false", "no", "0")
 
@@ -60,6 +62,8 @@ class Defaults:
         request: options of the generation; its prompt is a template.
         mix: how sounds are finished.
         trim: whether to cut clips that are too long.
+        start_seconds: where the used part of each clip begins.
+        frame_rate: of numbered pictures; other clips have their own.
         format: of results, without a dot; None for the clip's own container, or wav without one.
         output: absolute path of the folder, or s3:// address, of all results.
     """
@@ -69,6 +73,8 @@ class Defaults:
     trim: bool
     format: str | None
     output: str
+    start_seconds: float = 0.0
+    frame_rate: float | None = None
 
 
 def list_fields(template: str) -> list[str]:
@@ -165,6 +171,8 @@ def _make_task(row: SourceRow, defaults: Defaults) -> BulkTask:
     options = {key: _read_value(key, values[key]) for key in OPTIONS if key in values}
     trim = _read_flag(options.pop("trim", defaults.trim))
     mix = {key: options.pop(key) for key in MixOptions.model_fields if key in options}
+    part = {key: _read_number(key, options.pop(key)) for key in _PART if key in options}
+    start_seconds, frame_rate = _choose_part(row.clip, part, defaults)
     request = defaults.request.model_dump()
     # A prompt of the row's own, or of its layers, takes the place of the command's.
     has_prompt = "prompt" in options or bool(options.get("layers"))
@@ -205,6 +213,8 @@ def _make_task(row: SourceRow, defaults: Defaults) -> BulkTask:
         request=parsed,
         mix=finished,
         trim=trim,
+        start_seconds=start_seconds,
+        frame_rate=frame_rate,
         output=defaults.output,
         names=_list_names(name, parsed),
     )
@@ -225,6 +235,34 @@ def _read_flag(value: Any) -> bool:
     if word not in _TRUE + _FALSE:
         raise ParameterError(f"trim: must be true or false, got {value!r}")
     return word in _TRUE
+
+
+def _read_number(key: str, value: Any) -> float:
+    try:
+        return float(str(value))  # of a boolean this is none
+    except ValueError as error:
+        raise ParameterError(f"{key}: must be a number, got {value!r}") from error
+
+
+def _choose_part(
+    clip: str | None, part: Mapping[str, float], defaults: Defaults
+) -> tuple[float, float | None]:
+    """Return the start and the frame rate of a row, given what it says of them itself."""
+    for name, value in part.items():
+        if clip is None and value:
+            raise ParameterError(f"{name}: is of a clip, and the row has none; leave it out")
+    if clip is None:
+        return 0.0, None
+    start_seconds = part.get("start_seconds", defaults.start_seconds)
+    # The command's rate is for pictures only, which may lie beside videos.
+    default_rate = defaults.frame_rate if _is_of_pictures(clip) else None
+    frame_rate = part.get("frame_rate", default_rate)
+    check_part(start_seconds, frame_rate)
+    return start_seconds, frame_rate
+
+
+def _is_of_pictures(clip: str) -> bool:
+    return clip.lower().endswith(".zip") or (not is_remote(clip) and is_pattern(Path(clip)))
 
 
 def _choose_name(row: SourceRow, defaults: Defaults) -> str:

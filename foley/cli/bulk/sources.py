@@ -15,6 +15,7 @@ from rich.console import Console
 from foley.cli.bulk.rows import COLUMNS, SourceRow
 from foley.cli.table import normalise_column, read_rows
 from foley.errors import ConfigError, ParameterError
+from foley.media.numbering import is_pattern, name_pictures
 from foley.storage import is_remote, open_storage
 
 CLIP_SUFFIXES = (
@@ -26,15 +27,18 @@ TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 NAME, PARENT = "name", "folder"
 
 
-def read_source(source: str, output: str, fields: list[str], console: Console) -> list[SourceRow]:
+def read_source(
+    source: str, output: str, fields: list[str], console: Console, *, with_zips: bool = False
+) -> list[SourceRow]:
     """Return the rows of a source, in an order that stays the same.
 
     Args:
-        source: path of a folder or of a table, a pattern such as `clips/*.mp4`, or the s3://
-            address of a prefix or of a table.
+        source: path of a folder or of a table, a pattern such as `clips/*.mp4`, numbered pictures
+            such as `frames/%04d.png`, or the s3:// address of a prefix or of a table.
         output: of the results, whose files are no clips.
         fields: columns that the template of the prompt names.
         console: receives a line about columns that are left out.
+        with_zips: whether zips in a folder are clips: numbered pictures.
 
     Raises:
         ParameterError: there is no such source, it has no row, or a column is unknown or missing.
@@ -44,12 +48,12 @@ def read_source(source: str, output: str, fields: list[str], console: Console) -
     if suffix in TABLE_SUFFIXES and not Path(source).is_dir():
         return _read_table(source, suffix, fields, console)
     if is_remote(source):
-        rows = _read_prefix(source, output)
+        rows = _read_prefix(source, output, with_zips)
     elif Path(source).is_dir():
-        rows = _read_folder(Path(source), output)
+        rows = _read_folder(Path(source), output, with_zips)
     elif glob.has_magic(source):
         rows = _read_pattern(source, output)
-    elif Path(source).is_file():
+    elif Path(source).is_file() or is_pattern(Path(source)):
         rows = [_make_file_row(Path(source), Path(source).name)]
     else:
         raise ParameterError(
@@ -64,13 +68,13 @@ def read_source(source: str, output: str, fields: list[str], console: Console) -
     return rows
 
 
-def _read_folder(folder: Path, output: str) -> list[SourceRow]:
+def _read_folder(folder: Path, output: str, with_zips: bool) -> list[SourceRow]:
     if not is_remote(output) and folder.resolve() == Path(output).resolve():
         raise ParameterError(f"{folder} is the source and the output; name another folder")
     return [
         _make_file_row(folder / name, name)
         for name in open_storage(str(folder)).list_sizes()
-        if _is_clip(name) and not _is_below(folder / name, output)
+        if _is_clip(name, with_zips) and not _is_below(folder / name, output)
     ]
 
 
@@ -86,7 +90,7 @@ def _read_pattern(pattern: str, output: str) -> list[SourceRow]:
     ]
 
 
-def _read_prefix(source: str, output: str) -> list[SourceRow]:
+def _read_prefix(source: str, output: str, with_zips: bool) -> list[SourceRow]:
     source = source.rstrip("/")
     inside = output.removeprefix(source + "/") if output.startswith(source + "/") else None
     if source == output:
@@ -94,14 +98,15 @@ def _read_prefix(source: str, output: str) -> list[SourceRow]:
     return [
         _make_row(f"{source}/{name}", f"{source}/{name}", name, {})
         for name in sorted(open_storage(source).list_sizes())
-        if _is_clip(name) and not (inside and name.startswith(inside.rstrip("/") + "/"))
+        if _is_clip(name, with_zips) and not (inside and name.startswith(inside.rstrip("/") + "/"))
     ]
 
 
-def _is_clip(name: str) -> bool:
+def _is_clip(name: str, with_zips: bool) -> bool:
     path = PurePosixPath(name)
     hidden = any(part.startswith(".") for part in path.parts)
-    return path.suffix.lower() in CLIP_SUFFIXES and not hidden
+    suffixes = (*CLIP_SUFFIXES, ".zip") if with_zips else CLIP_SUFFIXES
+    return path.suffix.lower() in suffixes and not hidden
 
 
 def _is_below(path: Path, output: str) -> bool:
@@ -114,8 +119,12 @@ def _make_file_row(path: Path, name: str) -> SourceRow:
 
 def _make_row(place: str, clip: str, name: str, values: Mapping[str, Any]) -> SourceRow:
     path = PurePosixPath(name)
-    about = {NAME: path.stem, PARENT: PurePosixPath(clip).parent.name}
-    return SourceRow(place, {**about, **values}, clip, str(path.with_suffix("")))
+    if not is_remote(clip) and is_pattern(Path(clip)):
+        path = path.with_name(name_pictures(Path(clip)))
+    else:
+        path = path.with_suffix("")
+    about = {NAME: path.name, PARENT: PurePosixPath(clip).parent.name}
+    return SourceRow(place, {**about, **values}, clip, str(path))
 
 
 def _read_table(source: str, suffix: str, fields: list[str], console: Console) -> list[SourceRow]:
