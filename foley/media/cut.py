@@ -20,7 +20,15 @@ from foley.atomic import atomic_path
 from foley.errors import ParameterError
 from foley.media.clock import seconds_of
 from foley.media.containers import takes
-from foley.media.metadata import add_subtitles, copy_stream_tags, copy_tags, read_subtitles
+from foley.media.metadata import (
+    LEFT_OUT_BEFORE,
+    add_subtitles,
+    copy_chapters,
+    copy_stream_tags,
+    copy_tags,
+    list_left_streams,
+    read_subtitles,
+)
 from foley.media.original import list_codecs
 from foley.media.packets import complete_timestamps, cut_packets
 from foley.media.picture import (
@@ -48,8 +56,8 @@ def cut_clip(
 
     The packets are copied from the key frame before that time on. In mp4 and mov an edit list hides
     what is before it. A picture that neither takes is written to mkv, which has no edit list and so
-    begins with that key frame. Subtitles that mp4 and mov do not take are left out, as are
-    chapters.
+    begins with that key frame. Subtitles that mp4 and mov do not take are left out, as are streams
+    of data; the notice about a result that is made of the part names them.
 
     Args:
         source: the clip.
@@ -79,10 +87,11 @@ def cut_clip(
                 str(partial_path),
                 "w",
                 format=FFMPEG_FORMAT[name],
-                options=list_options(name, reader),
+                options=_keep_all_tags(list_options(name, reader)),
             )
         )
         copy_tags(reader, writer)
+        copy_chapters(reader, writer, stop_seconds, start_seconds)
         copy = add_picture(writer, picture, plan.tag)
         copy_stream_tags(picture, copy)
         _move_timecode(reader, picture, writer, copy, start_seconds)
@@ -101,6 +110,11 @@ def cut_clip(
                 parts.append(_read_sound(container, stream, start_seconds, stop_seconds))
                 streams.append((stream, _add_sound(stream, writer)))
         subtitles = add_subtitles(reader, writer, FFMPEG_FORMAT[name])
+        left_out = list_left_streams(reader, subtitles)
+        if name == "mkv" and (picture.sample_aspect_ratio or 1) != 1:
+            left_out.append(f"the shape of the pixels, {picture.sample_aspect_ratio}")
+        if left_out:
+            writer.metadata[LEFT_OUT_BEFORE] = ", ".join(left_out)
         writer.start_encoding()
         texts = read_subtitles(source, subtitles, packets_only, stop_seconds)
         parts.append(_drop_before(texts, start_seconds))
@@ -120,6 +134,13 @@ def cut_clip(
                 f"start_seconds: is {start_seconds:g}, and the clip shows nothing from there on; "
                 "name an earlier time"
             )
+
+
+def _keep_all_tags(options: dict[str, str]) -> dict[str, str]:
+    """The options of a container with which it keeps tags of any name."""
+    if "movflags" not in options:
+        return options
+    return {**options, "movflags": options["movflags"] + "+use_metadata_tags"}
 
 
 def _begin_at_key_frame(packets: Iterable[Packet[Any]], start: float) -> Iterator[Packet[Any]]:

@@ -51,7 +51,12 @@ from foley.media.source import (
     check_pixels,
     open_video,
 )
-from foley.media.timeline import clock_start, demux_video, has_presentation_times
+from foley.media.timeline import (
+    clock_start,
+    demux_video,
+    has_presentation_times,
+    has_running_clock,
+)
 from foley.types import ClipFacts, FramePiece, VideoFrames, count_visual
 
 # Every thread of a decoder keeps a few more frames, and four threads are faster than the scaling.
@@ -247,7 +252,7 @@ def _decode(
         pickers = [FramePicker(fps, exact=exact_clock) for fps in (VISUAL_FPS, SYNC_FPS)]
         scaler = _Scaler(*sizes, limits, *pickers)
         times = FrameTimes(stream.time_base or Fraction(1, SYNC_FPS), _frame_rate(stream))
-        trimmed = False
+        trimmed = is_checked = False
         for frame, pts, duration in time_frames(container, stream, limits):
             seconds = times.seconds(pts, duration)
             check_cpu(seconds, limits)
@@ -258,8 +263,9 @@ def _decode(
             if seconds >= 0:
                 for _ in scaler.add(frame, seconds):
                     while in_pieces and (piece := scaler.take(expected_seconds)) is not None:
-                        if not trim and stated_seconds is not None:
-                            _check_stated_length(stated_seconds, limits)
+                        if not trim and not is_checked:
+                            _check_stated_length(container, stream, limits)
+                        is_checked = True
                         yield piece
         held = not trimmed and times.held_seconds > _LONG_HOLD_SECONDS
         if held and scaler.num_sync:
@@ -282,10 +288,23 @@ def _decode(
     yield _finish_frames(scaler, source_seconds, limits, trimmed, whole_segments)
 
 
-def _check_stated_length(seconds: float, limits: MediaLimits) -> None:
+def _check_stated_length(
+    container: InputContainer, stream: VideoStream, limits: MediaLimits
+) -> None:
+    seconds = _stated_seconds(container, stream)
     # Some containers state a little more than they show.
-    if seconds > limits.max_seconds + 1:
-        raise _too_long_error(seconds, limits)
+    most_seconds = limits.max_seconds + 1
+    if seconds is None or seconds <= most_seconds:
+        return
+    if has_running_clock(container):  # which may leap on the way, and then states too much
+        with open_video(Path(container.name), limits) as (again, picture):
+            packets = demux_video(again, picture)
+            seconds = max(
+                (seconds_of(p.dts, p.time_base) for p in packets if p.dts is not None), default=0.0
+            )
+        if seconds <= most_seconds:
+            return
+    raise _too_long_error(seconds, limits)
 
 
 def _too_long_error(seconds: float, limits: MediaLimits) -> VideoTooLongError:

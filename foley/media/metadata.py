@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import av
 from av import Packet
@@ -21,11 +21,42 @@ from foley.media.integrity import find_boxes
 from foley.media.source import MediaLimits, open_video
 from foley.media.timeline import clock_start
 
+if TYPE_CHECKING:
+    from av.container.core import Chapter
+
+# Names what a part of a clip is without, for the notice about the result that is made of it.
+LEFT_OUT_BEFORE = "foley_left_out"
 # Tags that describe the source's file or its encoding, and not its content.
 _FILE_TAGS = frozenset(
     {"major_brand", "minor_version", "compatible_brands", "encoder", "duration", "software"}
+    | {LEFT_OUT_BEFORE}
 )
 _STREAM_TAGS = frozenset({"encoder", "duration", "vendor_id", "creation_time"})
+# What programs tell one another in a format, by FFmpeg's name of it.
+# fmt: off
+_INTERNAL_TAGS: dict[str, frozenset[str]] = {
+    "mxf": frozenset((
+        "operational_pattern_ul", "uid", "generation_uid", "product_uid", "company_name",
+        "product_name", "product_version", "product_version_num", "application_platform",
+        "toolkit_version", "toolkit_version_num", "modification_date", "material_package_umid",
+        "material_package_name",
+    )),
+    "flv": frozenset((
+        "metadatacreator", "metadatadate", "sourcedata", "hasvideo", "hasaudio", "hasmetadata",
+        "haskeyframes", "hascuepoints", "canseektoend", "canseekontime", "datasize", "videosize",
+        "audiosize", "filesize", "width", "height", "framerate", "stereo", "starttime",
+        "lasttimestamp", "lastkeyframetimestamp", "lastkeyframelocation", "totalduration",
+        "totaldatarate", "totalframes", "videodatarate", "audiodatarate", "audiosamplerate",
+        "audiosamplesize", "audiochannels", "videocodecid", "audiocodecid",
+    )),
+    "asf": frozenset((
+        "wmfsdkversion", "wmfsdkneeded", "deviceconformancetemplate", "isvbr", "aspectratiox",
+        "aspectratioy", "wm/encodingtime", "wm/encodingsettings", "wm/mediaclassprimaryid",
+        "wm/mediaclasssecondaryid", "wm/uniquefileidentifier", "wm/wmcontentid",
+        "wm/wmcollectionid", "wm/wmcollectiongroupid",
+    )),
+}
+# fmt: on
 _UNKNOWN_TIME = "1970-01-01T00:00:00"  # what FFmpeg reads where a file has no creation time
 _STATISTICS = ("_statistics_", "bps", "number_of_")  # that mkvmerge writes for each stream
 _MP4_BOXES = {
@@ -47,7 +78,7 @@ def copy_tags(reader: InputContainer, writer: OutputContainer) -> None:
         reader: the open source.
         writer: the result, before its header is written.
     """
-    writer.metadata.update(_content_tags(reader.metadata))
+    writer.metadata.update(_content_tags(reader))
 
 
 def copy_stream_tags(picture: VideoStream, copy: VideoStream) -> None:
@@ -65,26 +96,30 @@ def copy_stream_tags(picture: VideoStream, copy: VideoStream) -> None:
 
 
 def copy_chapters(
-    reader: InputContainer, writer: OutputContainer, stop_seconds: float | None
-) -> None:
-    """Copy the chapters that begin before the stop.
+    reader: InputContainer,
+    writer: OutputContainer,
+    stop_seconds: float | None,
+    start_seconds: float = 0.0,
+) -> int:
+    """Copy the chapters, or what a part of the clip has of them; returns how many these are.
 
     Args:
         reader: the open source.
         writer: the result, before its header is written.
-        stop_seconds: end of the result; None for all chapters.
+        stop_seconds: end of the part, in the clip's clock; None for all chapters.
+        start_seconds: of the part, where the result's clock begins.
     """
-    chapters = reader.chapters()
-    if stop_seconds is not None:
-        # PyAV always states a chapter's time base.
-        ticks = [int(stop_seconds / (chapter["time_base"] or 1)) for chapter in chapters]
-        chapters = [
-            {**chapter, "end": min(chapter["end"], stop)}
-            for chapter, stop in zip(chapters, ticks, strict=True)
-            if chapter["start"] < stop
-        ]
+    chapters: list[Chapter] = []
+    for chapter in reader.chapters():
+        base = chapter["time_base"] or Fraction(1)  # PyAV always states it
+        start = round(Fraction(start_seconds) / base)
+        stop = chapter["end"] if stop_seconds is None else int(stop_seconds / base)
+        begin, end = max(chapter["start"], start), min(chapter["end"], stop)
+        if begin < end or (begin == chapter["start"] == end < stop):  # a mark has no length
+            chapters.append({**chapter, "start": begin - start, "end": end - start})
     if chapters:
         writer.set_chapters(chapters)
+    return len(chapters)
 
 
 def add_subtitles(
@@ -144,6 +179,7 @@ def list_left_out(
     copied: Iterable[int],
     result: Path,
     container: str,
+    num_chapters: int,
 ) -> list[str]:
     """Names of what the result does not hold of the source, except for the source's sound.
 
@@ -153,41 +189,57 @@ def list_left_out(
         copied: indices of the subtitle streams that were copied.
         result: the finished file.
         container: of the result.
+        num_chapters: as `copy_chapters` returned it.
     """
     with av.open(str(result), metadata_errors="replace") as written:
         kept = {key.lower() for key in written.metadata}
         kept_stream = {key.lower() for key in written.streams.video[0].metadata} | kept
-        num_chapters = len(written.chapters())
+        written_chapters = written.chapters()
         shape = written.streams.video[0].sample_aspect_ratio or 1
     left_out = [
         f"the tag {key}"
-        for key in _content_tags(reader.metadata)
-        if key.lower() not in kept and key.lower().partition("-")[0] not in kept
+        for key in _content_tags(reader)
+        if key.lower() not in {*kept, "timecode"} and key.lower().partition("-")[0] not in kept
     ]
-    if "timecode" in picture.metadata and "timecode" not in kept_stream:
-        left_out.append(f"the timecode {picture.metadata['timecode']}")
+    timecode = picture.metadata.get("timecode") or reader.metadata.get("timecode")
+    if timecode and "timecode" not in kept_stream:
+        left_out.append(f"the timecode {timecode}")
     if (picture.sample_aspect_ratio or 1) != shape:  # PyAV cannot hand it to Matroska
         left_out.append(f"the shape of the pixels, {picture.sample_aspect_ratio}")
-    if reader.chapters() and not num_chapters:
-        left_out.append(f"{len(reader.chapters())} chapters")
-    subtitles = {stream.index for stream in reader.streams.subtitles} - set(copied)
-    left_out += [f"the subtitles of stream {index}" for index in sorted(subtitles)]
-    left_out += [
-        f"the {stream.type} stream {stream.index}"
-        for stream in reader.streams
-        if stream.type in ("data", "attachment") and "timecode" not in stream.metadata
-    ]
+    if missing := num_chapters - len(written_chapters):
+        left_out.append(f"{missing} chapters")
+    left_out += list_left_streams(reader, copied)
     boxes = find_boxes(Path(reader.name), _MP4_BOXES) - find_boxes(result, _MP4_BOXES)
     if container in ("mp4", "mov"):
         left_out += sorted({_MP4_BOXES[box] for box in boxes})
     return left_out
 
 
-def _content_tags(tags: dict[str, str]) -> dict[str, str]:
+def list_left_streams(reader: InputContainer, copied: Iterable[int]) -> list[str]:
+    """Names of the streams that a copy does not hold, except for pictures and sounds.
+
+    Args:
+        reader: the open source.
+        copied: indices of the subtitle streams that were copied.
+    """
+    subtitles = {stream.index for stream in reader.streams.subtitles} - set(copied)
+    left_out = [f"the subtitles of stream {index}" for index in sorted(subtitles)]
+    chapters = reader.chapters() if reader.format.name.startswith("mov") else []
+    for stream in reader.streams:
+        # The chapters of mp4 and mov are a stream too, with a sample for each.
+        is_chapters = bool(chapters) and stream.frames == len(chapters)
+        is_missed = stream.type == "attachment" or (stream.type == "data" and not is_chapters)
+        if is_missed and "timecode" not in stream.metadata:
+            left_out.append(f"the {stream.type} stream {stream.index}")
+    return left_out
+
+
+def _content_tags(reader: InputContainer) -> dict[str, str]:
+    unwanted = _FILE_TAGS | _INTERNAL_TAGS.get(reader.format.name, frozenset())
     return {
         key: value
-        for key, value in tags.items()
-        if key.lower() not in _FILE_TAGS and not value.startswith(_UNKNOWN_TIME)
+        for key, value in reader.metadata.items()
+        if key.lower() not in unwanted and not value.startswith(_UNKNOWN_TIME)
     }
 
 

@@ -23,6 +23,7 @@ from foley.media.clock import seconds_of
 from foley.media.filters import Samples, Sound
 from foley.media.marks import MarkedFile
 from foley.media.metadata import (
+    LEFT_OUT_BEFORE,
     add_subtitles,
     copy_chapters,
     copy_stream_tags,
@@ -57,7 +58,10 @@ from foley.mix import LoudnessReport, MixOptions
 
 SampleFormat = Literal["s24", "f32"]
 
-_AUDIO_CODEC = {"mp4": "aac", "mov": "aac", "mkv": "aac", "webm": "libopus"}
+# AAC begins 21 ms before its first sample, which mp4 and mov hide by an edit list. Matroska has
+# none: FFmpeg 5 moves the picture by 21 ms, which puts two pictures of 23.976 or 120 fps at one
+# place. FLAC begins with its first sample.
+_AUDIO_CODEC = {"mp4": "aac", "mov": "aac", "mkv": "flac", "webm": "libopus"}
 _ENCODER_NAMES = {"libx264": "H.264", "libvpx-vp9": "VP9"}
 _LOSSLESS_CODEC = {
     ("wav", "s24"): "pcm_s24le",
@@ -136,9 +140,10 @@ def write_video(
         source: the clip.
         waveform: float [1, S] or [2, S], in [-1, 1]. A single channel is duplicated.
         destination: replaced if it exists, and unchanged if writing fails.
-        container: from the suffix of `destination` when None. webm gets Opus, the others AAC.
+        container: from the suffix of `destination` when None. mp4 and mov get AAC, webm gets Opus,
+            and mkv gets FLAC of 24 bits.
         sample_rate: of the waveform, in Hz.
-        audio_bitrate: in bits per second.
+        audio_bitrate: of AAC and Opus, in bits per second.
         stop_seconds: leave out the frames from there on; for a trimmed clip, the end of the sound.
         limits: for a clip without timestamps, whose frames are decoded to find their order; the
             defaults when None.
@@ -181,7 +186,7 @@ def write_video(
         ):
             copy_tags(reader, writer)
             marked.add_tag(writer)
-            copy_chapters(reader, writer, stop_seconds)
+            num_chapters = copy_chapters(reader, writer, stop_seconds)
             if plan.encoder:
                 copy = add_encoded_picture(writer, picture, plan.encoder)
             else:
@@ -213,10 +218,13 @@ def write_video(
                     "damaged: convert the clip first"
                 )
             writer.close()
-            left_out = list_left_out(reader, picture, subtitles, temporary, chosen)
+            left_out_before = reader.metadata.get(LEFT_OUT_BEFORE)
+            left_out = list_left_out(reader, picture, subtitles, temporary, chosen, num_chapters)
     notices = []
     if plan.encoder:
         notices.append(f"The pictures are encoded as {_ENCODER_NAMES[plan.encoder]}.")
+    if left_out_before:
+        notices.append(f"The part was cut off the clip without: {left_out_before}.")
     if left_out:
         notices.append(f"{chosen} does not hold, and the result is without: {', '.join(left_out)}.")
     if chosen != wanted:
@@ -307,8 +315,6 @@ def write_audio(
         writer.metadata.update(tags)
         marked.add_tag(writer)
         stream = add_sound_stream(writer, codec, sample_rate, sound.layout)
-        if codec == "flac":
-            stream.format = "s32"
         for packet in encode_packets(stream, sound.samples, sample_rate, sound.layout, convert):
             writer.mux(packet)
     return MediaFile(

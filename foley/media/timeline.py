@@ -5,7 +5,7 @@ from __future__ import annotations  # PyAV's packets are generic for the type ch
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import av
 from av import Packet
@@ -16,6 +16,7 @@ from av.video.stream import VideoStream
 
 from foley.configs import SYNC_FPS
 from foley.errors import VideoDecodeError
+from foley.media.clip_clock import ClipClock, Witness
 from foley.media.integrity import is_fragmented
 
 StreamT = TypeVar("StreamT", AudioStream, VideoStream)
@@ -24,8 +25,6 @@ StreamT = TypeVar("StreamT", AudioStream, VideoStream)
 _RUNNING_CLOCKS = frozenset({"mpegts", "mpeg", "flv"})
 # Formats that state when a packet is decoded, and not when its frame is shown.
 _UNTIMED_FORMATS = frozenset({"avi", "asf"})
-# A clock that jumps this far forwards was restarted. FFmpeg's command line has the same limit.
-_MAX_GAP_SECONDS = 10
 
 
 def demux_video(container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
@@ -33,7 +32,8 @@ def demux_video(container: InputContainer, stream: VideoStream) -> Iterator[Pack
 
     In formats with a running clock, the clip's clock begins at the earliest timestamp of the file,
     so that a picture that begins after the sound stays late. Where the timestamps restart, as in
-    joined recordings, the later part follows the earlier one without a gap.
+    joined recordings, the later part follows the earlier one without a gap. A longer pause of the
+    picture stays where the sound goes on.
 
     Args:
         container: the open source.
@@ -62,29 +62,36 @@ def _demux_in_clip_time(
     container: InputContainer, stream: StreamT, step: int
 ) -> Iterator[Packet[StreamT]]:
     shift = -clock_start(container, stream)
-    max_gap = _max_gap_ticks(container, stream)
-    last_dts: int | None = None
-    last_duration = step
-    for packet in _demux(container, stream):
-        if packet.dts is not None and packet.size:
-            dts = packet.dts + shift
-            if last_dts is not None and not last_dts - 2 * last_duration < dts < last_dts + max_gap:
-                shift += last_dts + last_duration - dts
-            last_dts, last_duration = packet.dts + shift, packet.duration or step
-        if shift:
-            packet.pts = None if packet.pts is None else packet.pts + shift
-            packet.dts = None if packet.dts is None else packet.dts + shift
-        yield packet
+    if not has_running_clock(container):
+        clock = ClipClock(stream, shift, step)
+        for packet in _demux(container, stream):
+            yield from clock.place(packet)
+        return
+    # The other stream tells a clock that was restarted from a stream that pauses.
+    other = _find_other(container, stream)
+    witness = None if other is None else Witness(other)
+    clock = ClipClock(stream, shift, step, closes_gaps=True, witness=witness)
+    for packet in _demux(container, *([stream] if other is None else [stream, other])):
+        if packet.stream_index == stream.index:
+            yield from clock.place(packet)
+        elif witness is not None:
+            witness.hear(packet)
 
 
-def _demux(container: InputContainer, stream: StreamT) -> Iterator[Packet[StreamT]]:
+def _demux(container: InputContainer, *streams: Any) -> Iterator[Any]:
     try:
-        yield from container.demux(stream)
+        yield from container.demux(*streams)
     except IndexError as error:  # PyAV's
         raise VideoDecodeError(
             "a stream begins that the file does not state before; send a complete file, such as "
             "H.264 in MP4"
         ) from error
+
+
+def _find_other(container: InputContainer, stream: Stream) -> Stream | None:
+    streams = container.streams
+    others = streams.audio if isinstance(stream, VideoStream) else streams.video
+    return others[0] if others else None
 
 
 def clock_start(container: InputContainer, stream: Stream) -> int:
@@ -96,7 +103,7 @@ def clock_start(container: InputContainer, stream: Stream) -> int:
     """
     start = container.start_time
     assert stream.time_base is not None
-    if start is None or not _has_running_clock(container, start):
+    if start is None or not _begins_late(container, start):
         return 0
     return round(Fraction(start, av.time_base) / stream.time_base)
 
@@ -121,15 +128,17 @@ def ticks_per_frame(stream: VideoStream) -> int:
     return max(1, round(1 / (rate * stream.time_base)))
 
 
-def _has_running_clock(container: InputContainer, start: int) -> bool:
-    name = container.format.name
-    if name in _RUNNING_CLOCKS:
+def has_running_clock(container: InputContainer) -> bool:
+    """Whether the file's clock runs on from before the clip, and may be restarted in it.
+
+    Args:
+        container: the open source.
+    """
+    return container.format.name in _RUNNING_CLOCKS
+
+
+def _begins_late(container: InputContainer, start: int) -> bool:
+    if has_running_clock(container):
         return True
-    return start > 0 and name.startswith("mov") and is_fragmented(Path(container.name))
-
-
-def _max_gap_ticks(container: InputContainer, stream: Stream) -> float:
-    if container.format.name not in _RUNNING_CLOCKS:
-        return float("inf")
-    assert stream.time_base is not None
-    return float(_MAX_GAP_SECONDS / stream.time_base)
+    is_mp4 = container.format.name.startswith("mov")
+    return start > 0 and is_mp4 and is_fragmented(Path(container.name))

@@ -18,7 +18,7 @@ from av.audio.stream import AudioStream
 from av.container import InputContainer, OutputContainer
 from av.stream import Disposition
 
-from foley.media.audio import encode_packets
+from foley.media.audio import as_24_bit, encode_packets
 from foley.media.containers import takes
 from foley.media.filters import Samples, Sound
 from foley.media.mix import choose_layout, finish_sound
@@ -281,7 +281,10 @@ def add_sounds(
         stream = add_sound_stream(writer, output.codec, output.sample_rate, layout)
         stream.bit_rate = _choose_bitrate(output, track.sound)
         _tag(stream, track, output, is_default=index == 0)
-        packets.append(encode_packets(stream, track.sound.samples, output.sample_rate, layout))
+        convert = as_24_bit if output.codec == "flac" else None
+        packets.append(
+            encode_packets(stream, track.sound.samples, output.sample_rate, layout, convert)
+        )
     if len(tracks) == len(plan.tracks) and plan.keeps_original:
         with_early = output.container in ("mp4", "mov")  # which have edit lists
         copy = _add_copy(reader.streams.audio[0], writer)
@@ -307,6 +310,8 @@ def add_sound_stream(
     sound = writer.add_stream(codec, rate=rate)
     assert isinstance(sound, AudioStream)
     sound.layout = layout
+    if codec == "flac":
+        sound.format = "s32"  # which holds 24 bits
     return sound
 
 

@@ -278,7 +278,7 @@ def test_another_container_overwrites_no_file(foley: RunFoley, tmp_path: Path) -
 
     result = foley("generate", clip, "-o", tmp_path / "new.mp4", *FAST)
     assert result.returncode == 0, result.stderr
-    assert streams(tmp_path / "new.mkv") == {"video": "vp8", "audio": "aac"}
+    assert streams(tmp_path / "new.mkv") == {"video": "vp8", "audio": "flac"}
     assert "mp4 cannot hold its video stream" in result.stderr
     again = foley("generate", clip, "-o", tmp_path / "new.mp4", "--skip-existing", *FAST)
     assert "1 of 1 results exist: skipped" in again.stderr

@@ -64,6 +64,8 @@ def write_clip(
     display: Display | None = None,
     title: str | None = None,
     sound: bool = False,
+    sound_seconds: int = 1,
+    sound_start_seconds: int = 0,
     second_picture: bool = False,
     muxer: dict[str, str] | None = None,
     container: str | None = None,
@@ -86,9 +88,9 @@ def write_clip(
                 writer.mux(stream.encode(_frame(number, width, height, stream, pts)))
         if tone is not None:
             frame = av.AudioFrame.from_ndarray(
-                np.zeros((2, 48000), np.float32), format="fltp", layout="stereo"
+                np.zeros((2, 48000 * sound_seconds), np.float32), format="fltp", layout="stereo"
             )
-            frame.sample_rate, frame.pts = 48000, 0
+            frame.sample_rate, frame.pts = 48000, 48000 * sound_start_seconds
             writer.mux(tone.encode(frame))
         for stream in [*streams, *([tone] if tone else [])]:
             writer.mux(stream.encode(None))
@@ -204,9 +206,11 @@ def shown_seconds(path: Path) -> list[float]:
 def loudest_second(path: Path) -> float:
     """The time of the sound's largest sample."""
     with av.open(str(path)) as reader:
+        resampler = av.AudioResampler(format="fltp")  # a sample of each channel in its own row
         peaks: Iterable[tuple[float, float]] = (
             (float(abs(samples).max()), frame.time + int(abs(samples).argmax()) / frame.sample_rate)
-            for frame in reader.decode(audio=0)
+            for decoded in reader.decode(audio=0)
+            for frame in resampler.resample(decoded)
             for samples in [frame.to_ndarray()[0]]
         )
         return max(peaks)[1]

@@ -6,10 +6,12 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
 
 from foley.errors import ParameterError
 from foley.media.cut import cut_clip
 from foley.media.decode import decode_frames
+from foley.media.mux import write_video
 from foley.media.source import open_video
 from foley.media.timecode import add_seconds, read_timecode
 from tests.media.clips import (
@@ -110,6 +112,65 @@ def test_a_timecode_moves_by_frames(
     timecode: str, rate: Fraction, seconds: float, moved: str
 ) -> None:
     assert add_seconds(timecode, rate, seconds) == moved
+
+
+@pytest.mark.parametrize(
+    ("start", "stop", "chapters"),
+    [
+        (0.5, None, [(0.0, 0.5, "One"), (0.5, 1.5, "Two")]),
+        (1.0, None, [(0.0, 1.0, "Two")]),
+        (0.2, 0.7, [(0.0, 0.5, "One")]),
+        (1.2, 1.8, [(0.0, 0.6, "Two")]),
+    ],
+)
+@pytest.mark.parametrize("source", ["mkv", "mp4"])
+def test_a_part_has_its_share_of_the_chapters(
+    tmp_path: Path,
+    source: str,
+    start: float,
+    stop: float | None,
+    chapters: list[tuple[float, float, str]],
+) -> None:
+    clip = CLIPS / "chapters.mkv"
+    if source == "mp4":
+        clip = write_video(clip, torch.zeros(1, 48_000), tmp_path / "in.mp4").path
+    cut_clip(clip, tmp_path / "part", start, stop_seconds=stop)
+    result = write_video(tmp_path / "part", torch.zeros(1, 48_000), tmp_path / "out.mp4")
+    for path in (tmp_path / "part", result.path):
+        with av.open(str(path)) as reader:
+            found = [
+                (
+                    pytest.approx(float(c["start"] * c["time_base"]), abs=0.002),
+                    pytest.approx(float(c["end"] * c["time_base"]), abs=0.002),
+                    c["metadata"]["title"],
+                )
+                for c in reader.chapters()
+            ]
+        assert found == chapters
+    missed = ("The part was cut off the clip without: the subtitles of stream 2.",)
+    assert result.notices == (missed if source == "mkv" else ())
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mov", "mkv"])
+def test_a_part_keeps_tags_of_any_name(tmp_path: Path, suffix: str) -> None:
+    clip = tmp_path / "clip.mkv"
+    source = write_clip(tmp_path / "in.mp4", num_frames=50, options=B_FRAMES)
+    with av.open(str(source)) as reader, av.open(str(clip), "w") as writer:
+        copy = writer.add_stream_from_template(reader.streams.video[0])
+        writer.metadata.update({"SCENE": "12b", "title": "Take 5"})
+        for packet in reader.demux(video=0):
+            if packet.size:
+                packet.stream = copy
+                writer.mux(packet)
+    cut_clip(clip, tmp_path / "part", 0.5)
+    result = write_video(tmp_path / "part", torch.zeros(1, 48_000), tmp_path / f"out.{suffix}")
+    with av.open(str(result.path)) as reader:
+        kept = {key.lower(): value for key, value in reader.metadata.items()}
+    assert kept["title"] == "Take 5"
+    if suffix == "mkv":
+        assert kept["scene"] == "12b"
+    else:
+        assert "the tag SCENE" in " ".join(result.notices)
 
 
 @pytest.mark.parametrize("start", [2.0, 99.0])

@@ -150,3 +150,58 @@ def test_an_unknown_creation_time_is_not_missed(tmp_path: Path, container: str) 
     with av.open(str(clip)) as reader:
         assert reader.metadata["creation_time"].startswith("1970-01-01T00:00:00")
     assert write(clip, tmp_path / f"out.{container}").notices == ()
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec", "muxer", "internal"),
+    [
+        ("mxf", "mpeg2video", {}, "operational_pattern_ul"),
+        ("flv", "libx264", {"flvflags": "add_keyframe_index"}, "hasKeyframes"),
+    ],
+)
+@pytest.mark.parametrize("container", ["mp4", "mov", "mkv"])
+def test_what_programs_tell_one_another_is_not_missed(
+    tmp_path: Path,
+    container: str,
+    suffix: str,
+    codec: str,
+    muxer: dict[str, str],
+    internal: str,
+) -> None:
+    clip = write_clip(
+        tmp_path / f"in.{suffix}", size=(320, 240), codec=codec, muxer=muxer, title="Take 5"
+    )
+    with av.open(str(clip)) as reader:
+        assert internal in reader.metadata
+        has_title = "title" in reader.metadata  # MXF has none
+    written = write(clip, tmp_path / f"out.{container}")
+    assert written.notices == ()
+    with av.open(str(written.path)) as reader:
+        assert internal.lower() not in {key.lower() for key in reader.metadata}
+        assert not has_title or reader.metadata["title"] == "Take 5"
+
+
+@pytest.mark.parametrize("container", ["mp4", "mov", "mkv"])
+def test_the_timecode_of_a_file_is_kept(tmp_path: Path, container: str) -> None:
+    clip = tmp_path / "in.mxf"
+    source = write_clip(tmp_path / "plain.mxf", size=(320, 240), codec="mpeg2video")
+    with av.open(str(source)) as reader, av.open(str(clip), "w") as writer:
+        writer.metadata["timecode"] = "01:02:03:04"
+        copy = writer.add_stream_from_template(reader.streams.video[0])
+        for packet in reader.demux(video=0):
+            if packet.size:
+                packet.stream = copy
+                writer.mux(packet)
+    written = write(clip, tmp_path / f"out.{container}")
+    assert written.notices == ()
+    with av.open(str(written.path)) as reader:
+        tags = {**reader.metadata, **reader.streams.video[0].metadata}
+    assert {key.lower(): value for key, value in tags.items()}["timecode"] == "01:02:03:04"
+
+
+def test_the_chapters_of_mp4_are_no_missing_stream(tmp_path: Path) -> None:
+    clip = write(CLIPS / "chapters.mkv", tmp_path / "in.mp4").path
+    with av.open(str(clip)) as reader:
+        assert [stream.type for stream in reader.streams] == ["video", "audio", "data"]
+    assert write(clip, tmp_path / "out.mp4").notices == ()
+    assert write(clip, tmp_path / "short.mp4", stop_seconds=0.5).notices == ()

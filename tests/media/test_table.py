@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -28,7 +29,9 @@ TABLE = [
     ("base.ts", 50, 0.04, 0.0213, 50),
     ("base.wmv", 50, 0.04, 0.0, 50),
     ("chapters.mkv", 50, 0.04, 0.021, 50),
+    ("cinema.mp4", 48, 1001 / 24_000, 0.0, 50),
     ("dovi5.mp4", 50, 0.04, 0.0, 50),
+    ("fast.mp4", 120, 1 / 120, 0.0, 25),
     ("fps1.mp4", 5, 1.0, 0.0, 125),
     ("h264_bframes.avi", 50, 0.04, 0.0, 50),
     ("joined.ts", 100, 0.04, 0.0213, 100),
@@ -38,6 +41,7 @@ TABLE = [
     ("spherical.mp4", 50, 0.04, 0.0, 50),
     ("wrapped.ts", 50, 0.04, 0.0, 50),
 ]
+RATES = {"cinema.mp4": Fraction(24_000, 1001), "fast.mp4": Fraction(120)}
 NAMES = [name for name, *_ in TABLE]
 
 
@@ -48,6 +52,9 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for path in CLIPS.iterdir():
         shutil.copy(path, folder)
     (folder / "joined.ts").write_bytes((CLIPS / "base.ts").read_bytes() * 2)
+    for (name, fps), num_frames in zip(RATES.items(), (48, 120), strict=True):
+        options = {"bf": "2", "preset": "veryfast"}
+        write_clip(folder / name, num_frames=num_frames, fps=fps, options=options)
     write_clip(
         folder / "wrapped.ts",
         times_ms=[2**33 // 90 - 1000 + 40 * index for index in range(50)],
@@ -69,6 +76,7 @@ def test_the_table_names_every_clip() -> None:
     assert {path.name for path in CLIPS.iterdir()} - refused == set(NAMES) - {
         "joined.ts",
         "wrapped.ts",
+        *RATES,
     }
 
 

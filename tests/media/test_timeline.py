@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from foley.errors import VideoDecodeError, VideoTooLongError
-from foley.media.decode import decode_frames
+from foley.media.decode import decode_frames, decode_pieces
 from foley.media.mux import write_video
 from foley.media.source import MediaLimits, open_video
 from foley.media.timeline import demux_video
@@ -132,6 +132,78 @@ def test_a_clock_that_leaps_forwards_leaves_no_gap(tmp_path: Path) -> None:
     clip = tmp_path / "clip.ts"
     clip.write_bytes(b"".join(part.read_bytes() for part in parts))
     assert numbers(decode_80(clip).sync) == [*range(25)] * 2
+
+
+@pytest.mark.parametrize("b_frames", [0, 1, 3])
+@pytest.mark.parametrize("first_late", [10, 24])
+def test_a_gap_without_sound_is_closed_however_frames_are_ordered(
+    tmp_path: Path, first_late: int, b_frames: int
+) -> None:
+    times = [40 * n + (12_000 if n >= first_late else 0) for n in range(25)]
+    clip = write_clip(
+        tmp_path / "clip.ts",
+        times_ms=times,
+        options={"bf": str(b_frames), "preset": "veryfast", "b_strategy": "0"},
+    )
+    frames = decode_80(clip)
+    assert frames.source_seconds == pytest.approx(1.0)
+    assert numbers(frames.sync) == list(range(25))
+    assert times_of_result(clip) == pytest.approx([0.04 * n for n in range(25)], abs=0.002)
+
+
+@pytest.mark.parametrize("b_frames", [0, 3])
+def test_a_pause_of_the_picture_beside_sound_stays(tmp_path: Path, b_frames: int) -> None:
+    times = [40 * n + (12_000 if n >= 10 else 0) for n in range(25)]
+    clip = write_clip(
+        tmp_path / "clip.ts",
+        times_ms=times,
+        sound=True,
+        sound_seconds=13,
+        options={"bf": str(b_frames), "preset": "veryfast", "b_strategy": "0"},
+    )
+    frames = decode_80(clip)
+    assert frames.source_seconds == pytest.approx(13.0, abs=0.03)  # the encoder's delay
+    found = numbers(frames.sync)
+    # A late frame stands for all times before it.
+    assert (found[5], found[20], found[200], found[-1]) == (5, 10, 10, 24)
+    expected = [milliseconds / 1000 for milliseconds in times]
+    assert times_of_result(clip) == pytest.approx(expected, abs=0.03)
+
+
+def test_joined_recordings_with_sound_follow_one_another(tmp_path: Path) -> None:
+    parts = [
+        write_clip(
+            tmp_path / f"{start}.ts",
+            times_ms=[1000 * start + 40 * index for index in range(25)],
+            sound=True,
+            sound_start_seconds=start,
+            muxer={"avoid_negative_ts": "disabled", "mpegts_copyts": "1"},
+            options=B_FRAMES,
+        )
+        for start in (5, 900)
+    ]
+    clip = tmp_path / "clip.ts"
+    clip.write_bytes(b"".join(part.read_bytes() for part in parts))
+    assert numbers(decode_80(clip).sync)[-50:] == [*range(25)] * 2
+
+
+def test_a_clock_that_leaps_does_not_make_a_clip_too_long(tmp_path: Path) -> None:
+    parts = [
+        write_clip(
+            tmp_path / f"{start}.ts",
+            times_ms=[1000 * start + 400 * index for index in range(25)],
+            muxer={"avoid_negative_ts": "disabled"},
+        )
+        for start in (5, 900)
+    ]
+    clip = tmp_path / "clip.ts"
+    clip.write_bytes(b"".join(part.read_bytes() for part in parts))
+    decode = partial(decode_pieces, clip, visual_size=32, sync_size=32, exact_clock=True)
+    facts = [*decode()][-1].facts
+    assert facts is not None
+    assert facts.source_seconds == pytest.approx(20, abs=0.5)
+    with pytest.raises(VideoTooLongError, match=r"lasts (19|20)\.\d+ s, the limit is 16"):
+        next(decode(limits=MediaLimits(max_seconds=16)))
 
 
 @pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
