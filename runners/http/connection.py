@@ -1,7 +1,8 @@
 """The connections of HTTP: h11 with bounded heads and deadlines.
 
 Uvicorn prefers httptools where that is installed. It keeps a head of any size in memory, and loses
-the body of a request that offers to continue with HTTP/2, as Java's client does.
+the body of a request that offers to continue with HTTP/2, as Java's client does. A websocket would
+pass by every check of a request.
 """
 
 import asyncio
@@ -57,6 +58,10 @@ class BoundedConnection(H11Protocol):
         """Forget the deadline."""
         self._end_deadline()
         super().connection_lost(exc)
+
+    def _should_upgrade(self) -> bool:
+        """Serve a request that offers another protocol, such as a websocket's, as HTTP/1.1."""
+        return False
 
     def hasten_end(self) -> None:
         """Close the connection if nothing is asked of it, or break it if its answer is not read.

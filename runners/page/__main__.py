@@ -74,6 +74,7 @@ def main(
             port=port,
             uds=str(socket) if socket else None,
             http="h11",  # bounds the heads of requests, unlike httptools, which is preferred
+            ws="none",
             lifespan="off",
             log_config=None,
             access_log=False,

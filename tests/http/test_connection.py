@@ -71,6 +71,20 @@ def test_a_large_head_is_refused_while_it_is_read() -> None:
     assert talk(send_too_much).startswith(b"HTTP/1.1 400")
 
 
+def test_an_offer_of_a_websocket_is_served_as_a_request() -> None:
+    """Nothing here speaks it, and the checks of requests would not see it."""
+
+    async def offer(streams: Streams) -> bytes:
+        reader, writer = streams
+        writer.write(
+            b"GET / HTTP/1.1\r\nHost: me\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        )
+        return await reader.readuntil(b"\r\n\r\n")
+
+    assert talk(offer).startswith(b"HTTP/1.1 200")
+
+
 def test_an_offer_of_http2_is_served_with_its_body() -> None:
     async def offer(streams: Streams) -> bytes:
         reader, writer = streams
