@@ -5,7 +5,8 @@
 Each clip is made three times with one seed: without cues or prompt, with two materials asked for in
 its two halves, and with one second of a second material in the middle of a general prompt.
 `training.judge` says of each hit which material it is. A share is that of the hits with the
-material asked for; `f1` is that of the onsets with the events.
+material asked for; `f1` is that of the onsets with the events. `taken_for` counts what was heard in
+place of what was asked for. Each way is run once before its time counts.
 """
 
 import argparse
@@ -64,6 +65,7 @@ def measure(pipeline: FoleyPipeline, num_clips: int, seed: int, **options: Any) 
     materials.load_state_dict(load_state(CHECKPOINTS / "judge.safetensors"))
     rng = np.random.default_rng(seed + FIRST_CLIP)
     counts = Counter[tuple[str, bool]]()
+    taken = Counter[str]()
     matches = {name: judge.Match() for name in NAMES}
     seconds = dict.fromkeys(NAMES, 0.0)
     numbers = [(action, i) for i in range(num_clips) for action in ACTIONS]
@@ -77,6 +79,9 @@ def measure(pipeline: FoleyPipeline, num_clips: int, seed: int, **options: Any) 
         pair = rng.choice([m for m in range(len(MATERIALS)) if m not in seen], 2, replace=False)
         prompts = [text.name_material(rng, MATERIALS[m]) for m in pair]
         turn = number % len(NAMES)  # for the times: none is always last
+        if number == 0:
+            for name in NAMES:
+                pipeline(frames, **make_options(name, *prompts), seed=seed, **options)
         for name in NAMES[turn:] + NAMES[:turn]:
             start = time.perf_counter()
             made = pipeline(frames, **make_options(name, *prompts), seed=seed + number, **options)
@@ -97,12 +102,15 @@ def measure(pipeline: FoleyPipeline, num_clips: int, seed: int, **options: Any) 
             for when, what in zip(hits, heard, strict=True):
                 for place, wanted in _ask(name, when, pair.tolist()):
                     counts[place, what == wanted] += 1
+                    if what != wanted and name != "plain":
+                        taken[f"{place}: {MATERIALS[wanted]} taken for {MATERIALS[what]}"] += 1
         print(number + 1, dict(counts), flush=True)
     places = sorted({place for place, _ in counts})
     totals = {place: counts[place, True] + counts[place, False] for place in places}
     return {
         "asked": {place: round(counts[place, True] / totals[place], 4) for place in places},
         "hits": totals,
+        "taken_for": dict(taken.most_common()),
         "f1": {name: round(match.f1, 4) for name, match in matches.items()},
         "seconds_per_clip": {name: round(s / len(numbers), 3) for name, s in seconds.items()},
         "num_clips": len(numbers),

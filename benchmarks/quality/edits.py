@@ -12,7 +12,8 @@ sound at the same places; its excess is what an ear could find. `ringing` are ra
 ms after a hit, `textures` ranges of steady sounds without a clip.
 
 `strength`: for each strength, with the clip and without it, how much of the first sound's timing is
-kept (`f1_with_source`), and how many hits have the second material (`asked`).
+kept (`f1_with_source`), how many hits have the second material (`asked`), and how far the levels of
+48 bands are from those of the first sound (`distance_db`).
 
 `continued`: the first `KEPT_SECONDS` of the first sound, with its prompt.
 """
@@ -44,7 +45,7 @@ SECONDS = 4.0
 RANGE = (1.2, 2.8)
 RINGING_SECONDS = 0.1  # after a hit
 KEPT_SECONDS = 2.0
-STRENGTHS = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
+STRENGTHS = (0.0, 0.1, 0.25, 0.4, 0.5, 0.6, 0.75, 0.9, 1.0)
 FIRST_CLIP = 900  # of the generator
 ACTIONS = ("bounce", "tap", "strike")
 TEXTURES = ("steady rain", "wind", "a stream")
@@ -106,6 +107,7 @@ def measure(pipeline: FoleyPipeline, num_clips: int, seed: int, **options: Any) 
     asked: dict[str, list[bool]] = defaultdict(list)
     flux: dict[str, list[tuple[float, float]]] = defaultdict(list)  # of the edit and of the source
     matches: dict[str, judge.Match] = defaultdict(judge.Match)
+    distances: dict[str, list[float]] = defaultdict(list)
 
     def make(
         picture: VideoFrames | NoPicture,
@@ -158,7 +160,7 @@ def measure(pipeline: FoleyPipeline, num_clips: int, seed: int, **options: Any) 
             ringing = make(frames, other, 2 * number + 1, source, ranges=[part])
             at = round(ring * SAMPLE_RATE)
             flux["ringing"].append((measure_flux(ringing, at), measure_flux(source, at)))
-        _vary(make, materials, asked, matches, frames, hits, other, pair, number, source)
+        _vary(make, materials, asked, matches, distances, frames, hits, other, pair, number, source)
         kept = source[: round(KEPT_SECONDS * SAMPLE_RATE)]
         continued = make(frames, one, 2 * number + 1, kept)
         later = [h for h in hits if h >= KEPT_SECONDS + 0.02]
@@ -168,14 +170,14 @@ def measure(pipeline: FoleyPipeline, num_clips: int, seed: int, **options: Any) 
         matches["continued"].add(found, truth, shoves)
         at = len(kept) - _CROSSFADE_SAMPLES
         flux["continued"].append((measure_flux(continued, at), measure_flux(source, at)))
-        print(number + 1, _describe(asked, flux, matches), flush=True)
+        print(number + 1, _describe(asked, flux, matches, distances), flush=True)
     for number, prompt in enumerate(TEXTURES * num_clips):
         nothing = NoPicture(duration_seconds=SECONDS)
         source = make(nothing, prompt, number, None)
         part = {"start_seconds": RANGE[0], "stop_seconds": RANGE[1]}
         edited = make(nothing, prompt, number + 1000, source, ranges=[part])
         note_seams("textures", edited, source, *RANGE)
-    return _describe(asked, flux, matches) | {
+    return _describe(asked, flux, matches, distances) | {
         "num_clips": len(numbers),
         "chance": round(1 / len(MATERIALS), 4),
     }
@@ -186,6 +188,7 @@ def _vary(
     materials: Judge,
     asked: dict[str, list[bool]],
     matches: dict[str, judge.Match],
+    distances: dict[str, list[float]],
     frames: VideoFrames,
     hits: list[float],
     prompt: str,
@@ -194,19 +197,21 @@ def _vary(
     source: Tensor,
 ) -> None:
     """Make a variation of each strength, with the clip and without it."""
-    onsets = judge.detect_onsets(source)
+    onsets, levels = judge.detect_onsets(source), judge.spectrum_db(source)
     for name, picture in (("clip", frames), ("alone", NoPicture(duration_seconds=SECONDS))):
         for strength in STRENGTHS:
             varied = make(picture, prompt, 2 * number + 1, source, strength=strength)
             key = f"{name}_{strength:g}"
             matches[key].add(judge.detect_onsets(varied), onsets)
             asked[key] += [m == pair[1] for m in materials.hear(varied, hits)]
+            distances[key].append(float((judge.spectrum_db(varied) - levels).abs().mean()))
 
 
 def _describe(
     asked: dict[str, list[bool]],
     flux: dict[str, list[tuple[float, float]]],
     matches: dict[str, judge.Match],
+    distances: dict[str, list[float]],
 ) -> dict[str, Any]:
     def share(name: str) -> float:
         return round(sum(asked[name]) / max(len(asked[name]), 1), 4)
@@ -216,6 +221,7 @@ def _describe(
             f"{strength:g}": {
                 "f1_with_source": round(matches[f"{name}_{strength:g}"].f1, 4),
                 "asked": share(f"{name}_{strength:g}"),
+                "distance_db": round(float(np.mean(distances[f"{name}_{strength:g}"])), 2),
             }
             for strength in STRENGTHS
         }

@@ -16,6 +16,14 @@ from foley.configs import OFFICIAL_GUIDANCE, OFFICIAL_STEPS
 from foley.mix import OriginalSound
 from foley.request import MAX_ADAPTER_SCALE, SOLVERS, GenerationRequest
 from runners.page.bounds import PageBounds
+from runners.page.direct import (
+    make_edit,
+    parse_cues,
+    parse_layers,
+    write_cue,
+    write_layer,
+    write_ranges,
+)
 from runners.page.messages import render_status
 from runners.page.player import EMPTY
 
@@ -217,6 +225,93 @@ class AdapterControls:
         return updates
 
 
+class DirectControls:
+    """What is heard when, which sounds are mixed, and the sound that a new one starts from.
+
+    Args:
+        errors: receives the components for errors about these options.
+    """
+
+    def __init__(self, errors: Errors) -> None:
+        self.cues = gr.Textbox(
+            label="Cues",
+            info="Prompts for ranges of seconds, one a line, such as 1.2-3.5: glass shatters",
+            lines=2,
+            max_lines=8,
+            elem_id="cues",
+        )
+        _add_error(errors, "cues")
+        self.layers = gr.Textbox(
+            label="Layers",
+            info="Sounds that are mixed, in place of the prompt, one a line: a prompt, or an "
+            'object such as {"prompt": "wind", "gain_db": -9, "pan": -0.4}',
+            lines=2,
+            max_lines=8,
+            elem_id="layers",
+        )
+        _add_error(errors, "layers")
+        self.source = gr.Textbox(
+            label="Start from a sound",
+            info="original is the clip's own sound. The button Edit this result, below a result, "
+            "writes its id here. Empty: a new sound.",
+            elem_id="edit-source",
+        )
+        self.ranges = gr.Textbox(
+            label="Make anew",
+            info="Ranges of seconds, such as 1.2-3.5, 4-5. The rest stays as it is.",
+            elem_id="edit-ranges",
+        )
+        self.strength = gr.Slider(
+            0,
+            1,
+            step=0.05,
+            value=1,
+            label="Strength",
+            info="How far the sound may go from that which it starts from.",
+        )
+        _add_error(errors, "edit")
+
+    @property
+    def inputs(self) -> list[gr.components.Component]:
+        """All fields."""
+        return [self.cues, self.layers, self.source, self.ranges, self.strength]
+
+    def read(self, values: Mapping[Any, Any]) -> dict[str, Any]:
+        """Return the options that the fields stand for; their values may be out of bounds.
+
+        Args:
+            values: of the fields in `inputs`.
+
+        Raises:
+            ParameterError: a field cannot be read.
+        """
+        edit = make_edit(
+            values[self.source] or "", values[self.ranges] or "", values[self.strength]
+        )
+        options = {
+            "cues": parse_cues(values[self.cues] or ""),
+            "layers": parse_layers(values[self.layers] or ""),
+            "edit": edit,
+        }
+        return {name: value for name, value in options.items() if value}
+
+    def show(self, request: GenerationRequest) -> dict[Any, Any]:
+        """Return the value of each field for a request.
+
+        Args:
+            request: the options.
+        """
+        edit = request.edit
+        strength = edit.strength if edit else None
+        return {
+            self.cues: "\n".join(map(write_cue, request.cues)),
+            self.layers: "\n".join(map(write_layer, request.layers)),
+            self.source: edit.source if edit else "",
+            self.ranges: write_ranges(edit) if edit else "",
+            self.strength: 1 if strength is None else strength,
+        }
+
+
 class SettingControls:
     """The settings behind the button "More settings".
 
@@ -259,6 +354,7 @@ class SettingControls:
             )
             _add_error(errors, "solver")
             self.adapters = AdapterControls(errors)
+            self.direct = DirectControls(errors)
             self.own_sound = gr.Radio(
                 list(OWN_SOUNDS),
                 value="Leave it out",
@@ -317,6 +413,7 @@ class ResultControls:
         )
         with gr.Row(elem_classes="foley-actions", visible=False) as self.seed_row:
             self.keep_seed = gr.Button("Keep this seed", size="sm", elem_id="keep-seed")
+            self.edit = gr.Button("Edit this result", size="sm", elem_id="edit-result")
 
 
 def read_bounds(name: str) -> tuple[float, float]:

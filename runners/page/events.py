@@ -168,3 +168,6 @@ def _connect_results(layout: PageLayout, handlers: PageHandlers) -> None:
     results.keep_seed.click(
         handlers.keep_seed, results.history, [sound.seed_kind, sound.seed], **UNQUEUED
     )
+    results.edit.click(
+        handlers.edit_result, results.history, layout.settings.direct.source, **UNQUEUED
+    )

@@ -14,6 +14,7 @@ from foley.errors import ParameterError
 from foley.mix import MixOptions
 from foley.request import AUDIO_FORMATS, MAX_START_SECONDS, GenerationRequest, check_part
 from runners.page.controls import (
+    DEFAULTS,
     EXAMPLES_FOLDER,
     FIXED,
     LOUDNESSES,
@@ -25,6 +26,8 @@ from runners.page.controls import (
     VIDEO,
 )
 from runners.page.layout import PageLayout
+
+_DIRECT = ("cues", "layers", "edit")  # options that have texts
 
 
 def list_inputs(layout: PageLayout) -> set[gr.components.Component]:
@@ -46,6 +49,7 @@ def list_inputs(layout: PageLayout) -> set[gr.components.Component]:
         layout.settings.guidance.slider,
         layout.settings.solver,
         *layout.settings.adapters.inputs,
+        *layout.settings.direct.inputs,
         layout.settings.own_sound,
         layout.settings.loudness,
         layout.settings.too_long,
@@ -69,6 +73,7 @@ def read_options(layout: PageLayout, values: Mapping[Any, Any]) -> RequestOption
     used = [{"name": name, "scale": scale} for name, scale in scales.items() if scale]
     request = GenerationRequest.parse(
         **({"adapters": used} if used else {}),
+        **settings.direct.read(values),
         prompt=values[sound.prompt] or "",
         negative_prompt=values[settings.negative_prompt] or "",
         guidance_scale=values[settings.guidance.slider],
@@ -123,6 +128,7 @@ def list_link_outputs(layout: PageLayout) -> list[gr.components.Component]:
         settings.solver,
         *settings.adapters.inputs,
         settings.adapters.box,
+        *settings.direct.inputs,
         settings.own_sound,
         settings.loudness,
         settings.too_long,
@@ -154,7 +160,7 @@ def read_link(
         "solver": settings.solver,
         "num_variations": sound.num_variations,
     }
-    names = [name for name in (*controls, "seed", "adapters") if name in query]
+    names = [name for name in (*controls, "seed", "adapters", *_DIRECT) if name in query]
     request = GenerationRequest.parse(**{name: query[name] for name in names})
     updates: dict[Any, Any] = {
         controls[name]: getattr(request, name) for name in names if name in controls
@@ -162,6 +168,8 @@ def read_link(
     if "adapters" in query:
         scales = dict.fromkeys(adapters, 0.0) | {use.name: use.scale for use in request.adapters}
         updates |= settings.adapters.show(scales)
+    if not request.model_fields_set.isdisjoint(_DIRECT):
+        updates |= settings.direct.show(request)
     if request.num_inference_steps is not None:
         updates[settings.steps.preset_value] = None
     if request.guidance_scale is not None:
@@ -215,5 +223,6 @@ def read_settings(
         layout.settings.own_sound: next(iter(OWN_SOUNDS)),
         layout.settings.loudness: next(iter(LOUDNESSES)),
         layout.settings.start_seconds: 0,
+        **layout.settings.direct.show(DEFAULTS),
     }
     return {**defaults, **read_link(layout, {"adapters": "", **query}, adapters)}

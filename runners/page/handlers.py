@@ -242,6 +242,16 @@ class PageHandlers:
             return gr.skip(), gr.skip()
         return FIXED, gr.Textbox(value=str(result.generation.seeds[0]), visible=True)
 
+    def edit_result(self, index: int | None, request: gr.Request) -> Any:
+        """Let the next sound start from the result that is shown.
+
+        Args:
+            index: the result's place in the list, from 0; None if nothing is chosen.
+            request: identifies the session.
+        """
+        result = self._find_result(index, request)
+        return gr.skip() if result is None else result.generation.request_id
+
     async def end_session(self, request: gr.Request) -> None:
         """Cancel and remove what belongs to a tab that was closed.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from foley.client import AsyncFoleyClient, RemoteGeneration
 from foley.errors import FoleyError
+from foley.request import Layer
 from runners.page.plot_server import FILM_STRIP
 from runners.page.snippets import ResultSettings
 from runners.sandbox.pool import Sandbox
@@ -42,7 +43,7 @@ class PageResult:
         number: its number in the session, counted from 1.
         folder: holds all its files.
         film_strip: a JPEG of frames side by side.
-        tracks: the original, then the variations.
+        tracks: the original, then the variations, or the mix and its layers.
         generation: the service's description of the result.
         settings: what repeats the result.
     """
@@ -61,7 +62,11 @@ class PageResult:
     @property
     def title(self) -> str:
         """The line that stands for the result in a list."""
-        words = str(self.settings.options["prompt"]) or "no prompt"
+        options = self.settings.options
+        layers = map(Layer.model_validate, options.get("layers", ()))
+        words = (
+            " + ".join(layer.prompt for layer in layers) or str(options["prompt"]) or "no prompt"
+        )
         if len(words) > MAX_TITLE_CHARACTERS:
             words = words[: MAX_TITLE_CHARACTERS - 1].rstrip() + "\u2026"
         return f"{self.number}. {words} \u00b7 seed {self.generation.seeds[0]}"
@@ -103,10 +108,15 @@ async def collect_result(
         (file, await client.download(file, folder / file.name)) for file in generation.files
     ]
     tracks = [await drawing]
-    num_variations = len(generation.seeds)
-    for index in range(1, num_variations + 1):
-        files = tuple(path for file, path in downloads if file.variation == index)
-        label = f"Variation {index}" if num_variations > 1 else "New sound"
+    several = len(generation.seeds) > 1
+    for variation, layer in dict.fromkeys(
+        (file.variation, file.layer) for file in generation.files
+    ):
+        files = tuple(
+            path for file, path in downloads if (file.variation, file.layer) == (variation, layer)
+        )
+        label = f"Variation {variation}" if several else "New sound"
+        label = label if layer is None else f"Layer {layer}"
         tracks.append(await _draw_variation(sandbox, files, label, duration_seconds))
     return PageResult(
         number=number,

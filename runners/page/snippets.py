@@ -49,7 +49,7 @@ class ResultSettings:
     @property
     def curl(self) -> str:
         """A shell command that writes the same sounds."""
-        several = self.options.get("num_variations", 1) > 1
+        several = self.options.get("num_variations", 1) > 1 or self.options.get("layers")
         output = "foley.zip" if several else f"foley.{self.options['format']}"
         lines = [f"curl --fail-with-body -o {output} {shlex.quote(self.server_url)}/v1/generate"]
         if self.with_key:

@@ -9,7 +9,7 @@ import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import av
 import httpx
@@ -243,13 +243,50 @@ def test_another_session_does_not_see_the_results(
     assert tab.page.locator("[data-player]").count() == 0
 
 
-def test_the_files_of_a_closed_tab_are_removed(
+def test_layers_are_edited_and_the_files_of_a_closed_tab_are_removed(
     open_tab: Callable[..., Tab], server: Server
 ) -> None:
-    tab = open_tab("?num_inference_steps=1&example=bigbuckbunny.mp4&format=wav")
-    tab.page.locator("#clip").get_by_role("button", name="Clear").first.wait_for()
+    layers = '[{"prompt":"rain"},{"prompt":"wind","gain_db":-9}]'
+    tab = open_tab(
+        "?"
+        + urlencode(
+            {
+                "num_inference_steps": 1,
+                "example": "bigbuckbunny.mp4",
+                "format": "wav",
+                "layers": layers,
+            }
+        )
+    )
+    page = tab.page
+    page.locator("#clip").get_by_role("button", name="Clear").first.wait_for()
+    tab.set_steps(1)  # shows the settings
+    expect(page.get_by_label("Layers")).to_have_value('rain\n{"prompt": "wind", "gain_db": -9.0}')
     tab.generate()
     tab.wait_for_result()
+    for name in ("Layer 1", "Layer 2", "New sound"):
+        select_track(page, name)
+    mix = sound_of(downloads(page)["foley-1.wav"])
+    # A part of it is made anew, and the settings of the first result come back.
+    page.get_by_role("button", name="Edit this result").click()
+    expect(page.get_by_label("Start from a sound")).to_have_value(re.compile("page-"))
+    page.get_by_label("Layers").fill("")
+    page.get_by_label("Cues").fill("glass")
+    page.get_by_label("Make anew").fill("1-2")
+    tab.generate()
+    assert "Line 1 is 'glass'; write START-STOP" in tab.error("cues")
+    page.get_by_label("Cues").fill("1.5-2: glass shatters")
+    tab.generate()
+    tab.wait_for_result(2)
+    edited = sound_of(downloads(page)["foley-1.wav"])
+    changed = np.abs(edited - mix).max(0).nonzero()[0]
+    assert 48_000 <= changed.min() < changed.max() < 96_000
+    history = page.get_by_role("group", name="Results of this session").get_by_role("radio")
+    history.first.check()
+    tab.wait_for_result(1)
+    expect(page.get_by_label("Layers")).to_have_value(re.compile("^rain\n"))
+    expect(page.get_by_label("Cues")).to_have_value("")
+    expect(page.get_by_label("Make anew")).to_have_value("")
     source = tab.page.locator("[data-player] video").evaluate("video => video.currentSrc")
     assert server.client.get(source).status_code == 200
     tab.page.context.close()

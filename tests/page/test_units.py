@@ -2,7 +2,9 @@
 
 import ast
 import json
+import re
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import parse_qs
 
@@ -25,10 +27,19 @@ from foley.errors import (
     VideoDecodeError,
     VideoTooLongError,
 )
+from foley.request import Cue, GenerationRequest, Layer
 from runners.http.openapi import build_document
 from runners.page import messages, plots
 from runners.page.bounds import fetch_bounds
 from runners.page.controls import EXAMPLES
+from runners.page.direct import (
+    make_edit,
+    parse_cues,
+    parse_layers,
+    write_cue,
+    write_layer,
+    write_ranges,
+)
 from runners.page.events import choose_prompt
 from runners.page.snippets import ResultSettings
 from runners.settings import Settings
@@ -71,6 +82,9 @@ def settings() -> ResultSettings:
         (PromptTooLongError("too long"), "prompt"),
         (ParameterError("seed: input should be a valid integer, got 'x'"), "seed"),
         (ParameterError("guidance_scale: too large, got 21"), "guidance_scale"),
+        (ParameterError("cues.1.stop_seconds: must be at least 0.1 s after"), "cues"),
+        (ParameterError("layers: line 2 is no JSON object"), "layers"),
+        (ParameterError("edit.source: the clip has no sound"), "edit"),
         (ParameterError("surprise: no such option"), "start"),
         (UnauthorizedError("no key"), "api_key"),
         (BusyError("16 requests are being worked on; try again later"), "start"),
@@ -220,3 +234,62 @@ def test_an_example_brings_its_prompt_but_keeps_one_that_was_written() -> None:
     text = (ROOT / "examples" / "README.md").read_text()
     for name, (_, prompt) in EXAMPLES.items():
         assert f"| `{name}` | {prompt} |" in text
+
+
+CUES = """1.2-3.5: glass: it shatters
+
+{"start_seconds": 4, "stop_seconds": 5, "prompt": "rain", "gain_db": -6}
+ 6 - 7.25 : wood"""
+LAYERS = 'footsteps, on gravel\n{"prompt": "wind", "gain_db": -9, "pan": -0.4}'
+EDIT = {"source": "page-1/foley-2.wav", "ranges": "1.2-3.5, 4-5", "strength": 0.4}
+
+
+def test_texts_of_fields_are_the_options_and_back() -> None:
+    request = GenerationRequest.parse(
+        cues=parse_cues(CUES), layers=[], edit=make_edit(**EDIT)
+    ).model_copy(update={"layers": GenerationRequest.parse(layers=parse_layers(LAYERS)).layers})
+    assert [cue.prompt for cue in request.cues] == ["glass: it shatters", "rain", "wood"]
+    assert (request.cues[1].gain_db, request.cues[2].stop_seconds) == (-6, 7.25)
+    assert [layer.pan for layer in request.layers] == [0, -0.4]
+    assert request.edit is not None
+    assert [part.start_seconds for part in request.edit.ranges] == [1.2, 4]
+    texts = [*map(write_cue, request.cues), *map(write_layer, request.layers)]
+    assert texts[0] == "1.2-3.5: glass: it shatters"
+    assert texts[3] == "footsteps, on gravel"
+    assert parse_cues("\n".join(texts[:3])) == parse_cues("\n".join(texts[:3]) + "\n\n")
+    again = GenerationRequest.parse(cues=parse_cues("\n".join(texts[:3])))
+    assert again.cues == request.cues
+    assert GenerationRequest.parse(layers=parse_layers("\n".join(texts[3:]))).layers == (
+        request.layers
+    )
+    assert write_ranges(request.edit) == "1.2-3.5, 4-5"
+    assert make_edit("", "", 1) is None
+    assert make_edit("original", "", 1) == {"source": "original"}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "seconds"), [("two\nlines", 1.0), ("{brace", 1.0), (" edge ", 1.0), ("a", 1234.5678)]
+)
+def test_any_cue_is_read_as_it_was_written(prompt: str, seconds: float) -> None:
+    cue = Cue(start_seconds=seconds, stop_seconds=seconds + 1, prompt=prompt)
+    assert Cue.model_validate(parse_cues(write_cue(cue))[0]) == cue
+    layer = Layer(prompt=prompt)
+    assert Layer.model_validate(parse_layers(write_layer(layer))[0]) == layer
+
+
+@pytest.mark.parametrize(
+    ("read", "words"),
+    [
+        (lambda: parse_cues("1-2: a\nglass"), "cues: line 2 is 'glass'; write START-STOP: PROMPT"),
+        (lambda: parse_cues("{"), "cues: line 1 is no JSON object"),
+        (lambda: parse_layers("a\n{1}"), "layers: line 2 is no JSON object"),
+        (lambda: make_edit("original", "1-2, x", 1), "edit: 'x' is no range of seconds"),
+        (lambda: make_edit(" ", "1-2", 1), "edit: Make anew needs a sound to start from"),
+        (lambda: make_edit("", "", 0.5), "edit: Strength needs a sound to start from"),
+    ],
+)
+def test_a_text_that_cannot_be_read_says_how_to_write_it(
+    read: Callable[[], object], words: str
+) -> None:
+    with pytest.raises(ParameterError, match=re.escape(words)):
+        read()

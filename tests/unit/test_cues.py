@@ -72,6 +72,36 @@ def test_regions_have_all_tokens_and_no_empty_sound(
     assert heard == list(range(2, 2 + len(cues)))
 
 
+@given(
+    st.lists(st.tuples(st.integers(0, 100), st.integers(1, 60)), min_size=1, max_size=6),
+    st.integers(1, 100),
+)
+def test_any_cues_are_refused_or_heard_where_they_were_given(
+    pairs: list[tuple[int, int]], tenths: int
+) -> None:
+    """They overlap, touch, lie outside or come in any order; times are tenths of seconds."""
+    cues = [cue(a / 10, (a + b) / 10, str(i)) for i, (a, b) in enumerate(pairs)]
+    owners = [[i for i, (a, b) in enumerate(pairs) if a <= t < a + b] for t in range(160)]
+    num_latents, num_visual = 5 * tenths, -(-8 * tenths // 10)
+    if max(map(len, owners)) > 1:
+        with pytest.raises(ParameterError, match=r"^cues: .* and .* overlap; end the first one"):
+            GenerationRequest.parse(cues=cues)
+        return
+    parsed = GenerationRequest.parse(cues=cues).cues
+    if max(a for a, _ in pairs) >= tenths:
+        with pytest.raises(ParameterError, match=r"starts at .*, the sound lasts"):
+            split_regions(parsed, num_latents, num_visual)
+        return
+    heard = [
+        None if region.text_row == 1 else int(parsed[region.text_row - 2].prompt)
+        for region in split_regions(parsed, num_latents, num_visual)
+        for _ in range(region.num_latents)
+    ]
+    assert heard == [
+        owners[frame // 5][0] if owners[frame // 5] else None for frame in range(num_latents)
+    ]
+
+
 @pytest.mark.parametrize(
     ("cues", "words"),
     [

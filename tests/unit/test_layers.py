@@ -1,5 +1,7 @@
 """Layers: sounds of one clip that are made side by side, and their mix."""
 
+import itertools
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -197,3 +199,40 @@ def test_layers_are_saved_beside_their_mix(tmp_path: Path) -> None:
     with pytest.raises(ParameterError, match=r"channels: mono .* pan of layers"):
         made.save(tmp_path / "y.wav", channels="mono")
     assert not list(tmp_path.glob("y*"))
+
+
+OPTIONS: dict[str, Any] = {
+    "prompt": "rain",
+    "cues": [CUE],
+    "layers": [{"prompt": "wind"}],
+    "edit": {"source": "original", "ranges": [{"start_seconds": 0, "stop_seconds": 1}]},
+    "duration_seconds": 2.0,
+    "num_variations": 2,
+    "avoid_speech": "retry",
+    "quality": "fast",
+    "num_inference_steps": 4,
+    "guidance_scale": 1.0,
+}
+REFUSED = {
+    ("prompt", "layers"),
+    ("cues", "layers"),
+    ("layers", "edit"),
+    ("layers", "num_variations"),
+    ("edit", "duration_seconds"),
+    ("quality", "num_inference_steps"),
+}
+
+
+@pytest.mark.parametrize(("one", "other"), [*itertools.combinations(OPTIONS, 2)])
+def test_two_options_that_do_not_fit_are_both_named_and_others_are_taken(
+    one: str, other: str
+) -> None:
+    options = {name: OPTIONS[name] for name in (one, other)}
+    if "duration_seconds" in options and "layers" not in options:
+        options["prompt"] = "rain"
+    if (one, other) not in REFUSED:
+        assert GenerationRequest.parse(**options).model_fields_set >= {one, other}
+        return
+    with pytest.raises(ParameterError) as refused:
+        GenerationRequest.parse(**options)
+    assert {one, other} <= set(re.findall(r"[a-z_]+", str(refused.value).split(", got")[0]))
