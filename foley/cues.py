@@ -17,13 +17,17 @@ from foley.types import Region
 # Of the text tokens, as `foley.request.Prompts.list_texts` orders them.
 _NEGATIVE_ROW, _GENERAL_ROW = 0, 1
 _RAMP = SAMPLE_RATE // 100  # samples, 10 ms
+# What a hit is made of is decided by the latent frames after its onset: those up to 31 ms before a
+# border were heard as what follows it. So a border of texts lies so much after that of the cue.
+_LAG_SECONDS = 0.04
 
 
 def split_regions(cues: Sequence[Cue], num_latents: int, num_visual: int) -> tuple[Region, ...]:
     """Return the regions of a sound, in order; none without cues.
 
-    A token belongs to the region in which its middle lies. A cue that lasts longer than the sound
-    ends with it.
+    A visual token belongs to the region in which its middle lies, a latent frame to that in which
+    its middle lay 40 ms before, so that a sound belongs to the cue in which it begins. A cue that
+    lasts longer than the sound ends with it.
 
     Args:
         cues: in order, without overlap.
@@ -39,8 +43,7 @@ def split_regions(cues: Sequence[Cue], num_latents: int, num_visual: int) -> tup
     begins = [(0, 0, _GENERAL_ROW, _NEGATIVE_ROW)]
     next_negative = _GENERAL_ROW + len(cues) + 1
     for number, cue in enumerate(cues, start=1):
-        start = _count_before(cue.start_seconds, LATENT_RATE)
-        if start >= num_latents:
+        if _count_before(cue.start_seconds, LATENT_RATE) >= num_latents:
             raise ParameterError(
                 f"cue {number} starts at {cue.start_seconds:g} s, the sound lasts "
                 f"{num_latents / LATENT_RATE:.2f} s; let it start earlier, or leave it out"
@@ -52,7 +55,7 @@ def split_regions(cues: Sequence[Cue], num_latents: int, num_visual: int) -> tup
             (cue.start_seconds, _GENERAL_ROW + number, negative),
             (cue.stop_seconds, _GENERAL_ROW, _NEGATIVE_ROW),
         ):
-            latents = min(_count_before(seconds, LATENT_RATE), num_latents)
+            latents = _find_border(seconds, num_latents, is_start=row != _GENERAL_ROW)
             visual = min(_count_before(seconds, VISUAL_FPS), num_visual)
             if begins[-1][0] == latents:  # the last region has no latent frame
                 visual = begins.pop()[1]
@@ -98,6 +101,14 @@ def _list_steps(cues: Sequence[Cue]) -> list[tuple[float, float]]:
             steps.pop()
         steps += [(start, cue.gain_db), (stop, 0.0)]
     return steps
+
+
+def _find_border(seconds: float, num_latents: int, *, is_start: bool) -> int:
+    """Return the first latent frame after a border of a cue, which has one before the end."""
+    if seconds <= 0:
+        return 0
+    frame = _count_before(seconds + _LAG_SECONDS, LATENT_RATE)
+    return min(frame, num_latents - 1 if is_start else num_latents)
 
 
 def _count_before(seconds: float, rate: float) -> int:

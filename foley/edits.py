@@ -18,9 +18,6 @@ _CROSSFADE = SAMPLE_RATE // 100  # 10 ms
 _ROUNDING_SECONDS = 0.1
 # The encoder's frames before the end of a source hear what follows it, which is not there.
 _UNSURE_FRAMES = 3
-# What a sound is made of is decided in the first tenth of the path from noise, and when it is heard
-# in the next three. An exponent of 2 gives each of these a half of the scale.
-_STRENGTH_EXPONENT = 2.0
 
 
 class Span(NamedTuple):
@@ -154,8 +151,15 @@ def plan_edit(edit: Edit, num_source: int, num_samples: int) -> EditPlan:
 
 
 def _find_level(strength: float) -> float:
-    """Return the noise level at which a variation of a strength starts; both are 0 to 1."""
-    return float(1.0 - (1.0 - strength) ** _STRENGTH_EXPONENT)
+    """Return the noise level at which a variation of a strength starts; both are 0 to 1.
+
+    When a sound is heard stays up to a level of two thirds, even without a picture, so that is the
+    middle of the scale. What it is made of is decided above 0.9, where the scale is finer. The two
+    parts meet with one slope.
+    """
+    if strength <= 0.5:
+        return 4 / 3 * strength
+    return 1 - 4 / 3 * (1 - strength) ** 2
 
 
 def _merge(spans: Sequence[Span], num_samples: int) -> tuple[Span, ...]:

@@ -26,23 +26,25 @@ def split(*cues: dict[str, Any], num_latents: int = 100, num_visual: int = 16) -
 
 
 def test_a_cue_splits_a_sound_where_it_starts_and_stops() -> None:
-    # 2 s: latent frames at 0.01, 0.03, ... s and visual tokens at 0.0625, 0.1875, ... s.
-    assert split(cue(0.5, 1.5)) == [Region(25, 4, 1), Region(50, 8, 2), Region(25, 4, 1)]
-    assert split(cue(0, 1)) == [Region(50, 8, 2), Region(50, 8, 1)]
-    assert split(cue(1, 2)) == [Region(50, 8, 1), Region(50, 8, 2)]
+    # 2 s: latent frames at 0.01, 0.03, ... s and visual tokens at 0.0625, 0.1875, ... s. A border
+    # lies two latent frames later, so that a hit before it is heard as what the cue says.
+    assert split(cue(0.5, 1.5)) == [Region(27, 4, 1), Region(50, 8, 2), Region(23, 4, 1)]
+    assert split(cue(0, 1)) == [Region(52, 8, 2), Region(48, 8, 1)]
+    assert split(cue(1, 2)) == [Region(52, 8, 1), Region(48, 8, 2)]
     assert split(cue(0, 2)) == [Region(100, 16, 2)]
+    assert split(cue(1.97, 9)) == [Region(99, 16, 1), Region(1, 0, 2)]
     assert split() == []
 
 
 def test_cues_may_touch_and_come_in_any_order() -> None:
-    both = [Region(25, 4, 1), Region(25, 4, 2), Region(25, 4, 3), Region(25, 4, 1)]
+    both = [Region(27, 4, 1), Region(25, 4, 2), Region(25, 4, 3), Region(23, 4, 1)]
     assert split(cue(1, 1.5), cue(0.5, 1)) == both
     # Less than a latent frame lies between them.
     assert split(cue(1.005, 1.5), cue(0.5, 1)) == both
 
 
 def test_a_cue_that_lasts_too_long_ends_with_the_sound() -> None:
-    assert split(cue(1.5, 15)) == [Region(75, 12, 1), Region(25, 4, 2)]
+    assert split(cue(1.5, 15)) == [Region(77, 12, 1), Region(23, 4, 2)]
 
 
 def test_a_cue_after_the_end_is_refused() -> None:
@@ -97,9 +99,8 @@ def test_any_cues_are_refused_or_heard_where_they_were_given(
         for region in split_regions(parsed, num_latents, num_visual)
         for _ in range(region.num_latents)
     ]
-    assert heard == [
-        owners[frame // 5][0] if owners[frame // 5] else None for frame in range(num_latents)
-    ]
+    late = [max(frame - 2, 0) // 5 for frame in range(num_latents)]
+    assert heard == [owners[tenth][0] if owners[tenth] else None for tenth in late]
 
 
 @pytest.mark.parametrize(

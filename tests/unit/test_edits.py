@@ -129,6 +129,18 @@ def test_a_shorter_source_is_continued_from_its_end() -> None:
         plan(2, 2)
 
 
+def test_each_strength_has_a_noise_level_of_its_own_from_0_to_1() -> None:
+    levels = [plan(2, 2, strength=i / 100).level for i in range(101)]
+    assert levels[0] == 0
+    assert levels[50] == pytest.approx(2 / 3)  # up to there timing stays
+    assert levels[75] == pytest.approx(11 / 12)
+    assert levels[100] == 1
+    steps = np.diff(levels)
+    assert steps.min() > 0
+    assert np.diff(steps).max() < 1e-9  # the scale is finer towards its end
+    assert plan(2, 2, (0, 1)).level == 1
+
+
 @pytest.mark.parametrize(
     ("planned", "words"),
     [
