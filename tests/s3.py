@@ -12,10 +12,14 @@ BUCKET = "bucket"
 
 
 @contextmanager
-def serve_bucket() -> Iterator[str]:
-    """Yield the address of an empty bucket, which the variables of AWS lead to inside the block."""
+def serve_bucket(host: str = "127.0.0.1") -> Iterator[str]:
+    """Yield the address of an empty bucket, which the variables of AWS lead to inside the block.
+
+    Args:
+        host: address of this machine.
+    """
     port = find_free_port()
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
+    server = ThreadedMotoServer(ip_address=host, port=port, verbose=False)
     server.start()
     try:
         with pytest.MonkeyPatch.context() as patch:
@@ -23,7 +27,7 @@ def serve_bucket() -> Iterator[str]:
                 "AWS_ACCESS_KEY_ID": "test",
                 "AWS_SECRET_ACCESS_KEY": "test",
                 "AWS_REGION": "us-east-1",
-                "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+                "AWS_ENDPOINT_URL": f"http://{host}:{port}",
                 "AWS_ALLOW_HTTP": "true",
             }.items():
                 patch.setenv(name, value)

@@ -4,6 +4,7 @@ import contextlib
 import json
 import re
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,11 +22,13 @@ class Api:
     Attributes:
         url: of it.
         seeds: how often each was asked for.
+        delay_seconds: of each answer.
         released: lets the requests go on that wait.
     """
 
     url: str = ""
     seeds: Counter[str] = field(default_factory=Counter)
+    delay_seconds: float = 0.0
     released: threading.Event = field(default_factory=threading.Event)
 
 
@@ -48,6 +51,7 @@ def serve_api(*, held: bool = False) -> Iterator[Api]:
             seed = dict(FIELD.findall(body))[b"seed"].decode()
             api.seeds[seed] += 1
             api.released.wait()
+            time.sleep(api.delay_seconds)
             file = {"variation": 1, "seed": int(seed), "format": "wav", "media_type": "audio/wav"}
             file |= {"bytes": len(seed), "url": f"/v1/results/{seed}/foley-1.wav"}
             result = {"request_id": "x", "kept_seconds": 60, "model": "tiny", "seeds": [int(seed)]}

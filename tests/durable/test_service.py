@@ -15,6 +15,7 @@ from runners.durable.request import JobOptions, JobRequest
 from runners.durable.service import JobService
 from runners.handoff import CLIP
 from runners.settings import Settings
+from tests.durable import versions
 
 OWNER = "a" * 64
 
@@ -85,6 +86,24 @@ def test_a_clip_is_the_same_whichever_way_it_came(service: JobService) -> None:
         accept(service, "key", prompt="rain", upload="0" * 32)
     first = accept(service, "sent in pieces", upload=upload_clip(service, b"clip"))
     assert accept(service, "sent in pieces").id == first.id
+
+
+def test_the_jobs_of_the_first_version_are_known(tmp_path: Path) -> None:
+    versions.restore(tmp_path)
+    service = JobService(Settings(jobs_dir=tmp_path))
+    try:
+        found = {job.id: job.state for job in service.queue.list_jobs("", limit=9)}
+        assert found == {versions.WAITING: "queued", versions.RUNNING: "running"}
+        with service.files.receive() as folder:
+            (folder / CLIP).write_bytes(versions.CLIP)
+            options = JobOptions.model_validate(versions.REQUEST)
+            again = JobRequest.settle(options, folder / CLIP)
+            for key, job_id in (("order-1", versions.WAITING), ("order-2", versions.RUNNING)):
+                same = {"upload": None, "idempotency_key": key, "root": ""}
+                assert service.accept("", folder, again, **same).id == job_id
+        assert service.queue.cancel("", versions.WAITING).state == "cancelled"
+    finally:
+        service.close()
 
 
 def test_an_output_lies_in_a_bucket_that_the_operator_has_named(tmp_path: Path) -> None:
