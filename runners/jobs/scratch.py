@@ -3,6 +3,7 @@
     <scratch root>/
         foley-<random>.lock     locked by flock for as long as its process lives
         foley-<random>/         one for each API process
+            room-<random>-<owner>-<bytes>   what a request may still write, which all processes heed
             <random>/           one for each request, removed when the request ends
                 clip  frames.safetensors  frames.json  waveforms.safetensors  output files
         foley-common-<server>.lock   locked, shared, by each API process of one server
@@ -36,10 +37,11 @@ MIN_ROOM_BYTES = 32 * 1024 * 1024  # the frames of a clip of 3 s
 NAME = "foley-"
 LOCK = ".lock"
 REQUESTS = "requests"
+ROOM = "room-"  # where confined children cannot write
 
 
 class _Claim(NamedTuple):
-    owner: str
+    owner: str  # a digest
     num_bytes: int  # that the folder of a request may come to hold
 
 
@@ -56,7 +58,7 @@ class Scratch:
         root.mkdir(parents=True, exist_ok=True)
         remove_leftovers(root)
         self._key_share = key_share
-        self._claims: dict[Path, _Claim] = {}  # by the folder of a request
+        self._root = root
         self._was_full = False
         # Locked before it gets the name that others look for, so that it never looks like a
         # leftover.
@@ -79,14 +81,15 @@ class Scratch:
         try:
             yield folder
         finally:
-            self._claims.pop(folder, None)
+            self._forget_claim(folder)
             # A thread that outlived a timeout may still write here. `close` removes such files.
             shutil.rmtree(folder, ignore_errors=True)
 
     def reserve(self, folder: Path, owner: str, num_bytes: int) -> None:
         """Set room aside for what a request will write, until its workspace is removed.
 
-        A later call counts as far as it asks for more than an earlier one of the same request.
+        What other processes have set aside counts too. A later call counts as far as it asks for
+        more than an earlier one of the same request.
 
         Args:
             folder: the request's workspace. What is in it is counted already.
@@ -97,25 +100,56 @@ class Scratch:
             BusyError: the requests of this key would take more than its share.
             StorageFullError: there is no room for so much.
         """
-        wanted_bytes = _measure_files(folder) + num_bytes
-        before = self._claims.pop(folder, None)
-        if before is not None and before.num_bytes >= wanted_bytes:
-            num_bytes = 0
-        if not num_bytes:  # what was promised to others does not shut it out
-            if before is not None:
-                self._claims[folder] = before
+        before = self._claims.get(folder)
+        wanted = _Claim(
+            hashlib.sha256(owner.encode()).hexdigest()[:16], _measure_files(folder) + num_bytes
+        )
+        # What was promised to others does not shut out a request that asks for no more.
+        if not num_bytes or (before is not None and before.num_bytes >= wanted.num_bytes):
             return
-        claimed_bytes = sum(claim.num_bytes for claim in self._claims.values())
-        of_key = sum(claim.num_bytes for claim in self._claims.values() if claim.owner == owner)
-        room_bytes = self._measure_unclaimed()
-        if of_key and of_key + wanted_bytes > self._key_share * (room_bytes + claimed_bytes):
+        # Noted first: of two processes that ask at the same time, one at least sees both.
+        self._note_claim(folder, wanted)
+        try:
+            others = self._claims
+            others.pop(folder, None)
+            self._check_claim(wanted, num_bytes, others)
+        except BaseException:
+            self._forget_claim(folder)
+            if before is not None:
+                self._note_claim(folder, before)
+            raise
+
+    def _check_claim(self, wanted: _Claim, num_bytes: int, others: dict[Path, _Claim]) -> None:
+        claimed_bytes = sum(claim.num_bytes for claim in others.values())
+        of_key = sum(claim.num_bytes for claim in others.values() if claim.owner == wanted.owner)
+        room_bytes = self._measure_unclaimed(others)
+        if of_key and of_key + wanted.num_bytes > self._key_share * (room_bytes + claimed_bytes):
             raise BusyError(
-                f"the files of this caller's requests would take {of_key + wanted_bytes} bytes, "
-                "more than its share of the room; try again later"
+                f"the files of this caller's requests would take {of_key + wanted.num_bytes} "
+                "bytes, more than its share of the room; try again later"
             )
         if num_bytes > room_bytes:
             raise StorageFullError()
-        self._claims[folder] = _Claim(owner, wanted_bytes)
+
+    @property
+    def _claims(self) -> dict[Path, _Claim]:
+        """What the requests of all processes have set aside, by their folders."""
+        claims = {}
+        for path in self._root.glob(f"{NAME}*/{ROOM}*"):
+            _, request, owner, num_bytes = path.name.split("-")
+            claims[path.parent / request] = _Claim(owner, int(num_bytes))
+        return claims
+
+    def _note_claim(self, folder: Path, claim: _Claim) -> None:
+        self._forget_claim(folder)
+        try:
+            (self.folder / f"{ROOM}{folder.name}-{claim.owner}-{claim.num_bytes}").touch()
+        except OSError as error:
+            raise StorageFullError() from error
+
+    def _forget_claim(self, folder: Path) -> None:
+        for path in self.folder.glob(f"{ROOM}{folder.name}-*"):
+            path.unlink(missing_ok=True)
 
     def check_upload(self, num_bytes: int = 0) -> None:
         """Return if so many bytes may arrive, beside what was set aside for running requests.
@@ -129,11 +163,11 @@ class Scratch:
         if num_bytes > self._measure_unclaimed() - MIN_ROOM_BYTES:
             raise StorageFullError()
 
-    def _measure_unclaimed(self) -> int:
+    def _measure_unclaimed(self, claims: dict[Path, _Claim] | None = None) -> int:
         """Return the bytes that are free and not set aside; what is written is free no more."""
         missing_bytes = sum(
             max(0, claim.num_bytes - _measure_files(folder))
-            for folder, claim in self._claims.items()
+            for folder, claim in (self._claims if claims is None else claims).items()
         )
         return self._measure_free() - missing_bytes
 

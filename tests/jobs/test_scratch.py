@@ -81,6 +81,26 @@ def test_what_is_written_of_the_room_set_aside_counts_once(tmp_path: Path) -> No
     scratch.close()
 
 
+def test_what_one_process_has_set_aside_counts_in_the_others(tmp_path: Path) -> None:
+    first, second = (Scratch(tmp_path, key_share=0.7) for _ in range(2))
+    half = measure_room(tmp_path) // 2
+    with first.workspace() as one, second.workspace() as two:
+        first.reserve(one, "one", half + half // 4)
+        with pytest.raises(StorageFullError):
+            second.reserve(two, "two", half)
+        with pytest.raises(StorageFullError):
+            second.check_upload(half)
+        second.reserve(two, "two", half // 8)
+        with pytest.raises(BusyError, match="more than its share"):
+            second.reserve(two, "one", half // 4)
+        assert len(first._claims) == 2
+    assert not first._claims
+    with second.workspace() as two:
+        second.reserve(two, "one", half)
+    first.close()
+    second.close()
+
+
 def test_the_files_of_one_key_take_its_share_of_the_room(tmp_path: Path) -> None:
     scratch = Scratch(tmp_path, key_share=0.25)
     fifth = measure_room(tmp_path) // 5
