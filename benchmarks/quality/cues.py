@@ -7,9 +7,15 @@ its two halves, and with one second of a second material in the middle of a gene
 `training.judge` says of each hit which material it is. A share is that of the hits with the
 material asked for; `f1` is that of the onsets with the events. `taken_for` counts what was heard in
 place of what was asked for. Each way is run once before its time counts.
+
+`textures`: without a picture, two steady sounds are asked for in the two halves, all pairs of
+`training.text.TEXTURES`. Each half is compared, by the levels of its bands, with sounds that were
+made of each prompt alone with other seeds; the share is that of the halves nearest to the one asked
+for. The half second around the border does not count.
 """
 
 import argparse
+import itertools
 import time
 from collections import Counter
 from functools import partial
@@ -17,9 +23,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from benchmarks.quality.held_out import HELD_OUT_SEED, make_frames
 from benchmarks.quality.sync import add_options, add_record_options, report_figures
+from foley.configs import SAMPLE_RATE
 from foley.pipeline import FoleyPipeline
 from training import clips, judge, labels, text
 from training.materials import MATERIALS
@@ -34,6 +42,9 @@ NEAR_SECONDS = 0.5  # of the border
 FIRST_CLIP = 500  # of the generator; the method was chosen on clips before it
 ACTIONS = ("bounce", "tap", "strike")
 NAMES = ("plain", "halves", "middle")
+TEXTURES = tuple(words[0] for words in text.TEXTURES.values())
+REFERENCE_SEEDS = (1000, 1001, 1002)
+UNSURE_SECONDS = 0.25  # on each side of the border
 
 
 def make_options(name: str, one: str, other: str) -> dict[str, Any]:
@@ -115,7 +126,50 @@ def measure(pipeline: FoleyPipeline, num_clips: int, seed: int, **options: Any) 
         "seconds_per_clip": {name: round(s / len(numbers), 3) for name, s in seconds.items()},
         "num_clips": len(numbers),
         "chance": round(1 / len(MATERIALS), 4),
+        "textures": measure_textures(pipeline, seed, **options),
     }
+
+
+def measure_textures(pipeline: FoleyPipeline, seed: int, **options: Any) -> dict[str, Any]:
+    """Return the share of halves of sounds without a picture that are the texture asked for.
+
+    Args:
+        pipeline: the model.
+        seed: of the first sound's noise; the others follow.
+        options: of the pipeline's call.
+    """
+    count = round((BORDER - UNSURE_SECONDS) * SAMPLE_RATE)
+
+    def make(prompt: str, number: int, **more: Any) -> Tensor:
+        made = pipeline(
+            None, prompt, duration_seconds=SECONDS, seed=seed + number, **more, **options
+        )
+        sound = made.waveforms[0]
+        return torch.cat([describe_bands(part) for part in (sound[:, :count], sound[:, -count:])])
+
+    references = torch.stack(
+        [
+            torch.cat([make(prompt, number) for number in REFERENCE_SEEDS]).mean(0)
+            for prompt in TEXTURES
+        ]
+    )
+    right = []
+    for number, (one, other) in enumerate(itertools.permutations(range(len(TEXTURES)), 2)):
+        cues = make_options("halves", TEXTURES[one], TEXTURES[other])
+        halves = make(TEXTURES[one], number, cues=cues["cues"])
+        nearest = torch.cdist(halves, references).argmin(1).tolist()
+        right += [nearest[0] == one, nearest[1] == other]
+    return {
+        "asked": round(sum(right) / len(right), 4),
+        "num_halves": len(right),
+        "chance": round(1 / len(TEXTURES), 4),
+    }
+
+
+def describe_bands(sound: Tensor) -> Tensor:
+    """Return the levels of bands over their mean, and their spread, of a sound [1, S]: [1, 96]."""
+    levels, spread = judge.band_levels(sound).chunk(2, dim=1)
+    return torch.cat([levels - levels.mean(1, keepdim=True), spread], dim=1)
 
 
 def _ask(name: str, when: float, pair: list[int]) -> list[tuple[str, int]]:
