@@ -209,7 +209,9 @@ def test_mixed_load_survives_kills_of_every_process(tmp_path: Path, short_clip: 
         assert {name for _, name in load.kills} >= {"GpuRunner", "FoleyApi", "fork_server"}
     finally:
         status = server.stop()
-    assert status == 0, server.log.read_text()[-4000:]
+    log = server.log.read_text()
+    assert status == 0, log[-4000:]
+    assert "end_forced" not in log, [line for line in log.splitlines() if "end_" in line]
     assert not list(server.scratch.iterdir())
     assert not [path for path in (tmp_path / "tmp").iterdir() if path.name.startswith("foley")]
 
