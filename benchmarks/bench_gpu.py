@@ -33,6 +33,7 @@ from benchmarks.gpu.bench import Bench, print_step
 from benchmarks.gpu.decoder import measure_decoder, measure_layers
 from benchmarks.gpu.encoders import measure_encoders
 from benchmarks.gpu.kernels import measure_kernels, measure_products
+from benchmarks.gpu.lengths import measure_cards, measure_qualities
 from benchmarks.gpu.model import step_flop
 from benchmarks.gpu.stages import measure_stages
 from benchmarks.records import environment, finish
@@ -45,10 +46,12 @@ PARTS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "sound": measure_decoder,
     "encoders": measure_encoders,
     "stages": measure_stages,
+    "qualities": measure_qualities,
     "steps": parts.measure_steps,
     "unfused": parts.measure_unfused,
     "profile": parts.profile_steps,
     "memory": parts.measure_memory,
+    "cards": measure_cards,
     "parity": parts.measure_parity,
     "products": measure_products,
     "kernels": measure_kernels,

@@ -69,12 +69,14 @@ class SoundPiece(NamedTuple):
     Attributes:
         variation: counted from 1.
         number: of the piece, counted from 1; each begins where the one before it ends.
+        seed: of the variation.
         start_seconds: from the start of the sound.
         waveform: float32 [1, S].
     """
 
     variation: int
     number: int
+    seed: int
     start_seconds: float
     waveform: Tensor
 
@@ -401,7 +403,7 @@ class Session:
         is_final = self.request.avoid_speech != "retry" and self._edit is None
         if is_long and is_final and not self.request.layers:
             self._finished.append(
-                SoundPiece(index + 1, sound.num_pieces, start / sample_rate, piece[0])
+                SoundPiece(index + 1, sound.num_pieces, sound.seed, start / sample_rate, piece[0])
             )
 
     def _measure_speech(self, piece: Tensor, start: int) -> float:

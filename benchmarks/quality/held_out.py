@@ -18,6 +18,7 @@ from training.judge import merge_close_events
 from training.scene import FPS, PLAIN, Style
 
 HELD_OUT_SEED = 909
+_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,7 @@ def generate_clips(
     *,
     first: int = 0,
     style: Style = PLAIN,
+    device: torch.device = _CPU,
     **options: Any,
 ) -> Iterator[HeldOutClip]:
     """Yield clips of the seed that no training uses.
@@ -56,17 +58,50 @@ def generate_clips(
         seconds: length of each.
         first: number of the first one.
         style: of drawing.
+        device: where they are drawn.
         options: of `training.scene.draw_scene`: action, quiet.
     """
     for index in range(first, first + count):
-        batch = clips.make_batch(HELD_OUT_SEED, index, 1, seconds, style, **options)
-        yield HeldOutClip(
-            frames=make_frames(batch.pictures()[0], preset),
-            prompt=batch.prompts[0],
-            events=merge_close_events(batch.hits["seconds"].tolist()),
-            unscored=labels.find_shoves(batch)[0],
-            sound=batch.waveform()[0],
-        )
+        yield join_clips(preset, 1, seconds, first=index, style=style, device=device, **options)
+
+
+def join_clips(
+    preset: Preset,
+    count: int,
+    seconds: float,
+    *,
+    first: int = 0,
+    style: Style = PLAIN,
+    device: torch.device = _CPU,
+    **options: Any,
+) -> HeldOutClip:
+    """Return a clip of several scenes, which follow one another with cuts.
+
+    Args:
+        preset: whose encoders determine the frames' sizes.
+        count: number of scenes.
+        seconds: length of each.
+        first: number of the first one.
+        style: of drawing.
+        device: where they are drawn.
+        options: of `training.scene.draw_scene`: action, quiet.
+    """
+    batches = [
+        clips.make_batch(HELD_OUT_SEED, index, 1, seconds, style, **options)
+        for index in range(first, first + count)
+    ]
+    moved = [batch.to(device) for batch in batches]
+
+    def place(times: list[list[float]]) -> list[float]:
+        return [index * seconds + t for index, own in enumerate(times) for t in own]
+
+    return HeldOutClip(
+        frames=make_frames(torch.cat([b.pictures()[0].cpu() for b in moved]), preset),
+        prompt=batches[0].prompts[0],
+        events=merge_close_events(place([b.hits["seconds"].tolist() for b in batches])),
+        unscored=place([labels.find_shoves(b)[0] for b in batches]),
+        sound=torch.cat([b.waveform()[0].cpu() for b in moved]),
+    )
 
 
 def make_frames(pictures: Tensor, preset: Preset) -> VideoFrames:

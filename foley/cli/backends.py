@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -11,14 +12,15 @@ from foley.cli.options import ModelOptions
 from foley.cli.plan import AUDIO_SUFFIXES, ClipTask
 from foley.errors import DeviceError, ParameterError, RequestError
 from foley.marks.mark import Mark, Marks
-from foley.mix import LoudnessReport
+from foley.mix import LoudnessReport, MixOptions
 from foley.types import FrameStream, NoPicture, SourceSound, Stage, VideoFrames
 
 if TYPE_CHECKING:
-    from foley.client import AsyncFoleyClient, Format, RemoteFile, RemoteUpdate
+    from foley.client import AsyncFoleyClient, Format, RemoteFile, RemotePiece, RemoteUpdate
     from foley.generation import Generation
     from foley.media.mux import MediaFile
     from foley.pipeline import Progress
+    from foley.session import SoundPiece
 
 MAX_WAIT_SECONDS = 600.0  # how long a busy service is retried
 
@@ -97,6 +99,29 @@ class OnOutcome(Protocol):
         """
 
 
+@dataclass(frozen=True, kw_only=True)
+class SoundFile:
+    """A piece of a long sound, written while the rest is made.
+
+    Attributes:
+        path: of the wav file.
+        variation: counted from 1.
+        number: of the piece, counted from 1; each begins where the one before it ends.
+        start_seconds: from the start of the sound.
+        duration_seconds: of the piece.
+    """
+
+    path: Path
+    variation: int
+    number: int
+    start_seconds: float
+    duration_seconds: float
+
+
+# Receives the pieces of a clip's sound in order.
+OnSound = Callable[[ClipTask, SoundFile], None]
+
+
 class GenerationBackend(Protocol):
     """Generates the sounds of clips.
 
@@ -114,6 +139,7 @@ class GenerationBackend(Protocol):
         trim: bool,
         on_stage: OnStage,
         on_outcome: OnOutcome,
+        on_sound: OnSound | None,
     ) -> None:
         """Generate the sounds of clips and write their files.
 
@@ -123,6 +149,8 @@ class GenerationBackend(Protocol):
             trim: whether to cut a clip that is too long instead of refusing it.
             on_stage: called when a stage begins or moves on.
             on_outcome: called when a clip is done, or has failed.
+            on_sound: called with each piece of a long sound, which is a file then; only with one
+                clip at once. None writes no pieces.
 
         Raises:
             ServerError: the model or the service failed.
@@ -169,6 +197,7 @@ class LocalBackend:
         trim: bool,
         on_stage: OnStage,
         on_outcome: OnOutcome,
+        on_sound: OnSound | None,
     ) -> None:
         """See `GenerationBackend.run`."""
         for first in range(0, len(tasks), jobs):
@@ -180,7 +209,10 @@ class LocalBackend:
                     decoded.append(self._decode(task, trim=trim))
                 except RequestError as error:
                     on_outcome(task, error)
-            self._generate(decoded, start, on_stage, on_outcome, trim=trim)
+            if on_sound is None or not decoded:
+                self._generate(decoded, start, on_stage, on_outcome, trim=trim)
+            else:
+                self._generate_heard(decoded[0], start, on_stage, on_outcome, on_sound)
 
     def _decode(self, task: ClipTask, *, trim: bool) -> _DecodedClip:
         if task.clip is None:
@@ -245,6 +277,50 @@ class LocalBackend:
                 on_outcome(clip.task, error)
             else:
                 on_outcome(clip.task, result)
+
+    def _generate_heard(
+        self,
+        clip: _DecodedClip,
+        start: float,
+        on_stage: OnStage,
+        on_outcome: OnOutcome,
+        on_sound: OnSound,
+    ) -> None:
+        """Generate the sounds of one clip, and write pieces of them while the rest is made."""
+        task = clip.task
+
+        def on_progress(progress: "Progress") -> None:
+            on_stage([task], progress.stage, progress.step, progress.num_steps)
+
+        def on_piece(piece: "SoundPiece") -> None:
+            on_sound(task, self._write_piece(task, piece))
+
+        try:
+            generation = self._pipeline.generate(
+                clip.frames, task.request, on_progress, clip.source, on_piece
+            )
+            on_stage([task], Stage.MUX)
+            result = self._write_result(clip, generation, start)
+        except RequestError as error:
+            on_outcome(task, error)
+        else:
+            on_outcome(task, result)
+
+    def _write_piece(self, task: ClipTask, piece: "SoundPiece") -> SoundFile:
+        from foley.media.mux import write_audio
+
+        sample_rate = self._pipeline.preset.vae.sample_rate
+        path = task.choose_piece_path(piece.variation, piece.number)
+        # A piece is the new sound alone, before the mix.
+        mark = self._make_mark(replace(task, mix=MixOptions()), piece.seed)
+        write_audio(piece.waveform, path, sample_rate=sample_rate, mark=mark)
+        return SoundFile(
+            path=path,
+            variation=piece.variation,
+            number=piece.number,
+            start_seconds=piece.start_seconds,
+            duration_seconds=piece.waveform.shape[-1] / sample_rate,
+        )
 
     def _write_result(
         self, clip: _DecodedClip, generation: "Generation", start: float
@@ -374,9 +450,10 @@ class ServerBackend:
         trim: bool,
         on_stage: OnStage,
         on_outcome: OnOutcome,
+        on_sound: OnSound | None,
     ) -> None:
         """See `GenerationBackend.run`."""
-        asyncio.run(self._run_all(tasks, jobs, trim, on_stage, on_outcome))
+        asyncio.run(self._run_all(tasks, jobs, trim, on_stage, on_outcome, on_sound))
 
     async def _run_all(
         self,
@@ -385,6 +462,7 @@ class ServerBackend:
         trim: bool,
         on_stage: OnStage,
         on_outcome: OnOutcome,
+        on_sound: OnSound | None,
     ) -> None:
         from foley.client import AsyncFoleyClient
 
@@ -393,7 +471,7 @@ class ServerBackend:
         async def work() -> None:
             for task in waiting:
                 try:
-                    result = await self._run_one(client, task, trim=trim, on_stage=on_stage)
+                    result = await self._run_one(client, task, trim, on_stage, on_sound)
                 except RequestError as error:
                     on_outcome(task, error)
                 else:
@@ -409,7 +487,12 @@ class ServerBackend:
                 await asyncio.gather(*workers, return_exceptions=True)
 
     async def _run_one(
-        self, client: "AsyncFoleyClient", task: ClipTask, *, trim: bool, on_stage: OnStage
+        self,
+        client: "AsyncFoleyClient",
+        task: ClipTask,
+        trim: bool,
+        on_stage: OnStage,
+        on_sound: OnSound | None,
     ) -> ClipResult:
         def on_update(update: "RemoteUpdate") -> None:
             position = f", {update.queue_position} before" if update.queue_position else ""
@@ -420,16 +503,18 @@ class ServerBackend:
         options = task.request.model_dump()
         if task.edit_source is not None:
             options["edit"]["source"] = task.edit_source
-        result = await client.generate(
-            task.read_from,
-            on_update=on_update,
-            max_wait_seconds=MAX_WAIT_SECONDS,
-            trim=trim,
-            format=cast("Format", _get_format(task)),
-            priority="bulk" if self._bulk else "interactive",
-            **options,
-            **task.mix.changed(),
-        )
+        async with _download_pieces(client, task, on_sound) as on_piece:
+            result = await client.generate(
+                task.read_from,
+                on_update=on_update,
+                on_sound=on_piece,
+                max_wait_seconds=MAX_WAIT_SECONDS,
+                trim=trim,
+                format=cast("Format", _get_format(task)),
+                priority="bulk" if self._bulk else "interactive",
+                **options,
+                **task.mix.changed(),
+            )
         chosen = result.select_files(_get_format(task))
         paths = await _download(client, task, chosen)
         layers = result.select_layers()
@@ -451,6 +536,39 @@ class ServerBackend:
             ),
             layer_seeds=tuple(file.seed for file in layers),
         )
+
+
+@asynccontextmanager
+async def _download_pieces(
+    client: "AsyncFoleyClient", task: ClipTask, on_sound: OnSound | None
+) -> "AsyncIterator[Callable[[RemotePiece], None] | None]":
+    """Yield a function that takes pieces of a sound, which are downloaded one after another."""
+    if on_sound is None:
+        yield None
+        return
+    queue: asyncio.Queue[RemotePiece | None] = asyncio.Queue()
+
+    async def download_all() -> None:
+        while (piece := await queue.get()) is not None:
+            path = task.choose_piece_path(piece.variation, piece.number)
+            await client.download(piece, path)
+            file = SoundFile(
+                path=path,
+                variation=piece.variation,
+                number=piece.number,
+                start_seconds=piece.start_seconds,
+                duration_seconds=piece.duration_seconds,
+            )
+            on_sound(task, file)
+
+    downloading = asyncio.create_task(download_all())
+    try:
+        yield queue.put_nowait
+        queue.put_nowait(None)
+        await downloading
+    finally:
+        downloading.cancel()
+        await asyncio.gather(downloading, return_exceptions=True)
 
 
 async def _download(

@@ -11,7 +11,13 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.console import Console
 
-from foley.cli.backends import ClipResult, GenerationBackend, LocalBackend, ServerBackend
+from foley.cli.backends import (
+    ClipResult,
+    GenerationBackend,
+    LocalBackend,
+    ServerBackend,
+    SoundFile,
+)
 from foley.cli.options import MarkFlags, MixFlags, ModelOptions, ServerOptions, SoundOptions
 from foley.cli.pipes import PIPE, check_pipes, store_input
 from foley.cli.plan import (
@@ -89,6 +95,15 @@ def generate(
             "and more memory.",
         ),
     ] = 1,
+    pieces: Annotated[
+        bool,
+        Parameter(
+            negative=(),
+            help="Write a sound of over 15 s in pieces of about 8 s too, as CLIP.foley-piece-1.wav "
+            "and so on, while the rest is made. They are the new sound before the options of the "
+            "mix. Not with layers, an edit or --avoid-speech retry, where nothing is final early.",
+        ),
+    ] = False,
     quiet: Annotated[
         bool, Parameter(alias="-q", negative=(), help="Show paths of results and errors only.")
     ] = False,
@@ -142,6 +157,8 @@ def generate(
         )
     if not 1 <= jobs <= MAX_JOBS:
         raise ParameterError(f"--jobs: {jobs} clips at once are not possible; give 1 to {MAX_JOBS}")
+    if pieces:
+        check_pieces(request, jobs=jobs, to_stdout=output == PIPE)
     if quiet and verbose:
         raise ParameterError("--quiet and --verbose exclude one another; leave one out")
     logging.getLogger("foley").setLevel(logging.INFO if verbose else logging.WARNING)
@@ -185,9 +202,32 @@ def generate(
         if tasks:
             create_folders(tasks)
             backend = open_backend(server, model, marks, bulk=len(tasks) > 1)
-            run_tasks(backend, tasks, report, jobs=jobs, trim=trim, otio=otio)
+            run_tasks(backend, tasks, report, jobs=jobs, trim=trim, otio=otio, pieces=pieces)
     report.print_summary()
     return 1 if report.num_failed else 0
+
+
+def check_pieces(request: GenerationRequest, *, jobs: int, to_stdout: bool) -> None:
+    """Refuse what excludes --pieces.
+
+    Args:
+        request: the options of all clips.
+        jobs: clips at once.
+        to_stdout: whether the result goes to standard output.
+
+    Raises:
+        ParameterError: names the option.
+    """
+    reasons = {
+        "--layer": bool(request.layers),
+        "--edit-source": request.edit is not None,
+        "--avoid-speech retry": request.avoid_speech == "retry",
+        "--jobs": jobs > 1,
+        "--output -": to_stdout,
+    }
+    for option, is_given in reasons.items():
+        if is_given:
+            raise ParameterError(f"--pieces and {option} exclude one another; leave one out")
 
 
 def make_scratch(stack: contextlib.ExitStack) -> Path:
@@ -269,6 +309,7 @@ def run_tasks(
     jobs: int,
     trim: bool,
     otio: bool = False,
+    pieces: bool = False,
 ) -> None:
     """Generate all clips. A clip that fails does not stop the others.
 
@@ -279,6 +320,7 @@ def run_tasks(
         jobs: clips at once.
         trim: whether to cut clips that are too long instead of refusing them.
         otio: whether to write timelines.
+        pieces: whether to write pieces of long sounds while the rest is made.
 
     Raises:
         ServerError: the model or the service failed, which would fail the other clips too.
@@ -300,4 +342,15 @@ def run_tasks(
                 else:
                     report.print_result(task, outcome)
 
-        backend.run(tasks, jobs=jobs, trim=trim, on_stage=bar.move, on_outcome=on_outcome)
+        def on_sound(task: ClipTask, piece: SoundFile) -> None:
+            with bar.pause():
+                report.print_piece(task, piece)
+
+        backend.run(
+            tasks,
+            jobs=jobs,
+            trim=trim,
+            on_stage=bar.move,
+            on_outcome=on_outcome,
+            on_sound=on_sound if pieces else None,
+        )

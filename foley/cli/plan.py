@@ -74,6 +74,16 @@ class ClipTask:
         names = (f"{self.output.stem}-{i}{self.output.suffix}" for i in range(1, count + 1))
         return [self.output.with_name(name) for name in names]
 
+    def choose_piece_path(self, variation: int, number: int) -> Path:
+        """Return the path of a piece of a long sound, a wav file.
+
+        Args:
+            variation: from 1.
+            number: of the piece, from 1.
+        """
+        output = self.list_outputs()[variation - 1]
+        return output.with_name(f"{output.stem}-piece-{number}.wav")
+
     def list_stems(self) -> list[Path]:
         """Return the path of each layer."""
         count = len(self.request.layers)

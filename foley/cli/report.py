@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from foley.cli.backends import ClipResult, ModelName
+from foley.cli.backends import ClipResult, ModelName, SoundFile
 from foley.cli.pipes import write_file, write_line
 from foley.cli.plan import ClipTask
 from foley.errors import RequestError
@@ -18,7 +18,8 @@ from foley.mix import Loudness, LoudnessReport
 class Report:
     """Where results and errors of clips go.
 
-    Standard output gets the path of each file, a line of JSON for each clip, or the file itself.
+    Standard output gets the path of each file, a line of JSON for each clip and each piece of a
+    sound, or the file itself.
     All else goes to standard error.
 
     Args:
@@ -106,6 +107,29 @@ class Report:
         else:
             for path in (*result.paths, *result.stems):
                 write_line(os.fsencode(path))
+
+    def print_piece(self, task: ClipTask, piece: SoundFile) -> None:
+        """Print the path of a piece of a long sound.
+
+        Args:
+            task: what was asked for.
+            piece: which one it is.
+        """
+        if not self._as_json:
+            write_line(os.fsencode(piece.path))
+            return
+        _write_json(
+            {
+                "clip": task.name if task.clip else None,
+                "piece": {
+                    "path": str(piece.path),
+                    "variation": piece.variation,
+                    "number": piece.number,
+                    "start_seconds": piece.start_seconds,
+                    "duration_seconds": piece.duration_seconds,
+                },
+            }
+        )
 
     def print_error(self, task: ClipTask, error: RequestError) -> None:
         """Print why a clip has no result.

@@ -194,7 +194,7 @@ class RunningJob(ScheduledJob):
                 FinishedPiece(
                     variation=piece.variation,
                     number=piece.number,
-                    seed=self.session.seeds[piece.variation - 1],
+                    seed=piece.seed,
                     start_seconds=piece.start_seconds,
                     duration_seconds=piece.waveform.shape[-1] / sample_rate,
                     sample_rate=sample_rate,

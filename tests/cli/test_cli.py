@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -29,7 +30,7 @@ from foley.request import GenerationRequest
 from foley.version import __version__
 from runners.process import find_free_ports
 from tests.adapters import write_random_adapter
-from tests.http.test_generate import packets
+from tests.http.test_generate import packets, samples
 from tests.media.clips import list_packets
 from tests.patience import wait_for_exit
 
@@ -305,6 +306,25 @@ def test_brackets_in_a_name_are_not_markup(foley: RunFoley, name: str, tmp_path:
     assert result.returncode == 0, result.stderr
     assert str(clip) in result.stderr
     assert result.stdout == f"{out}\n"
+
+
+def test_pieces_of_a_long_sound_are_files_that_make_up_the_whole(
+    foley: RunFoley, tmp_path: Path
+) -> None:
+    out = tmp_path / "rain.wav"
+    arguments = ("--seconds", 16, "-p", "rain", "-o", out, "--pieces", *FAST)
+    result = foley("generate", *arguments, "--json")
+    assert result.returncode == 0, result.stderr
+    *pieces, whole = map(json.loads, result.stdout.splitlines())
+    assert [line["piece"]["number"] for line in pieces] == [1, 2]
+    paths = [Path(line["piece"]["path"]) for line in pieces]
+    assert paths == [tmp_path / "rain-piece-1.wav", tmp_path / "rain-piece-2.wav"]
+    assert sum(line["piece"]["duration_seconds"] for line in pieces) == whole["duration_seconds"]
+    read = [sound_file.read_bytes() for sound_file in (*paths, out)]
+    first, second, made = (samples(file) for file in read)
+    assert (np.concatenate([first, second]) == made).all()
+    for refused in (("-j", 2), ("--avoid-speech", "retry")):
+        assert "--pieces and --" in foley("generate", *arguments, *refused).stderr
 
 
 def test_a_prompt_alone_becomes_a_sound(foley: RunFoley, tmp_path: Path) -> None:

@@ -75,6 +75,31 @@ def foley(
 RunFoley = Callable[..., tuple[int, str]]
 
 
+def test_pieces_are_written_and_named_while_the_rest_is_made(
+    service: StubServer, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    ended = threading.Event()
+    piece = {"variation": 1, "start_seconds": 0.0, "duration_seconds": 8.0, "bytes": 4}
+    piece |= {"number": 1, "media_type": "audio/wav", "url": "/v1/results/r-1/foley-1-piece-1.wav"}
+    (whole,) = result_reply("wav").pieces
+    result = event_reply(encode_event("sound", piece), whole, wait=lambda: ended.wait(scale(20)))
+    service.replies = [MODELS, result, Reply(pieces=(b"pie.",)), Reply(pieces=(b"all.",))]
+    out = tmp_path / "out.wav"
+    command = [sys.executable, "-m", "foley.cli.app", "generate", "-o", str(out), "--pieces"]
+    command += ["--seconds", "16", "-p", "rain", "--server", service.url]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        first = tmp_path / "out-piece-1.wav"
+        assert process.stdout.readline() == f"{first}\n"
+        assert first.read_bytes() == b"pie."
+        assert not out.exists()
+        ended.set()
+        assert process.stdout.read() == f"{out}\n"
+        assert process.wait(scale(20)) == 0
+    (asked,) = [request for request in service.requests if request.path == "/v1/generate"]
+    assert b'"pieces"\r\n\r\ntrue' in asked.body
+
+
 def test_a_table_of_clips_is_sent_as_bulk_requests(
     foley: RunFoley, service: StubServer, tmp_path: Path
 ) -> None:
