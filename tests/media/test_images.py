@@ -68,6 +68,15 @@ def test_a_zip_of_pictures_is_a_clip(tmp_path: Path, container: str) -> None:
     )
 
 
+def test_one_picture_repeated_is_shown_for_as_many_seconds(tmp_path: Path) -> None:
+    clip = write_zip(
+        tmp_path / "clip", [(f"{n}.png", draw_picture(7)) for n in range(3)], Fraction(1)
+    )
+    frames = decode_frames(clip, visual_size=SIZE, sync_size=SIZE, exact_clock=True)
+    assert frames.source_seconds == 3
+    assert numbers(frames.sync) == [7] * 75
+
+
 def test_pictures_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     files = [(f"shot2/frame{n}.png", draw_picture(n)) for n in (12, 8, 10, 9, 11)]
     clip = write_zip(tmp_path / "clip", [*files, ("__MACOSX/._frame8.png", b"?"), (".x", b"?")])
