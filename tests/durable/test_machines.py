@@ -7,16 +7,17 @@ since three models would take all of a small machine.
 import os
 import random
 import signal
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from foley.errors import NotReadyError
+from foley.errors import NotReadyError, StorageFullError
 from runners.durable.executor_settings import ExecutorSettings
 from runners.durable.job import Job
 from runners.durable.receivers import WebhookSettings
@@ -96,8 +97,8 @@ def accept(service: JobService, seed: int, receiver: Receiver) -> Job:
         )
 
 
-def check_results(service: JobService, jobs: list[Job], bucket: str) -> list[Job]:
-    """Check that each job has one result, which is its own, and nothing of other tries."""
+def check_results(service: JobService, jobs: list[Job]) -> list[Job]:
+    """Check that each job has a result, which is its own."""
     done = [service.find(OWNER, job.id) for job in jobs]
     for seed, job in enumerate(done):
         assert job.state == "succeeded"
@@ -171,7 +172,7 @@ def test_three_machines_of_which_one_is_cut_off_one_frozen_and_all_are_killed(
                 fleet.start(machine, apis[machine.name])
         seconds = time.monotonic() - started
         # What a try that was cut off has left is removed when its job succeeds, or expires.
-        done = check_results(service, jobs, bucket)
+        done = check_results(service, jobs)
         asked = sum(sum(api.seeds.values()) for api in apis.values())
         ids = [headers["webhook-id"] for headers, _ in receiver.got]
         print(
@@ -181,9 +182,34 @@ def test_three_machines_of_which_one_is_cut_off_one_frozen_and_all_are_killed(
         )
 
 
+def wait_until_told(
+    receiver: Receiver,
+    jobs: list[Job],
+    started: ExitStack,
+    settings: ExecutorSettings,
+    executor: Executor,
+    api: Api,
+) -> int:
+    """Wait until all jobs have ended, and start an executor after one that has ended, as a service.
+
+    Returns:
+        How many have ended themselves, because they had dropped a job.
+    """
+    num_ended = 0
+    deadline = Deadline(300)
+    while count_told(receiver, jobs) < len(jobs):
+        assert not deadline.is_over(), executor.log.read_text()
+        time.sleep(0.5)
+        if executor.process.poll() is not None:
+            num_ended += 1
+            executor = started.enter_context(run_executor(settings, api.url))
+    return num_ended
+
+
 def test_a_database_that_is_away_for_half_a_minute_loses_nothing(tmp_path: Path) -> None:
     with ExitStack() as held:
-        bucket = held.enter_context(serve_bucket())
+        # The library of the tests keeps its buckets for as long as this process lives.
+        bucket = f"{held.enter_context(serve_bucket())}/away"
         postgres = held.enter_context(serve_postgres())
         receiver = held.enter_context(receive_webhooks())
         api = held.enter_context(serve_api())
@@ -196,7 +222,8 @@ def test_a_database_that_is_away_for_half_a_minute_loses_nothing(tmp_path: Path)
             database_url=postgres.url,
             results=f"{bucket}/jobs",
         )
-        executor = held.enter_context(run_executor(settings, api.url))
+        started = held.enter_context(ExitStack())
+        executor = started.enter_context(run_executor(settings, api.url))
         executor.wait_for("jobs_ready")
         jobs = [accept(service, seed, receiver) for seed in range(12)]
         wait_until(lambda: service.queue.list_jobs(OWNER, "running", limit=2), 60, what="none runs")
@@ -210,13 +237,12 @@ def test_a_database_that_is_away_for_half_a_minute_loses_nothing(tmp_path: Path)
         assert executor.process.poll() is None
         postgres.start()
         back = time.monotonic()
-        wait_until(
-            lambda: count_told(receiver, jobs) == len(jobs), 180, what=executor.log.read_text
-        )
-        check_results(service, jobs, bucket)
+        num_ended = wait_until_told(receiver, jobs, started, settings, executor, api)
+        check_results(service, jobs)
         print(
             f"away for {back - away:.0f} s with jobs that run; all {len(jobs)} had ended "
-            f"{time.monotonic() - back:.0f} s later, and {sum(api.seeds.values())} sounds were made"
+            f"{time.monotonic() - back:.0f} s later; {sum(api.seeds.values())} sounds were made, "
+            f"and {num_ended} executors ended themselves"
         )
 
 
@@ -254,4 +280,48 @@ def test_a_receiver_that_fails_for_a_minute_is_told(tmp_path: Path) -> None:
         print(
             f"{len(jobs)} webhooks, {len(receiver.got)} tries; told "
             f"{time.monotonic() - first:.0f} s after the first"
+        )
+
+
+def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(mount, check=False).returncode:
+        pytest.skip("this machine mounts nothing")
+    with ExitStack() as held:
+        held.callback(subprocess.run, ["umount", "-l", str(folder)], check=True)
+        receiver = held.enter_context(receive_webhooks())
+        api = held.enter_context(serve_api())
+        api.delay_seconds = 1.0
+        service = JobService(
+            Settings(
+                jobs_dir=folder,
+                webhook_secret=SECRET,  # type: ignore[arg-type]
+                webhook_networks="127.0.0.0/8",
+            )
+        )
+        held.callback(service.close)
+        settings = ExecutorSettings(folder=folder, keep_seconds=3600, webhooks=WEBHOOKS)
+        jobs = [accept(service, seed, receiver) for seed in range(10)]
+        fleet = held.enter_context(ExitStack())
+        executor = fleet.enter_context(run_executor(settings, api.url))
+        wait_until(lambda: service.queue.list_jobs(OWNER, "running", limit=2), 60, what="none runs")
+        filler = folder / "filler"
+        with filler.open("wb", buffering=0) as file, suppress(OSError):
+            while True:
+                file.write(bytes(4096))
+        full = time.monotonic()
+        (running, *_) = service.queue.list_jobs(OWNER, "running", limit=1)
+        assert service.find(OWNER, running.id).progress["code"] == "storage_full"
+        with pytest.raises(StorageFullError):
+            accept(service, 99, receiver)
+        time.sleep(30)
+        filler.unlink()
+        free = time.monotonic()
+        num_ended = wait_until_told(receiver, jobs, fleet, settings, executor, api)
+        check_results(service, jobs)
+        print(
+            f"full for {free - full:.0f} s; all {len(jobs)} jobs had ended "
+            f"{time.monotonic() - free:.0f} s later; {num_ended} further executors were started"
         )
