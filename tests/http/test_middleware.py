@@ -2,13 +2,17 @@
 
 import asyncio
 import json
+from collections.abc import MutableMapping
+from typing import Any
 
 import httpx
 import pytest
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.testing import capture_logs
 
 from foley.errors import BusyError, ConnectionFailedError, DeviceError, FoleyError, VideoEmptyError
+from runners import metrics
 from runners.auth import ApiKeys
 from runners.http.middleware import ErrorMiddleware
 from runners.status import status_of
@@ -158,3 +162,21 @@ def test_retry_after_is_that_of_the_error() -> None:
     error = BusyError("later")
     error.retry_after_seconds = 11.2
     assert ask(raising(error)).headers["retry-after"] == "12"
+
+
+def test_what_changes_something_on_the_page_is_counted_and_logged_and_what_reads_is_not() -> None:
+    async def ask_page(method: str) -> list[MutableMapping[str, Any]]:
+        app = ErrorMiddleware(PlainTextResponse("done"), ApiKeys([]))
+        transport = httpx.ASGITransport(app=app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            with capture_logs() as logs:
+                await client.request(method, "/ui/gradio_api/upload")
+        return logs
+
+    counted = metrics.REQUESTS.labels("/ui", 200)._value
+    before = counted.get()
+    assert asyncio.run(ask_page("GET")) == []
+    assert counted.get() == before
+    (line,) = asyncio.run(ask_page("POST"))
+    assert (line["event"], line["path"]) == ("request", "/ui/gradio_api/upload")
+    assert counted.get() == before + 1
