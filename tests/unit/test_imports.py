@@ -105,6 +105,7 @@ ALLOWED: dict[str, set[str]] = {
         "foley.media/",
         "foley.models/",
         "foley.pipeline",
+        "foley.session",
         "foley.storage",
         "foley.tuning/",
         "foley.weights/",
