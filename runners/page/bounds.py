@@ -20,11 +20,13 @@ class PageBounds:
         max_seconds: the longest clip.
         max_bytes: the largest upload.
         needs_key: whether the service asks for an API key.
+        has_jobs: whether the service takes durable jobs.
     """
 
     max_seconds: float
     max_bytes: int
     needs_key: bool
+    has_jobs: bool
 
 
 async def fetch_bounds(server_url: str) -> PageBounds:
@@ -44,5 +46,6 @@ async def fetch_bounds(server_url: str) -> PageBounds:
                     max_seconds=float(clip["x-max-seconds"]),
                     max_bytes=int(clip["x-max-request-bytes"]),
                     needs_key=bool(document["security"]),
+                    has_jobs="/v1/jobs" in document["paths"],
                 )
             await asyncio.sleep(POLL_SECONDS)

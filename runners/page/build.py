@@ -3,8 +3,9 @@
 import gradio as gr
 
 from runners.page.bounds import PageBounds
-from runners.page.events import connect_events
+from runners.page.events import UNQUEUED, connect_events
 from runners.page.handlers import PageHandlers
+from runners.page.jobs import PageJobs, connect_job_events
 from runners.page.layout import PageLayout
 from runners.page.sessions import PageSessions
 
@@ -32,4 +33,7 @@ def build_page(
         layout = PageLayout(bounds, same_origin=same_origin)
         handlers = PageHandlers(layout, sessions, prefix=prefix, same_origin=same_origin)
         connect_events(blocks, layout, handlers)
+        if layout.jobs is not None:
+            jobs = PageJobs(layout, sessions.server_url, same_origin=same_origin)
+            connect_job_events(blocks, layout, jobs, UNQUEUED)
     return blocks

@@ -53,6 +53,7 @@ LOUDNESSES: dict[str, float | None] = {
 REFUSE, TRIM = "Refuse it", "Use a part of it"
 NUM_VARIATIONS = (1, 2, 3, 4)
 MODEL_POLL_SECONDS = 2.0  # between two questions while the model loads
+JOBS_POLL_SECONDS = 3.0  # between two questions while a job runs
 DEFAULTS = GenerationRequest()
 
 Errors = dict[str, gr.HTML]  # place of an error, see `messages.PLACES`, and its component
@@ -414,6 +415,18 @@ class ResultControls:
         with gr.Row(elem_classes="foley-actions", visible=False) as self.seed_row:
             self.keep_seed = gr.Button("Keep this seed", size="sm", elem_id="keep-seed")
             self.edit = gr.Button("Edit this result", size="sm", elem_id="edit-result")
+
+
+class JobControls:
+    """The jobs of this browser, which a reload does not lose."""
+
+    def __init__(self) -> None:
+        with gr.Column(elem_id="jobs"):
+            self.submit = gr.Button("Make it as a job", size="sm", elem_id="submit-job")
+            self.list = gr.HTML("", elem_id="job-list")
+        # Ids and prompts, of which none is secret: a fixed key outlives a restart of the page.
+        self.kept = gr.BrowserState([], storage_key="foley-jobs", secret="foley-jobs")
+        self.timer = gr.Timer(JOBS_POLL_SECONDS, active=False)
 
 
 def read_bounds(name: str) -> tuple[float, float]:

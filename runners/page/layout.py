@@ -7,6 +7,7 @@ from runners.page.controls import (
     ActionControls,
     ClipControls,
     Errors,
+    JobControls,
     ModelControls,
     ResultControls,
     SettingControls,
@@ -27,6 +28,7 @@ class PageLayout:
 
     Attributes:
         errors: the component for the errors of each place; see `messages.PLACES`.
+        jobs: None where the service takes no jobs.
     """
 
     def __init__(self, bounds: PageBounds, *, same_origin: bool) -> None:
@@ -41,3 +43,4 @@ class PageLayout:
                 self.actions = ActionControls(bounds, self.errors)
             with gr.Column(scale=7, min_width=320):
                 self.results = ResultControls()
+                self.jobs = JobControls() if bounds.has_jobs else None

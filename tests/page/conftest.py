@@ -112,9 +112,14 @@ def page_start() -> PageStart:
 
 @pytest.fixture(scope="package")
 def server(tmp_path_factory: pytest.TempPathFactory, page_start: PageStart) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("page")
     server = Server(
-        tmp_path_factory.mktemp("page"),
-        {"FOLEY_MAX_CLIP_SECONDS": str(MAX_CLIP_SECONDS), "FOLEY_ROOT_PATH": "/foley"},
+        folder,
+        {
+            "FOLEY_MAX_CLIP_SECONDS": str(MAX_CLIP_SECONDS),
+            "FOLEY_ROOT_PATH": "/foley",
+            "FOLEY_JOBS_DIR": str(folder / "jobs"),
+        },
     )
     try:
         server.wait_until_ready()
