@@ -71,15 +71,27 @@ def pack_pictures(pattern: Path, destination: Path) -> None:
         VideoDecodeError: there is no picture, or a number is missing.
         OutputError: the zip cannot be written.
     """
-    pictures = list_pictures(pattern)
+    pack_files(list_pictures(pattern), destination)
+
+
+def pack_files(pictures: list[Path], destination: Path) -> None:
+    """Write files into a zip, without compression.
+
+    Args:
+        pictures: their paths; a zip has no folders.
+        destination: of the zip.
+
+    Raises:
+        OutputError: the zip cannot be written.
+    """
     try:
         with atomic_path(destination) as partial, zipfile.ZipFile(partial, "w") as archive:
             for picture in pictures:
                 archive.write(picture, picture.name)
     except OSError as error:
         raise OutputError(
-            f"the pictures {pattern} cannot be packed into {destination.parent} "
-            f"({error.strerror}); make room there, or set TMPDIR to another folder"
+            f"the pictures cannot be packed into {destination.parent} ({error.strerror}); make "
+            "room there, or set TMPDIR to another folder"
         ) from error
 
 

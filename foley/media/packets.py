@@ -56,12 +56,14 @@ def complete_timestamps(
             if order is None:
                 num_packets = _num_needed(stream, step, stop_seconds)
                 order = _PresentationOrder(Path(container.name), limits, num_packets, step)
-            packet.pts, packet.dts = order.find_times(index, packet.dts)
+            packet.pts, packet.dts, packet.duration = order.find_times(index, packet.dts)
         elif packet.dts is None:
             waiting.append(packet)
             continue
         elif packet.pts is None:
             packet.pts = packet.dts
+        if not packet.duration:  # as in MPEG-TS: players would cut the last frame
+            packet.duration = step
         assert packet.dts is not None
         assert packet.pts is not None
         if last_dts is not None and packet.dts <= last_dts:  # muxers need rising ones
@@ -179,8 +181,10 @@ class _PresentationOrder:
         # The number of frames by which decoding must run ahead of presentation.
         self._delay = max((index - rank for index, rank in enumerate(self._ranks)), default=0)
 
-    def find_times(self, index: int, dts: int | None) -> tuple[int, int]:
-        """The presentation and decoding timestamps of the next packet.
+    def find_times(self, index: int, dts: int | None) -> tuple[int, int, int]:
+        """The presentation and decoding timestamps of the next packet, and its duration.
+
+        AVI may count fields, and then states half the duration.
 
         Args:
             index: of the packet in decoding order.
@@ -191,7 +195,9 @@ class _PresentationOrder:
         rank = self._ranks[index] if index < len(self._ranks) else index
         early = index - self._delay
         decoded = self._times[early] if early >= 0 else self._times[0] + early * self._step
-        return self._times[rank], decoded
+        times = self._times[max(0, rank - 1) : rank + 2]  # up to the next one, if it is known
+        duration = times[-1] - times[-2] if len(times) > 1 else self._step
+        return self._times[rank], decoded, duration
 
     def _append_time(self, dts: int | None) -> None:
         following = self._times[-1] + self._step if self._times else 0

@@ -14,7 +14,13 @@ import gradio as gr
 
 from foley.configs import OFFICIAL_GUIDANCE, OFFICIAL_STEPS
 from foley.mix import OriginalSound
-from foley.request import MAX_ADAPTER_SCALE, SOLVERS, GenerationRequest
+from foley.request import (
+    MAX_ADAPTER_SCALE,
+    MAX_FRAME_RATE,
+    MIN_FRAME_RATE,
+    SOLVERS,
+    GenerationRequest,
+)
 from runners.page.bounds import PageBounds
 from runners.page.direct import (
     make_edit,
@@ -51,6 +57,7 @@ LOUDNESSES: dict[str, float | None] = {
     "-16 LUFS (online)": -16.0,
 }
 REFUSE, TRIM = "Refuse it", "Use a part of it"
+DEFAULT_FRAME_RATE = 24.0  # of numbered pictures, as of film
 NUM_VARIATIONS = (1, 2, 3, 4)
 MODEL_POLL_SECONDS = 2.0  # between two questions while the model loads
 JOBS_POLL_SECONDS = 3.0  # between two questions while a job runs
@@ -81,7 +88,7 @@ class ModelControls:
 
 
 class ClipControls:
-    """The clip: upload, camera and examples.
+    """The clip: upload, camera, examples and numbered pictures.
 
     Args:
         errors: receives the component for errors about the clip.
@@ -106,6 +113,30 @@ class ClipControls:
                 for name, (title, _) in examples.items():
                     self.example_buttons[name] = gr.Button(title, size="sm", min_width=0)
             gr.HTML(f"<small>{CREDIT}</small>", elem_classes="foley-credit")
+        self.pictures = gr.State("")  # path of a zip of numbered pictures, in place of the video
+        with gr.Row(elem_classes="foley-chips"):
+            gr.HTML("<span>Or</span>", elem_classes="foley-chips-name")
+            self.choose_pictures = gr.UploadButton(
+                "Numbered pictures, or a zip of them",
+                file_types=[".zip", ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"],
+                file_count="multiple",
+                size="sm",
+                min_width=0,
+                elem_id="choose-pictures",
+            )
+        with gr.Column(visible=False) as self.pictures_box:
+            self.pictures_name = gr.HTML("", elem_id="pictures-name")
+            with gr.Row(elem_classes="foley-part"):
+                self.frame_rate = gr.Number(
+                    DEFAULT_FRAME_RATE,
+                    minimum=MIN_FRAME_RATE,
+                    maximum=MAX_FRAME_RATE,
+                    label="Pictures per second",
+                    min_width=120,
+                    elem_id="frame-rate",
+                )
+                self.drop_pictures = gr.Button("Remove", size="md", elem_id="drop-pictures")
+        _add_error(errors, "frame_rate")
 
 
 class SoundControls:

@@ -35,7 +35,7 @@ def connect_events(blocks: gr.Blocks, layout: PageLayout, handlers: PageHandlers
         handlers: the functions that run.
     """
     _connect_model(blocks, layout, handlers)
-    _connect_clip(layout)
+    _connect_clip(layout, handlers)
     _connect_sound(layout)
     _connect_generation(layout, handlers)
     _connect_results(layout, handlers)
@@ -75,10 +75,17 @@ def _connect_model(blocks: gr.Blocks, layout: PageLayout, handlers: PageHandlers
             )
 
 
-def _connect_clip(layout: PageLayout) -> None:
+def _connect_clip(layout: PageLayout, handlers: PageHandlers) -> None:
     clip, start = layout.clip, layout.actions.start
-    # What said something about the clip before.
-    cleared = [layout.actions.part, layout.errors["clip"], layout.errors["start"]]
+    # What said something about the clip before, and its numbered pictures.
+    cleared = [
+        *(layout.actions.part, layout.errors["clip"], layout.errors["start"]),
+        *(clip.pictures, clip.pictures_box),
+    ]
+
+    def clear() -> tuple[Any, ...]:
+        return gr.Row(visible=False), "", "", "", gr.Column(visible=False)
+
     for name, button in clip.example_buttons.items():
         path = str(EXAMPLES_FOLDER / name)
         outputs = [clip.video, clip.example, layout.sound.prompt, *cleared]
@@ -87,20 +94,26 @@ def _connect_clip(layout: PageLayout) -> None:
         loaded = button.click(
             lambda prompt, path=path, name=name: (
                 *(path, name, choose_prompt(name, prompt)),
-                *(gr.Row(visible=False), "", ""),
+                *clear(),
             ),
             layout.sound.prompt,
             outputs,
             **UNQUEUED,
         )
         loaded.then(None, None, start, js=ENABLE_UNLESS_RUNNING, **UNQUEUED)
-    for listen in (clip.video.upload, clip.video.clear, clip.video.stop_recording):
-        listen(
-            lambda: ("", gr.Row(visible=False), "", ""),
-            None,
-            [clip.example, *cleared],
-            **UNQUEUED,
-        )
+    for listen in (
+        clip.video.upload,
+        clip.video.clear,
+        clip.video.stop_recording,
+        clip.drop_pictures.click,
+    ):
+        listen(lambda: ("", *clear()), None, [clip.example, *cleared], **UNQUEUED)
+    clip.choose_pictures.upload(
+        handlers.take_pictures,
+        clip.choose_pictures,
+        [clip.video, clip.example, clip.pictures_name, *cleared],
+        **UNQUEUED,
+    )
 
 
 def choose_prompt(example: str, prompt: str) -> str:

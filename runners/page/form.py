@@ -12,7 +12,7 @@ import gradio as gr
 from foley.client import RequestOptions
 from foley.errors import ParameterError
 from foley.mix import MixOptions
-from foley.request import AUDIO_FORMATS, MAX_START_SECONDS, GenerationRequest, check_part
+from foley.request import AUDIO_FORMATS, GenerationRequest, check_part
 from runners.page.controls import (
     DEFAULTS,
     EXAMPLES_FOLDER,
@@ -39,6 +39,8 @@ def list_inputs(layout: PageLayout) -> set[gr.components.Component]:
     return {
         layout.clip.video,
         layout.clip.example,
+        layout.clip.pictures,
+        layout.clip.frame_rate,
         layout.sound.prompt,
         layout.sound.num_variations,
         layout.sound.seed_kind,
@@ -87,12 +89,16 @@ def read_options(layout: PageLayout, values: Mapping[Any, Any]) -> RequestOption
         loudness_lufs=LOUDNESSES[values[settings.loudness]],
     )
     start_seconds = float(values[settings.start_seconds] or 0)
-    check_part(start_seconds, None)
+    frame_rate = None
+    if values[layout.clip.pictures]:
+        frame_rate = float(values[layout.clip.frame_rate] or 0)
+    check_part(start_seconds, frame_rate)
     answer = {
         **mix.changed(),
         "format": OUTPUTS[values[sound.output]],
         "trim": values[settings.too_long] == TRIM,
         **({"start_seconds": start_seconds} if start_seconds else {}),
+        **({} if frame_rate is None else {"frame_rate": frame_rate}),
     }
     # The page has no controls for the options that are not set.
     return cast(RequestOptions, {**request.model_dump(exclude_unset=True), **answer})
@@ -115,6 +121,9 @@ def list_link_outputs(layout: PageLayout) -> list[gr.components.Component]:
     return [
         layout.clip.video,
         layout.clip.example,
+        layout.clip.pictures,
+        layout.clip.pictures_box,
+        layout.clip.frame_rate,
         sound.prompt,
         sound.num_variations,
         sound.seed_kind,
@@ -192,21 +201,24 @@ def read_link(
     if "trim" in query:
         updates[settings.too_long] = TRIM if query["trim"] == "true" else REFUSE
     if "start_seconds" in query:
-        updates[settings.start_seconds] = _read_start(query["start_seconds"])
+        updates[settings.start_seconds] = _read_number("start_seconds", query["start_seconds"])
+        check_part(updates[settings.start_seconds], None)
+    if "frame_rate" in query:
+        updates[layout.clip.frame_rate] = _read_number("frame_rate", query["frame_rate"])
+        check_part(0.0, updates[layout.clip.frame_rate])
     if (name := query.get("example", "")) in layout.clip.example_buttons:
         updates[layout.clip.video] = str(EXAMPLES_FOLDER / name)
         updates[layout.clip.example] = name
+        updates[layout.clip.pictures] = ""
+        updates[layout.clip.pictures_box] = gr.Column(visible=False)
     return updates
 
 
-def _read_start(text: str) -> float:
+def _read_number(name: str, text: str) -> float:
     try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds <= MAX_START_SECONDS:
-        raise ParameterError(f"start_seconds: must be a number of seconds, got {text[:40]!r}")
-    return seconds
+        return float(text)
+    except ValueError as error:
+        raise ParameterError(f"{name}: must be a number, got {text[:40]!r}") from error
 
 
 def read_settings(

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import zipfile
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from foley.errors import (
     UnauthorizedError,
     VideoTooLongError,
 )
+from foley.media.numbering import check_numbers, pack_files, split_numbers
 from runners.page import messages
 from runners.page.controls import FIXED, NUM_SUGGESTIONS
 from runners.page.form import read_link, read_options, read_settings
@@ -37,6 +39,30 @@ NO_CLIP = "There is no clip yet. Upload one, record one, or choose an example."
 PAGE_FAILED = "Something went wrong inside the page. Your entries are kept: try again."
 
 Updates = dict[Any, Any]  # new values of components
+
+
+def pack_upload(files: list[Path]) -> Path:
+    """Return the zip that was uploaded, or one of the pictures that were, beside the first of them.
+
+    Args:
+        files: that were uploaded together.
+
+    Raises:
+        VideoDecodeError: a number is missing between the pictures.
+        ParameterError: a zip came with other files.
+        OutputError: there is no room for a zip.
+    """
+    is_zip = [file.suffix.lower() == ".zip" for file in files]
+    if is_zip == [True]:
+        return files[0]
+    if any(is_zip):
+        raise ParameterError("choose one zip, or pictures without a zip")
+    files = sorted(files, key=lambda file: split_numbers(file.name))
+    if len(files) > 1:
+        check_numbers([file.name for file in files])
+    destination = files[0].with_name("pictures.zip")
+    pack_files(files, destination)
+    return destination
 
 
 class PageHandlers:
@@ -156,7 +182,7 @@ class PageHandlers:
         }
         api_key = str(values[layout.model.api_key] or "")
         try:
-            if not values[layout.clip.video]:
+            if not (values[layout.clip.video] or values[layout.clip.pictures]):
                 yield self._show_error("clip", NO_CLIP)
                 return
             updates = self._run(values, request, api_key)
@@ -181,7 +207,7 @@ class PageHandlers:
     ) -> AsyncGenerator[Updates, None]:
         layout = self._layout
         session_id = str(request.session_hash)
-        clip = Path(values[layout.clip.video])
+        clip = Path(values[layout.clip.pictures] or values[layout.clip.video])
         example = values[layout.clip.example]
         settings = ResultSettings(
             options=read_options(layout, values),
@@ -197,6 +223,30 @@ class PageHandlers:
                     yield self._show_new_result(session_id, item)
                 else:
                     yield {layout.actions.progress: messages.render_progress(item)}
+
+    def take_pictures(self, files: list[str]) -> Updates:
+        """Take numbered pictures, or a zip of them, in place of a video.
+
+        Args:
+            files: paths of what was uploaded.
+        """
+        clip, error = self._layout.clip, self._layout.errors["clip"]
+        try:
+            path = pack_upload([Path(file) for file in files])
+            told = messages.render_pictures(path)
+        except (FoleyError, zipfile.BadZipFile) as found:
+            text = str(found) if isinstance(found, FoleyError) else "This is not a whole zip"
+            return {error: messages.render_error(f"{text[:1].upper()}{text[1:]}.")}
+        return {
+            error: "",
+            self._layout.errors["start"]: "",
+            self._layout.actions.part: gr.Row(visible=False),
+            clip.video: None,
+            clip.example: "",
+            clip.pictures: str(path),
+            clip.pictures_name: told,
+            clip.pictures_box: gr.Column(visible=True),
+        }
 
     def reset_buttons(self) -> tuple[Any, Any]:
         """Return the buttons "Make the sound" and "Cancel" as they are between generations."""

@@ -1,7 +1,9 @@
 """The texts of the page: errors, the model, progress. The functions return HTML unless stated."""
 
 import re
+import zipfile
 from html import escape
+from pathlib import Path
 
 from foley.client import RemoteModel, RemoteUpdate
 from foley.errors import (
@@ -18,6 +20,7 @@ from foley.types import Stage
 # Where an error stands: beside one of these controls, or beside the button that starts.
 PLACES = (
     "clip",
+    "frame_rate",
     "prompt",
     "negative_prompt",
     "num_inference_steps",
@@ -90,6 +93,17 @@ def render_error(text: str, *, is_copy: bool = False) -> str:
     """
     role = "" if is_copy else ' role="alert"'
     return f'<p class="foley-error"{role}>{escape(text)}</p>' if text else ""
+
+
+def render_pictures(path: Path) -> str:
+    """Return a sentence about the numbered pictures that are the clip.
+
+    Args:
+        path: of their zip.
+    """
+    with zipfile.ZipFile(path) as archive:
+        count = len(archive.namelist())
+    return render_status(f"{path.name}: {count} files are the clip.")
 
 
 def render_model(model: RemoteModel) -> str:

@@ -10,7 +10,12 @@ FILM_STRIP = "strip.jpg"
 
 
 def draw_film_strip(
-    folder: Path, *, clip: str, duration_seconds: float, start_seconds: float = 0.0
+    folder: Path,
+    *,
+    clip: str,
+    duration_seconds: float,
+    start_seconds: float = 0.0,
+    frame_rate: float | None = None,
 ) -> str:
     """Write `FILM_STRIP` into the folder, and return the suffix for the clip's format.
 
@@ -19,16 +24,35 @@ def draw_film_strip(
         clip: name of the video in the folder.
         duration_seconds: length of the whole width.
         start_seconds: where the used part of the clip begins. What is before is cut off the file.
+        frame_rate: of a zip of numbered pictures, which is written into it.
 
     Raises:
         VideoError: the clip cannot be decoded.
     """
     from runners.page import plots
 
+    if frame_rate is not None:
+        plots.set_rate(folder / clip, frame_rate)
     if start_seconds:
         plots.cut_beginning(folder / clip, start_seconds, duration_seconds)
     plots.draw_film_strip(folder / clip, duration_seconds, folder / FILM_STRIP)
     return plots.recognize_suffix(folder / clip)
+
+
+def copy_picture(folder: Path, *, source: str, copy: str) -> None:
+    """Copy the picture of a video, without its sounds.
+
+    Args:
+        folder: of the result.
+        source: name of the video in the folder.
+        copy: name of the new file.
+
+    Raises:
+        VideoError: the video cannot be read.
+    """
+    from runners.page import plots
+
+    plots.copy_picture(folder / source, folder / copy)
 
 
 def draw_sound(folder: Path, *, file: str, duration_seconds: float) -> tuple[str, str] | None:
@@ -71,4 +95,10 @@ if __name__ == "__main__":
     from runners.sandbox.fork_server import main
 
     prepare()
-    main({"draw_film_strip": draw_film_strip, "draw_sound": draw_sound})
+    main(
+        {
+            "draw_film_strip": draw_film_strip,
+            "draw_sound": draw_sound,
+            "copy_picture": copy_picture,
+        }
+    )

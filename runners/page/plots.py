@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from foley.media.cut import cut_clip
+from foley.media.images import set_frame_rate
+from foley.media.prepare import to_fraction
 from foley.media.source import MediaLimits, open_sound, open_video
 
 NUM_COLUMNS = 640
@@ -212,6 +214,37 @@ def cut_beginning(clip: Path, start_seconds: float, duration_seconds: float) -> 
     """
     stop_seconds = start_seconds + duration_seconds
     cut_clip(clip, clip, start_seconds, stop_seconds=stop_seconds, limits=_ACCEPTED)
+
+
+def set_rate(clip: Path, frame_rate: float) -> None:
+    """Write the rate of numbered pictures into their zip.
+
+    Args:
+        clip: the zip.
+        frame_rate: in pictures per second.
+
+    Raises:
+        FoleyError: it is no whole zip.
+    """
+    set_frame_rate(clip, to_fraction(frame_rate))
+
+
+def copy_picture(source: Path, destination: Path) -> None:
+    """Copy the picture of an mp4 to another one.
+
+    Args:
+        source: the video.
+        destination: of the copy, which ends in .mp4.
+
+    Raises:
+        VideoError: the video cannot be read.
+    """
+    with open_video(source, _ACCEPTED) as (reader, picture), av.open(destination, "w") as writer:
+        copy = writer.add_stream_from_template(picture)
+        for packet in reader.demux(picture):
+            if packet.size:
+                packet.stream = copy
+                writer.mux(packet)
 
 
 def recognize_suffix(clip: Path) -> str:

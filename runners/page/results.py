@@ -2,7 +2,7 @@
 
 import asyncio
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from foley.client import AsyncFoleyClient, RemoteGeneration
@@ -13,6 +13,7 @@ from runners.page.snippets import ResultSettings
 from runners.sandbox.pool import Sandbox
 
 MAX_TITLE_CHARACTERS = 40  # of the prompt, in the list of results
+NO_VIDEOS = (".gif", ".bin")
 AUDIO_SUFFIXES = (".wav", ".flac")
 
 
@@ -102,11 +103,18 @@ async def collect_result(
     duration_seconds = generation.duration_seconds
     start_seconds = settings.options.get("start_seconds", 0.0)
     drawing = asyncio.create_task(
-        _draw_original(sandbox, original, duration_seconds, start_seconds)
+        _draw_original(
+            sandbox,
+            original,
+            duration_seconds,
+            start_seconds=start_seconds,
+            frame_rate=settings.options.get("frame_rate"),
+        )
     )
     downloads = [
         (file, await client.download(file, folder / file.name)) for file in generation.files
     ]
+<<<<<<< HEAD
     tracks = [await drawing]
     several = len(generation.seeds) > 1
     for variation, layer in dict.fromkeys(
@@ -117,6 +125,13 @@ async def collect_result(
         )
         label = f"Variation {variation}" if several else "New sound"
         label = label if layer is None else f"Layer {layer}"
+=======
+    tracks = [await _make_playable(sandbox, await drawing, [path for _, path in downloads])]
+    num_variations = len(generation.seeds)
+    for index in range(1, num_variations + 1):
+        files = tuple(path for file, path in downloads if file.variation == index)
+        label = f"Variation {index}" if num_variations > 1 else "New sound"
+>>>>>>> e3d71a7 (page: Take numbered pictures with a rate; media: Keep the last frame)
         tracks.append(await _draw_variation(sandbox, files, label, duration_seconds))
     return PageResult(
         number=number,
@@ -128,8 +143,27 @@ async def collect_result(
     )
 
 
+async def _make_playable(sandbox: Sandbox, track: Track, results: list[Path]) -> Track:
+    """Return the original with the picture of a result, where it is silent and no video.
+
+    Browsers play neither animations nor zips of pictures as a video.
+    """
+    pictures = [path for path in results if path.suffix == ".mp4"]
+    if track.media.suffix not in NO_VIDEOS or track.spectrogram is not None or not pictures:
+        return track
+    playable = track.media.with_suffix(".mp4")
+    await sandbox.run("copy_picture", playable.parent, source=pictures[0].name, copy=playable.name)
+    track.media.unlink()
+    return replace(track, media=playable)
+
+
 async def _draw_original(
-    sandbox: Sandbox, original: Path, duration_seconds: float, start_seconds: float
+    sandbox: Sandbox,
+    original: Path,
+    duration_seconds: float,
+    *,
+    start_seconds: float,
+    frame_rate: float | None,
 ) -> Track:
     suffix = await sandbox.run(
         "draw_film_strip",
@@ -137,6 +171,7 @@ async def _draw_original(
         clip=original.name,
         duration_seconds=duration_seconds,
         start_seconds=start_seconds,
+        frame_rate=frame_rate,
     )
     original = original.rename(original.with_suffix(suffix))
     try:

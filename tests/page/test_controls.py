@@ -17,6 +17,7 @@ from playwright.sync_api import expect
 from foley.configs import OFFICIAL_GUIDANCE, TINY, TINY_GUIDANCE, TINY_STEPS
 from runners.process import find_free_port
 from tests.keyed import FIRST_KEY
+from tests.media.test_images import draw_picture
 from tests.page.conftest import PageStart, Tab, num_pages
 from tests.patience import is_within, scale, wait_until
 from tests.server import ROOT, Server
@@ -98,6 +99,47 @@ def test_an_error_about_the_clip_stands_beside_the_clip(tab: Tab, clips: Path) -
     assert "video" in tab.error("clip")
     assert "/" not in tab.error("clip"), "a path"
     expect(tab.page.get_by_role("button", name="Make the sound")).to_be_enabled()
+
+
+def test_numbered_pictures_are_a_clip_with_a_rate(tab: Tab, tmp_path: Path) -> None:
+    page = tab.page
+    names = [f"shot_{number}.png" for number in range(1, 13)]  # in no order of text
+    for number, name in enumerate(names):
+        (tmp_path / name).write_bytes(draw_picture(number))
+
+    def choose(files: list[str]) -> None:
+        with page.expect_file_chooser() as chooser:
+            page.get_by_role("button", name="Numbered pictures").click()
+        chooser.value.set_files([tmp_path / name for name in files])
+
+    rate = page.get_by_label("Pictures per second")
+    expect(rate).to_be_hidden()
+    choose([name for name in names if name != "shot_5.png"])
+    assert "number the pictures without gaps" in tab.error("clip")
+    choose(names)
+    expect(page.locator("#pictures-name")).to_contain_text("12 files are the clip")
+    expect(page.locator("#error-clip").get_by_role("alert")).to_be_hidden()
+    rate.fill("500")
+    tab.set_steps(1)
+    tab.generate()
+    assert "from 1 to 240" in tab.error("frame_rate")
+    rate.fill("10")
+    tab.generate()
+    tab.wait_for_result()
+    player = page.get_by_label("Result 1", exact=True)
+    expect(player).to_contain_text("1.20 s at 48 kHz")
+    assert "frame_rate=10" in player.locator("code").first.text_content()
+    page.get_by_label("Original", exact=True).check()
+    page.wait_for_function(
+        """() => {
+            const video = document.querySelector("#result video");
+            return video.src.endsWith("original.mp4") && video.videoWidth === 80;
+        }"""
+    )
+    page.get_by_role("button", name="Remove").click()
+    expect(rate).to_be_hidden()
+    tab.generate()
+    assert "no clip yet" in tab.error("clip")
 
 
 def test_generating_waits_until_an_example_is_loaded(tab: Tab) -> None:
