@@ -16,8 +16,6 @@ from foley.configs import OFFICIAL_GUIDANCE, OFFICIAL_STEPS
 from foley.mix import OriginalSound
 from foley.request import (
     MAX_ADAPTER_SCALE,
-    MAX_FRAME_RATE,
-    MIN_FRAME_RATE,
     SOLVERS,
     GenerationRequest,
 )
@@ -129,8 +127,6 @@ class ClipControls:
             with gr.Row(elem_classes="foley-part"):
                 self.frame_rate = gr.Number(
                     DEFAULT_FRAME_RATE,
-                    minimum=MIN_FRAME_RATE,
-                    maximum=MAX_FRAME_RATE,
                     label="Pictures per second",
                     min_width=120,
                     elem_id="frame-rate",

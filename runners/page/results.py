@@ -114,8 +114,7 @@ async def collect_result(
     downloads = [
         (file, await client.download(file, folder / file.name)) for file in generation.files
     ]
-<<<<<<< HEAD
-    tracks = [await drawing]
+    tracks = [await _make_playable(sandbox, await drawing, [path for _, path in downloads])]
     several = len(generation.seeds) > 1
     for variation, layer in dict.fromkeys(
         (file.variation, file.layer) for file in generation.files
@@ -125,13 +124,6 @@ async def collect_result(
         )
         label = f"Variation {variation}" if several else "New sound"
         label = label if layer is None else f"Layer {layer}"
-=======
-    tracks = [await _make_playable(sandbox, await drawing, [path for _, path in downloads])]
-    num_variations = len(generation.seeds)
-    for index in range(1, num_variations + 1):
-        files = tuple(path for file, path in downloads if file.variation == index)
-        label = f"Variation {index}" if num_variations > 1 else "New sound"
->>>>>>> e3d71a7 (page: Take numbered pictures with a rate; media: Keep the last frame)
         tracks.append(await _draw_variation(sandbox, files, label, duration_seconds))
     return PageResult(
         number=number,
