@@ -218,7 +218,7 @@ def test_earlier_results_and_their_seeds_can_be_selected(result_tab: Tab) -> Non
     expect(page.get_by_label("2", exact=True)).to_be_checked()
     expect(page.get_by_label("Fixed seed")).to_have_value(str(SEED))
     for name in ("Picture and sound", "Refuse it", "As it is"):
-        expect(page.get_by_label(name)).to_be_checked()
+        expect(page.get_by_role("radio", name=name, exact=True)).to_be_checked()
     expect(page.get_by_role("spinbutton", name="Steps")).to_have_value("2")
     history.last.check()
     result_tab.wait_for_result(2)
