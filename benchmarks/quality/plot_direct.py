@@ -40,10 +40,10 @@ def list_ways(first: Any) -> list[tuple[str, dict[str, Any], tuple[float, float]
             RANGE,
         ),
         ("edit of a range", {"prompt": OTHER, "edit": {"source": first, "ranges": [part]}}, RANGE),
-        ("edit, strength 0.5", {"prompt": OTHER, "edit": {"source": first, "strength": 0.5}}, None),
+        ("strength 0.5", {"prompt": OTHER, "edit": {"source": first, "strength": 0.5}}, None),
         ("continued", {"prompt": PROMPT, "edit": {"source": begun}}, end),
         (
-            "mix of two layers",
+            "two layers",
             {"layers": [{"prompt": PROMPT}, {"prompt": "wind", "gain_db": -6}]},
             None,
         ),
