@@ -80,6 +80,7 @@ def test_the_table_names_every_clip() -> None:
     }
 
 
+@pytest.mark.slow  # all together
 @pytest.mark.parametrize(("name", "num_pictures", "interval", "first", "num_frames"), TABLE)
 def test_every_clip_comes_out_as_it_went_in(
     tmp_path: Path,

@@ -94,6 +94,7 @@ def test_no_window_mixes_shots_beyond_a_short_blend(lengths: list[int]) -> None:
         assert len([w for w in windows if w.start < cut < w.stop]) == 2
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(shots(), st.integers(1, 400))
 def test_groups_are_the_same_however_the_clip_arrives(
@@ -359,6 +360,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(count)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
 def test_a_long_sound_is_held_once(tmp_path: Path, one_thread: None) -> None:
     measure_peak_bytes(60.0, tmp_path)  # the working memory of its longest window stays

@@ -322,6 +322,7 @@ def test_a_short_request_does_not_wait_for_a_long_one() -> None:
     assert simulation.left[short] < simulation.left[long]
 
 
+@pytest.mark.slow
 def test_a_long_request_ends_under_an_overload_of_short_ones() -> None:
     # Each short one takes 0.2 s of a device and one arrives every 0.1 s: all places are taken.
     shorts = [Arrival(0.1 * index) for index in range(3000)]
@@ -356,6 +357,7 @@ def test_a_sound_of_minutes_delays_a_short_one_by_single_windows() -> None:
     assert simulation.left[short] < simulation.left[long] - 5
 
 
+@pytest.mark.slow
 def test_a_sound_of_minutes_ends_under_an_overload_of_short_ones() -> None:
     arrivals = [Arrival(0.05, WINDOWED), *(Arrival(0.1 * index) for index in range(9000))]
     simulation = Simulation(capacity=8).run(arrivals)
