@@ -372,7 +372,7 @@ class FoleyPipeline:
         schedule_shift: float | None = ...,
         guidance_interval: float | None = ...,
         quality: Quality | None = ...,
-        duration_seconds: None = ...,
+        duration_seconds: float | None = ...,
         cues: Sequence[Cue | Mapping[str, object]] = ...,
         layers: Sequence[Layer | Mapping[str, object]] = ...,
         edit: Mapping[str, object] | None = ...,
@@ -420,6 +420,7 @@ class FoleyPipeline:
 
         Args:
             video: path of the clip, its bytes, a file that is open in binary mode, or its frames.
+                A still picture with `duration_seconds` is a clip too.
                 With None the prompt alone decides. With a list of these, the result is a list of
                 the same length; up to 16 clips are sampled together.
             prompt: what should be heard; at most 2000 characters. A list of clips has one for all,
@@ -436,7 +437,8 @@ class FoleyPipeline:
                 all steps.
             quality: reference, balanced or fast, which choose steps, solver, shift and interval
                 together; None leaves the choice to these.
-            duration_seconds: length of a sound without a clip, 0.1 to 3600; only with video None.
+            duration_seconds: 0.1 to 3600: length of a sound without a clip, or how long a still
+                picture is shown (PNG, JPEG, WebP, BMP or TIFF). A video decides its own length.
             cues: prompts for ranges of time in place of `prompt`, which do not overlap: mappings
                 with start_seconds, stop_seconds and prompt, and the other fields of
                 `foley.request.Cue`.
@@ -499,33 +501,34 @@ class FoleyPipeline:
                     "video: missing; give a clip, or duration_seconds and a prompt for a sound "
                     "without one"
                 )
+            requests[0].check_without_clip()
             sound = NoPicture(duration_seconds=duration_seconds)
             source = given.read(None) if given else None
             return self.generate(sound, requests[0], on_progress, source, on_sound)
-        if duration_seconds is not None:
-            raise ParameterError(
-                "duration_seconds: only for a sound without a clip, which decides its own length; "
-                "leave it out, or give None as the video"
-            )
+        requests = [request.of_clip() for request in requests]
+        read = partial(
+            self._read,
+            trim=trim,
+            start_seconds=start_seconds,
+            frame_rate=frame_rate,
+            duration_seconds=duration_seconds,
+        )
         if not isinstance(video, list):
-            clip = self._read(video, trim=trim, start_seconds=start_seconds, frame_rate=frame_rate)
+            clip = read(video)
             source = given.read(clip.clip) if given else None
             made_alone = self.generate(clip.frames, requests[0], on_progress, source, on_sound)
             return clip.describe(made_alone)
         results: list[Generation] = []
         for first in range(0, len(video), _CLIPS_AT_ONCE):
             part = slice(first, first + _CLIPS_AT_ONCE)
-            read = [
-                self._read(clip, trim=trim, start_seconds=start_seconds, frame_rate=frame_rate)
-                for clip in video[part]
-            ]
+            clips = [read(clip) for clip in video[part]]
             made = self.generate_together(
-                [clip.frames for clip in read],
+                [clip.frames for clip in clips],
                 requests[part],
                 on_progress,
-                [given.read(clip.clip) for clip in read] if given else None,
+                [given.read(clip.clip) for clip in clips] if given else None,
             )
-            results += [clip.describe(result) for clip, result in zip(read, made, strict=True)]
+            results += [clip.describe(result) for clip, result in zip(clips, made, strict=True)]
         return results
 
     def _read(
@@ -535,10 +538,16 @@ class FoleyPipeline:
         trim: bool,
         start_seconds: float,
         frame_rate: float | None,
+        duration_seconds: float | None,
     ) -> "_ReadClip":
         """Return a clip with its frames."""
-        check_part(start_seconds, frame_rate)
+        check_part(start_seconds, frame_rate, duration_seconds)
         if isinstance(video, VideoFrames):
+            if duration_seconds is not None:
+                raise ParameterError(
+                    "duration_seconds: only for a sound without a clip or for a still picture, and "
+                    "frames decide their own length; leave it out, or give None as the video"
+                )
             if start_seconds or frame_rate is not None:
                 raise ParameterError(
                     "start_seconds and frame_rate are for clips; leave them out with frames"
@@ -551,7 +560,11 @@ class FoleyPipeline:
         clip = read_clip(video)
         with store_clip(clip) as path, tempfile.TemporaryDirectory(prefix="foley-") as folder:
             used = prepare_clip(
-                path, Path(folder, "clip"), start_seconds=start_seconds, frame_rate=frame_rate
+                path,
+                Path(folder, "clip"),
+                start_seconds=start_seconds,
+                frame_rate=frame_rate,
+                duration_seconds=duration_seconds,
             )
             if used != path:
                 clip = used.read_bytes()

@@ -434,8 +434,9 @@ class GenerationRequest(BaseModel):
         Field(
             ge=MIN_SOUND_SECONDS,
             le=MAX_CLIP_SECONDS,
-            description="Length of a sound without a clip, for which the prompt alone decides. "
-            "It needs a prompt or layers, and cannot be combined with a clip.",
+            description="Length of a sound without a clip, for which the prompt alone decides and "
+            "which needs a prompt or layers. Or how long a still picture is shown, which is sent "
+            "as the clip (PNG, JPEG, WebP, BMP or TIFF). A video decides its own length.",
         ),
     ] = None
     edit: Annotated[
@@ -466,7 +467,7 @@ class GenerationRequest(BaseModel):
             raise PydanticCustomError(
                 "conflict",
                 "has source original, which is a clip's own sound, and with duration_seconds there "
-                "is no clip; use another source, or a clip",
+                "is none; use another source, or a clip",
             )
         return value
 
@@ -572,16 +573,25 @@ class GenerationRequest(BaseModel):
             )
         return value
 
-    @field_validator("duration_seconds")
-    @classmethod
-    def _check_prompt(cls, value: float | None, info: ValidationInfo) -> float | None:
-        has_layers = info.data.get("layers", "?")  # refused ones are an error of their own
-        if value is not None and not has_layers and not info.data.get("prompt", "?").strip():
-            raise PydanticCustomError(
-                "prompt_missing",
-                "needs a prompt or layers, which without a clip alone decide what is heard",
+    def check_without_clip(self) -> None:
+        """Check the options of a sound without a clip.
+
+        Raises:
+            ParameterError: there is no length, or nothing says what is heard.
+        """
+        if self.duration_seconds is None:
+            raise ParameterError(
+                "duration_seconds: missing; give it and a prompt for a sound without a clip"
             )
-        return value
+        if not self.layers and not self.prompt.strip():
+            raise ParameterError(
+                "duration_seconds: needs a prompt or layers, which without a clip alone decide "
+                f"what is heard, got {self.duration_seconds:g}"
+            )
+
+    def of_clip(self) -> "GenerationRequest":
+        """Return the options as the model takes them for a clip, whose frames are its length."""
+        return self.model_copy(update={"duration_seconds": None})
 
     @property
     def num_sounds(self) -> int:
@@ -696,16 +706,25 @@ def parse_adapter_use(text: str) -> dict[str, str]:
     return {"name": name.strip(), "scale": scale.strip()} if colon else {"name": name.strip()}
 
 
-def check_part(start_seconds: float, frame_rate: float | None) -> None:
+def check_part(
+    start_seconds: float, frame_rate: float | None, duration_seconds: float | None = None
+) -> None:
     """Check the options that say which part of a clip is used, and how fast pictures follow.
 
     Args:
         start_seconds: of the part.
         frame_rate: of numbered pictures; None for a video.
+        duration_seconds: of a still picture, or a sound without a clip; None for other clips.
 
     Raises:
-        ParameterError: one is out of bounds.
+        ParameterError: one is out of bounds, or does not fit a `duration_seconds`.
     """
+    for name, value in (("start_seconds", start_seconds), ("frame_rate", frame_rate)):
+        if duration_seconds is not None and value:
+            raise ParameterError(
+                f"{name}: got {value:g} and duration_seconds {duration_seconds:g}, which is the "
+                "length of a sound without a clip or of a still picture; leave one of them out"
+            )
     if not 0 <= start_seconds <= MAX_START_SECONDS:
         raise ParameterError(
             f"start_seconds: must be from 0 to {MAX_START_SECONDS:g}, got {start_seconds:g}"

@@ -150,10 +150,10 @@ def generate(
             clips = (project.clip,)
     if server.url is not None and (model.preset != "auto" or model.device != "auto"):
         raise ParameterError("--server has its own model: leave --preset and --device out")
-    if request.duration_seconds is not None and (clips or csv_file is not None):
+    if request.duration_seconds is not None and csv_file is not None:
         raise ParameterError(
-            "--seconds is the length of a sound without a clip: leave it out, or leave out "
-            f"{clips[0] if clips else '--csv'} (a prompt comes after -p)"
+            "--seconds is the length of a sound without a clip, or of a still picture: leave it or "
+            "--csv out"
         )
     if not 1 <= jobs <= MAX_JOBS:
         raise ParameterError(f"--jobs: {jobs} clips at once are not possible; give 1 to {MAX_JOBS}")
@@ -193,6 +193,7 @@ def generate(
             report.print_error,
             start_seconds=start_seconds,
             frame_rate=frame_rate,
+            duration_seconds=request.duration_seconds,
             trim=trim,
         )
         tasks = check_clips(tasks, console, report.print_error)
@@ -250,9 +251,10 @@ def plan(clips: Sequence[Path], request: GenerationRequest, output: Path | None)
     Raises:
         ParameterError: the options do not fit each other.
     """
-    if request.duration_seconds is not None:
+    if request.duration_seconds is not None and not clips:
+        request.check_without_clip()
         return [plan_sound(request, output)]
-    return plan_clips(clips, request, output)
+    return plan_clips(clips, request.of_clip(), output)
 
 
 def plan_piped(

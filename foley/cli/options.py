@@ -81,7 +81,8 @@ class SoundOptions:
         float | None,
         Parameter(
             alias="--seconds",
-            help="Length of a sound of the prompt alone, without a clip; 0.1 to 15.",
+            help="Length of a sound of the prompt alone, without a clip, or how long a still "
+            "picture is shown; 0.1 to 3600.",
         ),
     ] = None
 

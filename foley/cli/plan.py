@@ -22,7 +22,11 @@ VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm")
 AUDIO_SUFFIXES = (".wav", ".flac")
 SUFFIXES = VIDEO_SUFFIXES + AUDIO_SUFFIXES
 _NO_MIX = MixOptions()
-_FLAGS = {"start_seconds": "--start", "frame_rate": "--frame-rate"}
+_FLAGS = {
+    "start_seconds": "--start",
+    "frame_rate": "--frame-rate",
+    "duration_seconds": "--seconds",
+}
 
 
 @dataclass(frozen=True)
@@ -214,6 +218,7 @@ def prepare_clips(
     *,
     start_seconds: float,
     frame_rate: float | None,
+    duration_seconds: float | None,
     trim: bool,
 ) -> list[ClipTask]:
     """Return the tasks with the files that are read: packed pictures, or parts of clips.
@@ -224,13 +229,14 @@ def prepare_clips(
         on_error: called for a clip that cannot be prepared. It is left out.
         start_seconds: where the used part of each clip begins.
         frame_rate: of numbered pictures; None for videos.
+        duration_seconds: how long each still picture is shown; None for other clips.
         trim: whether the part ends at the limit of clips.
 
     Raises:
         ParameterError: an option is out of bounds.
     """
-    check_part_flags(start_seconds, frame_rate)
-    has_options = bool(start_seconds) or frame_rate is not None
+    check_part_flags(start_seconds, frame_rate, duration_seconds)
+    has_options = bool(start_seconds or frame_rate or duration_seconds)
     prepared = []
     for number, task in enumerate(tasks):
         if task.clip is None or not (has_options or is_pattern(task.clip)):
@@ -244,6 +250,7 @@ def prepare_clips(
                 scratch / f"{number}{task.clip.suffix}",
                 start_seconds=start_seconds,
                 frame_rate=frame_rate,
+                duration_seconds=duration_seconds,
                 stop_seconds=start_seconds + DEFAULT_CLIP_SECONDS + 1 if trim else None,
             )
         except ParameterError as error:
@@ -255,18 +262,21 @@ def prepare_clips(
     return prepared
 
 
-def check_part_flags(start_seconds: float, frame_rate: float | None) -> None:
+def check_part_flags(
+    start_seconds: float, frame_rate: float | None, duration_seconds: float | None = None
+) -> None:
     """Check --start and --frame-rate.
 
     Args:
         start_seconds: where the used part of each clip begins.
         frame_rate: of numbered pictures; None for videos.
+        duration_seconds: of a still picture; None for other clips.
 
     Raises:
-        ParameterError: one is out of bounds.
+        ParameterError: one is out of bounds, or two do not fit.
     """
     try:
-        check_part(start_seconds, frame_rate)
+        check_part(start_seconds, frame_rate, duration_seconds)
     except ParameterError as error:
         raise _name_flags(error) from error
 

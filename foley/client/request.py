@@ -48,7 +48,7 @@ class RequestOptions(TypedDict, total=False):
     quality: Quality | None  # chooses the four sampler's options above
     seed: int | None
     num_variations: int
-    duration_seconds: float | None  # of a sound without a clip
+    duration_seconds: float | None  # of a sound without a clip, or of a still picture
     clip_url: str | None  # where the service finds the clip, if it is not sent
     cues: Sequence[Cue | Mapping[str, object]]  # prompts for ranges of time
     layers: Sequence[Layer | Mapping[str, object]]  # sounds that are mixed
@@ -94,7 +94,7 @@ class PreparedRequest:
 
     Raises:
         ParameterError: an option is unknown or out of bounds, `output` does not fit them, or there
-            is not one of a clip, `clip_url` and `duration_seconds`.
+            is neither a clip nor a `clip_url` nor a `duration_seconds`, or two clips.
     """
 
     def __init__(
@@ -119,12 +119,14 @@ class PreparedRequest:
         unknown = sorted(options.keys() - RequestOptions.__annotations__.keys())
         if unknown:
             raise ParameterError(f"{unknown[0]}: no such option")
-        sources = (clip, options.get("clip_url"), options.get("duration_seconds"))
-        if sum(source is not None for source in sources) != 1:
+        num_clips = (clip is not None) + (options.get("clip_url") is not None)
+        if num_clips == 2 or (num_clips == 0 and request.duration_seconds is None):
             raise ParameterError(
                 "give a clip, or None and either its clip_url or duration_seconds with a prompt "
                 "for a sound without one"
             )
+        if num_clips == 0:
+            request.check_without_clip()
         self._clip = clip if clip is None or isinstance(clip, bytes) else Path(clip)
         if request.edit is not None and request.edit.is_sent and self._source is None:
             raise ParameterError("edit.source: is file; give its path as a Path, or its bytes")

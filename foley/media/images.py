@@ -1,5 +1,7 @@
 """Clips made of pictures, animated WebP and zips of numbered pictures, as a stream for FFmpeg.
 
+A still picture that is shown for some seconds is a zip too: see `foley.media.hold`.
+
 FFmpeg reads neither. Here each becomes a file-like object that holds PNG and JPEG pictures in NUT,
 a container of FFmpeg that keeps times and needs no end. It is made while it is read, so memory does
 not grow with the number of pictures. What is no PNG or JPEG is encoded anew as PNG, without loss.
@@ -7,6 +9,7 @@ not grow with the number of pictures. What is no PNG or JPEG is encoded anew as 
 
 from __future__ import annotations
 
+import math
 import re
 import zipfile
 from collections.abc import Callable, Iterator
@@ -33,12 +36,14 @@ from foley.media.stills import is_animated_webp, still_error
 
 FORMAT = "nut"  # of the stream, by FFmpeg's name
 _KINDS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")  # Pillow's names
+STILL_KINDS = ("PNG", "JPEG", "WebP", "BMP", "TIFF")  # the same, as `detect_still` names them
 _CODECS = {"PNG": "png", "JPEG": "mjpeg"}  # FFmpeg's, of pictures that are not encoded anew
 _TICK = Fraction(1, 1000)
 _DEFAULT_MS = 100  # of a frame of WebP that states 0, as browsers show it
 _MAX_PICTURES = 1_000_000
 _MAX_BYTES_OF_PIXEL = 16  # of one picture's file: no useful coding takes more
 _RATE = re.compile(rb"frame_rate=(\d+)/(\d+)")
+_HELD = re.compile(rb"shown_seconds=(\d{1,12})/(\d{1,12})")
 _HIDDEN = re.compile(r"(^|/)(\.|__MACOSX/|Thumbs\.db$|desktop\.ini$)", re.IGNORECASE)
 
 
@@ -103,6 +108,30 @@ def set_frame_rate(source: Path, rate: Fraction) -> None:
         )
     with _open_zip(source, mode="a") as archive:
         archive.comment = f"frame_rate={rate.numerator}/{rate.denominator}".encode()
+
+
+def format_held_seconds(seconds: Fraction) -> bytes:
+    """Return the comment of a zip with one picture that says how long it is shown.
+
+    Args:
+        seconds: above 0.
+    """
+    return f"shown_seconds={seconds.numerator}/{seconds.denominator}".encode()
+
+
+def is_held(source: Path) -> bool:
+    """Whether a file is a zip with one picture that is shown for some seconds.
+
+    Args:
+        source: a file in any format.
+
+    Raises:
+        VideoDecodeError: it is a zip, and not a whole one.
+    """
+    if not is_zip(source):
+        return False
+    with _open_zip(source) as archive:
+        return _HELD.fullmatch(archive.comment) is not None
 
 
 def count_pictures(source: Path) -> int:
@@ -186,7 +215,7 @@ class _Sink:
 
 
 def _read_webp(source: Path, check_size: CheckSize) -> _Sequence:
-    image = _open_image(source, source.name, ("WEBP",))
+    image = open_image(source, source.name, ("WEBP",))
     check_size(*image.size)
     num_frames = getattr(image, "n_frames", 1)
     if num_frames == 1:
@@ -220,6 +249,10 @@ def _seek(image: Image.Image, index: int, name: str) -> None:
 
 def _read_zip(source: Path, max_pixels: int, check_size: CheckSize) -> _Sequence:
     archive = _open_zip(source)
+    held = _HELD.fullmatch(archive.comment)
+    if held is not None and int(held[1]) and int(held[2]):
+        seconds = Fraction(int(held[1]), int(held[2]))
+        return _repeat_picture(archive, source.name, seconds, max_pixels, check_size)
     found = _RATE.fullmatch(archive.comment)
     if found is None or not int(found[2]) or not int(found[1]):
         raise VideoDecodeError(
@@ -229,7 +262,7 @@ def _read_zip(source: Path, max_pixels: int, check_size: CheckSize) -> _Sequence
     rate = Fraction(int(found[1]), int(found[2]))
     entries = _list_pictures(archive, source.name)
     read = _make_reader(archive, max_pixels)
-    first = _open_image(BytesIO(read(entries[0])), entries[0].filename, _KINDS)
+    first = open_image(BytesIO(read(entries[0])), entries[0].filename)
     check_size(*first.size)
     # All are PNG where the first one is not JPEG, since a stream has one codec.
     codec: Literal["png", "mjpeg"] = "mjpeg" if first.format == "JPEG" else "png"
@@ -237,7 +270,7 @@ def _read_zip(source: Path, max_pixels: int, check_size: CheckSize) -> _Sequence
     def pictures() -> Iterator[_Picture]:
         for index, entry in enumerate(entries):
             content = read(entry)
-            image = _open_image(BytesIO(content), entry.filename, _KINDS)
+            image = open_image(BytesIO(content), entry.filename)
             if image.size != first.size:
                 raise VideoDecodeError(
                     f"{entry.filename} has {image.width} x {image.height} pixels and "
@@ -255,6 +288,33 @@ def _read_zip(source: Path, max_pixels: int, check_size: CheckSize) -> _Sequence
             yield _Picture(content, index)
 
     return _Sequence(codec, first.size, rate, 1 / rate, pictures())
+
+
+def _repeat_picture(
+    archive: zipfile.ZipFile,
+    name: str,
+    seconds: Fraction,
+    max_pixels: int,
+    check_size: CheckSize,
+) -> _Sequence:
+    """Show the only picture of a zip about once a second, so that a player can go to any time."""
+    entries = archive.infolist()
+    if len(entries) != 1:
+        raise VideoDecodeError(
+            f"{name} holds {len(entries)} files, and a picture that is shown for some seconds is "
+            "one; send the picture with duration_seconds"
+        )
+    content = _make_reader(archive, max_pixels)(entries[0])
+    image = open_image(BytesIO(content), entries[0].filename)
+    check_size(*image.size)
+    if image.format not in _CODECS:
+        _seek(image, 0, entries[0].filename)
+        content = _encode_png(image)
+    count = max(2, math.ceil(seconds))
+    tick = seconds / count
+    codec: Literal["png", "mjpeg"] = "mjpeg" if image.format == "JPEG" else "png"
+    pictures = (_Picture(content, pts) for pts in range(count))
+    return _Sequence(codec, image.size, 1 / tick, tick, pictures)
 
 
 def _open_zip(source: Path, mode: Literal["r", "a"] = "r") -> zipfile.ZipFile:
@@ -308,7 +368,17 @@ def _make_reader(archive: zipfile.ZipFile, max_pixels: int) -> Callable[[zipfile
     return read
 
 
-def _open_image(file: Path | BytesIO, name: str, kinds: tuple[str, ...]) -> Image.Image:
+def open_image(file: Path | BytesIO, name: str, kinds: tuple[str, ...] = _KINDS) -> Image.Image:
+    """Return a picture of which only the head is read.
+
+    Args:
+        file: the picture.
+        name: of the picture, for the error.
+        kinds: that may be, by Pillow's names.
+
+    Raises:
+        VideoDecodeError: it is none of these.
+    """
     try:
         return Image.open(file, formats=kinds)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:

@@ -1,4 +1,4 @@
-"""From what a caller names to the clip that is sounded: packed pictures, a frame rate, a part."""
+"""From what a caller names to the clip that is sounded: pictures, their rate or time, a part."""
 
 import shutil
 from fractions import Fraction
@@ -6,6 +6,7 @@ from pathlib import Path
 
 from foley.errors import OutputError, ParameterError, VideoDecodeError
 from foley.media.cut import cut_clip
+from foley.media.hold import hold_picture
 from foley.media.images import set_frame_rate
 from foley.media.numbering import is_pattern, pack_pictures
 from foley.media.source import MediaLimits
@@ -19,6 +20,7 @@ def prepare_clip(
     *,
     start_seconds: float = 0.0,
     frame_rate: float | None = None,
+    duration_seconds: float | None = None,
     stop_seconds: float | None = None,
     limits: MediaLimits | None = None,
 ) -> Path:
@@ -29,6 +31,7 @@ def prepare_clip(
         destination: of the new file.
         start_seconds: where the used part begins; 0 for the whole clip.
         frame_rate: of numbered pictures, in pictures per second.
+        duration_seconds: how long a still picture is shown; None for other clips.
         stop_seconds: end of the used part; None for the end of the clip.
         limits: on the codecs of the clip.
 
@@ -37,6 +40,9 @@ def prepare_clip(
         VideoError: the source cannot be read.
         OutputError: the new file cannot be written.
     """
+    if duration_seconds is not None:
+        hold_picture(source, destination, duration_seconds, limits)
+        return destination
     if is_pattern(source):
         if frame_rate is None:
             raise ParameterError(

@@ -53,6 +53,6 @@ def still_error(source: Path, kind: str) -> VideoDecodeError:
         kind: name of its format.
     """
     return VideoDecodeError(
-        f"{source.name} is a picture ({kind}) and not a video; send a clip, or make one of it: "
-        f"ffmpeg -loop 1 -i {source.name} -t 5 -pix_fmt yuv420p clip.mp4"
+        f"{source.name} is a picture ({kind}) and not a video; set duration_seconds, such as 5, to "
+        "show it for as long, or send a clip"
     )

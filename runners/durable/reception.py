@@ -90,8 +90,8 @@ class JobReception:
                 raise RequestTimeoutError(
                     f"the upload took longer than {limit_seconds:g} s, and was dropped"
                 ) from error
-            has_clip = options.duration_seconds is None
-            wanted = options.format or options.default_format
+            has_clip = (folder / CLIP).exists() or options.upload is not None
+            wanted = options.format or options.choose_default_format(has_clip=has_clip)
             options.check_files(
                 (wanted, *options.also),
                 has_clip=has_clip,

@@ -127,17 +127,18 @@ class JobRequest(BaseModel):
         for path in filter(None, (clip, source)):
             with path.open("rb") as file:
                 hashed.update(hashlib.file_digest(file, "sha256").digest())
+        has_clip = clip is not None or options.upload is not None
         settled: dict[str, Any] = {}
         if options.seed is None:
             settled["seed"] = secrets.randbelow(MAX_DRAWN_SEED)
         if options.format is None:
-            settled["format"] = options.default_format
+            settled["format"] = options.choose_default_format(has_clip=has_clip)
         if "priority" not in options.model_fields_set:
             settled["priority"] = "bulk"  # nobody waits on a connection for it
         kept = options.model_dump(exclude=OF_THE_JOB, exclude_unset=True)
         return cls(
             options=GenerationOptions.model_validate({**kept, **settled}),
-            has_clip=clip is not None or options.upload is not None,
+            has_clip=has_clip,
             digest=hashed.hexdigest(),
             upload_digest=upload_digest,
             output=options.output,

@@ -29,6 +29,7 @@ from runners.auth import ApiKeys
 from runners.grpc.boundary import CallIdentity, guard_call
 from runners.grpc.messages import describe_loudness
 from runners.grpc.upload import read_upload
+from runners.handoff import CLIP
 from runners.jobs.cancellation import CancellationRegistry
 from runners.jobs.clip_url import ClipLoader
 from runners.jobs.deadline import Deadline, run_until_cancelled
@@ -167,7 +168,8 @@ class FoleyServicer(FoleyServiceServicer):
             request_id=caller.request_id,
             folder=folder,
             options=options,
-            format=options.format or options.default_format,
+            format=options.format
+            or options.choose_default_format(has_clip=(folder / CLIP).exists()),
         )
         self._scratch.reserve(folder, job.caller, job.measure_least_result())
         return await self._run_with_progress(job, context, deadline)

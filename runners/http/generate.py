@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 from foley.errors import RequestTimeoutError
 from foley.types import Stage
 from runners import metrics
-from runners.handoff import SOUND
+from runners.handoff import CLIP, SOUND
 from runners.http import sse
 from runners.http.forms import read_form
 from runners.http.mix import SOUND_FIELD, check_mix_options
@@ -136,7 +136,9 @@ class GenerateEndpoint:
                 cancellation=cancellation,
             )
             options = await self._read_options(active)
-            response_format = negotiate(_get_accept(active.request), options)
+            response_format = negotiate(
+                _get_accept(active.request), options, has_clip=(folder / CLIP).exists()
+            )
             job = GenerationJob(
                 owner=active.owner,
                 caller=active.caller,

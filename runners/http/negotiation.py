@@ -43,7 +43,7 @@ class ResponseFormat:
     streamed: bool = False
 
 
-def negotiate(accept: str, options: GenerationOptions) -> ResponseFormat:
+def negotiate(accept: str, options: GenerationOptions, *, has_clip: bool = True) -> ResponseFormat:
     """Choose how a request is answered.
 
     The option `format` decides the container, or else the most wanted media type. Several files
@@ -52,18 +52,20 @@ def negotiate(accept: str, options: GenerationOptions) -> ResponseFormat:
     Args:
         accept: value of the `Accept` header; empty: anything.
         options: of the request.
+        has_clip: whether there is a clip.
 
     Raises:
         NotAcceptableError: `Accept` allows no format that exists here, or no zip of several files.
     """
     weights = accept_weights(accept)
     containers = dict(ACCEPTED)
-    if options.duration_seconds is not None:  # there is no picture
+    usual = options.choose_default_format(has_clip=has_clip)
+    if not has_clip:
         containers = {k: v for k, v in ACCEPTED.items() if v in AUDIO_FORMATS}
-        containers[ZIP] = options.default_format
+        containers[ZIP] = usual
     media_types = [name for name in sort_acceptable(weights) if name in containers]
     if wants_events(accept):
-        default = containers[media_types[0]] if media_types else options.default_format
+        default = containers[media_types[0]] if media_types else usual
         return ResponseFormat(format=options.format or default, streamed=True)
     if options.format is None and not media_types:
         raise NotAcceptableError(f"Accept allows none of {', '.join(containers)}, which we make")

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, ValidationInfo, field_validator
-from pydantic_core import PydanticCustomError, PydanticKnownError
+from pydantic import Field, field_validator
+from pydantic_core import PydanticKnownError
 
 from foley.configs import SAMPLE_RATE
 from foley.errors import ParameterError
@@ -20,6 +20,7 @@ from foley.request import (
     AudioFormat,
     Format,
     GenerationRequest,
+    check_part,
 )
 from runners.handoff import CLIP
 from runners.messages import Priority
@@ -134,17 +135,6 @@ class GenerationOptions(MixOptions, GenerationRequest):
             raise PydanticKnownError("float_parsing")
         return value
 
-    @field_validator("format")
-    @classmethod
-    def _check_picture(cls, value: Format | None, info: ValidationInfo) -> Format | None:
-        is_sound = value is None or value in AUDIO_FORMATS
-        if info.data.get("duration_seconds") is not None and not is_sound:
-            raise PydanticCustomError(
-                "no_picture",
-                "holds a clip's picture, and with duration_seconds there is none; use wav or flac",
-            )
-        return value
-
     @field_validator("also", mode="before")
     @classmethod
     def _split_formats(cls, value: object) -> object:
@@ -157,38 +147,41 @@ class GenerationOptions(MixOptions, GenerationRequest):
     def _drop_repeats(cls, value: tuple[AudioFormat, ...]) -> tuple[AudioFormat, ...]:
         return tuple(dict.fromkeys(value))
 
-    @property
-    def default_format(self) -> Format:
-        """Container of the result where the caller named none."""
-        return "mp4" if self.duration_seconds is None else "wav"
+    def choose_default_format(self, *, has_clip: bool) -> Format:
+        """Return the container of the result where the caller named none.
+
+        Args:
+            has_clip: whether there is one, or its address.
+        """
+        return "mp4" if has_clip else "wav"
 
     def check_clip(self, *, is_sent: bool) -> None:
-        """Check that there is a clip, a `clip_url` or a `duration_seconds`, and one of them only.
+        """Check that there is a clip, a `clip_url` or a `duration_seconds` with a prompt.
+
+        Whether a clip is a still picture, which takes a `duration_seconds` too, shows when it is
+        read.
 
         Args:
             is_sent: whether the caller sent the clip itself.
 
         Raises:
-            ParameterError: two or none of them were given, or an option of a clip without one.
+            ParameterError: there is none of them, or two clips, or an option of a clip without one.
         """
         if is_sent and self.clip_url is not None:
             raise ParameterError("clip_url: got an address and a clip; leave one of them out")
-        is_given = is_sent or self.clip_url is not None
-        if is_given and self.duration_seconds is not None:
-            raise ParameterError(
-                f"duration_seconds: got {self.duration_seconds:g} and a clip, which decides its "
-                "own length; leave one of them out"
-            )
-        for name in ("start_seconds", "frame_rate"):
-            if self.duration_seconds is not None and getattr(self, name):
-                raise ParameterError(
-                    f"{name}: got {getattr(self, name):g} and duration_seconds, which is the "
-                    "length of a sound without a clip; leave one of them out"
-                )
-        if not is_given and self.duration_seconds is None:
+        check_part(self.start_seconds, self.frame_rate, self.duration_seconds)
+        if is_sent or self.clip_url is not None:
+            return
+        if self.duration_seconds is None:
             raise ParameterError(
                 "clip: missing; send a video or its clip_url, or duration_seconds and a prompt for "
                 "a sound without one"
+            )
+        self.check_without_clip()
+        if self.format is not None and self.format not in AUDIO_FORMATS:
+            raise ParameterError(
+                f"format: {self.format} holds a clip's picture, and there is no clip; use wav or "
+                "flac, or send a still picture"
             )
 
     def check_source(self, *, is_sent: bool) -> None:
@@ -253,6 +246,16 @@ class GenerationJob:
         """All formats in which each variation is written, without repeats, `format` first."""
         return tuple(dict.fromkeys((self.format, *self.options.also)))
 
+    @property
+    def has_clip(self) -> bool:
+        """Whether a clip was received, which may be a still picture."""
+        return (self.folder / CLIP).exists()
+
+    def generation_request(self) -> GenerationRequest:
+        """Return the options that the model needs; a picture is as long as its frames."""
+        request = self.options.generation_request()
+        return request.of_clip() if self.has_clip else request
+
     def measure_least_result(self) -> int:
         """Return a lower bound of the bytes of the files: the clip's picture in each variation."""
         if self.format in AUDIO_FORMATS:
@@ -265,8 +268,7 @@ class GenerationJob:
         Args:
             seconds: length of the sound.
         """
-        clip = self.folder / CLIP
-        clip_bytes = clip.stat().st_size if clip.exists() else 0
+        clip_bytes = (self.folder / CLIP).stat().st_size if self.has_clip else 0
         num_variations, num_layers = self.options.num_variations, len(self.options.layers)
         num_samples = math.ceil(seconds * SAMPLE_RATE)
         channels = 2 if self.options.is_stereo else 1

@@ -38,7 +38,7 @@ async def write_pieces(
     async def write(piece: FinishedPiece, on_sound: OnSound) -> None:
         # A piece is the new sound alone, before the mix.
         marking = make_write_arguments(
-            marks, preset, [piece.seed], job.options.generation_request(), MixOptions()
+            marks, preset, [piece.seed], job.generation_request(), MixOptions()
         )
         written = await sandbox.run(
             "write_piece",

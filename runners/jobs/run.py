@@ -147,14 +147,16 @@ class GenerationService:
             ServerError: the job failed for another reason.
         """
         model = self._model or await self.ask_model()
-        if job.options.duration_seconds is not None:
-            self._check_length(job.options.duration_seconds)
-            num_bytes = job.measure_result(job.options.duration_seconds)
+        duration_seconds = job.options.duration_seconds
+        if duration_seconds is not None:
+            self._check_length(duration_seconds)
+            num_bytes = job.measure_result(duration_seconds)
             self._scratch.reserve(job.folder, job.caller, num_bytes)
-            deadline.extend(self._settings.find_time_limit(job.options.duration_seconds))
+            deadline.extend(self._settings.find_time_limit(duration_seconds))
+        has_clip = job.has_clip
         job.options.check_files(
             job.formats,
-            has_clip=job.options.duration_seconds is None,
+            has_clip=has_clip,
             is_stereo=job.options.is_stereo,
             has_original=job.options.has_original,
         )
@@ -167,7 +169,7 @@ class GenerationService:
                         self._sandbox, self._marks, job, model.preset, on_sound
                     ) as on_piece,
                 ):
-                    if job.options.duration_seconds is None:
+                    if has_clip or duration_seconds is None:
                         trimmed, result = await _run_both(
                             self._decode(job, model, deadline, on_update),
                             call.wait_for_result(on_update, on_piece),
@@ -175,7 +177,7 @@ class GenerationService:
                     else:
                         trimmed = False
                         await self._decode_source(job)
-                        _announce_no_frames(job.options.duration_seconds, job.folder)
+                        _announce_no_frames(duration_seconds, job.folder)
                         result = await call.wait_for_result(on_update, on_piece)
         except RunnerLostError:
             self._model = None
@@ -242,6 +244,7 @@ class GenerationService:
                 trim=job.options.trim,
                 start_seconds=job.options.start_seconds,
                 frame_rate=job.options.frame_rate,
+                duration_seconds=job.options.duration_seconds,
                 with_sound=job.options.is_mixed,
                 with_source=job.options.has_original,
                 limits=self._media_limits(),
@@ -304,7 +307,7 @@ class GenerationService:
             self._marks,
             preset,
             result.seeds,
-            options.generation_request(),
+            job.generation_request(),
             options.mix_options(),
         )
         with deadline.stage(Stage.MUX):
@@ -339,7 +342,7 @@ class GenerationService:
         ]
 
     def _check_length(self, duration_seconds: float) -> None:
-        """Hold a sound without a clip to the limit of clips."""
+        """Hold a sound without a clip, or a still picture, to the limit of clips."""
         limit_seconds = self._settings.max_clip_seconds
         if duration_seconds > limit_seconds:
             raise ParameterError(
@@ -359,7 +362,7 @@ class GenerationService:
             owner=job.caller,
             priority=job.options.priority,
             folder=str(job.folder),
-            options=job.options.generation_request(),
+            options=job.generation_request(),
             timeout_seconds=deadline.left_seconds + further_seconds,
             pieces=job.options.pieces and with_pieces,
             trace=tracing.inject_span(),

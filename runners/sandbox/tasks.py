@@ -16,6 +16,7 @@ from foley.errors import ParameterError, VideoError, make_error
 from foley.marks.mark import Mark, Signer, can_sign
 from foley.media.cut import cut_clip
 from foley.media.decode import decode_pieces, join_piece
+from foley.media.hold import hold_picture
 from foley.media.images import set_frame_rate
 from foley.media.mux import MediaFile, choose_container, write_audio, write_video
 from foley.media.original import read_original
@@ -65,6 +66,7 @@ def decode(
     with_source: bool = False,
     start_seconds: float = 0.0,
     frame_rate: float | None = None,
+    duration_seconds: float | None = None,
     ask_room: bool = False,
 ) -> dict[str, Any]:
     """Decode the folder's clip and save its frames at the sizes that the model's encoders take.
@@ -87,13 +89,14 @@ def decode(
             written, by `{"room": bytes of frames, "seconds": length of the sound}`. The answer
             may have the code and the message of an "error".
         frame_rate: of a zip of numbered pictures, in pictures per second.
+        duration_seconds: how long a still picture is shown; None for a video.
 
     Returns:
         "trimmed": whether a part of the clip was left out; and, of a clip that is not handed on in
         pieces, the counts of the frames.
 
     Raises:
-        ParameterError: there is nothing after the start, or a rate for a video.
+        ParameterError: there is nothing after the start, or a rate or a duration for a video.
         VideoError: as `decode_pieces`.
         VideoError: the container refuses a packet of the clip.
     """
@@ -101,6 +104,8 @@ def decode(
     clip.stat()  # a missing file is no fault of the caller, as `decode_pieces` would have it
     model = PRESETS[preset]
     media_limits = _media_limits(limits)
+    if duration_seconds is not None:
+        hold_picture(clip, clip, duration_seconds, media_limits)
     if frame_rate is not None:
         set_frame_rate(clip, to_fraction(frame_rate))
     if start_seconds and not (folder / PART).exists():  # it exists after the death of a child

@@ -130,6 +130,7 @@ def test_a_row_says_which_part_and_which_rate(tmp_path: Path, suffix: str) -> No
         {"clip": "a/frames/%04d.png"},
         {"clip": "a/frames/walk_%d.png", "start_seconds": 0.0, "frame_rate": 12.0},
         {"duration_seconds": 1.0, "prompt": "x"},
+        {"clip": "a/photo.JPG", "duration_seconds": 2.0},
     ]
     table = write_table(tmp_path, suffix, rows)
     tasks, bad, _ = read(table, "a {name}", start_seconds=7, frame_rate=25)
@@ -140,10 +141,12 @@ def test_a_row_says_which_part_and_which_rate(tmp_path: Path, suffix: str) -> No
         (7, 25),
         (0, 12),
         (0, None),
+        (0, None),
     ]
+    assert tasks[5].request.duration_seconds == 2
     assert [task.names[0] for task in tasks] == [
         *("a/one.foley.mp4", "a/shots.foley.mp4", "a/frames/frames.foley.mp4"),
-        *("a/frames/walk.foley.mp4", "sound-1.wav"),
+        *("a/frames/walk.foley.mp4", "sound-1.wav", "a/photo.foley.mp4"),
     ]
     assert tasks[3].request.prompt == "a walk"
     # Records of runs before there were these options hold.
@@ -198,6 +201,7 @@ def test_the_second_result_of_a_clip_is_numbered(tmp_path: Path) -> None:
             "start_seconds: is of a clip, and the row has none",
         ),
         ({"clip": "one.mp4", "duration_seconds": 2, "prompt": "x"}, "length of a sound without"),
+        ({"duration_seconds": 2}, "duration_seconds: needs a prompt or layers"),
         ({"duration_seconds": 2, "prompt": "x", "output": "x.mp4"}, "is a video"),
         ({"duration_seconds": 2, "prompt": "x", "original_sound": "mix"}, "there is no clip"),
     ],

@@ -110,7 +110,7 @@ def test_a_prompt_alone_is_saved_as_a_sound(client: FoleyClient, tmp_path: Path)
     with pytest.raises(ParameterError, match="give a clip, or None and either its clip_url"):
         client.generate(None, prompt="rain")
     with pytest.raises(ParameterError, match="give a clip, or None and either its clip_url"):
-        client.generate(b"clip", prompt="rain", duration_seconds=1)
+        client.generate(b"clip", prompt="rain", clip_url="https://example.com/clip.mp4")
 
 
 def test_errors_of_the_service_raise_their_classes(client: FoleyClient, short_clip: bytes) -> None:

@@ -39,6 +39,7 @@ from tests.keyed import (
     check_health,
 )
 from tests.media.clips import list_packets
+from tests.media.test_images import draw_picture
 from tests.patience import Deadline, is_within, scale, wait_until
 from tests.server import ENDLESS, Server
 
@@ -492,6 +493,15 @@ def test_a_prompt_alone_gives_the_same_sound_as_over_http(
     parts = {name: (None, str(value)) for name, value in options.items()}
     direct = keyed_server.client.post("/v1/generate", files=parts)
     assert list_packets(answer.files[0]) == list_packets(direct.content)
+
+
+def test_a_still_picture_is_shown_for_as_long_as_asked(stub: FoleyServiceStub) -> None:
+    options = GenerateOptions(duration_seconds=0.8, seed=1, num_inference_steps=1)
+    sent = [GenerateRequest(options=options), GenerateRequest(chunk=draw_picture(7))]
+    answer = read(stub.Generate(iter(sent), metadata=KEY, timeout=scale(60)))
+    assert answer.result is not None
+    assert [file.format for file in answer.result.files] == ["mp4"]
+    assert answer.result.duration_seconds == pytest.approx(0.8)
 
 
 def test_a_prompt_alone_is_held_to_the_limit_of_clips(stub: FoleyServiceStub) -> None:

@@ -256,6 +256,11 @@ def test_cues_are_a_json_list(tmp_path: Path) -> None:
     assert (cue.start_seconds, cue.stop_seconds, cue.prompt) == (0, 1.5, "rain")
 
 
+def test_a_picture_may_have_a_length(tmp_path: Path) -> None:
+    options = read([clip_part() + part("duration_seconds", b"2.5") + END], tmp_path)
+    assert options.duration_seconds == 2.5
+
+
 def test_a_length_and_a_prompt_stand_for_a_clip(tmp_path: Path) -> None:
     options = read([TEXT_ALONE + END], tmp_path)
     assert (options.prompt, options.duration_seconds) == ("rain", 2.5)
@@ -266,9 +271,8 @@ def test_a_length_and_a_prompt_stand_for_a_clip(tmp_path: Path) -> None:
     [
         (END, ParameterError, "clip: missing; send a video or its clip_url, or duration"),
         (part("clip", CLIP) + END, ParameterError, "clip"),  # a text, not a file
-        (clip_part() + TEXT_ALONE + END, ParameterError, "duration_seconds: got 2.5 and a clip"),
         (part("duration_seconds", b"1") + END, ParameterError, "duration_seconds: needs a prompt"),
-        (TEXT_ALONE + part("format", b"mp4") + END, ParameterError, "format: holds a clip's"),
+        (TEXT_ALONE + part("format", b"mp4") + END, ParameterError, "format: mp4 holds a"),
         (clip_part() + clip_part() + END, RequestError, "too many files"),
         (part("prompt", b"", file_name="a") + END, ParameterError, "prompt: only clip and"),
         (clip_part() + part("seed", b"1") * 2 + END, ParameterError, "seed: given twice"),

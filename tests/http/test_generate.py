@@ -14,7 +14,7 @@ from foley.configs import OFFICIAL_GUIDANCE, TINY_GUIDANCE
 from foley.media.inspection import inspect_file
 from foley.types import Stage
 from tests.media.clips import list_packets
-from tests.media.test_images import number_files, write_zip
+from tests.media.test_images import draw_picture, number_files, write_zip
 from tests.server import Server
 
 
@@ -360,6 +360,27 @@ def test_a_zip_of_pictures_is_sounded_at_its_rate(server: Server, tmp_path: Path
     refused = server.generate(clip, num_inference_steps=1)
     assert refused.status_code == 422
     assert "set frame_rate, such as 24" in refused.json()["error"]["message"]
+
+
+def test_a_still_picture_is_sounded_for_as_long_as_asked(server: Server, long_clip: bytes) -> None:
+    picture = draw_picture(7)
+    made = server.generate(picture, duration_seconds=1.2, num_inference_steps=1)
+    assert made.status_code == 200, made.text
+    assert made.headers["content-type"] == "video/mp4"
+    assert float(made.headers["x-foley-duration-seconds"]) == 1.2
+    shown_at = [seconds for _, seconds in packets(made.content, "video")]
+    assert shown_at == pytest.approx([0, 0.6], abs=1e-3)
+    sound = server.generate(picture, duration_seconds=1.2, num_inference_steps=1, format="wav")
+    assert len(samples(sound.content)) == 57_600
+    for clip, options, words in (
+        (picture, {}, "set duration_seconds, such as 5"),
+        (picture, {"duration_seconds": 6.5}, "duration_seconds: is 6.5, the limit of this"),
+        (picture, {"duration_seconds": 2, "frame_rate": 2}, "frame_rate: got 2 and duration_"),
+        (long_clip, {"duration_seconds": 2}, "duration_seconds: is 2, and clip is no still"),
+    ):
+        refused = server.generate(clip, num_inference_steps=1, **options)
+        assert refused.status_code == 422
+        assert words in refused.json()["error"]["message"]
 
 
 def test_a_part_of_a_clip_is_sounded(server: Server, long_clip: bytes) -> None:

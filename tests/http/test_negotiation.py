@@ -107,6 +107,8 @@ def test_events_come_only_to_callers_who_want_nothing_more(accept: str, events: 
 )
 def test_without_a_clip_only_the_sound_can_be_accepted(accept: str, answer: ResponseFormat) -> None:
     options = GenerationOptions(prompt="rain", duration_seconds=1)
-    assert negotiate(accept, options) == answer
+    assert negotiate(accept, options, has_clip=False) == answer
     with pytest.raises(NotAcceptableError, match="none of audio/wav, audio/flac, application/zip"):
-        negotiate("video/*", options)
+        negotiate("video/*", options, has_clip=False)
+    # A still picture has a length too.
+    assert negotiate("*/*", options, has_clip=True) == ResponseFormat(format="mp4")

@@ -185,7 +185,7 @@ def test_a_redirect_leads_to_no_private_address(host: Host, tmp_path: Path, targ
         ({"clip_url": "ftp://clips.test/clip"}, "must begin with https:// or http://"),
         ({"clip_url": "file:///etc/passwd"}, "must begin with https:// or http://"),
         ({"clip_url": "https://name:secret@clips.test/"}, "user name or password"),
-        ({"clip_url": "https://a.test/", "duration_seconds": "1", "prompt": "x"}, "own len"),
+        ({"clip_url": "https://a.test/", "duration_seconds": "1", "start_seconds": "2"}, "got 2"),
         ({"clip_url": "data:video/mp4;base64"}, "has no comma"),
         ({"clip_url": "data:video/mp4;base64,A"}, "is not base64"),
         ({"clip_url": "data:video/mp4;base64,"}, "is empty"),

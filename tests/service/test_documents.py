@@ -14,7 +14,7 @@ import av
 import pytest
 
 from foley.cli.app import main
-from tests.media.test_images import number_files, write_zip
+from tests.media.test_images import draw_picture, number_files, write_zip
 from tests.patience import scale
 from tests.server import ROOT, Server, draw_clip
 
@@ -69,13 +69,14 @@ def fill(folder: Path, text: str) -> None:
     """Put what the documents assume into a folder.
 
     Args:
-        folder: gets `clip.mp4`, `clips.csv`, `cues.vtt`, `clip.foley.json`, `first.wav`, `out.wav`
-            and links to the folders of the project.
+        folder: gets `clip.mp4`, `photo.jpg`, `clips.csv`, `cues.vtt`, `clip.foley.json`,
+            `first.wav`, `out.wav` and links to the folders of the project.
         text: the command or program. Clips have 1 s, or 4 s where it names times in them.
     """
     (folder / "clips").mkdir()
     for name in ("clip.mp4", "clips/one.mp4"):
         draw_clip(folder / name, num_frames=100 if re.search("cue|edit", text) else 25)
+    (folder / "photo.jpg").write_bytes(draw_picture(7, "JPEG"))
     (folder / "clips.csv").write_text("clip,prompt,seed\nclips/one.mp4,steps,3\n")
     (folder / "cues.vtt").write_text("WEBVTT\n\n00:01.200 --> 00:03.500\nglass shatters\n")
     (folder / "clip.foley.json").write_text('{"foley_project": 1, "clip": "clip.mp4"}')

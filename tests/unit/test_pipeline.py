@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from foley.configs import TINY, TINY_GUIDANCE, TINY_STEPS, XL, XXL
 from foley.errors import (
@@ -18,6 +19,7 @@ from foley.errors import (
     PromptTooLongError,
 )
 from foley.media.clock import num_latents
+from foley.media.decode import probe
 from foley.pipeline import FoleyPipeline, Progress
 from foley.request import SOLVERS, GenerationRequest, SamplingPlan, Solver
 from foley.weights.selection import choose_device
@@ -86,6 +88,18 @@ def test_a_sound_without_a_clip_needs_a_length_and_a_prompt(
 def test_a_clip_decides_its_own_length() -> None:
     with pytest.raises(ParameterError, match="duration_seconds: only for a sound without a clip"):
         toy_pipeline()(toy_frames(), "rain", duration_seconds=1.0)
+
+
+def test_a_still_picture_is_sounded_for_as_long_as_asked(tmp_path: Path) -> None:
+    photo = tmp_path / "photo.png"
+    Image.new("RGB", (64, 48), "green").save(photo)
+    made = toy_pipeline()(photo, duration_seconds=1.6, num_inference_steps=1)
+    assert made.waveforms.shape == (1, 1, 76_800)
+    (video,) = made.save(tmp_path / "out.mp4")
+    assert probe(video.path).duration_seconds == pytest.approx(1.6, abs=0.03)
+    made.save(tmp_path / "out.wav")
+    with pytest.raises(ParameterError, match="start_seconds: got 1 and duration_seconds"):
+        toy_pipeline()(photo, duration_seconds=1.6, start_seconds=1.0)
 
 
 def test_a_seed_repeats_its_sound_and_another_does_not() -> None:

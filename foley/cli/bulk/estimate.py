@@ -53,7 +53,7 @@ def _measure(task: BulkTask) -> tuple[float, float] | None:
     """Return the seconds of sound and the bytes of a row's results; None if they are not known."""
     variations = task.request.num_variations
     is_audio = task.names[0].rpartition(".")[2].lower() in AUDIO_FORMATS
-    if task.clip is None:
+    if task.clip is None or task.request.duration_seconds is not None:  # a still picture has one
         seconds, clip_bytes = task.request.duration_seconds or 0.0, 0
     elif is_remote(task.clip):
         return None

@@ -17,6 +17,7 @@ from foley.request import AUDIO_FORMATS, GenerationRequest, check_part
 from foley.storage import is_remote
 
 _TEXTS = ("prompt", "negative_prompt")
+_PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 _PART = ("start_seconds", "frame_rate")
 OPTIONS = (*GenerationRequest.model_fields, *MixOptions.model_fields, "trim", *_PART)
 COLUMNS = ("clip", "output", *OPTIONS)
@@ -182,13 +183,16 @@ def _make_task(row: SourceRow, defaults: Defaults) -> BulkTask:
             raise ParameterError(
                 "clip is empty; name a video file, or give duration_seconds for a sound without one"
             )
-    elif "duration_seconds" not in options:
-        request["duration_seconds"] = None  # that of the command is for rows without a clip
-    else:
-        raise ParameterError(
-            "duration_seconds: is the length of a sound without a clip; leave it or the clip out"
-        )
+    elif not _is_still(row.clip):
+        if "duration_seconds" in options:
+            raise ParameterError(
+                "duration_seconds: is the length of a sound without a clip or of a still picture "
+                f"({' '.join(_PICTURE_SUFFIXES)}); leave it or the clip out"
+            )
+        request["duration_seconds"] = None  # that of the command is for other rows
     parsed = GenerationRequest.parse(**request | options)
+    if row.clip is None:
+        parsed.check_without_clip()
     finished = MixOptions.parse(**defaults.mix.model_dump() | mix)
     name = _choose_name(row, defaults)
     suffix = PurePosixPath(name).suffix[1:].lower()
@@ -253,12 +257,16 @@ def _choose_part(
             raise ParameterError(f"{name}: is of a clip, and the row has none; leave it out")
     if clip is None:
         return 0.0, None
-    start_seconds = part.get("start_seconds", defaults.start_seconds)
-    # The command's rate is for pictures only, which may lie beside videos.
+    # The command's start is for videos, and its rate for pictures, which may lie beside them.
+    start_seconds = part.get("start_seconds", 0.0 if _is_still(clip) else defaults.start_seconds)
     default_rate = defaults.frame_rate if _is_of_pictures(clip) else None
     frame_rate = part.get("frame_rate", default_rate)
     check_part(start_seconds, frame_rate)
     return start_seconds, frame_rate
+
+
+def _is_still(clip: str) -> bool:
+    return PurePosixPath(clip).suffix.lower() in _PICTURE_SUFFIXES and not is_pattern(Path(clip))
 
 
 def _is_of_pictures(clip: str) -> bool:
