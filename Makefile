@@ -1,5 +1,8 @@
 # `make demo` and `make test` need Python 3.11 or 3.12 with pip and venv, and nothing else.
 PYTHON := .venv/bin/python
+# Where Python may not keep what it has compiled, each of the hundred processes of the tests compiles
+# the project and the tests again.
+export PYTHONDONTWRITEBYTECODE :=
 # Tests that start no server, no browser and no training.
 FAST_TESTS := tests/unit tests/jobs tests/models tests/media tests/parity tests/worker
 # Two processes; tests/conftest.py says which tests stay together. In the order of the folders, short
@@ -14,24 +17,25 @@ setup:
 demo: setup  ## a real clip in, the same clip with sound out, over HTTP
 	@$(PYTHON) -m scripts.demo
 
-# Continuous integration also counts the lines that no test runs; pyproject.toml has the floor.
+# Continuous integration runs the long tests too, and counts the lines that no test runs;
+# pyproject.toml has the floor.
 ifdef CI
 test: coverage
 else
-test: setup lint  ## all tests but the long ones
+test: setup lint  ## the tests that take up to ten seconds each
 	@$(PYTHON) -m pytest $(PARALLEL)
 endif
 
 test-fast: setup  ## the tests of single parts, in under a minute
-	@$(PYTHON) -m pytest -q $(PARALLEL) -m "not soak and not slow" $(FAST_TESTS)
+	@$(PYTHON) -m pytest -q $(PARALLEL) -m "not soak and not long and not slow" $(FAST_TESTS)
 
-coverage: setup lint  ## make test, with a report of the lines that no test runs
+coverage: setup lint  ## all tests but those of make soak, and the lines that none of them runs
 	@rm -rf .coverage
-	@.venv/bin/coverage run -m pytest $(PARALLEL)
+	@.venv/bin/coverage run -m pytest $(PARALLEL) -m "not soak"
 	@.venv/bin/coverage combine --quiet
 	@.venv/bin/coverage report
 
-soak: setup  ## the long tests
+soak: setup  ## the tests that take minutes each
 	@$(PYTHON) -m pytest -m soak
 
 test-lowest: setup  ## the core tests on the lowest version of each dependency

@@ -65,6 +65,7 @@ def run(parts: list[str], folder: Path) -> dict[str, object]:
     return last
 
 
+@pytest.mark.long
 def test_steps_are_measured(tmp_path: Path) -> None:
     record = run(["ceilings", "steps"], tmp_path)
     assert record["steps"]["bf16_2_mixed"]["efficiency_of_equal"] > 0  # type: ignore[index]

@@ -148,6 +148,7 @@ def test_a_random_model_loads_and_its_start_is_measured(tmp_path: Path) -> None:
     assert all(run["process_seconds"] > run["seconds"] > 0 for run in row["runs"])
 
 
+@pytest.mark.long
 def test_files_of_no_preset_are_not_written() -> None:
     command = [sys.executable, "-m", "benchmarks.bench_start", "--preset", "tiny"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -408,6 +408,7 @@ def generate_twice(folder: Path, stdout: int) -> tuple[int, str]:
     return ended.returncode, ended.stderr
 
 
+@pytest.mark.long
 def test_a_reader_that_has_seen_enough_ends_the_command(tmp_path: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)
@@ -416,6 +417,7 @@ def test_a_reader_that_has_seen_enough_ends_the_command(tmp_path: Path) -> None:
     assert (tmp_path / "a.foley.mp4").is_file()
 
 
+@pytest.mark.long
 def test_standard_output_without_room_is_named(tmp_path: Path) -> None:
     with open("/dev/full", "wb") as full:
         code, stderr = generate_twice(tmp_path, full.fileno())
@@ -501,6 +503,7 @@ def test_the_installed_command_prints_its_version() -> None:
     assert result.stdout.strip() == __version__
 
 
+@pytest.mark.long
 def test_an_interrupted_command_leaves_no_file(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "from foley.cli.app import main; main()", "generate"]
     command += [str(CLIP), "-o", str(tmp_path / "out.mp4"), "--steps", "200", "--solver", "rk4"]

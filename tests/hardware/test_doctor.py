@@ -315,6 +315,7 @@ def doctor(tmp_path: Path) -> Doctor:
     return doctor
 
 
+@pytest.mark.long
 def test_scripts_get_json_and_an_exit_code(doctor: Doctor) -> None:
     unfit = doctor("--json", "--preset", "xxl", "--device", "cpu")
     assert unfit.returncode == 3
@@ -324,6 +325,7 @@ def test_scripts_get_json_and_an_exit_code(doctor: Doctor) -> None:
     assert wrong == ["weights"]
 
 
+@pytest.mark.long
 def test_the_output_is_one_line_for_each_check(doctor: Doctor) -> None:
     fit = doctor("--preset", "tiny", "--device", "cpu")
     assert fit.returncode == 0, fit.stdout

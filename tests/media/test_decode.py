@@ -205,7 +205,7 @@ def test_probe_tells_what_the_clip_is(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_memory_does_not_grow_with_length(tmp_path: Path) -> None:
     # 12 s more of 1080p are 120 frames of 6 MB; held at full size they would take 700 MB.
     short = write_clip(tmp_path / "short.mp4", num_frames=20, fps=10, size=(1920, 1080))

@@ -13,6 +13,8 @@ from tests.page.conftest import Tab
 from tests.page.reverse_proxy import run_proxy
 from tests.server import Server
 
+pytestmark = pytest.mark.long
+
 # Gradio's own, which the page does not need.
 FIXED = {"/favicon.ico", "/manifest.json", "/ui/static/js/iframeResizer.contentWindow.min.js"}
 

@@ -23,6 +23,8 @@ from tests.patience import is_within, scale, wait_for_exit
 from tests.runpod.queue_server import JobQueue
 from tests.server import ROOT, draw_clip
 
+pytestmark = pytest.mark.long
+
 MAX_CONCURRENCY = 3
 MAX_RESULT_BYTES = 300_000
 LONG = {"num_inference_steps": 200, "solver": "rk4", "num_variations": 8}

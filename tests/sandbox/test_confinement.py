@@ -83,6 +83,7 @@ def test_a_confined_child_starts_threads(confined: Sandbox, folder: Path) -> Non
     assert asyncio.run(confined.run("start_threads", folder)) == 8
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("formats", [("mp4", "mov", "mkv", "wav", "flac"), ("webm",)])
 def test_a_clip_is_decoded_and_written_in_every_format(
     folder: Path, formats: tuple[str, ...]

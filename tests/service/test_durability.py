@@ -86,6 +86,7 @@ def start(folder: Path, jobs: Path) -> Server:
     return Server(folder, settings)
 
 
+@pytest.mark.long
 def test_jobs_are_finished_after_everything_was_killed(tmp_path: Path, short_clip: bytes) -> None:
     versions.restore(tmp_path / "jobs", short_clip)  # of which the second start finishes some too
     first = start(tmp_path / "first", tmp_path / "jobs")

@@ -22,6 +22,8 @@ from tests.patience import is_within, scale, slowdown, wait_for_exit, wait_until
 from tests.server import Server, draw_clip
 from tests.service.test_serving import ENDLESS, post
 
+pytestmark = pytest.mark.long
+
 TIMEOUT = "FOLEY_REQUEST_TIMEOUT_SECONDS"
 # Of two pieces.
 LONG: dict[str, Any] = {"prompt": "rain", "duration_seconds": 16, "num_inference_steps": 2}

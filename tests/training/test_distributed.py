@@ -27,6 +27,7 @@ def _member(rank: int, port: int, folder: str) -> None:
     group.leave()
 
 
+@pytest.mark.long
 @pytest.mark.skipif(torch.cuda.is_available(), reason="members would each take a GPU")
 def test_members_go_on_with_the_mean_of_gradients_and_of_whole_numbers(tmp_path: Path) -> None:
     multiprocessing.spawn(_member, (find_free_port(), str(tmp_path)), nprocs=SIZE)

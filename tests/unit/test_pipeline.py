@@ -302,7 +302,7 @@ from foley.pipeline import FoleyPipeline
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_pipeline_is_imported_without_a_remark_of_other_libraries() -> None:
     done = subprocess.run(
         [sys.executable, "-c", REMARKING_IMPORT],
