@@ -17,6 +17,7 @@ from foley.mix import OriginalSound
 from foley.request import (
     MAX_ADAPTER_SCALE,
     SOLVERS,
+    AvoidSpeech,
     GenerationRequest,
 )
 from runners.page.bounds import PageBounds
@@ -53,6 +54,11 @@ LOUDNESSES: dict[str, float | None] = {
     "As it is": None,
     "-23 LUFS (broadcast)": -23.0,
     "-16 LUFS (online)": -16.0,
+}
+SPEECH: dict[str, AvoidSpeech] = {
+    "As it comes": "off",
+    "Measure it": "report",
+    "Try again": "retry",
 }
 REFUSE, TRIM = "Refuse it", "Use a part of it"
 DEFAULT_FRAME_RATE = 24.0  # of numbered pictures, as of film
@@ -383,6 +389,13 @@ class SettingControls:
             _add_error(errors, "solver")
             self.adapters = AdapterControls(errors)
             self.direct = DirectControls(errors)
+            self.speech = gr.Radio(
+                list(SPEECH),
+                value="As it comes",
+                label="Speech that nobody asked for",
+                info="Try again draws other seeds while there is some, and takes longer.",
+                elem_id="avoid-speech",
+            )
             self.own_sound = gr.Radio(
                 list(OWN_SOUNDS),
                 value="Leave it out",

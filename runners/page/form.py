@@ -22,6 +22,7 @@ from runners.page.controls import (
     OWN_SOUNDS,
     REFUSE,
     SOUND_ALONE,
+    SPEECH,
     TRIM,
     VIDEO,
 )
@@ -52,6 +53,7 @@ def list_inputs(layout: PageLayout) -> set[gr.components.Component]:
         layout.settings.solver,
         *layout.settings.adapters.inputs,
         *layout.settings.direct.inputs,
+        layout.settings.speech,
         layout.settings.own_sound,
         layout.settings.loudness,
         layout.settings.too_long,
@@ -73,8 +75,10 @@ def read_options(layout: PageLayout, values: Mapping[Any, Any]) -> RequestOption
     sound, settings = layout.sound, layout.settings
     scales = settings.adapters.read(values)
     used = [{"name": name, "scale": scale} for name, scale in scales.items() if scale]
+    speech = SPEECH[values[settings.speech]]
     request = GenerationRequest.parse(
         **({"adapters": used} if used else {}),
+        **({} if speech == "off" else {"avoid_speech": speech}),
         **settings.direct.read(values),
         prompt=values[sound.prompt] or "",
         negative_prompt=values[settings.negative_prompt] or "",
@@ -138,6 +142,7 @@ def list_link_outputs(layout: PageLayout) -> list[gr.components.Component]:
         *settings.adapters.inputs,
         settings.adapters.box,
         *settings.direct.inputs,
+        settings.speech,
         settings.own_sound,
         settings.loudness,
         settings.too_long,
@@ -169,7 +174,8 @@ def read_link(
         "solver": settings.solver,
         "num_variations": sound.num_variations,
     }
-    names = [name for name in (*controls, "seed", "adapters", *_DIRECT) if name in query]
+    others = ("seed", "adapters", "avoid_speech", *_DIRECT)
+    names = [name for name in (*controls, *others) if name in query]
     request = GenerationRequest.parse(**{name: query[name] for name in names})
     updates: dict[Any, Any] = {
         controls[name]: getattr(request, name) for name in names if name in controls
@@ -179,6 +185,8 @@ def read_link(
         updates |= settings.adapters.show(scales)
     if not request.model_fields_set.isdisjoint(_DIRECT):
         updates |= settings.direct.show(request)
+    if "avoid_speech" in query:
+        updates[settings.speech] = next(k for k, v in SPEECH.items() if v == request.avoid_speech)
     if request.num_inference_steps is not None:
         updates[settings.steps.preset_value] = None
     if request.guidance_scale is not None:
@@ -232,6 +240,7 @@ def read_settings(
         query: the settings; see `snippets.ResultSettings.query`. What it lacks has its default.
     """
     defaults = {
+        layout.settings.speech: next(iter(SPEECH)),
         layout.settings.own_sound: next(iter(OWN_SOUNDS)),
         layout.settings.loudness: next(iter(LOUDNESSES)),
         layout.settings.start_seconds: 0,

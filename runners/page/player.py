@@ -109,6 +109,9 @@ def _render_facts(result: PageResult) -> str:
         "Length": f"{generation.duration_seconds:.2f} s at {rate_khz:g} kHz",
         "Time taken": f"{generation.timings_seconds['total']:.1f} s",
     }
+    speech = [file.speech_seconds for file in generation.files if file.speech_seconds is not None]
+    if speech:  # of all variations and layers
+        facts["Speech"] = f"{max(speech):.2f} s"
     terms = "".join(f"<div><dt>{k}</dt><dd>{escape(v)}</dd></div>" for k, v in facts.items())
     notices = "".join(f"<li>{escape(notice)}</li>" for notice in generation.notices)
     return f'<dl class="foley-facts">{terms}</dl>' + (
