@@ -105,6 +105,8 @@ class RunnerResult(BaseModel):
         sample_rate: Hz.
         duration_seconds: of each waveform.
         timings: seconds of each stage in the runner, in order.
+        device_seconds: that the model's devices have worked on the request; of an evaluation that
+            it shared with others, its part.
         notices: sentences for the caller.
     """
 
@@ -117,6 +119,7 @@ class RunnerResult(BaseModel):
     sample_rate: int
     duration_seconds: float
     timings: dict[str, float]
+    device_seconds: float = 0.0
     notices: tuple[str, ...]
 
 

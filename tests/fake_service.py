@@ -29,6 +29,7 @@ class FakeService:
             duration_seconds=1.0,
             sample_rate=48_000,
             timings={"total": 1.0},
+            device_seconds=0.5,
             notices=(),
             files=(OutputFile(variation=1, seed=1, path=path, container="wav"),),
         )

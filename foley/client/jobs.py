@@ -45,6 +45,8 @@ class RemoteJobResult(RemoteObject):
         duration_seconds: length of each sound.
         sample_rate_hz: sample rate of each sound.
         timings_seconds: seconds in each stage, in order, and their `total`.
+        device_seconds: for how long the model's devices, GPUs or the CPU, worked on it. Work that
+            it shared with other requests counts by its part. None from an older service.
         notices: sentences about what was done to the clip or the prompts.
         seeds: the seed of each variation.
         files: by variation, the format asked for first.
@@ -54,6 +56,7 @@ class RemoteJobResult(RemoteObject):
     duration_seconds: float
     sample_rate_hz: int
     timings_seconds: dict[str, float]
+    device_seconds: float | None = None
     notices: tuple[str, ...]
     seeds: tuple[int, ...]
     files: tuple[RemoteFile, ...]

@@ -215,7 +215,7 @@ class Sound(_message.Message):
     def __init__(self, variation: _Optional[int] = ..., number: _Optional[int] = ..., start_seconds: _Optional[float] = ..., duration_seconds: _Optional[float] = ..., media_type: _Optional[str] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class Result(_message.Message):
-    __slots__ = ("request_id", "model", "duration_seconds", "sample_rate_hz", "timings", "notices", "files")
+    __slots__ = ("request_id", "model", "duration_seconds", "sample_rate_hz", "timings", "notices", "files", "device_seconds")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     DURATION_SECONDS_FIELD_NUMBER: _ClassVar[int]
@@ -223,6 +223,7 @@ class Result(_message.Message):
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
     NOTICES_FIELD_NUMBER: _ClassVar[int]
     FILES_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     model: str
     duration_seconds: float
@@ -230,7 +231,8 @@ class Result(_message.Message):
     timings: _containers.RepeatedCompositeFieldContainer[Timing]
     notices: _containers.RepeatedScalarFieldContainer[str]
     files: _containers.RepeatedCompositeFieldContainer[File]
-    def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., duration_seconds: _Optional[float] = ..., sample_rate_hz: _Optional[int] = ..., timings: _Optional[_Iterable[_Union[Timing, _Mapping]]] = ..., notices: _Optional[_Iterable[str]] = ..., files: _Optional[_Iterable[_Union[File, _Mapping]]] = ...) -> None: ...
+    device_seconds: float
+    def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., duration_seconds: _Optional[float] = ..., sample_rate_hz: _Optional[int] = ..., timings: _Optional[_Iterable[_Union[Timing, _Mapping]]] = ..., notices: _Optional[_Iterable[str]] = ..., files: _Optional[_Iterable[_Union[File, _Mapping]]] = ..., device_seconds: _Optional[float] = ...) -> None: ...
 
 class Timing(_message.Message):
     __slots__ = ("stage", "seconds")

@@ -230,7 +230,10 @@ def describe_result(generation: RemoteGeneration) -> dict[str, Any]:
         generation: the API's answer.
     """
     described = generation.model_dump(
-        mode="json", by_alias=True, exclude={"saved", "kept_seconds", "request_id", "files"}
+        mode="json",
+        by_alias=True,
+        exclude={"saved", "kept_seconds", "request_id", "files"},
+        exclude_none=True,
     )
     files = [
         {

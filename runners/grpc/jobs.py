@@ -258,6 +258,7 @@ def _describe_result(job_id: str, result: dict[str, Any]) -> proto.Result:
             proto.Timing(stage=stage, seconds=seconds)
             for stage, seconds in result["timings_seconds"].items()
         ],
+        device_seconds=result.get("device_seconds"),
         notices=result["notices"],
         files=[
             proto.File(

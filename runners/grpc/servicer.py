@@ -226,6 +226,7 @@ async def _send_result(result: JobResult, context: grpc.aio.ServicerContext) -> 
         duration_seconds=result.duration_seconds,
         sample_rate_hz=result.sample_rate,
         timings=[Timing(stage=stage, seconds=seconds) for stage, seconds in timings.items()],
+        device_seconds=result.device_seconds,
         notices=result.notices,
         files=[
             File(

@@ -24,7 +24,14 @@ KEY_PARAMETER = {
     "description": "The same request under the same key is the same job; another one is refused.",
     "schema": {**TEXT, "pattern": "^[!-~]{1,255}$"},
 }
-_RESULT_FIELDS = ("model", "duration_seconds", "sample_rate_hz", "timings_seconds", "notices")
+_RESULT_FIELDS = (
+    "model",
+    "duration_seconds",
+    "sample_rate_hz",
+    "timings_seconds",
+    "device_seconds",
+    "notices",
+)
 
 WEBHOOK_SCHEMA: Schema = {
     "type": "object",

@@ -105,6 +105,11 @@ EVENTS: dict[str, Schema] = {
             "duration_seconds": NUMBER,
             "sample_rate_hz": INTEGER,
             "timings_seconds": TIMINGS,
+            "device_seconds": {
+                **NUMBER,
+                "description": "For how long the model's devices, GPUs or the CPU, worked on the "
+                "request. Work that it shared with other requests counts by its part.",
+            },
             "notices": {"type": "array", "items": TEXT},
             "kept_seconds": {**NUMBER, "description": "For how long the files can be fetched."},
             "seeds": {"type": "array", "items": INTEGER},

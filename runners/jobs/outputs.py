@@ -58,6 +58,7 @@ class JobResult:
         sample_rate: Hz.
         timings: seconds in each stage, by the names of `foley.types.Stage`, in the order in which
             they ended; "total" is the last.
+        device_seconds: that the model's devices have worked on it; 0 where no model was needed.
         notices: sentences for the caller about what was done to the clip and to the prompts.
         files: by variation, then in the order of the job's formats; the layers come last.
     """
@@ -68,6 +69,7 @@ class JobResult:
     duration_seconds: float
     sample_rate: int
     timings: dict[str, float]
+    device_seconds: float
     notices: tuple[str, ...]
     files: tuple[OutputFile, ...]
 
@@ -99,6 +101,7 @@ class JobResult:
             "duration_seconds": self.duration_seconds,
             "sample_rate_hz": self.sample_rate,
             "timings_seconds": self.rounded_timings(),
+            "device_seconds": round(self.device_seconds, 4),
             "notices": list(self.notices),
         }
 

@@ -394,6 +394,7 @@ def _describe(
         duration_seconds=result.duration_seconds,
         sample_rate=result.sample_rate,
         timings=deadline.with_total(),
+        device_seconds=result.device_seconds,
         notices=tuple(dict.fromkeys([*result.notices, *notices])),
         files=files,
     )

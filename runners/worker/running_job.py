@@ -236,4 +236,6 @@ class RunningJob(ScheduledJob):
             self.outcome.set_exception(self.failure)
         else:
             assert self._result is not None
-            self.outcome.set_result(self._result)
+            # Its last action has been counted since the result was saved.
+            made = self._result.model_copy(update={"device_seconds": self.device_seconds})
+            self.outcome.set_result(made)

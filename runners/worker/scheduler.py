@@ -154,6 +154,7 @@ class ScheduledJob:
         dropped: whether it leaves as soon as no action on it is being executed.
         units: the size of the action that is being executed.
         done: finished actions by kind.
+        device_seconds: that devices have worked on it; of an evaluation with others, its part.
     """
 
     id: str
@@ -169,6 +170,7 @@ class ScheduledJob:
     dropped: bool = field(default=False, init=False)
     units: int = field(default=0, init=False)
     done: dict[Kind, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 0), init=False)
+    device_seconds: float = field(default=0.0, init=False)
 
     def count_left(self, kind: Kind) -> int:
         """Return the number of actions of a kind that are still to come."""
@@ -358,6 +360,7 @@ class Scheduler(Generic[JobT]):
             part = seconds * units[job] / total
             self._served[job.priority] += part / SHARES[job.priority]
             self._served_owner[job.owner] += part
+            job.device_seconds += part
             if job.next_kind is None:
                 job.dropped = True
         self._remove_dropped()

@@ -79,6 +79,7 @@ def test_a_job_is_submitted_watched_fetched_and_deleted(
     assert [file.num_bytes for file in done.result.files] == [
         file["bytes"] for file in same["result"]["files"]
     ]
+    assert done.result.device_seconds == same["result"]["device_seconds"] > 0
     assert done.created_at.ToJsonString()[:19] == same["created_at"][:19]
     assert done.expires_at.ToJsonString()[:19] == same["expires_at"][:19]
     for index, file in enumerate(same["result"]["files"]):

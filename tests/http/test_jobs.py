@@ -101,6 +101,15 @@ def test_an_ended_job_says_when(server: Server, done: dict[str, Any]) -> None:
     assert "queue_position" not in done
 
 
+def test_a_result_says_for_how_long_devices_worked_on_it(
+    server: Server, short_clip: bytes, done: dict[str, Any]
+) -> None:
+    result = done["result"]
+    assert 0 < result["device_seconds"] < result["timings_seconds"]["total"]
+    longer = wait_for_end(server, accept(server, short_clip, num_inference_steps=40))
+    assert longer["result"]["device_seconds"] > result["device_seconds"]
+
+
 def test_events_end_with_the_job_and_resume_after_the_last_one(
     server: Server, done: dict[str, Any]
 ) -> None:

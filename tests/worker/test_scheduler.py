@@ -588,3 +588,18 @@ def test_a_key_holds_its_share_of_the_places_and_leaves_the_rest_to_others() -> 
         scheduler.reserve(make_job(name, owner="b"))
     with pytest.raises(BusyError, match=r"^4 requests are"):
         scheduler.reserve(make_job("6", owner="c"))
+
+
+def test_the_seconds_of_an_action_are_those_of_its_requests_by_their_tokens() -> None:
+    scheduler = Scheduler[ScheduledJob]([Budget(tokens=400)], RATES, capacity=2)
+    for tokens in (100, 300):
+        submit(scheduler, str(tokens), dataclasses.replace(SMALL, tokens=tokens))
+    num_shared = 0
+    while (action := scheduler.next(0)) is not None:
+        before = [job.device_seconds for job in action.jobs]
+        scheduler.complete(action, 4.0)
+        parts = [job.device_seconds for job in action.jobs]
+        parts = [after - was for after, was in zip(parts, before, strict=True)]
+        assert sorted(parts) == ([1.0, 3.0] if len(parts) == 2 else [4.0])
+        num_shared += len(parts) == 2
+    assert num_shared > 1

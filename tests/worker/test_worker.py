@@ -178,7 +178,9 @@ def test_the_worker_saves_waveforms_and_describes_them(
 ) -> None:
     gate.open()
     asked = job("a", seed=4, num_variations=2)
+    started = time.monotonic()
     made = submit(worker, asked).result(scale(10))
+    assert 0 < made.device_seconds < time.monotonic() - started
     assert made.seeds == (4, 5)
     assert made.duration_seconds == 0.64
     assert list(made.timings) == ["queue", "encode", "sample", "decode_audio"]
