@@ -123,7 +123,8 @@ class JobRunner:
         if request.start_by is not None:
             await asyncio.to_thread(self._queue.starts.begin, job_id)
         client = self._find_client(owner)
-        options = request.options.model_dump(exclude_unset=True)
+        # A job that was accepted before pieces were refused would write files that nobody reads.
+        options = request.options.model_dump(exclude_unset=True, exclude={"pieces"})
         with contextlib.ExitStack() as held:
             partial = held.enter_context(self._files.partial_results(job_id))
             inputs = await asyncio.to_thread(

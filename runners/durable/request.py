@@ -3,10 +3,12 @@
 import hashlib
 import re
 import secrets
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator
+from pydantic_core import PydanticCustomError
 
 from foley.errors import ParameterError
 from foley.request import MAX_SEED
@@ -74,6 +76,28 @@ class JobOptions(GenerationOptions):
             "PREFIX/ID/foley-1.mp4 and so on, by the id of the job."
         ),
     ] = None
+
+    @field_validator("start_by")
+    @classmethod
+    def _check_time(cls, value: datetime | None) -> datetime | None:
+        try:
+            _ = value and value.astimezone(UTC)
+        except OverflowError as error:
+            raise PydanticCustomError(
+                "time_range", "must lie between the years 1 and 9999 in UTC"
+            ) from error
+        return value
+
+    @field_validator("pieces")
+    @classmethod
+    def _refuse_pieces(cls, value: bool) -> bool:
+        if value:
+            raise PydanticCustomError(
+                "no_pieces",
+                "are for a caller who waits, and a job keeps none; send the request to "
+                "/v1/generate/events, or leave the option out",
+            )
+        return value
 
     def check_clip(self, *, is_sent: bool) -> None:
         """See `GenerationOptions.check_clip`; an upload is a clip."""
