@@ -1,8 +1,9 @@
 """Which executors live, where several machines share one queue.
 
-Each executor notes every second, by the database's clock, that it lives. The others remove the row
-of one that was silent for `DEAD_SECONDS`, and take its jobs. An executor that was only slow finds
-its row gone before it publishes anything. It then ends itself. DBOS has no such thing.
+Each executor changes its row every second. The others remove a row that they have not seen change
+for `DEAD_SECONDS`, by a clock of their own that nobody sets, and take the jobs. An executor that
+was only slow finds its row gone before it publishes anything. It then ends itself. DBOS has no such
+thing.
 """
 
 import os
@@ -52,6 +53,8 @@ class Liveness:
     def __init__(self, engine: sa.Engine, executor_id: str) -> None:
         self._engine = engine
         self._id = executor_id
+        # Of each of the others: what its row said, and since when by the monotonic clock.
+        self._unchanged: dict[str, tuple[float, float]] = {}
         self.is_first = False
         create_table(engine, _EXECUTORS)
 
@@ -79,12 +82,35 @@ class Liveness:
 
     def find_abandoned(self) -> list[str]:
         """Remove the executors that were silent, and return those whose jobs nobody runs."""
-        silent = _EXECUTORS.c.seen_at < _NOW - DEAD_SECONDS
         first = sa.select(_EXECUTORS.c.id).order_by(_EXECUTORS.c.started_at, _EXECUTORS.c.id)
         with self._engine.begin() as connection:
-            connection.execute(_EXECUTORS.delete().where(silent, _EXECUTORS.c.id != self._id))
+            for executor_id, seen_at in self._find_silent(connection):
+                is_silent = (_EXECUTORS.c.id == executor_id) & (_EXECUTORS.c.seen_at == seen_at)
+                connection.execute(_EXECUTORS.delete().where(is_silent))
             self.is_first = connection.execute(first.limit(1)).scalar() == self._id
             return list(connection.execute(_ABANDONED).scalars())
+
+    def forget_others(self) -> None:
+        """Begin to watch the others anew: this process, or the database, was silent itself."""
+        self._unchanged.clear()
+
+    def _find_silent(self, connection: sa.Connection) -> list[tuple[str, float]]:
+        """Return the others whose rows have not changed for too long, and what these say."""
+        now = time.monotonic()
+        query = sa.select(_EXECUTORS.c.id, _EXECUTORS.c.seen_at)
+        said = {row.id: row.seen_at for row in connection.execute(query) if row.id != self._id}
+        before = self._unchanged
+        self._unchanged = {
+            executor_id: before[executor_id]
+            if executor_id in before and before[executor_id][0] == seen_at
+            else (seen_at, now)
+            for executor_id, seen_at in said.items()
+        }
+        return [
+            (executor_id, seen_at)
+            for executor_id, (seen_at, since) in self._unchanged.items()
+            if now - since > DEAD_SECONDS
+        ]
 
 
 def stay_alive(liveness: Liveness, recover: Callable[[list[str]], object]) -> None:
@@ -94,16 +120,15 @@ def stay_alive(liveness: Liveness, recover: Callable[[list[str]], object]) -> No
         liveness: of this executor.
         recover: queues the jobs of executors again.
     """
-    # After a silence of its own, or of the database, an executor knows nothing about the others.
-    beating_since = last = time.monotonic()
+    last = time.monotonic()
     while True:
         try:
             liveness.require_claim()
             now = time.monotonic()
             if now - last > DEAD_SECONDS / 2:
-                beating_since = now
+                liveness.forget_others()
             last = now
-            if now - beating_since > DEAD_SECONDS and (dead := liveness.find_abandoned()):
+            if dead := liveness.find_abandoned():
                 log.warning("jobs_recovered", executors=dead)
                 recover(dead)
         except SQLAlchemyError as error:

@@ -13,17 +13,19 @@ import sqlalchemy as sa
 
 from foley.errors import ConfigError, ConflictError, NotFoundError, NotReadyError
 from foley.storage import open_storage
+from runners.durable import liveness
 from runners.durable.executor_settings import ExecutorSettings
 from runners.durable.job import Job
-from runners.durable.liveness import DEAD_SECONDS, Liveness
+from runners.durable.liveness import Liveness
 from runners.durable.receivers import WebhookSettings
 from runners.durable.request import JobOptions, JobRequest
 from runners.durable.service import JobService
 from runners.settings import Settings
 from runners.status import public_error
+from tests.durable import versions
 from tests.durable.api import serve_api
 from tests.durable.executors import run_executor
-from tests.patience import wait_for_exit, wait_until
+from tests.patience import is_within, wait_for_exit, wait_until
 from tests.postgres import Postgres, serve_postgres
 from tests.s3 import serve_bucket
 
@@ -126,30 +128,41 @@ def test_a_clip_of_another_request_under_the_same_key_is_not_used(
         assert (folder / "clip").read_bytes() == b"clip"
 
 
-def test_an_executor_that_was_silent_is_dead_for_good(service: JobService) -> None:
-    first, second = (Liveness(service.queue.engine, name) for name in ("first", "second"))
+@pytest.mark.parametrize("clock_change", [-3600, 0, 3600])
+def test_an_executor_that_was_silent_is_dead_for_good(
+    service: JobService, monkeypatch: pytest.MonkeyPatch, clock_change: int
+) -> None:
+    """The clock of the database is set meanwhile: what it has said is as much in the future."""
+    monkeypatch.setattr(liveness, "DEAD_SECONDS", 0.2)
+    ids = [f"{name}{clock_change}" for name in ("first", "second")]
+    first, second = (Liveness(service.queue.engine, executor_id) for executor_id in ids)
     first.begin()
     second.begin()
     job = accept(service)
-    run = sa.text("UPDATE workflow_status SET status = 'PENDING', executor_id = 'first'")
+    run = sa.text(f"UPDATE workflow_status SET status = 'PENDING', executor_id = '{ids[0]}'")
     with service.queue.engine.begin() as connection:
         connection.execute(run)
     assert first.beat()
     assert second.find_abandoned() == []
     assert not second.is_first
-    age(service, "first", DEAD_SECONDS + 1)
-    assert second.find_abandoned() == ["first"]
-    assert second.find_abandoned() == ["first"]  # until somebody has recovered its jobs
+    set_clock(service, clock_change)
+    assert second.find_abandoned() == []
+    time.sleep(0.3)
+    second.forget_others()  # as after a silence of its own
+    assert second.find_abandoned() == []
+    time.sleep(0.3)
+    assert second.find_abandoned() == ids[:1]
+    assert second.find_abandoned() == ids[:1]  # until somebody has recovered its jobs
     assert second.is_first
     assert not first.beat()
     assert second.beat()
     assert service.find(OWNER, job.id).state == "running"
 
 
-def age(service: JobService, executor_id: str, seconds: float) -> None:
-    change = sa.text("UPDATE foley_executors SET seen_at = seen_at - :seconds WHERE id = :id")
+def set_clock(service: JobService, seconds: float) -> None:
+    change = sa.text("UPDATE foley_executors SET seen_at = seen_at - :seconds")
     with service.queue.engine.begin() as connection:
-        connection.execute(change, {"seconds": seconds, "id": executor_id})
+        connection.execute(change, {"seconds": seconds})
 
 
 @pytest.mark.soak
@@ -175,7 +188,9 @@ def test_a_frozen_executor_loses_its_jobs_and_publishes_nothing(
         wait_until(
             lambda: service.find(OWNER, job.id).state == "succeeded", 60, what=other.log.read_text
         )
-        print(f"moved on after {time.monotonic() - stopped:.1f} s")
+        moved_seconds = time.monotonic() - stopped
+        print(f"moved on after {moved_seconds:.1f} s")
+        assert is_within(moved_seconds, 10)
         done = service.find(OWNER, job.id)
         frozen.process.send_signal(signal.SIGCONT)
         assert wait_for_exit(frozen.process, 30) == 1
@@ -185,6 +200,33 @@ def test_a_frozen_executor_loses_its_jobs_and_publishes_nothing(
         assert done.result is not None
         assert service.files.find_file(job.id, "foley-1.wav", done.result).read_text() == "7"
         wait_until(lambda: list_files(bucket, job) == ["request.json", "tries"])
+
+
+@pytest.mark.soak
+def test_the_jobs_of_the_first_version_are_finished(
+    tmp_path: Path, postgres: Postgres, bucket: str
+) -> None:
+    results = f"{bucket}/first"
+    url = versions.restore_shared(postgres, results)
+    settings = Settings(jobs_dir=tmp_path / "one", database_url=url, results=results)  # type: ignore[arg-type]
+    service = JobService(settings)
+    try:
+        found = {job.id: job.state for job in service.queue.list_jobs("", limit=9)}
+        assert found == {versions.WAITING: "queued", versions.RUNNING: "running"}
+        told = tell(tmp_path / "executor", postgres, bucket)
+        told = told.model_copy(update={"database_url": url, "results": results})
+        with serve_api() as api, run_executor(told, api.url) as executor:
+            wait_until(
+                lambda: len(service.queue.list_jobs("", "succeeded", limit=9)) == len(found),
+                60,
+                what=executor.log.read_text,
+            )
+        assert api.seeds == {"7": 2}
+        for job_id in found:
+            job = service.find("", job_id)
+            assert service.find_file(job, "foley-1.wav").read_text() == "7"
+    finally:
+        service.close()
 
 
 def test_a_service_says_that_its_database_is_away_and_goes_on(
