@@ -15,7 +15,9 @@ from tests.server import Server
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(1800)]
 OPTIONS = {"num_inference_steps": "2", "seed": "3"}
+NUM_ROUNDS = 2  # of requests and then of jobs, so that other load of the machine meets both
 LIMIT_MS = 30.0
+IDLE_SECONDS = 10.0
 OURS = ("FoleyApi", "executor")  # the others decode, compute and write as for any request
 
 
@@ -25,12 +27,13 @@ def read_processor_ms(server: Server) -> Counter[str]:
     for process in server.family():
         with contextlib.suppress(psutil.NoSuchProcess):
             times, line = process.cpu_times(), " ".join(process.cmdline())
-            name = next((name for name in (*OURS, "GpuRunner") if name in line), "others")
+            # The line of the model's process names the API too.
+            name = next((name for name in ("GpuRunner", *OURS) if name in line), "others")
             taken[name] += round(1000 * (times.user + times.system))
     return taken
 
 
-@pytest.mark.parametrize(("num_running", "num_requests"), [(2, 24), (16, 48)])
+@pytest.mark.parametrize(("num_running", "num_requests"), [(2, 16), (16, 32)])
 def test_a_job_costs_little_more_than_its_request(
     tmp_path: Path, short_clip: bytes, num_running: int, num_requests: int
 ) -> None:
@@ -64,15 +67,28 @@ def test_a_job_costs_little_more_than_its_request(
         ask(0)
         submit(0)
         wait_until(lambda: count_results() == 1, 60, what="it never ended")
-        direct, direct_seconds = measure(ask)
-        jobs, job_seconds = measure(submit)
+        before = read_processor_ms(server)
+        time.sleep(IDLE_SECONDS)
+        idle = read_processor_ms(server) - before
+        direct, jobs = Counter[str](), Counter[str]()
+        direct_seconds = job_seconds = 0.0
+        for _ in range(NUM_ROUNDS):
+            taken, seconds = measure(ask)
+            direct, direct_seconds = direct + taken, direct_seconds + seconds
+            taken, seconds = measure(submit)
+            jobs, job_seconds = jobs + taken, job_seconds + seconds
     finally:
         assert server.stop() == 0, server.log.read_text()
-    more_ms = sum(jobs[name] - direct[name] for name in OURS) / num_requests
+    num_all = NUM_ROUNDS * num_requests
+    # What they take without any work, such as to look for some, is no cost of a job.
+    of_time = sum(idle[name] for name in OURS) / IDLE_SECONDS * (job_seconds - direct_seconds)
+    more_ms = (sum(jobs[name] - direct[name] for name in OURS) - of_time) / num_all
     print(
-        f"{num_running} at once: {more_ms:.1f} ms more a job; {num_requests} requests took "
-        f"{direct_seconds:.1f} s, as jobs {job_seconds:.1f} s; {dict(direct)}, {dict(jobs)}"
+        f"{num_running} at once: {more_ms:.1f} ms more a job; {num_all} requests took "
+        f"{direct_seconds:.1f} s, as jobs {job_seconds:.1f} s; {dict(direct)}, {dict(jobs)}, "
+        f"idle for {IDLE_SECONDS:.0f} s {dict(idle)}"
     )
     if num_running == 2:
         assert is_within(more_ms, LIMIT_MS)
-    assert is_within(job_seconds, 1.1 * direct_seconds)
+    else:
+        assert job_seconds < 1.1 * direct_seconds
