@@ -119,7 +119,8 @@ class Settings(BaseSettings):
             ge=1,
             le=64,
             description="Generations that all API processes admit at once: those in decoding, in "
-            "the queue and in the model. A further request is refused with 429.",
+            "the queue and in the model. A further request is refused with 429. So many sounds may "
+            "each API process mix at once, besides.",
         ),
     ] = 16
     request_timeout_seconds: Annotated[

@@ -37,6 +37,7 @@ from runners.jobs.job import GenerationJob
 from runners.jobs.marks import log_unsigned, make_write_arguments
 from runners.jobs.outputs import JobResult, OutputFile
 from runners.jobs.pieces import OnSound, write_pieces
+from runners.jobs.places import Places
 from runners.jobs.runner_call import RUNNER_SECONDS, Runner, RunnerCall
 from runners.jobs.scratch import Scratch
 from runners.messages import (
@@ -81,6 +82,7 @@ class GenerationService:
         self._settings = settings
         self._runner = runner
         self._sandbox = sandbox
+        self._mixes = Places(settings.max_concurrency, settings.key_share)
         self._model: ModelStatus | None = None  # while it is ready
         self._heard: float | None = None  # when the runner last answered
 
@@ -200,15 +202,28 @@ class GenerationService:
             on_update: called with the progress.
 
         Raises:
+            BusyError: this process mixes as many sounds as it may, or the files would take more
+                than the caller's share of the room.
+            StorageFullError: there is no room for its files.
             RequestError: the clip, the sound or an option cannot be used.
             ServerError: the job failed for another reason.
         """
+        with self._mixes.hold(job.caller):
+            return await self._mix(job, deadline, on_update)
+
+    async def _mix(
+        self, job: GenerationJob, deadline: Deadline, on_update: OnProgressUpdate
+    ) -> JobResult:
         model = self._model or await self.ask_model()
         job.options.check_files(job.formats, has_clip=True)
         on_update(ProgressUpdate(stage=Stage.DECODE_AUDIO))
         with deadline.stage(Stage.DECODE_AUDIO):
             taken = await self._sandbox.run(
-                "take_sound", job.folder, owner=job.caller, limits=self._media_limits()
+                "take_sound",
+                job.folder,
+                owner=job.caller,
+                limits=self._media_limits(),
+                answer=lambda question: self._answer_with_room(job, question),
             )
         sound = RunnerResult(
             seeds=(job.options.seed or 0,),

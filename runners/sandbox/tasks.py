@@ -11,7 +11,7 @@ import safetensors.torch  # noqa: F401
 import torch
 from torch import Tensor
 
-from foley.configs import PRESETS, SYNC_FPS
+from foley.configs import PRESETS, SAMPLE_RATE, SYNC_FPS
 from foley.errors import ParameterError, VideoError, make_error
 from foley.marks.mark import Mark, Signer, can_sign
 from foley.media.cut import cut_clip
@@ -168,8 +168,11 @@ def take_sound(folder: Path, *, limits: dict[str, Any]) -> dict[str, Any]:
     Returns:
         "num_samples" of the sound, at 48 kHz.
 
+    It asks for room as `decode` does, with the bytes of the samples in place of those of frames.
+
     Raises:
         ParameterError: it cannot be decoded, or has no samples.
+        BusyError: as the answer says; so does StorageFullError.
     """
     path = folder / SOUND
     path.stat()  # a missing file is no fault of the caller
@@ -179,8 +182,10 @@ def take_sound(folder: Path, *, limits: dict[str, Any]) -> dict[str, Any]:
         raise ParameterError(f"sound: cannot be read ({error}); send a wav or a flac") from error
     if track is None or not track.sound.samples.size:
         raise ParameterError("sound: has no samples; send a wav or a flac")
-    save_waveforms(torch.from_numpy(track.sound.samples)[None], folder)
-    return {"num_samples": track.sound.samples.shape[1]}
+    samples = track.sound.samples
+    _ask_for(samples.nbytes, samples.shape[1] / SAMPLE_RATE)
+    save_waveforms(torch.from_numpy(samples)[None], folder)
+    return {"num_samples": samples.shape[1]}
 
 
 def _fit_two_channels(layout: str) -> str:
@@ -284,6 +289,10 @@ def _ask_for_room(piece: FramePiece) -> None:
     seconds = len(piece.sync) / SYNC_FPS
     if piece.facts is None:  # of a long clip; the next piece has 4 s, and the first one 15 s
         num_bytes, seconds = num_bytes * 4 // 3, piece.expected_seconds
+    _ask_for(num_bytes, seconds)
+
+
+def _ask_for(num_bytes: int, seconds: float) -> None:
     answer = ask({"room": num_bytes, "seconds": seconds})
     if "error" in answer:
         raise make_error(*answer["error"])

@@ -1,5 +1,6 @@
 """POST /v1/mix: a sound that was made before becomes the sound of a clip."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import av
@@ -8,20 +9,25 @@ import numpy as np
 import pytest
 
 from foley.media.original import read_original
+from tests.conftest import MAX_CONCURRENCY
 from tests.server import Server
 
 SAMPLE_RATE = 48_000
 
 
-def make_wav(path: Path) -> bytes:
-    """A second of noise on two channels, the right one at half the level."""
-    noise = np.random.default_rng(0).uniform(-0.3, 0.3, SAMPLE_RATE).astype(np.float32)
+def make_sound(path: Path, *, num_samples: int = SAMPLE_RATE, level: float = 0.3) -> bytes:
+    """Noise on two channels, the right one at half the level: wav or flac, by the suffix."""
+    noise = np.random.default_rng(0).uniform(-level, level, num_samples).astype(np.float32)
     samples = np.stack([noise, 0.5 * noise])
+    codec = {".wav": "pcm_f32le", ".flac": "flac"}[path.suffix]
     with av.open(str(path), "w") as writer:
-        stream = writer.add_stream("pcm_f32le", rate=SAMPLE_RATE, layout="stereo")
-        frame = av.AudioFrame.from_ndarray(samples.T.reshape(1, -1).copy(), "flt", "stereo")
-        frame.sample_rate = SAMPLE_RATE
-        writer.mux(stream.encode(frame))
+        stream = writer.add_stream(codec, rate=SAMPLE_RATE, layout="stereo")
+        writer.start_encoding()  # a file without samples has a header too
+        for start in range(0, num_samples, SAMPLE_RATE):
+            part = samples[:, start : start + SAMPLE_RATE].T.reshape(1, -1).copy()
+            frame = av.AudioFrame.from_ndarray(part, "flt", "stereo")
+            frame.sample_rate, frame.pts = SAMPLE_RATE, start
+            writer.mux(stream.encode(frame))
         writer.mux(stream.encode(None))
     return path.read_bytes()
 
@@ -41,7 +47,7 @@ def read_samples(path: Path, content: bytes) -> np.ndarray:
 def test_a_sound_is_mixed_with_the_clip_s_own(
     server: Server, voiced_clip: bytes, tmp_path: Path
 ) -> None:
-    sound = make_wav(tmp_path / "sound.wav")
+    sound = make_sound(tmp_path / "sound.wav")
     files = {"clip": voiced_clip, "sound": sound}
     alone = post(server, files, format="wav", channels="stereo", gain_db=-6)
     assert alone.status_code == 200, alone.text
@@ -78,8 +84,45 @@ def test_what_cannot_be_mixed_is_refused(
     fields: dict[str, object],
     words: str,
 ) -> None:
-    contents = {"clip": short_clip, "sound": make_wav(tmp_path / "a.wav"), "broken": b"x" * 1000}
+    contents = {"clip": short_clip, "sound": make_sound(tmp_path / "a.wav"), "broken": b"x" * 1000}
     files = {name.replace("broken", "sound"): contents[name] for name in given}
     refused = post(server, files, **fields)
     assert refused.status_code == 422
     assert words in refused.json()["error"]["message"]
+
+
+def test_more_mixes_at_once_than_there_are_places_are_refused(
+    server: Server, short_clip: bytes, tmp_path: Path
+) -> None:
+    files = {"clip": short_clip, "sound": make_sound(tmp_path / "sound.wav")}
+    with ThreadPoolExecutor(5 * MAX_CONCURRENCY) as pool:
+        answers = list(pool.map(lambda _: post(server, files), range(5 * MAX_CONCURRENCY)))
+    codes = [answer.status_code for answer in answers]
+    assert set(codes) == {200, 429}
+    busy = answers[codes.index(429)]
+    assert "sounds are being mixed, the limit" in busy.json()["error"]["message"]
+    assert int(busy.headers["Retry-After"]) > 0
+    assert post(server, files).status_code == 200  # the places are free again
+
+
+def test_a_video_s_sound_is_mixed_and_one_without_samples_is_refused(
+    server: Server, short_clip: bytes, voiced_clip: bytes, tmp_path: Path
+) -> None:
+    made = post(server, {"clip": short_clip, "sound": voiced_clip}, format="wav")
+    assert made.status_code == 200, made.text
+    assert np.abs(read_samples(tmp_path / "made.wav", made.content)).max() > 0.01
+    empty = make_sound(tmp_path / "empty.wav", num_samples=0)
+    refused = post(server, {"clip": short_clip, "sound": empty})
+    assert refused.status_code == 422
+    assert "sound: " in refused.json()["error"]["message"]
+
+
+def test_a_sound_that_is_longer_than_clips_may_be_ends_there(
+    server: Server, short_clip: bytes, tmp_path: Path
+) -> None:
+    long = make_sound(tmp_path / "long.flac", num_samples=600 * SAMPLE_RATE, level=0)
+    assert len(long) < 1_000_000  # though its samples have 230 MB
+    made = post(server, {"clip": short_clip, "sound": long}, format="wav", gain_db=24)
+    assert made.status_code == 200, made.text
+    samples = read_samples(tmp_path / "made.wav", made.content)
+    assert samples.shape[1] <= 6 * SAMPLE_RATE  # the limit of this service

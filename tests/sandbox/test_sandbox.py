@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 import torch
@@ -34,7 +35,7 @@ from runners.sandbox.fork_server import SandboxLimits
 from runners.sandbox.pool import MAX_QUESTIONS, Sandbox
 from runners.settings import Settings, child_environment
 from runners.status import status_of
-from tests.media.clips import write_clip
+from tests.media.clips import add_sound, write_clip
 from tests.media.test_images import number_files, write_zip
 from tests.patience import Deadline, is_within, scale
 from tests.server import ROOT, draw_clip
@@ -466,3 +467,22 @@ def test_a_decoding_asks_for_room_before_it_writes_frames(sandbox: Sandbox, tmp_
     frames = load_frames(tmp_path)
     assert question["room"] == frames.visual.nbytes + frames.sync.nbytes
     assert question["seconds"] == counts["num_sync"] / 25
+
+
+def test_a_sound_that_is_sent_asks_for_room_before_its_samples_are_written(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    samples = np.zeros((2, 48_000), np.float32)
+    write_clip(tmp_path / "clip", num_frames=25, container="mp4")
+    add_sound(tmp_path / "clip", tmp_path / "sound.mov", samples).rename(tmp_path / "sound")
+    asked: list[dict[str, Any]] = []
+
+    def refuse(question: dict[str, Any]) -> dict[str, Any]:
+        asked.append(question)
+        return {"error": [StorageFullError.code, "no room for that"]}
+
+    with pytest.raises(StorageFullError, match="no room for that"):
+        asyncio.run(sandbox.run("take_sound", tmp_path, limits=ACCEPTED, answer=refuse))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clip", "sound"]
+    assert asked[0]["room"] == pytest.approx(samples.nbytes, rel=0.05)
+    assert asked[0]["seconds"] == pytest.approx(1, rel=0.05)
