@@ -13,13 +13,14 @@ from foley.cli.plan import AUDIO_SUFFIXES, ClipTask
 from foley.errors import DeviceError, ParameterError, RequestError
 from foley.marks.mark import Mark, Marks
 from foley.mix import LoudnessReport, MixOptions
+from foley.parts import make_with_parts
 from foley.types import FrameStream, NoPicture, SourceSound, Stage, VideoFrames
 
 if TYPE_CHECKING:
     from foley.client import AsyncFoleyClient, Format, RemoteFile, RemotePiece, RemoteUpdate
     from foley.generation import Generation
     from foley.media.mux import MediaFile
-    from foley.pipeline import Progress
+    from foley.pipeline import OnProgress, Progress
     from foley.session import SoundPiece
 
 MAX_WAIT_SECONDS = 600.0  # how long a busy service is retried
@@ -245,12 +246,7 @@ class LocalBackend:
             on_stage(tasks, progress.stage, progress.step, progress.num_steps)
 
         try:
-            generations = self._pipeline.generate_together(
-                [clip.frames for clip in clips],
-                [task.request for task in tasks],
-                on_progress,
-                [clip.source for clip in clips],
-            )
+            generations = self._make(clips, on_progress, trim=trim)
         except RequestError as error:
             if len(clips) == 1:
                 on_outcome(tasks[0], error)
@@ -277,6 +273,28 @@ class LocalBackend:
                 on_outcome(clip.task, error)
             else:
                 on_outcome(clip.task, result)
+
+    def _make(
+        self, clips: Sequence[_DecodedClip], on_progress: "OnProgress", *, trim: bool
+    ) -> "list[Generation]":
+        """Return the sounds of clips, made together where none has parts."""
+        if not any(clip.task.parts for clip in clips):
+            return self._pipeline.generate_together(
+                [clip.frames for clip in clips],
+                [clip.task.request for clip in clips],
+                on_progress,
+                [clip.source for clip in clips],
+            )
+        return [
+            make_with_parts(
+                self._pipeline,
+                lambda clip=clip: self._open_again(clip, trim=trim).frames,  # type: ignore[misc]
+                clip.task.request,
+                clip.task.parts,
+                on_progress,
+            )
+            for clip in clips
+        ]
 
     def _generate_heard(
         self,

@@ -37,6 +37,7 @@ from foley.cli.report import Report
 from foley.cli.table import read_table
 from foley.cli.timelines import check_timelines, write_timelines
 from foley.errors import ParameterError, RequestError
+from foley.parts import Part
 from foley.request import GenerationRequest
 
 MAX_JOBS = 16  # more at once are hardly faster
@@ -67,8 +68,8 @@ def generate(
         Path | None,
         Parameter(
             name="--project",
-            help="Project of the editor: its prompts, cues, seeds and mix. Its clip lies beside "
-            "it, unless another one is named.",
+            help="Project of the editor: its prompts, cues, seeds, parts that were made again, and "
+            "mix. Its clip lies beside it, unless another one is named.",
         ),
     ] = None,
     trim: Annotated[
@@ -138,6 +139,7 @@ def generate(
     Paths of results go to standard output, all else to standard error.
     """
     request, mix_options = sound.parse(), mix.parse()
+    parts: tuple[Part, ...] = ()
     if project_file is not None:
         if sound != SoundOptions() or mix != MixFlags():
             raise ParameterError(
@@ -145,7 +147,12 @@ def generate(
                 "change the project in the editor"
             )
         project = read_project(project_file)
-        request, mix_options = project.request, project.mix
+        request, mix_options, parts = project.request, project.mix, project.parts
+        if parts and server.url is not None:
+            raise ParameterError(
+                f"--project {project_file} has parts that were made again, which need the model in "
+                "this process: leave out --server"
+            )
         if not clips and project.clip is not None:
             clips = (project.clip,)
     if server.url is not None and (model.preset != "auto" or model.device != "auto"):
@@ -158,7 +165,7 @@ def generate(
     if not 1 <= jobs <= MAX_JOBS:
         raise ParameterError(f"--jobs: {jobs} clips at once are not possible; give 1 to {MAX_JOBS}")
     if pieces:
-        check_pieces(request, jobs=jobs, to_stdout=output == PIPE)
+        check_pieces(request, jobs=jobs, to_stdout=output == PIPE, has_parts=bool(parts))
     if quiet and verbose:
         raise ParameterError("--quiet and --verbose exclude one another; leave one out")
     logging.getLogger("foley").setLevel(logging.INFO if verbose else logging.WARNING)
@@ -184,7 +191,7 @@ def generate(
             raise ParameterError(
                 "no clip was named; give a video file, --csv TABLE, or --seconds and a prompt"
             )
-        tasks = [replace(task, edit_source=sound.find_source()) for task in tasks]
+        tasks = [replace(task, edit_source=sound.find_source(), parts=parts) for task in tasks]
         tasks = add_mix(tasks, mix_options)
         report.num_clips = len(tasks)
         tasks = prepare_clips(
@@ -208,18 +215,22 @@ def generate(
     return 1 if report.num_failed else 0
 
 
-def check_pieces(request: GenerationRequest, *, jobs: int, to_stdout: bool) -> None:
+def check_pieces(
+    request: GenerationRequest, *, jobs: int, to_stdout: bool, has_parts: bool
+) -> None:
     """Refuse what excludes --pieces.
 
     Args:
         request: the options of all clips.
         jobs: clips at once.
         to_stdout: whether the result goes to standard output.
+        has_parts: whether parts of the sound are made again.
 
     Raises:
         ParameterError: names the option.
     """
     reasons = {
+        "--project with parts": has_parts,
         "--layer": bool(request.layers),
         "--edit-source": request.edit is not None,
         "--avoid-speech retry": request.avoid_speech == "retry",

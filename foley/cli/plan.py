@@ -15,6 +15,7 @@ from foley.configs import DEFAULT_CLIP_SECONDS
 from foley.errors import OutputError, ParameterError, RequestError
 from foley.media.numbering import is_pattern, name_pictures
 from foley.mix import MixOptions, choose_stem_path
+from foley.parts import Part
 from foley.quiet import silence_imports
 from foley.request import GenerationRequest, check_part
 
@@ -40,6 +41,7 @@ class ClipTask:
         mix: how its sound is finished.
         source: file that is read in place of `clip`: packed pictures, or a part of it.
         edit_source: the file that an edit starts from; None where it is none.
+        parts: of the layers that are made again.
         from_stdin: whether `clip` is a copy of standard input.
         to_stdout: whether `output` is a temporary file, to be copied to standard output.
     """
@@ -50,6 +52,7 @@ class ClipTask:
     mix: MixOptions = _NO_MIX
     source: Path | None = None
     edit_source: Path | None = None
+    parts: tuple[Part, ...] = ()
     from_stdin: bool = False
     to_stdout: bool = False
 

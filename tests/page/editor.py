@@ -24,6 +24,38 @@ AudioBufferSourceNode.prototype.start = function (...options) {
     return start.apply(this, options);
 };
 """
+# Collects the left channel of what all nodes together give to the loudspeakers.
+RECORDER = """
+registerProcessor("recorder", class extends AudioWorkletProcessor {
+    process([input]) {
+        this.port.postMessage(input[0] ? input[0].slice() : new Float32Array(128));
+        return true;
+    }
+});
+"""
+RECORD = """async (recorder) => {
+    const context = foleyEditor.player._context ??= new AudioContext({ sampleRate: 48000 });
+    const module = new Blob([recorder], { type: "text/javascript" });
+    await context.audioWorklet.addModule(URL.createObjectURL(module));
+    const node = new AudioWorkletNode(context, "recorder");
+    window.recorded = [];
+    node.port.onmessage = ({ data }) => window.recorded.push(data);
+    const connect = AudioNode.prototype.connect;
+    AudioNode.prototype.connect = function (target, ...options) {
+        if (target === context.destination) connect.call(this, node);
+        return connect.call(this, target, ...options);
+    };
+}"""
+# What a browser passes on of an array of samples.
+ENCODE = """
+    const encode = (samples) => {
+        const bytes = new Uint8Array(samples.slice().buffer);
+        let text = "";
+        for (let n = 0; n < bytes.length; n += 32768)
+            text += String.fromCharCode(...bytes.subarray(n, n + 32768));
+        return btoa(text);
+    };
+"""
 
 
 @dataclass
@@ -96,24 +128,37 @@ class EditorTab:
 
     def heard(self) -> np.ndarray:
         """Return the samples that the last start of the player gave to the loudspeakers, [2, S]."""
-        channels = self.page.evaluate(
-            """() => {
-                const { buffer } = window.played.at(-1);
-                return [0, 1].map((index) => {
-                    const bytes = new Uint8Array(buffer.getChannelData(index).slice().buffer);
-                    let text = "";
-                    for (let n = 0; n < bytes.length; n += 32768)
-                        text += String.fromCharCode(...bytes.subarray(n, n + 32768));
-                    return btoa(text);
-                });
-            }"""
+        channel = "window.played.at(-1).buffer.getChannelData({})"
+        return np.stack([self.read_samples(channel.format(index)) for index in (0, 1)])
+
+    def read_samples(self, expression: str) -> np.ndarray:
+        """Return what an expression gives that is a Float32Array."""
+        text = self.page.evaluate(
+            f"(() => {{ {ENCODE} const editor = foleyEditor; return encode({expression}); }})()"
         )
-        return np.stack([np.frombuffer(base64.b64decode(text), np.float32) for text in channels])
+        return np.frombuffer(base64.b64decode(text), np.float32)
+
+    def record(self) -> None:
+        """Keep what the loudspeakers get from now on, for `recorded`; needs `without_policy`."""
+        self.page.evaluate(RECORD, RECORDER)
+
+    def recorded(self) -> np.ndarray:
+        """Return what the loudspeakers got since `record`, of the left channel, [S]."""
+        joined = """(() => {
+            const joined = new Float32Array(128 * window.recorded.length);
+            window.recorded.forEach((block, n) => joined.set(block, 128 * n));
+            return joined;
+        })()"""
+        return self.read_samples(joined)
 
 
-def open_editor(browser: Browser, url: str, *, width: int = 1280) -> EditorTab:
-    """Open the editor in a new browser context."""
-    context = browser.new_context(viewport={"width": width, "height": 900}, accept_downloads=True)
+def open_editor(
+    browser: Browser, url: str, *, width: int = 1280, without_policy: bool = False
+) -> EditorTab:
+    """Open the editor in a new browser context; without its policy a test may add scripts."""
+    context = browser.new_context(
+        viewport={"width": width, "height": 900}, accept_downloads=True, bypass_csp=without_policy
+    )
     context.set_default_timeout(1000 * scale(10))
     context.add_init_script(KEEP_PLAYED)
     expect.set_options(timeout=1000 * scale(5))
@@ -126,6 +171,13 @@ def open_editor(browser: Browser, url: str, *, width: int = 1280) -> EditorTab:
     tab.page.on("request", lambda request: tab.addresses.append(request.url))
     load_editor(tab, url)
     return tab
+
+
+def find_offset(recorded: np.ndarray, sound: np.ndarray, start: int, stop: int) -> int:
+    """Return where a recording has the first sample of a sound, found by a part of the sound."""
+    size = 1 << (len(recorded) + stop - start).bit_length()
+    spectrum = np.fft.rfft(recorded, size) * np.fft.rfft(sound[start:stop], size).conj()
+    return int(np.fft.irfft(spectrum, size)[: len(recorded)].argmax()) - start
 
 
 def load_editor(tab: EditorTab, url: str) -> None:

@@ -14,7 +14,14 @@ from foley.cli.options import ModelOptions
 from foley.media.filters import Sound, measure_loudness, measure_true_peak
 from foley.media.original import read_original
 from tests.keyed import FIRST_KEY
-from tests.page.editor import SAMPLE_RATE, EditorTab, draw_played_clip, load_editor, open_editor
+from tests.page.editor import (
+    SAMPLE_RATE,
+    EditorTab,
+    draw_played_clip,
+    find_offset,
+    load_editor,
+    open_editor,
+)
 from tests.page.reverse_proxy import run_proxy
 from tests.page.test_controls import MIN_CONTRAST, NAMELESS, POOR_CONTRAST
 from tests.patience import scale, wait_until
@@ -58,12 +65,14 @@ def open_tab(browser: Browser, server: Server) -> Iterator[Callable[..., EditorT
 
 @pytest.fixture(scope="module")
 def editor(open_tab: Callable[..., EditorTab], played_clip: Path) -> EditorTab:
-    """A tab with one track that has a take."""
+    """A tab with one track that has a take, which somebody wanted to hear before it was made."""
     tab = open_tab()
     tab.open_clip(played_clip)
     tab.set_steps(2)
     tab.page.get_by_label("Track 1: prompt").fill(PROMPT)
     tab.page.get_by_role("button", name="Generate", exact=True).click()
+    tab.page.evaluate("document.activeElement.blur()")
+    tab.page.keyboard.press("Space")
     tab.wait_for_takes(1)
     return tab
 
@@ -97,6 +106,37 @@ def test_nothing_foreign_is_loaded_and_the_policy_refuses_nothing(editor: Editor
     origin = editor.page.url.removesuffix("/editor/")
     assert [url for url in editor.addresses if not url.startswith((origin, "blob:", "data:"))] == []
     assert editor.messages == []
+
+
+def test_play_waits_for_a_sound_that_is_being_made(editor: EditorTab) -> None:
+    first = editor.state("[window.played[0].buffer.duration, window.played[0].options[1]]")
+    assert first == pytest.approx([2, 0], abs=0.05)
+    assert editor.state("Math.max(...window.played[0].buffer.getChannelData(0))") > 0.001
+
+
+def test_a_sound_that_grows_while_it_is_heard_has_no_gap_and_no_click(
+    open_tab: Callable[..., EditorTab],
+) -> None:
+    tab = open_tab(without_policy=True)
+    tab.record()
+    make = "Float32Array.from({ length: 96000 }, (_, n) => Math.sin(n * n / 1e5) / 2)"
+    tab.page.evaluate(f"() => {{ window.sound = {make}; }}")
+    grow = "editor.player.setSound([window.sound, window.sound], 2, {})"
+    tab.state(grow.format(0))
+    tab.page.keyboard.press("Space")
+    tab.wait("editor.player.isWaiting && editor.player.isPlaying")
+    tab.state(grow.format(1.2))
+    tab.wait("editor.player.position > 0.1")
+    tab.state(grow.format(1.6))
+    tab.state(grow.format(2))
+    tab.wait("!editor.player.isPlaying")
+    recorded, sound = tab.recorded(), tab.read_samples("window.sound")
+    offset = find_offset(recorded, sound, 10_000, 30_000)
+    faded = 240  # the first 5 ms
+    heard = recorded[offset + faded : offset + len(sound)]
+    np.testing.assert_allclose(heard, sound[faded : faded + len(heard)], atol=1e-6)
+    assert len(heard) > 1.9 * SAMPLE_RATE
+    tab.page.context.close()
 
 
 @pytest.mark.parametrize("width", [390, 1280])
@@ -387,11 +427,22 @@ def test_a_project_is_saved_loaded_and_run_by_the_command_line(
     editor: EditorTab, played_clip: Path, tmp_path: Path
 ) -> None:
     page = editor.page
+    page.get_by_label("Selection starts").fill("0.5")
+    page.get_by_label("Selection stops").fill("1.25")
+    page.get_by_label("Selection stops").press("Enter")
+    page.evaluate("document.activeElement.blur()")
+    page.keyboard.press("r")
+    part = "editor.store.project.tracks[0].spots.at(-1)?.takes.length === 1"
+    editor.wait(part, 60)
+    editor.wait("document.querySelector('#cancel').hidden")
+    editor.wait_for_mix()
     with page.expect_download() as info:
         page.keyboard.press("Control+s")
     path = played_clip.parent / info.value.suggested_filename
     info.value.save_as(path)
     assert path.name == "ball.foley.json"
+    (saved,) = json.loads(path.read_text())["parts"]
+    assert [saved["start_seconds"], saved["stop_seconds"]] == [0.5, 1.25]
     heard = np.array(editor.state("editor.open.mix.map((channel) => [...channel])"))
     output = tmp_path / "out.wav"
     assert generate(project_file=path, output=output, model=ModelOptions(preset="tiny")) == 0
@@ -402,5 +453,6 @@ def test_a_project_is_saved_loaded_and_run_by_the_command_line(
     assert editor.state("editor.store.project.tracks[0].prompt") == PROMPT
     page.keyboard.press("Control+Enter")
     editor.wait_for_takes(1)
+    assert editor.state(part)
     again = np.array(editor.state("editor.open.mix.map((channel) => [...channel])"))
     assert correlate(heard, again) > 0.999

@@ -9,7 +9,13 @@ import pytest
 from playwright.sync_api import Browser
 
 from foley.media.original import read_original
-from tests.page.editor import EditorTab, draw_played_clip, open_editor
+from tests.page.editor import (
+    SAMPLE_RATE,
+    EditorTab,
+    draw_played_clip,
+    find_offset,
+    open_editor,
+)
 from tests.patience import is_within, scale
 from tests.server import Server
 
@@ -67,4 +73,33 @@ def test_a_long_clip_is_made_played_made_again_and_downloaded(
     saved = track.sound.samples[:, :length]
     assert np.corrcoef(heard[:, :length].ravel(), saved.ravel())[0, 1] > 0.999
     assert tab.messages == []
+    page.context.close()
+
+
+def test_a_minute_is_heard_while_it_is_made_and_as_one_sound(
+    long_server: Server, browser: Browser, tmp_path: Path
+) -> None:
+    tab = open_editor(browser, f"http://127.0.0.1:{long_server.port}/editor/", without_policy=True)
+    page = tab.page
+    tab.open_clip(draw_played_clip(tmp_path / "ball.mp4", seconds=60))
+    tab.record()
+    page.get_by_label("Track 1: prompt").fill("a wooden ball bounces")
+    started = time.monotonic()
+    page.keyboard.press("Control+Enter")
+    page.evaluate("document.activeElement.blur()")
+    page.keyboard.press("Space")
+    tab.wait("window.played.length > 0", 120)
+    print(f"60 s: first sound after {time.monotonic() - started:.1f} s, pieces of the rest follow")
+    assert tab.state("document.querySelector('#cancel').hidden") is False  # it is still made
+    assert tab.state("editor.store.project.tracks[0].takes.length") == 0
+    assert 5 < tab.state("window.played[0].buffer.duration") < 20
+    tab.wait("editor.store.project.tracks[0].takes.length === 1", 120)
+    tab.wait_for_mix()
+    tab.wait("!editor.player.isPlaying", 120)
+    recorded, mix = tab.recorded(), tab.read_samples("editor.open.mix[0]")
+    assert np.array_equal(mix, tab.read_samples("editor.sounds.samples.values().next().value[0]"))
+    offset = find_offset(recorded, mix, 2 * SAMPLE_RATE, 4 * SAMPLE_RATE)
+    faded = 240
+    heard = recorded[offset + faded : offset + len(mix)]
+    np.testing.assert_allclose(heard, mix[faded : faded + len(heard)], atol=1e-6)
     page.context.close()

@@ -60,6 +60,7 @@ ALLOWED: dict[str, set[str]] = {
     "foley.cues": BASE,
     "foley.edits": BASE,
     "foley.layers": BASE,
+    "foley.parts": BASE | {"foley.generation", "foley.layers", "foley.pipeline", "foley.sampling"},
     "foley.adapter_files": BASE,
     "foley.adapters": BASE | {"foley.models/", "foley.weights/"},
     "foley.pipeline": BASE
@@ -104,6 +105,7 @@ ALLOWED: dict[str, set[str]] = {
         "foley.marks/",
         "foley.media/",
         "foley.models/",
+        "foley.parts",
         "foley.pipeline",
         "foley.session",
         "foley.storage",

@@ -6,7 +6,7 @@ import { bindKeys } from "./keys.js";
 import * as kept from "./keep.js";
 import { Player } from "./player.js";
 import {
-  addCue, addSpotTake, choose, findPlace, listMixOptions, listTakeIds, makeId, makeProject, makeTrack, MAX_TRACKS, MIN_RANGE_SECONDS, round, Store, toLayer,
+  addCue, addSpotTake, choose, findPlace, listAudible, listMixOptions, listTakeIds, makeId, makeProject, makeTrack, MAX_TRACKS, MIN_RANGE_SECONDS, round, Store, toLayer,
 } from "./project.js";
 import { readProject, saveFile, writeProject } from "./project_file.js";
 import { decibels, decode, encodeWav, factor, MAX_PEAK_DBTP, placeOriginal, SAMPLE_RATE, Sounds, sumTracks, toStereo } from "./sounds.js";
@@ -78,9 +78,11 @@ async function during(text, task) {
   try {
     await task(work.signal);
   } catch (error) {
+    if (player.isWaiting) player.pause(); // for what does not come
     showError(error);
   } finally {
     work = null;
+    sounds.growing.clear();
     showWork("");
     update();
   }
@@ -130,7 +132,7 @@ let mixing = 0;
 function planMix(project) {
   const key = JSON.stringify([
     project.duration, project.original, project.loudness, open.url,
-    project.tracks.map(({ gain_db, pan, mute, solo, chosen, spots }) => [gain_db, pan, mute, solo, chosen, sounds.samples.has(chosen), spots.map((spot) => [spot.start, spot.stop, spot.chosen])]),
+    project.tracks.map(({ id, gain_db, pan, mute, solo, chosen, spots }) => [gain_db, pan, mute, solo, chosen, sounds.samples.has(chosen), sounds.growing.get(id)?.length, spots.map((spot) => [spot.start, spot.stop, spot.chosen])]),
   ]);
   if (key === mixKey) return;
   mixKey = key;
@@ -155,6 +157,11 @@ async function makeMix() {
     const own = placeOriginal(open.original, project, effect);
     mix = effect.map((channel, index) => channel.map((value, n) => value + own[index][n]));
   }
+  const available = findAvailable(project);
+  if (available < project.duration) {
+    await showBeginning(mix, project.duration, available);
+    return;
+  }
   const measured = await measure(mix, id);
   if (id !== mixing) return; // it has changed again
   let gainDb = project.loudness === "" || measured.lufs === null ? 0 : Number(project.loudness) - measured.lufs;
@@ -171,6 +178,22 @@ async function makeMix() {
   timeline.select(store.project.selection);
   update();
   if (key === mixKey) document.body.dataset.mix = "ready"; // else it is being made again
+}
+
+/** Play and draw a mix of which only the beginning is made. It is measured when it is complete. */
+async function showBeginning(mix, duration, available) {
+  const gain = Math.min(1, factor(MAX_PEAK_DBTP) / findPeak(mix));
+  const heard = mix.map((channel) => channel.map((value) => value * gain));
+  player.setSound(heard, duration, available);
+  if (available) await timeline.showMix(heard[0], duration, { isWhole: false });
+}
+
+const findPeak = (channels) => channels.reduce((most, channel) => channel.reduce((high, value) => Math.max(high, Math.abs(value)), most), 1e-9);
+
+/** How many seconds from the start are made of what is heard. */
+function findAvailable(project) {
+  const growing = listAudible(project).filter((track) => sounds.samples.get(track.chosen) === undefined && sounds.growing.has(track.id));
+  return Math.min(project.duration, ...growing.map((track) => sounds.growing.get(track.id).length / SAMPLE_RATE));
 }
 
 function measure(channels, id) {
@@ -203,10 +226,13 @@ async function generateTracks(ids) {
       tracks.focusPrompt(nameless.id);
       throw new UserError(`Track ${project.tracks.indexOf(nameless) + 1} has no prompt. Say what should be heard, or remove the track.`);
     }
-    const result = await ask(makeRequest(chosen), signal);
-    const files = chosen.map((_, n) => result.files.find((file) => (nameless ? !file.layer : file.layer === n + 1)));
+    const isLayered = chosen.length > 1;
+    expectSounds(chosen);
+    const result = await ask(makeRequest(chosen), signal, isLayered ? undefined : (event) => hearPiece(chosen[0].id, event, signal));
+    const files = chosen.map((_, n) => result.files.find((file) => (isLayered ? file.layer === n + 1 : !file.layer)));
     const takes = await Promise.all(files.map((file) => fetchTake(file)));
     store.change((latest) => {
+      sounds.growing.clear();
       chosen.forEach(({ id, prompt }, n) => {
         const track = latest.tracks.find((one) => one.id === id);
         if (!track) return;
@@ -217,7 +243,25 @@ async function generateTracks(ids) {
       if (!latest.duration) latest.duration = result.duration_seconds;
     });
     showNotices(result.notices);
+    await makeMissingParts(ids, signal);
   });
+}
+
+/** Where nothing is heard yet, let Play wait for the sounds that are asked for. */
+function expectSounds(chosen) {
+  const { project } = store;
+  const isHeard = listAudible(project).some((track) => sounds.compose(track) !== null) || (open.original !== null && project.original.mode !== "drop");
+  if (isHeard) return;
+  for (const { id } of chosen) sounds.append(id, new Float32Array(0), Math.round(project.duration * SAMPLE_RATE));
+  update();
+}
+
+/** Hear a piece of a long sound while the rest is made. What is kept comes with the result. */
+async function hearPiece(trackId, { url }, signal) {
+  const samples = await decode(await fetchFile(url));
+  if (samples === null || signal.aborted) return;
+  sounds.append(trackId, samples[0], Math.round(store.project.duration * SAMPLE_RATE));
+  update();
 }
 
 /** Make the selection of the selected track again; the rest of the track stays as it is. */
@@ -225,21 +269,37 @@ async function makeAgain() {
   const { project, selected: track } = store;
   await during("Sending the clip and the track", async (signal) => {
     const { selection } = project;
-    const sound = sounds.compose(track);
-    if (sound === null) throw new UserError("This track has no sound yet. Generate it first.");
+    if (sounds.compose(track) === null) throw new UserError("This track has no sound yet. Generate it first.");
     if (selection === null) throw new UserError("Nothing is selected. Drag over the mix, or press I and O.");
     if (selection.stop - selection.start < MIN_RANGE_SECONDS) throw new UserError(`The selection lasts less than ${MIN_RANGE_SECONDS} s. Select more.`);
     const { prompt, negative_prompt, cues } = toLayer(track, project.negative);
-    const edit = { source: "file", ranges: [{ start_seconds: selection.start, stop_seconds: selection.stop }] };
-    const fields = { clip: open.clip, edit_source: encodeWav(sound), edit, prompt, negative_prompt, cues, format: "wav", num_inference_steps: project.steps };
-    const result = await ask(fields, signal);
-    const take = await fetchTake(result.files[0]);
-    store.change((latest) => {
-      const same = latest.tracks.find((one) => one.id === track.id);
-      if (same) addSpotTake(same, selection, { ...take, prompt });
-    });
-    showNotices(result.notices);
+    await makePart(track, { start_seconds: selection.start, stop_seconds: selection.stop, prompt, negative_prompt, cues }, signal);
   });
+}
+
+/** Make a range of a track again, over what the track sounds like. */
+async function makePart(track, { start_seconds, stop_seconds, ...options }, signal) {
+  const edit = { source: "file", ranges: [{ start_seconds, stop_seconds }] };
+  const { steps } = store.project;
+  const fields = { clip: open.clip, edit_source: encodeWav(sounds.compose(track)), edit, ...options, format: "wav", num_inference_steps: steps };
+  const result = await ask(fields, signal);
+  const take = await fetchTake(result.files[0]);
+  store.change((latest) => {
+    const same = latest.tracks.find((one) => one.id === track.id);
+    if (same) addSpotTake(same, { start: start_seconds, stop: stop_seconds }, { ...options, ...take });
+  });
+  showNotices(result.notices);
+}
+
+/** Make the parts again that a project's file has, and forget that they are missing. */
+async function makeMissingParts(ids, signal) {
+  for (const id of ids) {
+    const find = () => store.project.tracks.find((track) => track.id === id);
+    while (find()?.remake?.length) {
+      await makePart(find(), find().remake[0], signal);
+      store.change(() => { find()?.remake.shift(); }, null);
+    }
+  }
 }
 
 /** Save what is heard as a file of the service, which has the picture, the marks and the metadata. */
@@ -249,7 +309,7 @@ async function download() {
     if (open.mix === null || document.body.dataset.mix !== "ready") throw new UserError("There is nothing to download yet. Generate a sound first.");
     const { project } = store;
     // A file over full scale would be clipped: it is sent lower, and raised by the service.
-    const peak = open.effect.reduce((most, channel) => channel.reduce((high, value) => Math.max(high, Math.abs(value)), most), 1);
+    const peak = Math.max(1, findPeak(open.effect));
     const sound = peak > 1 ? open.effect.map((channel) => channel.map((value) => value / peak)) : open.effect;
     const response = await finish({
       clip: open.clip, sound: encodeWav(sound), gain_db: peak > 1 ? decibels(peak) : undefined, format: project.format, channels: "stereo", true_peak_dbtp: MAX_PEAK_DBTP,
@@ -270,14 +330,19 @@ function makeRequest(chosen) {
     const { prompt, negative_prompt, cues, seed } = toLayer(track, project.negative);
     return { prompt, negative_prompt, cues, seed: track.seed === "" ? undefined : seed };
   });
-  if (layers.length > 1 || layers[0].prompt.trim()) return { ...fields, layers };
-  return { ...fields, ...layers[0] };
+  // One sound alone comes in pieces, if it is long.
+  return layers.length > 1 ? { ...fields, layers } : { ...fields, ...layers[0], pieces: true };
 }
 
 /** Send a request, show its progress, and return its result. */
-async function ask(fields, signal) {
+async function ask(fields, signal, onSound = async () => {}) {
+  let heard = Promise.resolve(); // the pieces, one after another
   for await (const { name, data } of generate(fields, signal)) {
-    if (name === "result") return data;
+    if (name === "sound") heard = heard.then(() => onSound(data)).catch(() => {}); // the result has it too
+    if (name === "result") {
+      await heard;
+      return data;
+    }
     if (name !== "progress") continue;
     const parts = [STAGES[data.stage] ?? data.stage];
     if (data.queue_position) parts.push(`number ${data.queue_position} in the queue`);
@@ -293,7 +358,7 @@ async function fetchTake(file) {
   const blob = await fetchFile(file.url);
   const id = makeId();
   await sounds.add(id, blob);
-  await kept.keepFile(id, blob).catch(warnNotKept);
+  keeping = Promise.all([keeping, kept.keepFile(id, blob).catch(warnNotKept)]);
   return { id, seed: file.seed };
 }
 
@@ -426,11 +491,7 @@ const actions = {
   cancel: () => work?.abort(),
   undo: () => store.undo(),
   redo: () => store.redo(),
-  save() {
-    writeProject(store.project);
-    const hasSpots = store.project.tracks.some((track) => track.spots.some((spot) => spot.chosen !== null));
-    if (hasSpots) showNotices(["The project's file does not hold the parts that were made again. Download the result to keep them."]);
-  },
+  save: () => writeProject(store.project),
 };
 
 function editSelected(group, edit) {
@@ -523,6 +584,7 @@ async function startAnew() {
 // ---- What is kept
 
 let keepTimer = 0;
+let keeping = Promise.resolve(); // files of takes, which are heard before they are kept
 
 function planKeeping() {
   clearTimeout(keepTimer);
@@ -531,6 +593,7 @@ function planKeeping() {
 }
 
 async function keepNow() {
+  await keeping;
   await kept.keepProject(structuredClone(store.project)).catch(warnNotKept);
   document.body.dataset.kept = "yes";
 }

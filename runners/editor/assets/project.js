@@ -5,7 +5,8 @@
 //   track  one layer: prompt, seed, gain_db, pan, mute, solo, cues, takes, chosen, spots
 //   take   one sound of the whole clip for a track: {id, seed, prompt}
 //   spot   a part of a track that was made again: {id, start, stop, takes, chosen}; while nothing
-//          is chosen there, the track's take is heard
+//          is chosen there, the track's take is heard. Its takes have what they were made with, too
+//   remake parts of a project's file that have no sound yet: {start, stop, prompt, seed, ...}
 
 export const MAX_TRACKS = 8;
 export const MIN_CUE_SECONDS = 0.1;
@@ -19,7 +20,7 @@ export const makeId = () => crypto.getRandomValues(new Uint32Array(2)).join("-")
 export function makeTrack(prompt = "") {
   return {
     id: makeId(), prompt, seed: "", gain_db: 0, pan: 0, mute: false, solo: false,
-    cues: [], takes: [], chosen: null, before: null, spots: [],
+    cues: [], takes: [], chosen: null, before: null, spots: [], remake: [],
   };
 }
 
@@ -182,6 +183,15 @@ export function toLayer(track, negative) {
     ...(seed === undefined ? {} : { seed }),
     ...Object.fromEntries(KEPT.filter((name) => track[name]).map((name) => [name, track[name]])),
   };
+}
+
+/** The parts of a track that are heard in place of its take, in the order of their making. */
+export function listParts(track) {
+  const made = track.spots.filter((spot) => spot.chosen !== null).map(({ start, stop, takes, chosen }) => {
+    const { prompt, negative_prompt, cues, seed } = takes.find((take) => take.id === chosen);
+    return { start_seconds: start, stop_seconds: stop, prompt, negative_prompt, cues, seed };
+  });
+  return [...made, ...(track.remake ?? [])];
 }
 
 /** The options of the finished sound, by the service's names. */

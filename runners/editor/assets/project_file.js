@@ -1,6 +1,6 @@
 // Projects as files: JSON that the editor and `foley generate --project` read.
 
-import { listMixOptions, makeId, makeProject, makeTrack, MAX_TRACKS, toLayer } from "./project.js";
+import { listMixOptions, listParts, makeId, makeProject, makeTrack, MAX_TRACKS, toLayer } from "./project.js";
 
 const VERSION = 1;
 
@@ -22,7 +22,8 @@ export function describeProject(project) {
     Object.assign(mix, gain_db ? { gain_db } : {}, pan ? { pan } : {});
   }
   if (project.steps !== "") request.num_inference_steps = Number(project.steps);
-  return { foley_project: VERSION, clip: project.clip, request, mix };
+  const parts = project.tracks.flatMap((track, n) => listParts(track).map((part) => ({ layer: n + 1, ...part })));
+  return { foley_project: VERSION, clip: project.clip, request, mix, ...(parts.length ? { parts } : {}) };
 }
 
 /** Read a project's file; its sounds are made again by their seeds. */
@@ -34,7 +35,7 @@ export async function readProject(file) {
     throw new Error(`${file.name} is no project: it is not JSON.`);
   }
   if (content?.foley_project !== VERSION) throw new Error(`${file.name} is no project of this editor, version ${VERSION}.`);
-  const { request = {}, mix = {} } = content;
+  const { request = {}, mix = {}, parts = [] } = content;
   const layers = request.layers ?? [{ ...request, gain_db: mix.gain_db, pan: mix.pan }];
   if (!Array.isArray(layers) || !layers.length || layers.length > MAX_TRACKS) throw new Error(`${file.name} must hold 1 to ${MAX_TRACKS} layers.`);
   const project = makeProject();
@@ -50,6 +51,10 @@ export async function readProject(file) {
     seed: layer.seed ?? "", gain_db: Number(layer.gain_db ?? 0), pan: Number(layer.pan ?? 0), mute: !!layer.mute, solo: !!layer.solo,
     cues: (layer.cues ?? []).map((cue) => ({ id: makeId(), start: Number(cue.start_seconds), stop: Number(cue.stop_seconds), prompt: `${cue.prompt}` })),
   }));
+  for (const { layer = 1, ...part } of parts) {
+    if (!project.tracks[layer - 1]) throw new Error(`${file.name} has a part of layer ${layer}, and there are ${layers.length} layers.`);
+    project.tracks[layer - 1].remake.push(part);
+  }
   project.selected = project.tracks[0].id;
   return project;
 }

@@ -29,6 +29,7 @@ export class Sounds {
   constructor() {
     this.files = new Map();
     this.samples = new Map();
+    this.growing = new Map(); // by the id of a track: {samples, length}, a sound that is being made
   }
 
   async add(id, blob) {
@@ -41,10 +42,35 @@ export class Sounds {
   clear() {
     this.files.clear();
     this.samples.clear();
+    this.growing.clear();
   }
 
-  /** What a track sounds like: its take, with the chosen takes of its spots laid over it. */
+  /** Append a piece to the sound that is being made for a track. */
+  append(trackId, piece, numSamples) {
+    const growing = this.growing.get(trackId) ?? { samples: new Float32Array(numSamples), length: 0 };
+    const part = piece.subarray(0, Math.max(0, growing.samples.length - growing.length));
+    growing.samples.set(part, growing.length);
+    growing.length += part.length;
+    this.growing.set(trackId, growing);
+  }
+
+  /**
+   * What a track sounds like: its take, with the chosen takes of its spots laid over it. While a
+   * sound is made for it, what is there of that one is heard in its place.
+   */
   compose(track) {
+    const growing = this.growing.get(track.id);
+    const before = this._compose(track);
+    if (!growing) return before;
+    if (before === null) return [growing.samples];
+    return before.map((channel) => {
+      const composed = channel.slice();
+      lay(composed, growing.samples, 0, growing.length / SAMPLE_RATE);
+      return composed;
+    });
+  }
+
+  _compose(track) {
     const base = this.samples.get(track.chosen);
     const spots = track.spots.filter((spot) => this.samples.has(spot.chosen));
     if (!base || !spots.length) return base ?? null;

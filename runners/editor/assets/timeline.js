@@ -102,17 +102,17 @@ export class Timeline extends EventTarget {
     lane.destroy();
   }
 
-  /** Show a sound of the mix; null is silence. */
-  async showMix(channel, duration) {
+  /** Show a sound of the mix; null is silence. The spectrogram waits until it is whole. */
+  async showMix(channel, duration, { isWhole = true } = {}) {
     this.duration = duration;
     const left = this.mix.scroll;
-    this._spectrogram.clearCache();
+    if (isWhole) this._spectrogram.clearCache();
     // While it loads, the library would add regions later, and then say that they are new.
     const loading = (this._loading = {});
     await this.mix.show(channel, duration);
     if (loading !== this._loading) return;
     this._loading = null;
-    this._drawSpectrogram();
+    if (isWhole) this._drawSpectrogram();
     this._apply();
     this.mix.scroll = left;
     this._drawSelection();

@@ -151,7 +151,7 @@ class Row {
   }
 
   _showSound(track, project, sounds) {
-    const key = JSON.stringify([track.chosen, sounds.samples.has(track.chosen), project.duration, track.spots.map((spot) => [spot.start, spot.stop, spot.chosen])]);
+    const key = JSON.stringify([track.chosen, sounds.samples.has(track.chosen), sounds.growing.get(track.id)?.length, project.duration, track.spots.map((spot) => [spot.start, spot.stop, spot.chosen])]);
     if (this._shown.sound === key) return;
     this._shown.sound = key;
     this._shown.regions = null;
