@@ -25,16 +25,32 @@ from runners.jobs.job import GenerationOptions
 from runners.settings import Settings
 from tests.durable.api import Api, serve_api
 from tests.patience import wait_until
-from tests.s3 import serve_bucket
+from tests.s3 import serve_bucket, serve_weed
 
 OWNER = "a" * 64
 JOB = "0" * 32
 
 
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[str]:
-    with serve_bucket() as address:
+@pytest.fixture(scope="module", params=["moto", pytest.param("seaweed", marks=pytest.mark.soak)])
+def bucket(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    if request.param == "moto":
+        with serve_bucket() as address:
+            yield address
+        return
+    with serve_weed(tmp_path_factory.mktemp("seaweed")) as address:
         yield address
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("bucket", ["seaweed"], indirect=True)
+def test_a_bucket_that_refuses_the_keys_may_not_be_read(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another")
+    with pytest.raises(FetchError, match="may not read it; check the key"):
+        load(tmp_path, Settings(clip_buckets=bucket), clip_url=f"{bucket}/clip")
 
 
 def put(key: str, content: bytes) -> None:
@@ -152,6 +168,7 @@ def test_a_job_writes_its_files_to_a_bucket_once(
     assert there.read("foley-1.wav") == b"was there before"
 
 
+@pytest.mark.parametrize("bucket", ["moto"], indirect=True)  # SeaweedFS makes a bucket on demand
 def test_a_job_waits_for_its_bucket_and_its_sound_is_made_once(
     bucket: str, tmp_path: Path, queue: JobQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
