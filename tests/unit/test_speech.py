@@ -1,8 +1,12 @@
 """Speech that nobody asked for: it is measured, and other seeds are drawn."""
 
+import io
+import shutil
+import subprocess
 import threading
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -195,6 +199,50 @@ def test_a_long_sound_is_measured_piece_by_piece(
 def test_options_that_do_not_fit_are_refused(options: dict[str, Any], words: str) -> None:
     with pytest.raises(ParameterError, match=words):
         GenerationRequest.parse(**options)
+
+
+SENTENCES = (
+    "Hello there, how are you today?",
+    "The quick brown fox jumps over the lazy dog.",
+    "We will meet again at nine in the morning.",
+    "Please close the door behind you when you leave.",
+)
+VOICES = ("en-us+m3", "en-us+f2", "en-gb", "de+f4", "fr+m1")
+
+
+def speak(seed: int) -> np.ndarray:
+    """Two seconds of a sentence by eSpeak NG, from its first sound on."""
+    command = ["espeak-ng", "-v", VOICES[seed % len(VOICES)], "-s", str(150 + 10 * (seed % 4))]
+    spoken = subprocess.run(
+        [*command, "--stdout", SENTENCES[seed % len(SENTENCES)]], capture_output=True, check=True
+    )
+    with av.open(io.BytesIO(spoken.stdout)) as reader:
+        resampler = av.AudioResampler("flt", "mono", RATE)
+        parts = [part for frame in reader.decode(audio=0) for part in resampler.resample(frame)]
+        parts += resampler.resample(None)
+    voice = np.concatenate([part.to_ndarray()[0] for part in parts])
+    first = int(np.argmax(np.abs(voice) > 0.01))
+    return np.resize(voice[first:], int(RATE * SECONDS)).astype(np.float32)
+
+
+@pytest.mark.soak
+@pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="eSpeak NG is not installed")
+def test_speech_among_the_sounds_of_tiny_is_found_and_they_are_none_themselves() -> None:
+    tiny = FoleyPipeline.from_preset("tiny", "cpu")
+    sounds = [
+        sound.waveforms[0]
+        for number, prompt in enumerate(tiny.preset.prompts)
+        for sound in tiny(None, prompt, duration_seconds=SECONDS, num_variations=8, seed=8 * number)
+    ]
+    false = sum(measure_speech(sound, RATE) > 0 for sound in sounds)
+    print(f"{false} of {len(sounds)} sounds have speech that is none")
+    found = {}
+    for voice_db in (6, 0, -3, -6, -9, -12):
+        mixed = [mix(sound[0].numpy(), speak(n), voice_db) for n, sound in enumerate(sounds)]
+        found[voice_db] = sum(measure_speech(sound, RATE) > 0 for sound in mixed) / len(sounds)
+        print(f"voice at {voice_db} dB: found in {found[voice_db]:.1%}", flush=True)
+    assert false <= 0.01 * len(sounds)
+    assert found[0] >= 0.95
 
 
 @pytest.mark.soak
