@@ -160,9 +160,7 @@ def test_ten_minutes_take_what_a_minute_takes_and_starve_nobody(
                     assert short.status_code == 200, short.text
                     short_seconds = time.monotonic() - began
         assert events[-1][0] == "result"
-        assert (
-            sum(data["duration_seconds"] for name, data, _ in events if name == "sound") == seconds
-        )
+        heard = sum(data["duration_seconds"] for name, data, _ in events if name == "sound")
         first = next(when for name, _, when in events if name == "sound")
         print(
             f"{seconds} s: first sound after {first:.1f} s, all after {events[-1][2]:.1f} s, "
@@ -172,6 +170,7 @@ def test_ten_minutes_take_what_a_minute_takes_and_starve_nobody(
             f"scratch {taken[seconds].scratch_bytes / 1e6:.0f} MB",
             flush=True,
         )
+        assert heard == pytest.approx(seconds)  # of many pieces, each a rounded number
         assert short_seconds < events[-1][2] / 2
     sounds = 540 * 48_000 * 4  # the sound itself is held once, and is once in scratch
     memory = {s: watch.memory[runner.pid] for s, watch in taken.items()}
