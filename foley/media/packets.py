@@ -194,10 +194,15 @@ class _PresentationOrder:
             self._append_time(dts)
         rank = self._ranks[index] if index < len(self._ranks) else index
         early = index - self._delay
-        decoded = self._times[early] if early >= 0 else self._times[0] + early * self._step
+        decoded = self._times[early] if early >= 0 else self._times[0] + early * self._first_step
         times = self._times[max(0, rank - 1) : rank + 2]  # up to the next one, if it is known
         duration = times[-1] - times[-2] if len(times) > 1 else self._step
         return self._times[rank], decoded, duration
+
+    @property
+    def _first_step(self) -> int:
+        """Ticks from the first frame to the second. With half of them a result is too short."""
+        return self._times[1] - self._times[0] if len(self._times) > 1 else self._step
 
     def _append_time(self, dts: int | None) -> None:
         following = self._times[-1] + self._step if self._times else 0
