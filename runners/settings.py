@@ -209,8 +209,8 @@ class Settings(BaseSettings):
             "clip with another codec is refused with 422.",
         ),
     ] = (
-        "h264,hevc,av1,vp8,vp9,mpeg1video,mpeg2video,mpeg4,h263,msmpeg4v3,flv1,wmv2,wmv3,vc1,"
-        "theora,mjpeg,prores,dnxhd,ffv1,png,apng,qtrle,gif,rawvideo"
+        "h264,hevc,av1,vp8,vp9,mpeg1video,mpeg2video,mpeg4,h263,msmpeg4v2,msmpeg4v3,flv1,wmv1,"
+        "wmv2,wmv3,vc1,theora,mjpeg,prores,dnxhd,dvvideo,ffv1,png,apng,qtrle,gif,rawvideo"
     )
     decode_memory_bytes: Annotated[
         ByteSize,

@@ -32,7 +32,7 @@ from foley.media.stills import detect_still, still_error
 # error message of its own.
 _FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,ivf,flv,ogg,asf,"
-    "mxf,nut,gif,apng,yuv4mpegpipe,wav,mp3,flac,aac"
+    "mxf,nut,dv,gif,apng,yuv4mpegpipe,wav,mp3,flac,aac"
 )
 # A clip opens in milliseconds, but FFmpeg takes 6 s to walk through 60 MB of empty MP4 boxes.
 READ_TIMEOUT_SECONDS = 10.0
@@ -317,7 +317,8 @@ def _check_bytes(source: Path, limits: MediaLimits) -> None:
 def _picture_stream(container: InputContainer, source: Path) -> VideoStream:
     streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     if not streams:
-        kinds = ", ".join(sorted({s.type for s in container.streams})) or "none"
+        names = {"a cover picture" if s.type == "video" else s.type for s in container.streams}
+        kinds = ", ".join(sorted(names)) or "none"
         raise NoVideoStreamError(
             f"{source.name} has no picture stream (streams: {kinds}); send a video"
         )

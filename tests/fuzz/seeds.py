@@ -51,6 +51,9 @@ SEEDS = {
     "flv1.flv": Seed("flv", "yuv420p", "flv"),
     "h264.flv": Seed("libx264", "yuv420p", "flv"),
     "wmv2.wmv": Seed("wmv2", "yuv420p", "asf"),
+    "wmv1.wmv": Seed("wmv1", "yuv420p", "asf"),
+    "msmpeg4v2.avi": Seed("msmpeg4v2", "yuv420p", "avi"),
+    "bare.dv": Seed("dvvideo", "yuv420p", "dv", size=(720, 576)),  # one of its two sizes
     "mpeg2.mxf": Seed("mpeg2video", "yuv420p", "mxf"),
     "mpeg4.nut": Seed("mpeg4", "yuv420p", "nut"),
     "h263.3gp": Seed("h263", "yuv420p", "3gp", size=(128, 96)),  # one of its five sizes

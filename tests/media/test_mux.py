@@ -20,6 +20,7 @@ from foley.media.decode import decode_frames, decode_packets, probe
 from foley.media.mux import MediaFile, choose_container, write_audio, write_video
 from foley.media.packets import complete_timestamps
 from foley.media.source import MediaLimits
+from runners.settings import Settings
 from tests.media.clips import (
     ROTATED,
     loudest_second,
@@ -511,3 +512,26 @@ def test_a_picture_is_decoded_as_before_in_another_container(
         assert np.array_equal(
             kept[0].to_ndarray(format="rgb24"), kept[1].to_ndarray(format="rgb24")
         )
+
+
+@pytest.mark.parametrize(
+    ("codec", "name", "size", "container"),
+    [
+        ("dvvideo", "in.dv", (720, 576), "mov"),  # as camcorders stream it
+        ("dvvideo", "in.avi", (720, 576), "mov"),
+        ("wmv1", "in.wmv", (80, 80), "mp4"),
+        ("msmpeg4v2", "in.avi", (80, 80), "mp4"),
+    ],
+)
+def test_clips_of_old_cameras_are_read_by_the_service_too(
+    tmp_path: Path, codec: str, name: str, size: tuple[int, int], container: str
+) -> None:
+    clip = write_clip(tmp_path / name, codec=codec, size=size, num_frames=20)
+    limits = MediaLimits(codecs=frozenset(Settings().video_codecs.split(",")))
+    written = write_video(clip, click(0.8), tmp_path / "out.mp4", limits=limits)
+    assert written.container == container
+    frames = decode_frames(
+        written.path, visual_size=80, sync_size=80, exact_clock=True, limits=limits
+    )
+    assert frames.num_picked == 20
+    assert numbers(frames.visual) == [0, 4, 7, 10, 13, 16, 19]

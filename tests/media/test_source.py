@@ -73,7 +73,7 @@ def test_a_cover_picture_is_not_a_video(tmp_path: Path) -> None:
         cover.disposition = av.stream.Disposition.attached_pic.value
         writer.mux(cover.encode(av.VideoFrame(16, 16, "rgb24")))
         writer.mux(cover.encode(None))
-    check_refusal(clip, NoVideoStreamError, "no picture stream")
+    check_refusal(clip, NoVideoStreamError, r"no picture stream \(streams: a cover picture\)")
 
 
 def test_a_picture_stream_without_frames(tmp_path: Path) -> None:
