@@ -23,8 +23,9 @@ StreamT = TypeVar("StreamT", AudioStream, VideoStream)
 
 # Formats of broadcasts and live streams: their clock runs on from some moment before the clip.
 _RUNNING_CLOCKS = frozenset({"mpegts", "mpeg", "flv"})
-# Formats that state when a packet is decoded, and not when its frame is shown.
-_UNTIMED_FORMATS = frozenset({"avi", "asf"})
+# Formats that state when a packet is decoded, and not when its frame is shown. Of bare MPEG-1 and
+# MPEG-2 streams FFmpeg knows the latter for some packets, one frame late.
+_UNTIMED_FORMATS = frozenset({"avi", "asf", "mpegvideo"})
 
 
 def demux_video(container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:

@@ -90,6 +90,24 @@ def test_a_program_stream_is_counted_from_the_clip_s_start(tmp_path: Path, b_fra
     assert times_of_result(clip) == pytest.approx([0.04 * n for n in range(50)], abs=0.001)
 
 
+@pytest.mark.parametrize("codec", ["mpeg1video", "mpeg2video"])
+@pytest.mark.parametrize("b_frames", [0, 2])
+def test_a_bare_stream_begins_with_its_first_picture(
+    tmp_path: Path, codec: str, b_frames: int
+) -> None:
+    clip = write_clip(
+        tmp_path / "clip.mpv",
+        num_frames=50,
+        codec=codec,
+        options={"bf": str(b_frames)},
+        container=codec,
+    )
+    frames = decode_80(clip)
+    assert numbers(frames.sync) == list(range(50))
+    assert frames.source_seconds == pytest.approx(2.0)
+    assert times_of_result(clip) == pytest.approx([0.04 * n for n in range(50)], abs=0.001)
+
+
 @pytest.mark.parametrize("before_wrap_ms", [0, 500, 1000, 1960])
 def test_a_clock_of_33_bits_may_wrap_inside_the_clip(tmp_path: Path, before_wrap_ms: int) -> None:
     wrap_ms = 2**33 // 90
