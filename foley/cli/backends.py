@@ -424,11 +424,7 @@ def _read_source(task: ClipTask) -> SourceSound | None:
         return None
     if edit.is_original and task.clip is not None:
         return read_source(task.source or task.clip, is_clip=True)
-    if task.edit_source is None:
-        raise ParameterError(
-            f"--edit-source: there is no file {edit.source}; check the path (ids and addresses are "
-            "for a service, with --server)"
-        )
+    assert task.edit_source is not None  # else the command was refused before
     return read_source(task.edit_source, is_clip=False)
 
 

@@ -157,6 +157,12 @@ def generate(
             clips = (project.clip,)
     if server.url is not None and (model.preset != "auto" or model.device != "auto"):
         raise ParameterError("--server has its own model: leave --preset and --device out")
+    edit = request.edit
+    if server.url is None and edit and not edit.is_original and sound.find_source() is None:
+        raise ParameterError(
+            f"--edit-source: there is no file {edit.source}; check the path (ids and addresses are "
+            "for a service, with --server)"
+        )
     if request.duration_seconds is not None and csv_file is not None:
         raise ParameterError(
             "--seconds is the length of a sound without a clip, or of a still picture: leave it or "

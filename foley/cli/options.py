@@ -1,6 +1,7 @@
 """Groups of options on the command line."""
 
 import dataclasses
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -281,6 +282,12 @@ def _name_as_typed(message: str, arguments: Sequence[str]) -> str:
     return f"{next(typed, names[0])}: {rest}"
 
 
+def _check_address(_: object, url: str | None) -> None:
+    """Refuse what is no address, with the option's name, which the parser adds."""
+    if url is not None and not re.match(r"https?://[^/]", url):
+        raise ValueError("give an address such as http://127.0.0.1:3000")
+
+
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class ServerOptions:
@@ -290,6 +297,7 @@ class ServerOptions:
         str | None,
         Parameter(
             name="--server",
+            validator=_check_address,
             help="Address of a service that generates, such as http://127.0.0.1:3000.",
         ),
     ] = None

@@ -4,6 +4,7 @@ Everything that can be refused is refused here, before a model is loaded.
 """
 
 import shlex
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -107,21 +108,21 @@ def plan_clips(
     """Return one task for each clip.
 
     Args:
-        clips: paths of the videos; a single one need not exist.
+        clips: paths of the videos; a single one need not exist, if it looks like a path.
         request: the options of all clips.
         output: the result's file, a folder, or None for a file beside each clip.
 
     Raises:
-        ParameterError: `output` is one file for several clips, or has an unknown suffix; or one of
-            several clips is no file, and was perhaps meant as the prompt.
+        ParameterError: `output` is one file for several clips, or has an unknown suffix; or a clip
+            is no file, and was perhaps meant as the prompt.
     """
-    if len(clips) > 1:
-        for clip in clips:
-            if not clip.exists() and not is_pattern(clip):
-                raise ParameterError(
-                    f"there is no file {clip}; check the path, or write -p {shlex.quote(str(clip))}"
-                    " if it is the prompt"
-                )
+    for clip in clips:
+        may_be_prompt = len(clips) > 1 or not (clip.suffix or clip.parent.name)
+        if may_be_prompt and not clip.exists() and not is_pattern(clip):
+            raise ParameterError(
+                f"there is no file {clip}; check the path, or write -p {shlex.quote(str(clip))}"
+                " if it is the prompt"
+            )
     if output is not None and output.suffix and not output.is_dir():
         if output.suffix.lower() not in SUFFIXES:
             raise ParameterError(
@@ -356,13 +357,13 @@ def refuse_collisions(tasks: Sequence[ClipTask]) -> None:
 
 
 def create_folders(tasks: Sequence[ClipTask]) -> None:
-    """Create the folder of each output.
+    """Create the folder of each output, and check that files can be written there.
 
     Args:
         tasks: what was asked for.
 
     Raises:
-        OutputError: a folder cannot be created.
+        OutputError: a folder cannot be created, or takes no file.
     """
     for folder in {task.output.parent for task in tasks}:
         try:
@@ -370,4 +371,13 @@ def create_folders(tasks: Sequence[ClipTask]) -> None:
         except OSError as error:
             raise OutputError(
                 f"folder {folder} cannot be made ({error.strerror}); name another output"
+            ) from error
+        try:
+            # Rights do not tell: a full disk or a mount that is read-only refuses everybody.
+            with tempfile.TemporaryFile(dir=folder) as probe:
+                probe.write(bytes(4096))
+        except OSError as error:
+            raise OutputError(
+                f"nothing can be written in the folder {folder} ({error.strerror}); name another "
+                "one with --output, or make room there"
             ) from error

@@ -140,7 +140,7 @@ class Report:
         """
         self.num_failed += 1
         text = str(error)
-        if not text.startswith(f"{task.name} "):
+        if not text.startswith((f"{task.name} ", f"there is no file {task.name};")):
             text = f"{task.name}: {text}"
         print(f"foley: {text}", file=sys.stderr)
         if self._as_json:

@@ -289,6 +289,8 @@ def _check_codec(stream: VideoStream, limits: MediaLimits) -> None:
 
 
 def _check_bytes(source: Path, limits: MediaLimits) -> None:
+    if source.is_dir():
+        raise VideoDecodeError(f"{source} is a folder; name a clip in it")
     if not source.is_file():
         raise VideoDecodeError(f"there is no file {source}; check the path")
     num_bytes = source.stat().st_size

@@ -206,6 +206,11 @@ def test_a_table_continues_after_a_bad_clip_and_skips_existing_results(
         (["generate", CLIP, CLIP, "-o", "x.mp4"], 2, "one file for 2 clips"),
         (["generate", CLIP, "rain on tin", "-o", "x.mp4"], 2, "write -p 'rain on tin' if it is"),
         (["generate", "gone.mp4", CLIP], 2, "there is no file gone.mp4; check the path"),
+        (["generate", "rain on tin"], 2, "write -p 'rain on tin' if it is"),
+        (["generate", "."], 1, "is a folder; name a clip in it"),
+        (["generate", CLIP, "--server", "foo"], 2, "for --server. "),
+        (["generate", CLIP, "--edit-source", "a.wav", "--edit-range", "0-1"], 2, "no file a.wav"),
+        (["generate", CLIP, "-o", "/proc/x.mp4"], 1, "written in the folder /proc (No such file"),
         (["generate", CLIP, CLIP], 2, "would both be written"),
         (["generate", CLIP, "-o", CLIP], 2, "would overwrite"),
         (["generate", CLIP, "--guidance-scale", "99"], 2, "--guidance-scale: "),
@@ -237,6 +242,7 @@ def test_wrong_arguments_end_with_a_message_and_no_files(
     assert result.returncode == code, result.stderr
     assert words in result.stderr.replace("\n", " ")
     assert "Traceback" not in result.stderr
+    assert "preset tiny" not in result.stderr  # no model was loaded for it
     assert list(tmp_path.iterdir()) == []
 
 
