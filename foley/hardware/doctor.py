@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from foley.configs import PRESETS
 from foley.errors import ConfigError
 from foley.hardware.compatibility import (
     DRIVERS,
@@ -49,7 +50,12 @@ def check_machine(machine: Machine, *, preset: str = "auto", device: str = "auto
         machine: the facts to check.
         preset: tiny, xl, xxl or auto.
         device: auto, cpu, cuda or cuda:N.
+
+    Raises:
+        ConfigError: there is no such preset.
     """
+    if preset not in ("auto", *PRESETS):
+        raise ConfigError(f"preset {preset!r} is not known; use auto, {', '.join(PRESETS)}")
     needs_gpu = device.startswith("cuda") or (device == "auto" and preset in GPU_BYTES)
     return [
         _check_python(machine),
@@ -279,8 +285,8 @@ def _check_port(machine: Machine) -> Finding:
         return Finding(
             "port",
             "error",
-            f"port {machine.port} cannot be used: {machine.port_error}; stop what listens there, "
-            "or serve with another --port",
+            f"port {machine.port} cannot be used: {machine.port_error}; serve with another "
+            "--port, or end what uses this one",
         )
     return Finding("port", "ok", f"{machine.port} is free")
 

@@ -180,6 +180,8 @@ def _try_port(port: int) -> str:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
             return error.strerror or str(error)
+        except OverflowError:
+            return "ports go from 1 to 65535"
     return ""
 
 

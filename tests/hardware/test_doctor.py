@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -255,6 +256,20 @@ def test_a_start_is_refused_with_the_same_line(tmp_path: Path) -> None:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError, match=f"port {port} cannot be used"):
             refuse_unfit(preset="tiny", device="cpu", weights=None, port=port)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"preset": "foo"}, "preset 'foo' is not known; use auto, tiny, xl, xxl"),
+        ({"port": 65536}, "port 65536 cannot be used: ports go from 1 to 65535"),
+        ({"port": -1}, "port -1 cannot be used: ports go from 1 to 65535"),
+    ],
+)
+def test_what_no_machine_has_is_refused(wrong: dict[str, Any], words: str) -> None:
+    start = {"preset": "tiny", "device": "cpu", "weights": None}
+    with pytest.raises(ConfigError, match=words):
+        refuse_unfit(**{**start, **wrong})
 
 
 def test_the_matrix_agrees_with_what_the_project_says() -> None:
