@@ -113,7 +113,6 @@ def test_adapters_are_messages_that_are_checked(tmp_path: Path) -> None:
         ([], ParameterError, "options: missing"),
         ([GenerateRequest(chunk=b"x")], ParameterError, "options: missing"),
         ([OPTIONS], ParameterError, "clip: missing"),
-        ([TEXT_ALONE, GenerateRequest(chunk=b"x")], ParameterError, "got 2.5 and a clip"),
         ([OPTIONS, OPTIONS], ParameterError, "given twice"),
         ([OPTIONS, GenerateRequest()], ParameterError, "neither options nor a chunk"),
         (
