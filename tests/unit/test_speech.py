@@ -225,15 +225,20 @@ def speak(seed: int) -> np.ndarray:
     return np.resize(voice[first:], int(RATE * SECONDS)).astype(np.float32)
 
 
-@pytest.mark.soak
-@pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="eSpeak NG is not installed")
-def test_speech_among_the_sounds_of_tiny_is_found_and_they_are_none_themselves() -> None:
+def make_sounds_of_tiny() -> list[torch.Tensor]:
+    """Return eight sounds of each of its prompts, float32 [1, S] each."""
     tiny = FoleyPipeline.from_preset("tiny", "cpu")
-    sounds = [
+    return [
         sound.waveforms[0]
         for number, prompt in enumerate(tiny.preset.prompts)
         for sound in tiny(None, prompt, duration_seconds=SECONDS, num_variations=8, seed=8 * number)
     ]
+
+
+@pytest.mark.soak
+@pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="eSpeak NG is not installed")
+def test_speech_among_the_sounds_of_tiny_is_found_and_they_are_none_themselves() -> None:
+    sounds = make_sounds_of_tiny()
     false = sum(measure_speech(sound, RATE) > 0 for sound in sounds)
     print(f"{false} of {len(sounds)} sounds have speech that is none")
     found = {}
@@ -247,12 +252,7 @@ def test_speech_among_the_sounds_of_tiny_is_found_and_they_are_none_themselves()
 
 @pytest.mark.soak
 def test_the_sounds_of_tiny_are_no_speech_and_a_voice_among_them_is_found() -> None:
-    tiny = FoleyPipeline.from_preset("tiny", "cpu")
-    sounds = [
-        sound.waveforms[0]
-        for number, prompt in enumerate(tiny.preset.prompts)
-        for sound in tiny(None, prompt, duration_seconds=SECONDS, num_variations=8, seed=8 * number)
-    ]
+    sounds = make_sounds_of_tiny()
     false = sum(measure_speech(sound, RATE) > 0 for sound in sounds)
     assert false <= 0.01 * len(sounds)
     found = [
