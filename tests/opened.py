@@ -15,8 +15,11 @@ def _record(event: str, arguments: tuple[Any, ...]) -> None:
         return
     path, _mode, flags = arguments
     if isinstance(path, str | bytes) and flags & (os.O_WRONLY | os.O_RDWR):
+        opened = Path(os.fsdecode(path))
+        if opened.parent.name == "__pycache__":  # Python keeps what it compiled at a first import
+            return
         for recorder in _recorders:
-            recorder.append(Path(os.fsdecode(path)))
+            recorder.append(opened)
 
 
 sys.addaudithook(_record)  # there is no way to remove one

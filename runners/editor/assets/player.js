@@ -122,7 +122,8 @@ export class Player extends EventTarget {
   _goOn(position) {
     const isChange = position === undefined && this._node !== null;
     let time = this._context.currentTime + (isChange ? CHANGE_LEAD_SECONDS : LEAD_SECONDS);
-    if (this._node !== null) time = Math.max(time, this._startedAt + FADE_SECONDS); // no fade in a fade
+    // A fade that ends at this time would be taken back with what is planned after it.
+    if (this._node !== null) time = Math.max(time, this._startedAt + FADE_SECONDS + 1 / SAMPLE_RATE);
     time = toSample(time);
     // Both sounds are on one grid of samples: where they are equal, nothing is heard of the change.
     const from = toSample(position ?? (isChange ? this._find(time) : this._position));
