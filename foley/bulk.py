@@ -128,7 +128,9 @@ class BulkOutcome(BaseModel):
         duration_seconds: length of each sound.
         seconds: from the row's start to its files, beside other rows.
         finished: when it ended, as Unix time.
-        loudness: of each file, where an option of the mix was given.
+        device_seconds: that the model's devices worked on it; of a batch with other rows, its part.
+        loudness: of each file; empty in records of earlier versions.
+        speech_seconds: in each file; empty in records of earlier versions.
         notices: sentences about what was done to the clip.
     """
 
@@ -145,7 +147,9 @@ class BulkOutcome(BaseModel):
     duration_seconds: float = 0.0
     seconds: float = 0.0
     finished: float = 0.0
+    device_seconds: float = 0.0
     loudness: tuple[LoudnessReport, ...] = ()
+    speech_seconds: tuple[float, ...] = ()
     notices: tuple[str, ...] = ()
 
     @classmethod

@@ -125,6 +125,20 @@ def finish_sound(
     )
 
 
+def measure_sound(samples: Samples, sample_rate: int = SAMPLE_RATE) -> LoudnessReport:
+    """Return the loudness of a sound that is written as it is.
+
+    Args:
+        samples: [1, S] or [2, S], in [-1, 1].
+        sample_rate: Hz.
+    """
+    sound = Sound(samples, "mono" if len(samples) == 1 else "stereo")
+    measured = _describe(
+        measure_loudness(sound, sample_rate), measure_true_peak(sound, sample_rate)
+    )
+    return LoudnessReport(before=measured, after=measured, gain_db=0)
+
+
 def _shape(samples: Samples, mix: MixOptions, layout: str, sample_rate: int) -> Sound:
     """The new sound with its gain, its fades and its place among the channels."""
     num_samples = samples.shape[1]

@@ -151,6 +151,7 @@ class Station:
                 priority="bulk",
             ),
             format=cast("Format", Path(task.names[0]).suffix[1:].lower()),
+            measures=True,
         )
         result = await self._service.run(job, Deadline(TIMEOUT_SECONDS), lambda update: None)
         files = result.files
@@ -167,7 +168,9 @@ class Station:
             duration_seconds=result.duration_seconds,
             seconds=time.monotonic() - began,
             finished=time.time(),
+            device_seconds=result.device_seconds,
             loudness=tuple(file.loudness for file in files if file.loudness),
+            speech_seconds=tuple(file.speech_seconds or 0.0 for file in files),
             notices=result.notices,
         )
         await asyncio.to_thread(publish, task, outcome, [file.path for file in files])

@@ -232,6 +232,7 @@ class GenerationJob:
             files.
         options: as the caller gave them.
         format: container of the result, agreed with the caller.
+        measures: whether loudness and speech are measured although no option asks for it.
     """
 
     owner: str
@@ -240,6 +241,7 @@ class GenerationJob:
     folder: Path
     options: GenerationOptions
     format: Format
+    measures: bool = False
 
     @property
     def formats(self) -> tuple[Format, ...]:

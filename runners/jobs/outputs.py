@@ -20,8 +20,8 @@ class OutputFile:
         path: in the job's folder.
         container: mp4, mov, mkv, webm, wav or flac; mkv or mov where the one asked for cannot
             hold the clip's picture.
-        loudness: as measured, where an option of the mix was given: a `LoudnessReport`.
-        speech_seconds: in the sound, where `avoid_speech` asked for it.
+        loudness: as measured, where an option of the mix was given, or the job measures.
+        speech_seconds: in the sound, where `avoid_speech` asked for it, or the job measures.
     """
 
     variation: int

@@ -335,6 +335,7 @@ class GenerationService:
                 stop_seconds=result.duration_seconds if trimmed else None,
                 mix=options.changed(),
                 limits=self._media_limits(),
+                measure=job.measures,
                 **marking,
             )
         log_unsigned(written)
@@ -344,7 +345,7 @@ class GenerationService:
                 variation=variation,
                 layer=file.get("layer"),
                 seed=result.layer_seeds[file["layer"] - 1] if "layer" in file else seed,
-                speech_seconds=_find_speech(result, variation, file.get("layer")),
+                speech_seconds=_find_speech(result, variation, file),
                 path=job.folder / file["name"],
                 container=file["container"],
                 loudness=LoudnessReport(**file["loudness"]) if file["loudness"] else None,
@@ -415,10 +416,13 @@ def _describe(
     )
 
 
-def _find_speech(result: RunnerResult, variation: int, layer: int | None) -> float | None:
+def _find_speech(result: RunnerResult, variation: int, file: dict[str, Any]) -> float | None:
     """Return the seconds of speech in a variation or a layer; None where nobody asked."""
-    seconds = result.speech_seconds if layer is None else result.layer_speech_seconds
-    return round(seconds[(layer or variation) - 1], 3) if seconds else None
+    layer = file.get("layer")
+    measured = result.speech_seconds if layer is None else result.layer_speech_seconds
+    # Where the options asked for it, an edit leaves out what it keeps.
+    seconds = measured[(layer or variation) - 1] if measured else file.get("speech_seconds")
+    return None if seconds is None else round(seconds, 3)
 
 
 def _announce_no_frames(duration_seconds: float, folder: Path) -> None:

@@ -18,6 +18,7 @@ from foley.media.cut import cut_clip
 from foley.media.decode import decode_pieces, join_piece
 from foley.media.hold import hold_picture
 from foley.media.images import set_frame_rate
+from foley.media.mix import measure_sound
 from foley.media.mux import MediaFile, choose_container, write_audio, write_video
 from foley.media.original import read_original
 from foley.media.prepare import to_fraction
@@ -25,6 +26,7 @@ from foley.media.source import MediaLimits, codecs_by_decoder
 from foley.media.source_sound import read_source
 from foley.media.stems import write_stem
 from foley.mix import MixOptions, choose_stem_path
+from foley.speech import measure_speech
 from foley.types import FramePiece, FrameStream
 from runners.handoff import (
     CLIP,
@@ -201,6 +203,7 @@ def write(
     limits: dict[str, Any],
     mix: dict[str, Any] | None = None,
     marks: list[dict[str, Any]] | None = None,
+    measure: bool = False,
 ) -> list[list[dict[str, Any]]]:
     """Write the files of each waveform that the model saved in the folder.
 
@@ -213,11 +216,13 @@ def write(
         mix: the fields of `MixOptions` that are not defaults.
         marks: for each waveform the fields of its `Mark`; None for no marks. Each signature is
             asked for by `{"sign": base64}`.
+        measure: whether the loudness of each file is measured although no option needs it, and
+            the seconds of speech in each waveform.
 
     Returns:
         For each waveform its files in the order of `formats`: name, container, notices, loudness,
-        and why it is unsigned. The layers come after those of their mix, each with the number of
-        its "layer".
+        speech_seconds where they were measured, and why it is unsigned. The layers come after those
+        of their mix, each with the number of its "layer".
 
     Raises:
         OutputError: a container does not take the clip's packets.
@@ -256,10 +261,11 @@ def write(
 
     waveforms = load_waveforms(folder)
     made = [_make_mark(**mark) for mark in marks] if marks else [None] * len(waveforms)
-    variations = [
-        [_to_json(write_file(waveform, folder / f"foley-{index}.{name}", mark)) for name in formats]
-        for index, (waveform, mark) in enumerate(zip(waveforms, made, strict=True), start=1)
-    ]
+    variations = []
+    for index, (waveform, mark) in enumerate(zip(waveforms, made, strict=True), start=1):
+        files = [write_file(waveform, folder / f"foley-{index}.{name}", mark) for name in formats]
+        measured = _measure(waveform, sample_rate) if measure else None
+        variations.append([_to_json(file, measured) for file in files])
     if (stems := load_stems(folder)) is not None:
         sound = next((name for name in formats if name in SOUND_ONLY_FORMATS), "wav")
         for number, stem in enumerate(stems, start=1):
@@ -273,7 +279,8 @@ def write(
                 clip=find_clip(),
                 limits=media_limits,
             )
-            variations[0].append({**_to_json(written), "layer": number})
+            measured = _measure(stem, sample_rate) if measure else None
+            variations[0].append({**_to_json(written, measured), "layer": number})
     return variations
 
 
@@ -343,14 +350,26 @@ def _media_limits(limits: dict[str, Any]) -> MediaLimits:
     return MediaLimits(**{**limits, "codecs": frozenset(limits["codecs"])})  # JSON has no sets
 
 
-def _to_json(file: MediaFile) -> dict[str, Any]:
+def _measure(waveform: Tensor, sample_rate: int) -> dict[str, Any]:
+    """Measure a waveform [1, S] or [2, S], as the fields that `_to_json` returns of a file."""
     return {
+        "loudness": measure_sound(waveform.clamp(-1, 1).numpy(), sample_rate).model_dump(),
+        "speech_seconds": measure_speech(waveform, sample_rate),
+    }
+
+
+def _to_json(file: MediaFile, measured: dict[str, Any] | None = None) -> dict[str, Any]:
+    described = {
         "name": file.path.name,
         "container": file.container,
         "notices": file.notices,
-        "loudness": file.loudness.model_dump() if file.loudness else None,
+        "loudness": None,
+        **(measured or {}),
         "unsigned": file.unsigned,
     }
+    if file.loudness is not None:  # of the finished sound, and not of the waveform
+        described["loudness"] = file.loudness.model_dump()
+    return described
 
 
 TASKS: Tasks = {

@@ -374,6 +374,7 @@ def test_a_run_is_reported_and_the_next_one_makes_nothing_twice(
     ]
     table = write_table(clips, ".jsonl", rows)
     command = (table, output, "-p", "steps of a {folder}", "--steps", 1, "--guidance-scale", 1)
+    command += ("--hourly-price", 3600)
     code, printed = run_command(monkeypatch, capfd, *command, "--dry-run")
     assert code == 1
     assert "7 rows, 6 to make, 1 refused\n" in printed
@@ -392,6 +393,11 @@ def test_a_run_is_reported_and_the_next_one_makes_nothing_twice(
     assert lines[1]["error_code"] == "video_unreadable"
     assert lines[0]["prompt"] == "steps of a dog"
     assert float(lines[0]["integrated_lufs"]) == pytest.approx(-30, abs=0.2)
+    made_lines = [line for line in lines if line["state"] == "done"]
+    assert all(float(line["true_peak_dbtp"]) < 1 for line in made_lines)
+    assert all(float(line["speech_seconds"]) >= 0 for line in made_lines)
+    assert all(float(line["device_seconds"]) > 0 for line in made_lines)
+    assert "for a minute of sound\ncost " in printed  # of so many seconds, at 1 a second
     made = {line["path"]: os.stat(line["path"]).st_mtime_ns for line in lines if line["path"]}
     assert sorted(Path(path).relative_to(output).as_posix() for path in made) == [
         "clips.foley.mp4",

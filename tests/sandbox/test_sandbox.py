@@ -39,6 +39,7 @@ from tests.media.clips import add_sound, write_clip
 from tests.media.test_images import number_files, write_zip
 from tests.patience import Deadline, is_within, scale
 from tests.server import ROOT, draw_clip
+from tests.speech import babble
 
 MIB = 2**20
 LIMITS = SandboxLimits(memory_bytes=512 * MIB, cpu_seconds=1, file_bytes=32 * MIB)
@@ -109,6 +110,21 @@ def test_waveforms_are_written_in_each_format(sandbox: Sandbox, tmp_path: Path) 
     assert [file["name"] for file in first] == ["foley-1.mp4", "foley-1.wav"]
     assert [file["container"] for file in second] == ["mp4", "wav"]
     assert all((tmp_path / file["name"]).stat().st_size for file in [*first, *second])
+
+
+def test_a_confined_child_measures_loudness_and_speech(sandbox: Sandbox, tmp_path: Path) -> None:
+    voice = torch.from_numpy(babble(2.0, 3))
+    tone = 0.25 * torch.sin(torch.arange(len(voice)) * 2 * torch.pi * 997 / 48_000)
+    save_waveforms(torch.stack([voice, tone])[:, None], tmp_path)
+    options: dict[str, Any] = {"formats": ["wav"], "sample_rate": 48_000, "stop_seconds": None}
+    options |= {"measure": True, "limits": ACCEPTED}
+    (spoken,), (played,) = asyncio.run(sandbox.run("write", tmp_path, **options))
+    assert spoken["speech_seconds"] > 1
+    assert played["speech_seconds"] == 0
+    # A sine of 997 Hz at a peak of -12.04 dB on two loudspeakers.
+    assert played["loudness"]["after"] == pytest.approx(
+        {"integrated_lufs": -12.04, "true_peak_dbtp": -12.04}, abs=0.1
+    )
 
 
 @pytest.mark.parametrize("kind", ["webp", "zip"])

@@ -131,7 +131,7 @@ ALLOWED: dict[str, set[str]] = {
     "runners.handoff": BASE,
     "runners.tracing": BASE | {"runners.messages", "runners.settings"},
     "runners.sandbox/": BASE
-    | {"foley.marks/", "foley.media/", "runners.handoff", "runners.storage"},
+    | {"foley.marks/", "foley.media/", "foley.speech", "runners.handoff", "runners.storage"},
     "runners.jobs/": BASE
     | {
         "foley.marks/",

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import math
 import time
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -36,6 +37,7 @@ from foley.storage import Storage, is_remote, open_storage
 
 PICTURE = "summary.svg"
 MAX_JOBS = 512
+LINE_SECONDS = 60.0  # between two lines about the progress, in a log
 
 
 def bulk(
@@ -110,6 +112,13 @@ def bulk(
         int | None,
         Parameter(help="Processes with a model, with --address; by default one for each GPU."),
     ] = None,
+    hourly_price: Annotated[
+        float | None,
+        Parameter(
+            help="What an hour of all machines of the run costs, in any currency, from 0. The "
+            "progress, the summary and --dry-run then say what the run costs."
+        ),
+    ] = None,
     quiet: Annotated[bool, Parameter(alias="-q", negative=(), help="Show errors only.")] = False,
     verbose: Annotated[bool, Parameter(alias="-v", negative=(), help="Show logs.")] = False,
     model: ModelOptions = ModelOptions(),  # noqa: B008
@@ -124,6 +133,8 @@ def bulk(
     row's own prompt comes first.
     """
     _check_numbers(jobs=jobs, limit=limit, max_errors=max_errors, workers=workers)
+    if hourly_price is not None and not 0 <= hourly_price < math.inf:
+        raise ParameterError(f"--hourly-price: {hourly_price:g} is no price; give 0 or more")
     if workers is not None and address is None:
         raise ParameterError("--workers is about a Ray cluster; add --address, or leave it out")
     console = Console(stderr=True, quiet=quiet, highlight=False, markup=False, soft_wrap=True)
@@ -147,7 +158,9 @@ def bulk(
     if dry_run:
         plan = plan_rows(tasks, storage, output, retry_failed=retry_failed)
         _print_plan(console, plan, bad)
-        print_estimate(console, plan.waiting[:limit], plan.finished.values())
+        print_estimate(
+            console, plan.waiting[:limit], plan.finished.values(), hourly_price=hourly_price
+        )
         return 1 if bad else 0
     start = BulkStart(
         preset=model.preset,
@@ -167,7 +180,14 @@ def bulk(
         plan = plan_rows(tasks, storage, output, retry_failed=retry_failed)
         _print_plan(console, plan, bad)
         outcomes = dict(plan.finished)
-        run = _Run(console, storage, outcomes, max_errors=max_errors, num_failed=len(bad))
+        run = _Run(
+            console,
+            storage,
+            outcomes,
+            max_errors=max_errors,
+            num_failed=len(bad),
+            hourly_price=hourly_price,
+        )
         try:
             if plan.waiting:
                 waiting = plan.waiting[:limit]
@@ -302,6 +322,7 @@ class _Run:
         outcomes: of all rows so far, by id; new ones are added.
         max_errors: stop when more rows have failed; None for no limit.
         num_failed: rows of this run that have failed before it began.
+        hourly_price: of the machines; None where nobody gave one.
     """
 
     def __init__(
@@ -312,14 +333,19 @@ class _Run:
         *,
         max_errors: int | None,
         num_failed: int,
+        hourly_price: float | None,
     ) -> None:
         self._console = console
         self._storage = storage
         self._outcomes = outcomes
         self._max_errors = max_errors
         self._num_failed = num_failed
+        self._num_ended = 0
         self._num_done = 0
         self._sound_seconds = 0.0
+        self._device_seconds = 0.0
+        self._hourly_price = hourly_price
+        self._shown = time.monotonic()
         self._began = time.monotonic()
 
     def work(self, ended: Iterator[BulkOutcome], tasks: Sequence[BulkTask]) -> None:
@@ -351,6 +377,7 @@ class _Run:
                     continue  # another process gave it too, before it died
                 self._take(outcome)
                 bars.update(bar, advance=1, description=self._describe())
+                self._print_progress(len(tasks))
                 if self._max_errors is not None and self._num_failed > self._max_errors:
                     self._console.print(
                         f"stopped after {self._num_failed} errors (--max-errors)", style="red"
@@ -359,9 +386,11 @@ class _Run:
 
     def _take(self, outcome: BulkOutcome) -> None:
         self._outcomes[outcome.id] = outcome
+        self._num_ended += 1
         if outcome.state == "done":
             self._num_done += 1
             self._sound_seconds += outcome.duration_seconds * len(outcome.seeds)
+            self._device_seconds += outcome.device_seconds
             return
         self._num_failed += 1
         keep_failure(self._storage, outcome)
@@ -371,7 +400,19 @@ class _Run:
         seconds = max(time.monotonic() - self._began, 1e-3)
         failed = f", {self._num_failed} failed" if self._num_failed else ""
         rate = self._sound_seconds / seconds
-        return f"{self._sound_seconds:.1f} s of sound, {rate:.2f} s a second{failed}"
+        cost = "" if self._hourly_price is None else f", cost {self._cost():.4g}"
+        return f"{self._sound_seconds:.1f} s of sound, {rate:.2f} s a second{cost}{failed}"
+
+    def _cost(self) -> float:
+        """Return what the machines have cost since the run began, with the model's loading."""
+        return (self._hourly_price or 0.0) * (time.monotonic() - self._began) / 3600
+
+    def _print_progress(self, num_rows: int) -> None:
+        """Print a line now and then where there is no terminal that could show a bar."""
+        if self._console.is_terminal or time.monotonic() - self._shown < LINE_SECONDS:
+            return
+        self._shown = time.monotonic()
+        self._console.print(f"{self._num_ended} of {num_rows} rows, {self._describe()}")
 
     def print_summary(self, paths: Sequence[str]) -> None:
         """Print what the run made, and where the report is.
@@ -384,6 +425,13 @@ class _Run:
             f"{self._num_done} rows done, {self._num_failed} failed: {self._sound_seconds:.2f} s "
             f"of sound in {seconds:.2f} s"
         )
+        minutes = self._sound_seconds / 60
+        if minutes:
+            a_minute = self._device_seconds / minutes
+            self._console.print(f"devices worked {a_minute:.2f} s for a minute of sound")
+        if self._hourly_price is not None and self._num_ended:
+            share = f", {self._cost() / minutes:.4g} a minute of sound" if minutes else ""
+            self._console.print(f"cost {self._cost():.4g} at {self._hourly_price:g} an hour{share}")
         for path in paths:
             self._console.print(path)
 

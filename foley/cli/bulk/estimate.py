@@ -21,7 +21,11 @@ AAC_BYTES_A_SECOND = 24_000
 
 
 def print_estimate(
-    console: Console, tasks: Sequence[BulkTask], finished: Iterable[BulkOutcome]
+    console: Console,
+    tasks: Sequence[BulkTask],
+    finished: Iterable[BulkOutcome],
+    *,
+    hourly_price: float | None = None,
 ) -> None:
     """Print the seconds of sound, the bytes and, where rows were made before, the time.
 
@@ -29,6 +33,7 @@ def print_estimate(
         console: for the lines.
         tasks: that would be worked on.
         finished: outcomes of earlier runs in the same output.
+        hourly_price: of the machines; None where nobody gave one.
     """
     if not tasks:
         return
@@ -46,7 +51,9 @@ def print_estimate(
     if rate is None:
         console.print("the time is known once some rows are made here: try --limit 20 first")
     else:
-        console.print(f"about {seconds / rate / 60:.1f} min, at the rate of the earlier rows")
+        hours = seconds / rate / 3600
+        cost = "" if hourly_price is None else f" and a cost of {hours * hourly_price:.4g}"
+        console.print(f"about {60 * hours:.1f} min{cost}, at the rate of the earlier rows")
 
 
 def _measure(task: BulkTask) -> tuple[float, float] | None:

@@ -31,8 +31,21 @@ COLUMNS = (
         "seed",
         "duration_seconds",
         "seconds",
+        "device_seconds",
     ),
-    *("integrated_lufs", "true_peak_dbtp", "path", "error_code", "error", "notices"),
+    *(
+        "speech_seconds",
+        "integrated_lufs",
+        "true_peak_dbtp",
+        "path",
+        "error_code",
+        "error",
+        "notices",
+    ),
+)
+_NUMBERS = (
+    *("duration_seconds", "seconds", "device_seconds", "speech_seconds"),
+    *("integrated_lufs", "true_peak_dbtp"),
 )
 _READERS = 16  # records read at once, since each read from a bucket waits
 
@@ -196,6 +209,7 @@ def _describe(task: BulkTask, outcome: BulkOutcome | None) -> Iterator[dict[str,
     for index, name in enumerate(outcome.names):
         is_layer = index >= num_mixes
         loudness = outcome.loudness[index].after if index < len(outcome.loudness) else None
+        speech = outcome.speech_seconds[index : index + 1]
         yield {
             **about,
             "variation": None if is_layer else index + 1,
@@ -203,6 +217,8 @@ def _describe(task: BulkTask, outcome: BulkOutcome | None) -> Iterator[dict[str,
             "seed": seeds[index] if seeds else None,
             "duration_seconds": round(outcome.duration_seconds, 6) or None,
             "seconds": round(outcome.seconds, 3) or None,
+            "device_seconds": round(outcome.device_seconds, 4) or None,
+            "speech_seconds": speech[0] if speech else None,
             "integrated_lufs": loudness.integrated_lufs if loudness else None,
             "true_peak_dbtp": loudness.true_peak_dbtp if loudness else None,
             "path": f"{task.output}/{name}",
@@ -232,9 +248,7 @@ def write_report(storage: Storage, lines: Sequence[Mapping[str, Any]]) -> list[s
 
     kinds = {
         **dict.fromkeys(("variation", "layer", "seed"), pyarrow.int64()),
-        **dict.fromkeys(
-            ("duration_seconds", "seconds", "integrated_lufs", "true_peak_dbtp"), pyarrow.float64()
-        ),
+        **dict.fromkeys(_NUMBERS, pyarrow.float64()),
     }
     schema = pyarrow.schema([(name, kinds.get(name, pyarrow.string())) for name in COLUMNS])
     buffer = io.BytesIO()
