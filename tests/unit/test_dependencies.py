@@ -2,6 +2,8 @@
 
 import ast
 import functools
+import shutil
+import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -93,3 +95,23 @@ def test_what_is_imported_is_declared(places: list[str], extras: list[str]) -> N
 def test_what_is_declared_is_imported() -> None:
     used = imported("foley", "runners", "service.py", "handler.py")
     assert declared(*SERVING_EXTRAS) - used == LOADED_BY_NAME
+
+
+def test_setup_never_empties_the_environment_of_another_tree(tmp_path: Path) -> None:
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "requirements").mkdir()
+    (tmp_path / "requirements" / "dev.txt").write_text("")
+    shutil.copy(ROOT / "scripts/setup", tmp_path / "scripts")
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "kept").touch()
+    (tmp_path / ".venv").symlink_to("theirs")
+    done = subprocess.run(
+        [tmp_path / "scripts/setup"],
+        env={"PATH": "/usr/bin:/bin", "FOLEY_PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+    )
+    assert (tmp_path / "theirs" / "kept").exists()
+    assert done.returncode == 1
+    assert ".venv is a link to theirs" in done.stderr
