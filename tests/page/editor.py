@@ -173,13 +173,6 @@ def open_editor(
     return tab
 
 
-def find_offset(recorded: np.ndarray, sound: np.ndarray, start: int, stop: int) -> int:
-    """Return where a recording has the first sample of a sound, found by a part of the sound."""
-    size = 1 << (len(recorded) + stop - start).bit_length()
-    spectrum = np.fft.rfft(recorded, size) * np.fft.rfft(sound[start:stop], size).conj()
-    return int(np.fft.irfft(spectrum, size)[: len(recorded)].argmax()) - start
-
-
 def load_editor(tab: EditorTab, url: str) -> None:
     """Load the page, and wait until it has what the browser keeps."""
     tab.page.goto(url)
