@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from foley.errors import FoleyError, RequestError, ServerError
 from foley.quiet import silence_imports
-from foley.request import GenerationRequest
 from foley.version import __version__
 
 if TYPE_CHECKING:
     from foley.generation import Generation
     from foley.pipeline import FoleyPipeline, Progress
+    from foley.request import GenerationRequest
     from foley.session import SoundPiece
     from foley.types import Conditions, VideoFrames
 
@@ -38,6 +38,7 @@ _LAZY = {
     "Conditions": "foley.types",
     "FoleyPipeline": "foley.pipeline",
     "Generation": "foley.generation",
+    "GenerationRequest": "foley.request",
     "Progress": "foley.pipeline",
     "SoundPiece": "foley.session",
     "VideoFrames": "foley.types",
@@ -45,7 +46,7 @@ _LAZY = {
 
 
 def __getattr__(name: str) -> Any:
-    # These import torch, which takes seconds: a command's --help must not wait for it.
+    # Most of these import torch, which takes seconds: a command's --help must not wait for it.
     if name in _LAZY:
         from importlib import import_module
 

@@ -510,19 +510,21 @@ def test_the_installed_command_prints_its_version() -> None:
 
 
 @pytest.mark.long
-def test_an_interrupted_command_leaves_no_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_command_leaves_no_file(tmp_path: Path, number: signal.Signals) -> None:
     command = [sys.executable, "-c", "from foley.cli.app import main; main()", "generate"]
     command += [str(CLIP), "-o", str(tmp_path / "out.mp4"), "--steps", "200", "--solver", "rk4"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         while "preset tiny" not in process.stderr.readline():  # until the model is loaded
             assert process.poll() is None
         time.sleep(1)
-        os.kill(process.pid, signal.SIGINT)
+        os.kill(process.pid, number)
         rest = process.stderr.read()
-        assert wait_for_exit(process) == 130
-    assert "interrupted" in rest
-    assert list(tmp_path.iterdir()) == []
+        assert wait_for_exit(process) == 128 + number
+    assert "no partial file was left" in rest
+    assert [path for path in tmp_path.iterdir() if "torchinductor" not in path.name] == []
 
 
 def test_a_wrong_table_ends_with_2(foley: RunFoley, tmp_path: Path) -> None:

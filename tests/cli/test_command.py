@@ -170,7 +170,10 @@ def test_an_unreachable_service_ends_with_3(foley: RunFoley, tmp_path: Path) -> 
     assert "http://127.0.0.1:9 cannot be reached" in stderr
 
 
-def test_an_interrupted_download_leaves_no_file(service: StubServer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_download_leaves_no_file(
+    service: StubServer, tmp_path: Path, number: signal.Signals
+) -> None:
     end = threading.Event()
     file = Reply(pieces=(b"p", b"ic."), wait=lambda: end.wait(scale(20)))
     service.replies = [MODELS, result_reply("mp4"), file]
@@ -180,10 +183,10 @@ def test_an_interrupted_download_leaves_no_file(service: StubServer, tmp_path: P
     with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True) as process:
         while not list(tmp_path.iterdir()):  # until the file is being written
             assert process.poll() is None
-        os.kill(process.pid, signal.SIGINT)
+        os.kill(process.pid, number)
         assert process.stderr is not None
         rest = process.stderr.read()
-        assert wait_for_exit(process) == 130
+        assert wait_for_exit(process) == 128 + number
     end.set()
-    assert "interrupted" in rest
+    assert "no partial file was left" in rest
     assert list(tmp_path.iterdir()) == []

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from foley.cli.app import app
+from foley.cli.commands import app
 from foley.errors import ConfigError, OutputError
 from foley.generation import Generation
 from foley.marks import keys
