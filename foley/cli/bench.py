@@ -18,6 +18,7 @@ from rich.table import Table
 from foley.atomic import atomic_path
 from foley.cli.options import ServerOptions, SoundOptions
 from foley.cli.svg import draw_bars, draw_counts, draw_document
+from foley.cli.whole import WHOLE
 from foley.client import AsyncFoleyClient
 from foley.errors import FoleyError, OutputError, ParameterError
 from foley.request import GenerationRequest
@@ -60,11 +61,12 @@ def bench(
     sound: SoundOptions = SoundOptions(),  # noqa: B008 - it is frozen
     callers: Annotated[
         tuple[int, ...],
+        WHOLE,
         Parameter(
             negative=(), consume_multiple=True, help="Callers at once, one load after another."
         ),
     ] = (1, 4, 16),
-    requests: Annotated[int, Parameter(help="Requests of each load.")] = 32,
+    requests: Annotated[int, WHOLE, Parameter(help="Requests of each load.")] = 32,
     output: Annotated[Path | None, Parameter(alias="-o", help="Picture to write, .svg.")] = None,
     as_json: Annotated[
         bool, Parameter(name="--json", negative=(), help="Write the figures as JSON instead.")

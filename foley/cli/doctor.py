@@ -7,6 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from foley.cli.whole import WHOLE
 from foley.quiet import silence_imports
 
 EXIT_UNFIT = 3
@@ -29,7 +30,7 @@ def doctor(
     device: Annotated[
         str, Parameter(env_var="FOLEY_DEVICE", help="auto, cpu, cuda or cuda:N.")
     ] = "auto",
-    port: Annotated[int, Parameter(help="Port to check for the service.")] = 3000,
+    port: Annotated[int, WHOLE, Parameter(help="Port to check for the service.")] = 3000,
     as_json: Annotated[bool, Parameter(name="--json", negative=(), help="Print JSON.")] = False,
 ) -> int:
     """Check versions, driver, GPU, attention, FFmpeg, weights, disk and port.

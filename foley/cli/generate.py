@@ -36,6 +36,7 @@ from foley.cli.projects import read_project
 from foley.cli.report import Report
 from foley.cli.table import read_table
 from foley.cli.timelines import check_timelines, write_timelines
+from foley.cli.whole import WHOLE
 from foley.errors import ParameterError, RequestError
 from foley.parts import Part
 from foley.request import GenerationRequest
@@ -90,6 +91,7 @@ def generate(
     ] = False,
     jobs: Annotated[
         int,
+        WHOLE,
         Parameter(
             alias="-j",
             help="Clips at once; 1 to 16. Together they take less time than one after the other, "

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from foley.cli.options import ServerOptions, SoundOptions
 from foley.cli.plan import check_part_flags
+from foley.cli.whole import WHOLE
 from foley.errors import ParameterError
 from foley.media.numbering import is_pattern, name_pictures, pack_pictures
 from foley.request import AudioFormat, Format
@@ -114,8 +115,8 @@ def list_jobs(
         Literal["queued", "running", "succeeded", "failed", "cancelled"] | None,
         Parameter(help="Of the jobs that are listed; all without it."),
     ] = None,
-    limit: Annotated[int, Parameter(help="How many at most; 1 to 100.")] = 20,
-    offset: Annotated[int, Parameter(help="How many of the newest to leave out.")] = 0,
+    limit: Annotated[int, WHOLE, Parameter(help="How many at most; 1 to 100.")] = 20,
+    offset: Annotated[int, WHOLE, Parameter(help="How many of the newest to leave out.")] = 0,
     server: ServerOptions = ServerOptions(),  # noqa: B008
 ) -> int:
     """Write the newest jobs of the key: id, state and time of acceptance."""

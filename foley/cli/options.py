@@ -13,6 +13,7 @@ from cyclopts import Parameter
 from foley.cli.cues import parse_cue, read_cues
 from foley.cli.edits import find_source, make_edit
 from foley.cli.layers import parse_layer, read_layers
+from foley.cli.whole import WHOLE
 from foley.configs import OFFICIAL_GUIDANCE, OFFICIAL_STEPS, TINY_GUIDANCE, TINY_STEPS
 from foley.errors import ParameterError
 from foley.marks.mark import Marks, load_marks
@@ -46,6 +47,7 @@ class SoundOptions:
     ] = None
     num_inference_steps: Annotated[
         int | None,
+        WHOLE,
         Parameter(
             alias="--steps",
             help=f"Solver steps; 1 to 200. By default {TINY_STEPS} with tiny and {OFFICIAL_STEPS} "
@@ -73,10 +75,11 @@ class SoundOptions:
     ] = None
     seed: Annotated[
         int | None,
+        WHOLE,
         Parameter(help="Seed that repeats a result. By default it is random; it is always shown."),
     ] = None
     num_variations: Annotated[
-        int, Parameter(alias="--variations", help="Sounds for each clip; 1 to 8.")
+        int, WHOLE, Parameter(alias="--variations", help="Sounds for each clip; 1 to 8.")
     ] = _DEFAULTS.num_variations
     duration_seconds: Annotated[
         float | None,
@@ -152,9 +155,9 @@ class SoundOptions:
             "there is some (retry)."
         ),
     ] = _DEFAULTS.avoid_speech
-    max_retries: Annotated[int, Parameter(help="How often, with --avoid-speech retry; 1 to 8.")] = (
-        _DEFAULTS.max_retries
-    )
+    max_retries: Annotated[
+        int, WHOLE, Parameter(help="How often, with --avoid-speech retry; 1 to 8.")
+    ] = _DEFAULTS.max_retries
 
     def parse(self) -> GenerationRequest:
         """Return the options as a request.

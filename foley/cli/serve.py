@@ -8,6 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from foley.cli.whole import WHOLE
 from foley.errors import ConfigError
 from foley.hardware.doctor import refuse_unfit
 from foley.quiet import silence_imports
@@ -23,7 +24,7 @@ def serve(
     host: Annotated[
         str, Parameter(help="Address to listen on; 0.0.0.0 listens on every interface.")
     ] = "127.0.0.1",
-    port: Annotated[int, Parameter(help="Port for HTTP.")] = 3000,
+    port: Annotated[int, WHOLE, Parameter(help="Port for HTTP.")] = 3000,
     preset: Annotated[
         str | None,
         Parameter(env_var="FOLEY_PRESET", help="Preset: tiny, xl, xxl or auto."),

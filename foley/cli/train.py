@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from foley.cli.whole import WHOLE
 from foley.errors import ParameterError
 from foley.quiet import silence_imports
 
@@ -30,14 +31,16 @@ def train(
     prompts: Annotated[
         Path | None, Parameter(help="CSV file with the columns clip and prompt, for NAME.txt.")
     ] = None,
-    rank: Annotated[int, Parameter(help="Size of the adapter; 1 to 512.")] = 16,
+    rank: Annotated[int, WHOLE, Parameter(help="Size of the adapter; 1 to 512.")] = 16,
     targets: Annotated[
         Literal["all", "attention"],
         Parameter(help="Layers that change. attention is smaller, and changes the timbre less."),
     ] = "all",
-    steps: Annotated[int, Parameter(help="Steps at most; 1 to 100000.")] = 1000,
-    batch: Annotated[int, Parameter(help="Clips of a step; 1 to 64.")] = 4,
-    seed: Annotated[int, Parameter(help="Of everything that is drawn; 0 to 2147483647.")] = 0,
+    steps: Annotated[int, WHOLE, Parameter(help="Steps at most; 1 to 100000.")] = 1000,
+    batch: Annotated[int, WHOLE, Parameter(help="Clips of a step; 1 to 64.")] = 4,
+    seed: Annotated[
+        int, WHOLE, Parameter(help="Of everything that is drawn; 0 to 2147483647.")
+    ] = 0,
     preset: Annotated[str, Parameter(help="The model: tiny, xl, xxl or auto.")] = "auto",
     weights: Annotated[
         Path | None, Parameter(env_var="FOLEY_WEIGHTS", help="Folder of the weights.")

@@ -8,6 +8,7 @@ from cyclopts import App, Parameter
 
 from foley.cli.jobs import open_client
 from foley.cli.options import ServerOptions
+from foley.cli.whole import WHOLE
 from foley.errors import OutputError, ParameterError
 
 app = App(
@@ -56,7 +57,7 @@ def verify(
 @app.command
 def failed(
     *,
-    limit: Annotated[int, Parameter(help="How many at most; 1 to 100.")] = 20,
+    limit: Annotated[int, WHOLE, Parameter(help="How many at most; 1 to 100.")] = 20,
     server: ServerOptions = ServerOptions(),  # noqa: B008 - it is frozen
 ) -> int:
     """Write the webhooks that were given up: id of the job, tries, address and last error."""

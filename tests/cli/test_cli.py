@@ -10,20 +10,24 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import av
 import numpy as np
 import pytest
+from cyclopts import App
 from rich.console import Console
 
 from foley.cli.app import main
 from foley.cli.backends import ClipResult
+from foley.cli.commands import app
 from foley.cli.plan import ClipTask
 from foley.cli.report import Report
 from foley.cli.serve import override_settings, page_address, serve
+from foley.cli.whole import parse_whole
 from foley.configs import OFFICIAL_GUIDANCE, TINY, TINY_GUIDANCE
 from foley.models.dit import build_dit
 from foley.request import GenerationRequest
@@ -527,6 +531,36 @@ def test_an_interrupted_command_leaves_no_file(tmp_path: Path, number: signal.Si
     assert [path for path in tmp_path.iterdir() if "torchinductor" not in path.name] == []
 
 
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        (("generate", "a.mp4", "--seed", "1.5"), "--seed"),
+        (("generate", "a.mp4", "-j", "2.0"), "-j"),
+        (("bulk", "a", "b", "--limit=1.5"), "--limit"),
+        (("train", "a", "--out", "b", "--rank", "1.5"), "--rank"),
+        (("jobs", "list", "--limit", "1.5"), "--limit"),
+        (("webhook", "failed", "--limit", "1.5"), "--limit"),
+        (("serve", "--port", "1.5"), "--port"),
+    ],
+)
+def test_a_fraction_is_not_rounded_to_a_whole_number(
+    foley: RunFoley, arguments: tuple[str, ...], option: str
+) -> None:
+    result = foley(*arguments)
+    assert result.returncode == 2
+    assert f"Invalid value for {option}: " in result.stderr
+    assert "is not a whole number" in result.stderr
+
+
+@pytest.mark.parametrize("group", [(), ("jobs",), ("webhook",)])
+def test_a_group_without_a_command_shows_its_help_and_ends_with_0(
+    foley: RunFoley, group: tuple[str, ...]
+) -> None:
+    result = foley(*group)
+    assert result.returncode == 0
+    assert result.stdout.startswith(" ".join(("Usage: foley", *group, "COMMAND")))
+
+
 def test_a_wrong_table_ends_with_2(foley: RunFoley, tmp_path: Path) -> None:
     (tmp_path / "clips.csv").write_text("clip,seed\na.mp4,-4\n")
     result = foley("generate", "--csv", tmp_path / "clips.csv")
@@ -555,3 +589,23 @@ def test_the_users_own_setting_of_openmp_stays(
     monkeypatch.setattr(os, "environ", dict(own))
     assert foley("--version").returncode == 0
     assert dict(os.environ) == own
+
+
+def list_commands(group: App) -> Iterator[App]:
+    for name in group:
+        if not name.startswith("-"):
+            yield group[name]
+            yield from list_commands(group[name])
+
+
+def test_every_option_of_whole_numbers_refuses_fractions() -> None:
+    options = [
+        argument
+        for command in list_commands(app)
+        if command.default_command is not None
+        for argument in command.assemble_argument_collection()
+        if int in (argument.hint, *get_args(argument.hint))
+    ]
+    assert len(options) > 20
+    for option in options:
+        assert option.parameter.converter is parse_whole, option.name

@@ -29,6 +29,7 @@ from foley.cli.bulk.sources import read_source
 from foley.cli.bulk.station import StationProcess
 from foley.cli.options import MarkFlags, MixFlags, ModelOptions, SoundOptions
 from foley.cli.plan import check_part_flags
+from foley.cli.whole import WHOLE
 from foley.errors import ConfigError, ParameterError
 from foley.hardware.doctor import refuse_unfit
 from foley.quiet import silence_imports
@@ -82,10 +83,12 @@ def bulk(
         bool, Parameter(negative=(), help="Work again on rows that failed in an earlier run.")
     ] = False,
     limit: Annotated[
-        int | None, Parameter(help="Work on so many rows at most, from 1, and leave the others.")
+        int | None,
+        WHOLE,
+        Parameter(help="Work on so many rows at most, from 1, and leave the others."),
     ] = None,
     max_errors: Annotated[
-        int | None, Parameter(help="Stop when more rows than this have failed; from 0.")
+        int | None, WHOLE, Parameter(help="Stop when more rows than this have failed; from 0.")
     ] = None,
     dry_run: Annotated[
         bool,
@@ -95,6 +98,7 @@ def bulk(
     ] = False,
     jobs: Annotated[
         int | None,
+        WHOLE,
         Parameter(
             alias="-j",
             help="Rows at once in each process; by default what suits the device. More need more "
@@ -110,6 +114,7 @@ def bulk(
     ] = None,
     workers: Annotated[
         int | None,
+        WHOLE,
         Parameter(help="Processes with a model, with --address; by default one for each GPU."),
     ] = None,
     hourly_price: Annotated[
