@@ -95,6 +95,8 @@ SHARED_OPTIONS: dict[str, Any] = {
     # Our own time limit passes first, with an error in our form. BentoML's is the last resort.
     "traffic": {"timeout": SETTINGS.find_time_limit(SETTINGS.max_clip_seconds) + 30},
     "logging": {"access": {"enabled": False}},  # `ErrorMiddleware` logs each request
+    # Of all addresses: BentoML would make a span for each piece of a body, and export none.
+    "tracing": {"excluded_urls": ["."]},
 }
 
 

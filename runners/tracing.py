@@ -75,7 +75,7 @@ def start_request_span(name: str, headers: Mapping[str, str]) -> Iterator[Span]:
         name: of the span.
         headers: HTTP headers or gRPC metadata, with lower-case names.
     """
-    # A new context, because BentoML's middleware has started a span that is never exported.
+    # A new context: the caller's trace is that of the headers, and none without them.
     caller = propagate.extract(headers, context.Context())
     with _Process.tracer.start_as_current_span(
         name, caller, kind=SpanKind.SERVER, record_exception=False, set_status_on_exception=False
