@@ -40,6 +40,7 @@ class AsyncFoleyClient:
         base_url: as for `FoleyClient`.
         api_key: as for `FoleyClient`.
         timeout_seconds: as for `FoleyClient`.
+        transport: sends the requests; None for that of httpx.
 
     Attributes:
         jobs: the durable jobs of the service.
@@ -49,9 +50,15 @@ class AsyncFoleyClient:
     """
 
     def __init__(
-        self, base_url: str, *, api_key: str | None = None, timeout_seconds: float | None = None
+        self,
+        base_url: str,
+        *,
+        api_key: str | None = None,
+        timeout_seconds: float | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        self._http = httpx.AsyncClient(**make_client_settings(base_url, api_key, timeout_seconds))
+        settings = make_client_settings(base_url, api_key, timeout_seconds)
+        self._http = httpx.AsyncClient(**settings, transport=transport)
         self._timeout_seconds = timeout_seconds
         self.jobs = AsyncJobs(self._request, self.download)
 

@@ -6,8 +6,10 @@ of interactive callers. The seed is fixed, so a repetition gives the same bytes.
 
 import asyncio
 import contextlib
+import functools
 import itertools
-from collections.abc import AsyncIterator, Callable
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ from runners.durable.bucket_files import AnyFiles, translate_errors
 from runners.durable.queue import JobQueue
 from runners.durable.request import JobRequest, find_output
 from runners.durable.secret import make_job_key
+from runners.durable.transport import AiohttpTransport
 from runners.handoff import CLIP, SOURCE
 from runners.status import PublicError, public_error
 
@@ -55,7 +58,49 @@ WAITED_CODES = (StorageFullError.code, NotReadyError.code)
 MAX_FAILURES = 10
 FIRST_PAUSE_SECONDS = 0.25
 MAX_PAUSE_SECONDS = 5.0
-PROGRESS_SECONDS = 1.0
+CONFIRM_SECONDS = 1.0
+
+
+class ProgressNotes:
+    """How far the running jobs are, until the queue knows.
+
+    Jobs note in their event loop. A thread writes the latest of all of them in one transaction.
+    """
+
+    def __init__(self) -> None:
+        self._latest: dict[str, dict[str, Any]] = {}
+        self._lock = threading.Lock()
+
+    def put(self, job_id: str, progress: dict[str, Any]) -> None:
+        """Note how far a job is.
+
+        Args:
+            job_id: of the job.
+            progress: as of `runners.durable.job.Job`.
+        """
+        with self._lock:
+            self._latest[job_id] = progress
+
+    def forget(self, job_id: str) -> None:
+        """Forget what was noted of a job that has ended."""
+        with self._lock:
+            self._latest.pop(job_id, None)
+
+    def write(self, queue: JobQueue) -> None:
+        """Write what was noted since the last call.
+
+        Raises:
+            SQLAlchemyError: the database is away, or its disk is full; the next call tries again.
+        """
+        with self._lock:
+            latest = dict(self._latest)
+        if not latest:
+            return
+        queue.set_progress(latest)
+        with self._lock:
+            for job_id, progress in latest.items():
+                if self._latest.get(job_id) is progress:
+                    del self._latest[job_id]
 
 
 class JobRunner:
@@ -65,7 +110,8 @@ class JobRunner:
         server: address of the API.
         secret: of the folder, see `runners.durable.secret`.
         files: of the jobs.
-        queue: where progress is noted.
+        queue: says whether a job was cancelled.
+        notes: of the jobs' progress.
         require_claim: returns if the jobs of this process are still its own; None where no other
             can have taken them.
     """
@@ -76,12 +122,14 @@ class JobRunner:
         secret: bytes,
         files: AnyFiles,
         queue: JobQueue,
+        notes: ProgressNotes,
         require_claim: Callable[[], None] | None = None,
     ) -> None:
         self._server = server
         self._secret = secret
         self._files = files
         self._queue = queue
+        self._notes = notes
         self._require_claim = require_claim
         self._clients: dict[str, AsyncFoleyClient] = {}  # by owner: making one takes 30 ms
 
@@ -96,6 +144,12 @@ class JobRunner:
         Raises:
             FoleyError: the job cannot succeed.
         """
+        try:
+            return await self._run(job_id, owner, request)
+        finally:
+            self._notes.forget(job_id)
+
+    async def _run(self, job_id: str, owner: str, request: JobRequest) -> dict[str, Any]:
         pause_seconds = FIRST_PAUSE_SECONDS
         num_failures = num_retries = 0
         while True:
@@ -115,7 +169,7 @@ class JobRunner:
                         raise
                 log.warning("job_waits", job_id=job_id, code=public.code, reason=str(error))
                 num_retries += 1
-                await self._note_wait(job_id, public, num_retries)
+                self._note_wait(job_id, public, num_retries)
             await asyncio.sleep(pause_seconds)
             pause_seconds = min(2 * pause_seconds, MAX_PAUSE_SECONDS)
 
@@ -132,13 +186,12 @@ class JobRunner:
             )
             if request.options.edit is not None and request.options.edit.is_sent:
                 options["edit"]["source"] = inputs / SOURCE
-            async with self._notes(job_id) as on_update:
-                generation = await client.generate(
-                    inputs / CLIP if request.has_clip else None,
-                    request_id=job_id,
-                    on_update=on_update,
-                    **options,
-                )
+            generation = await client.generate(
+                inputs / CLIP if request.has_clip else None,
+                request_id=job_id,
+                on_update=functools.partial(self._note_update, job_id),
+                **options,
+            )
             for file in generation.files:
                 await client.download(file, partial / Path(file.url).name)
             result = describe_result(generation)
@@ -162,7 +215,7 @@ class JobRunner:
                 with translate_errors():
                     return await asyncio.to_thread(store, *arguments)
             except NotReadyError as error:
-                await self._note_wait(job_id, public_error(error), num_retries)
+                self._note_wait(job_id, public_error(error), num_retries)
             await asyncio.sleep(pause_seconds)
             pause_seconds = min(2 * pause_seconds, MAX_PAUSE_SECONDS)
         raise AssertionError("it counts for ever")
@@ -184,44 +237,22 @@ class JobRunner:
                 log.warning("result_waits", job_id=job_id, reason=str(error))
             else:
                 return
-            await asyncio.sleep(PROGRESS_SECONDS)
+            await asyncio.sleep(CONFIRM_SECONDS)
 
     def _find_client(self, owner: str) -> AsyncFoleyClient:
         if owner not in self._clients:
             key = make_job_key(self._secret, owner) if owner else None
-            self._clients[owner] = AsyncFoleyClient(self._server, api_key=key)
+            self._clients[owner] = AsyncFoleyClient(
+                self._server, api_key=key, transport=AiohttpTransport()
+            )
         return self._clients[owner]
 
-    @contextlib.asynccontextmanager
-    async def _notes(self, job_id: str) -> AsyncIterator[Any]:
-        """Yield a function for updates, of which the latest is noted once a second."""
-        latest: list[RemoteUpdate] = []
+    def _note_update(self, job_id: str, update: RemoteUpdate) -> None:
+        self._notes.put(job_id, update.model_dump(mode="json", exclude_none=True))
 
-        async def write() -> None:
-            written: RemoteUpdate | None = None
-            while True:
-                await asyncio.sleep(PROGRESS_SECONDS)  # first: a short job is not noted at all
-                if latest and latest[-1] != written:
-                    written = latest[-1]
-                    latest.clear()
-                    await self._note(job_id, written.model_dump(mode="json", exclude_none=True))
-
-        writing = asyncio.create_task(write())
-        try:
-            yield latest.append
-        finally:
-            writing.cancel()
-            await asyncio.gather(writing, return_exceptions=True)
-
-    async def _note_wait(self, job_id: str, error: PublicError, num_retries: int) -> None:
+    def _note_wait(self, job_id: str, error: PublicError, num_retries: int) -> None:
         told = {"code": error.code, "message": error.message, "retries": num_retries}
-        await self._note(job_id, told)
-
-    async def _note(self, job_id: str, progress: dict[str, Any]) -> None:
-        try:
-            await asyncio.to_thread(self._queue.set_progress, job_id, progress)
-        except SQLAlchemyError as error:  # such as a full disk, for which the job waits
-            log.warning("progress_not_noted", job_id=job_id, reason=str(error))
+        self._notes.put(job_id, told)
 
 
 def describe_result(generation: RemoteGeneration) -> dict[str, Any]:

@@ -19,17 +19,17 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Coroutine, Iterable
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import structlog
 from cyclopts import App, Parameter
-from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer
+from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer, error
 
-from foley.errors import FoleyError
+from foley.errors import CancelledRequestError, FoleyError
 from runners.durable import uploads
-from runners.durable.attempts import JobRunner
+from runners.durable.attempts import JobRunner, ProgressNotes
 from runners.durable.bucket_files import AnyFiles
 from runners.durable.database import IDLE_TRANSACTION_MS, is_shared, prepare_database
 from runners.durable.description import format_message
@@ -55,30 +55,57 @@ MAX_SWEEP_SECONDS = 30.0
 WATCH_SECONDS = 1.0
 MAX_LOOKS = 30  # at a job that is marked as running and is not; one that starts is so for a moment
 
+T = TypeVar("T")
+
 
 class AtWork:
-    """The jobs that this process runs."""
+    """The jobs that this process runs, in its event loop and under the eyes of another thread."""
 
     def __init__(self) -> None:
-        self._ids: Counter[str] = Counter()
+        self._tasks: dict[str, set[asyncio.Task[Any]]] = {}
+        self._lock = threading.Lock()
 
-    @contextlib.contextmanager
-    def enter(self, job_id: str) -> Iterator[None]:
-        """Note a job while the block runs."""
-        self._ids[job_id] += 1
-        try:
-            yield
-        finally:
-            self._ids[job_id] -= 1
-            self._ids += Counter()
-
-    def find_dropped(self, running: Iterable[str]) -> set[str]:
-        """Return those that are marked as running, and are not.
+    async def run(self, job_id: str, work: Coroutine[Any, Any, T]) -> T:
+        """Return what a coroutine does.
 
         Args:
-            running: ids of the jobs that are marked as running.
+            job_id: of the job.
+            work: on the job.
+
+        Raises:
+            CancelledRequestError: `cancel` has ended it.
+            Exception: as the coroutine.
         """
-        return {job_id for job_id in running if not self._ids[job_id]}
+        task = asyncio.create_task(work)
+        with self._lock:
+            self._tasks.setdefault(job_id, set()).add(task)
+        try:
+            await asyncio.wait([task])
+            if task.cancelled():
+                raise CancelledRequestError()
+            return task.result()
+        finally:
+            task.cancel()
+            with self._lock:
+                self._tasks[job_id].remove(task)
+                if not self._tasks[job_id]:
+                    del self._tasks[job_id]
+
+    def list_ids(self) -> set[str]:
+        """Return the ids of the jobs that are run."""
+        with self._lock:
+            return set(self._tasks)
+
+    def cancel(self, job_ids: Iterable[str]) -> None:
+        """End the work on jobs, from any thread.
+
+        Args:
+            job_ids: of jobs that may have ended meanwhile.
+        """
+        with self._lock:
+            tasks = [task for job_id in job_ids for task in self._tasks.get(job_id, ())]
+        for task in tasks:
+            task.get_loop().call_soon_threadsafe(task.cancel)
 
 
 app = App(name="python -m runners.durable.executor", help_format="plaintext")
@@ -117,11 +144,10 @@ def main(
     }
     DBOS(config=config)
     queue.starts.end_late()
-    at_work = AtWork()
+    at_work, notes = AtWork(), ProgressNotes()
     require_claim = liveness.require_claim if liveness else None
-    register(
-        JobRunner(server, load_secret(settings.folder), files, queue, require_claim), files, at_work
-    )
+    runner = JobRunner(server, load_secret(settings.folder), files, queue, notes, require_claim)
+    register(runner, files, at_work)
     logging.getLogger("dbos").addFilter(_is_trouble)
     adopt_libraries()
     if liveness is not None:
@@ -136,7 +162,9 @@ def main(
         threading.Thread(
             target=send_webhooks, args=(queue, settings, liveness), daemon=True
         ).start()
-    threading.Thread(target=watch_forever, args=(queue, at_work, executor_id), daemon=True).start()
+    threading.Thread(
+        target=watch_forever, args=(queue, at_work, notes, executor_id), daemon=True
+    ).start()
     sweep_forever(queue, files, keep_seconds)
 
 
@@ -149,26 +177,30 @@ def register(runner: JobRunner, files: AnyFiles, at_work: AtWork) -> None:
         at_work: notes the jobs that are run.
     """
 
-    @DBOS.step(name="generate", preemptible=True)
-    async def generate(job_id: str, owner: str, request: dict[str, Any]) -> dict[str, Any]:
+    async def run(job_id: str, owner: str, request: dict[str, Any]) -> dict[str, Any]:
         try:
-            return await runner.run(job_id, owner, JobRequest.model_validate(request))
-        except Exception as error:
-            public = public_error(error)
+            result = await runner.run(job_id, owner, JobRequest.model_validate(request))
+        except CancelledRequestError:
+            raise
+        except Exception as failure:
+            public = public_error(failure)
             if public.redacted:
-                log.error("job_failed", job_id=job_id, code=public.code, exc_info=error)
+                log.error("job_failed", job_id=job_id, code=public.code, exc_info=failure)
             else:
                 log.info("job_failed", job_id=job_id, code=public.code)
-            raise JobFailedError(public.message, public.code) from error
+            raise JobFailedError(public.message, public.code) from failure
+        with contextlib.suppress(FoleyError):  # a bucket is away, and it is removed later
+            await asyncio.to_thread(files.finish, job_id, result)
+        log.info("job_succeeded", job_id=job_id)
+        return result
 
+    # No step of DBOS: it would write the result twice, and repeating the work changes nothing.
     @DBOS.workflow(name=WORKFLOW)
     async def run_job(job_id: str, owner: str, request: dict[str, Any]) -> dict[str, Any]:
-        with at_work.enter(job_id):
-            result = await generate(job_id, owner, request)
-            with contextlib.suppress(FoleyError):  # a bucket is away, and it is removed later
-                await asyncio.to_thread(files.finish, job_id, result)
-            log.info("job_succeeded", job_id=job_id)
-            return result
+        try:
+            return await at_work.run(job_id, run(job_id, owner, request))
+        except CancelledRequestError as cancelled:  # by the word for which DBOS writes no outcome
+            raise error.DBOSWorkflowCancelledError(f"job {job_id} was cancelled") from cancelled
 
 
 def send_webhooks(queue: JobQueue, settings: ExecutorSettings, liveness: Liveness | None) -> None:
@@ -203,14 +235,16 @@ def describe_end(queue: JobQueue, keep_seconds: float, webhook: Webhook) -> str:
     return format_message(job, webhook.root, keep_seconds)
 
 
-def watch_forever(queue: JobQueue, at_work: AtWork, executor_id: str) -> None:
-    """End the jobs that were not begun in time, and this process if it has dropped a job.
+def watch_forever(queue: JobQueue, at_work: AtWork, notes: ProgressNotes, executor_id: str) -> None:
+    """Write how far jobs are, end those that were cancelled, and those that were not begun in time.
 
-    DBOS drops one whose end it cannot write, as on a full disk. The next process takes it up.
+    This process ends if it has dropped a job. DBOS drops one whose end it cannot write, as on a
+    full disk. The next process takes it up.
 
     Args:
         queue: of the jobs.
         at_work: the jobs that this process runs.
+        notes: of their progress.
         executor_id: of this process.
     """
     num_looks: Counter[str] = Counter()
@@ -218,7 +252,11 @@ def watch_forever(queue: JobQueue, at_work: AtWork, executor_id: str) -> None:
         time.sleep(WATCH_SECONDS)
         try:
             queue.starts.end_late()
-            dropped = at_work.find_dropped(queue.list_running(executor_id))
+            begun = at_work.list_ids()  # before the others, or one that begins now would be ended
+            running = set(queue.list_running(executor_id))
+            at_work.cancel(begun - running)
+            dropped = running - at_work.list_ids()
+            notes.write(queue)
         except Exception:
             log.exception("jobs_not_watched")
             continue

@@ -3,6 +3,8 @@
 An API process only reads and writes rows; `runners.durable.executor` runs the jobs.
 """
 
+import json
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -51,6 +53,11 @@ _COUNT_AHEAD = (
     "AND (other.priority, other.created_at, other.{order}) "
     "< (job.priority, job.created_at, job.{order})"
 )
+# DBOS has one statement a job for this, which it puts together each time.
+_SET_PROGRESS = (
+    "UPDATE workflow_status SET attributes = CAST(:progress AS {kind}) "
+    "WHERE workflow_uuid = :job_id"
+)
 _RUNNING = sa.text(
     "SELECT workflow_uuid FROM workflow_status "
     "WHERE status = 'PENDING' AND executor_id = :executor_id"
@@ -84,6 +91,8 @@ class JobQueue:
         )
         order = "workflow_uuid" if is_shared(self.engine) else "rowid"
         self._count_ahead = sa.text(_COUNT_AHEAD.format(order=order))
+        kind = "jsonb" if is_shared(self.engine) else "text"
+        self._set_progress = sa.text(_SET_PROGRESS.format(kind=kind))
         self.webhooks = WebhookStore(self.engine)
         self.starts = StartStore(self.engine)
 
@@ -193,9 +202,17 @@ class JobQueue:
         self.webhooks.forget(job_id)
         self.starts.forget(job_id)
 
-    def set_progress(self, job_id: str, progress: dict[str, Any]) -> None:
-        """Note how far a running job is."""
-        self._client.update_workflow_attributes(job_id, progress)
+    def set_progress(self, progress: Mapping[str, dict[str, Any]]) -> None:
+        """Note how far running jobs are.
+
+        Args:
+            progress: of each job, by its id.
+        """
+        rows = [
+            {"job_id": job_id, "progress": json.dumps(told)} for job_id, told in progress.items()
+        ]
+        with self.engine.begin() as connection:
+            connection.execute(self._set_progress, rows)
 
     def forget_finished(self, before: datetime) -> list[str]:
         """Forget the jobs that ended before a time; returns their ids.

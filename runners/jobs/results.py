@@ -7,6 +7,7 @@ A folder appears complete, by a rename, and its modification time says since whe
 
 import asyncio
 import contextlib
+import os
 import re
 import shutil
 import tempfile
@@ -103,7 +104,7 @@ class ResultStore:
         Raises:
             NotFoundError: there is no such file, or it belongs to another owner.
         """
-        stored = self._list_stored(digest(owner, request_id) + ".*")
+        stored = self._list_stored(digest(owner, request_id) + ".")
         if FILE_NAME.fullmatch(name):
             # Each piece of a sound has been stored by itself, while the others were made.
             for result in reversed(stored if "-piece-" in name else stored[-1:]):
@@ -123,7 +124,7 @@ class ResultStore:
             request_id: as the caller sent it; any text.
             name: of the file; None for the first variation, without losses if it is there so.
         """
-        stored = self._list_stored(digest(owner, request_id) + ".*")
+        stored = self._list_stored(digest(owner, request_id) + ".")
         if not stored or stored[-1].since + self.keep_seconds <= time.time():
             return None
         return find_sound(stored[-1].folder, name)
@@ -134,7 +135,7 @@ class ResultStore:
         Args:
             needed_bytes: size of a result that is about to be stored.
         """
-        stored = self._list_stored("*.*")
+        stored = self._list_stored()
         total_bytes = needed_bytes + sum(result.num_bytes for result in stored)
         oldest_since = time.time() - self.keep_seconds
         for result in stored:
@@ -153,15 +154,19 @@ class ResultStore:
             await asyncio.sleep(min(self.keep_seconds / 10, MAX_SWEEP_SECONDS))
             await asyncio.to_thread(self.sweep)
 
-    def _list_stored(self, pattern: str) -> list[_StoredResult]:
-        """Return the results whose folders match a pattern, the oldest first."""
+    def _list_stored(self, prefix: str = "") -> list[_StoredResult]:
+        """Return the results whose folders have a prefix, the oldest first."""
         stored = []
-        for folder in self._folder.glob(pattern):
-            if folder.name.startswith("."):
-                continue  # it is being filled
+        names: list[str] = []
+        with contextlib.suppress(FileNotFoundError):  # at the end of the service
+            names = os.listdir(self._folder)  # pathlib would compile a pattern for each request
+        for name in names:
+            if name.startswith(".") or not name.startswith(prefix):
+                continue  # it is being filled, or another's
+            folder = self._folder / name
             try:
                 since = folder.stat().st_mtime
             except FileNotFoundError:
                 continue  # another process has just removed it
-            stored.append(_StoredResult(since, int(folder.name.split(".")[1]), folder))
+            stored.append(_StoredResult(since, int(name.split(".")[1]), folder))
         return sorted(stored)

@@ -13,7 +13,7 @@ from foley.errors import FetchError, NotReadyError, ParameterError, UploadTooLar
 from foley.storage import open_storage
 from runners import buckets
 from runners.durable import attempts
-from runners.durable.attempts import JobRunner
+from runners.durable.attempts import JobRunner, ProgressNotes
 from runners.durable.bucket_files import BucketFiles
 from runners.durable.files import JobFiles
 from runners.durable.queue import JobQueue
@@ -134,7 +134,7 @@ def accept(files: JobFiles | BucketFiles, queue: JobQueue, **options: object) ->
 def run_job(
     api: Api, files: JobFiles | BucketFiles, queue: JobQueue, request: JobRequest
 ) -> dict[str, Any]:
-    return asyncio.run(run_here(JobRunner(api.url, b"", files, queue), request))
+    return asyncio.run(run_here(JobRunner(api.url, b"", files, queue, ProgressNotes()), request))
 
 
 async def run_here(runner: JobRunner, request: JobRequest) -> dict[str, Any]:
@@ -178,10 +178,16 @@ def test_a_job_waits_for_its_bucket_and_its_sound_is_made_once(
     request = accept(files, queue, output="s3://made-later/out")
 
     async def run(api: Api) -> dict[str, Any]:
-        running = asyncio.create_task(run_here(JobRunner(api.url, b"", files, queue), request))
-        told = await asyncio.to_thread(
-            wait_until, lambda: queue.find(OWNER, JOB).progress, what="it tells nothing"
+        notes = ProgressNotes()
+        running = asyncio.create_task(
+            run_here(JobRunner(api.url, b"", files, queue, notes), request)
         )
+
+        def find_progress() -> dict[str, Any]:
+            notes.write(queue)
+            return queue.find(OWNER, JOB).progress
+
+        told = await asyncio.to_thread(wait_until, find_progress, what="it tells nothing")
         assert (told["code"], told["retries"] > 0) == ("not_ready", True)
         assert "bucket" in told["message"]
         with closing(boto3.client("s3")) as client:

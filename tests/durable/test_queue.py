@@ -1,5 +1,6 @@
 """The queue of jobs, without an executor."""
 
+import asyncio
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -8,8 +9,17 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.exc import SQLAlchemyError
 
-from foley.errors import BusyError, ConflictError, NotFoundError, NotStartedError
+from foley.errors import (
+    BusyError,
+    CancelledRequestError,
+    ConflictError,
+    NotFoundError,
+    NotStartedError,
+)
+from runners.durable.attempts import ProgressNotes
+from runners.durable.executor import AtWork
 from runners.durable.queue import JobQueue
 from runners.durable.request import JobOptions, JobRequest
 from runners.status import public_error
@@ -107,9 +117,56 @@ def test_jobs_that_ended_before_a_time_are_forgotten(queue: JobQueue) -> None:
 
 def test_progress_is_told_while_the_job_has_not_ended(queue: JobQueue) -> None:
     queue.submit(OWNER, "1", make_request())
-    queue.set_progress("1", {"stage": "sample", "step": 3})
+    queue.set_progress({"1": {"stage": "sample", "step": 3}})
     assert queue.find(OWNER, "1").progress == {"stage": "sample", "step": 3}
     assert queue.cancel(OWNER, "1").progress == {}
+
+
+def test_the_progress_of_all_jobs_is_written_in_one_transaction(queue: JobQueue) -> None:
+    notes = ProgressNotes()
+    for job_id in "123":
+        queue.submit(OWNER, job_id, make_request())
+        notes.put(job_id, {"step": 1})
+        notes.put(job_id, {"step": 2})
+    notes.forget("3")  # it has ended
+    commits: list[object] = []
+    sa.event.listen(queue.engine, "commit", commits.append)
+    notes.write(queue)
+    notes.write(queue)
+    assert len(commits) == 1
+    assert [queue.find(OWNER, job_id).progress for job_id in "123"] == [{"step": 2}] * 2 + [{}]
+
+
+def test_progress_is_written_later_where_the_database_was_away(queue: JobQueue) -> None:
+    notes = ProgressNotes()
+    queue.submit(OWNER, "1", make_request())
+    notes.put("1", {"step": 1})
+    with queue.engine.connect() as connection:
+        connection.exec_driver_sql("ALTER TABLE workflow_status RENAME TO away")
+        with pytest.raises(SQLAlchemyError):
+            notes.write(queue)
+        connection.exec_driver_sql("ALTER TABLE away RENAME TO workflow_status")
+    notes.write(queue)
+    assert queue.find(OWNER, "1").progress == {"step": 1}
+
+
+def test_work_is_ended_from_another_thread(tmp_path: Path) -> None:
+    at_work = AtWork()
+
+    async def work() -> str:
+        await asyncio.sleep(60)
+        return "never"
+
+    async def run() -> None:
+        running = asyncio.create_task(at_work.run("1", work()))
+        while at_work.list_ids() != {"1"}:
+            await asyncio.sleep(0)
+        await asyncio.to_thread(at_work.cancel, ["1", "unknown"])
+        with pytest.raises(CancelledRequestError):
+            await running
+        assert at_work.list_ids() == set()
+
+    asyncio.run(run())
 
 
 def test_the_database_is_for_its_user_alone(queue: JobQueue, tmp_path: Path) -> None:
