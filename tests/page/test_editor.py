@@ -154,6 +154,27 @@ def test_controls_are_named_texts_have_contrast_and_nothing_is_too_wide(
     page.emulate_media(color_scheme="light")
 
 
+def test_a_page_at_rest_draws_nothing_and_lets_the_loudspeakers_go(editor: EditorTab) -> None:
+    page = editor.page
+    page.keyboard.press("Space")
+    editor.wait("editor.player.position > 0.1")
+    page.keyboard.press("Space")
+    editor.wait("editor.player._context.state === 'suspended'")
+    page.evaluate("""() => {
+        window.numFrames = 0;
+        const ask = window.requestAnimationFrame;
+        window.requestAnimationFrame = (draw) => { window.numFrames++; return ask(draw); };
+    }""")
+    page.wait_for_timeout(500)
+    assert page.evaluate("window.numFrames") == 0
+    page.keyboard.press("Home")
+    page.keyboard.press("Shift+ArrowRight")
+    expect(page.locator("#time")).to_have_text("0:01.000")
+    page.keyboard.press("Space")
+    editor.wait("editor.player.position > 1.1")
+    page.keyboard.press("Space")
+
+
 def test_keys_play_step_select_and_loop(editor: EditorTab) -> None:
     page = editor.page
     page.keyboard.press("Home")

@@ -63,9 +63,9 @@ function showNotices(notices) {
 
 function showWork(text, share = null) {
   $("work-text").textContent = text;
+  // A bar without a value moves all the time, and takes time of the cores that the model needs.
   $("work-bar").hidden = !text;
-  if (share === null) $("work-bar").removeAttribute("value");
-  else $("work-bar").value = share;
+  $("work-bar").value = share ?? 0;
 }
 
 /** Run one piece of work with its progress and its error in view; one at a time. */
@@ -431,12 +431,21 @@ function describeTime(seconds) {
   return `${minutes}:${(seconds - 60 * minutes).toFixed(3).padStart(6, "0")}`;
 }
 
-function draw() {
-  player.follow();
-  const { position } = player;
-  $("time").value = describeTime(position);
-  timeline.showPlayhead(position, player.isPlaying);
-  requestAnimationFrame(draw);
+let isDrawing = false;
+
+/** Draw the position: once, or for each frame while it plays. A page at rest leaves the cores to the model. */
+function drawPosition() {
+  if (isDrawing) return;
+  isDrawing = true;
+  requestAnimationFrame(() => {
+    isDrawing = false;
+    player.follow();
+    const { position } = player;
+    const text = describeTime(position);
+    if ($("time").value !== text) $("time").value = text;
+    timeline.showPlayhead(position, player.isPlaying);
+    if (player.isPlaying && !player.isWaiting) drawPosition();
+  });
 }
 
 function selectRange(start, stop) {
@@ -538,8 +547,10 @@ function bind() {
   timeline.addEventListener("view", () => {
     const { start, stop } = timeline.view;
     if (store.project.duration) frames.show(start, stop);
+    drawPosition();
   });
   player.addEventListener("state", () => { $("play").textContent = player.isPlaying ? "Pause" : "Play"; });
+  for (const name of ["state", "move"]) player.addEventListener(name, drawPosition);
   const stage = document.querySelector(".stage");
   for (const name of ["dragover", "dragleave", "drop"]) {
     document.addEventListener(name, (event) => {
@@ -633,5 +644,5 @@ restore().catch(() => {}).finally(() => {
   document.body.dataset.ready = "yes";
 });
 showModel();
-draw();
+drawPosition();
 window.foleyEditor = { store, open, player, sounds, timeline, actions };

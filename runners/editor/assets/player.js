@@ -7,10 +7,14 @@ const FADE_SECONDS = 0.005; // between two mixes, so that a change does not clic
 const LEAD_SECONDS = 0.02;
 const CHANGE_LEAD_SECONDS = 0.1;
 const MAX_DRIFT_SECONDS = 0.08;
+const REST_MS = 250; // after the last sound, until the loudspeakers are let go
 
 const toSample = (seconds) => Math.round(seconds * SAMPLE_RATE) / SAMPLE_RATE;
 
-/** The mix at a position, playing or not. It may be a sound of which only the beginning is there. */
+/**
+ * The mix at a position, playing or not. It may be a sound of which only the beginning is there.
+ * Events: "state" when it begins or ends to play, "move" when it is elsewhere or plays on.
+ */
 export class Player extends EventTarget {
   constructor(picture) {
     super();
@@ -57,6 +61,7 @@ export class Player extends EventTarget {
     channels.forEach((channel, index) => this._buffer.copyToChannel(channel.subarray(0, numSamples), index));
     if (this.isPlaying) this._goOn();
     else this._position = Math.min(this._position, duration);
+    this._tell("move");
   }
 
   setLoop(loop) {
@@ -76,7 +81,7 @@ export class Player extends EventTarget {
     if (loop !== null && (from < loop.start || from >= loop.stop)) from = loop.start;
     else if (from >= this.duration - 0.01) from = 0;
     this._goOn(from);
-    this.dispatchEvent(new Event("state"));
+    this._tell("state");
   }
 
   pause() {
@@ -87,7 +92,8 @@ export class Player extends EventTarget {
     this._picture.pause();
     this._position = position;
     this._showPicture(position);
-    this.dispatchEvent(new Event("state"));
+    this._rest();
+    this._tell("state");
   }
 
   toggle() {
@@ -100,6 +106,7 @@ export class Player extends EventTarget {
     else {
       this._position = position;
       this._showPicture(position);
+      this._tell("move");
     }
   }
 
@@ -132,16 +139,30 @@ export class Player extends EventTarget {
     if (this.isWaiting) this._wait(from);
     else this._start(time, from);
     this._least = isChange ? 0 : from; // until a change the sound before it goes on
+    this._tell("move");
+  }
+
+  _tell(name) {
+    this.dispatchEvent(new Event(name));
   }
 
   _wait(position) {
     this._position = position;
     this._picture.pause();
     this._showPicture(position);
+    this._rest();
+  }
+
+  /** Let the loudspeakers go: silence takes time of the cores too, which a model may need. */
+  _rest() {
+    clearTimeout(this._restTimer);
+    this._restTimer = setTimeout(() => { if (this._node === null) this._context.suspend(); }, REST_MS);
   }
 
   _start(time, from) {
     const context = this._context;
+    clearTimeout(this._restTimer);
+    context.resume();
     const node = new AudioBufferSourceNode(context, { buffer: this._buffer });
     const fade = new GainNode(context, { gain: 0 });
     fade.gain.setValueAtTime(0, time);
@@ -160,7 +181,8 @@ export class Player extends EventTarget {
       else {
         this._position = this.duration;
         this._picture.pause();
-        this.dispatchEvent(new Event("state"));
+        this._rest();
+        this._tell("state");
       }
     };
     node.start(time, from);

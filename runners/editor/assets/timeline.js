@@ -169,7 +169,10 @@ export class Timeline extends EventTarget {
       this._follow(this.mix);
       x = this.toPixels(seconds);
     }
-    this._root.style.setProperty("--playhead", `${x}px`);
+    const place = `${x}px`;
+    if (place === this._playhead) return;
+    this._playhead = place;
+    this._root.style.setProperty("--playhead", place);
   }
 
   /** The nearest onset, if snapping is on and one is near enough on the screen. */
