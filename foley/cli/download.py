@@ -49,6 +49,10 @@ def download(
     """
     from foley.weights.hub import default_folder
 
+    if to is None and default_folder().parts[0].startswith("~"):
+        raise ConfigError(
+            "this user has no home folder for weights: name a folder with --to, or set HF_HOME"
+        )
     download_preset(
         preset, FILES[preset], to or default_folder(), accepted=accept_license, quiet=quiet
     )

@@ -69,14 +69,16 @@ def load_signer(key: Path | None, chain: Path | None) -> Signer:
     return signer
 
 
-def load_own_signer(folder: Path) -> Signer:
+def load_own_signer(folder: Path | None) -> Signer:
     """Return a signer with a certificate of its own, which the first caller makes.
 
     If the folder cannot be written, the certificate lives as long as this process.
 
     Args:
-        folder: made if missing, for this user alone.
+        folder: made if missing, for this user alone. None to keep nothing.
     """
+    if folder is None:
+        return _parse_own(_make_own())
     path = folder / FILE_NAME
     if (signer := _read_own(path)) is not None:
         return signer

@@ -188,7 +188,10 @@ def load_marks(
     from foley.marks.keys import load_own_signer, load_signer
 
     if key is None and chain is None:
-        signer = load_own_signer(folder or Path(constants.HF_HOME) / "foley-marks")
+        home = Path(constants.HF_HOME)
+        # A user without a home, as containers have, has nowhere to keep one.
+        kept = None if home.parts[0].startswith("~") else home / "foley-marks"
+        signer = load_own_signer(folder or kept)
     else:
         signer = load_signer(key, chain)
     return Marks(signer=signer, with_words=with_words)

@@ -1,5 +1,6 @@
 """Opening of untrusted clips, with checks of their size, structure, video stream and pixels."""
 
+import errno
 import functools
 import time
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from av.video.stream import VideoStream
 from foley.configs import DEFAULT_CLIP_SECONDS
 from foley.errors import (
     NoVideoStreamError,
+    OutputError,
     VideoDecodeError,
     VideoEmptyError,
     VideoTooCostlyError,
@@ -36,6 +38,8 @@ _FORMATS = (
 )
 # A clip opens in milliseconds, but FFmpeg takes 6 s to walk through 60 MB of empty MP4 boxes.
 READ_TIMEOUT_SECONDS = 10.0
+# Errors that no reading has: they come from what is written inside the block.
+_NO_ROOM = frozenset({errno.EDQUOT, errno.ENOSPC, errno.EROFS})
 _UNIT_SECONDS = 15.0  # of a clip, for which limits on its cost are stated
 
 
@@ -165,11 +169,17 @@ def translate_read_errors(source: Path) -> Iterator[None]:
         source: the file that is read; the message names it.
 
     Raises:
-        VideoDecodeError: for every FFmpeg error, and for a time that has no 64 bits.
+        VideoDecodeError: for every other FFmpeg error, and for a time that has no 64 bits.
+        OutputError: there is no room for what the block writes.
     """
     try:
         yield
     except av.FFmpegError as error:
+        if error.errno in _NO_ROOM:  # for what is written of it meanwhile
+            raise OutputError(
+                f"{source.name} cannot be stored as a clip ({error.strerror}); make room, or set "
+                "TMPDIR to another folder"
+            ) from error
         raise VideoDecodeError(
             f"{source.name} cannot be read as a video ({error.strerror}); "
             "send a complete file, such as H.264 in MP4"

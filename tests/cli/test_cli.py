@@ -19,6 +19,7 @@ import av
 import numpy as np
 import pytest
 from cyclopts import App
+from huggingface_hub import constants
 from rich.console import Console
 
 from foley.cli.app import main
@@ -589,6 +590,15 @@ def test_the_users_own_setting_of_openmp_stays(
     monkeypatch.setattr(os, "environ", dict(own))
     assert foley("--version").returncode == 0
     assert dict(os.environ) == own
+
+
+def test_a_user_without_a_home_is_asked_for_a_folder(
+    foley: RunFoley, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HOME", "~/.cache/huggingface")  # what the hub makes of it
+    result = foley("download", "xl")
+    assert result.returncode == 3
+    assert "no home folder for weights: name a folder with --to, or set HF_HOME" in result.stderr
 
 
 def list_commands(group: App) -> Iterator[App]:

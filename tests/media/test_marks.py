@@ -23,6 +23,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from huggingface_hub import constants
 
 from foley.cli.commands import app
 from foley.errors import ConfigError, OutputError
@@ -385,6 +386,15 @@ def test_an_own_certificate_that_ends_soon_or_is_damaged_is_made_again(
     assert keys.load_own_signer(tmp_path).chain == long.chain
     (tmp_path / keys.FILE_NAME).write_text("half a k")
     assert keys.load_own_signer(tmp_path).chain != long.chain
+
+
+def test_a_user_without_a_home_gets_no_folder_of_that_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HOME", "~/.cache/huggingface")  # what the hub makes of it
+    monkeypatch.chdir(tmp_path)
+    assert load_marks().signer is not None
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_a_place_for_it_the_own_certificate_lives_as_long_as_the_process(

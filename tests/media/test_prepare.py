@@ -1,16 +1,19 @@
 """From what a caller names to the clip that is sounded."""
 
+import os
+import subprocess
 from fractions import Fraction
 from pathlib import Path
 
 import pytest
 
-from foley.errors import FoleyError, ParameterError, VideoDecodeError
+from foley.errors import FoleyError, OutputError, ParameterError, VideoDecodeError
 from foley.media.decode import decode_frames
 from foley.media.numbering import is_pattern
 from foley.media.prepare import prepare_clip, to_fraction
 from tests.media.clips import numbers, write_clip
 from tests.media.test_images import draw_picture, number_files, write_zip
+from tests.server import ROOT
 
 
 def decode(clip: Path) -> list[int]:
@@ -98,3 +101,19 @@ def test_what_does_not_fit_is_refused(
 )
 def test_a_rate_of_television_is_exact(rate: float, exact: Fraction) -> None:
     assert to_fraction(rate) == exact
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a file system")
+def test_a_full_disk_is_not_blamed_on_the_clip(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]
+    if subprocess.run(mount, check=False).returncode:
+        pytest.skip("this machine mounts nothing")
+    try:
+        clip = ROOT / "examples/bigbuckbunny.mp4"
+        with pytest.raises(OutputError, match=r"cannot be stored .* set TMPDIR to another folder"):
+            prepare_clip(clip, disk / "part", start_seconds=1)
+        assert list(disk.iterdir()) == []
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
