@@ -123,6 +123,7 @@ class Station:
         Args:
             task: the row.
         """
+        log.info("row_begun", row=task.id)
         try:
             with self._scratch.workspace() as folder:
                 return await self._run_in(folder, task)
