@@ -247,8 +247,14 @@ class FoleyApi:
             )
             for mixes in (False, True)
         )
-        self.handlers = Handlers(SETTINGS, self.service, self.cancellations, self.results)
         self.reception = self._make_jobs()
+        self.handlers = Handlers(
+            SETTINGS,
+            self.service,
+            self.cancellations,
+            self.results,
+            self.reception.jobs.queue.count_unfinished if self.reception is not None else None,
+        )
         self.job_handlers: JobHandlers | None = None
         self.webhook_handlers: WebhookHandlers | None = None
         self.upload_handlers: UploadHandlers | None = None

@@ -66,6 +66,15 @@ QUEUE_DEPTH = Gauge(
 RUNNING = Gauge(
     "foley_running", "Requests that the model is processing", multiprocess_mode="livesum"
 )
+# An API process counts them when it is asked for the metrics. All machines have the same queue, and
+# count the same jobs.
+JOBS = Gauge(
+    "foley_jobs",
+    "Durable jobs that have not ended, by their state: queued or running. Of a queue that several "
+    "machines share each tells all",
+    ["state"],
+    multiprocess_mode="livemostrecent",
+)
 GPU_MEMORY = Gauge(
     "foley_gpu_memory_bytes",
     "Memory that tensors take on a GPU, in bytes",

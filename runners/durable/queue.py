@@ -17,6 +17,7 @@ from dbos import (
     PortableWorkflowError,
     WorkflowStatus,
 )
+from sqlalchemy.exc import SQLAlchemyError
 
 from foley.errors import BusyError, ConflictError, NotFoundError
 from runners.durable.database import is_shared, open_engine, prepare_database
@@ -45,6 +46,10 @@ _STATE_OF: dict[str, JobState] = {
 }
 # DBOS lists workflows, and counts none.
 _COUNT_WAITING = sa.text("SELECT count(*) FROM workflow_status WHERE status = 'ENQUEUED'")
+_COUNT_UNFINISHED = sa.text(
+    "SELECT status, count(*) FROM workflow_status "
+    "WHERE status IN ('DELAYED', 'ENQUEUED', 'PENDING') GROUP BY status"
+)
 # SQLite's times have whole seconds here. Among equal ones DBOS takes the rows in their order; those
 # of PostgreSQL have milliseconds, and no order.
 _COUNT_AHEAD = (
@@ -232,6 +237,17 @@ class JobQueue:
             self._client.delete_workflows(ids)
         self.webhooks.forget_ended(before)
         return ids
+
+    def count_unfinished(self) -> dict[str, int] | None:
+        """Return how many jobs wait and run, of all owners; None while the database is away."""
+        counts: dict[str, int] = dict.fromkeys(UNFINISHED, 0)
+        try:
+            with self.engine.connect() as connection:
+                for status, count in connection.execute(_COUNT_UNFINISHED):
+                    counts[_STATE_OF[status]] += count
+        except SQLAlchemyError:
+            return None
+        return counts
 
     def list_running(self, executor_id: str) -> list[str]:
         """Return the ids of the jobs that are marked as running in an executor."""

@@ -1,6 +1,7 @@
 """The handlers of all HTTP routes but POST /v1/generate."""
 
 import asyncio
+from collections.abc import Callable, Mapping
 
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import Request
@@ -27,6 +28,8 @@ class Handlers:
         service: knows the model.
         registry: of the requests that can be cancelled.
         results: that can be fetched.
+        count_jobs: returns the durable jobs that have not ended, by their state, or None where that
+            cannot be found out; None without durable jobs.
     """
 
     def __init__(
@@ -35,11 +38,13 @@ class Handlers:
         service: GenerationService,
         registry: CancellationRegistry,
         results: ResultStore,
+        count_jobs: Callable[[], Mapping[str, int] | None] | None = None,
     ) -> None:
         self._settings = settings
         self._service = service
         self._registry = registry
         self._results = results
+        self._count_jobs = count_jobs
 
     async def get_result(self, request: Request) -> Response:
         """GET /v1/results/{request_id}/{file}: one file, or a range of it.
@@ -78,6 +83,9 @@ class Handlers:
 
     async def get_metrics(self, _request: Request) -> Response:
         """GET /metrics: the counts of all processes."""
+        counts = await asyncio.to_thread(self._count_jobs) if self._count_jobs else None
+        for state, count in (counts or {}).items():
+            metrics.JOBS.labels(state).set(count)
         text = await asyncio.to_thread(metrics.render_metrics)
         return Response(text, media_type=CONTENT_TYPE_LATEST)
 

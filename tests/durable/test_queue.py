@@ -230,3 +230,14 @@ def test_a_full_database_is_a_full_disk(tmp_path: Path) -> None:
         assert public.retry_after_seconds
     other = sqlite3.OperationalError("database is locked")
     assert public_error(other).code == "internal"
+
+
+def test_unfinished_jobs_are_counted_by_state(queue: JobQueue) -> None:
+    assert queue.count_unfinished() == {"queued": 0, "running": 0}
+    for job_id in "123":
+        queue.submit(OWNER, job_id, make_request())
+    queue.cancel(OWNER, "2")
+    with queue.engine.begin() as connection:
+        run = "UPDATE workflow_status SET status = 'PENDING' WHERE workflow_uuid = '3'"
+        connection.execute(sa.text(run))
+    assert queue.count_unfinished() == {"queued": 1, "running": 1}

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from runners import metrics
 from runners.settings import KNOWN_ELSEWHERE, PREFIX, Settings
 from tests.patience import scale
 from tests.server import ROOT
@@ -121,6 +123,49 @@ def test_pods_have_bounded_disks_and_reach_nothing_inside_the_cluster(
     blocks = [to["ipBlock"] for rule in policy["egress"] for to in rule["to"] if "ipBlock" in to]
     for private in ("10.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16"):
         assert all(private in block["except"] for block in blocks)
+
+
+@pytest.fixture(scope="module")
+def fleet() -> dict[str, dict[str, Any]]:
+    """The objects of `kubectl apply -k deploy` by their kind, as kubectl makes them."""
+    if shutil.which("kubectl") is None:
+        pytest.skip("kubectl is not installed")
+    built = subprocess.run(
+        ["kubectl", "kustomize", ROOT / "deploy"], capture_output=True, text=True, check=False
+    )
+    assert built.returncode == 0, built.stderr
+    return {document["kind"]: document for document in yaml.safe_load_all(built.stdout)}
+
+
+def test_a_fleet_is_scaled_by_its_jobs_alone(fleet: dict[str, Any]) -> None:
+    assert "HorizontalPodAutoscaler" not in fleet  # KEDA's own would fight with it
+    scaled = fleet["ScaledObject"]["spec"]
+    assert scaled["scaleTargetRef"]["name"] == fleet["Deployment"]["metadata"]["name"]
+    (trigger,) = scaled["triggers"]
+    (metric,) = metrics.JOBS.describe()
+    assert f"max by (state) ({metric.name}{{" in trigger["metadata"]["query"]
+    pod = fleet["Deployment"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    values = {variable["name"]: variable.get("value") for variable in container["env"]}
+    assert {name for name in values if name.startswith(PREFIX)} <= SETTINGS
+    # As many jobs as a replica has places for.
+    assert int(trigger["metadata"]["threshold"]) == int(values["FOLEY_MAX_CONCURRENCY"]) // 2
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    assert mounts["jobs"] == values["FOLEY_JOBS_DIR"]
+    assert set(mounts) == {volume["name"] for volume in pod["volumes"]}
+    ports = {
+        port["port"] for rule in fleet["NetworkPolicy"]["spec"]["egress"] for port in rule["ports"]
+    }
+    assert ports == {53, 443, 5432}
+
+
+@pytest.mark.parametrize("which", ["objects", "fleet"])
+def test_kubernetes_objects_fit_their_schemas(which: str, request: pytest.FixtureRequest) -> None:
+    validate = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is missing")
+    found = request.getfixturevalue(which)
+    for kind, document in found.items():
+        if kind != "ScaledObject":  # of KEDA
+            validate.validate(document, "1.30", strict=True)
 
 
 def test_the_job_with_the_registrys_token_builds_and_pushes_only() -> None:
