@@ -10,6 +10,8 @@ that were finished are found by their records, and are not made twice.
 import logging
 import math
 import os
+import socket
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -23,6 +25,8 @@ from foley.storage import open_storage
 
 LOCAL = "local"
 NUM_ATTEMPTS = 5  # Ray waits 30 s for its own start, and gives up on a busy machine
+PAUSE_SECONDS = 1.0  # after the first attempt, and twice as long after each further one
+REACH_SECONDS = 5.0
 # Rows given to an actor at a time. A batch must outlast the time that the next one takes to come.
 ROWS_AT_A_TIME = 32
 CPUS_PER_WORKER = 4.0  # without GPUs
@@ -99,7 +103,7 @@ def run_on_cluster(
     import ray
     import ray.data
 
-    connect(address)
+    connect(address, console)
     try:
         resources = ray.cluster_resources()
         num_gpus, num_cpus = int(resources.get("GPU", 0)), resources.get("CPU", 1.0)
@@ -134,11 +138,12 @@ def run_on_cluster(
         ray.shutdown()
 
 
-def connect(address: str) -> None:
+def connect(address: str, console: Console) -> None:
     """Join a cluster, or start one on this machine.
 
     Args:
         address: as of `run_on_cluster`.
+        console: for a line about each attempt that failed.
 
     Raises:
         ConnectionFailedError: neither succeeds.
@@ -152,6 +157,7 @@ def connect(address: str) -> None:
         options["include_dashboard"] = False
     for attempt in range(1, NUM_ATTEMPTS + 1):
         try:
+            _reach(address)
             ray.init(address=address, **options)
         except Exception as error:
             # Ray raises plain exceptions of many classes here.
@@ -161,5 +167,18 @@ def connect(address: str) -> None:
                     f"Ray at {address} did not answer in {attempt} attempts ({error}); check the "
                     "address, or start a cluster by `ray start --head`"
                 ) from error
+            console.print(f"Ray at {address}: {error}; attempt {attempt + 1} of {NUM_ATTEMPTS}")
+            time.sleep(PAUSE_SECONDS * 2 ** (attempt - 1))
         else:
             return
+
+
+def _reach(address: str) -> None:
+    """Return if something listens at an address, since Ray would look for minutes.
+
+    Raises:
+        OSError: nothing does.
+    """
+    host, _, port = address.rpartition("/")[2].rpartition(":")
+    if port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), REACH_SECONDS).close()

@@ -1,0 +1,89 @@
+"""`foley bulk --address`: clusters that are not there, or not there yet."""
+
+import io
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from foley.cli.bulk import cluster
+from foley.errors import ConnectionFailedError
+from runners.process import find_free_port
+from tests.patience import is_within, scale
+from tests.server import ROOT
+
+# Starts Ray below a path that is a file, until the first attempt has failed.
+PROGRAM = """
+import sys, threading, time
+from pathlib import Path
+from rich.console import Console
+from foley.cli.bulk.cluster import connect
+
+folder = Path(sys.argv[1])
+
+class Mender(Console):
+    def print(self, *parts, **options):
+        super().print(*parts, **options)
+        folder.unlink(missing_ok=True)
+
+if __name__ == "__main__":
+    connect("local", Mender(soft_wrap=True))
+    import ray
+    print("nodes", len(ray.nodes()), flush=True)
+    ray.shutdown()
+"""
+
+
+def test_an_address_without_a_cluster_is_told_in_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "PAUSE_SECONDS", 0.01)
+    address = f"127.0.0.1:{find_free_port()}"
+    printed = io.StringIO()
+    began = time.monotonic()
+    with pytest.raises(ConnectionFailedError, match=f"Ray at {address} did not answer in 5"):
+        cluster.connect(address, Console(file=printed, soft_wrap=True))
+    assert is_within(time.monotonic() - began, 4)
+    assert "Connection refused; attempt 2 of 5" in printed.getvalue().replace("[Errno 111] ", "")
+
+
+def test_a_cluster_that_comes_late_is_reached() -> None:
+    port = find_free_port()
+
+    def listen() -> None:
+        time.sleep(0.3)
+        server.bind(("127.0.0.1", port))
+        server.listen()
+
+    with socket.socket() as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        thread = threading.Thread(target=listen)
+        with pytest.raises(ConnectionRefusedError):
+            cluster._reach(f"127.0.0.1:{port}")
+        thread.start()
+        thread.join()
+        cluster._reach(f"ray://127.0.0.1:{port}")
+    cluster._reach("auto")
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+def test_a_start_of_ray_that_failed_is_tried_again(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    folder = tmp_path / "ray"
+    folder.write_text("a file, below which Ray can make no folder")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_TMPDIR": str(folder)}
+    done = subprocess.run(
+        [sys.executable, program, folder],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=scale(300),
+    )
+    assert "attempt 2 of 5" in done.stdout, done.stdout + done.stderr
+    assert "nodes 1" in done.stdout, done.stdout + done.stderr
