@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import sqlalchemy as sa
 from click.exceptions import Exit
 from dbos import run_dbos_database_migrations
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from foley.errors import ConfigError
@@ -26,6 +28,8 @@ POOL_SIZE = 5  # connections of a process, beside those of DBOS in the executor
 POOL_SECONDS = 5.0
 STATEMENT_MS = 10_000
 IDLE_TRANSACTION_MS = 5_000  # a frozen process must not keep rows locked that others take over
+_TABLE_NAMES = "SELECT name FROM sqlite_master WHERE type = 'table'"
+_MIGRATIONS = "dbos_migrations"  # DBOS makes it first
 _TABLES_LOCK = 4_805_312_017  # any number; those who make our tables wait for one another
 
 
@@ -36,7 +40,8 @@ def prepare_database(database: Path | str) -> str:
         database: file of SQLite, or the URL of PostgreSQL.
 
     Raises:
-        ConfigError: PostgreSQL does not answer, or refuses. The message has no password.
+        ConfigError: PostgreSQL does not answer, or refuses. The message has no password. Or the
+            file is damaged, of another program, or cannot be opened.
     """
     if isinstance(database, str):
         url = sa.make_url(database).set(drivername="postgresql")
@@ -52,14 +57,30 @@ def prepare_database(database: Path | str) -> str:
                 "start the database, and check the address, the user and the password"
             ) from error
         return address
-    with sqlite3.connect(database) as connection:
-        # The file keeps this. Readers do not wait for a writer then. A write waits for the disk.
-        connection.execute("PRAGMA journal_mode=WAL")
-    connection.close()
-    database.chmod(0o600)
-    address = f"sqlite:///{database.absolute()}"
-    run_dbos_database_migrations(address)
+    try:
+        with closing(sqlite3.connect(database)) as connection:
+            tables = {name for (name,) in connection.execute(_TABLE_NAMES)}
+            if tables and _MIGRATIONS not in tables:
+                raise _refuse_file(database, f"it has a table {min(tables)!r}, and none of a queue")
+            # The file keeps this. Readers do not wait for a writer then. A write waits for the
+            # disk.
+            connection.execute("PRAGMA journal_mode=WAL")
+        database.chmod(0o600)
+        address = f"sqlite:///{database.absolute()}"
+        run_dbos_database_migrations(address)
+    except (sqlite3.Error, DBAPIError) as error:
+        raise _refuse_file(database, str(getattr(error, "orig", error))) from error
+    except Exit as error:
+        cause = error.__context__
+        raise _refuse_file(database, str(getattr(cause, "orig", cause))) from error
     return address
+
+
+def _refuse_file(database: Path, reason: str) -> ConfigError:
+    return ConfigError(
+        f"FOLEY_JOBS_DIR: {database} is no queue of jobs ({reason.splitlines()[0][:200]}); put the "
+        "file's last copy there, with its -wal, or move it away and begin with an empty queue"
+    )
 
 
 def open_engine(address: str) -> sa.Engine:

@@ -70,6 +70,7 @@ class ExecutorLauncher:
             self._process.wait(STOP_SECONDS)
         self._process.kill()
         self._process.wait()
+        _close_input(self._process)
 
     async def _watch(self) -> None:
         server = _describe_server()
@@ -78,6 +79,7 @@ class ExecutorLauncher:
         while True:
             if self._process is not None and (status := self._process.poll()) is not None:
                 log.error("jobs_executor_ended", status=status)
+                _close_input(self._process)
                 self._process = None
                 is_short = time.monotonic() - started < SHORT_LIFE_SECONDS
                 pause_seconds = min(2 * pause_seconds, MAX_PAUSE_SECONDS) if is_short else 0.0
@@ -109,6 +111,12 @@ class ExecutorLauncher:
             return True
         finally:
             os.close(descriptor)
+
+
+def _close_input(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.close()
 
 
 def _describe_server() -> str:

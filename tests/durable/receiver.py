@@ -18,7 +18,8 @@ class Receiver:
         statuses: what it answers, one after the other; 200 after the last one.
         got: headers and body of each request.
         taken: those of them that were answered with 200.
-        released: ends the requests to /hang.
+        released: ends the requests to /hang and /drip.
+        dripped: bytes that were sent by /drip.
     """
 
     url: str
@@ -26,11 +27,14 @@ class Receiver:
     got: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
     taken: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
     released: threading.Event = field(default_factory=threading.Event)
+    dripped: int = 0
 
 
 @contextlib.contextmanager
 def receive_webhooks(host: str = "127.0.0.1") -> Iterator[Receiver]:
     """Yield a receiver. /hang never answers, /endless never ends to, /away leads elsewhere.
+
+    /drip sends a byte of its answer now and then.
 
     Args:
         host: address of loopback.
@@ -44,6 +48,11 @@ def receive_webhooks(host: str = "127.0.0.1") -> Iterator[Receiver]:
             if self.path == "/hang":
                 receiver.released.wait()
                 return
+            with contextlib.suppress(OSError):
+                while self.path == "/drip" and not receiver.released.wait(0.02):
+                    self.wfile.write(b"HTTP/1.1 200 OK\r\nX: y\r\n"[receiver.dripped :][:1] or b"y")
+                    self.wfile.flush()
+                    receiver.dripped += 1
             status = receiver.statuses.pop(0) if receiver.statuses else 200
             if status == 200:
                 receiver.taken.append((headers, body))

@@ -1,8 +1,9 @@
 """The queue of jobs, without an executor."""
 
 import asyncio
+import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from foley.errors import (
     BusyError,
     CancelledRequestError,
+    ConfigError,
     ConflictError,
     NotFoundError,
     NotStartedError,
@@ -167,6 +169,44 @@ def test_work_is_ended_from_another_thread(tmp_path: Path) -> None:
         assert at_work.list_ids() == set()
 
     asyncio.run(run())
+
+
+def write_queue(path: Path) -> None:
+    queue = JobQueue(path, max_waiting=300)
+    for number in range(100):
+        queue.submit(OWNER, str(number), make_request(prompt="rain" * 20))
+    queue.close()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def write_other(path: Path, table: str) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(f"CREATE TABLE {table} (a)")
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:50]), "malformed|not a database"),
+        (lambda path: path.write_bytes(path.read_bytes()[:8192]), "malformed"),
+        (lambda path: os.truncate(path, path.stat().st_size // 2), "malformed"),
+        (lambda path: path.write_bytes(bytes(range(256)) * 40), "not a database"),
+        (lambda path: (path.unlink(), path.mkdir()), "unable to open"),
+        (lambda path: (path.unlink(), write_other(path, "cookies")), "it has a table 'cookies'"),
+        (lambda path: (path.unlink(), write_other(path, "workflow_status")), "none of a queue"),
+    ],
+)
+def test_a_file_that_is_no_queue_is_named_and_left_as_it_is(
+    tmp_path: Path, damage: Callable[[Path], object], reason: str
+) -> None:
+    path = tmp_path / "jobs.sqlite"
+    write_queue(path)
+    damage(path)
+    before = path.is_file() and path.read_bytes()
+    with pytest.raises(ConfigError, match=f"jobs.sqlite is no queue of jobs .*({reason}).*move it"):
+        JobQueue(path, max_waiting=3)
+    assert (path.is_file() and path.read_bytes()) == before
 
 
 def test_the_database_is_for_its_user_alone(queue: JobQueue, tmp_path: Path) -> None:

@@ -139,7 +139,12 @@ def test_receivers_that_never_answer_hold_up_no_others(queue: JobQueue, receiver
 
 
 @pytest.mark.parametrize(
-    ("path", "reason"), [("hang", "did not answer within"), ("away", "answered 307")]
+    ("path", "reason"),
+    [
+        ("hang", "did not answer within"),
+        ("drip", "did not answer within"),
+        ("away", "answered 307"),
+    ],
 )
 def test_a_try_ends_in_time_and_follows_no_redirect(
     queue: JobQueue,
