@@ -30,6 +30,7 @@ def decode_80(clip: Path, **options: object) -> VideoFrames:
     return decode_frames(clip, visual_size=80, sync_size=80, **(limits | options))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FIXTURES)
 def test_frames_are_the_reference_s_picks(name: str) -> None:
     clip = GOLDEN / "videos" / name

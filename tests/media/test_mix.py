@@ -238,6 +238,7 @@ def sound_packets(path: Path, index: int) -> list[bytes]:
         return [bytes(packet) for packet in reader.demux(stream) if packet.size]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["out.mp4", "out.mkv", "out.webm", "out.wav", "out.flac"])
 @pytest.mark.parametrize(
     "options", [{}, {"loudness_lufs": -5, "limiter": True}], ids=["", "limiter"]

@@ -35,6 +35,7 @@ def test_official_keys_and_shapes_are_taken(name: str, part: str, preset: Preset
     load_official(part, manifest(name), preset, origin=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "part", "preset"), CASES)
 def test_each_missing_key_is_an_error_that_names_it(name: str, part: str, preset: Preset) -> None:
     weights = manifest(name)

@@ -139,6 +139,7 @@ def make(*cues: dict[str, Any], **options: Any) -> torch.Tensor:
     return toy_pipeline()(toy_frames(48), cues=cues, **options).waveforms
 
 
+@pytest.mark.slow
 def test_a_cue_changes_the_sound_and_each_of_its_parts_counts() -> None:
     plain, rain = make(), make(cue(0.5, 1))
     assert rain.shape == plain.shape

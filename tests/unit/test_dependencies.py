@@ -77,6 +77,7 @@ def imported(*places: str) -> set[str]:
     return {distribution_of(module) for module in outside}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("places", "extras"),
     [
@@ -92,6 +93,7 @@ def test_what_is_imported_is_declared(places: list[str], extras: list[str]) -> N
     assert imported(*places) - declared(*extras) == set()
 
 
+@pytest.mark.slow
 def test_what_is_declared_is_imported() -> None:
     used = imported("foley", "runners", "service.py", "handler.py")
     assert declared(*SERVING_EXTRAS) - used == LOADED_BY_NAME

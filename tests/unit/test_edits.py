@@ -66,6 +66,7 @@ def edit_toy(source: torch.Tensor, seconds: float, seed: int = 1, **edit: Any) -
 spans = st.lists(st.tuples(st.floats(0, 12), st.floats(0.1, 12)), max_size=5)
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(spans, st.floats(0.1, 12), st.floats(0.1, 6), st.integers(1, 2))
 def test_outside_of_any_ranges_samples_are_those_of_the_source(
@@ -235,6 +236,7 @@ def test_all_solvers_put_the_known_latents_back(solver: Any) -> None:
         torch.testing.assert_close(latents[..., frames], known[..., frames], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_long_sounds_are_edited_across_windows() -> None:
     source = noise(16)
     made = edit_toy(source, 16.5, ranges=[part(7, 9)])
@@ -258,6 +260,7 @@ def test_the_pieces_of_a_source_are_counted_before_the_session() -> None:
     assert count == pipeline.count_pieces(len(frames.visual), 400, with_source=True)
 
 
+@pytest.mark.slow
 def test_the_encoder_of_tiny_gives_what_its_decoder_takes() -> None:
     pipeline = FoleyPipeline.from_preset("tiny", device="cpu")
     made = pipeline(None, "metal clangs", duration_seconds=1, seed=1, num_inference_steps=4)

@@ -37,6 +37,7 @@ def streams(path: Path) -> list[str]:
         return sorted(stream.type for stream in container.streams)
 
 
+@pytest.mark.slow
 def test_each_variation_can_be_taken_and_saved(tmp_path: Path) -> None:
     sounds = generate(CLIP, num_variations=2)
     assert len(sounds) == 2
@@ -75,6 +76,7 @@ def test_bytes_and_open_files_are_clips(tmp_path: Path, monkeypatch: pytest.Monk
     assert list(scratch.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_trimmed_picture_ends_with_its_sound(tmp_path: Path) -> None:
     clip = tmp_path / "long.mp4"
     draw_clip(clip, num_frames=18 * 25)
@@ -88,6 +90,7 @@ def test_a_trimmed_picture_ends_with_its_sound(tmp_path: Path) -> None:
         assert container.duration / av.time_base == pytest.approx(16, abs=0.2)
 
 
+@pytest.mark.slow
 def test_a_sound_is_saved_with_the_clip_s_own_and_at_a_loudness(tmp_path: Path) -> None:
     tone = np.sin(np.arange(48_000) / 20)[None] * 0.1
     clip = add_sound(CLIP, tmp_path / "voiced.mov", tone, layout="mono")
@@ -103,6 +106,7 @@ def test_a_sound_is_saved_with_the_clip_s_own_and_at_a_loudness(tmp_path: Path) 
     assert not list(tmp_path.glob("x.*"))
 
 
+@pytest.mark.slow
 def test_what_cannot_be_saved_says_what_to_do(tmp_path: Path) -> None:
     sounds = generate(CLIP)
     with pytest.raises(OutputError, match=r"\.avi"):

@@ -163,6 +163,7 @@ def test_the_picture_is_encoded_once_for_all_layers(monkeypatch: pytest.MonkeyPa
     assert calls - one == {**one, "text": 3 * one["text"]}
 
 
+@pytest.mark.slow
 def test_layers_without_a_clip_and_of_a_long_one() -> None:
     request = GenerationRequest.parse(
         layers=[{"prompt": "rain"}, {"prompt": "a long word"}],
@@ -187,6 +188,7 @@ def test_an_error_names_the_layer() -> None:
         make({"prompt": "rain"}, {"prompt": "tap " * 499})
 
 
+@pytest.mark.slow
 def test_layers_are_saved_beside_their_mix(tmp_path: Path) -> None:
     layers = [{"prompt": "rain", "pan": -0.5}, {"prompt": "wind", "mute": True}]
     made = toy_pipeline()(CLIP, layers=layers, num_inference_steps=1, guidance_scale=1.0)

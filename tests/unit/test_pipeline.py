@@ -42,6 +42,7 @@ def test_sound_lasts_as_long_as_the_clip(num_sync: int) -> None:
     assert made.waveforms.abs().max() <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", [0.1, 0.64, 1.02, 3.1, 15])
 def test_a_sound_without_a_clip_lasts_as_long_as_asked(seconds: float) -> None:
     made = toy_pipeline()(None, "rain", duration_seconds=seconds, num_inference_steps=1)

@@ -34,6 +34,7 @@ def drive(session: Session) -> dict[str, int]:
     return counts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_sync", [16, 25, 47, 48, 57, 120, 375, 473])
 def test_the_number_of_pieces_is_known_before_the_session(num_sync: int) -> None:
     frames = toy_frames(num_sync)
@@ -66,6 +67,7 @@ def test_the_conditions_of_a_long_clip_are_those_of_its_whole() -> None:
     torch.testing.assert_close(made.visual_tokens[119:123], alone, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_frames_that_were_encoded_are_let_go() -> None:
     frames = toy_frames(376 + 2 * 96)
     read: list[weakref.ref[torch.Tensor]] = []
@@ -89,6 +91,7 @@ def test_frames_that_were_encoded_are_let_go() -> None:
     assert torch.equal(session.result().waveforms, made.waveforms)
 
 
+@pytest.mark.slow
 def test_a_long_clip_is_heard_while_it_is_read() -> None:
     frames, read = toy_frames(376 + 2 * 96), list[FramePiece]()
 

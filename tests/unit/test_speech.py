@@ -51,6 +51,7 @@ def voice_of(seed: int) -> np.ndarray:
     return babble(SECONDS, seed, pitch_hz=90 + 17 * (seed % 10))
 
 
+@pytest.mark.slow
 def test_a_voice_as_loud_as_the_effects_is_found_and_effects_alone_are_none() -> None:
     heard = [measure_speech(mix(effects(i), voice_of(i), 0), RATE) for i in range(8)]
     assert all(seconds > 0 for seconds in heard), heard
@@ -118,6 +119,7 @@ def spoken(pipeline: FoleyPipeline) -> list[bool]:
     return found
 
 
+@pytest.mark.slow
 def test_report_measures_each_sound_and_changes_none(
     pipeline: FoleyPipeline, spoken: list[bool]
 ) -> None:
@@ -146,6 +148,7 @@ def test_retry_draws_other_seeds_until_there_is_no_speech(
     assert (once.seeds, once.notices) == ((silent,), ())
 
 
+@pytest.mark.slow
 def test_after_the_last_retry_the_cleanest_is_returned(
     pipeline: FoleyPipeline, spoken: list[bool]
 ) -> None:
@@ -171,6 +174,7 @@ def test_layers_are_measured_each_and_their_mix(
     assert len(made.speech_seconds) == 1
 
 
+@pytest.mark.slow
 def test_a_long_sound_is_measured_piece_by_piece(
     pipeline: FoleyPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -274,6 +274,7 @@ def test_a_step_of_a_long_sound_is_that_of_its_windows_blended() -> None:
     assert (made - whole).abs().max() > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"solver": "heun"}, {"guidance_interval": 0.6}])
 @torch.inference_mode()
 def test_a_long_sound_beside_a_short_one_is_that_of_the_long_one_alone(
@@ -308,6 +309,7 @@ def test_a_long_sound_beside_a_short_one_is_that_of_the_long_one_alone(
     )
 
 
+@pytest.mark.slow
 def test_a_list_of_clips_may_have_long_and_short_ones() -> None:
     pipeline = toy_pipeline()
     clips = [toy_frames(NUM_SYNC), toy_frames(48)]
@@ -317,6 +319,7 @@ def test_a_list_of_clips_may_have_long_and_short_ones() -> None:
         torch.testing.assert_close(one.waveforms, other.waveforms, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_sound_that_is_decoded_in_pieces_equals_the_whole() -> None:
     """With 16 latent frames of context a piece has no click at its borders."""

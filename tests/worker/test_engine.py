@@ -218,6 +218,7 @@ def test_the_budget_is_the_smallest_with_nearly_the_best_rate() -> None:
     assert calibration._find_sufficient({100: 0.01, 200: 0.0101, 400: 0.0102}) == 400
 
 
+@pytest.mark.slow
 def test_measuring_gives_a_budget_and_rates_and_restores_the_threads() -> None:
     threads = torch.get_num_threads()
     budget, rates = measure(toy_pipeline())

@@ -203,6 +203,7 @@ budgets = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(budgets, arrivals)
 def test_budgets_hold_and_every_request_gets_its_pieces_in_order(
@@ -249,6 +250,7 @@ def test_equal_requests_of_a_priority_keep_their_order(
         assert simulation.left[earlier] <= simulation.left[later]
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(arrivals)
 def test_a_request_is_overtaken_only_by_those_that_arrive_soon_after(
@@ -398,6 +400,7 @@ def test_each_priority_has_its_share_under_an_overload_of_the_other(busy: Priori
     assert share == pytest.approx(SHARES["bulk"], abs=0.02)
 
 
+@pytest.mark.slow
 def test_a_backlog_of_bulk_delays_an_interactive_request_by_its_share_only() -> None:
     backlog = [Arrival(0.0, LONG, "bulk") for _ in range(50)]
     simulation = Simulation().run([*backlog, Arrival(5.0)])
@@ -451,6 +454,7 @@ def test_devices_share_the_queue() -> None:
     assert max(four.left.values()) < max(one.left.values()) / 3.5
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(arrivals, st.integers(1, 4))
 def test_a_request_is_refused_only_while_all_places_are_taken(

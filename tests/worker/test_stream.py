@@ -164,6 +164,7 @@ def test_a_cancelled_request_frees_its_place_while_it_is_being_decoded(
     asyncio.run(run())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("queued", [False, True])
 def test_a_request_of_a_dead_process_frees_its_place(
     worker: Worker, request_in: Callable[..., RunnerRequest], tmp_path: Path, queued: bool

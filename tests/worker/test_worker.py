@@ -345,6 +345,7 @@ def test_cancelling_an_outcome_frees_its_place(
     assert last.result(scale(20))
 
 
+@pytest.mark.slow
 def test_late_jobs_free_their_places_whether_running_or_waiting(
     worker: Worker, gate: Gate, job: Callable[..., RunnerRequest]
 ) -> None:
@@ -470,6 +471,7 @@ def submit_long(worker: Worker, request: RunnerRequest) -> RunningJob:
     return job
 
 
+@pytest.mark.slow
 def test_a_long_clip_is_encoded_while_it_is_decoded(
     worker: Worker, gate: Gate, job: Callable[..., RunnerRequest]
 ) -> None:
@@ -495,6 +497,7 @@ def test_a_long_clip_is_encoded_while_it_is_decoded(
     torch.testing.assert_close(load_waveforms(asked.path), alone.waveforms, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_pieces_of_a_long_sound_come_before_its_end(
     worker: Worker, gate: Gate, job: Callable[..., RunnerRequest]
 ) -> None:
@@ -577,6 +580,7 @@ def test_all_devices_share_one_queue(gate: Gate, job: Callable[..., RunnerReques
     assert all(isinstance(f.exception(scale(10)), CancelledRequestError) for f in running)
 
 
+@pytest.mark.slow
 def test_devices_may_encode_clips_in_different_numbers_of_pieces(
     gate: Gate, job: Callable[..., RunnerRequest]
 ) -> None:
@@ -625,6 +629,7 @@ def test_engines_that_share_a_cpu_share_its_threads(
         torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
 def test_every_job_of_a_random_mix_has_an_outcome_and_frees_its_place(
     job: Callable[..., RunnerRequest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
