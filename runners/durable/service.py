@@ -128,10 +128,10 @@ class JobService:
             )
         if accepted.start_by is not None:
             self.queue.starts.add(job_id, accepted.start_by)
-        self.queue.submit(owner, job_id, accepted)
+        job = self.queue.submit(owner, job_id, accepted)
         if upload is not None:
             self.uploads.remove(upload)
-        return self.queue.find(owner, job_id)
+        return job
 
     def find(self, owner: str, job_id: str) -> Job:
         """Return a job. A running one tells if it waits for room on the disk.

@@ -52,6 +52,31 @@ def test_a_job_is_found_by_its_owner_alone(queue: JobQueue) -> None:
     assert queue.list_jobs("", limit=10) == []
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"prompt": "rain"},
+        {
+            "prompt": "rain",
+            "priority": "interactive",
+            "webhook_url": "https://a.test/",
+            "output": "s3://bucket/out/",
+            "start_by": "2999-12-01T18:00:00.5+01:00",
+            "upload": "a" * 32,
+        },
+    ],
+)
+def test_a_submitted_job_is_returned_as_it_is_found(
+    queue: JobQueue, options: dict[str, object]
+) -> None:
+    request = make_request(**options)
+    assert queue.submit(OWNER, "1", request) == queue.find(OWNER, "1")
+    assert queue.submit(OWNER, "1", request) == queue.find(OWNER, "1")
+    queue.cancel(OWNER, "1")
+    assert queue.submit(OWNER, "1", request) == queue.find(OWNER, "1")
+    assert queue.find(OWNER, "1").state == "cancelled"
+
+
 def test_the_first_request_under_an_id_counts(queue: JobQueue) -> None:
     requests = [make_request(prompt="rain"), make_request(prompt="snow")]
     for request in requests:
