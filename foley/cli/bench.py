@@ -17,6 +17,7 @@ from rich.table import Table
 
 from foley.atomic import atomic_path
 from foley.cli.options import ServerOptions, SoundOptions
+from foley.cli.plan import create_folder
 from foley.cli.svg import draw_bars, draw_counts, draw_document
 from foley.cli.whole import WHOLE
 from foley.client import AsyncFoleyClient
@@ -91,6 +92,8 @@ def bench(
     elif sound.duration_seconds is not None:
         raise ParameterError("--seconds is the length of a sound without a clip; leave one out")
     request = sound.parse()
+    if not callers:
+        raise ParameterError("--callers is empty; give one number for each load, such as 1 4 16")
     for count in callers:
         if not 1 <= count <= MAX_CALLERS:
             raise ParameterError(f"--callers: {count} is not possible; give 1 to {MAX_CALLERS}")
@@ -98,6 +101,10 @@ def bench(
         raise ParameterError(f"--requests: {requests} measure nothing; give 1 or more")
     if output is not None and output.suffix.lower() != ".svg":
         raise ParameterError(f"--output ends in {output.suffix or 'nothing'}; name a .svg file")
+    if output is not None and output.is_dir():
+        raise ParameterError(f"--output {output} is a folder; name a .svg file")
+    if output is not None:
+        create_folder(output.parent)
     results = asyncio.run(_measure_all(server, clip, request, callers, requests))
     if as_json:
         figures = [

@@ -366,18 +366,30 @@ def create_folders(tasks: Sequence[ClipTask]) -> None:
         OutputError: a folder cannot be created, or takes no file.
     """
     for folder in {task.output.parent for task in tasks}:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(
-                f"folder {folder} cannot be made ({error.strerror}); name another output"
-            ) from error
-        try:
-            # Rights do not tell: a full disk or a mount that is read-only refuses everybody.
-            with tempfile.TemporaryFile(dir=folder) as probe:
-                probe.write(bytes(4096))
-        except OSError as error:
-            raise OutputError(
-                f"nothing can be written in the folder {folder} ({error.strerror}); name another "
-                "one with --output, or make room there"
-            ) from error
+        create_folder(folder)
+
+
+def create_folder(folder: Path) -> None:
+    """Create a folder, and check that files can be written there.
+
+    Args:
+        folder: of an output.
+
+    Raises:
+        OutputError: it cannot be created, or takes no file.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"folder {folder} cannot be made ({error.strerror}); name another output"
+        ) from error
+    try:
+        # Rights do not tell: a full disk or a mount that is read-only refuses everybody.
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(bytes(4096))
+    except OSError as error:
+        raise OutputError(
+            f"nothing can be written in the folder {folder} ({error.strerror}); name another "
+            "one with --output, or make room there"
+        ) from error

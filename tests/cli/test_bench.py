@@ -54,6 +54,7 @@ def test_each_load_is_measured(
         (("--server", "http://127.0.0.1:1", "--requests", "0"), "--requests: 0 measure nothing"),
         (("none.mp4", "--server", "http://127.0.0.1:1"), "there is no file none.mp4"),
         (("--server", "http://127.0.0.1:1", "-o", "x.png"), "name a .svg file"),
+        (("--server", "http://127.0.0.1:1", "--callers"), "--callers is empty"),
     ],
 )
 def test_a_load_that_cannot_be_measured_is_refused(
@@ -64,6 +65,14 @@ def test_a_load_that_cannot_be_measured_is_refused(
 ) -> None:
     assert run(monkeypatch, *arguments) == 2
     assert message in capfd.readouterr().err
+
+
+def test_a_picture_that_cannot_be_written_is_refused_before_the_load(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    # Nothing listens there, which a measurement would say.
+    assert run(monkeypatch, "--server", "http://127.0.0.1:1", "-o", "/proc/x/x.svg") == 1
+    assert "folder /proc/x cannot be made" in capfd.readouterr().err
 
 
 def test_a_load_without_a_sound_is_drawn() -> None:
