@@ -1,14 +1,17 @@
 """`foley bench`: what callers of a service see, as a table, as JSON and as a picture."""
 
+import io
 import json
 import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from foley.cli.app import main
-from foley.cli.bench import LoadResult, draw_loads
+from foley.cli.bench import LoadResult, draw_loads, make_table
+from tests.client.stub_server import Reply, error_reply, run_stub_server
 from tests.server import Server
 
 
@@ -73,6 +76,33 @@ def test_a_picture_that_cannot_be_written_is_refused_before_the_load(
     # Nothing listens there, which a measurement would say.
     assert run(monkeypatch, "--server", "http://127.0.0.1:1", "-o", "/proc/x/x.svg") == 1
     assert "folder /proc/x cannot be made" in capfd.readouterr().err
+
+
+def test_a_request_that_no_service_can_answer_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "x.mp4").write_bytes(b"no video")
+    with run_stub_server() as stub:
+        models = Reply(pieces=(b'{"models": [{"preset": "tiny"}]}',))
+        stub.replies = [models, error_reply(422, "video_unreadable")]
+        command = (tmp_path / "x.mp4", "--server", stub.url, "--requests", 9, "--callers", 3)
+        assert run(monkeypatch, *command) == 1
+        assert len(stub.requests) == 2
+    assert "why" in capfd.readouterr().err
+
+
+def test_the_names_of_errors_are_not_cut_off() -> None:
+    refused = LoadResult(
+        callers=16,
+        num_done=9,
+        errors={"video_unreadable": 12, "storage_full": 3},
+        seconds=1.0,
+        sound_seconds=9.0,
+        latencies=(0.5,) * 9,
+    )
+    printed = io.StringIO()
+    Console(file=printed, width=80).print(make_table([refused]))
+    assert "12 video_unreadable " in printed.getvalue()
 
 
 def test_a_load_without_a_sound_is_drawn() -> None:
