@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from foley.cli.app import main
 from foley.cli.bulk import cluster
 from foley.errors import ConnectionFailedError
 from runners.process import find_free_port
@@ -87,3 +88,35 @@ def test_a_start_of_ray_that_failed_is_tried_again(tmp_path: Path) -> None:
     )
     assert "attempt 2 of 5" in done.stdout, done.stdout + done.stderr
     assert "nodes 1" in done.stdout, done.stdout + done.stderr
+
+
+def test_a_cluster_without_ray_is_refused_before_the_model_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)  # as if it were not installed
+    (tmp_path / "rows.jsonl").write_text('{"duration_seconds": 0.5, "prompt": "rain"}\n')
+    command = ["foley", "bulk", str(tmp_path / "rows.jsonl"), str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", [*command, "--address", "127.0.0.1:6379"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 3
+    assert "--address needs the extra 'bulk'" in capfd.readouterr().err
+
+
+@pytest.mark.long
+def test_without_ray_one_machine_makes_the_same_rows(tmp_path: Path) -> None:
+    program = "import sys; sys.modules['ray'] = None; from foley.cli.app import main; main()"
+    (tmp_path / "rows.jsonl").write_text('{"duration_seconds": 0.5, "prompt": "rain"}\n')
+    command = [sys.executable, "-c", program, "bulk", tmp_path / "rows.jsonl", tmp_path / "out"]
+    command += ["--steps", "1", "--preset", "tiny"]
+    done = subprocess.run(
+        command,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=scale(120),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "the extra 'bulk' adds clusters (--address), s3:// and Parquet" in done.stderr
+    assert "1 rows done, 0 failed" in done.stderr
+    assert (tmp_path / "out" / "sound-1.wav").exists()
