@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from foley.errors import NotFoundError
 from runners.durable.executor_settings import ExecutorSettings
 from runners.durable.job import Job
 from runners.durable.launcher import ExecutorLauncher
@@ -30,8 +31,8 @@ def open_service(folder: Path) -> JobService:
     return JobService(Settings(jobs_dir=folder, output_buckets="s3://away"))
 
 
-def settings(folder: Path) -> ExecutorSettings:
-    return ExecutorSettings(folder=folder, keep_seconds=600, webhooks=WebhookSettings())
+def settings(folder: Path, keep_seconds: float = 600) -> ExecutorSettings:
+    return ExecutorSettings(folder=folder, keep_seconds=keep_seconds, webhooks=WebhookSettings())
 
 
 def submit(service: JobService, seed: int, key: str | None = None, **options: object) -> Job:
@@ -82,6 +83,28 @@ def test_a_cancelled_job_ends_within_a_second_in_each_state(
     assert api.seeds["2"] == 0
     for job in (running, waiting, storing):
         assert service.find("", job.id).state == "cancelled"
+
+
+def test_a_job_is_removed_with_its_files_once_its_time_is_over(
+    service: JobService, tmp_path: Path
+) -> None:
+    jobs = tmp_path / "jobs"
+    ended = submit(service, 1)
+    cancel(service, ended)
+    assert len(list(jobs.iterdir())) == 1
+    with (
+        serve_api(held=True) as api,
+        run_executor(settings(tmp_path, keep_seconds=1), api.url, num_running=1),
+    ):
+        running = submit(service, 2)
+        wait_until(lambda: list(jobs.iterdir()) == [jobs / running.id], 60, what="it is kept")
+        with pytest.raises(NotFoundError, match="it may have expired"):
+            service.find("", ended.id)
+        wait_until(lambda: api.seeds["2"], 60, what="no job began")
+        time.sleep(1.5)
+        assert service.find("", running.id).state == "running"  # its time begins at its end
+        api.released.set()
+        wait_until(lambda: not list(jobs.iterdir()), 60, what="it is kept")
 
 
 @pytest.mark.long

@@ -1,7 +1,9 @@
 """Durable jobs over HTTP: one job at a time, on the shared server."""
 
+import asyncio
 import base64
 import json
+import random
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,7 +13,9 @@ import httpx
 import pytest
 
 from foley.client import verify_webhook
+from foley.errors import NotFoundError
 from foley.media.inspection import inspect_file
+from runners.http.responses import KeptFile
 from tests.durable.receiver import SECRET, receive_webhooks
 from tests.http.test_generate import samples
 from tests.media.clips import list_packets
@@ -91,6 +95,36 @@ def test_a_result_is_sent_by_range(server: Server, done: dict[str, Any]) -> None
     part = server.client.get(done["result_url"], headers={"Range": "bytes=100-199"})
     assert part.status_code == 206
     assert part.content == whole[100:200]
+
+
+@pytest.mark.parametrize("given", ["", "bytes=1000-", "bytes=0-199999,300000-"])
+def test_a_result_that_is_deleted_while_it_is_sent_comes_whole(tmp_path: Path, given: str) -> None:
+    path = tmp_path / "foley-1.wav"
+    content = random.Random(0).randbytes(1_000_000)
+    path.write_bytes(content)
+    sent: list[bytes] = []
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            assert message["status"] == (206 if given else 200)
+        elif body := message["body"]:
+            sent.append(body)
+            path.unlink(missing_ok=True)
+
+    async def receive() -> Any:
+        await asyncio.sleep(60)
+
+    headers = [(b"range", given.encode())] if given else []
+    scope = {"type": "http", "method": "GET", "headers": headers}
+    asyncio.run(KeptFile(path)(scope, receive, send))
+    received = b"".join(sent)
+    if given.count("-") == 2:
+        assert content[:200_000] in received
+        assert content[300_000:] in received
+    else:
+        assert received == content[1000 if given else 0 :]
+    with pytest.raises(NotFoundError, match="no longer kept"):
+        asyncio.run(KeptFile(path)(scope, receive, send))
 
 
 def test_an_ended_job_says_when(server: Server, done: dict[str, Any]) -> None:
