@@ -18,6 +18,7 @@ from foley.errors import ParameterError, RequestError
 from foley.media.filters import Sound, measure_loudness
 from foley.media.original import read_original
 from foley.speech import measure_speech
+from foley.tuning.music import has_music
 
 SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
 MIN_SECONDS = 1.0
@@ -28,6 +29,10 @@ _MOST_SPEECH_SECONDS = 0.5
 _VOICES = frozenset(
     {"voice", "voices", "speech", "speaks", "speaking", "talks", "talking", "says", "saying"}
     | {"conversation", "dialogue", "crowd", "shouts", "shouting", "sings", "singing", "laughing"}
+)
+_INSTRUMENTS = frozenset(
+    {"music", "musical", "song", "sings", "singing", "melody", "tune", "band", "radio", "chimes"}
+    | {"guitar", "piano", "violin", "cello", "flute", "trumpet", "organ", "accordion", "saxophone"}
 )
 # A sound is said to be off by so much, and if the motion fits the moved sound so much better.
 _LAG_FRAMES = 3
@@ -163,10 +168,17 @@ def _check_sound(clip: TrainingClip) -> list[Finding]:
     if clipped > _MOST_CLIPPED:
         findings.append(Finding(f"clips in {clipped:.1%} of its samples; record it more softly"))
     spoken = measure_speech(torch.from_numpy(clip.waveform)[None], SAMPLE_RATE)
-    if spoken > _MOST_SPEECH_SECONDS and not _VOICES.intersection(clip.prompt.lower().split()):
+    words = set(clip.prompt.lower().replace(",", " ").split())
+    if spoken > _MOST_SPEECH_SECONDS and not _VOICES & words:
         text = (
             f"has {spoken:.1f} s of speech, which its prompt does not name; leave the clip out, or "
             "say in the prompt whose voice is heard"
+        )
+        findings.append(Finding(text))
+    if has_music(clip.waveform) and not _INSTRUMENTS & words:
+        text = (
+            "seems to have music, which its prompt does not name; listen to it, and leave the clip "
+            "out or name the music"
         )
         findings.append(Finding(text))
     spectrum = np.abs(np.fft.rfft(clip.waveform)) ** 2

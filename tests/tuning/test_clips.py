@@ -1,5 +1,6 @@
 """What is found about clips before they are learnt from."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 
 from foley.errors import ParameterError
 from foley.tuning.clips import check_sync, find_clips, mark_duplicates, read_clip
+from foley.tuning.music import has_music
 from tests.media.clips import add_sound
 from tests.server import draw_clip
 from tests.speech import babble
@@ -67,6 +69,34 @@ def test_speech_that_the_prompt_does_not_name_is_found(picture: Path, tmp_path: 
     assert not finding.excludes
     assert 0.8 < float(finding.text.split()[1]) <= 1.6  # measured: 1.4 s
     assert not [f for f in read_clip(path, "a voice").findings if "speech" in f.text]
+
+
+def play(tones: Sequence[Sequence[float]], seconds: float = 0.5) -> np.ndarray:
+    """Return tones one after another, each of partials in Hz that decay together, [1, S]."""
+    time = np.arange(round(seconds * RATE)) / RATE
+    heard = [sum(np.sin(2 * np.pi * hz * time) for hz in partials) for partials in tones]
+    sound = np.concatenate([np.exp(-3 * time) * tone for tone in heard])
+    return (0.2 * sound / np.abs(sound).max())[None]
+
+
+def test_music_that_the_prompt_does_not_name_is_found(picture: Path, tmp_path: Path) -> None:
+    notes = [227 * 2 ** (step / 12) for step in (0, 4, 7, 12, 5, 9, 12)]  # in no common tuning
+    melody = play([[hz * partial for partial in (1, 2, 3, 4)] for hz in notes])
+    path = add_sound(picture, tmp_path / "melody.mov", melody, layout="mono")
+    (finding,) = [f for f in read_clip(path, "taps").findings if "music" in f.text]
+    assert not finding.excludes
+    assert not [f for f in read_clip(path, "taps, music").findings if "music" in f.text]
+
+
+def test_tones_noise_and_glides_are_no_music() -> None:
+    random = np.random.default_rng(1)
+    struck = play(random.uniform(150, 3000, (8, 4)))
+    time = np.arange(4 * RATE) / RATE
+    engine = sum(np.sin(2 * np.pi * n * (80 * time + 5 * time**2)) / n for n in range(1, 12))
+    hum = np.sin(2 * np.pi * 100 * time) + np.sin(2 * np.pi * 300 * time)
+    rain = random.standard_normal(4 * RATE)
+    for sound in (struck[0], engine, hum, rain, np.zeros(RATE), rain[:100]):
+        assert not has_music(np.asarray(sound, np.float32))
 
 
 def test_twins_are_found_by_their_sound(picture: Path, tmp_path: Path) -> None:
