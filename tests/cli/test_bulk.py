@@ -25,12 +25,12 @@ from rich.console import Console
 from foley.bulk import BulkOutcome, BulkTask, name_record
 from foley.cli.app import main
 from foley.cli.bulk.picture import draw_picture
-from foley.cli.bulk.records import Plan, lock_output, plan_rows
+from foley.cli.bulk.records import Plan, lock_output, make_report, plan_rows, write_report
 from foley.cli.bulk.rows import BadRow, Defaults, list_fields, make_tasks
 from foley.cli.bulk.sources import read_source
 from foley.errors import ConflictError, ParameterError
 from foley.media.inspection import inspect_file
-from foley.mix import MixOptions
+from foley.mix import Loudness, LoudnessReport, MixOptions
 from foley.request import GenerationRequest
 from foley.storage import Folder, open_storage
 from tests.media.test_images import draw_picture as draw_numbered
@@ -319,6 +319,41 @@ def test_a_second_run_into_the_same_folder_is_refused(tmp_path: Path) -> None:
         pass
     with lock_output(str(tmp_path)):
         pass
+
+
+def test_the_reports_have_what_was_measured_of_each_sound(tmp_path: Path) -> None:
+    task = make_task("x.wav", tmp_path).model_copy(update={"names": ("x-1.wav", "x-2.wav")})
+    quiet = Loudness(true_peak_dbtp=-9.5)  # of less than 0.4 s
+    loud = Loudness(integrated_lufs=-20.25, true_peak_dbtp=-3.0)
+    outcome = make_outcome(
+        task,
+        seeds=(1, 2),
+        device_seconds=1.25,
+        speech_seconds=(0.0, 0.75),
+        loudness=tuple(LoudnessReport(before=one, after=one, gain_db=0) for one in (quiet, loud)),
+    )
+    earlier = make_task("earlier.wav", tmp_path)  # of a version that measured nothing
+    lines = make_report(
+        [task, earlier], [], {"x.wav": outcome, "earlier.wav": make_outcome(earlier)}
+    )
+    assert write_report(Folder(tmp_path), lines) == ["report.csv", "report.parquet"]
+    table = pyarrow.parquet.read_table(tmp_path / "report.parquet").to_pydict()
+    assert table["speech_seconds"] == [0.0, 0.75, None]
+    assert table["integrated_lufs"] == [None, -20.25, None]
+    assert table["true_peak_dbtp"] == [-9.5, -3.0, None]
+    assert table["device_seconds"] == [1.25, 1.25, None]
+    assert table["seed"] == [1, 2, 1]
+    assert [line["speech_seconds"] for line in read_report(tmp_path)] == ["0.0", "0.75", ""]
+
+
+@pytest.mark.parametrize("price", ["-1", "nan", "inf"])
+def test_a_price_that_is_none_is_refused(
+    price: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    arguments = (tmp_path, tmp_path / "out", "--hourly-price", price)
+    code, printed = run_command(monkeypatch, capfd, *arguments)
+    assert code == 2
+    assert f"--hourly-price: {price} is no price; give 0 or more" in printed
 
 
 def test_the_picture_has_every_failure(tmp_path: Path) -> None:
