@@ -24,6 +24,8 @@ from rich.console import Console
 
 from foley.bulk import BulkOutcome, BulkTask, name_record
 from foley.cli.app import main
+from foley.cli.bulk.command import _Run
+from foley.cli.bulk.estimate import print_estimate
 from foley.cli.bulk.picture import draw_picture
 from foley.cli.bulk.records import Plan, lock_output, make_report, plan_rows, write_report
 from foley.cli.bulk.rows import BadRow, Defaults, list_fields, make_tasks
@@ -354,6 +356,49 @@ def test_a_price_that_is_none_is_refused(
     code, printed = run_command(monkeypatch, capfd, *arguments)
     assert code == 2
     assert f"--hourly-price: {price} is no price; give 0 or more" in printed
+
+
+def test_a_log_has_the_progress_and_the_cost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("foley.cli.bulk.command.LINE_SECONDS", 0.0)
+    tasks = [make_task(f"{index}.wav", tmp_path) for index in range(3)]
+    printed = io.StringIO()
+    run = _Run(
+        Console(file=printed, soft_wrap=True),
+        Folder(tmp_path),
+        {},
+        max_errors=None,
+        num_failed=1,  # a refused row of the table
+        hourly_price=3.6e6,
+    )
+    done = [make_outcome(task, device_seconds=0.5) for task in tasks[:2]]
+    failed = BulkOutcome.from_error(tasks[2], ParameterError("no"), finished=1.0)
+    run.work(iter([*done, failed]), tasks)
+    run.print_summary([])
+    lines = printed.getvalue().splitlines()
+    assert re.match(r"1 of 3 rows, 1.0 s of sound, .* s a second, cost \d.*, 1 failed$", lines[0])
+    assert re.match(r"3 of 3 rows, 2.0 s of sound, .*, 2 failed$", lines[3])
+    assert lines[5] == "devices worked 30.00 s for a minute of sound"
+    cost = re.match(r"cost ([\d.e+]+) at 3.6e\+06 an hour, ([\d.e+]+) a minute of sound$", lines[6])
+    assert cost
+    assert float(cost[2]) == pytest.approx(30 * float(cost[1]), rel=0.1)
+
+
+def test_a_dry_run_says_what_the_rest_costs(tmp_path: Path) -> None:
+    tasks = [
+        make_task(f"{index}.wav", tmp_path, prompt="rain", duration_seconds=6.0).model_copy(
+            update={"clip": None}
+        )
+        for index in range(10)
+    ]
+    # Two seconds of sound were made a second.
+    earlier = [make_outcome(tasks[0], finished=float(end), seconds=9.0) for end in (10, 11)]
+    printed = io.StringIO()
+    console = Console(file=printed, soft_wrap=True)
+    print_estimate(console, tasks, earlier, hourly_price=120.0)
+    assert "about 60 s of sound" in printed.getvalue()
+    assert "about 0.5 min and a cost of 1, at the rate" in printed.getvalue()
 
 
 def test_the_picture_has_every_failure(tmp_path: Path) -> None:
