@@ -10,7 +10,7 @@ export function bindKeys(actions) {
     " ": actions.play, l: actions.loop, i: actions.selectFrom, o: actions.selectTo, Escape: actions.clearSelection,
     c: actions.cue, m: actions.mute, s: actions.solo, a: actions.back, r: () => actions.again(), d: () => actions.download(),
     "+": () => actions.zoomBy(ZOOM_STEP), "=": () => actions.zoomBy(ZOOM_STEP), "-": () => actions.zoomBy(-ZOOM_STEP), 0: actions.zoomAll,
-    Home: () => actions.seek(0), End: actions.end,
+    Home: () => actions.seek(0), End: actions.end, ",": () => actions.seekOnset(-1), ".": () => actions.seekOnset(1),
   };
   const arrows = {
     ArrowLeft: (step) => actions.seekBy(-step), ArrowRight: (step) => actions.seekBy(step),

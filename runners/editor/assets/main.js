@@ -146,8 +146,14 @@ async function makeMix() {
   const id = ++mixing;
   const key = mixKey;
   const numSamples = Math.round(project.duration * SAMPLE_RATE);
+  $("timeline").toggleAttribute("data-empty", !numSamples);
   if (!numSamples) {
-    open.mix = null;
+    Object.assign(open, { mix: null, effect: null, gainDb: 0 });
+    player.clear();
+    timeline.clear();
+    showZoom();
+    showMeter({ lufs: null, peak: 0 }, 0);
+    update();
     document.body.dataset.mix = "ready";
     return;
   }
@@ -211,7 +217,7 @@ function measure(channels, id) {
 function showMeter({ lufs, peak }, gainDb) {
   $("lufs").textContent = lufs === null ? "–" : `${(lufs + gainDb).toFixed(1)} LUFS`;
   $("peak").textContent = peak ? `${(decibels(peak) + gainDb).toFixed(1)} dBTP` : "–";
-  $("lowered").textContent = gainDb ? describeGain(Number(gainDb.toFixed(1))) : "0 dB";
+  $("mix-gain").textContent = gainDb ? describeGain(Number(gainDb.toFixed(1))) : "0 dB";
 }
 
 // ---- Making sounds
@@ -462,6 +468,10 @@ const actions = {
   seekBy: (seconds) => player.seek(player.position + seconds),
   seek: (seconds) => player.seek(seconds),
   end: () => player.seek(store.project.duration),
+  seekOnset(step) {
+    const onset = timeline.findOnset(player.position, step);
+    if (onset !== undefined) player.seek(onset);
+  },
   loop: () => { wantsSelection = !wantsSelection; update(); },
   selectFrom: () => selectRange(player.position, store.project.selection?.stop > player.position ? store.project.selection.stop : store.project.duration),
   selectTo: () => selectRange(store.project.selection?.start < player.position ? store.project.selection.start : 0, player.position),

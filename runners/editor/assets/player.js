@@ -64,6 +64,13 @@ export class Player extends EventTarget {
     this._tell("move");
   }
 
+  /** Have nothing to play, and be at the start. */
+  clear() {
+    this.pause();
+    Object.assign(this, { _buffer: null, _position: 0, duration: 0, available: 0 });
+    this._tell("move");
+  }
+
   setLoop(loop) {
     const position = this.position;
     this.loop = loop;

@@ -10,6 +10,7 @@ const NONCE = document.querySelector("meta[name=nonce]").content;
 const MAX_PIXELS_PER_SECOND = 1000;
 const SNAP_PIXELS = 10;
 const DRAG_PIXELS = 4;
+const DRAWN_PIXELS = 5; // by which the library draws a region past the pointer
 const QUIET_RATE = 100; // samples a second of a lane without a sound
 
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -56,6 +57,12 @@ export class Lane extends EventTarget {
     if (Math.abs(this.scroll - left) >= 1) this.wave.setScroll(left);
   }
 
+  /** Take the colours that the page has now. */
+  recolour() {
+    const wave = resolve("--wave");
+    this.wave.setOptions({ waveColor: wave, progressColor: wave });
+  }
+
   destroy() {
     this.wave.destroy();
   }
@@ -77,18 +84,21 @@ export class Timeline extends EventTarget {
     this._selected = null;
     this._isFollowing = false;
     this._spectrogram = Spectrogram.create({ height: 96, fftSamples: 1024, scale: "mel", frequencyMax: 20000, colorMap: "roseus", useWebWorker: true });
+    const quiet = resolve("--quiet");
+    this._minimap = Minimap.create({ container: overview, height: 28, waveColor: quiet, progressColor: quiet, cspNonce: NONCE, cursorWidth: 0, interact: true });
     this.mix = this.add(new Lane(mix, {
       height: 72,
       plugins: [
-        Ruler.create({ height: 18, insertPosition: "beforebegin", secondaryLabelOpacity: 1, style: { color: resolve("--ink"), fontSize: "11px" } }),
+        Ruler.create({ height: 18, insertPosition: "beforebegin", secondaryLabelOpacity: 1, style: { color: "var(--ink)", fontSize: "11px" } }),
         this._spectrogram,
-        Minimap.create({ container: overview, height: 28, waveColor: resolve("--quiet"), progressColor: resolve("--quiet"), cspNonce: NONCE, cursorWidth: 0, interact: true }),
+        this._minimap,
       ],
     }));
     this.original = this.add(new Lane(original, { height: 56 }));
     this._makeSelectable();
     this._makeSeekable();
     new ResizeObserver(() => this._apply()).observe(mix);
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this._recolour());
   }
 
   add(lane) {
@@ -125,6 +135,22 @@ export class Timeline extends EventTarget {
       this._spectrogram.clearCache();
       this._spectrogram.render();
     } else this._drawTimer = setTimeout(() => this._drawSpectrogram(), 50);
+  }
+
+  /** Follow a change between light and dark: canvases keep the colours that they were drawn in. */
+  _recolour() {
+    for (const lane of this._lanes) lane.recolour();
+    const quiet = resolve("--quiet");
+    const colours = { waveColor: quiet, progressColor: quiet };
+    Object.assign(this._minimap.options, colours);
+    this._minimap.miniWavesurfer?.setOptions(colours);
+  }
+
+  /** Forget the sound that is shown, and how it is zoomed. */
+  clear() {
+    this.duration = 0;
+    this.onsets = [];
+    this._zoom = 0;
   }
 
   get width() {
@@ -190,6 +216,17 @@ export class Timeline extends EventTarget {
     return best;
   }
 
+  /** The next onset after a position, or with -1 the last one before it; undefined without one. */
+  findOnset(seconds, step) {
+    const isBeyond = (onset) => step * (onset - seconds) > 1e-3;
+    return step > 0 ? this.onsets.find(isBeyond) : this.onsets.findLast(isBeyond);
+  }
+
+  /** Where the pointer ended a region that was drawn. */
+  findDrawnStop({ start, end }) {
+    return end >= this.duration ? end : Math.max(start, end - DRAWN_PIXELS / this.pixelsPerSecond);
+  }
+
   select(range) {
     this._selected = range;
     this._drawSelection();
@@ -224,13 +261,13 @@ export class Timeline extends EventTarget {
   _makeSelectable() {
     const { regions } = this.mix;
     regions.enableDragSelection({ color: "rgba(64, 140, 220, 0.25)" }, DRAG_PIXELS);
-    const tell = (region) => {
+    const tell = (region, end = region.end) => {
       if (this._drawing) return;
-      const [start, stop] = [this.snap(region.start), this.snap(region.end)];
+      const [start, stop] = [this.snap(region.start), this.snap(end)];
       this._emit("select", { start: Math.min(start, stop), stop: Math.max(start, stop) });
     };
-    regions.on("region-created", tell);
-    regions.on("region-updated", tell);
+    regions.on("region-created", (region) => tell(region, this.findDrawnStop(region)));
+    regions.on("region-updated", (region) => tell(region));
   }
 
   _makeSeekable() {
@@ -240,8 +277,9 @@ export class Timeline extends EventTarget {
     });
     this._root.addEventListener("click", (event) => {
       const lane = event.target.closest(".lane");
-      if (!lane || lane.id === "overview" || !pressed || Math.abs(event.clientX - pressed.x) > DRAG_PIXELS) return;
+      if (!lane || !pressed || Math.abs(event.clientX - pressed.x) > DRAG_PIXELS) return;
       const x = event.clientX - lane.getBoundingClientRect().left;
+      if (lane.id === "overview") return this._show((x / this.width) * this.duration);
       this._emit("seek", { seconds: this.view.start + x / this.pixelsPerSecond });
     });
     this._root.addEventListener("wheel", (event) => {
@@ -257,6 +295,13 @@ export class Timeline extends EventTarget {
         this._follow(this.mix);
       }
     }, { passive: false });
+  }
+
+  /** Go to a position, and have it in the middle of what is on the screen. */
+  _show(seconds) {
+    this.mix.scroll = Math.max(0, seconds * this.pixelsPerSecond - this.width / 2);
+    this._follow(this.mix);
+    this._emit("seek", { seconds });
   }
 
   _emit(name, detail) {

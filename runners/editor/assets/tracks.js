@@ -1,6 +1,6 @@
 // The rows of the tracks: their controls, and their lanes with cues and parts that were made again.
 
-import { addCue, choose, makeId, moveCue } from "./project.js";
+import { addCue, choose, findPlace, makeId, moveCue } from "./project.js";
 import { Lane } from "./timeline.js";
 
 const CUE = "rgba(46, 160, 90, 0.28)";
@@ -107,8 +107,21 @@ class Row {
     const select = () => { if (store.project.selected !== id) store.change((project) => { project.selected = id; }, null); };
     this.element.addEventListener("pointerdown", select);
     this.element.addEventListener("focusin", select);
+    wave.addEventListener("dblclick", (event) => this._nextTake(event.clientX - wave.getBoundingClientRect().left));
     this._wave = wave;
     this.lane = null;
+  }
+
+  /** Hear the next take of the part that lies at a place of the lane. */
+  _nextTake(x) {
+    const seconds = this._timeline.view.start + x / this._timeline.pixelsPerSecond;
+    const own = this._store.project.tracks.find((one) => one.id === this._id);
+    if (findPlace(own, seconds) === own) return;
+    this._edit(undefined, (track) => {
+      const spot = findPlace(track, seconds);
+      const ids = [null, ...spot.takes.map((take) => take.id)];
+      choose(spot, ids[(ids.indexOf(spot.chosen) + 1) % ids.length]);
+    });
   }
 
   update(track, index, project, sounds) {
@@ -144,7 +157,7 @@ class Row {
     if (this._shown.takes !== key) {
       this._shown.takes = key;
       const options = track.takes.map((take, n) => make("option", { value: take.id, textContent: `Take ${n + 1} · ${take.seed}` }));
-      this._take.replaceChildren(...(options.length ? options : [make("option", { value: "", textContent: "no take yet" })]));
+      this._take.replaceChildren(...(options.length ? options : [make("option", { value: "", textContent: "no take" })]));
     }
     this._take.disabled = !track.takes.length;
     show(this._take, track.chosen ?? "");
@@ -171,34 +184,49 @@ class Row {
   _showRegions(track, project) {
     const key = JSON.stringify([track.cues, track.spots.map((spot) => [spot, spot.takes.length]), project.duration]);
     if (this._shown.regions === key || !project.duration || this._loading) return;
-    this._shown.regions = key;
+    const ids = [...track.spots, ...track.cues].map(({ id }) => id).join();
+    const isSame = this._shown.regions !== null && this._shown.ids === ids;
+    Object.assign(this._shown, { regions: key, ids });
+    if (isSame) return this._moveRegions(track);
     this._drawing = true;
     const focused = this.lane.regions.getRegions().find((region) => region.element?.matches(":focus"))?.id;
     this.lane.regions.clearRegions();
     for (const spot of track.spots) {
-      const number = spot.takes.findIndex((take) => take.id === spot.chosen) + 1;
-      const region = this.lane.regions.addRegion({ id: spot.id, start: spot.start, end: spot.stop, color: SPOT, drag: false, resize: false, content: `${number} of ${spot.takes.length}` });
+      const region = this.lane.regions.addRegion({ id: spot.id, start: spot.start, end: spot.stop, color: SPOT, drag: false, resize: false, content: describeSpot(spot) });
       region.element?.setAttribute("data-spot", spot.id);
+      if (region.element) region.element.style.pointerEvents = "none"; // cues are drawn over it
     }
     for (const cue of track.cues) {
       const region = this.lane.regions.addRegion({ id: cue.id, start: cue.start, end: cue.stop, color: CUE, content: cue.prompt, minLength: 0.1 });
       this._makeOperable(region, cue);
+      if (region.element) describeCue(region.element, cue);
       if (cue.id === focused) setTimeout(() => region.element?.focus()); // the library shows it later
     }
     this._drawing = false;
   }
 
+  /** Follow changes of the same regions in place: one that has the focus keeps it for the next key. */
+  _moveRegions(track) {
+    const regions = new Map(this.lane.regions.getRegions().map((region) => [region.id, region]));
+    for (const spot of track.spots) showText(regions.get(spot.id), describeSpot(spot));
+    for (const cue of track.cues) {
+      const region = regions.get(cue.id);
+      if (region.start !== cue.start || region.end !== cue.stop) region.setOptions({ start: cue.start, end: cue.stop });
+      showText(region, cue.prompt);
+      describeCue(region.element, cue);
+    }
+  }
+
   /** Let keys move and remove a cue, and readers name it. */
-  _makeOperable(region, cue) {
+  _makeOperable(region, { id }) {
     const { element } = region;
     if (!element) return;
     element.tabIndex = 0;
     element.setAttribute("role", "slider");
-    element.setAttribute("data-cue", cue.id);
-    element.setAttribute("aria-label", `Cue ${cue.prompt}, ${cue.start} to ${cue.stop} s`);
-    element.setAttribute("aria-valuenow", `${cue.start}`);
-    element.setAttribute("aria-valuetext", `${cue.start} to ${cue.stop} seconds`);
+    element.setAttribute("data-cue", id);
     element.addEventListener("keydown", (event) => {
+      const cue = this._store.project.tracks.find((one) => one.id === this._id)?.cues.find((one) => one.id === id);
+      if (!cue) return;
       const step = { ArrowLeft: -NUDGE_SECONDS, ArrowRight: NUDGE_SECONDS }[event.key];
       if (step) this._change(cue.id, cue.start + (event.shiftKey ? 0 : step), cue.stop + step);
       else if (event.key === "Delete" || event.key === "Backspace") this._edit("cue", (track) => { track.cues = track.cues.filter((one) => one.id !== cue.id); });
@@ -220,7 +248,7 @@ class Row {
     regions.on("region-created", (region) => {
       if (this._drawing) return;
       const { snap } = this._timeline;
-      const [start, stop] = [region.start, region.end].map((seconds) => snap.call(this._timeline, seconds));
+      const [start, stop] = [region.start, this._timeline.findDrawnStop(region)].map((seconds) => snap.call(this._timeline, seconds));
       this._shown.regions = null; // what was drawn is no cue yet
       const id = makeId();
       this._edit(null, () => {});
@@ -239,6 +267,19 @@ class Row {
       this._change(region.id, start, stop);
     });
   }
+}
+
+const describeSpot = (spot) => `${spot.takes.findIndex((take) => take.id === spot.chosen) + 1} of ${spot.takes.length}`;
+
+function showText(region, text) {
+  if (region.content?.textContent !== text) region.setContent(text);
+}
+
+/** Let readers name a cue, and say where it is. */
+function describeCue(element, cue) {
+  element.setAttribute("aria-label", `Cue ${cue.prompt}, ${cue.start} to ${cue.stop} s`);
+  element.setAttribute("aria-valuenow", `${cue.start}`);
+  element.setAttribute("aria-valuetext", `${cue.start} to ${cue.stop} seconds`);
 }
 
 /** Let somebody type the prompt of a cue. */
