@@ -19,6 +19,7 @@ from tests.patience import Deadline, is_within, wait_for_exit, wait_until
 from tests.server import Server
 
 NUM_SOAKED = int(os.environ.get("SOAK_JOBS", "100"))
+KINDS = {"FoleyApi", "GpuRunner", "executor", "fork_server", "runners.page"}
 
 
 def options(seed: int) -> dict[str, str]:
@@ -122,38 +123,74 @@ def test_jobs_are_finished_after_everything_was_killed(tmp_path: Path, short_cli
     assert not list(tmp_path.glob("jobs/uploads/*"))
 
 
-@pytest.mark.soak
 @pytest.mark.timeout(3600)
-def test_jobs_are_finished_while_processes_are_killed(tmp_path: Path, short_clip: bytes) -> None:
-    """One process of the service at a time, any below the launcher, which is the second."""
+@pytest.mark.parametrize(
+    ("num_jobs", "num_steps", "pause_seconds"),
+    [
+        pytest.param(8, 10, (1, 4), marks=pytest.mark.long),
+        # What is computed is not the subject, and takes most of the time on a small machine.
+        pytest.param(NUM_SOAKED, 2, (4, 14), marks=pytest.mark.soak),
+    ],
+)
+def test_jobs_are_finished_while_processes_are_killed(
+    tmp_path_factory: pytest.TempPathFactory,
+    short_clip: bytes,
+    num_jobs: int,
+    num_steps: int,
+    pause_seconds: tuple[float, float],
+) -> None:
+    """One process of the service at a time, of each kind in turn; the launcher is the second."""
+    folder = tmp_path_factory.mktemp("kills")  # a short name: the page's socket lies below it
     with receive_webhooks() as receiver:
-        receiver.statuses = [500] * (NUM_SOAKED // 5)
-        soak(tmp_path, short_clip, receiver)
+        receiver.statuses = [500] * (num_jobs // 5)
+        killed = soak(folder, short_clip, receiver, num_jobs, num_steps, pause_seconds)
+    assert killed.total() > 1
+    assert num_jobs < 100 or killed.keys() >= KINDS
 
 
-def soak(folder: Path, clip: bytes, receiver: Receiver) -> None:
-    """Submit jobs, kill processes until they have ended, and check what came of it."""
+def soak(
+    folder: Path,
+    clip: bytes,
+    receiver: Receiver,
+    num_jobs: int,
+    num_steps: int,
+    pause_seconds: tuple[float, float],
+) -> Counter[str]:
+    """Submit jobs, kill processes until they have ended, and check what came of it.
+
+    Args:
+        folder: for the services.
+        clip: of the jobs.
+        receiver: of their webhooks.
+        num_jobs: how many.
+        num_steps: of each.
+        pause_seconds: the shortest and the longest, from a service that is up to the next kill.
+
+    Returns:
+        How many processes of each kind were killed.
+    """
     chooser = random.Random(0)
     killed: Counter[str] = Counter()
     family: list[psutil.Process] = []
     started = time.monotonic()
     server = start(folder / "0", folder / "jobs", num_running=2)
     try:
-        server.wait_until_ready()
-        # What is computed is not the subject, and takes most of the time on a small machine.
-        few = {"num_inference_steps": "2"}
-        jobs = [submit(server, clip, seed, receiver.url, **few) for seed in range(NUM_SOAKED)]
+        wait_until_up(server)
+        steps = {"num_inference_steps": str(num_steps)}
+        jobs = [submit(server, clip, seed, receiver.url, **steps) for seed in range(num_jobs)]
         deadline = Deadline(3000)
         while not (has_ended(server, jobs) and count_told(receiver) == len(jobs)):
             assert not deadline.is_over(), (killed, server.client.get("/v1/jobs").text)
             # Killed before it is up again, it would never get anything done on a busy machine.
             wait_until_up(server)
-            time.sleep(chooser.uniform(4, 14))
+            time.sleep(chooser.uniform(*pause_seconds))
             if has_ended(server, jobs):
                 continue  # webhooks are left, whose pauses grow
             family = server.family() or family
-            victim = family[0] if killed.total() == 1 else chooser.choice(family[1:])
+            victim = family[0]
             with contextlib.suppress(psutil.NoSuchProcess):
+                if killed.total() != 1:
+                    victim = choose(family[1:], killed, chooser)
                 name = "launcher" if victim.pid == server.process.pid else describe(victim)
                 killed[name] += 1
                 victim.kill()
@@ -164,6 +201,7 @@ def soak(folder: Path, clip: bytes, receiver: Receiver) -> None:
                 server.client.close()
                 server = start(folder / str(killed.total()), folder / "jobs", num_running=2)
                 server.wait_until_ready()
+        wait_until_up(server)
         ended = find_ended(server, jobs)
         assert [job["state"] for job in ended] == ["succeeded"] * len(jobs), killed
         for seed, job in enumerate(ended):
@@ -184,10 +222,16 @@ def soak(folder: Path, clip: bytes, receiver: Receiver) -> None:
         f"{len(jobs)} jobs in {seconds:.0f} s, {killed.total()} kills: {dict(killed)}; "
         f"{len(ids)} webhooks came, {len(ids) - len(set(ids))} of them again"
     )
+    return killed
 
 
 def wait_until_up(server: Server) -> None:
-    wait_until(lambda: server.probe("/readyz") == 200, 300, what="it never came back")
+    """Wait for the model, and for the page, which starts when it is asked for."""
+    wait_until(
+        lambda: server.probe("/readyz") == 200 and server.probe("/ui/") == 200,
+        300,
+        what="it never came back",
+    )
 
 
 def count_told(receiver: Receiver) -> int:
@@ -195,8 +239,20 @@ def count_told(receiver: Receiver) -> int:
     return len({headers["webhook-id"] for headers, _ in receiver.taken})
 
 
+def choose(
+    family: list[psutil.Process], killed: Counter[str], chooser: random.Random
+) -> psutil.Process:
+    """Return a process of the kind that was killed least: one of several media children, too."""
+    kinds: dict[str, list[psutil.Process]] = {}
+    for process in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            kinds.setdefault(describe(process), []).append(process)
+    name = min(sorted(kinds), key=lambda name: (killed[name], chooser.random()))
+    return chooser.choice(kinds[name])
+
+
 def describe(process: psutil.Process) -> str:
-    """Which one of the service's processes it is."""
+    """Which one of the service's processes it is. The page's media children are those of plots."""
     line = " ".join(process.cmdline())
     names = ("executor", "fork_server", "plot_server", "runners.page", "GpuRunner", "FoleyApi")
     return next((name for name in names if name in line), line[:60])
