@@ -1,6 +1,6 @@
 """Read the form of POST /v1/generate: store its clip, if it has one, and validate its options."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -79,7 +79,7 @@ async def read_form(
             },
             max_fields=2 * len(kind.model_fields),
         )
-        options = kind.model_validate(_drop_empty(_merge_repeated(form.fields), kind))
+        options = kind.model_validate(_drop_empty(_merge_repeated(form.fields), kind, files))
     except ClientDisconnect as error:
         raise CancelledRequestError("the caller disconnected during the upload") from error
     except ValidationError as error:
@@ -135,11 +135,20 @@ def _merge_repeated(fields: list[tuple[str, str]]) -> dict[str, str]:
     return merged
 
 
-def _drop_empty(fields: dict[str, str], kind: type[GenerationOptions]) -> dict[str, str]:
-    """Return the fields without those that a browser sends empty; an empty text is kept."""
+def _drop_empty(
+    fields: dict[str, str], kind: type[GenerationOptions], files: Iterable[str]
+) -> dict[str, str]:
+    """Return the fields without those that a browser sends empty; an empty text is kept.
+
+    Swagger UI sends an empty text for a file that was not chosen.
+    """
     known = kind.model_fields
+
+    def is_text(name: str) -> bool:
+        return name in known and known[name].annotation is str
+
     return {
         name: value
         for name, value in fields.items()
-        if value or name not in known or known[name].annotation is str
+        if value or (name not in known and name not in files) or is_text(name)
     }

@@ -62,6 +62,7 @@ SPEECH: dict[str, AvoidSpeech] = {
 }
 REFUSE, TRIM = "Refuse it", "Use a part of it"
 DEFAULT_FRAME_RATE = 24.0  # of numbered pictures, as of film
+DEFAULT_SECONDS = 4.0  # of a still picture, and of a sound without a clip
 NUM_VARIATIONS = (1, 2, 3, 4)
 MODEL_POLL_SECONDS = 2.0  # between two questions while the model loads
 JOBS_POLL_SECONDS = 3.0  # between two questions while a job runs
@@ -92,7 +93,7 @@ class ModelControls:
 
 
 class ClipControls:
-    """The clip: upload, camera, examples and numbered pictures.
+    """The clip: upload, camera, examples, pictures, or none and a length.
 
     Args:
         errors: receives the component for errors about the clip.
@@ -117,16 +118,20 @@ class ClipControls:
                 for name, (title, _) in examples.items():
                     self.example_buttons[name] = gr.Button(title, size="sm", min_width=0)
             gr.HTML(f"<small>{CREDIT}</small>", elem_classes="foley-credit")
-        self.pictures = gr.State("")  # path of a zip of numbered pictures, in place of the video
+        # Path of a still picture, or of a zip of numbered ones, in place of the video.
+        self.pictures = gr.State("")
         with gr.Row(elem_classes="foley-chips"):
             gr.HTML("<span>Or</span>", elem_classes="foley-chips-name")
             self.choose_pictures = gr.UploadButton(
-                "Numbered pictures, or a zip of them",
+                "Pictures, or a zip of them",
                 file_types=[".zip", ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"],
                 file_count="multiple",
                 size="sm",
                 min_width=0,
                 elem_id="choose-pictures",
+            )
+            self.choose_alone = gr.Button(
+                "No picture", size="sm", min_width=0, elem_id="choose-alone"
             )
         with gr.Column(visible=False) as self.pictures_box:
             self.pictures_name = gr.HTML("", elem_id="pictures-name")
@@ -139,6 +144,20 @@ class ClipControls:
                 )
                 self.drop_pictures = gr.Button("Remove", size="md", elem_id="drop-pictures")
         _add_error(errors, "frame_rate")
+        with (
+            gr.Column(visible=False) as self.length_box,
+            gr.Row(elem_classes="foley-part"),
+        ):
+            # Without a video and pictures, a number here asks for a sound of the prompt alone.
+            self.length = gr.Number(
+                None,
+                label="Length in seconds",
+                info="Of a sound without a clip, or of a still picture.",
+                min_width=120,
+                elem_id="length",
+            )
+            self.drop_length = gr.Button("Remove", size="md", elem_id="drop-length")
+        _add_error(errors, "duration_seconds")
 
 
 class SoundControls:

@@ -80,11 +80,12 @@ def _connect_clip(layout: PageLayout, handlers: PageHandlers) -> None:
     # What said something about the clip before, and its numbered pictures.
     cleared = [
         *(layout.actions.part, layout.errors["clip"], layout.errors["start"]),
-        *(clip.pictures, clip.pictures_box),
+        *(clip.pictures, clip.pictures_box, clip.length, clip.length_box),
     ]
 
     def clear() -> tuple[Any, ...]:
-        return gr.Row(visible=False), "", "", "", gr.Column(visible=False)
+        hidden = gr.Column(visible=False)
+        return gr.Row(visible=False), "", "", "", hidden, None, hidden
 
     for name, button in clip.example_buttons.items():
         path = str(EXAMPLES_FOLDER / name)
@@ -106,13 +107,17 @@ def _connect_clip(layout: PageLayout, handlers: PageHandlers) -> None:
         clip.video.clear,
         clip.video.stop_recording,
         clip.drop_pictures.click,
+        clip.drop_length.click,
     ):
         listen(lambda: ("", *clear()), None, [clip.example, *cleared], **UNQUEUED)
     clip.choose_pictures.upload(
         handlers.take_pictures,
         clip.choose_pictures,
-        [clip.video, clip.example, clip.pictures_name, *cleared],
+        [clip.video, clip.example, clip.pictures_name, clip.frame_rate, *cleared],
         **UNQUEUED,
+    )
+    clip.choose_alone.click(
+        handlers.take_no_clip, None, [clip.video, clip.example, *cleared], **UNQUEUED
     )
 
 

@@ -5,6 +5,7 @@ Gradio passes the values of the controls as a dictionary from component to value
 
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, cast
 
 import gradio as gr
@@ -28,6 +29,10 @@ from runners.page.controls import (
 )
 from runners.page.layout import PageLayout
 
+NO_CLIP = (
+    "clip: there is no clip yet. Upload one, record one, or choose an example; or press No picture "
+    "for a sound of the prompt alone"
+)
 _DIRECT = ("cues", "layers", "edit")  # options that have texts
 
 
@@ -42,6 +47,7 @@ def list_inputs(layout: PageLayout) -> set[gr.components.Component]:
         layout.clip.example,
         layout.clip.pictures,
         layout.clip.frame_rate,
+        layout.clip.length,
         layout.sound.prompt,
         layout.sound.num_variations,
         layout.sound.seed_kind,
@@ -62,6 +68,24 @@ def list_inputs(layout: PageLayout) -> set[gr.components.Component]:
     }
 
 
+def find_clip(layout: PageLayout, values: Mapping[Any, Any]) -> Path | None:
+    """Return the clip: a video, a still picture, or a zip of numbered ones; None for none.
+
+    Args:
+        layout: the page's controls.
+        values: the value of each control of `list_inputs`.
+
+    Raises:
+        ParameterError: there is no clip, and no length of a sound without one.
+    """
+    clip = layout.clip
+    if chosen := values[clip.pictures] or values[clip.video]:
+        return Path(chosen)
+    if values[clip.length] is None:
+        raise ParameterError(NO_CLIP)
+    return None
+
+
 def read_options(layout: PageLayout, values: Mapping[Any, Any]) -> RequestOptions:
     """Return the options of a request.
 
@@ -73,6 +97,12 @@ def read_options(layout: PageLayout, values: Mapping[Any, Any]) -> RequestOption
         ParameterError: an option is malformed or out of bounds.
     """
     sound, settings = layout.sound, layout.settings
+    clip = find_clip(layout, values)
+    is_zip = (
+        bool(values[layout.clip.pictures]) and clip is not None and clip.suffix.lower() == ".zip"
+    )
+    has_length = clip is None or (bool(values[layout.clip.pictures]) and not is_zip)
+    length = float(values[layout.clip.length] or 0) if has_length else None
     scales = settings.adapters.read(values)
     used = [{"name": name, "scale": scale} for name, scale in scales.items() if scale]
     speech = SPEECH[values[settings.speech]]
@@ -87,19 +117,20 @@ def read_options(layout: PageLayout, values: Mapping[Any, Any]) -> RequestOption
         solver=values[settings.solver],
         num_variations=values[sound.num_variations],
         seed=_read_seed(values[sound.seed]) if values[sound.seed_kind] == FIXED else None,
+        **({} if length is None else {"duration_seconds": length}),
     )
+    if clip is None:
+        request.check_without_clip()
     mix = MixOptions.parse(
         original_sound=OWN_SOUNDS[values[settings.own_sound]],
         loudness_lufs=LOUDNESSES[values[settings.loudness]],
     )
     start_seconds = float(values[settings.start_seconds] or 0)
-    frame_rate = None
-    if values[layout.clip.pictures]:
-        frame_rate = float(values[layout.clip.frame_rate] or 0)
-    check_part(start_seconds, frame_rate)
+    frame_rate = float(values[layout.clip.frame_rate] or 0) if is_zip else None
+    check_part(start_seconds, frame_rate, length)
     answer = {
         **mix.changed(),
-        "format": OUTPUTS[values[sound.output]],
+        "format": OUTPUTS[SOUND_ALONE if clip is None else values[sound.output]],
         "trim": values[settings.too_long] == TRIM,
         **({"start_seconds": start_seconds} if start_seconds else {}),
         **({} if frame_rate is None else {"frame_rate": frame_rate}),
@@ -128,6 +159,8 @@ def list_link_outputs(layout: PageLayout) -> list[gr.components.Component]:
         layout.clip.pictures,
         layout.clip.pictures_box,
         layout.clip.frame_rate,
+        layout.clip.length,
+        layout.clip.length_box,
         sound.prompt,
         sound.num_variations,
         sound.seed_kind,
@@ -174,12 +207,15 @@ def read_link(
         "solver": settings.solver,
         "num_variations": sound.num_variations,
     }
-    others = ("seed", "adapters", "avoid_speech", *_DIRECT)
+    others = ("seed", "duration_seconds", "adapters", "avoid_speech", *_DIRECT)
     names = [name for name in (*controls, *others) if name in query]
     request = GenerationRequest.parse(**{name: query[name] for name in names})
     updates: dict[Any, Any] = {
         controls[name]: getattr(request, name) for name in names if name in controls
     }
+    if request.duration_seconds is not None:
+        updates[layout.clip.length] = request.duration_seconds
+        updates[layout.clip.length_box] = gr.Column(visible=True)
     if "adapters" in query:
         scales = dict.fromkeys(adapters, 0.0) | {use.name: use.scale for use in request.adapters}
         updates |= settings.adapters.show(scales)
@@ -217,9 +253,13 @@ def read_link(
     if (name := query.get("example", "")) in layout.clip.example_buttons:
         updates[layout.clip.video] = str(EXAMPLES_FOLDER / name)
         updates[layout.clip.example] = name
-        updates[layout.clip.pictures] = ""
-        updates[layout.clip.pictures_box] = gr.Column(visible=False)
+        updates |= _drop_pictures(layout)
     return updates
+
+
+def _drop_pictures(layout: PageLayout) -> dict[Any, Any]:
+    clip = layout.clip
+    return {clip.pictures: "", clip.pictures_box: gr.Column(visible=False)}
 
 
 def _read_number(name: str, text: str) -> float:
@@ -230,7 +270,7 @@ def _read_number(name: str, text: str) -> float:
 
 
 def read_settings(
-    layout: PageLayout, query: Mapping[str, str], adapters: Iterable[str]
+    layout: PageLayout, query: Mapping[str, str], adapters: Iterable[str], *, has_clip: bool = True
 ) -> dict[Any, Any]:
     """Return the new value of each control for the settings of an earlier result.
 
@@ -238,12 +278,17 @@ def read_settings(
         layout: the page's controls.
         adapters: those that the page shows.
         query: the settings; see `snippets.ResultSettings.query`. What it lacks has its default.
+        has_clip: whether the result has one. The page keeps its own in that case.
     """
+    no_clip = {layout.clip.video: None, layout.clip.example: "", **_drop_pictures(layout)}
     defaults = {
         layout.settings.speech: next(iter(SPEECH)),
         layout.settings.own_sound: next(iter(OWN_SOUNDS)),
         layout.settings.loudness: next(iter(LOUDNESSES)),
         layout.settings.start_seconds: 0,
+        layout.clip.length: None,
+        layout.clip.length_box: gr.Column(visible=False),
+        **({} if has_clip else no_clip),
         **layout.settings.direct.show(DEFAULTS),
     }
     return {**defaults, **read_link(layout, {"adapters": "", **query}, adapters)}

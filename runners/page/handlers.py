@@ -23,8 +23,8 @@ from foley.errors import (
 )
 from foley.media.numbering import check_numbers, pack_files, split_numbers
 from runners.page import messages
-from runners.page.controls import FIXED, NUM_SUGGESTIONS
-from runners.page.form import read_link, read_options, read_settings
+from runners.page.controls import DEFAULT_SECONDS, FIXED, NUM_SUGGESTIONS
+from runners.page.form import find_clip, read_link, read_options, read_settings
 from runners.page.layout import PageLayout
 from runners.page.player import render_player
 from runners.page.public_url import GRADIO_SERVER
@@ -35,14 +35,15 @@ from runners.storage import is_storage_full
 
 log = structlog.get_logger(__name__)
 
-NO_CLIP = "There is no clip yet. Upload one, record one, or choose an example."
 PAGE_FAILED = "Something went wrong inside the page. Your entries are kept: try again."
 
 Updates = dict[Any, Any]  # new values of components
 
 
 def pack_upload(files: list[Path]) -> Path:
-    """Return the zip that was uploaded, or one of the pictures that were, beside the first of them.
+    """Return the clip of uploaded pictures: a zip, a still picture, or a zip of numbered ones.
+
+    A zip of several is written beside the first of them.
 
     Args:
         files: that were uploaded together.
@@ -57,9 +58,10 @@ def pack_upload(files: list[Path]) -> Path:
         return files[0]
     if any(is_zip):
         raise ParameterError("choose one zip, or pictures without a zip")
+    if len(files) == 1:
+        return files[0]
     files = sorted(files, key=lambda file: split_numbers(file.name))
-    if len(files) > 1:
-        check_numbers([file.name for file in files])
+    check_numbers([file.name for file in files])
     destination = files[0].with_name("pictures.zip")
     pack_files(files, destination)
     return destination
@@ -182,9 +184,6 @@ class PageHandlers:
         }
         api_key = str(values[layout.model.api_key] or "")
         try:
-            if not (values[layout.clip.video] or values[layout.clip.pictures]):
-                yield self._show_error("clip", NO_CLIP)
-                return
             updates = self._run(values, request, api_key)
             async with contextlib.aclosing(updates):
                 async for update in updates:
@@ -207,11 +206,11 @@ class PageHandlers:
     ) -> AsyncGenerator[Updates, None]:
         layout = self._layout
         session_id = str(request.session_hash)
-        clip = Path(values[layout.clip.pictures] or values[layout.clip.video])
-        example = values[layout.clip.example]
+        clip = find_clip(layout, values)
+        example = values[layout.clip.example] if clip is not None else ""
         settings = ResultSettings(
             options=read_options(layout, values),
-            clip_name=example or clip.name,
+            clip_name=example or (clip.name if clip is not None else ""),
             example=example,
             server_url=self._find_public_url(request),
             with_key=bool(api_key),
@@ -225,7 +224,7 @@ class PageHandlers:
                     yield {layout.actions.progress: messages.render_progress(item)}
 
     def take_pictures(self, files: list[str]) -> Updates:
-        """Take numbered pictures, or a zip of them, in place of a video.
+        """Take a still picture, numbered ones, or a zip of them in place of a video.
 
         Args:
             files: paths of what was uploaded.
@@ -233,7 +232,8 @@ class PageHandlers:
         clip, error = self._layout.clip, self._layout.errors["clip"]
         try:
             path = pack_upload([Path(file) for file in files])
-            told = messages.render_pictures(path)
+            is_still = path.suffix.lower() != ".zip"
+            told = messages.render_still(path) if is_still else messages.render_pictures(path)
         except (FoleyError, zipfile.BadZipFile) as found:
             text = str(found) if isinstance(found, FoleyError) else "This is not a whole zip"
             return {error: messages.render_error(f"{text[:1].upper()}{text[1:]}.")}
@@ -246,6 +246,24 @@ class PageHandlers:
             clip.pictures: str(path),
             clip.pictures_name: told,
             clip.pictures_box: gr.Column(visible=True),
+            clip.frame_rate: gr.Number(visible=not is_still),
+            clip.length: DEFAULT_SECONDS if is_still else None,
+            clip.length_box: gr.Column(visible=is_still),
+        }
+
+    def take_no_clip(self) -> Updates:
+        """Drop the clip, for a sound of the prompt alone."""
+        clip = self._layout.clip
+        return {
+            self._layout.errors["clip"]: "",
+            self._layout.errors["start"]: "",
+            self._layout.actions.part: gr.Row(visible=False),
+            clip.video: None,
+            clip.example: "",
+            clip.pictures: "",
+            clip.pictures_box: gr.Column(visible=False),
+            clip.length: DEFAULT_SECONDS,
+            clip.length_box: gr.Column(visible=True),
         }
 
     def reset_buttons(self) -> tuple[Any, Any]:
@@ -276,7 +294,12 @@ class PageHandlers:
         if result is None:
             return {player: gr.skip()}
         return {
-            **read_settings(self._layout, result.settings.query, adapters),
+            **read_settings(
+                self._layout,
+                result.settings.query,
+                adapters,
+                has_clip=bool(result.settings.clip_name),
+            ),
             player: render_player(result, self._make_url),
         }
 

@@ -6,21 +6,19 @@ The browser keeps the ids of its jobs, and the page asks the service about each.
 import re
 from collections.abc import Mapping
 from html import escape
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from foley.client import AsyncFoleyClient, RemoteJob
 from foley.errors import FoleyError, NotFoundError
-from runners.page.form import list_inputs, read_options
+from runners.page.form import find_clip, list_inputs, read_options
 from runners.page.layout import PageLayout
 from runners.page.messages import STAGE_TEXTS, describe_error, locate_error, render_error
 
 MAX_LISTED = 20
 MAX_TITLE_CHARACTERS = 40  # of the prompt, which stands for the job in the list
 ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
-NO_CLIP_FOR_JOB = "There is no clip yet. Upload one, record one, or choose an example."
 
 Entry = dict[str, str]  # `id` and `title` of a job, as the browser keeps them
 
@@ -61,11 +59,9 @@ class PageJobs:
         layout = self._layout
         api_key = str(values[layout.model.api_key] or "")
         cleared = dict.fromkeys(layout.errors.values(), "")
-        if not values[layout.clip.video]:
-            return {**cleared, layout.errors["clip"]: render_error(NO_CLIP_FOR_JOB)}
         try:
             options = read_options(layout, values)
-            clip = Path(values[layout.clip.video])
+            clip = find_clip(layout, values)
             async with AsyncFoleyClient(self._server_url, api_key=api_key or None) as client:
                 job = await client.jobs.submit(clip, **options)
         except FoleyError as error:

@@ -21,6 +21,7 @@ from foley.types import Stage
 PLACES = (
     "clip",
     "frame_rate",
+    "duration_seconds",
     "prompt",
     "negative_prompt",
     "num_inference_steps",
@@ -93,6 +94,15 @@ def render_error(text: str, *, is_copy: bool = False) -> str:
     """
     role = "" if is_copy else ' role="alert"'
     return f'<p class="foley-error"{role}>{escape(text)}</p>' if text else ""
+
+
+def render_still(path: Path) -> str:
+    """Return a sentence about the still picture that is the clip.
+
+    Args:
+        path: of the picture.
+    """
+    return f"<p>{escape(path.name)} is the clip, a still picture.</p>"
 
 
 def render_pictures(path: Path) -> str:

@@ -19,7 +19,6 @@ EMPTY = """\
 <p>Choose a clip, say what should be heard, and switch between the new sound and the original
 without losing your place.</p>
 </section>"""
-FIRST_TRACK = 1  # the first variation is shown first; track 0 is the original
 TICK_STEPS_SECONDS = (1, 2, 5, 10, 60)
 MAX_TICKS = 8
 
@@ -33,18 +32,26 @@ def render_player(result: PageResult, make_url: MakeUrl) -> str:
     """
     tracks = list(enumerate(result.tracks))
     choices = "".join(_render_choice(result, index, track, make_url) for index, track in tracks)
-    lanes = "".join(_render_lane(index, track, make_url) for index, track in tracks)
-    downloads = "".join(_render_downloads(index, track, make_url) for index, track in tracks)
-    media = result.tracks[FIRST_TRACK].media
+    lanes = "".join(_render_lane(result, index, track, make_url) for index, track in tracks)
+    downloads = "".join(
+        _render_downloads(result, index, track, make_url) for index, track in tracks
+    )
+    media = result.tracks[result.first_new].media  # shown first
     css_class = ' class="foley-sound-only"' if media.suffix in AUDIO_SUFFIXES else ""
     seconds = result.generation.duration_seconds
+    strip = ""
+    if result.film_strip is not None:
+        strip = (
+            f'<img class="foley-strip" src="{make_url(result.film_strip)}"'
+            ' alt="Frames of the clip over its time">'
+        )
     return f"""\
 <section class="foley-player" data-player aria-label="Result {result.number}">
 <video controls playsinline preload="auto" src="{make_url(media)}"{css_class}
  aria-label="Player"></video>
 <fieldset class="foley-tracks"><legend>Listen to</legend>{choices}</fieldset>
 <div class="foley-timeline">
-<img class="foley-strip" src="{make_url(result.film_strip)}" alt="Frames of the clip over its time">
+{strip}
 {lanes}
 <span class="foley-playhead" aria-hidden="true"></span>
 <input class="foley-seek" type="range" min="0" max="{seconds:.3f}" step="0.01"
@@ -58,7 +65,7 @@ def render_player(result: PageResult, make_url: MakeUrl) -> str:
 
 
 def _render_choice(result: PageResult, index: int, track: Track, make_url: MakeUrl) -> str:
-    checked = " checked" if index == FIRST_TRACK else ""
+    checked = " checked" if index == result.first_new else ""
     return (
         f'<label><input type="radio" name="track-{result.number}" value="{index}"'
         f' data-track data-media="{make_url(track.media)}"{checked}>'
@@ -66,9 +73,9 @@ def _render_choice(result: PageResult, index: int, track: Track, make_url: MakeU
     )
 
 
-def _render_lane(index: int, track: Track, make_url: MakeUrl) -> str:
+def _render_lane(result: PageResult, index: int, track: Track, make_url: MakeUrl) -> str:
     """Return the waveform and the spectrogram of one track."""
-    attributes = _render_attributes("foley-lane", index)
+    attributes = _render_attributes("foley-lane", result, index)
     if track.spectrogram is None:
         return (
             f'<div {attributes}><p class="foley-silent">This clip has no sound of its own</p></div>'
@@ -83,7 +90,7 @@ aria-label="Waveform: {name}"><path d="{track.waveform}"/></svg>
 </div>"""
 
 
-def _render_downloads(index: int, track: Track, make_url: MakeUrl) -> str:
+def _render_downloads(result: PageResult, index: int, track: Track, make_url: MakeUrl) -> str:
     links = []
     for path in track.files:
         format_ = path.suffix.removeprefix(".")
@@ -91,12 +98,12 @@ def _render_downloads(index: int, track: Track, make_url: MakeUrl) -> str:
             f'<a href="{make_url(path)}" download="{path.name}" type="{MEDIA_TYPES[format_]}">'
             f"Download {format_.upper()}</a>"
         )
-    return f"<p {_render_attributes('foley-downloads', index)}>{''.join(links)}</p>"
+    return f"<p {_render_attributes('foley-downloads', result, index)}>{''.join(links)}</p>"
 
 
-def _render_attributes(css_class: str, index: int) -> str:
+def _render_attributes(css_class: str, result: PageResult, index: int) -> str:
     """Return the attributes of an element that is visible only while its track is selected."""
-    hidden = "" if index == FIRST_TRACK else " hidden"
+    hidden = "" if index == result.first_new else " hidden"
     return f'class="{css_class}" data-of="{index}"{hidden}'
 
 

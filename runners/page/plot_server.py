@@ -16,6 +16,7 @@ def draw_film_strip(
     duration_seconds: float,
     start_seconds: float = 0.0,
     frame_rate: float | None = None,
+    still_seconds: float | None = None,
 ) -> str:
     """Write `FILM_STRIP` into the folder, and return the suffix for the clip's format.
 
@@ -25,6 +26,7 @@ def draw_film_strip(
         duration_seconds: length of the whole width.
         start_seconds: where the used part of the clip begins. What is before is cut off the file.
         frame_rate: of a zip of numbered pictures, which is written into it.
+        still_seconds: how long a still picture is shown, which becomes a clip of that length.
 
     Raises:
         VideoError: the clip cannot be decoded.
@@ -33,6 +35,8 @@ def draw_film_strip(
 
     if frame_rate is not None:
         plots.set_rate(folder / clip, frame_rate)
+    if still_seconds is not None:
+        plots.hold(folder / clip, still_seconds)
     if start_seconds:
         plots.cut_beginning(folder / clip, start_seconds, duration_seconds)
     plots.draw_film_strip(folder / clip, duration_seconds, folder / FILM_STRIP)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from foley.media.cut import cut_clip
+from foley.media.hold import hold_picture
 from foley.media.images import set_frame_rate
 from foley.media.prepare import to_fraction
 from foley.media.source import MediaLimits, open_sound, open_video
@@ -227,6 +228,19 @@ def set_rate(clip: Path, frame_rate: float) -> None:
         FoleyError: it is no whole zip.
     """
     set_frame_rate(clip, to_fraction(frame_rate))
+
+
+def hold(picture: Path, seconds: float) -> None:
+    """Replace a still picture by a clip that shows it.
+
+    Args:
+        picture: the file.
+        seconds: how long it is shown.
+
+    Raises:
+        FoleyError: it is no still picture.
+    """
+    hold_picture(picture, picture, seconds)
 
 
 def copy_picture(source: Path, destination: Path) -> None:

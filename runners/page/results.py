@@ -5,7 +5,7 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from foley.client import AsyncFoleyClient, RemoteGeneration
+from foley.client import AsyncFoleyClient, RemoteGeneration, RequestOptions
 from foley.errors import FoleyError
 from foley.request import Layer
 from runners.page.plot_server import FILM_STRIP
@@ -43,18 +43,23 @@ class PageResult:
     Attributes:
         number: its number in the session, counted from 1.
         folder: holds all its files.
-        film_strip: a JPEG of frames side by side.
-        tracks: the original, then the variations, or the mix and its layers.
+        film_strip: a JPEG of frames side by side; None without a clip.
+        tracks: the original if there is a clip, then the variations, or the mix and its layers.
         generation: the service's description of the result.
         settings: what repeats the result.
     """
 
     number: int
     folder: Path
-    film_strip: Path
+    film_strip: Path | None
     tracks: tuple[Track, ...]
     generation: RemoteGeneration
     settings: ResultSettings
+
+    @property
+    def first_new(self) -> int:
+        """The place in `tracks` of the first new sound."""
+        return 0 if self.film_strip is None else 1
 
     def measure_bytes(self) -> int:
         """Return the bytes of all its files."""
@@ -79,7 +84,7 @@ async def collect_result(
     settings: ResultSettings,
     *,
     number: int,
-    clip: Path,
+    clip: Path | None,
     folder: Path,
     sandbox: Sandbox,
 ) -> PageResult:
@@ -90,7 +95,7 @@ async def collect_result(
         generation: the service's description of the result. Its files include wav.
         settings: what repeats the result.
         number: its number in the session, counted from 1.
-        clip: the video, which is copied into the folder.
+        clip: the video or pictures, which are copied into the folder; None without them.
         folder: created; it must not exist.
         sandbox: draws the pictures; its fork server is `runners.page.plot_server`.
 
@@ -98,23 +103,22 @@ async def collect_result(
         FoleyError: a file cannot be downloaded, or a picture cannot be drawn.
     """
     folder.mkdir()
-    original = folder / "original"  # its suffix follows from what it is, not from what it is called
-    await asyncio.to_thread(shutil.copyfile, clip, original)
     duration_seconds = generation.duration_seconds
-    start_seconds = settings.options.get("start_seconds", 0.0)
-    drawing = asyncio.create_task(
-        _draw_original(
-            sandbox,
-            original,
-            duration_seconds,
-            start_seconds=start_seconds,
-            frame_rate=settings.options.get("frame_rate"),
+    drawing = None
+    if clip is not None:
+        # Its suffix follows from what it is, not from what it is called.
+        original = folder / "original"
+        await asyncio.to_thread(shutil.copyfile, clip, original)
+        drawing = asyncio.create_task(
+            _draw_original(sandbox, original, duration_seconds, settings.options)
         )
-    )
     downloads = [
         (file, await client.download(file, folder / file.name)) for file in generation.files
     ]
-    tracks = [await _make_playable(sandbox, await drawing, [path for _, path in downloads])]
+    tracks = []
+    if drawing is not None:
+        paths = [path for _, path in downloads]
+        tracks.append(await _make_playable(sandbox, await drawing, paths))
     several = len(generation.seeds) > 1
     for variation, layer in dict.fromkeys(
         (file.variation, file.layer) for file in generation.files
@@ -128,7 +132,7 @@ async def collect_result(
     return PageResult(
         number=number,
         folder=folder,
-        film_strip=folder / FILM_STRIP,
+        film_strip=None if clip is None else folder / FILM_STRIP,
         tracks=tuple(tracks),
         generation=generation,
         settings=settings,
@@ -138,7 +142,7 @@ async def collect_result(
 async def _make_playable(sandbox: Sandbox, track: Track, results: list[Path]) -> Track:
     """Return the original with the picture of a result, where it is silent and no video.
 
-    Browsers play neither animations nor zips of pictures as a video.
+    Browsers play neither animations nor zips of pictures nor a still one as a video.
     """
     pictures = [path for path in results if path.suffix == ".mp4"]
     if track.media.suffix not in NO_VIDEOS or track.spectrogram is not None or not pictures:
@@ -153,17 +157,16 @@ async def _draw_original(
     sandbox: Sandbox,
     original: Path,
     duration_seconds: float,
-    *,
-    start_seconds: float,
-    frame_rate: float | None,
+    options: RequestOptions,
 ) -> Track:
     suffix = await sandbox.run(
         "draw_film_strip",
         original.parent,
         clip=original.name,
         duration_seconds=duration_seconds,
-        start_seconds=start_seconds,
-        frame_rate=frame_rate,
+        start_seconds=options.get("start_seconds", 0.0),
+        frame_rate=options.get("frame_rate"),
+        still_seconds=options.get("duration_seconds"),
     )
     original = original.rename(original.with_suffix(suffix))
     try:

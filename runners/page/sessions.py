@@ -150,13 +150,13 @@ class PageSessions:
             await _cancel_running(session)
 
     async def generate(
-        self, session_id: str, clip: Path, settings: ResultSettings, *, api_key: str
+        self, session_id: str, clip: Path | None, settings: ResultSettings, *, api_key: str
     ) -> AsyncGenerator[RemoteUpdate | PageResult, None]:
         """Generate a sound; yield its progress and, at the end, its result.
 
         Args:
             session_id: the session that the result belongs to.
-            clip: the video.
+            clip: the video or pictures; None for a sound of the prompt alone.
             settings: the options, and what the result's snippets name.
             api_key: the user's key; empty if the service asks for none.
 
@@ -221,7 +221,7 @@ class PageSessions:
         client: AsyncFoleyClient,
         generation: RemoteGeneration,
         settings: ResultSettings,
-        clip: Path,
+        clip: Path | None,
     ) -> PageResult:
         session.num_results += 1
         number = session.num_results

@@ -15,7 +15,7 @@ class ResultSettings:
 
     Attributes:
         options: the options of the request.
-        clip_name: name of the clip's file.
+        clip_name: name of the clip's file; empty for a sound without a clip.
         example: name of the example, if the clip is one; else empty.
         server_url: address of the service.
         with_key: whether the service asks for a key.
@@ -57,7 +57,8 @@ class ResultSettings:
         # Without the double quotes, curl ends the name at a comma or semicolon.
         quoted = self.clip_name.replace("\\", "\\\\").replace('"', '\\"')
         clip = f'clip=@"{quoted}"'
-        lines.append(f"-F {shlex.quote(clip)}")
+        if self.clip_name:
+            lines.append(f"-F {shlex.quote(clip)}")
         # -F would read a file if the value begins with @ or <; --form-string does not.
         lines += [
             f"--form-string {shlex.quote(f'{name}={format_field(value)}')}"
@@ -77,7 +78,7 @@ class ResultSettings:
             "from foley.client import FoleyClient\n\n"
             f"with FoleyClient({_format_literal(self.server_url)}{key}) as client:\n"
             "    result = client.generate(\n"
-            f"        {_format_literal(self.clip_name)},\n"
+            f"        {_format_literal(self.clip_name or None)},\n"
             '        destination="results",\n'
             f"{options}"
             "    )\n"

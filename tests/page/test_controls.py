@@ -109,7 +109,7 @@ def test_numbered_pictures_are_a_clip_with_a_rate(tab: Tab, tmp_path: Path) -> N
 
     def choose(files: list[str]) -> None:
         with page.expect_file_chooser() as chooser:
-            page.get_by_role("button", name="Numbered pictures").click()
+            page.get_by_role("button", name="Pictures, or a zip of them").click()
         chooser.value.set_files([tmp_path / name for name in files])
 
     rate = page.get_by_label("Pictures per second")
@@ -137,6 +137,66 @@ def test_numbered_pictures_are_a_clip_with_a_rate(tab: Tab, tmp_path: Path) -> N
     expect(rate).to_be_hidden()
     tab.generate()
     assert "no clip yet" in tab.error("clip")
+
+
+def test_a_still_picture_is_a_clip_with_a_length(tab: Tab, tmp_path: Path) -> None:
+    page = tab.page
+    (tmp_path / "photo.png").write_bytes(draw_picture(3))
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("button", name="Pictures, or a zip of them").click()
+    chooser.value.set_files(tmp_path / "photo.png")
+    expect(page.locator("#pictures-name")).to_contain_text("photo.png is the clip")
+    expect(page.get_by_label("Pictures per second")).to_be_hidden()
+    length = page.get_by_label("Length in seconds")
+    expect(length).to_have_value("4")
+    length.fill("0")
+    tab.set_steps(1)
+    tab.generate()
+    assert "greater than or equal to 0.1" in tab.error("duration_seconds")
+    length.fill("1.2")
+    tab.generate()
+    tab.wait_for_result()
+    player = page.get_by_label("Result 1", exact=True)
+    expect(player).to_contain_text("1.20 s at 48 kHz")
+    assert "duration_seconds=1.2" in player.locator("code").first.text_content()
+    page.get_by_label("Original", exact=True).check()
+    page.wait_for_function(
+        """() => {
+            const video = document.querySelector("#result video");
+            return video.src.endsWith("original.mp4") && video.videoWidth === 80;
+        }"""
+    )
+
+
+def test_without_a_picture_the_prompt_alone_makes_a_sound(
+    tab: Tab, clips: Path, open_tab: Callable[..., Tab]
+) -> None:
+    page = tab.page
+    tab.upload(clips / "short.mp4")
+    page.get_by_role("button", name="No picture").click()
+    length = page.get_by_label("Length in seconds")
+    expect(length).to_have_value("4")
+    tab.set_steps(1)
+    tab.generate()
+    assert "Needs a prompt or layers" in tab.error("duration_seconds")
+    page.get_by_label("Prompt").first.fill("rain on a tin roof")
+    length.fill("1.5")
+    tab.generate()
+    tab.wait_for_result()
+    player = page.get_by_label("Result 1", exact=True)
+    expect(player).to_contain_text("1.50 s at 48 kHz")
+    expect(player.get_by_label("Original", exact=True)).to_have_count(0)
+    expect(player.locator(".foley-lane:visible svg")).to_have_count(1)
+    curl = player.locator("code").first.text_content()
+    assert "duration_seconds=1.5" in curl
+    assert "clip=@" not in curl
+    assert page.evaluate("document.querySelector('#result video').src").endswith(".wav")
+    query = page.locator(".foley-link").get_attribute("href")
+    linked = open_tab(query).page
+    expect(linked.get_by_label("Length in seconds")).to_have_value("1.5")
+    linked.context.close()
+    tab.upload(clips / "short.mp4")  # which takes the place of the length
+    expect(length).to_be_hidden()
 
 
 def test_generating_waits_until_an_example_is_loaded(tab: Tab) -> None:
