@@ -27,10 +27,11 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 ASSETS = Path(__file__).parent / "assets"
+START_SECONDS = 5  # about what it takes
 
 
 class PageApp:
-    """Serves the page once it is built, and a placeholder until then.
+    """Serves the page once it is built, and until then a placeholder to browsers and 503 to others.
 
     Args:
         server_url: address of the service.
@@ -60,9 +61,7 @@ class PageApp:
             receive: as in ASGI.
             send: as in ASGI.
         """
-        app: ASGIApp = HTMLResponse(self._placeholder, headers={"Cache-Control": "no-store"})
-        if self._page is not None:
-            app = self._page
+        app = self._page or self._choose_placeholder(scope)
         path = scope["path"].removeprefix(self._prefix)
         if is_refused(scope["method"], path):
             log.warning("page_refused", method=scope["method"], path=scope["path"][:200])
@@ -71,6 +70,13 @@ class PageApp:
             await self._uploads.receive_upload(app, scope, receive, send)
             return
         await app(scope, receive, send)
+
+    def _choose_placeholder(self, scope: Scope) -> ASGIApp:
+        # A program would take a page with status 200 for its answer.
+        if b"text/html" in dict(scope["headers"]).get(b"accept", b""):
+            return HTMLResponse(self._placeholder, headers={"Cache-Control": "no-store"})
+        text = "The page is starting. Try again in some seconds."
+        return PlainTextResponse(text, 503, headers={"Retry-After": str(START_SECONDS)})
 
     async def run(self) -> None:
         """Build the page and serve it until the task is cancelled.

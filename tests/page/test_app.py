@@ -18,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from foley.errors import ConnectionFailedError, UnauthorizedError
 from runners.page import gate
+from runners.page.app import PageApp
 from runners.page.gate import (
     FORM_BYTES,
     KEEP_SECONDS,
@@ -30,6 +31,8 @@ from runners.page.results import PageResult
 from runners.page.sessions import NUM_LARGEST as NUM_LARGEST_KEPT
 from runners.page.sessions import NUM_LARGEST_OF_SESSION, PageSessions
 from runners.process import find_free_port
+from runners.sandbox.fork_server import SandboxLimits
+from runners.sandbox.pool import Sandbox
 from tests.page.loops import run_apart
 from tests.patience import scale, wait_until
 from tests.server import ROOT
@@ -282,3 +285,22 @@ def test_invented_sessions_end_and_idle_ones_make_room(tmp_path: Path) -> None:
         assert list(tmp_path.iterdir()) == []
 
     run_apart(run())
+
+
+def test_until_the_page_is_built_browsers_wait_and_programs_are_told(tmp_path: Path) -> None:
+    sandbox = Sandbox(SandboxLimits(memory_bytes=2**30, cpu_seconds=10, file_bytes=2**20), {})
+    page = PageApp("http://127.0.0.1:9", tmp_path, prefix="", same_origin=True, sandbox=sandbox)
+    transport = httpx.ASGITransport(app=page)
+
+    async def call() -> None:
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            html = await client.get("/", headers={"Accept": "text/html,*/*;q=0.8"})
+            assert (html.status_code, "The page is starting" in html.text) == (200, True)
+            for told in (
+                await client.get("/config"),
+                await client.post("/gradio_api/upload", files={"files": b"1"}),
+            ):
+                assert (told.status_code, "is starting" in told.text) == (503, True)
+                assert int(told.headers["Retry-After"]) > 0
+
+    run_apart(call())
