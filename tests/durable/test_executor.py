@@ -50,6 +50,7 @@ def cancel(service: JobService, job: Job) -> float:
     return started
 
 
+@pytest.mark.long
 def test_a_cancelled_job_ends_within_a_second_in_each_state(
     service: JobService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -85,6 +86,7 @@ def test_a_cancelled_job_ends_within_a_second_in_each_state(
         assert service.find("", job.id).state == "cancelled"
 
 
+@pytest.mark.long
 def test_a_job_is_removed_with_its_files_once_its_time_is_over(
     service: JobService, tmp_path: Path
 ) -> None:
