@@ -23,7 +23,9 @@ pytestmark = pytest.mark.soak
 
 @pytest.fixture(scope="module")
 def long_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("long"), {"FOLEY_MAX_CLIP_SECONDS": "60"})
+    # The model has both cores, as where nobody sets this: other servers of the tests have one.
+    settings = {"FOLEY_MAX_CLIP_SECONDS": "60", "OMP_NUM_THREADS": "2"}
+    server = Server(tmp_path_factory.mktemp("long"), settings)
     try:
         server.wait_until_ready()
         yield server
@@ -31,6 +33,7 @@ def long_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         assert server.stop() == 0, server.log.read_text()
 
 
+@pytest.mark.parametrize("device", ["mouse", "keyboard"])
 @pytest.mark.parametrize(("seconds", "first_sound_seconds"), [(10, 10), (60, 60)])
 def test_a_long_clip_is_made_played_made_again_and_downloaded(
     long_server: Server,
@@ -38,32 +41,44 @@ def test_a_long_clip_is_made_played_made_again_and_downloaded(
     tmp_path: Path,
     seconds: int,
     first_sound_seconds: float,
+    device: str,
 ) -> None:
     tab: EditorTab = open_editor(browser, f"http://127.0.0.1:{long_server.port}/editor/")
     page = tab.page
+
+    def do(button: str, key: str) -> None:
+        if device == "mouse":
+            page.get_by_role("button", name=button, exact=True).click()
+        else:
+            page.evaluate("document.activeElement.blur()")
+            page.keyboard.press(key)
+
     tab.open_clip(draw_played_clip(tmp_path / "ball.mp4", seconds=seconds))
     page.get_by_label("Track 1: prompt").fill("a wooden ball bounces")
     started = time.monotonic()
-    page.get_by_role("button", name="Generate", exact=True).click()
+    do("Generate", "Control+Enter")
+    do("Play", "Space")  # the sound is heard as soon as there is some
+    tab.wait("window.played.length > 0", 120)
+    elapsed = time.monotonic() - started
+    print(f"{seconds} s, by {device}: first sound after {elapsed:.1f} s")
+    assert is_within(elapsed, first_sound_seconds)
+    do("Pause", "Space")
     tab.wait("editor.store.project.tracks[0].takes.length === 1", 120)
     tab.wait("document.querySelector('#cancel').hidden")
     tab.wait_for_mix()
-    page.evaluate("document.activeElement.blur()")
-    page.keyboard.press("Space")
-    tab.wait("editor.player.isPlaying")
-    elapsed = time.monotonic() - started
-    print(f"{seconds} s: first sound after {elapsed:.1f} s")
-    assert is_within(elapsed, first_sound_seconds)
-    page.keyboard.press("Space")
-    tab.drag("#mix", 0.5, 0.55)
-    page.keyboard.press("r")
+    if device == "mouse":
+        tab.drag("#mix", 0.5, 0.55)
+    else:
+        for key in ("Home", *("Shift+ArrowRight",) * 5, "i", "Shift+ArrowRight", "o"):
+            page.keyboard.press(key)
+    do("Make again", "r")
     tab.wait("editor.store.project.tracks[0].spots[0]?.takes.length === 1", 120)
     tab.wait("document.querySelector('#cancel').hidden")
     tab.wait_for_mix()
     heard = np.array(tab.state("editor.open.mix.map((channel) => [...channel])"))
     page.get_by_label("Format").select_option("flac")
     with page.expect_download(timeout=1000 * scale(60)) as info:
-        page.get_by_role("button", name="Download").click()
+        do("Download", "d")
     path = tmp_path / info.value.suggested_filename
     info.value.save_as(path)
     track = read_original(path, fit=lambda layout: layout)
