@@ -16,6 +16,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import av
 import psutil
 import pyarrow
 import pyarrow.parquet
@@ -433,6 +434,24 @@ def run_command(
 def read_report(output: Path) -> list[dict[str, str]]:
     with (output / "report.csv").open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+@pytest.mark.long
+def test_a_still_picture_becomes_a_video_of_its_length(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    clips, output = tmp_path / "clips", tmp_path / "out"
+    clips.mkdir()
+    (clips / "photo.png").write_bytes(draw_numbered(3))
+    table = write_table(clips, ".jsonl", [{"clip": "photo.png", "duration_seconds": 1.2}])
+    command = (table, output, "-p", "rain", "--steps", 1, "--guidance-scale", 1)
+    code, printed = run_command(monkeypatch, capfd, *command)
+    assert code == 0, printed
+    (line,) = read_report(output)
+    assert float(line["duration_seconds"]) == pytest.approx(1.2)
+    with av.open(str(output / "photo.foley.mp4")) as reader:
+        assert reader.streams.video
+        assert reader.streams.audio
 
 
 @pytest.mark.long

@@ -1,5 +1,6 @@
 """Responses to valid requests."""
 
+import base64
 import io
 import json
 import zipfile
@@ -15,7 +16,8 @@ from foley.media.inspection import inspect_file
 from foley.types import Stage
 from tests.media.clips import list_packets
 from tests.media.test_images import draw_picture, number_files, write_zip
-from tests.server import Server
+from tests.media.test_metadata import ALPHA_MODE
+from tests.server import ROOT, Server
 
 
 def packets(media: bytes, kind: str) -> list[tuple[bytes, float]]:
@@ -131,12 +133,29 @@ def test_several_accept_headers_are_one(server: Server, short_clip: bytes) -> No
 
 def test_fields_that_a_browser_leaves_empty_are_absent(server: Server, short_clip: bytes) -> None:
     names = ("seed", "format", "trim", "solver", "guidance_scale", "num_variations", "prompt")
+    names += ("edit_source", "edit", "clip_url")
     response = server.generate(
         short_clip, accept="", num_inference_steps=1, **dict.fromkeys(names, "")
     )
     assert response.status_code == 200, response.text
     assert response.headers["content-type"] == "video/mp4"
     assert int(response.headers["x-foley-seed"]) >= 0
+
+
+@pytest.mark.parametrize("as_address", [False, True])
+def test_transparent_pixels_stay_transparent(server: Server, as_address: bool) -> None:
+    content = (ROOT / "tests/assets/clips/alpha.webm").read_bytes()
+    options: dict[str, object] = {"num_inference_steps": 1, "format": "webm"}
+    if as_address:
+        address = f"data:video/webm;base64,{base64.b64encode(content).decode()}"
+        parts = {name: (None, str(value)) for name, value in options.items()}
+        parts["clip_url"] = (None, address)
+        response = server.client.post("/v1/generate", files=parts)
+    else:
+        response = server.generate(content, **options)
+    assert response.headers["content-type"] == "video/webm", response.text
+    assert ALPHA_MODE in response.content
+    assert packets(response.content, "video") == packets(content, "video")
 
 
 def test_a_codec_that_the_container_cannot_hold_gives_mkv(

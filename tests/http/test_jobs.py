@@ -19,6 +19,7 @@ from runners.http.responses import KeptFile
 from tests.durable.receiver import SECRET, receive_webhooks
 from tests.http.test_generate import samples
 from tests.media.clips import list_packets
+from tests.media.test_images import draw_picture
 from tests.patience import is_within, scale, wait_until
 from tests.server import ENDLESS, Server
 
@@ -338,6 +339,16 @@ def test_a_job_takes_the_clip_from_where_it_is(
     refused = submit(server, None, clip_url=f"http://127.0.0.1:{server.port}/docs", **FEW_STEPS)
     assert refused.status_code == 422
     assert refused.json()["error"]["code"] == "clip_not_fetched"
+
+
+def test_a_still_picture_is_the_clip_of_a_job(server: Server) -> None:
+    picture, options = draw_picture(3), {"duration_seconds": 1.2, **FEW_STEPS}
+    job = wait_for_end(server, accept(server, picture, **options))
+    assert job["state"] == "succeeded", job
+    made = server.client.get(job["result_url"]).content
+    direct = server.generate(picture, **options)
+    assert direct.headers["content-type"] == "video/mp4", direct.text
+    assert list_packets(made) == list_packets(direct.content)
 
 
 def test_a_job_comes_as_json(server: Server, short_clip: bytes, done: dict[str, Any]) -> None:

@@ -19,6 +19,7 @@ import pytest
 
 from tests.http.test_generate import packets
 from tests.image.sounds import seconds_of
+from tests.media.test_images import draw_picture
 from tests.patience import is_within, scale, wait_for_exit
 from tests.runpod.queue_server import JobQueue
 from tests.server import ROOT, draw_clip
@@ -191,6 +192,18 @@ def test_a_job_reports_progress_and_returns_base64(
     again = base64.b64decode(file["base64"])
     assert packets(again, "audio") == packets(content, "audio")
     assert max(queue.batch_sizes) == MAX_CONCURRENCY
+
+
+def test_a_still_picture_is_a_clip(queue: JobQueue, worker: HandlerProcess) -> None:
+    picture = base64.b64encode(draw_picture(3)).decode()
+    queue.send("still", job_input(picture, duration_seconds=1.2))
+    result = queue.result("still", 90)
+    assert "error" not in result, result
+    (file,) = result["output"]["files"]
+    assert file["media_type"] == "video/mp4"
+    content = base64.b64decode(file["base64"])
+    assert seconds_of(content) == pytest.approx(1.2, abs=0.1)
+    assert packets(content, "video")
 
 
 def test_files_are_uploaded_to_the_bucket_if_there_is_one(
