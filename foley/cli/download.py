@@ -49,7 +49,7 @@ def download(
     """
     from foley.weights.hub import default_folder
 
-    if to is None and default_folder().parts[0].startswith("~"):
+    if to is None and str(default_folder()).startswith("~"):
         raise ConfigError(
             "this user has no home folder for weights: name a folder with --to, or set HF_HOME"
         )

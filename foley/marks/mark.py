@@ -190,7 +190,7 @@ def load_marks(
     if key is None and chain is None:
         home = Path(constants.HF_HOME)
         # A user without a home, as containers have, has nowhere to keep one.
-        kept = None if home.parts[0].startswith("~") else home / "foley-marks"
+        kept = None if str(home).startswith("~") else home / "foley-marks"
         signer = load_own_signer(folder or kept)
     else:
         signer = load_signer(key, chain)
