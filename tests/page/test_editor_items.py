@@ -56,7 +56,7 @@ def site() -> Iterator[str]:
     thread.join()
 
 
-@pytest.fixture(scope="module", params=[10, 60])
+@pytest.fixture(scope="module", params=[10, pytest.param(60, marks=pytest.mark.soak)])
 def opened(
     request: pytest.FixtureRequest,
     browser: Browser,
