@@ -128,8 +128,8 @@ def test_jobs_are_finished_after_everything_was_killed(tmp_path: Path, short_cli
     ("num_jobs", "num_steps", "pause_seconds"),
     [
         pytest.param(4, 10, (1, 3), marks=pytest.mark.long),
-        # What is computed is not the subject, and takes most of the time on a small machine.
-        pytest.param(NUM_SOAKED, 2, (1, 4), marks=pytest.mark.soak),
+        # Few steps: what is computed is not the subject. Many enough that all kinds are killed.
+        pytest.param(NUM_SOAKED, 6, (1, 4), marks=pytest.mark.soak),
     ],
 )
 def test_jobs_are_finished_while_processes_are_killed(
@@ -247,7 +247,8 @@ def choose(
     kinds: dict[str, list[psutil.Process]] = {}
     for process in family:
         with contextlib.suppress(psutil.NoSuchProcess):
-            kinds.setdefault(describe(process), []).append(process)
+            if process.cmdline():  # it has not ended
+                kinds.setdefault(describe(process), []).append(process)
     name = min(sorted(kinds), key=lambda name: (killed[name], chooser.random()))
     return chooser.choice(kinds[name])
 
