@@ -131,9 +131,9 @@ async def serve(start: BulkStart, folder: Path) -> None:
     async def work(line: bytes) -> None:
         try:
             outcome = await run(worker, frames, scratch, BulkTask.model_validate_json(line))
-        except Exception:  # noqa: BLE001 - whatever it is
+        except Exception:  # noqa: BLE001 - after any error, no figure is better than a wrong one
             traceback.print_exc()
-            os._exit(1)  # no figure is better than a wrong one
+            os._exit(1)
         print(outcome.model_dump_json(), flush=True)
 
     while line := await reader.readline():

@@ -17,8 +17,8 @@ _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 class StopSignals:
     """Handles the signals inside its block: at first it ends the process at once.
 
-    Signals that whoever started the command ignores, as nohup does, stay ignored. In a thread that
-    is not the main one it does nothing.
+    A signal that was ignored when the process started stays ignored, as under nohup. In a thread
+    that is not the main one it does nothing.
     """
 
     def __init__(self) -> None:

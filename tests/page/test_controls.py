@@ -12,7 +12,7 @@ from urllib.parse import urljoin
 import av
 import httpx
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Page, expect
 
 from foley.configs import OFFICIAL_GUIDANCE, TINY, TINY_GUIDANCE, TINY_STEPS
 from runners.process import find_free_port
@@ -101,6 +101,20 @@ def test_an_error_about_the_clip_stands_beside_the_clip(tab: Tab, clips: Path) -
     expect(tab.page.get_by_role("button", name="Make the sound")).to_be_enabled()
 
 
+def check_pictures_result(page: Page, option: str) -> None:
+    """Check the result of pictures 80 wide for 1.2 s: its length, its command and its original."""
+    player = page.get_by_label("Result 1", exact=True)
+    expect(player).to_contain_text("1.20 s at 48 kHz")
+    assert option in player.locator("code").first.text_content()
+    page.get_by_label("Original", exact=True).check()
+    page.wait_for_function(
+        """() => {
+            const video = document.querySelector("#result video");
+            return video.src.endsWith("original.mp4") && video.videoWidth === 80;
+        }"""
+    )
+
+
 def test_numbered_pictures_are_a_clip_with_a_rate(tab: Tab, tmp_path: Path) -> None:
     page = tab.page
     names = [f"shot_{number}.png" for number in range(1, 13)]  # in no order of text
@@ -123,16 +137,7 @@ def test_numbered_pictures_are_a_clip_with_a_rate(tab: Tab, tmp_path: Path) -> N
     rate.fill("10")
     tab.generate()
     tab.wait_for_result()
-    player = page.get_by_label("Result 1", exact=True)
-    expect(player).to_contain_text("1.20 s at 48 kHz")
-    assert "frame_rate=10" in player.locator("code").first.text_content()
-    page.get_by_label("Original", exact=True).check()
-    page.wait_for_function(
-        """() => {
-            const video = document.querySelector("#result video");
-            return video.src.endsWith("original.mp4") && video.videoWidth === 80;
-        }"""
-    )
+    check_pictures_result(page, "frame_rate=10")
     page.get_by_role("button", name="Remove").click()
     expect(rate).to_be_hidden()
     tab.generate()
@@ -156,16 +161,7 @@ def test_a_still_picture_is_a_clip_with_a_length(tab: Tab, tmp_path: Path) -> No
     length.fill("1.2")
     tab.generate()
     tab.wait_for_result()
-    player = page.get_by_label("Result 1", exact=True)
-    expect(player).to_contain_text("1.20 s at 48 kHz")
-    assert "duration_seconds=1.2" in player.locator("code").first.text_content()
-    page.get_by_label("Original", exact=True).check()
-    page.wait_for_function(
-        """() => {
-            const video = document.querySelector("#result video");
-            return video.src.endsWith("original.mp4") && video.videoWidth === 80;
-        }"""
-    )
+    check_pictures_result(page, "duration_seconds=1.2")
 
 
 def test_without_a_picture_the_prompt_alone_makes_a_sound(
