@@ -31,7 +31,7 @@ endif
 test-all: setup lint  ## all tests but those of make soak
 	@$(PYTHON) -m pytest $(PARALLEL) -m "not soak"
 
-test-fast: setup  ## the tests of single parts, in under a minute
+test-fast: setup  ## the tests of single parts, in one to two minutes
 	@$(PYTHON) -m pytest -q $(PARALLEL) -m "not soak and not long and not slow" $(FAST_TESTS)
 
 coverage: setup lint  ## make test-all, with a report of the lines that no test runs
