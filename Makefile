@@ -40,7 +40,8 @@ coverage: setup lint  ## make test-all, with a report of the lines that no test 
 	@.venv/bin/coverage combine --quiet
 	@.venv/bin/coverage report
 
-soak: setup  ## the tests that take minutes each
+# Two of them kill processes for SOAK_SECONDS each, an hour unless it is set.
+soak: setup  ## the tests that take minutes or hours each
 	@$(PYTHON) -m pytest -m soak
 
 test-lowest: setup  ## the core tests on the lowest version of each dependency

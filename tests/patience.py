@@ -10,6 +10,7 @@ machine of two cores. They are multiplied by how much slower the machine is at t
     assert is_within(time.monotonic() - started, 2) a limit that is the subject of the test
 """
 
+import os
 import subprocess
 import sys
 import time
@@ -24,6 +25,9 @@ SEVERAL_PROCESSES = 2
 MAX_SLOWDOWN = 20.0
 MAX_AGE_SECONDS = 60.0
 POLL_SECONDS = 0.02
+
+# How long each test that kills processes all the while goes on, where `make soak` runs it.
+SOAK_SECONDS = float(os.environ.get("SOAK_SECONDS", "3600"))
 
 T = TypeVar("T")
 

@@ -3,23 +3,24 @@
 import contextlib
 import os
 import random
+import threading
 import time
-from collections import Counter
-from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 
 from tests.durable import versions
 from tests.durable.receiver import SECRET, Receiver, receive_webhooks
-from tests.patience import Deadline, is_within, scale, wait_for_exit, wait_until
+from tests.patience import SOAK_SECONDS, is_within, scale, wait_for_exit, wait_until
 from tests.server import Server
+from tests.service.kills import KINDS, KilledService, kill_all
 
 NUM_SOAKED = int(os.environ.get("SOAK_JOBS", "100"))
-KINDS = {"FoleyApi", "GpuRunner", "executor", "fork_server", "runners.page"}
+NUM_IN_HAND = 4  # two of them run
+LOOK_SECONDS = 0.2
 
 
 def options(seed: int) -> dict[str, str]:
@@ -60,19 +61,6 @@ def has_begun(server: Server, jobs: list[dict[str, Any]]) -> bool:
     return any(
         job["state"] == "running" and "stage" in job.get("progress", {}) for job in found
     ) or all(job["state"] == "succeeded" for job in found)
-
-
-def kill_all(processes: Iterable[psutil.Process]) -> None:
-    for process in processes:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-
-
-def has_ended(server: Server, jobs: list[dict[str, Any]]) -> bool:
-    """Whether the service answers, and all jobs have ended."""
-    with contextlib.suppress(httpx.TransportError):
-        return len(find_ended(server, jobs)) == len(jobs)
-    return False
 
 
 def start(folder: Path, jobs: Path, *, num_running: int = 1) -> Server:
@@ -123,115 +111,171 @@ def test_jobs_are_finished_after_everything_was_killed(tmp_path: Path, short_cli
     assert not list(tmp_path.glob("jobs/uploads/*"))
 
 
-@pytest.mark.timeout(3600)
+class Feed:
+    """Submits jobs to a service whose processes are killed, so that it has always some to do.
+
+    Args:
+        service: of them.
+        clip: of each.
+        webhook_url: of each.
+
+    Attributes:
+        jobs: all that were accepted; the seed of each is its place here.
+        in_hand: those of them that have not ended, as they were seen last, by their ids.
+        ended: no further job is submitted.
+        given_up: nor is the end of those in hand waited for.
+        num_ended: how many have succeeded.
+        num_repeated: how many submissions were repeated, because nobody knew what became of them.
+    """
+
+    def __init__(self, service: KilledService, clip: bytes, webhook_url: str) -> None:
+        self._service = service
+        self._clip = clip
+        self._webhook_url = webhook_url
+        self.jobs: list[dict[str, Any]] = []
+        self.in_hand: dict[str, dict[str, Any]] = {}
+        self.ended = threading.Event()
+        self.given_up = threading.Event()
+        self.num_ended = 0
+        self.num_repeated = 0
+
+    def run(self) -> None:
+        """Submit and look, until all has ended; an AssertionError tells of a job that failed."""
+        while not self.given_up.wait(LOOK_SECONDS) and not (
+            self.ended.is_set() and not self.in_hand
+        ):
+            if (server := self._service.server) is None:
+                continue
+            with (
+                contextlib.suppress(httpx.TransportError),
+                httpx.Client(
+                    base_url=server.client.base_url, timeout=scale(120), trust_env=False
+                ) as client,
+            ):
+                while len(self.in_hand) < NUM_IN_HAND and self._submit(client):
+                    pass
+                self._look(client)
+
+    def is_one_running(self) -> bool:
+        """Whether one of the jobs in hand is running."""
+        return any(job["state"] == "running" for job in [*self.in_hand.values()])
+
+    def _submit(self, client: httpx.Client) -> bool:
+        """Submit the next job, until it is accepted; returns whether it was."""
+        if self.ended.is_set():
+            return False
+        seed = len(self.jobs)
+        try:
+            answer = client.post(
+                "/v1/jobs",
+                files={"clip": self._clip},
+                # Few steps: what is computed is not the subject.
+                data={"seed": seed, "num_inference_steps": 6, "webhook_url": self._webhook_url},
+                headers={"Idempotency-Key": f"seed-{seed}"},
+            )
+        except httpx.TransportError:
+            self.num_repeated += 1
+            raise
+        if answer.status_code == 503:
+            return False
+        assert answer.status_code == 202, answer.text
+        job = answer.json()
+        self.in_hand[job["id"]] = job
+        self.jobs.append(job)
+        return True
+
+    def _look(self, client: httpx.Client) -> None:
+        for job_id, job in [*self.in_hand.items()]:
+            found = client.get(job["status_url"])
+            if found.status_code == 503:
+                continue
+            seen = found.json()
+            assert seen.get("state") in ("queued", "running", "succeeded"), found.text
+            self.in_hand[job_id] = seen
+            if seen["state"] == "succeeded":
+                del self.in_hand[job_id]
+                self.num_ended += 1
+
+
 @pytest.mark.parametrize(
-    ("num_jobs", "num_steps", "pause_seconds"),
+    ("num_jobs", "num_kills", "seconds"),
     [
-        pytest.param(4, 10, (1, 3), marks=pytest.mark.long),
-        # Few steps: what is computed is not the subject. Many enough that all kinds are killed.
-        pytest.param(NUM_SOAKED, 6, (1, 4), marks=pytest.mark.soak),
+        pytest.param(6, 3, 0, marks=[pytest.mark.long, pytest.mark.timeout(600)]),
+        pytest.param(
+            NUM_SOAKED,
+            2 * len(KINDS),
+            SOAK_SECONDS,
+            marks=[pytest.mark.soak, pytest.mark.timeout(1800 + 2 * SOAK_SECONDS)],
+        ),
     ],
 )
 def test_jobs_are_finished_while_processes_are_killed(
     tmp_path_factory: pytest.TempPathFactory,
     short_clip: bytes,
     num_jobs: int,
-    num_steps: int,
-    pause_seconds: tuple[float, float],
+    num_kills: int,
+    seconds: float,
 ) -> None:
-    """One process of the service at a time, of each kind in turn; the launcher is the second."""
-    folder = tmp_path_factory.mktemp("kills")  # a short name: the page's socket lies below it
-    with receive_webhooks() as receiver:
-        receiver.statuses = [500] * max(1, num_jobs // 5)
-        killed = soak(folder, short_clip, receiver, num_jobs, num_steps, pause_seconds)
-    assert killed.total() > 1
-    assert num_jobs < 100 or killed.keys() >= KINDS
+    """One process of the service at a time, of each kind in turn; the launcher is the second.
 
-
-def soak(
-    folder: Path,
-    clip: bytes,
-    receiver: Receiver,
-    num_jobs: int,
-    num_steps: int,
-    pause_seconds: tuple[float, float],
-) -> Counter[str]:
-    """Submit jobs, kill processes until they have ended, and check what came of it.
-
-    Args:
-        folder: for the services.
-        clip: of the jobs.
-        receiver: of their webhooks.
-        num_jobs: how many.
-        num_steps: of each.
-        pause_seconds: the shortest and the longest, from a service that is up to the next kill, on
-            a quiet machine.
-
-    Returns:
-        How many processes of each kind were killed.
+    It goes on until there were as many jobs, as many kills and as much time as asked.
     """
-    chooser = random.Random(0)
-    killed: Counter[str] = Counter()
-    family: list[psutil.Process] = []
+    folder = tmp_path_factory.mktemp("kills")  # a short name: the page's socket lies below it
     started = time.monotonic()
-    server = start(folder / "0", folder / "jobs", num_running=2)
-    try:
-        wait_until_up(server)
-        steps = {"num_inference_steps": str(num_steps)}
-        jobs = [submit(server, clip, seed, receiver.url, **steps) for seed in range(num_jobs)]
-        deadline = Deadline(3000)
-        while not (has_ended(server, jobs) and count_told(receiver) == len(jobs)):
-            assert not deadline.is_over(), (killed, server.client.get("/v1/jobs").text)
-            # Killed before it is up again, it would never get anything done on a busy machine.
-            wait_until_up(server)
-            time.sleep(scale(chooser.uniform(*pause_seconds)))  # in which some work gets done
-            if has_ended(server, jobs):
-                continue  # webhooks are left, whose pauses grow
-            family = server.family() or family
-            victim = family[0]
-            with contextlib.suppress(psutil.NoSuchProcess):
-                if killed.total() != 1:
-                    victim = choose(family[1:], killed, chooser)
-                name = "launcher" if victim.pid == server.process.pid else describe(victim)
-                killed[name] += 1
-                victim.kill()
-            if victim.pid == server.process.pid:
-                # As at the end of a container, of which it is the first process.
-                kill_all(family)
-                wait_for_exit(server.process)
-                server.client.close()
-                server = start(folder / str(killed.total()), folder / "jobs", num_running=2)
-                server.wait_until_ready()
-        wait_until_up(server)
-        ended = find_ended(server, jobs)
-        assert [job["state"] for job in ended] == ["succeeded"] * len(jobs), killed
-        for seed, job in enumerate(ended):
-            assert server.client.get(job["result_url"]).status_code == 200
-            assert job["result"]["seeds"] == [seed]
-            # One result, and nothing of the tries that were cut off.
-            left = sorted(path.name for path in (folder / "jobs/jobs" / job["id"]).iterdir())
-            assert left == ["request.json", "results"]
-        assert len(server.client.get("/v1/jobs?limit=100").json()["jobs"]) == min(100, len(jobs))
-    finally:
-        kill_all([*family, *server.family()])
-        wait_for_exit(server.process)
-        server.client.close()
+    service = KilledService(
+        lambda number: start(folder / str(number), folder / "jobs", num_running=2),
+        has_page=seconds > 0,
+    )
+    killed = service.killed
+    with contextlib.closing(service), receive_webhooks() as receiver, ThreadPoolExecutor(1) as pool:
+        receiver.statuses = [500, 200, 200, 200, 200] * 10_000
+        feed = Feed(service, short_clip, receiver.url)
+        feeding = pool.submit(feed.run)
+        pauses = random.Random(0)
+
+        def describe_state() -> object:
+            log = (folder / str(killed["launcher"]) / "server.log").read_text()
+            return killed, len(feed.jobs), feed.in_hand, log[-4000:]
+
+        try:
+            while not feeding.done() and (
+                killed.total() < num_kills
+                or len(feed.jobs) < num_jobs
+                or time.monotonic() - started < seconds
+            ):
+                service.wait_until_up()
+                # Killed before a job has ended, it would get nothing done on a busy machine.
+                wait_for_more(feed, feeding, describe_state)
+                time.sleep(scale(pauses.uniform(0, 1)))  # in which a job gets far, or ends
+                service.kill()
+                if killed.total() % 20 == 0:
+                    print(f"{time.strftime('%X')}: {feed.num_ended} jobs, {killed}", flush=True)
+            feed.ended.set()
+            wait_until(feeding.done, 300, what=describe_state)
+        finally:
+            feed.given_up.set()
+        feeding.result()
+        server = service.wait_until_up()
+        wait_until(lambda: count_told(receiver) >= len(feed.jobs), 300, what=describe_state)
+        check_ended(server, folder / "jobs", feed.jobs)
     ids = [headers["webhook-id"] for headers, _ in receiver.got]
-    assert set(ids) == {f"msg_{job['id']}" for job in jobs}
-    seconds = time.monotonic() - started
+    assert set(ids) == {f"msg_{job['id']}" for job in feed.jobs}
     print(
-        f"{len(jobs)} jobs in {seconds:.0f} s, {killed.total()} kills: {dict(killed)}; "
+        f"{len(feed.jobs)} jobs in {time.monotonic() - started:.0f} s, {killed.total()} kills: "
+        f"{dict(killed)}; {feed.num_repeated} submissions were repeated; "
         f"{len(ids)} webhooks came, {len(ids) - len(set(ids))} of them again"
     )
-    return killed
+    assert "launcher" in killed
+    assert num_kills < len(KINDS) or killed.keys() >= KINDS
 
 
-def wait_until_up(server: Server) -> None:
-    """Wait for the model, and for the page, which starts when it is asked for."""
+def wait_for_more(feed: Feed, feeding: Future[None], what: object) -> None:
+    """Wait until one more job has ended, and another one runs."""
+    num_ended = feed.num_ended
     wait_until(
-        lambda: server.probe("/readyz") == 200 and server.probe("/ui/") == 200,
+        lambda: feeding.done() or (feed.num_ended > num_ended and feed.is_one_running()),
         300,
-        what="it never came back",
+        what=what,
     )
 
 
@@ -240,21 +284,18 @@ def count_told(receiver: Receiver) -> int:
     return len({headers["webhook-id"] for headers, _ in receiver.taken})
 
 
-def choose(
-    family: list[psutil.Process], killed: Counter[str], chooser: random.Random
-) -> psutil.Process:
-    """Return a process of the kind that was killed least: one of several media children, too."""
-    kinds: dict[str, list[psutil.Process]] = {}
-    for process in family:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if process.cmdline():  # it has not ended
-                kinds.setdefault(describe(process), []).append(process)
-    name = min(sorted(kinds), key=lambda name: (killed[name], chooser.random()))
-    return chooser.choice(kinds[name])
-
-
-def describe(process: psutil.Process) -> str:
-    """Which one of the service's processes it is. The page's media children are those of plots."""
-    line = " ".join(process.cmdline())
-    names = ("executor", "fork_server", "plot_server", "runners.page", "GpuRunner", "FoleyApi")
-    return next((name for name in names if name in line), line[:60])
+def check_ended(server: Server, folder: Path, jobs: list[dict[str, Any]]) -> None:
+    """Check that there are these jobs and no others, each with one result, its own."""
+    for seed, job in enumerate(jobs):
+        found = server.client.get(job["status_url"]).json()
+        assert (found["state"], found["result"]["seeds"]) == ("succeeded", [seed]), found
+        assert server.client.get(job["result_url"]).status_code == 200
+        # Nothing of the tries that were cut off.
+        left = sorted(path.name for path in (folder / "jobs" / job["id"]).iterdir())
+        assert left == ["request.json", "results"]
+    listed: list[str] = []
+    page: dict[str, Any] = {"next_offset": 0}
+    while (offset := page.get("next_offset")) is not None:
+        page = server.client.get("/v1/jobs", params={"limit": 100, "offset": offset}).json()
+        listed += [job["id"] for job in page["jobs"]]
+    assert sorted(listed) == sorted({job["id"] for job in jobs})

@@ -3,7 +3,6 @@
 import contextlib
 import itertools
 import json
-import os
 import random
 import threading
 import time
@@ -21,11 +20,10 @@ import pytest
 
 from foley.v1.foley_pb2_grpc import FoleyServiceStub
 from tests.grpc.test_calls import messages, read
-from tests.patience import Deadline, scale, wait_until
+from tests.patience import SOAK_SECONDS, Deadline, scale, wait_until
 from tests.server import Server
-from tests.service.test_durability import describe, wait_until_up
+from tests.service.kills import describe, wait_until_up
 
-SOAK_SECONDS = float(os.environ.get("SOAK_SECONDS", "300"))
 QUIET_SECONDS = SOAK_SECONDS / 12  # between two looks at memory and descriptors
 # What a caller is to try again. All others would be faults: of the request, or of ours.
 RETRYABLE = {"busy", "runner_lost", "not_ready"}
