@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
 import pytest
 import yaml
 
@@ -161,11 +162,10 @@ def test_a_fleet_is_scaled_by_its_jobs_alone(fleet: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("which", ["objects", "fleet"])
 def test_kubernetes_objects_fit_their_schemas(which: str, request: pytest.FixtureRequest) -> None:
-    validate = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is missing")
     found = request.getfixturevalue(which)
     for kind, document in found.items():
         if kind != "ScaledObject":  # of KEDA
-            validate.validate(document, "1.30", strict=True)
+            kubernetes_validate.validate(document, "1.30", strict=True)
 
 
 def test_the_job_with_the_registrys_token_builds_and_pushes_only() -> None:
