@@ -22,7 +22,9 @@ _RAMP = SAMPLE_RATE // 100  # samples, 10 ms
 _LAG_SECONDS = 0.04
 
 
-def split_regions(cues: Sequence[Cue], num_latents: int, num_visual: int) -> tuple[Region, ...]:
+def split_regions(
+    cues: Sequence[Cue], num_latents: int, num_visual: int, sound_seconds: float | None = None
+) -> tuple[Region, ...]:
     """Return the regions of a sound, in order; none without cues.
 
     A visual token belongs to the region in which its middle lies, a latent frame to that in which
@@ -33,20 +35,24 @@ def split_regions(cues: Sequence[Cue], num_latents: int, num_visual: int) -> tup
         cues: in order, without overlap.
         num_latents: A, at least 1.
         num_visual: V.
+        sound_seconds: length of the sound; None where no latent frame is of its padding.
 
     Raises:
         ParameterError: a cue starts after the end of the sound.
     """
     if not cues:
         return ()
+    if sound_seconds is None:
+        sound_seconds = num_latents / LATENT_RATE
+    num_sounded = min(num_latents, math.ceil(round(sound_seconds * LATENT_RATE, 6)))
     # Where each region begins: in latent frames, in visual tokens, and which texts it hears.
     begins = [(0, 0, _GENERAL_ROW, _NEGATIVE_ROW)]
     next_negative = _GENERAL_ROW + len(cues) + 1
     for number, cue in enumerate(cues, start=1):
-        if _count_before(cue.start_seconds, LATENT_RATE) >= num_latents:
+        if _count_before(cue.start_seconds, LATENT_RATE) >= num_sounded:
             raise ParameterError(
                 f"cue {number} starts at {cue.start_seconds:g} s, the sound lasts "
-                f"{num_latents / LATENT_RATE:.2f} s; let it start earlier, or leave it out"
+                f"{sound_seconds:.2f} s; let it start earlier, or leave it out"
             )
         negative = _NEGATIVE_ROW
         if cue.negative_prompt is not None:

@@ -803,7 +803,9 @@ class FoleyPipeline:
         """
         layers = self._read_prompts(prompts)
         if isinstance(frames, NoPicture):
-            regions = _find_regions(prompts, frames.num_visual, frames.num_sync)
+            regions = _find_regions(
+                prompts, frames.num_visual, frames.num_sync, frames.duration_seconds
+            )
             return [
                 TextConditions(
                     num_visual=frames.num_visual,
@@ -830,7 +832,10 @@ class FoleyPipeline:
                 collect = pause.collect and partial(_describe_start, layers, pause.collect)
                 yield pause.awaits_frames, collect
         except StopIteration as stop:
-            regions = _find_regions(prompts, stream.num_visual, stream.num_sync)
+            assert stream.facts is not None
+            is_padded = stream.facts.num_picked < stream.num_sync
+            sound_seconds = stream.facts.num_picked / SYNC_FPS if is_padded else None
+            regions = _find_regions(prompts, stream.num_visual, stream.num_sync, sound_seconds)
             return _describe_layers(layers, stop.value, regions)
 
     def _read_prompts(self, prompts: Sequence[Prompts]) -> list["_ReadPrompts"]:
@@ -967,13 +972,16 @@ def _describe_layers(
 
 
 def _find_regions(
-    prompts: Sequence[Prompts], num_visual: int, num_sync: int
+    prompts: Sequence[Prompts], num_visual: int, num_sync: int, sound_seconds: float | None = None
 ) -> list[tuple[Region, ...]]:
-    """Return the regions of each layer of a sound for so many frames at 8 and at 25 fps."""
+    """Return the regions of each layer of a sound for so many frames at 8 and at 25 fps.
+
+    The length of the sound is given where some of the frames only pad it.
+    """
     layers = []
     for number, (_, _, cues) in enumerate(prompts, start=1):
         with _name_layer(number, len(prompts)):
-            layers.append(split_regions(cues, num_latents(num_sync), num_visual))
+            layers.append(split_regions(cues, num_latents(num_sync), num_visual, sound_seconds))
     return layers
 
 
@@ -993,7 +1001,8 @@ def _list_prompts(video: object, prompt: str | list[str]) -> list[str]:
     if not isinstance(video, list):
         if isinstance(prompt, str):
             return [prompt]
-        raise ParameterError("prompt: a list, but there is one clip; give one text")
+        given = "a list" if isinstance(prompt, list) else f"{prompt!r}"
+        raise ParameterError(f"prompt: {given}, but there is one clip; give one text")
     if isinstance(prompt, str):
         return [prompt] * len(video)
     if len(prompt) != len(video):

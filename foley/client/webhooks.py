@@ -61,7 +61,9 @@ def verify_webhook(secret: str, body: bytes | str, headers: Mapping[str, str]) -
     try:
         webhook = Webhook(secret)
     except Exception as error:
-        raise ParameterError("secret: is malformed; it begins with whsec_") from error
+        raise ParameterError(
+            "secret: is malformed; give it as FOLEY_WEBHOOK_SECRET has it: whsec_ and base64"
+        ) from error
     try:
         webhook.verify(body, dict(headers), json_parse=False)
         return _Message.model_validate_json(body).data

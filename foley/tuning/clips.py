@@ -112,16 +112,23 @@ def _read_text(path: Path) -> str:
 def _read_table(folder: Path, prompts: Path) -> list[tuple[Path, str]]:
     try:
         with prompts.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeError, csv.Error) as error:
+            header = file.readline()
+            # Spreadsheets of many countries write semicolons.
+            separator = max(",;\t|", key=header.count)
+            names = [
+                name.strip().lower() for name in next(csv.reader([header], delimiter=separator))
+            ]
+            rows = list(csv.DictReader(file, names, delimiter=separator))
+    except (OSError, UnicodeError, csv.Error, StopIteration) as error:
         raise ParameterError(f"{prompts} cannot be read as CSV: {error}") from error
-    if not rows or not {"clip", "prompt"} <= rows[0].keys():
+    if not rows or not {"clip", "prompt"} <= {*names}:
         raise ParameterError(
-            f"{prompts} needs the columns clip and prompt, and a row for each clip"
+            f"{prompts} needs the columns clip and prompt, and a row for each clip; its first line "
+            f"names {', '.join(names)}"
         )
     found = []
     for number, row in enumerate(rows, start=2):
-        path = folder / (row["clip"] or "")
+        path = folder / (row["clip"] or "").strip()
         if not path.is_file():
             raise ParameterError(f"{prompts}, line {number}: there is no {path}; mend the name")
         found.append((path, " ".join((row["prompt"] or "").split())))

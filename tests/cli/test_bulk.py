@@ -154,6 +154,9 @@ def test_a_row_says_which_part_and_which_rate(tmp_path: Path, suffix: str) -> No
         *("a/frames/walk.foley.mp4", "sound-1.wav", "a/photo.foley.mp4"),
     ]
     assert tasks[3].request.prompt == "a walk"
+    tasks, bad, _ = read(table, "a {name}")
+    assert len(tasks) == 5
+    assert "frames/%04d.png names pictures" in str(bad[0].error)
     # Records of runs before there were these options hold.
     assert BulkTask(**tasks[4].model_dump(exclude={"start_seconds"})).digest == tasks[4].digest
     assert tasks[0].digest != tasks[0].model_copy(update={"start_seconds": 1.6}).digest

@@ -110,6 +110,20 @@ def test_the_deployment_is_restricted_probed_and_has_a_gpu(objects: dict[str, An
     assert pod["terminationGracePeriodSeconds"] > int(pause_seconds) + 30 + 5
 
 
+def test_the_guide_makes_the_namespace_first_and_names_what_to_fill_in(
+    objects: dict[str, Any],
+) -> None:
+    guide = (ROOT / "docs" / "guides" / "kubernetes.md").read_text()
+    first, *others = re.findall(r"^kubectl .*", guide, re.M)
+    assert first == f"kubectl create namespace {objects['Namespace']['metadata']['name']}"
+    assert others
+    (container,) = objects["Deployment"]["spec"]["template"]["spec"]["containers"]
+    empty = [variable["name"] for variable in container["env"] if variable.get("value") == ""]
+    assert empty
+    for name in ("image", *empty):
+        assert f"* `{name}`: " in guide
+
+
 def test_pods_have_bounded_disks_and_reach_nothing_inside_the_cluster(
     objects: dict[str, Any],
 ) -> None:

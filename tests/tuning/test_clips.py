@@ -35,11 +35,16 @@ def test_prompts_stand_beside_clips_or_in_a_table(tmp_path: Path) -> None:
     table = tmp_path / "prompts.csv"
     table.write_text("clip,prompt\nb.mp4,taps\n")
     assert [prompt for _, prompt in find_clips(tmp_path, table)] == ["taps"]
+    table.write_bytes("\ufeffClip; Prompt\r\nb.mp4; taps, then rain\r\n".encode())
+    assert [prompt for _, prompt in find_clips(tmp_path, table)] == ["taps, then rain"]
+    table.write_bytes(b"")
+    with pytest.raises(ParameterError, match="needs the columns"):
+        find_clips(tmp_path, table)
     table.write_text("clip,prompt\nc.mp4,taps\n")
     with pytest.raises(ParameterError, match=r"line 2: there is no .*c\.mp4"):
         find_clips(tmp_path, table)
     table.write_text("name,prompt\nb.mp4,taps\n")
-    with pytest.raises(ParameterError, match="needs the columns"):
+    with pytest.raises(ParameterError, match=r"needs the columns .* names name, prompt"):
         find_clips(tmp_path, table)
     (tmp_path / "b.txt").write_bytes(b"\xff\xfe\xff")
     with pytest.raises(ParameterError, match="no UTF-8"):

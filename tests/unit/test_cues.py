@@ -1,5 +1,6 @@
 """Prompts for ranges of time."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -50,6 +51,17 @@ def test_a_cue_that_lasts_too_long_ends_with_the_sound() -> None:
 def test_a_cue_after_the_end_is_refused() -> None:
     with pytest.raises(ParameterError, match=r"cue 2 starts at 2 s, the sound lasts 2.00 s"):
         split(cue(1, 1.5), cue(2, 3))
+    # What pads the sound to whole segments does not count.
+    with pytest.raises(ParameterError, match=r"cue 1 starts at 1\.9 s, the sound lasts 1\.88 s"):
+        split_regions(GenerationRequest.parse(cues=[cue(1.9, 3)]).cues, 100, 16, 1.88)
+
+
+def test_a_cue_in_what_pads_a_clip_or_a_sound_is_refused() -> None:
+    late = [{"start_seconds": 0.5, "stop_seconds": 2, "prompt": "taps"}]
+    short = replace(toy_frames(), num_picked=12)
+    for video, options in ((short, {}), (None, {"duration_seconds": 0.48})):
+        with pytest.raises(ParameterError, match=r"starts at 0\.5 s, the sound lasts 0\.48 s"):
+            toy_pipeline()(video, "rain", cues=late, num_inference_steps=1, **options)
 
 
 @given(

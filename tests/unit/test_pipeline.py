@@ -273,6 +273,8 @@ def test_a_list_of_prompts_has_one_for_each_clip() -> None:
         toy_pipeline()([toy_frames(), toy_frames()], ["rain"])
     with pytest.raises(ParameterError, match="there is one clip"):
         toy_pipeline()(toy_frames(), ["rain"])  # type: ignore[call-overload]
+    with pytest.raises(ParameterError, match="prompt: None, but there is one clip"):
+        toy_pipeline()(toy_frames(), None)  # type: ignore[call-overload]
 
 
 def test_a_folder_that_is_none_is_refused_with_the_presets() -> None:

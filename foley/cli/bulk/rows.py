@@ -262,6 +262,11 @@ def _choose_part(
     default_rate = defaults.frame_rate if _is_of_pictures(clip) else None
     frame_rate = part.get("frame_rate", default_rate)
     check_part(start_seconds, frame_rate)
+    if frame_rate is None and not is_remote(clip) and is_pattern(Path(clip)):
+        raise ParameterError(
+            f"frame_rate: {clip} names pictures, which have no rate of their own; set it, or "
+            "--frame-rate for all"
+        )
     return start_seconds, frame_rate
 
 
