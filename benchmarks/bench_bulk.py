@@ -10,6 +10,7 @@ less 1, of processor time and of time; loading the model and the first rows are 
 
 import argparse
 import contextlib
+import os
 import sys
 import tempfile
 import time
@@ -113,6 +114,7 @@ def main() -> None:
     parser.add_argument("--record", action="store_true")
     options = parser.parse_args()
     width, height = map(int, options.size.split("x"))
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the entry point of `foley bulk` does
     start = BulkStart(
         preset=options.preset, device=options.device, weights=options.weights, jobs=options.jobs
     )

@@ -671,6 +671,8 @@ def child_environment() -> dict[str, str]:
         "OMP_NUM_THREADS": str(min(MAX_THREADS, os.cpu_count() or 1)),
         **{name: os.environ[name] for name in kept if name in os.environ},
         "CUDA_VISIBLE_DEVICES": "",
+        # OpenMP's threads spin while they wait, which starves those of the model on the same cores.
+        "GOMP_SPINCOUNT": "1000",
         # A process with one thread forks safely, and NumPy's library would start more.
         "OPENBLAS_NUM_THREADS": "1",
         # The C library reserves 64 MiB of address space for each arena.

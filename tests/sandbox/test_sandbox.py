@@ -5,6 +5,8 @@ import base64
 import json
 import os
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -110,6 +112,27 @@ def test_waveforms_are_written_in_each_format(sandbox: Sandbox, tmp_path: Path) 
     assert [file["name"] for file in first] == ["foley-1.mp4", "foley-1.wav"]
     assert [file["container"] for file in second] == ["mp4", "wav"]
     assert all((tmp_path / file["name"]).stat().st_size for file in [*first, *second])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc lists the threads")
+def test_measuring_starts_no_threads(tmp_path: Path) -> None:
+    """Threads of so small pieces of work wait for one another, and take others' cores for it."""
+    save_waveforms(torch.zeros(1, 1, 96_000), tmp_path)
+    program = (
+        "import os, sys; from pathlib import Path; from runners.sandbox.tasks import write; "
+        f"write(Path(sys.argv[1]), formats=['wav'], sample_rate=48_000, stop_seconds=None, "
+        f"limits={ACCEPTED}, measure=True); print(len(os.listdir('/proc/self/task')))"
+    )
+    environment = {**child_environment(), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "4"}
+    done = subprocess.run(
+        [sys.executable, "-c", program, tmp_path],
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.split() == ["1"]
 
 
 def test_a_confined_child_measures_loudness_and_speech(sandbox: Sandbox, tmp_path: Path) -> None:
