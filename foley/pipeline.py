@@ -755,6 +755,7 @@ class FoleyPipeline:
         frames: VideoFrames | FrameStream | NoPicture,
         request: GenerationRequest,
         source: SourceSound | None = None,
+        name_file: Callable[[int], Path] | None = None,
     ) -> Session:
         """Return a generation that the caller runs piece by piece.
 
@@ -765,8 +766,9 @@ class FoleyPipeline:
                 a sound without a clip.
             request: the options.
             source: the sound that the request edits; None without an edit.
+            name_file: of long sounds, while they are made; see `Session`.
         """
-        return Session(self, frames, request, source)
+        return Session(self, frames, request, source, name_file)
 
     def count_pieces(self, num_visual: int, num_sync: int, *, with_source: bool = False) -> int:
         """Return the number of calls of `Session.encode` that a clip takes.

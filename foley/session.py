@@ -16,8 +16,9 @@ same sound, because a piece depends on nothing but its own session.
 
 import time
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
@@ -36,6 +37,7 @@ from foley.models.dit import FoleyDiT
 from foley.models.transfer import upload
 from foley.request import AdapterUse, Cue, GenerationRequest, Prompts
 from foley.sampling import NoiseLine, choose_seeds, draw_noise, make_sigmas
+from foley.sound_file import append_samples, map_samples
 from foley.speech import measure_speech
 from foley.types import (
     ClipFacts,
@@ -88,6 +90,7 @@ class _Sound:
         seed: of its noise.
         expected: how many samples it may have. Their memory is taken once, as they come: joining
             pieces, or moving what grows, would take it twice.
+        path: of a file that holds the samples instead, float32; None for memory.
 
     Attributes:
         seed: as given.
@@ -95,20 +98,25 @@ class _Sound:
         speech_seconds: in it; 0 where nobody asked.
     """
 
-    def __init__(self, seed: int, expected: int) -> None:
+    def __init__(self, seed: int, expected: int, path: Path | None = None) -> None:
         self.seed = seed
         self.num_pieces = 0
         self.speech_seconds = 0.0
-        self._samples = np.empty(expected, np.float32)
+        self._path = path
+        self._samples = np.empty(0 if path else expected, np.float32)
         self._num_samples = 0
         self._spliced: Tensor | None = None
 
     def append(self, piece: Tensor) -> None:
         """Append a piece [1, 1, S]."""
         start, stop = self._num_samples, self._num_samples + piece.shape[-1]
-        if stop > len(self._samples):  # the clip is longer than it stated
-            self._samples.resize(stop, refcheck=False)
-        self._samples[start:stop] = piece.numpy().ravel()
+        samples = piece.numpy().ravel()
+        if self._path is not None:
+            append_samples(self._path, samples, is_first=start == 0)
+        else:
+            if stop > len(self._samples):  # the clip is longer than it stated
+                self._samples.resize(stop, refcheck=False)
+            self._samples[start:stop] = samples
         self._num_samples = stop
         self.num_pieces += 1
 
@@ -122,6 +130,8 @@ class _Sound:
         """The samples so far, float32 [1, C, S], without a copy."""
         if self._spliced is not None:
             return self._spliced
+        if self._path is not None:
+            return map_samples(self._path)[None]
         return torch.from_numpy(self._samples[: self._num_samples])[None, None]
 
 
@@ -166,11 +176,15 @@ class Session:
             length of a sound without a clip.
         request: the options of the generation.
         source: the sound that the request edits; None without an edit.
+        name_file: returns the file that holds a long sound while it is made, given its variation,
+            counted from 1; None keeps all sounds in memory. Sounds that can change until the end
+            are in memory in any case.
 
     Raises:
         ParameterError: the request names an adapter that the model does not have.
 
     Attributes:
+        is_in_files: whether the sounds so far are in the files that `name_file` gave.
         request: the options of the generation.
         awaits_frames: whether the next call of `encode` reads frames from a stream.
         stage: the one that comes next; None when all are done.
@@ -185,7 +199,10 @@ class Session:
         frames: VideoFrames | FrameStream | NoPicture,
         request: GenerationRequest,
         source: SourceSound | None = None,
+        name_file: Callable[[int], Path] | None = None,
     ) -> None:
+        self._name_file = name_file
+        self.is_in_files = False
         assert (source is None) == (request.edit is None)
         self.request = request
         self._source = None if source is None else source.waveform
@@ -390,18 +407,25 @@ class Session:
     def _take(self, index: int, piece: Tensor, start: int) -> None:
         """Append a piece [1, 1, S] to the sound of an index; `start` is its first sample."""
         sample_rate = self._model.preset.vae.sample_rate
+        assert self._group is not None
+        is_long = self._num_groups or not self._group.is_last or len(self._group.windows) > 1
+        # Other seeds may be drawn, layers are mixed at the end, and an edit is then put in place.
+        is_final = (
+            self.request.avoid_speech != "retry" and self._edit is None and not self.request.layers
+        )
         if not self._made:
             expected = self._estimate_latents() * sample_rate // LATENT_RATE
-            self._made = [_Sound(seed, expected) for seed in self._list_sound_seeds()]
+            name_file = self._name_file if is_long and is_final else None
+            self.is_in_files = name_file is not None
+            self._made = [
+                _Sound(seed, expected, name_file and name_file(variation))
+                for variation, seed in enumerate(self._list_sound_seeds(), start=1)
+            ]
         sound = self._made[index]
         sound.speech_seconds += self._measure_speech(piece, start)
         piece = apply_gains(piece, self._list_cues(index), start)
         sound.append(piece)
-        assert self._group is not None
-        is_long = self._num_groups or not self._group.is_last or len(self._group.windows) > 1
-        # Other seeds may be drawn, layers are mixed at the end, and an edit is then put in place.
-        is_final = self.request.avoid_speech != "retry" and self._edit is None
-        if is_long and is_final and not self.request.layers:
+        if is_long and is_final:
             self._finished.append(
                 SoundPiece(index + 1, sound.num_pieces, sound.seed, start / sample_rate, piece[0])
             )

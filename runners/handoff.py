@@ -16,10 +16,10 @@ through a file in shared memory. So the processes send each other paths.
                                 decodes it: how long it may be
         frames-00000.safetensors, frames-00001.safetensors, ...
                                 its pieces, while it is still being decoded
-        sound-1-00001.safetensors, ...
-                                by the runner: pieces of a long sound of the first variation, where
-                                the request asks for them
         waveforms.safetensors   by the runner
+        waveform-1.f32, ...     instead, of each variation of a long sound, while it is made: its
+                                samples so far
+        write.json              by the API: such a sound is complete, and how its files are written
 
 The runner replaces each piece that it has read by an empty file. The decoding process waits while
 `MAX_PIECES` pieces are unread, so the folder holds as much of a long clip as of a short one. After
@@ -30,8 +30,9 @@ its death the process that decodes the clip again leaves out the pieces that it 
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from foley.atomic import atomic_path
 from foley.types import ClipFacts, FramePiece, FrameStream
@@ -50,7 +51,8 @@ FRAMES = "frames.safetensors"
 FRAME_COUNTS = "frames.json"
 WAVEFORMS = "waveforms.safetensors"
 EXPECTED = "expected.json"
-SOUND_PIECE = "sound-{}-{:05}.safetensors"
+GROWING = "waveform-{}.f32"
+WRITE = "write.json"
 PIECE = "frames-{:05}.safetensors"
 MAX_PIECES = 2  # that no one has read; the first one has 150 MB, the others have 40 MB
 WAIT_SECONDS = 0.02
@@ -256,40 +258,41 @@ class HandedFrames(FrameStream):
         return piece
 
 
-def save_sound_piece(waveform: "Tensor", folder: Path, variation: int, number: int) -> None:
-    """Write a piece of a long sound for the API.
-
-    Args:
-        waveform: float32 [C, samples].
-        folder: of the request.
-        variation: from 1.
-        number: of the piece, from 1.
-
-    Raises:
-        SafetensorError: the folder cannot be written.
-    """
-    from safetensors.torch import save_file
-
-    save_file({"waveform": waveform.contiguous()}, folder / SOUND_PIECE.format(variation, number))
-
-
-def load_sound_piece(folder: Path, variation: int, number: int) -> "Tensor":
-    """Return the piece that `save_sound_piece` wrote, and remove its file.
+def name_growing(folder: Path, variation: int) -> Path:
+    """Return the file in which a long sound grows.
 
     Args:
         folder: of the request.
         variation: from 1.
-        number: of the piece, from 1.
+    """
+    return folder / GROWING.format(variation)
+
+
+def announce_end(arguments: dict[str, Any], folder: Path) -> None:
+    """Mark the long sounds in a folder as complete, in one step.
+
+    Args:
+        arguments: of the task that writes the files, as JSON can hold them.
+        folder: of the request.
 
     Raises:
-        OSError: it is not there.
+        OSError: the folder cannot be written.
     """
-    from safetensors.torch import load
+    with atomic_path(folder / WRITE) as partial:
+        partial.write_text(json.dumps(arguments))
 
-    path = folder / SOUND_PIECE.format(variation, number)
-    waveform = load(path.read_bytes())["waveform"]
-    path.unlink()
-    return waveform
+
+def read_end(folder: Path) -> dict[str, Any] | None:
+    """Return the arguments that `announce_end` wrote; None until then.
+
+    Args:
+        folder: of the request.
+    """
+    try:
+        arguments: dict[str, Any] = json.loads((folder / WRITE).read_text())
+    except FileNotFoundError:
+        return None
+    return arguments
 
 
 def save_waveforms(waveforms: "Tensor", folder: Path, stems: "Tensor | None" = None) -> None:
@@ -311,8 +314,8 @@ def save_waveforms(waveforms: "Tensor", folder: Path, stems: "Tensor | None" = N
     save_file(tensors, folder / WAVEFORMS)
 
 
-def load_waveforms(folder: Path) -> "Tensor":
-    """Return the sounds that `save_waveforms` wrote, float32 [N, C, samples].
+def load_waveforms(folder: Path) -> "Sequence[Tensor]":
+    """Return the sounds that the runner left, float32 [C, samples] each.
 
     Args:
         folder: of the request.
@@ -322,7 +325,13 @@ def load_waveforms(folder: Path) -> "Tensor":
     """
     from safetensors.torch import load_file
 
-    return load_file(folder / WAVEFORMS)["waveforms"]
+    from foley.sound_file import map_samples
+
+    if name_growing(folder, 1).exists():
+        # Names with more digits come later.
+        paths = sorted(folder.glob(GROWING.format("*")), key=lambda path: (len(path.name), path))
+        return [map_samples(path) for path in paths]
+    return list(load_file(folder / WAVEFORMS)["waveforms"])
 
 
 def load_stems(folder: Path) -> "Tensor | None":
@@ -336,4 +345,6 @@ def load_stems(folder: Path) -> "Tensor | None":
     """
     from safetensors.torch import load_file
 
+    if name_growing(folder, 1).exists():
+        return None
     return load_file(folder / WAVEFORMS).get("stems")

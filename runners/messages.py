@@ -27,7 +27,6 @@ class RunnerRequest(BaseModel):
         folder: of the request. The API leaves the frames there, and the runner the waveforms.
         options: of the generation.
         timeout_seconds: the time that is left for the request.
-        pieces: whether pieces of a long sound are handed out as they become final.
         trace: the span that the runner's spans belong to; see `runners.tracing`.
     """
 
@@ -39,7 +38,6 @@ class RunnerRequest(BaseModel):
     folder: str
     options: GenerationRequest
     timeout_seconds: float
-    pieces: bool = False
     trace: dict[str, str] = {}
 
     @property
@@ -70,7 +68,7 @@ OnProgressUpdate = Callable[[ProgressUpdate], None]
 
 
 class FinishedPiece(BaseModel):
-    """A piece of a long sound that is final and lies in the request's folder.
+    """A piece of a long sound that is final, and lies in the file of the sound.
 
     Attributes:
         variation: counted from 1.

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from foley.errors import ModelError, ParameterError
 
-_CHUNK_SAMPLES = 1024  # an AAC frame; encoders of other frame sizes regroup the samples
+CHUNK_SAMPLES = 1024  # an AAC frame; encoders of other frame sizes regroup the samples
 _LAYOUTS = {1: "mono", 2: "stereo"}
 
 
@@ -74,6 +74,61 @@ def as_24_bit(samples: npt.NDArray[np.float32]) -> npt.NDArray[np.int32]:
     return np.minimum(levels, 2**23 - 1).astype(np.int32) << 8
 
 
+class SampleEncoder:
+    """Encodes samples as they come; the first one has the timestamp zero.
+
+    Args:
+        stream: an audio stream of an open output container.
+        sample_rate: of the samples, in Hz. They are resampled if the stream's rate differs.
+        layout: FFmpeg's name of the channels; None for mono and stereo.
+        convert: returns a chunk of the samples as int32; None for encoders that take floats.
+    """
+
+    def __init__(
+        self,
+        stream: AudioStream,
+        sample_rate: int,
+        layout: str | None = None,
+        convert: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.int32]] | None = None,
+    ) -> None:
+        self._stream = stream
+        self._sample_rate = sample_rate
+        self._layout = layout
+        self._convert = convert
+        self._is_packed = not stream.codec_context.format.is_planar
+        self._kind = ("flt" if convert is None else "s32") + ("" if self._is_packed else "p")
+        self._num_samples = 0
+
+    def encode(self, samples: npt.NDArray[np.float32]) -> Iterator[Packet[AudioStream]]:
+        """Yield the packets that are complete with these samples.
+
+        They are converted and encoded as the iterator advances, so that a long sound is not held
+        twice. Where the samples are cut into several calls does not show in the packets, if each
+        call but the last has a multiple of `CHUNK_SAMPLES`.
+
+        Args:
+            samples: float32 in [-1, 1], [C, S].
+        """
+        for start in range(0, samples.shape[1], CHUNK_SAMPLES):
+            chunk = samples[:, start : start + CHUNK_SAMPLES]
+            levels: npt.NDArray[Any] = chunk if self._convert is None else self._convert(chunk)
+            values = levels.T.reshape(1, -1) if self._is_packed else levels
+            frame = AudioFrame.from_ndarray(
+                np.ascontiguousarray(values),
+                format=self._kind,
+                layout=self._layout or _LAYOUTS[len(chunk)],
+            )
+            frame.sample_rate = self._sample_rate
+            frame.time_base = Fraction(1, self._sample_rate)
+            frame.pts = self._num_samples
+            self._num_samples += chunk.shape[1]
+            yield from self._stream.encode(frame)
+
+    def end(self) -> Iterator[Packet[AudioStream]]:
+        """Yield the last packets."""
+        yield from self._stream.encode(None)
+
+
 def encode_packets(
     stream: AudioStream,
     samples: npt.NDArray[np.float32],
@@ -81,29 +136,15 @@ def encode_packets(
     layout: str | None = None,
     convert: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.int32]] | None = None,
 ) -> Iterator[Packet[AudioStream]]:
-    """Yield the stream's packets in order; the first sample has the timestamp zero.
-
-    Samples are converted and encoded as the iterator advances, so that a long sound is not held
-    twice.
+    """Yield the stream's packets of a whole sound, in order, with arguments as `SampleEncoder`.
 
     Args:
         stream: an audio stream of an open output container.
         samples: float32 in [-1, 1], [C, S].
-        sample_rate: of `samples`, in Hz. They are resampled if the stream's rate differs.
-        layout: FFmpeg's name of the channels; None for mono and stereo.
-        convert: returns a chunk of the samples as int32; None for encoders that take floats.
+        sample_rate: of `samples`, in Hz.
+        layout: FFmpeg's name of the channels.
+        convert: returns a chunk of the samples as int32.
     """
-    packed = not stream.codec_context.format.is_planar
-    kind = ("flt" if convert is None else "s32") + ("" if packed else "p")
-    for start in range(0, samples.shape[1], _CHUNK_SAMPLES):
-        chunk = samples[:, start : start + _CHUNK_SAMPLES]
-        levels: npt.NDArray[Any] = chunk if convert is None else convert(chunk)
-        values = levels.T.reshape(1, -1) if packed else levels
-        frame = AudioFrame.from_ndarray(
-            np.ascontiguousarray(values), format=kind, layout=layout or _LAYOUTS[len(chunk)]
-        )
-        frame.sample_rate = sample_rate
-        frame.time_base = Fraction(1, sample_rate)
-        frame.pts = start
-        yield from stream.encode(frame)
-    yield from stream.encode(None)
+    encoder = SampleEncoder(stream, sample_rate, layout, convert)
+    yield from encoder.encode(samples)
+    yield from encoder.end()

@@ -18,8 +18,9 @@ from foley.configs import SAMPLE_RATE
 from foley.errors import OutputError, VideoDecodeError
 from foley.marks.mark import Mark
 from foley.media.atomic import claim_path
-from foley.media.audio import as_24_bit, as_stereo, encode_packets, validate_waveform
+from foley.media.audio import as_stereo, validate_waveform
 from foley.media.clock import seconds_of
+from foley.media.early import EarlySound, EncodedSound
 from foley.media.filters import Samples, Sound
 from foley.media.marks import MarkedFile
 from foley.media.metadata import (
@@ -51,6 +52,7 @@ from foley.media.tracks import (
     add_sound_stream,
     add_sounds,
     has_sound,
+    make_packets,
     plan_sounds,
 )
 from foley.media.transcode import add_encoded_picture, encode_picture
@@ -126,6 +128,7 @@ def write_video(
     limits: MediaLimits | None = None,
     mix: MixOptions | None = None,
     mark: Mark | None = None,
+    encoded: EncodedSound | None = None,
 ) -> MediaFile:
     """Write the clip with the waveform as its sound. The video packets are copied unchanged.
 
@@ -149,6 +152,7 @@ def write_video(
             defaults when None.
         mix: what becomes of the source's sound, levels and tracks; None for the waveform alone.
         mark: what the file says of how its sound was made; None for nothing.
+        encoded: the waveform, from `start_video_sound`; it is encoded here when None.
 
     Raises:
         VideoError: the source cannot be read, as `decode_frames`.
@@ -162,14 +166,8 @@ def write_video(
         codec = picture.codec_context.codec.canonical_name
         plan = plan_picture(reader, picture, wanted)
         chosen = plan.container
-        output = SoundOutput(
-            container=chosen,
-            ffmpeg_format=FFMPEG_FORMAT[chosen],
-            codec=_AUDIO_CODEC[chosen],
-            sample_rate=sample_rate,
-            bitrate=audio_bitrate,
-        )
-        heard = _plan_sounds(source, samples, mix, output, stop_seconds, limits)
+        output = _make_output(chosen, sample_rate, audio_bitrate)
+        heard = _plan_sounds(source, samples, mix, output, stop_seconds, limits, encoded)
         # Only `destination` may be replaced. The mkv's name may be that of the source.
         instead = destination.with_suffix(f".{chosen}")
         keep = chosen == wanted or instead == destination
@@ -244,6 +242,40 @@ def write_video(
     )
 
 
+def start_video_sound(
+    source: Path,
+    container: Container,
+    *,
+    sample_rate: int = SAMPLE_RATE,
+    audio_bitrate: int = 192_000,
+    limits: MediaLimits | None = None,
+) -> EarlySound:
+    """Return the encoder of a sound that `write_video` will write, without options of the mix.
+
+    Args:
+        source: the clip.
+        container: the preferred one.
+        sample_rate: of the waveform, in Hz.
+        audio_bitrate: of AAC and Opus, in bits per second.
+        limits: as `write_video`.
+
+    Raises:
+        VideoError: the source cannot be read.
+    """
+    with open_video(source, limit_packets(limits)) as (reader, picture):
+        chosen = plan_picture(reader, picture, container).container
+    return EarlySound(_make_output(chosen, sample_rate, audio_bitrate), "stereo")
+
+
+def start_flac_sound(*, sample_rate: int = SAMPLE_RATE) -> EarlySound:
+    """Return the encoder of a sound of one channel that `write_audio` will write to a flac file.
+
+    Args:
+        sample_rate: of the waveform, in Hz.
+    """
+    return EarlySound(_make_audio_output("flac", "flac", sample_rate), "mono")
+
+
 def write_audio(
     waveform: Tensor,
     destination: Path,
@@ -255,6 +287,7 @@ def write_audio(
     stop_seconds: float | None = None,
     limits: MediaLimits | None = None,
     mark: Mark | None = None,
+    encoded: EncodedSound | None = None,
 ) -> MediaFile:
     """Write the waveform to a lossless sound file.
 
@@ -269,6 +302,7 @@ def write_audio(
         stop_seconds: for a trimmed clip, where its own sound ends.
         limits: on what is decoded of the clip; the defaults when None.
         mark: as `write_video`.
+        encoded: the waveform, from `start_flac_sound`; it is encoded here when None.
 
     Raises:
         ParameterError: a waveform of another shape, or a sample rate below 1.
@@ -284,9 +318,9 @@ def write_audio(
             f"{destination.name} cannot hold {sample_format} sound; "
             "write .wav with s24 or f32, or .flac with s24"
         )
-    output = SoundOutput(container=name, ffmpeg_format=name, codec=codec, sample_rate=sample_rate)
+    output = _make_audio_output(name, codec, sample_rate)
     layout = "mono" if len(samples) == 1 else "stereo"
-    heard = SoundPlan(tracks=(SoundTrack(sound=Sound(samples, layout)),))
+    heard = SoundPlan(tracks=(_make_track(Sound(samples, layout), output, encoded),))
     tags: dict[str, str] = {}
     if mix is not None and not mix.is_default:
         heard = plan_sounds(
@@ -301,8 +335,7 @@ def write_audio(
         if mix.broadcast_wave and name == "wav":
             tags, notices = describe_wave(source, sample_rate, limit_packets(limits))
             heard = replace(heard, notices=(*heard.notices, *notices))
-    sound = heard.tracks[0].sound
-    convert = as_24_bit if sample_format == "s24" else None
+    track = heard.tracks[0]
     is_mixed = bool(mix and mix.is_mixed and source and has_sound(source, limits))
     is_edited = mark is not None and "edit" in mark.settings  # a part may be a recording
     marked = MarkedFile(mark=mark, container=name, clip=source, is_composite=is_mixed or is_edited)
@@ -314,8 +347,8 @@ def write_audio(
     ):
         writer.metadata.update(tags)
         marked.add_tag(writer)
-        stream = add_sound_stream(writer, codec, sample_rate, sound.layout)
-        for packet in encode_packets(stream, sound.samples, sample_rate, sound.layout, convert):
+        stream = add_sound_stream(writer, codec, sample_rate, track.sound.layout)
+        for packet in make_packets(stream, track, output):
             writer.mux(packet)
     return MediaFile(
         path=destination,
@@ -334,13 +367,37 @@ def _plan_sounds(
     output: SoundOutput,
     stop_seconds: float | None,
     limits: MediaLimits | None,
+    encoded: EncodedSound | None,
 ) -> SoundPlan:
     """The sounds of a video: the new one alone, unless options ask for more."""
     if mix is None or mix.is_default:
-        return SoundPlan(tracks=(SoundTrack(sound=Sound(as_stereo(samples), "stereo")),))
+        sound = Sound(as_stereo(samples), "stereo")
+        return SoundPlan(tracks=(_make_track(sound, output, encoded),))
     return plan_sounds(
         source, samples, mix, output, is_video=True, stop_seconds=stop_seconds, limits=limits
     )
+
+
+def _make_track(sound: Sound, output: SoundOutput, encoded: EncodedSound | None) -> SoundTrack:
+    if encoded is None:
+        return SoundTrack(sound=sound)
+    fits = (output, sound.layout, sound.samples.shape[1])
+    assert (encoded.output, encoded.layout, encoded.num_samples) == fits
+    return SoundTrack(sound=sound, packets=encoded.packets)
+
+
+def _make_output(container: Container, sample_rate: int, bitrate: int) -> SoundOutput:
+    return SoundOutput(
+        container=container,
+        ffmpeg_format=FFMPEG_FORMAT[container],
+        codec=_AUDIO_CODEC[container],
+        sample_rate=sample_rate,
+        bitrate=bitrate,
+    )
+
+
+def _make_audio_output(name: str, codec: str, sample_rate: int) -> SoundOutput:
+    return SoundOutput(container=name, ffmpeg_format=name, codec=codec, sample_rate=sample_rate)
 
 
 def _container_from_suffix(destination: Path) -> Container:

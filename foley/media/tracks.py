@@ -43,6 +43,7 @@ _COPIED_CODECS = {
 # not tried.
 _LOSSY_CODECS = ("aac", "libopus")
 _HARMLESS_PEAK = 0.6
+_INTEGER_CODECS = ("flac", "pcm_s24le")
 _MAX_HEADROOM_RUNS = 4
 _HEADROOM_STEP_DB = 0.1
 _OPUS_RATE = 48_000  # Hz; Opus has no other rate
@@ -59,11 +60,13 @@ class SoundTrack:
         sound: its samples.
         title: as players show it; empty for none.
         language: three letters of ISO 639-2; empty for none.
+        packets: of the sound, where it is encoded already; None where it is not.
     """
 
     sound: Sound
     title: str = ""
     language: str = ""
+    packets: tuple[Packet[Any], ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,7 +227,7 @@ def _measure_coded_peak_db(sound: Sound, output: SoundOutput) -> float:
     peak = 0.0
     with av.open(io.BytesIO(), "w", format="matroska") as writer:
         stream = add_sound_stream(writer, output.codec, output.sample_rate, sound.layout)
-        stream.bit_rate = _choose_bitrate(output, sound)
+        stream.bit_rate = choose_bitrate(output, len(sound.samples))
         writer.start_encoding()
         decoder = CodecContext.create(stream.codec_context.codec.canonical_name, "r")
         assert isinstance(decoder, AudioCodecContext)
@@ -235,8 +238,14 @@ def _measure_coded_peak_db(sound: Sound, output: SoundOutput) -> float:
     return 20 * math.log10(peak) if peak else -math.inf
 
 
-def _choose_bitrate(output: SoundOutput, sound: Sound) -> int:
-    return output.bitrate * len(sound.samples) // 2
+def choose_bitrate(output: SoundOutput, num_channels: int) -> int:
+    """Return the bits per second of a sound.
+
+    Args:
+        output: of the result.
+        num_channels: of the sound.
+    """
+    return output.bitrate * num_channels // 2
 
 
 def add_sounds(
@@ -279,12 +288,9 @@ def add_sounds(
     for index, track in enumerate(tracks):
         layout = track.sound.layout
         stream = add_sound_stream(writer, output.codec, output.sample_rate, layout)
-        stream.bit_rate = _choose_bitrate(output, track.sound)
+        stream.bit_rate = choose_bitrate(output, len(track.sound.samples))
         _tag(stream, track, output, is_default=index == 0)
-        convert = as_24_bit if output.codec == "flac" else None
-        packets.append(
-            encode_packets(stream, track.sound.samples, output.sample_rate, layout, convert)
-        )
+        packets.append(make_packets(stream, track, output))
     if len(tracks) == len(plan.tracks) and plan.keeps_original:
         with_early = output.container in ("mp4", "mov")  # which have edit lists
         copy = _add_copy(reader.streams.audio[0], writer)
@@ -293,6 +299,26 @@ def add_sounds(
             read_original_packets(source, copy, stop_seconds, limits, with_early=with_early)
         )
     return packets
+
+
+def make_packets(
+    stream: AudioStream, track: SoundTrack, output: SoundOutput
+) -> Iterator[Packet[Any]]:
+    """Yield the packets of a sound: those that it has, or encoded as they are asked for.
+
+    Args:
+        stream: of `add_sound_stream`.
+        track: the sound.
+        output: of the result.
+    """
+    if track.packets is None:
+        sound = track.sound
+        convert = as_24_bit if output.codec in _INTEGER_CODECS else None
+        yield from encode_packets(stream, sound.samples, output.sample_rate, sound.layout, convert)
+        return
+    for packet in track.packets:
+        packet.stream = stream
+        yield packet
 
 
 def add_sound_stream(

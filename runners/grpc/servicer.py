@@ -178,23 +178,13 @@ class FoleyServicer(FoleyServiceServicer):
         self, job: GenerationJob, context: grpc.aio.ServicerContext, deadline: Deadline
     ) -> JobResult:
         """Run a job, and send its progress and the pieces of a long sound."""
-        updates: asyncio.Queue[ProgressUpdate | Sound | None] = asyncio.Queue()
+        # Pieces wait as files: a caller who reads slowly must not fill this process's memory.
+        updates: asyncio.Queue[ProgressUpdate | PieceFile | None] = asyncio.Queue()
         estimator = ProgressEstimator()
         accepted = False
 
         async def on_sound(file: PieceFile) -> None:
-            piece = file.piece
-            updates.put_nowait(
-                Sound(
-                    variation=piece.variation,
-                    number=piece.number,
-                    start_seconds=piece.start_seconds,
-                    duration_seconds=piece.duration_seconds,
-                    media_type=MEDIA_TYPES["wav"],
-                    data=await asyncio.to_thread(file.path.read_bytes),
-                )
-            )
-            file.path.unlink()
+            updates.put_nowait(file)
 
         working = asyncio.create_task(
             self._service.run(job, deadline, updates.put_nowait, on_sound)
@@ -206,8 +196,9 @@ class FoleyServicer(FoleyServiceServicer):
                     message = Accepted(request_id=job.request_id)
                     await context.write(GenerateResponse(accepted=message))
                     accepted = True
-                if isinstance(update, Sound):
-                    await context.write(GenerateResponse(sound=update))
+                if isinstance(update, PieceFile):
+                    await context.write(GenerateResponse(sound=await _read_piece(update)))
+                    update.path.unlink()
                     continue
                 progress = Progress(**estimator.describe(update))
                 await context.write(GenerateResponse(progress=progress))
@@ -215,6 +206,18 @@ class FoleyServicer(FoleyServiceServicer):
         finally:
             working.cancel()
             await asyncio.gather(working, return_exceptions=True)
+
+
+async def _read_piece(file: PieceFile) -> Sound:
+    piece = file.piece
+    return Sound(
+        variation=piece.variation,
+        number=piece.number,
+        start_seconds=piece.start_seconds,
+        duration_seconds=piece.duration_seconds,
+        media_type=MEDIA_TYPES["wav"],
+        data=await asyncio.to_thread(file.path.read_bytes),
+    )
 
 
 async def _send_result(result: JobResult, context: grpc.aio.ServicerContext) -> None:

@@ -276,10 +276,13 @@ class GenerationJob:
         channels = 2 if self.options.is_stereo else 1
         waveform_bytes = 4 * channels * num_samples  # float32
         sound_bytes = 2 * 3 * num_samples  # two channels of 24 bits, in the largest format
+        # Each variation once more, of one channel.
+        pieces_bytes = self.options.pieces * num_variations * sound_bytes // 2
         num_videos = sum(name not in AUDIO_FORMATS for name in self.formats)
         return (
             (num_variations + num_layers) * waveform_bytes
             + (num_variations * len(self.formats) + num_layers) * sound_bytes
+            + pieces_bytes
             # The picture is copied into each, and before into its used part.
             + (num_variations * num_videos + bool(self.options.start_seconds)) * clip_bytes
         )

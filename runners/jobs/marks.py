@@ -7,7 +7,7 @@ signature, and gets one only for what a manifest's signature is made of.
 import base64
 import binascii
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import structlog
@@ -56,7 +56,7 @@ def make_write_arguments(
     request: GenerationRequest,
     mix: MixOptions,
 ) -> dict[str, Any]:
-    """Return the arguments with which `Sandbox.run` writes marked results.
+    """Return the arguments with which a task writes marked results, as JSON can hold them.
 
     Args:
         marks: of the service; None for none.
@@ -67,11 +67,18 @@ def make_write_arguments(
     """
     if marks is None:
         return {}
-    made = [marks.make(preset, seed, request, mix) for seed in seeds]
-    arguments: dict[str, Any] = {"marks": describe_marks(made)}
-    if marks.signer is not None:
-        arguments["answer"] = functools.partial(answer_with_signature, marks.signer)
-    return arguments
+    return {"marks": describe_marks([marks.make(preset, seed, request, mix) for seed in seeds])}
+
+
+def make_answer(marks: Marks | None) -> Callable[[Any], Any] | None:
+    """Return what answers the questions of a task that writes results; None if it asks nothing.
+
+    Args:
+        marks: of the service; None for none.
+    """
+    if marks is None or marks.signer is None:
+        return None
+    return functools.partial(answer_with_signature, marks.signer)
 
 
 def log_unsigned(written: list[list[dict[str, Any]]]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from foley.marks.mark import Marks
 from foley.mix import MixOptions
 from runners.jobs.job import GenerationJob
-from runners.jobs.marks import log_unsigned, make_write_arguments
+from runners.jobs.marks import log_unsigned, make_answer, make_write_arguments
 from runners.jobs.outputs import PieceFile
 from runners.messages import FinishedPiece, OnPiece
 from runners.sandbox.pool import Sandbox
@@ -46,7 +46,10 @@ async def write_pieces(
             owner=job.caller,
             variation=piece.variation,
             number=piece.number,
+            start_sample=round(piece.start_seconds * piece.sample_rate),
+            num_samples=round(piece.duration_seconds * piece.sample_rate),
             sample_rate=piece.sample_rate,
+            answer=make_answer(marks),
             **marking,
         )
         log_unsigned([[written]])

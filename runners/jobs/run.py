@@ -32,6 +32,7 @@ from foley.mix import LoudnessReport
 from foley.types import NoPicture, Stage
 from runners import metrics, tracing
 from runners.handoff import MAX_FRAMES_BYTES, FrameCounts, announce_frames, read_expectation
+from runners.jobs.along import EarlyWriter, begin_writing
 from runners.jobs.deadline import Deadline
 from runners.jobs.job import GenerationJob
 from runners.jobs.marks import log_unsigned, make_write_arguments
@@ -41,6 +42,7 @@ from runners.jobs.places import Places
 from runners.jobs.runner_call import RUNNER_SECONDS, Runner, RunnerCall
 from runners.jobs.scratch import Scratch
 from runners.messages import (
+    FinishedPiece,
     ModelStatus,
     OnProgressUpdate,
     ProgressUpdate,
@@ -162,34 +164,59 @@ class GenerationService:
             is_stereo=job.options.is_stereo,
             has_original=job.options.has_original,
         )
-        try:
-            with tracing.start_span("generate", SpanKind.CLIENT):
-                request = self._make_request(job, deadline, with_pieces=on_sound is not None)
-                async with (
-                    RunnerCall(self._runner, request) as call,
-                    write_pieces(
-                        self._sandbox, self._marks, job, model.preset, on_sound
-                    ) as on_piece,
-                ):
-                    if has_clip or duration_seconds is None:
-                        trimmed, result = await _run_both(
-                            self._decode(job, model, deadline, on_update),
-                            call.wait_for_result(on_update, on_piece),
-                        )
-                    else:
-                        trimmed = False
-                        await self._decode_source(job)
-                        _announce_no_frames(duration_seconds, job.folder)
-                        result = await call.wait_for_result(on_update, on_piece)
-        except RunnerLostError:
-            self._model = None
-            raise
-        deadline.seconds.update(result.timings)
-        files, notices = await self._write(job, model.preset, result, trimmed, deadline, on_update)
+        async with begin_writing(self._sandbox, self._marks, job, self._media_limits()) as writer:
+            trimmed, result = await self._make_sound(
+                job, model, deadline, writer, on_update, on_sound
+            )
+            deadline.seconds.update(result.timings)
+            files, notices = await self._write(
+                job, model.preset, result, trimmed, deadline, writer, on_update
+            )
         for stage, seconds in deadline.seconds.items():
             metrics.STAGE_SECONDS.labels(stage).observe(seconds)
         metrics.AUDIO_SECONDS.inc(result.duration_seconds * len(result.seeds))
         return _describe(job, model, result, files, notices, deadline)
+
+    async def _make_sound(
+        self,
+        job: GenerationJob,
+        model: ModelStatus,
+        deadline: Deadline,
+        writer: EarlyWriter,
+        on_update: OnProgressUpdate,
+        on_sound: OnSound | None,
+    ) -> tuple[bool, RunnerResult]:
+        """Have the runner make the sounds; returns whether the clip was trimmed, and the result."""
+        duration_seconds = job.options.duration_seconds
+        try:
+            with tracing.start_span("generate", SpanKind.CLIENT):
+                request = self._make_request(job, deadline)
+                async with (
+                    RunnerCall(self._runner, request) as call,
+                    write_pieces(
+                        self._sandbox,
+                        self._marks,
+                        job,
+                        model.preset,
+                        on_sound if job.options.pieces else None,
+                    ) as hand_out,
+                ):
+
+                    def on_piece(piece: FinishedPiece) -> None:
+                        writer.start(piece)
+                        hand_out(piece)
+
+                    if job.has_clip or duration_seconds is None:
+                        return await _run_both(
+                            self._decode(job, model, deadline, on_update),
+                            call.wait_for_result(on_update, on_piece),
+                        )
+                    await self._decode_source(job)
+                    _announce_no_frames(duration_seconds, job.folder)
+                    return False, await call.wait_for_result(on_update, on_piece)
+        except RunnerLostError:
+            self._model = None
+            raise
 
     async def mix(
         self, job: GenerationJob, deadline: Deadline, on_update: OnProgressUpdate
@@ -232,7 +259,10 @@ class GenerationService:
             timings={},
             notices=(),
         )
-        files, notices = await self._write(job, model.preset, sound, False, deadline, on_update)
+        writer = EarlyWriter(self._sandbox, self._marks, job, self._media_limits())
+        files, notices = await self._write(
+            job, model.preset, sound, False, deadline, writer, on_update
+        )
         return _describe(job, model, sound, files, notices, deadline)
 
     async def _decode(
@@ -313,6 +343,7 @@ class GenerationService:
         result: RunnerResult,
         trimmed: bool,
         deadline: Deadline,
+        writer: EarlyWriter,
         on_update: OnProgressUpdate,
     ) -> tuple[tuple[OutputFile, ...], list[str]]:
         """Write the files of all variations; returns them, and notices about them."""
@@ -326,10 +357,7 @@ class GenerationService:
             options.mix_options(),
         )
         with deadline.stage(Stage.MUX):
-            written = await self._sandbox.run(
-                "write",
-                job.folder,
-                owner=job.caller,
+            written = await writer.write(
                 formats=job.formats,
                 sample_rate=result.sample_rate,
                 stop_seconds=result.duration_seconds if trimmed else None,
@@ -366,9 +394,7 @@ class GenerationService:
                 f"{limit_seconds:g}; ask for a shorter sound"
             )
 
-    def _make_request(
-        self, job: GenerationJob, deadline: Deadline, *, with_pieces: bool
-    ) -> RunnerRequest:
+    def _make_request(self, job: GenerationJob, deadline: Deadline) -> RunnerRequest:
         # How long the clip is shows while it is decoded. This process ends the call in time; the
         # runner's own limit is for a process that has not.
         find_limit = self._settings.find_time_limit
@@ -380,7 +406,6 @@ class GenerationService:
             folder=str(job.folder),
             options=job.generation_request(),
             timeout_seconds=deadline.left_seconds + further_seconds,
-            pieces=job.options.pieces and with_pieces,
             trace=tracing.inject_span(),
         )
 

@@ -2,6 +2,8 @@
 
 import base64
 import ctypes
+import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,16 +20,25 @@ from foley.errors import ParameterError, VideoError, make_error
 from foley.marks.mark import Mark, Signer, can_sign
 from foley.media.cut import cut_clip
 from foley.media.decode import decode_pieces, join_piece
+from foley.media.early import EarlySound, EncodedSound
 from foley.media.hold import hold_picture
 from foley.media.images import set_frame_rate
 from foley.media.mix import measure_sound
-from foley.media.mux import MediaFile, choose_container, write_audio, write_video
+from foley.media.mux import (
+    MediaFile,
+    choose_container,
+    start_flac_sound,
+    start_video_sound,
+    write_audio,
+    write_video,
+)
 from foley.media.original import read_original
 from foley.media.prepare import to_fraction
 from foley.media.source import MediaLimits, codecs_by_decoder
 from foley.media.source_sound import read_source
 from foley.media.stems import write_stem
 from foley.mix import MixOptions, choose_stem_path
+from foley.sound_file import GrowingSound, read_samples
 from foley.speech import measure_speech
 from foley.types import FramePiece, FrameStream
 from runners.handoff import (
@@ -35,10 +46,12 @@ from runners.handoff import (
     PART,
     SOUND,
     SOURCE,
+    WAIT_SECONDS,
     hand_on_piece,
-    load_sound_piece,
     load_stems,
     load_waveforms,
+    name_growing,
+    read_end,
     save_frames,
     save_source,
     save_waveforms,
@@ -206,6 +219,7 @@ def write(
     mix: dict[str, Any] | None = None,
     marks: list[dict[str, Any]] | None = None,
     measure: bool = False,
+    encoded: Mapping[tuple[int, str], EncodedSound] | None = None,
 ) -> list[list[dict[str, Any]]]:
     """Write the files of each waveform that the model saved in the folder.
 
@@ -220,6 +234,7 @@ def write(
             asked for by `{"sign": base64}`.
         measure: whether the loudness of each file is measured although no option needs it, and
             the seconds of speech in each waveform.
+        encoded: what is encoded already, by variation, from 1, and format.
 
     Returns:
         For each waveform its files in the order of `formats`: name, container, notices, loudness,
@@ -239,7 +254,9 @@ def write(
     def find_clip() -> Path | None:
         return clip if clip.exists() and clip.stat().st_size else None
 
-    def write_file(waveform: Tensor, destination: Path, mark: Mark | None) -> MediaFile:
+    def write_file(waveform: Tensor, variation: int, name: str, mark: Mark | None) -> MediaFile:
+        destination = folder / f"foley-{variation}.{name}"
+        sound = (encoded or {}).get((variation, name))
         if destination.suffix[1:] in SOUND_ONLY_FORMATS:
             return write_audio(
                 waveform,
@@ -250,6 +267,7 @@ def write(
                 stop_seconds=stop_seconds,
                 limits=media_limits,
                 mark=mark,
+                encoded=sound,
             )
         return write_video(
             clip,
@@ -260,13 +278,14 @@ def write(
             limits=media_limits,
             mix=options,
             mark=mark,
+            encoded=sound,
         )
 
     waveforms = load_waveforms(folder)
     made = [_make_mark(**mark) for mark in marks] if marks else [None] * len(waveforms)
     variations = []
     for index, (waveform, mark) in enumerate(zip(waveforms, made, strict=True), start=1):
-        files = [write_file(waveform, folder / f"foley-{index}.{name}", mark) for name in formats]
+        files = [write_file(waveform, index, name, mark) for name in formats]
         measured = _measure(waveform, sample_rate) if measure else None
         variations.append([_to_json(file, measured) for file in files])
     if (stems := load_stems(folder)) is not None:
@@ -298,6 +317,61 @@ def _use_one_thread() -> None:
         ctypes.CDLL(None).omp_set_max_active_levels(0)
 
 
+def write_along(
+    folder: Path,
+    *,
+    num_sounds: int,
+    formats: list[str],
+    sample_rate: int,
+    limits: dict[str, Any],
+) -> list[list[dict[str, Any]]]:
+    """Encode long sounds while they are made, and write their files once they are complete.
+
+    The end is told by `runners.handoff.announce_end`, with the arguments of `write`.
+
+    Args:
+        folder: the request's folder, in which the sounds grow.
+        num_sounds: the variations.
+        formats: names of the containers and sound formats.
+        sample_rate: of the sounds, Hz.
+        limits: the fields of `MediaLimits`, as JSON holds them.
+
+    Returns:
+        As `write`.
+
+    Raises:
+        FoleyError: as `write`.
+    """
+    media_limits = _media_limits(limits)
+
+    def start(name: str) -> EarlySound:
+        if name in SOUND_ONLY_FORMATS:
+            return start_flac_sound(sample_rate=sample_rate)
+        return start_video_sound(
+            _find_clip(folder),
+            name,  # type: ignore[arg-type]
+            sample_rate=sample_rate,
+            limits=media_limits,
+        )
+
+    variations = range(1, num_sounds + 1)
+    coded = [name for name in formats if name != "wav"]
+    sounds = [GrowingSound(name_growing(folder, variation)) for variation in variations]
+    encoders = {(variation, name): start(name) for variation in variations for name in coded}
+    arguments: dict[str, Any] | None = None
+    while arguments is None:
+        arguments = read_end(folder)  # first, so that what is read after it is all there is
+        for variation, sound in zip(variations, sounds, strict=True):
+            while len(samples := sound.read()):
+                for name in coded:
+                    encoders[variation, name].add(samples)
+        if arguments is None:
+            time.sleep(WAIT_SECONDS)
+    return write(
+        folder, **arguments, encoded={key: encoder.end() for key, encoder in encoders.items()}
+    )
+
+
 def _find_clip(folder: Path) -> Path:
     """The part of the clip that is used, or the clip."""
     part = folder / PART
@@ -324,15 +398,19 @@ def write_piece(
     *,
     variation: int,
     number: int,
+    start_sample: int,
+    num_samples: int,
     sample_rate: int,
     marks: list[dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """Write a piece of a long sound that the model saved in the folder, as wav.
+    """Write a piece of a long sound that grows in the folder, as wav.
 
     Args:
         folder: the request's folder.
         variation: from 1.
         number: of the piece, from 1.
+        start_sample: of the sound, where the piece begins.
+        num_samples: of the piece.
         sample_rate: Hz.
         marks: the fields of its `Mark`, alone in a list; None for no mark.
 
@@ -343,7 +421,7 @@ def write_piece(
         ModelError: the waveform has values that are not finite.
     """
     written = write_audio(
-        load_sound_piece(folder, variation, number),
+        read_samples(name_growing(folder, variation), start_sample, num_samples),
         folder / f"foley-{variation}-piece-{number}.wav",
         sample_rate=sample_rate,
         mark=_make_mark(**marks[0]) if marks else None,
@@ -391,5 +469,6 @@ TASKS: Tasks = {
     "decode_source": decode_source,
     "take_sound": take_sound,
     "write": write,
+    "write_along": write_along,
     "write_piece": write_piece,
 }

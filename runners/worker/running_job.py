@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from foley.request import GenerationRequest
@@ -13,7 +14,7 @@ from runners.handoff import (
     HandedFrames,
     load_frames,
     load_source,
-    save_sound_piece,
+    name_growing,
     save_waveforms,
 )
 from runners.messages import (
@@ -48,8 +49,7 @@ class RunningJob(ScheduledJob):
     Attributes:
         request: as the API sent it.
         on_update: called with each new state of its progress, on a thread of the worker.
-        on_piece: called with each piece of its sound that is final, where the request asks for
-            them, on a thread of the worker.
+        on_piece: called with each piece of its sound that is final, on a thread of the worker.
         outcome: its result or its error, once it has left.
         frames: of a long clip, as they are handed on; None for others.
         session: the state of its generation, from its first action until it leaves.
@@ -116,7 +116,8 @@ class RunningJob(ScheduledJob):
             )
             self.size = replace(self.size, num_pieces=num_pieces)
         source = load_source(self.request.path) if self.request.options.edit else None
-        self.session = pipeline.start(frames, self.request.options, source)
+        name_file = partial(name_growing, self.request.path)
+        self.session = pipeline.start(frames, self.request.options, source, name_file)
 
     @property
     def next_kind(self) -> Kind | None:
@@ -178,18 +179,11 @@ class RunningJob(ScheduledJob):
         else:
             self.report(ProgressUpdate(stage=stage))
 
-    def save_pieces(self) -> None:
-        """Write the pieces of the sound that have become final into the job's folder, if wanted.
-
-        Raises:
-            SafetensorError: the folder is gone, or the disk is full.
-        """
+    def report_pieces(self) -> None:
+        """Report the pieces of the sound that have become final, and are in the job's folder."""
         assert self.session is not None
         sample_rate = self.session.sample_rate
         for piece in self.session.take_finished():
-            if not self.request.pieces:
-                continue
-            save_sound_piece(piece.waveform, self.request.path, piece.variation, piece.number)
             self.on_piece(
                 FinishedPiece(
                     variation=piece.variation,
@@ -209,7 +203,8 @@ class RunningJob(ScheduledJob):
         """
         assert self.session is not None
         generation = self.session.result()
-        save_waveforms(generation.waveforms, self.request.path, generation.stems)
+        if not self.session.is_in_files:
+            save_waveforms(generation.waveforms, self.request.path, generation.stems)
         self._result = RunnerResult(
             seeds=generation.seeds,
             layer_seeds=generation.layer_seeds,

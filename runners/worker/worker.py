@@ -100,7 +100,7 @@ class Worker:
         Args:
             request: from the API; its time starts now.
             on_update: called with its progress, on a thread of the worker.
-            on_piece: called with the pieces of its sound, if it asks for them, in the same way.
+            on_piece: called with the pieces of its sound, if it is long, in the same way.
 
         Raises:
             NotReadyError: the model is not ready, or the worker is stopping.
@@ -377,7 +377,7 @@ def _continue(job: RunningJob) -> Exception | None:
     """Report a finished piece, and save the result after the last; returns the error, if any."""
     assert job.session is not None
     try:
-        job.save_pieces()
+        job.report_pieces()
         if job.session.stage is None:
             job.save_result()
         elif job.session.step or job.session.stage is Stage.SAMPLE:

@@ -4,11 +4,13 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 from structlog.testing import capture_logs
 
+from foley.types import Stage
 from foley.v1.foley_pb2 import GenerateOptions, GenerateRequest
 from foley.v1.foley_pb2_grpc import FoleyServiceStub
 from runners.auth import ApiKeys
@@ -20,7 +22,10 @@ from runners.jobs.cancellation import CancellationRegistry
 from runners.jobs.clip_url import ClipLoader
 from runners.jobs.ending import Ending
 from runners.jobs.intake import make_intake
+from runners.jobs.job import GenerationJob
+from runners.jobs.outputs import JobResult, PieceFile
 from runners.jobs.scratch import Scratch
+from runners.messages import FinishedPiece, ProgressUpdate
 from runners.process import find_free_port
 from runners.settings import Settings
 from tests.fake_service import FakeService
@@ -29,6 +34,8 @@ from tests.patience import is_within, scale
 
 NUM_BYTES = 40_000_000
 TIMEOUT_SECONDS = 2.0
+NUM_PIECES = 40
+PIECE_BYTES = 1_200_000  # 8 s of 24 bits
 
 
 def make_server(settings: Settings, service: FakeService, scratch: Scratch) -> GrpcServer:
@@ -84,6 +91,61 @@ def test_a_caller_who_stops_reading_does_not_hold_files(tmp_path: Path) -> None:
             assert received == NUM_BYTES
         async with asyncio.timeout(scale(2)):
             await server.stop()
+        scratch.close()
+
+    asyncio.run(run())
+
+
+class ServiceOfPieces(FakeService):
+    """Hands out pieces of a long sound as fast as they are taken."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.has_handed_out_all = asyncio.Event()
+
+    async def run(self, job: GenerationJob, *given: Any) -> JobResult:
+        *_, on_update, on_sound = given
+        on_update(ProgressUpdate(stage=Stage.ENCODE))
+        for number in range(1, NUM_PIECES + 1):
+            path = job.folder / f"piece-{number}.wav"
+            path.write_bytes(bytes([number]) * PIECE_BYTES)
+            piece = FinishedPiece(
+                variation=1,
+                number=number,
+                seed=1,
+                start_seconds=8.0 * (number - 1),
+                duration_seconds=8.0,
+                sample_rate=48_000,
+            )
+            await on_sound(PieceFile(piece=piece, path=path))
+        self.has_handed_out_all.set()
+        return await super().run(job)
+
+
+def test_pieces_wait_as_files_for_a_caller_who_reads_slowly(tmp_path: Path) -> None:
+    async def run() -> None:
+        settings = Settings(grpc_port=find_free_port("::1"), grpc_host="::1")
+        service, scratch = ServiceOfPieces(), Scratch(tmp_path)
+        server = make_server(settings, service, scratch)
+        parts = [GenerateRequest(options=GenerateOptions(pieces=True))]
+        parts.append(GenerateRequest(chunk=b"clip"))
+        async with grpc.aio.insecure_channel(f"[::1]:{settings.grpc_port}") as channel:
+            call = FoleyServiceStub(channel).Generate(iter(parts), wait_for_ready=True)
+            while (await call.read()).WhichOneof("event") != "sound":
+                pass
+            async with asyncio.timeout(scale(20)):
+                await service.has_handed_out_all.wait()
+            # The rest is in no memory but the connection's, which holds a few.
+            assert len(list(scratch.folder.glob("*/piece-*"))) > NUM_PIECES // 2
+            numbers = [1]
+            while message := await call.read():
+                if message.WhichOneof("event") == "sound":
+                    assert message.sound.data == bytes([message.sound.number]) * PIECE_BYTES
+                    numbers.append(message.sound.number)
+            assert numbers == list(range(1, NUM_PIECES + 1))
+        async with asyncio.timeout(scale(5)):
+            await server.stop()
+        assert not list(scratch.folder.glob("*/piece-*"))
         scratch.close()
 
     asyncio.run(run())

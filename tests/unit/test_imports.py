@@ -53,9 +53,11 @@ ALLOWED: dict[str, set[str]] = {
         "foley.layers",
         "foley.models/",
         "foley.sampling",
+        "foley.sound_file",
         "foley.speech",
         "foley.windows",
     },
+    "foley.sound_file": set(),
     "foley.speech": set(),
     "foley.cues": BASE,
     "foley.edits": BASE,
@@ -128,10 +130,17 @@ ALLOWED: dict[str, set[str]] = {
     "runners.storage": set(),
     "runners.auth": BASE,
     "runners.messages": BASE,
-    "runners.handoff": BASE,
+    "runners.handoff": BASE | {"foley.sound_file"},
     "runners.tracing": BASE | {"runners.messages", "runners.settings"},
     "runners.sandbox/": BASE
-    | {"foley.marks/", "foley.media/", "foley.speech", "runners.handoff", "runners.storage"},
+    | {
+        "foley.marks/",
+        "foley.media/",
+        "foley.sound_file",
+        "foley.speech",
+        "runners.handoff",
+        "runners.storage",
+    },
     "runners.jobs/": BASE
     | {
         "foley.marks/",

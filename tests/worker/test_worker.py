@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -32,11 +33,12 @@ from runners import metrics
 from runners.handoff import (
     FRAMES,
     PIECE,
+    WAVEFORMS,
     FrameCounts,
     announce_frames,
     hand_on_piece,
-    load_sound_piece,
     load_waveforms,
+    name_growing,
     read_announcement,
     read_expectation,
     save_frames,
@@ -48,6 +50,7 @@ from runners.messages import (
     RunnerRequest,
     RunnerResult,
 )
+from runners.storage import is_storage_full
 from runners.worker import calibration
 from runners.worker.engine import Engine
 from runners.worker.running_job import RunningJob
@@ -186,7 +189,7 @@ def test_the_worker_saves_waveforms_and_describes_them(
     assert list(made.timings) == ["queue", "encode", "sample", "decode_audio"]
     alone = toy_pipeline().generate(toy_frames(16, seed=ord("a")), asked.options)
     # Measured: equal.
-    torch.testing.assert_close(load_waveforms(asked.path), alone.waveforms, rtol=0, atol=1e-5)
+    torch.testing.assert_close(load_waveforms(asked.path)[0], alone.waveforms[0], rtol=0, atol=1e-5)
 
 
 def test_a_request_that_avoids_speech_samples_again_beside_another(
@@ -214,7 +217,7 @@ def test_a_request_that_avoids_speech_samples_again_beside_another(
     assert "Of 3 attempts" in made.notices[-1]
     steps = [update.step for update in updates if update.stage is Stage.SAMPLE]
     assert steps.count(STEPS - 1) == 3
-    assert load_waveforms(asked.path).shape == (1, 1, 30_720)
+    assert [sound.shape for sound in load_waveforms(asked.path)] == [(1, 30_720)]
 
 
 def test_a_request_without_a_clip_needs_no_frames(
@@ -227,7 +230,7 @@ def test_a_request_without_a_clip_needs_no_frames(
     assert made.duration_seconds == 0.5
     alone = toy_pipeline().generate(NoPicture(duration_seconds=0.5), asked.options)
     # Measured: equal.
-    torch.testing.assert_close(load_waveforms(asked.path), alone.waveforms, rtol=0, atol=1e-5)
+    torch.testing.assert_close(load_waveforms(asked.path)[0], alone.waveforms[0], rtol=0, atol=1e-5)
 
 
 def test_updates_report_every_stage_and_step(
@@ -494,7 +497,7 @@ def test_a_long_clip_is_encoded_while_it_is_decoded(
     assert {path.stat().st_size for path in asked.path.glob("frames-*")} == {0}
     alone = toy_pipeline().generate(frames, asked.options)
     # Measured: equal.
-    torch.testing.assert_close(load_waveforms(asked.path), alone.waveforms, rtol=0, atol=1e-5)
+    torch.testing.assert_close(load_waveforms(asked.path)[0], alone.waveforms[0], rtol=0, atol=1e-5)
 
 
 @pytest.mark.slow
@@ -502,7 +505,6 @@ def test_pieces_of_a_long_sound_come_before_its_end(
     worker: Worker, gate: Gate, job: Callable[..., RunnerRequest]
 ) -> None:
     asked = job("a", prompt="rain", duration_seconds=17, num_inference_steps=2)
-    asked = asked.model_copy(update={"pieces": True})
     came: list[FinishedPiece] = []
     updates: list[ProgressUpdate] = []
     long = worker.admit(asked, updates.append, came.append)
@@ -517,18 +519,39 @@ def test_pieces_of_a_long_sound_come_before_its_end(
     assert [piece.number for piece in came] == [1, 2]
     starts = [piece.start_seconds for piece in came]
     assert starts == [0, came[0].duration_seconds]
-    parts = [load_sound_piece(asked.path, 1, piece.number) for piece in came]
-    assert torch.equal(torch.cat(parts, -1), load_waveforms(asked.path)[0])
-    assert not list(asked.path.glob("sound-*"))  # each is let go when it is read
+    (made,) = load_waveforms(asked.path)
+    (whole,) = toy_pipeline().generate(sound, asked.options).waveforms
+    torch.testing.assert_close(made, whole, rtol=0, atol=1e-5)  # measured: equal
+    assert not (asked.path / WAVEFORMS).exists()  # the sound lies there once, as it came
     steps = [update.step for update in updates if update.step is not None]
     assert steps == sorted(steps)
     assert {update.num_steps for update in updates if update.step is not None} == {4}
 
 
+def test_a_disk_that_is_full_when_a_piece_of_sound_comes_fails_only_its_own_job(
+    worker: Worker, gate: Gate, job: Callable[..., RunnerRequest]
+) -> None:
+    gate.open()
+    asked = job("a", prompt="rain", duration_seconds=17, num_inference_steps=1)
+    name_growing(asked.path, 1).symlink_to("/dev/full")
+    long = worker.admit(asked)
+    sound = NoPicture(duration_seconds=17)
+    worker.queue(long, FrameCounts(sound.num_visual, sound.num_sync))
+    assert is_storage_full(long.outcome.exception(scale(20)))
+    assert submit(worker, job("b")).result(scale(20))
+
+
 def submit_beside(worker: Worker, gate: Gate, request: RunnerRequest) -> "Future[RunnerResult]":
-    """The outcome of a short request, while a long one is held back."""
+    """The outcome of a short request; a long one gets no more steps than that needs."""
     outcome = submit(worker, request)
-    gate.steps.release(2)  # the next one may be of the long request
+
+    def has_begun_more(than: int) -> bool:
+        return outcome.done() or len(gate.batches) > than
+
+    while not outcome.done():  # the next step may be of the long request
+        num_begun = len(gate.batches)
+        gate.steps.release()
+        wait_until(partial(has_begun_more, num_begun))
     return outcome
 
 

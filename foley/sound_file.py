@@ -1,0 +1,89 @@
+"""Long sounds in files of bare samples, float32, which grow while they are made.
+
+A sound in memory would be held twice on its way to a file: once where it is made, and once where it
+is written.
+"""
+
+# S samples
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+Samples = npt.NDArray[np.float32]
+
+_ITEM_BYTES = 4
+_MAX_READ = 480_000  # samples, 10 s
+
+
+def append_samples(path: Path, samples: Samples, *, is_first: bool) -> None:
+    """Write samples at the end of a file.
+
+    Args:
+        path: of the file.
+        samples: float32 [S].
+        is_first: whether the file begins with them.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with path.open("wb" if is_first else "ab") as file:
+        file.write(samples.data)
+
+
+def map_samples(path: Path) -> Tensor:
+    """Return the samples of a file, float32 [1, S], which are read when they are used.
+
+    Args:
+        path: of a file with at least one sample.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    # Nothing is changed, but PyTorch warns of memory that cannot be.
+    return torch.from_numpy(np.memmap(path, np.float32, mode="c"))[None]
+
+
+def read_samples(path: Path, start: int, num_samples: int) -> Tensor:
+    """Return a part of a file, float32 [1, S].
+
+    Args:
+        path: of the file.
+        start: the first sample.
+        num_samples: of the part.
+
+    Raises:
+        OSError: the file is not there, or ends before.
+    """
+    samples = np.fromfile(path, np.float32, num_samples, offset=_ITEM_BYTES * start)
+    if len(samples) < num_samples:
+        raise OSError(f"{path.name} ends before sample {start + num_samples}")
+    return torch.from_numpy(samples)[None]
+
+
+class GrowingSound:
+    """Reads a file while it grows.
+
+    Args:
+        path: of the file, which need not be there yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._num_read = 0
+
+    def read(self) -> Samples:
+        """Return samples that have come since the last call, float32 [S]: at most 10 s of them."""
+        try:
+            # The last sample of the file may be written in part.
+            count = self._path.stat().st_size // _ITEM_BYTES - self._num_read
+        except FileNotFoundError:
+            return np.empty(0, np.float32)
+        samples = np.fromfile(
+            self._path, np.float32, min(count, _MAX_READ), offset=_ITEM_BYTES * self._num_read
+        )
+        self._num_read += len(samples)
+        return samples
