@@ -72,20 +72,35 @@ def serve(
 
 
 def make_home() -> dict[str, str]:
-    """Return variables that name a home for a user without one, as OpenShift's random users are.
+    """Return variables for a user who has no home, or may not write to it.
 
-    BentoML creates its store in the home, and PyTorch asks for the user's name.
+    BentoML creates its store in the home, and PyTorch asks for the user's name. OpenShift's random
+    users have neither. A home that cannot be written still has what was downloaded to it, so it
+    stays, and the store alone moves.
 
     Raises:
         ConfigError: another user made a folder of that name.
     """
-    if os.path.expanduser("~") != "~":
+    if os.path.expanduser("~") == "~":
+        return {"HOME": str(_make_folder()), "LOGNAME": f"uid-{os.getuid()}"}
+    if "BENTOML_HOME" in os.environ or _is_writable(Path.home() / "bentoml"):
         return {}
-    home = Path(tempfile.gettempdir()) / f"foley-home-{os.getuid()}"
-    home.mkdir(mode=0o700, exist_ok=True)
-    if home.lstat().st_uid != os.getuid():  # anybody can make a folder there
-        raise ConfigError(f"{home}: it belongs to another user; set HOME to a folder of your own")
-    return {"HOME": str(home), "LOGNAME": f"uid-{os.getuid()}"}
+    return {"BENTOML_HOME": str(_make_folder() / "bentoml")}
+
+
+def _make_folder() -> Path:
+    folder = Path(tempfile.gettempdir()) / f"foley-home-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.lstat().st_uid != os.getuid():  # anybody can make a folder there
+        raise ConfigError(f"{folder}: it belongs to another user; set HOME to a folder of your own")
+    return folder
+
+
+def _is_writable(folder: Path) -> bool:
+    """Whether a folder can be written, or made where there is none yet."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
 
 
 def page_address(host: str, port: int) -> str:

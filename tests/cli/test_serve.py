@@ -21,21 +21,50 @@ print(make_home())
 """
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can become a user without an account")
-def test_a_user_without_an_account_gets_a_home_and_a_name(tmp_path: Path) -> None:
-    tmp_path.chmod(0o777)
-    for folder in tmp_path.parents:  # pytest's own are for root alone
-        if folder.stat().st_mode & 0o777 == 0o700 and "pytest-" in str(folder):
-            folder.chmod(0o755)
-    environment = {**os.environ, "TMPDIR": str(tmp_path)}
-    del environment["HOME"]
+def open_to_all(folder: Path) -> None:
+    """Let other users into a folder of pytest's, which are for root alone."""
+    folder.chmod(0o777)
+    for parent in folder.parents:
+        if parent.stat().st_mode & 0o777 == 0o700 and "pytest-" in str(parent):
+            parent.chmod(0o755)
+
+
+def run_script(environment: dict[str, str]) -> dict[str, str]:
+    """Return what `make_home` returns to a user without an account."""
     printed = subprocess.run(
         [sys.executable, "-c", SCRIPT], cwd=ROOT, env=environment, capture_output=True, text=True
     )
+    assert printed.returncode == 0, printed.stderr
+    found: dict[str, str] = ast.literal_eval(printed.stdout)
+    return found
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become a user without an account")
+def test_a_user_without_an_account_gets_a_home_and_a_name(tmp_path: Path) -> None:
+    open_to_all(tmp_path)
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    del environment["HOME"]
     home = tmp_path / f"foley-home-{RANDOM_USER}"
-    assert ast.literal_eval(printed.stdout) == {"HOME": str(home), "LOGNAME": f"uid-{RANDOM_USER}"}
+    assert run_script(environment) == {"HOME": str(home), "LOGNAME": f"uid-{RANDOM_USER}"}
     assert home.stat().st_uid == RANDOM_USER
     assert home.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="root alone may not be kept out of a folder")
+@pytest.mark.parametrize("home", ["home", "none/of/these"])
+def test_a_home_that_cannot_be_written_keeps_all_but_the_store(tmp_path: Path, home: str) -> None:
+    open_to_all(tmp_path)
+    (tmp_path / "home").mkdir(mode=0o755)
+    (tmp_path / "tmp").mkdir()
+    (tmp_path / "tmp").chmod(0o777)
+    tmp_path.chmod(0o755)
+    environment = {**os.environ, "TMPDIR": str(tmp_path / "tmp"), "HOME": str(tmp_path / home)}
+    environment.pop("BENTOML_HOME", None)
+    store = tmp_path / "tmp" / f"foley-home-{RANDOM_USER}" / "bentoml"
+    assert run_script(environment) == {"BENTOML_HOME": str(store)}
+    os.chown(tmp_path / "home", RANDOM_USER, RANDOM_USER)
+    assert run_script({**environment, "HOME": str(tmp_path / "home")}) == {}
+    assert run_script({**environment, "BENTOML_HOME": "/elsewhere"}) == {}
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can make another user's folder")
