@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from runners.logs import adopt_libraries
 from runners.settings import Settings
+from runners.worker.memory import hold_freed_memory
 from runners.worker.worker import Worker
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def start_worker(settings: Settings) -> Worker:
                 pipeline.load_adapters(settings.adapters)
         return pipelines
 
+    hold_freed_memory(settings.device)
     return Worker(
         load,
         capacity=settings.max_concurrency,
