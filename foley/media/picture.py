@@ -19,6 +19,8 @@ Container = Literal["mp4", "mov", "mkv", "webm"]
 CONTAINERS: tuple[Container, ...] = get_args(Container)
 FFMPEG_FORMAT = {"mp4": "mp4", "mov": "mov", "mkv": "matroska", "webm": "webm"}
 _FALLBACKS: tuple[Container, ...] = ("mkv", "mov")  # mkv accepts nearly every codec
+# What mp4 does not take of a mov, such as ProRes, stays a mov: editors do not open it in an mkv.
+_FALLBACKS_OF_MOV: tuple[Container, ...] = ("mov", "mkv")
 _VIDEO_ENCODER = {"mp4": "libx264", "mov": "libx264", "mkv": "libx264", "webm": "libvpx-vp9"}
 # Players show these as pictures or not at all, although mov takes them.
 _ANIMATIONS = frozenset({"gif", "apng"})
@@ -69,7 +71,7 @@ def plan_picture(
     reader: InputContainer,
     picture: VideoStream,
     wanted: Container,
-    fallbacks: tuple[Container, ...] = _FALLBACKS,
+    fallbacks: tuple[Container, ...] | None = None,
 ) -> PicturePlan:
     """Return how the picture is written: copied, where a container takes it.
 
@@ -77,8 +79,12 @@ def plan_picture(
         reader: the open source.
         picture: its video stream.
         wanted: the preferred container.
-        fallbacks: the others, in order.
+        fallbacks: the others, in order; None for mkv and mov, or mov and mkv where mp4 is wanted
+            of a mov.
     """
+    if fallbacks is None:
+        is_mov = wanted == "mp4" and reader.format.name.startswith("mov")
+        fallbacks = _FALLBACKS_OF_MOV if is_mov else _FALLBACKS
     if not is_animation(reader, picture) and not _is_loose(reader, picture):
         for name in (wanted, *fallbacks):
             for tag in _list_tags(reader, picture, name):

@@ -514,6 +514,21 @@ def test_a_picture_is_decoded_as_before_in_another_container(
         )
 
 
+def test_what_mp4_does_not_take_of_a_mov_stays_a_mov(tmp_path: Path) -> None:
+    """Editors do not open ProRes in Matroska."""
+    clip = write_clip(tmp_path / "in.mov", codec="prores_ks", pix_fmt="yuv422p10le", num_frames=5)
+    before = clip.read_bytes()
+    assert choose_container(clip, "mp4") == "mov"
+    written = write_video(clip, click(0.1), tmp_path / "in.mp4")
+    assert written.path == tmp_path / "in-2.mov"
+    assert written.notices == ("mp4 does not take prores pictures: the result is in-2.mov.",)
+    with av.open(str(clip)) as source, av.open(str(written.path)) as result:
+        tags = [reader.streams.video[0].codec_context.codec_tag for reader in (source, result)]
+    assert tags[0] == tags[1]
+    assert clip.read_bytes() == before
+    assert choose_container(clip, "webm") == "mkv"
+
+
 @pytest.mark.parametrize(
     ("codec", "name", "size", "container"),
     [
