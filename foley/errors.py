@@ -42,6 +42,7 @@ Messages name what was wrong, the value, the limit, and what to do. `code` is st
 rely on it. A client raises the same class as the service: `make_error` finds it by its code.
 """
 
+from collections.abc import Iterator
 from typing import ClassVar
 
 
@@ -298,6 +299,21 @@ def make_error(code: str, message: str) -> FoleyError:
         KeyError: no error has this code.
     """
     return _BY_CODE[code](message)
+
+
+def iterate_causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and those that have led to it, the latest first, each once.
+
+    A library that raises an error which it has kept can make a circle of them.
+
+    Args:
+        error: any; None for none.
+    """
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        yield error
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
 
 
 def _family(kind: type[FoleyError]) -> list[type[FoleyError]]:

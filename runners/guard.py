@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 import aiohttp
 from yarl import URL
 
-from foley.errors import FetchError
+from foley.errors import FetchError, iterate_causes
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -140,13 +140,11 @@ def translate_error(error: aiohttp.ClientError, what: str = "clip") -> FetchErro
         error: of a connection.
         what: was wanted, in the message.
     """
-    cause: BaseException | None = error
-    while cause is not None:
+    for cause in iterate_causes(error):
         if isinstance(cause, _ForbiddenAddressError):
             return FetchError(
                 f"the {what}'s address leads to a network that is not the open internet"
             )
-        cause = cause.__cause__ or cause.__context__
     if isinstance(error, aiohttp.InvalidURL):  # such as 127.1 or 0x7f000001
         return FetchError(f"the {what}'s address is malformed")
     if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientSSLError):

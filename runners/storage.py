@@ -3,6 +3,8 @@
 import errno
 import sqlite3
 
+from foley.errors import iterate_causes
+
 NUMBERS = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -12,14 +14,13 @@ def is_storage_full(error: BaseException | None) -> bool:
     Args:
         error: any; None for none.
     """
-    while error is not None:
-        if getattr(error, "errno", None) in NUMBERS:
+    for cause in iterate_causes(error):
+        if getattr(cause, "errno", None) in NUMBERS:
             return True
         # safetensors has the number in its text alone.
-        if any(f"(os error {number})" in str(error) for number in NUMBERS):
-            return True
-        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+        if any(f"(os error {number})" in str(cause) for number in NUMBERS):
             return True
         # SQLAlchemy wraps the database's own.
-        error = getattr(error, "orig", None) or error.__cause__ or error.__context__
+        if getattr(getattr(cause, "orig", cause), "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+            return True
     return False

@@ -11,6 +11,8 @@ import threading
 from types import FrameType, TracebackType
 from typing import NoReturn
 
+from foley.errors import iterate_causes
+
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -85,6 +87,4 @@ def is_interruption(error: BaseException | None) -> bool:
     Args:
         error: what ended the command.
     """
-    while error is not None and not isinstance(error, KeyboardInterrupt):
-        error = error.__cause__ or error.__context__
-    return error is not None
+    return any(isinstance(cause, KeyboardInterrupt) for cause in iterate_causes(error))

@@ -3,6 +3,7 @@
 <FOLEY_JOBS_DIR>/
     jobs.sqlite       the queue, see `runners.durable.queue`
     jobs.secret       see `runners.durable.secret`
+    jobs.lost         names in jobs/ that a new queue does not know, since the one before is gone
     executor.lock     locked by the one executor of this folder
     uploads/<random>/ a job that is being received
     clips/<id>/       see `runners.durable.uploads`
@@ -23,6 +24,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from foley.atomic import atomic_path
 from foley.errors import NotFoundError, StorageFullError
 from foley.request import AUDIO_FORMATS
 from runners.durable.request import JobRequest
@@ -61,6 +63,26 @@ class JobFiles:
     def executor_lock(self) -> Path:
         """The file that the executor holds locked."""
         return self.folder / "executor.lock"
+
+    def keep_lost(self) -> int:
+        """Where no queue is left, have the folders of its jobs kept; returns how many there are.
+
+        Called before a new queue is begun, which would take them for leftovers.
+        """
+        if self.database.exists() and self.database.stat().st_size:
+            return 0
+        lost = sorted(path.name for path in self._jobs.iterdir())
+        if lost:
+            with atomic_path(self._lost) as partial:
+                partial.write_text("\n".join(sorted({*lost, *self._read_lost()})) + "\n")
+        return len(lost)
+
+    @property
+    def _lost(self) -> Path:
+        return self.folder / "jobs.lost"
+
+    def _read_lost(self) -> list[str]:
+        return self._lost.read_text().split() if self._lost.exists() else []
 
     def clip(self, job_id: str) -> Path:
         """The clip of a job."""
@@ -222,10 +244,12 @@ class JobFiles:
     def remove_leftovers(self, known: Iterable[str]) -> None:
         """Remove old folders that no job has: of uploads that broke off, and of deleted jobs.
 
+        Those of a queue that is gone are kept.
+
         Args:
             known: the ids of all jobs.
         """
-        kept = set(known)
+        kept = {*known, *self._read_lost()}
         before = time.time() - LEFTOVER_SECONDS
         for folder in (*self._uploads.iterdir(), *self._jobs.iterdir()):
             with contextlib.suppress(FileNotFoundError):

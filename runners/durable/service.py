@@ -6,10 +6,13 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import structlog
+
 from foley.errors import ConfigError, ConflictError, NotFoundError, ParameterError, StorageFullError
 from foley.storage import require_library
 from runners.buckets import check_prefix
 from runners.durable.executor_settings import ExecutorSettings
+from runners.durable.files import JobFiles
 from runners.durable.job import Job
 from runners.durable.launcher import ExecutorLauncher
 from runners.durable.queue import JobQueue
@@ -18,6 +21,8 @@ from runners.durable.request import JobRequest
 from runners.durable.uploads import UploadStore
 from runners.handoff import CLIP
 from runners.settings import Settings
+
+log = structlog.get_logger(__name__)
 
 
 class JobService:
@@ -53,6 +58,8 @@ class JobService:
                 max_bytes=settings.max_uploads_bytes,
                 key_share=settings.key_share,
             )
+            if isinstance(self.files, JobFiles) and (num_lost := self.files.keep_lost()):
+                _tell_lost(self.files.database, num_lost)
             self.queue = JobQueue(executor.find_database(), max_waiting=settings.max_jobs)
         except OSError as error:
             raise ConfigError(f"FOLEY_JOBS_DIR: {error}") from error
@@ -197,6 +204,16 @@ class JobService:
             return self.queue.find(owner, job_id)
         except NotFoundError:
             return None
+
+
+def _tell_lost(database: Path, num_lost: int) -> None:
+    jobs = "1 job" if num_lost == 1 else f"{num_lost} jobs"
+    log.warning(
+        "jobs_lost",
+        message=f"{database} is gone, and the files of {jobs} are in {database.parent / 'jobs'}. "
+        "They are left alone, and a new queue is begun, which does not know them. Put back a copy "
+        "of the file while the service is stopped, or remove the folders that jobs.lost names",
+    )
 
 
 def _check_same(known: Job | JobRequest, request: JobRequest) -> None:

@@ -4,6 +4,8 @@ A job has two requests and a stream of events, so this is half of what running o
 """
 
 import asyncio
+import contextlib
+import math
 from collections.abc import AsyncIterator
 
 import aiohttp
@@ -43,18 +45,20 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         assert isinstance(request.stream, httpx.AsyncByteStream)
         has_body = "content-length" in request.headers
         try:
-            response = await self._session.request(
-                request.method,
-                str(request.url),
-                headers=list(request.headers.multi_items()),
-                data=request.stream.__aiter__() if has_body else None,
-                allow_redirects=False,
-                timeout=aiohttp.ClientTimeout(
-                    total=None,
-                    sock_connect=limits.get("connect"),
-                    sock_read=limits.get("read"),
-                ),
-            )
+            async with asyncio.timeout(None) as sending:
+                body = _limit_pauses(request.stream, sending, limits) if has_body else None
+                response = await self._session.request(
+                    request.method,
+                    str(request.url),
+                    headers=list(request.headers.multi_items()),
+                    data=body,
+                    allow_redirects=False,
+                    timeout=aiohttp.ClientTimeout(
+                        total=None,
+                        sock_connect=limits.get("connect"),
+                        sock_read=limits.get("read"),
+                    ),
+                )
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise _translate(error, request) from error
         return httpx.Response(
@@ -65,6 +69,24 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         """Close the connections."""
         if self._session is not None:
             await self._session.close()
+
+
+async def _limit_pauses(
+    stream: httpx.AsyncByteStream, sending: asyncio.Timeout, limits: dict[str, float | None]
+) -> AsyncIterator[bytes]:
+    """Yield the body of a request, which ends if a chunk of it is not taken in time.
+
+    aiohttp waits for ever for a service that does not read on.
+    """
+    now = asyncio.get_running_loop().time
+    pause_seconds = limits.get("write") or math.inf
+    async for chunk in stream:
+        with contextlib.suppress(RuntimeError):  # it was answered already, and is limited no more
+            sending.reschedule(now() + pause_seconds)
+        yield chunk
+    with contextlib.suppress(RuntimeError):
+        # The last chunk is on its way. aiohttp counts the time to the answer when it has left.
+        sending.reschedule(now() + pause_seconds + (limits.get("read") or math.inf))
 
 
 class _Body(httpx.AsyncByteStream):
@@ -82,6 +104,9 @@ class _Body(httpx.AsyncByteStream):
     async def aclose(self) -> None:
         """Give the connection back, or close it if more of the body is still to come."""
         content = self._response.content
+        if content.exception() is not None:  # which reading on would raise again
+            self._response.close()
+            return
         try:
             async with asyncio.timeout(END_SECONDS):
                 while not content.at_eof():

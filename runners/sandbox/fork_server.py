@@ -41,7 +41,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from foley.errors import FoleyError, OutputError
+from foley.errors import FoleyError, OutputError, iterate_causes
 from runners.sandbox.confinement import Confinement, list_readable_paths
 from runners.sandbox.questions import connect, send
 from runners.storage import is_storage_full
@@ -236,16 +236,15 @@ def _exhausted_resource(error: BaseException | None) -> str:
     """Return what ran out: memory, file_size or disk; empty for every other error."""
     if is_storage_full(error):
         return "disk"
-    while error is not None:
-        number = getattr(error, "errno", None)
-        if isinstance(error, MemoryError) or number == errno.ENOMEM:
+    for cause in iterate_causes(error):
+        number = getattr(cause, "errno", None)
+        if isinstance(cause, MemoryError) or number == errno.ENOMEM:
             return "memory"
-        if "can't allocate memory" in str(error):  # PyTorch's message, in a RuntimeError
+        if "can't allocate memory" in str(cause):  # PyTorch's message, in a RuntimeError
             return "memory"
         # safetensors has the number in its text alone.
-        if number == errno.EFBIG or f"(os error {errno.EFBIG})" in str(error):
+        if number == errno.EFBIG or f"(os error {errno.EFBIG})" in str(cause):
             return "file_size"
-        error = error.__cause__ or error.__context__
     return ""
 
 

@@ -1,5 +1,6 @@
 """What an API process does with jobs, without an executor."""
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -141,3 +142,31 @@ def test_what_a_job_asks_for_beside_its_sound_is_checked_before_it_is_accepted(
             accept(service, prompt="rain", duration_seconds=1, **options)
     assert service.queue.list_ids() == []
     assert not list((service.files.folder / "jobs").iterdir())
+
+
+def test_results_whose_queue_is_gone_are_told_of_and_left_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with closing(JobService(Settings(jobs_dir=tmp_path))) as service:
+        job = accept(service, "order-1", prompt="rain", duration_seconds=1)
+        with service.files.partial_results(job.id) as partial:
+            (partial / "foley-1.wav").write_bytes(b"sound")
+            service.files.publish(partial, job.id, {})
+    assert "jobs_lost" not in capsys.readouterr().out
+    for path in tmp_path.glob("jobs.sqlite*"):
+        path.unlink()
+    with closing(JobService(Settings(jobs_dir=tmp_path))) as service:
+        told = capsys.readouterr().out
+        assert "jobs_lost" in told
+        assert f"{tmp_path}/jobs.sqlite is gone, and the files of 1 job are in" in told
+        with pytest.raises(NotFoundError):
+            service.find(OWNER, job.id)
+        folder = tmp_path / "jobs" / job.id
+        os.utime(folder, (0, 0))
+        service.files.remove_leftovers(service.queue.list_ids())
+        assert (folder / "results/foley-1.wav").read_bytes() == b"sound"
+        # The same request finds it.
+        assert accept(service, "order-1", prompt="rain", duration_seconds=1).id == job.id
+    assert (tmp_path / "jobs.lost").read_text() == f"{job.id}\n"
+    JobService(Settings(jobs_dir=tmp_path)).close()
+    assert "jobs_lost" not in capsys.readouterr().out

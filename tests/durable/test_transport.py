@@ -5,13 +5,25 @@ import contextlib
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from typing import Any
 
 import httpx
+import psutil
 import pytest
 
+from foley.client import transport as client_transport
+from runners.durable import attempts
+from runners.durable.attempts import JobRunner, ProgressNotes
+from runners.durable.files import JobFiles
+from runners.durable.queue import JobQueue
+from runners.durable.request import JobOptions, JobRequest
 from runners.durable.transport import AiohttpTransport
+from tests.durable.api import Api, serve_api
 from tests.durable.receiver import serve_handler
+from tests.patience import scale, wait_until
 
 
 class Server:
@@ -56,6 +68,13 @@ def server() -> Iterator[Server]:
     with serve_handler(Answers, "127.0.0.1") as port:
         server.url = f"http://127.0.0.1:{port}"
         yield server
+
+
+def list_connections(url: str) -> list[object]:
+    """Return the connections of this process to a server."""
+    port = httpx.URL(url).port
+    found = psutil.Process().net_connections("tcp")
+    return [one for one in found if one.raddr and one.raddr.port == port]
 
 
 def open_client(url: str) -> httpx.AsyncClient:
@@ -110,3 +129,37 @@ def test_errors_are_those_of_httpx(server: Server) -> None:
         asyncio.run(ask(server.url, "/broken"))
     with pytest.raises(httpx.ReadTimeout):
         asyncio.run(ask(server.url, "/endless", timeout=0.2))
+
+
+@pytest.mark.parametrize("where", ["upload", "events", "file", "cut"])
+def test_a_job_is_tried_again_when_the_service_falls_silent_or_breaks_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """As one that was frozen: its connections stay open, and nothing comes or is taken."""
+    monkeypatch.setattr(client_transport, "READ_TIMEOUT_SECONDS", scale(0.3))
+    monkeypatch.setattr(attempts, "FIRST_PAUSE_SECONDS", 0.01)
+    files = JobFiles(tmp_path)
+    job_id = "0" * 32
+    with files.receive() as folder:
+        # More than the kernel takes for somebody who does not read.
+        (folder / "clip").write_bytes(bytes(16_000_000))
+        request = JobRequest.settle(JobOptions(seed=7), folder / "clip")
+        files.accept(folder, job_id, request)
+    notes = ProgressNotes()
+
+    async def run(api: Api, queue: JobQueue) -> dict[str, Any]:
+        runner = JobRunner(api.url, b"", files, queue, notes)
+        try:
+            async with asyncio.timeout(scale(10)):
+                return await runner.run(job_id, "", request)
+        finally:
+            api.closed.set()
+            for client in runner._clients.values():
+                await client.close()
+            await asyncio.to_thread(wait_until, lambda: not list_connections(api.url))
+
+    with serve_api() as api, closing(JobQueue(files.database, max_waiting=9)) as queue:
+        api.stalls = [where]
+        result = asyncio.run(run(api, queue))
+        assert not api.stalls
+    assert files.find_file(job_id, "foley-1.wav", result).read_text() == "7"

@@ -127,7 +127,7 @@ ALLOWED: dict[str, set[str]] = {
     "runners.stop_signals": BASE,
     "runners.settings": BASE,
     "runners.status": BASE | {"runners.storage"},
-    "runners.storage": set(),
+    "runners.storage": {"foley.errors"},
     "runners.auth": BASE,
     "runners.messages": BASE,
     "runners.handoff": BASE | {"foley.sound_file"},
