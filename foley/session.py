@@ -56,6 +56,7 @@ from foley.windows import (
     DecodedPiece,
     Group,
     Window,
+    plan_beginning,
     plan_decoding,
     plan_group,
     plan_groups,
@@ -66,7 +67,7 @@ if TYPE_CHECKING:
 
 
 class SoundPiece(NamedTuple):
-    """A piece of a long sound that is final, while the rest is still being made.
+    """A piece of a sound that is final, while the rest is still being made.
 
     Attributes:
         variation: counted from 1.
@@ -184,6 +185,8 @@ class Session:
         ParameterError: the request names an adapter that the model does not have.
 
     Attributes:
+        begins_early: whether the beginning of a short sound is decoded twice: first alone, as a
+            finished piece, which differs from that of the whole by float noise.
         is_in_files: whether the sounds so far are in the files that `name_file` gave.
         request: the options of the generation.
         awaits_frames: whether the next call of `encode` reads frames from a stream.
@@ -203,6 +206,7 @@ class Session:
     ) -> None:
         self._name_file = name_file
         self.is_in_files = False
+        self.begins_early = False
         assert (source is None) == (request.edit is None)
         self.request = request
         self._source = None if source is None else source.waveform
@@ -236,6 +240,7 @@ class Session:
         self._path: Denoising | None = None
         self._latents: Tensor | None = None  # of the group
         self._to_decode: deque[tuple[int, DecodedPiece]] = deque()  # of which variation
+        self._to_begin: deque[tuple[int, DecodedPiece]] = deque()  # before those
         self._notices: tuple[str, ...] = ()
         self._began: float | None = None
 
@@ -259,6 +264,12 @@ class Session:
         """Latent frames of the next evaluation, of all sounds and halves of guidance."""
         assert self._path is not None
         return self._path.num_tokens
+
+    @property
+    def num_decoded(self) -> int:
+        """Latent frames of the next piece of sound; call in the stage `DECODE_AUDIO`."""
+        (_, (decoded, _)) = (self._to_begin or self._to_decode)[0]
+        return decoded.stop - decoded.start
 
     @property
     def sample_rate(self) -> int:
@@ -356,6 +367,9 @@ class Session:
                 assert self._known is not None
                 self._latents[..., :OVERLAP] = self._known
             pieces = plan_decoding(self._group)
+            beginning = plan_beginning(self._group)
+            if self.begins_early and self._is_final and beginning is not None:
+                self._to_begin.extend((index, beginning) for index in range(len(self.seeds)))
             self._to_decode.extend(
                 (index, piece) for index in range(self.request.num_sounds) for piece in pieces
             )
@@ -370,7 +384,9 @@ class Session:
         """
         assert self._latents is not None
         assert self._group is not None
-        index, (decoded, kept) = self._to_decode.popleft()
+        is_beginning = bool(self._to_begin)
+        waiting = self._to_begin if is_beginning else self._to_decode
+        index, (decoded, kept) = waiting.popleft()
         first = self._group.span.start
         piece = self._model.decode(
             self._latents[index : index + 1, :, decoded.start - first : decoded.stop - first]
@@ -389,6 +405,9 @@ class Session:
             raise self._non_finite_error()
         if self._is_faded:
             fade_ends(made, start=not start, stop=is_end)
+        if is_beginning:
+            self._hand_out_beginning(index, made)
+            return
         self._take(index, made, start)
         if self._to_decode:
             return
@@ -409,13 +428,9 @@ class Session:
         sample_rate = self._model.preset.vae.sample_rate
         assert self._group is not None
         is_long = self._num_groups or not self._group.is_last or len(self._group.windows) > 1
-        # Other seeds may be drawn, layers are mixed at the end, and an edit is then put in place.
-        is_final = (
-            self.request.avoid_speech != "retry" and self._edit is None and not self.request.layers
-        )
         if not self._made:
             expected = self._estimate_latents() * sample_rate // LATENT_RATE
-            name_file = self._name_file if is_long and is_final else None
+            name_file = self._name_file if is_long and self._is_final else None
             self.is_in_files = name_file is not None
             self._made = [
                 _Sound(seed, expected, name_file and name_file(variation))
@@ -425,10 +440,26 @@ class Session:
         sound.speech_seconds += self._measure_speech(piece, start)
         piece = apply_gains(piece, self._list_cues(index), start)
         sound.append(piece)
-        if is_long and is_final:
+        if is_long and self._is_final:
             self._finished.append(
                 SoundPiece(index + 1, sound.num_pieces, sound.seed, start / sample_rate, piece[0])
             )
+
+    @property
+    def _is_final(self) -> bool:
+        """Whether a piece that is decoded stays as it is.
+
+        Other seeds may be drawn, layers are mixed at the end, and an edit is then put in place.
+        """
+        return (
+            self.request.avoid_speech != "retry" and self._edit is None and not self.request.layers
+        )
+
+    def _hand_out_beginning(self, index: int, piece: Tensor) -> None:
+        """Hand out the beginning [1, 1, S] of the sound of an index, which comes again later."""
+        piece = apply_gains(piece, self._list_cues(index))
+        seed = self._list_sound_seeds()[index]
+        self._finished.append(SoundPiece(index + 1, 1, seed, 0.0, piece[0]))
 
     def _measure_speech(self, piece: Tensor, start: int) -> float:
         """Return the seconds of speech of a piece [1, 1, S] of a sound, where it was asked for.

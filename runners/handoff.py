@@ -19,6 +19,8 @@ through a file in shared memory. So the processes send each other paths.
         waveforms.safetensors   by the runner
         waveform-1.f32, ...     instead, of each variation of a long sound, while it is made: its
                                 samples so far
+        beginning-1.f32, ...    by the runner, of each variation of a short sound on a CPU, where it
+                                is asked for: its first samples, ahead of the rest
         write.json              by the API: such a sound is complete, and how its files are written
 
 The runner replaces each piece that it has read by an empty file. The decoding process waits while
@@ -52,6 +54,7 @@ FRAME_COUNTS = "frames.json"
 WAVEFORMS = "waveforms.safetensors"
 EXPECTED = "expected.json"
 GROWING = "waveform-{}.f32"
+BEGINNING = "beginning-{}.f32"
 WRITE = "write.json"
 PIECE = "frames-{:05}.safetensors"
 MAX_PIECES = 2  # that no one has read; the first one has 150 MB, the others have 40 MB
@@ -266,6 +269,16 @@ def name_growing(folder: Path, variation: int) -> Path:
         variation: from 1.
     """
     return folder / GROWING.format(variation)
+
+
+def name_beginning(folder: Path, variation: int) -> Path:
+    """Return the file of the beginning of a short sound.
+
+    Args:
+        folder: of the request.
+        variation: from 1.
+    """
+    return folder / BEGINNING.format(variation)
 
 
 def announce_end(arguments: dict[str, Any], folder: Path) -> None:

@@ -27,6 +27,7 @@ class RunnerRequest(BaseModel):
         folder: of the request. The API leaves the frames there, and the runner the waveforms.
         options: of the generation.
         timeout_seconds: the time that is left for the request.
+        early: whether the beginning of a short sound is wanted ahead of the rest.
         trace: the span that the runner's spans belong to; see `runners.tracing`.
     """
 
@@ -38,6 +39,7 @@ class RunnerRequest(BaseModel):
     folder: str
     options: GenerationRequest
     timeout_seconds: float
+    early: bool = False
     trace: dict[str, str] = {}
 
     @property
@@ -68,7 +70,7 @@ OnProgressUpdate = Callable[[ProgressUpdate], None]
 
 
 class FinishedPiece(BaseModel):
-    """A piece of a long sound that is final, and lies in the file of the sound.
+    """A piece of a sound that is final, and lies in the file of the sound.
 
     Attributes:
         variation: counted from 1.
@@ -77,6 +79,8 @@ class FinishedPiece(BaseModel):
         start_seconds: from the start of the sound.
         duration_seconds: of the piece.
         sample_rate: Hz.
+        is_beginning: whether it is that of a short sound, in a file of its own; the result has the
+            rest.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -87,6 +91,7 @@ class FinishedPiece(BaseModel):
     start_seconds: float
     duration_seconds: float
     sample_rate: int
+    is_beginning: bool = False
 
 
 OnPiece = Callable[[FinishedPiece], None]

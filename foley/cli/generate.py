@@ -103,8 +103,9 @@ def generate(
         Parameter(
             negative=(),
             help="Write a sound of over 15 s in pieces of about 8 s too, as CLIP.foley-piece-1.wav "
-            "and so on, while the rest is made. They are the new sound before the options of the "
-            "mix. Not with layers, an edit or --avoid-speech retry, where nothing is final early.",
+            "and so on, while the rest is made. A service on a CPU sends the first 2.56 s of a "
+            "sound of over 5.12 s ahead too. They are the new sound before the options of the mix. "
+            "Not with layers, an edit or --avoid-speech retry, where nothing is final early.",
         ),
     ] = False,
     quiet: Annotated[

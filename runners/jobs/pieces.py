@@ -49,6 +49,7 @@ async def write_pieces(
             start_sample=round(piece.start_seconds * piece.sample_rate),
             num_samples=round(piece.duration_seconds * piece.sample_rate),
             sample_rate=piece.sample_rate,
+            is_beginning=piece.is_beginning,
             answer=make_answer(marks),
             **marking,
         )

@@ -188,9 +188,10 @@ class GenerationService:
     ) -> tuple[bool, RunnerResult]:
         """Have the runner make the sounds; returns whether the clip was trimmed, and the result."""
         duration_seconds = job.options.duration_seconds
+        early = job.options.pieces and on_sound is not None
         try:
             with tracing.start_span("generate", SpanKind.CLIENT):
-                request = self._make_request(job, deadline)
+                request = self._make_request(job, deadline, early=early)
                 async with (
                     RunnerCall(self._runner, request) as call,
                     write_pieces(
@@ -198,12 +199,13 @@ class GenerationService:
                         self._marks,
                         job,
                         model.preset,
-                        on_sound if job.options.pieces else None,
+                        on_sound if early else None,
                     ) as hand_out,
                 ):
 
                     def on_piece(piece: FinishedPiece) -> None:
-                        writer.start(piece)
+                        if not piece.is_beginning:
+                            writer.start(piece)
                         hand_out(piece)
 
                     if job.has_clip or duration_seconds is None:
@@ -394,7 +396,9 @@ class GenerationService:
                 f"{limit_seconds:g}; ask for a shorter sound"
             )
 
-    def _make_request(self, job: GenerationJob, deadline: Deadline) -> RunnerRequest:
+    def _make_request(
+        self, job: GenerationJob, deadline: Deadline, *, early: bool
+    ) -> RunnerRequest:
         # How long the clip is shows while it is decoded. This process ends the call in time; the
         # runner's own limit is for a process that has not.
         find_limit = self._settings.find_time_limit
@@ -406,6 +410,7 @@ class GenerationService:
             folder=str(job.folder),
             options=job.generation_request(),
             timeout_seconds=deadline.left_seconds + further_seconds,
+            early=early,
             trace=tracing.inject_span(),
         )
 

@@ -50,6 +50,7 @@ from runners.handoff import (
     hand_on_piece,
     load_stems,
     load_waveforms,
+    name_beginning,
     name_growing,
     read_end,
     save_frames,
@@ -401,9 +402,10 @@ def write_piece(
     start_sample: int,
     num_samples: int,
     sample_rate: int,
+    is_beginning: bool = False,
     marks: list[dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """Write a piece of a long sound that grows in the folder, as wav.
+    """Write a piece of a sound that is being made in the folder, as wav.
 
     Args:
         folder: the request's folder.
@@ -412,6 +414,7 @@ def write_piece(
         start_sample: of the sound, where the piece begins.
         num_samples: of the piece.
         sample_rate: Hz.
+        is_beginning: whether it is that of a short sound, which has a file of its own.
         marks: the fields of its `Mark`, alone in a list; None for no mark.
 
     Returns:
@@ -420,8 +423,9 @@ def write_piece(
     Raises:
         ModelError: the waveform has values that are not finite.
     """
+    name_sound = name_beginning if is_beginning else name_growing
     written = write_audio(
-        read_samples(name_growing(folder, variation), start_sample, num_samples),
+        read_samples(name_sound(folder, variation), start_sample, num_samples),
         folder / f"foley-{variation}-piece-{number}.wav",
         sample_rate=sample_rate,
         mark=_make_mark(**marks[0]) if marks else None,

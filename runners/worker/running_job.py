@@ -8,12 +8,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from foley.request import GenerationRequest
+from foley.sound_file import append_samples
 from foley.types import NoPicture, Stage, VideoFrames
 from runners import metrics
 from runners.handoff import (
     HandedFrames,
     load_frames,
     load_source,
+    name_beginning,
     name_growing,
     save_waveforms,
 )
@@ -118,6 +120,8 @@ class RunningJob(ScheduledJob):
         source = load_source(self.request.path) if self.request.options.edit else None
         name_file = partial(name_growing, self.request.path)
         self.session = pipeline.start(frames, self.request.options, source, name_file)
+        # A GPU decodes 15 s in hundredths of a second.
+        self.session.begins_early = self.request.early and pipeline.device.type == "cpu"
 
     @property
     def next_kind(self) -> Kind | None:
@@ -130,6 +134,12 @@ class RunningJob(ScheduledJob):
         if self.session is None or self.session.stage is not Stage.SAMPLE:
             return super().tokens
         return self.session.num_tokens
+
+    def count_units(self, kind: Kind) -> int:
+        """Return the size of its next action of a kind; see `JobSize.count_units`."""
+        if kind is Stage.DECODE_AUDIO and self.session is not None:
+            return self.session.num_decoded
+        return super().count_units(kind)
 
     @property
     def is_starved(self) -> bool:
@@ -180,10 +190,18 @@ class RunningJob(ScheduledJob):
             self.report(ProgressUpdate(stage=stage))
 
     def report_pieces(self) -> None:
-        """Report the pieces of the sound that have become final, and are in the job's folder."""
+        """Report the pieces of the sound that have become final, and are in the job's folder.
+
+        Raises:
+            OSError: the folder is gone, or the disk is full.
+        """
         assert self.session is not None
         sample_rate = self.session.sample_rate
         for piece in self.session.take_finished():
+            is_beginning = not self.session.is_in_files
+            if is_beginning:
+                path = name_beginning(self.request.path, piece.variation)
+                append_samples(path, piece.waveform.numpy().ravel(), is_first=True)
             self.on_piece(
                 FinishedPiece(
                     variation=piece.variation,
@@ -192,6 +210,7 @@ class RunningJob(ScheduledJob):
                     start_seconds=piece.start_seconds,
                     duration_seconds=piece.waveform.shape[-1] / sample_rate,
                     sample_rate=sample_rate,
+                    is_beginning=is_beginning,
                 )
             )
 

@@ -64,6 +64,25 @@ def request_anew(server: Server, method: str, path: str, **options: object) -> h
         return client.request(method, path, **{"headers": KEY, **options})  # type: ignore[arg-type]
 
 
+def test_the_beginning_of_a_short_sound_has_an_address_before_its_end(keyed_server: Server) -> None:
+    asked = {"prompt": "rain", "duration_seconds": 6, "num_inference_steps": 1, "seed": 1}
+    asked |= {"pieces": "true", "format": "wav"}
+    names, files = [], []
+    for name, data in stream(keyed_server, None, **asked):
+        names.append(name)
+        if name == "sound":
+            assert (data["number"], data["start_seconds"], data["duration_seconds"]) == (1, 0, 2.56)
+            files.append(keyed_server.client.get(str(data["url"]), headers=KEY).content)
+        if name == "result":
+            (file,) = data["files"]  # type: ignore[misc]
+            files.append(keyed_server.client.get(str(file["url"]), headers=KEY).content)
+    assert names.count("sound") == 1
+    beginning, whole = (samples(file) for file in files)
+    assert len(beginning) == round(2.56 * 48_000)
+    # Float noise, and two roundings to 24 bits; measured: 1.2e-6.
+    np.testing.assert_allclose(beginning, whole[: len(beginning)], rtol=0, atol=1e-5)
+
+
 def test_a_path_of_its_own_has_events_for_any_accept(
     keyed_server: Server, short_clip: bytes
 ) -> None:

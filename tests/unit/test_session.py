@@ -124,6 +124,43 @@ def test_a_long_clip_is_heard_while_it_is_read() -> None:
         assert torch.equal(joined, made.waveforms[variation - 1])
 
 
+def test_the_beginning_of_a_short_sound_comes_ahead_of_the_whole() -> None:
+    sound = NoPicture(duration_seconds=6)
+    cue = {"start_seconds": 1, "stop_seconds": 2, "prompt": "rain", "gain_db": -6}
+    request = GenerationRequest.parse(
+        prompt="rain", seed=3, num_inference_steps=1, num_variations=2, cues=[cue]
+    )
+    session, plain = (toy_pipeline().start(sound, request) for _ in range(2))
+    session.begins_early = True
+    assert drive(session)["decode"] == 2 * drive(plain)["decode"] == 4
+    made, beginnings = session.result().waveforms, session.take_finished()
+    assert torch.equal(made, plain.result().waveforms)
+    assert [(p.variation, p.number, p.start_seconds) for p in beginnings] == [(1, 1, 0), (2, 1, 0)]
+    assert tuple(piece.seed for piece in beginnings) == session.seeds
+    for piece, whole in zip(beginnings, made, strict=True):
+        assert piece.waveform.shape == (1, round(2.56 * 48_000))
+        same = whole[:, : piece.waveform.shape[-1]]
+        # Measured: 4e-7 with tiny.
+        torch.testing.assert_close(piece.waveform, same, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "options"),
+    [
+        (4, {"prompt": "rain"}),  # decoded soon as it is
+        (17, {"prompt": "rain"}),  # comes in pieces
+        (6, {"prompt": "rain", "avoid_speech": "retry"}),
+        (6, {"layers": [{"prompt": "rain"}, {"prompt": "wind"}]}),
+    ],
+)
+def test_there_is_no_beginning_of(seconds: float, options: dict[str, object]) -> None:
+    request = GenerationRequest.parse(num_inference_steps=1, **options)
+    session = toy_pipeline().start(NoPicture(duration_seconds=seconds), request)
+    session.begins_early = True
+    drive(session)
+    assert [piece for piece in session.take_finished() if piece.waveform.shape[-1] == 122_880] == []
+
+
 def test_a_window_begins_where_a_shot_does() -> None:
     frames = toy_frames(500)
     still = torch.arange(500) // 300 * 200  # the second shot begins at 12 s

@@ -28,6 +28,7 @@ from foley.media.clock import num_latents
 from foley.pipeline import FoleyPipeline
 from foley.request import GenerationRequest
 from foley.session import Session
+from foley.sound_file import read_samples
 from foley.types import NoPicture, Stage, VideoFrames, split_frames
 from runners import metrics
 from runners.handoff import (
@@ -38,6 +39,7 @@ from runners.handoff import (
     announce_frames,
     hand_on_piece,
     load_waveforms,
+    name_beginning,
     name_growing,
     read_announcement,
     read_expectation,
@@ -498,6 +500,37 @@ def test_a_long_clip_is_encoded_while_it_is_decoded(
     alone = toy_pipeline().generate(frames, asked.options)
     # Measured: equal.
     torch.testing.assert_close(load_waveforms(asked.path)[0], alone.waveforms[0], rtol=0, atol=1e-5)
+
+
+def test_the_beginning_of_a_short_sound_comes_before_its_end(
+    worker: Worker, gate: Gate, job: Callable[..., RunnerRequest]
+) -> None:
+    gate.open()
+    options = {"prompt": "rain", "duration_seconds": 6, "num_inference_steps": 1}
+    asked = job("a", **options).model_copy(update={"early": True})
+    came: list[FinishedPiece] = []
+    ended: list[bool] = []
+
+    def note(piece: FinishedPiece) -> None:
+        came.append(piece)
+        ended.append(running.outcome.done())
+
+    running = worker.admit(asked, on_piece=note)
+    sound = NoPicture(duration_seconds=6)
+    worker.queue(running, FrameCounts(sound.num_visual, sound.num_sync))
+    assert running.outcome.result(scale(20)).duration_seconds == 6
+    ((piece,), (was_ended,)) = came, ended
+    assert not was_ended
+    assert piece.is_beginning
+    assert (piece.start_seconds, piece.duration_seconds) == (0, 2.56)
+    (made,) = load_waveforms(asked.path)
+    beginning = read_samples(name_beginning(asked.path, 1), 0, round(2.56 * 48_000))
+    same = made[:, : beginning.shape[-1]]
+    torch.testing.assert_close(beginning, same, rtol=0, atol=1e-5)  # measured: 4e-7 with tiny
+    assert came == [piece]
+    plain = submit(worker, job("b", **options))
+    assert plain.result(scale(20)).duration_seconds == 6
+    assert not name_beginning(asked.path.parent / "b", 1).exists()
 
 
 @pytest.mark.slow
