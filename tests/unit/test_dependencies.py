@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import os
 import shutil
 import subprocess
 import sys
@@ -117,3 +118,43 @@ def test_setup_never_empties_the_environment_of_another_tree(tmp_path: Path) -> 
     assert (tmp_path / "theirs" / "kept").exists()
     assert done.returncode == 1
     assert ".venv is a link to theirs" in done.stderr
+
+
+# Stands in for the interpreter, which would fetch what has gigabytes.
+PYTHON = """#!/bin/sh
+case "$*" in
+"-m venv"*) mkdir -p .venv/bin && cp "$0" .venv/bin/python && ln -s {uv} .venv/bin/uv ;;
+"-m pip"*) echo "$@" >>pip.log ;;
+*"import foley.pipeline"*) ;;
+*) exec {python} "$@" ;;
+esac
+"""
+
+
+def test_setup_is_quick_with_a_home_that_cannot_be_written(tmp_path: Path) -> None:
+    uv = Path(sys.executable).parent / "uv"
+    without_rights = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
+    if not uv.exists() or (os.getuid() == 0 and not shutil.which("setpriv")):
+        pytest.skip("needs uv, and for root setpriv: root may write everywhere")
+    for folder in ("scripts", "requirements", "home"):
+        (tmp_path / folder).mkdir()
+    for name in ("dev", "image-uv", "torch", "torch-cpu", "torch-cuda"):
+        (tmp_path / "requirements" / f"{name}.txt").touch()
+    shutil.copy(ROOT / "scripts/setup", tmp_path / "scripts")
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    python = tmp_path / "python"
+    python.write_text(PYTHON.format(uv=uv, python=sys.executable))
+    python.chmod(0o755)
+    (tmp_path / "home").chmod(0o555)
+    done = subprocess.run(
+        [*(without_rights if os.getuid() == 0 else []), tmp_path / "scripts/setup"],
+        env={
+            "PATH": "/usr/bin:/bin",
+            "FOLEY_PYTHON": str(python),
+            "HOME": str(tmp_path / "home"),
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "requirements/dev.txt" not in (tmp_path / "pip.log").read_text()  # uv did it
