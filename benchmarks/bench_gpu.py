@@ -33,7 +33,7 @@ from benchmarks.gpu.bench import Bench, print_step
 from benchmarks.gpu.decoder import measure_decoder, measure_layers
 from benchmarks.gpu.encoders import measure_encoders
 from benchmarks.gpu.kernels import measure_kernels, measure_products
-from benchmarks.gpu.lengths import measure_cards, measure_qualities
+from benchmarks.gpu.lengths import CARDS, measure_card, measure_cards, measure_qualities
 from benchmarks.gpu.model import step_flop
 from benchmarks.gpu.stages import measure_stages
 from benchmarks.records import environment, finish
@@ -58,6 +58,11 @@ PARTS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "layers": measure_layers,
     "exhausted": parts.check_out_of_memory,
     "starts": parts.measure_starts,
+}
+# These need a process of their own, and others start them.
+ALONE: dict[str, Callable[[Bench], dict[str, Any]]] = {
+    "start": parts.measure_start,
+    "card": measure_card,
 }
 
 
@@ -109,7 +114,8 @@ def main() -> None:
     parser.add_argument("--clips", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--precision", nargs="+", default=["bf16"], choices=["bf16", "fp8"])
     parser.add_argument("--memory", nargs="+", default=["full", "balanced", "low"])
-    parser.add_argument("--parts", nargs="+", choices=[*PARTS, "start"])
+    parser.add_argument("--cards", nargs="+", choices=[*CARDS], help="for the part cards")
+    parser.add_argument("--parts", nargs="+", choices=[*PARTS, *ALONE])
     parser.add_argument("--brief", action="store_true", help="only steps of clips of equal length")
     parser.add_argument(
         "--cache",
@@ -144,9 +150,7 @@ def main() -> None:
             begun = time.perf_counter()
             try:
                 with torch.no_grad():
-                    record[name] = (
-                        parts.measure_start(bench) if name == "start" else PARTS[name](bench)
-                    )
+                    record[name] = (PARTS | ALONE)[name](bench)
             except Exception:  # noqa: BLE001 - the other parts run nevertheless
                 traceback.print_exc()
                 record["failed"].append(name)

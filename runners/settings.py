@@ -100,7 +100,7 @@ class Settings(BaseSettings):
         Literal["auto", "full", "balanced", "low"],
         Field(
             description="Which weights stay in GPU memory. `full` keeps all of them there, "
-            "`balanced` the transformer, and `low` a part of the transformer. The others stay in "
+            "`balanced` the transformer, and `low` as much of it as fits. The others stay in "
             "pinned host memory. `auto` takes the first of these that fits."
         ),
     ] = "auto"

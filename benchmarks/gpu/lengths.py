@@ -1,6 +1,10 @@
 """Fewer evaluations, the first sound of a long clip, and cards with little memory."""
 
+import json
+import subprocess
+import sys
 import time
+import traceback
 from typing import Any
 
 import torch
@@ -14,6 +18,7 @@ from foley.gpu.memory_modes import Memory
 from foley.pipeline import FoleyPipeline
 from foley.request import GenerationRequest
 from foley.types import VideoFrames
+from foley.weights.components import Components
 
 # Of a request; as many evaluations as in the name, where there is one.
 PLANS: dict[str, dict[str, Any]] = {
@@ -22,17 +27,29 @@ PLANS: dict[str, dict[str, Any]] = {
     "euler 8": {"num_inference_steps": 8},
     "balanced": {"quality": "balanced"},
     "fast": {"quality": "fast"},
+    # Two texts for one: what the first plan costs more with cues in both halves.
+    "reference, cues": {
+        "quality": "reference",
+        "prompt": "wooden taps",
+        "cues": [
+            {"start_seconds": 0, "stop_seconds": 4, "prompt": "glass shatters"},
+            {"start_seconds": 4, "stop_seconds": 8, "prompt": "metal clangs"},
+        ],
+    },
 }
 _LONG_SECONDS = 60.0
 _GIB = 2**30
 # What a card of that many GB has for one process, and the mode that is meant for it.
 _Card = tuple[float, Precision, Memory]
 CARDS: dict[str, _Card] = {
-    "12 GB": (11.3 * _GIB, "bf16", "balanced"),
+    "6 GB, fp8": (5.6 * _GIB, "fp8", "balanced"),
+    "6 GB, streamed": (5.6 * _GIB, "bf16", "low"),
     "8 GB, fp8": (7.4 * _GIB, "fp8", "balanced"),
     "8 GB, streamed": (7.4 * _GIB, "bf16", "low"),
-    "6 GB, streamed": (5.6 * _GIB, "bf16", "low"),
+    "12 GB": (11.3 * _GIB, "bf16", "balanced"),
 }
+# By which that part grows until the last request: code and graphs.
+_LATER_BESIDE_BYTES = 300_000_000
 _MEMORY_STEPS = 4  # of what is made to measure memory alone, which does not depend on steps
 
 
@@ -95,60 +112,85 @@ def _time_pieces(
 
 
 def measure_cards(bench: Bench) -> dict[str, Any]:
-    """Memory and seconds of three requests with the process held to what a small card has.
+    """Memory and seconds of three requests with a process held to what a small card has.
 
-    What the driver takes beside the allocator counts too: it is measured before, and the allocator
-    gets the rest. The GPU must be free of other work.
+    Each card is a process of its own, as a service is. The GPU must be free of other work.
     """
+    cards = [name for name in CARDS if bench.args.cards is None or name in bench.args.cards]
     found = {}
-    cards: dict[str, _Card] = CARDS if bench.on_gpu else {"none": (0, "bf16", "auto")}
-    for name, (limit, precision, memory) in cards.items():
-        try:
-            found[name] = _measure_card(bench, round(limit), precision, memory)
-        except (DeviceError, torch.OutOfMemoryError) as error:
-            found[name] = {"limit_bytes": round(limit), "failed": str(error)[:300]}
-        bench.reset_peak()
+    for name in cards if bench.on_gpu else ():
+        command = [sys.executable, "-m", "benchmarks.bench_gpu", "--parts", "card", "--json-only"]
+        command += ["--cards", name]
+        for option in ("preset", "device", "seconds", "steps"):
+            command += [f"--{option}", str(getattr(bench.args, option))]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        lines = done.stdout.strip().splitlines()
+        row = json.loads(lines[-1]).get("card") if lines else None
+        found[name] = row or {"failed": done.stderr[-1500:]}
         print(f"{name}: {found[name]}", flush=True)
     return found
 
 
-def _measure_card(bench: Bench, limit: int, precision: Precision, memory: Memory) -> dict[str, Any]:
+def measure_card(bench: Bench) -> dict[str, Any]:
+    """One of the cards of `measure_cards`, in a process that has done nothing else.
+
+    What the driver takes beside the allocator counts too: the most of it that was seen before is
+    taken off the allocator's limit.
+    """
+    (name,) = bench.args.cards or ["6 GB, fp8"]
+    size, precision, memory = CARDS[name]
+    limit = round(size)
     components = random_components(bench, torch.device("cpu"))
     bench.reset_peak()
+    with bench.limit_memory(limit - _measure_beside(bench) - _LATER_BESIDE_BYTES):
+        try:
+            return _run_card(bench, components, limit, precision, memory)
+        except (DeviceError, torch.OutOfMemoryError) as error:
+            traceback.print_exc()
+            return {"limit_bytes": limit, "failed": str(error)[:300]}
+
+
+def _run_card(
+    bench: Bench, components: Components, limit: int, precision: Precision, memory: Memory
+) -> dict[str, Any]:
     beside = _measure_beside(bench)
-    with bench.limit_memory(limit - beside):
+    begun = time.perf_counter()
+    pipeline = FoleyPipeline(
+        components, bench.device, precision=precision, memory=memory if bench.on_gpu else "auto"
+    )
+    placed = [bench.allocated_bytes(), bench.peak_reserved_bytes()]
+    pipeline.warm_up()
+    row: dict[str, Any] = {
+        "limit_bytes": limit,
+        "precision": precision,
+        "memory": pipeline.memory,
+        "placed_bytes": placed,
+        "to_ready_seconds": time.perf_counter() - begun,
+        "requests": [],
+    }
+    peaks = [bench.peak_reserved_bytes()]
+    timed = [(bench.args.seconds, bench.args.steps)] * 3
+    longer = (15.0, _LONG_SECONDS) if bench.on_gpu else ()
+    for seconds, count in timed + [(length, _MEMORY_STEPS) for length in longer]:
+        frames = random_frames(bench.preset, seconds)
+        request = GenerationRequest(seed=1, num_inference_steps=count)
+        if bench.on_gpu:
+            torch.cuda.reset_peak_memory_stats(bench.device)
         begun = time.perf_counter()
-        pipeline = FoleyPipeline(components, bench.device, precision=precision, memory=memory)
-        pipeline.warm_up()
-        row: dict[str, Any] = {
-            "limit_bytes": limit,
-            "precision": precision,
-            "memory": memory,
-            "to_ready_seconds": time.perf_counter() - begun,
-            "requests": [],
-        }
-        peaks = [bench.peak_reserved_bytes()]
-        timed = [(bench.args.seconds, bench.args.steps)] * 3
-        longer = (15.0, _LONG_SECONDS) if bench.on_gpu else ()
-        for seconds, count in timed + [(length, _MEMORY_STEPS) for length in longer]:
-            frames = random_frames(bench.preset, seconds)
-            request = GenerationRequest(seed=1, num_inference_steps=count)
-            bench.reset_peak()
-            begun = time.perf_counter()
-            pipeline.generate(frames, request)
-            peaks.append(bench.peak_reserved_bytes())
-            row["requests"].append(
-                {
-                    "clip_seconds": seconds,
-                    "num_inference_steps": count,
-                    "seconds": time.perf_counter() - begun,
-                    "peak_bytes": bench.peak_bytes(),
-                    "peak_reserved_bytes": peaks[-1],
-                }
-            )
-        row["beside_allocator_bytes"] = [beside, _measure_beside(bench)]
-        row["peak_of_process_bytes"] = max(peaks) + max(row["beside_allocator_bytes"])
-        row["fits"] = row["peak_of_process_bytes"] <= limit
+        pipeline.generate(frames, request)
+        peaks.append(bench.peak_reserved_bytes())
+        row["requests"].append(
+            {
+                "clip_seconds": seconds,
+                "num_inference_steps": count,
+                "seconds": time.perf_counter() - begun,
+                "peak_bytes": bench.peak_bytes(),
+                "peak_reserved_bytes": peaks[-1],
+            }
+        )
+    row["beside_allocator_bytes"] = [beside, _measure_beside(bench)]
+    row["peak_of_process_bytes"] = max(peaks) + max(row["beside_allocator_bytes"])
+    row["fits"] = row["peak_of_process_bytes"] <= limit
     return row
 
 

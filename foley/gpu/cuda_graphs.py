@@ -68,5 +68,8 @@ def count_free_bytes(device: torch.device) -> float:
     """Return the memory that PyTorch holds unused or could still get; infinity on a CPU."""
     if device.type != "cuda":
         return math.inf
-    held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return torch.cuda.mem_get_info(device)[0] + held
+    index = torch.cuda.current_device() if device.index is None else device.index
+    reserved = torch.cuda.memory_reserved(index)
+    free, total = torch.cuda.mem_get_info(index)
+    allowed = torch.cuda.get_per_process_memory_fraction(index) * total - reserved
+    return min(free, allowed) + reserved - torch.cuda.memory_allocated(index)

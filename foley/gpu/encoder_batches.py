@@ -85,6 +85,8 @@ class Cut(NamedTuple):
 ON_CPU = Cut(Pieces(16), Pieces(4))
 ON_GPU = Cut(Pieces(32), Pieces(12))
 FROM_GRAPHS = Cut(Pieces(32, step=8), Pieces(24, step=4))
+# Where memory is short, and weights are streamed once a piece.
+WITH_LITTLE_MEMORY = Cut(Pieces(8), Pieces(4))
 
 
 class Encoders:
@@ -150,7 +152,7 @@ class Encoders:
     @property
     def text_is_resident(self) -> bool:
         """Whether the text encoder stays on the device, so that it can run beside other work."""
-        return self.text_model.device == self.device
+        return all(weight.device == self.device for weight in self.text_model.parameters())
 
     def prepare(self) -> None:
         """Capture the graphs, once, if there are to be any; without memory for all there are none.

@@ -26,9 +26,10 @@ class FusedDiT:
     """Velocities of packed clips, by the weights of a `FoleyDiT`.
 
     Args:
-        dit: on its device, in the dtype of the products. Its convolutions' weights are laid out
-            anew, block by block, so that they keep their names and shapes and need no second copy.
-        precision: of the products. fp8 quantises the blocks' matrices and frees the originals, so
+        dit: on its device, in the dtype of the products; blocks that are elsewhere are moved there
+            one by one. Its convolutions' weights are laid out anew, block by block, so that they
+            keep their names and shapes and need no second copy.
+        precision: of the products. fp8 quantises the blocks' matrices and frees each original, so
             that the modules' own forward cannot be used any more.
         ops: the functions between products, for the same precision; plain PyTorch when None.
     """
@@ -44,18 +45,22 @@ class FusedDiT:
 
         def make_matrix(weight: Tensor, bias: Tensor | None, *places: LayerPlace) -> Matrix:
             layers = [MatrixLayer(names[module], *columns) for module, *columns in places]
-            return Matrix(weight, bias, precision, ops.quantise, layers)
+            matrix = Matrix(weight, bias, precision, ops.quantise, layers)
+            if precision == "fp8":  # at once, so that little is there twice
+                for module, *_ in places:
+                    assert isinstance(module.weight, nn.Parameter)
+                    module.weight.data = module.weight.data.new_empty(0)
+            return matrix
 
         self._joint_blocks: list[FusedJointBlock] = []
         self._audio_blocks: list[FusedAudioBlock] = []
         for block in (*dit.joint_blocks, *dit.audio_blocks):
+            nn.Module.to(block, dit.audio_in.weight.device)
             if isinstance(block, JointBlock):
                 self._joint_blocks.append(FusedJointBlock(block, make_matrix, ops))
             else:
                 assert isinstance(block, AudioBlock)
                 self._audio_blocks.append(FusedAudioBlock(block, make_matrix, ops))
-            if precision == "fp8":
-                _free_matrices(block)
 
     def __call__(self, latents: Tensor, time: TimeModulation, context: FusedContext) -> Tensor:
         """Return the velocities, float32 [N, latent_dim].
@@ -95,10 +100,3 @@ class FusedDiT:
             residual, taps, own_mlp.gate, own_mlp.owner, context.first, context.last, JOINT_EPS
         )
         return dit.velocity_out(normed).float()
-
-
-def _free_matrices(block: nn.Module) -> None:
-    """Free the matrices of a block: products in eight bits have taken their place."""
-    for parameter in block.parameters():
-        if parameter.ndim > 1:
-            parameter.data = parameter.data.new_empty(0)

@@ -11,11 +11,17 @@ The module's forward is the definition: tests compare the two.
 
 # B batch, A latent frames, L latent channels, C channels, S samples, K taps, d dilation
 
+from collections.abc import Iterator
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foley.models.vae import DecoderBlock, FoleyVAE, ResidualUnit, Snake, snake
+
+# The sound of a frame depends on fewer frames than this on each side.
+_MARGIN = 16
 
 
 class FusedSoundDecoder:
@@ -25,10 +31,12 @@ class FusedSoundDecoder:
         vae: on its device, in its dtypes. Its decoder's weights are laid out anew in place, so that
             they keep their names and shapes and need no second copy.
         compiled: compile what lies between the convolutions, for all lengths.
+        frames_at_once: latent frames, at least 1, whose sound is decoded together, to bound the
+            memory; None decodes a sound whole.
     """
 
-    def __init__(self, vae: FoleyVAE, *, compiled: bool) -> None:
-        self._vae = vae
+    def __init__(self, vae: FoleyVAE, *, compiled: bool, frames_at_once: int | None = None) -> None:
+        self._vae, self._frames_at_once = vae, frames_at_once
         for module in vae.decoder.modules():
             if isinstance(module, nn.Conv1d | nn.ConvTranspose1d):
                 wide = module.weight.detach()[:, :, None]
@@ -44,10 +52,20 @@ class FusedSoundDecoder:
         """
         # One by one: a single clip fills a GPU, and nothing needs to be compiled for other batches.
         waveforms = []
-        for one in latents.to(self._vae.post_quant.weight.dtype).contiguous().split(1):
-            torch._dynamo.maybe_mark_dynamic(one, 2)
-            waveforms.append(self._run(one))
+        for one in latents.to(self._vae.post_quant.weight.dtype).split(1):
+            waveforms.append(torch.cat([*self._decode_pieces(one)], dim=2))
         return torch.cat(waveforms)
+
+    def _decode_pieces(self, latents: Tensor) -> Iterator[Tensor]:
+        """Yield the pieces of one waveform in order."""
+        total, hop = latents.shape[2], self._vae.hop
+        count = -(-total // (self._frames_at_once or total))
+        borders = [total * i // count for i in range(count + 1)]
+        for start, stop in pairwise(borders):
+            first = max(0, start - _MARGIN)
+            piece = latents[:, :, first : stop + _MARGIN].contiguous()
+            torch._dynamo.maybe_mark_dynamic(piece, 2)
+            yield self._run(piece)[:, :, hop * (start - first) : hop * (stop - first)]
 
     def _decode(self, latents: Tensor) -> Tensor:
         vae = self._vae

@@ -18,6 +18,8 @@ Tokens = Tensor | QuantisedTokens
 
 # The library has products in 8 bits only for some small numbers of rows.
 _FEWEST_FP8_ROWS = 128
+# Of a weight, that are quantised together.
+_ROWS_AT_ONCE = 1024
 # False: products in 8 bits are summed with float32's precision throughout.
 _FAST_FP8_SUMS = True
 
@@ -64,7 +66,9 @@ class Matrix:
         self.weight = weight.t()  # [in, out]
         self._dtype = weight.dtype
         if precision == "fp8":
-            rows, scale = quantise(weight)
+            # A few rows at a time: in between they have 32 bits.
+            parts = [quantise(rows) for rows in weight.split(_ROWS_AT_ONCE)]
+            rows, scale = (torch.cat(column) for column in zip(*parts, strict=True))
             self.weight, self.scale = rows.t(), scale.t()
         self._quantise_tokens = quantise_tokens
 

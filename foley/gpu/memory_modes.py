@@ -9,8 +9,11 @@ from foley.gpu.matrix import Precision
 
 Memory = Literal["auto", "full", "balanced", "low"]
 
-# What a request of one 15 s clip needs beside the weights, with room to spare.
+# What requests need beside the weights: a clip of 15 s, with room to spare; with streamed encoders
+# that work in small pieces; and with streamed blocks, whose forward is not fused.
 _WORKING_BYTES = 2_500_000_000
+BALANCED_WORKING_BYTES = 1_200_000_000
+LOW_WORKING_BYTES = 1_600_000_000
 # With so much free memory, any preset is loaded straight to the GPU.
 _ROOMY_BYTES = 24_000_000_000
 
@@ -57,15 +60,14 @@ def choose_loading_device(device: torch.device, memory: Memory) -> torch.device:
     return torch.device("cpu")
 
 
-def choose_memory(dit_bytes: int, other_bytes: int, free_bytes: int) -> Memory:
+def choose_memory(full_bytes: int, balanced_bytes: int, free_bytes: float) -> Memory:
     """Return the mode that fits, for memory="auto".
 
     Args:
-        dit_bytes: of the transformer, in the dtype that it has on the GPU.
-        other_bytes: of the other parts.
+        full_bytes: of all weights, in the dtypes that they have on the GPU.
+        balanced_bytes: of those that stay in the mode balanced.
         free_bytes: of the GPU's memory, without any part of the model.
     """
-    if free_bytes >= dit_bytes + other_bytes + _WORKING_BYTES:
+    if free_bytes >= full_bytes + _WORKING_BYTES:
         return "full"
-    # Streamed parts are present a layer at a time.
-    return "balanced" if free_bytes >= dit_bytes + _WORKING_BYTES else "low"
+    return "balanced" if free_bytes >= balanced_bytes + BALANCED_WORKING_BYTES else "low"

@@ -7,83 +7,155 @@ be missing. The order of a step's blocks is known, so each block loads its succe
 block loads the first.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from foley.models.dit import FoleyDiT
+from foley.models.vae import EncoderBlock, FoleyVAE
+
+# Each weight begins at a multiple of this in the memory that it shares with others.
+_ALIGNMENT = 256
 
 
 class WeightStreamer:
     """Keeps modules' weights off the GPU except for each module's turn.
 
-    The modules run in turn, again and again. At most two are present at once. Nothing waits on the
-    host.
+    The modules run in turn, and nothing waits on the host. There are two places on the GPU, each of
+    the size of the largest module. A module is copied to one of them while the module before it
+    computes in the other. So the memory is the same however far the host is ahead of the GPU.
 
     Args:
         modules: in the order of their calls.
         device: where they run. If it is a GPU, their weights are moved to pinned host memory.
+        again: whether the first module runs again after the last one: then it is copied beside the
+            last one. Otherwise both places are freed after the last one.
     """
 
-    def __init__(self, modules: Sequence[nn.Module], device: torch.device) -> None:
-        self._device = device
+    def __init__(
+        self, modules: Sequence[nn.Module], device: torch.device, *, again: bool = False
+    ) -> None:
+        self._device, self._again = device, again
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self._homes = [self._move_to_host(module) for module in modules]
-        self._arrived: list[torch.cuda.Event | None] = [None] * len(modules)
-        self._present = [False] * len(modules)
+        self._homes = [_Home(module, pinned=device.type == "cuda") for module in modules]
+        self._place_bytes = max(home.num_bytes for home in self._homes)
+        self._places = [_Place(), _Place()]
         for index, module in enumerate(modules):
             module.register_forward_pre_hook(self._make_load_hook(index))
             module.register_forward_hook(self._make_unload_hook(index), always_call=True)
 
-    def _move_to_host(self, module: nn.Module) -> list[tuple[Tensor, Tensor]]:
-        """Return each weight, and its data in host memory."""
-        home = []
-        for weight in (*module.parameters(), *module.buffers()):
-            data = weight.data.cpu()
-            weight.data = data.pin_memory() if self._device.type == "cuda" else data
-            home.append((weight, weight.data))
-        return home
-
     def _make_load_hook(self, index: int) -> Any:
         def hook(module: nn.Module, inputs: Any) -> None:
-            self._load(index)
-            if self._stream is not None:
-                event = self._arrived[index]
-                assert event is not None
-                torch.cuda.current_stream(self._device).wait_event(event)
-            if len(self._homes) > 1:
-                self._load((index + 1) % len(self._homes))
+            place = self._find(index) or self._fetch(index, self._places[0])
+            if place.arrived is not None:
+                torch.cuda.current_stream(self._device).wait_event(place.arrived)
+            following = index + 1
+            if self._again:
+                following %= len(self._homes)
+            if following < len(self._homes) and self._find(following) is None:
+                (other,) = (p for p in self._places if p is not place)
+                self._fetch(following, other)
 
         return hook
 
     def _make_unload_hook(self, index: int) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            self._unload(index)
+            place = self._find(index)
+            if place is None:  # there was too little memory to load it
+                return
+            self._unload(place)
+            if self._stream is not None:
+                place.left = torch.cuda.current_stream(self._device).record_event()
+            if index + 1 == len(self._homes) and not self._again:
+                self._places = [_Place(), _Place()]
 
         return hook
 
-    def _load(self, index: int) -> None:
-        """Start the copy of a module's weights to the device, unless it has started before."""
-        if self._present[index]:
-            return
-        if self._stream is None:
-            for weight, home in self._homes[index]:
-                weight.data = home.to(self._device, copy=True)
-        else:
-            current = torch.cuda.current_stream(self._device)
-            with torch.cuda.stream(self._stream):
-                for weight, home in self._homes[index]:
-                    weight.data = home.to(self._device, non_blocking=True)
-                    weight.data.record_stream(current)  # freed only after this stream has read it
-                self._arrived[index] = self._stream.record_event()
-        self._present[index] = True
+    def _find(self, index: int) -> "_Place | None":
+        return next((place for place in self._places if place.holds == index), None)
 
-    def _unload(self, index: int) -> None:
-        for weight, home in self._homes[index]:
-            weight.data = home
-        self._present[index] = False
+    def _fetch(self, index: int, place: "_Place") -> "_Place":
+        """Start the copy of a module's weights to a place, and return it."""
+        if place.holds is not None:  # a pass that an error ended
+            self._unload(place)
+        if place.memory is None:
+            place.memory = torch.empty(self._place_bytes, dtype=torch.uint8, device=self._device)
+            if self._stream is not None:
+                place.left = torch.cuda.current_stream(self._device).record_event()
+        home = self._homes[index]
+        if self._stream is None:
+            place.memory[: home.num_bytes].copy_(home.memory)
+        else:
+            assert place.left is not None
+            self._stream.wait_event(place.left)
+            with torch.cuda.stream(self._stream):
+                place.memory[: home.num_bytes].copy_(home.memory, non_blocking=True)
+                place.arrived = self._stream.record_event()
+        home.use(place.memory)
+        place.holds = index
+        return place
+
+    def _unload(self, place: "_Place") -> None:
+        assert place.holds is not None
+        home = self._homes[place.holds]
+        home.use(home.memory)
+        place.holds = None
+
+
+class _Place:
+    """Memory on the GPU that one module's weights take at a time.
+
+    Attributes:
+        memory: uint8; None before the first use.
+        holds: the index of the module whose weights are there, or on their way.
+        arrived: when they are there.
+        left: when the module before had computed.
+    """
+
+    def __init__(self) -> None:
+        self.memory: Tensor | None = None
+        self.holds: int | None = None
+        self.arrived: torch.cuda.Event | None = None
+        self.left: torch.cuda.Event | None = None
+
+
+class _Home:
+    """A module's weights, one after another in host memory.
+
+    Args:
+        module: on any device. Its weights become views of that memory.
+        pinned: whether a GPU copies from there.
+
+    Attributes:
+        memory: uint8 [num_bytes].
+        num_bytes: of all weights.
+    """
+
+    def __init__(self, module: nn.Module, *, pinned: bool) -> None:
+        self._weights = _list_weights(module)
+        self.num_bytes = sum(_round_up(w.numel() * w.element_size()) for w in self._weights)
+        self.memory = torch.empty(self.num_bytes, dtype=torch.uint8, pin_memory=pinned)
+        for weight, view in zip(self._weights, self._view(self.memory), strict=True):
+            view.copy_(weight.data)
+        self.use(self.memory)
+
+    def use(self, memory: Tensor) -> None:
+        """Let the module's weights be those in `memory`, laid out as in its own."""
+        for weight, view in zip(self._weights, self._view(memory), strict=True):
+            weight.data = view
+
+    def _view(self, memory: Tensor) -> Iterator[Tensor]:
+        start = 0
+        for weight in self._weights:
+            size = weight.numel() * weight.element_size()
+            yield memory[start : start + size].view(weight.dtype).view(weight.shape)
+            start += _round_up(size)
+
+
+def _round_up(num_bytes: int) -> int:
+    return -(-num_bytes // _ALIGNMENT) * _ALIGNMENT
 
 
 def split_by_bytes(
@@ -112,18 +184,58 @@ def split_by_bytes(
 
 
 def stream_blocks(dit: FoleyDiT, device: torch.device, resident_bytes: int) -> None:
-    """Stream the blocks beyond a budget; all other weights of a transformer move to the device.
+    """Stream the blocks beyond a budget; the others move to the device.
 
     Args:
-        dit: in host memory; its weights are moved in place.
+        dit: its blocks are in host memory, and are moved in place.
         device: where it runs.
         resident_bytes: the most that the blocks that stay may take.
     """
-    blocks = [*dit.joint_blocks, *dit.audio_blocks]
-    _, streamed = split_by_bytes(blocks, resident_bytes)
+    resident, streamed = split_by_bytes([*dit.joint_blocks, *dit.audio_blocks], resident_bytes)
     if streamed:
-        WeightStreamer(streamed, device)
-    away = {id(weight) for block in streamed for weight in block.parameters()}
-    for weight in dit.parameters():
-        if id(weight) not in away:
+        WeightStreamer(streamed, device, again=True)
+    for block in resident:
+        nn.Module.to(block, device)
+
+
+def stream_modules(
+    whole: nn.Module,
+    passes: Sequence[Sequence[nn.Module]],
+    device: torch.device,
+    staying: Sequence[nn.Module] = (),
+) -> None:
+    """Stream some of the modules that a module consists of; its other weights move to the device.
+
+    Args:
+        whole: in host memory; its weights are moved in place.
+        passes: modules that run one after another, each once.
+        device: where it runs.
+        staying: modules whose weights stay where they are.
+    """
+    for modules in passes:
+        WeightStreamer(modules, device)
+    away = [*staying, *(module for modules in passes for module in modules)]
+    away_ids = {id(weight) for module in away for weight in _list_weights(module)}
+    for weight in _list_weights(whole):
+        if id(weight) not in away_ids:
             weight.data = weight.data.to(device)
+
+
+def list_layers(encoder: nn.Module) -> list[nn.Module]:
+    """Return the layers of a transformer, in the order of their calls.
+
+    Args:
+        encoder: with one list of layers.
+    """
+    (layers,) = (module for module in encoder.modules() if isinstance(module, nn.ModuleList))
+    return list(layers)
+
+
+def list_encoder_parts(vae: FoleyVAE) -> list[nn.Module]:
+    """Return the large modules of the sound encoder, in the order of their calls."""
+    blocks = [block for block in vae.encoder.blocks if isinstance(block, EncoderBlock)]
+    return [part for block in blocks for part in (*block.units, block.downsample)]
+
+
+def _list_weights(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(), *module.buffers()]

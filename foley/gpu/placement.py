@@ -5,15 +5,19 @@ On a GPU:
 
     part            dtype   memory="full"           "balanced"              "low"
     transformer     bf16    resident, fused step    resident, fused step    some blocks streamed
+      projections   bf16    resident                streamed                streamed
     encoders        bf16    resident, fused,        streamed                streamed
                             from graphs (memory
                             permitting)
-    sound decoder   fp16    resident, fused         streamed                streamed
+    sound decoder   fp16    resident, fused         resident, fused         resident, fused
+    sound encoder   fp16    resident                streamed                streamed
 
 Streamed weights lie in pinned host memory and are on the GPU only for their turn
-(`foley.gpu.offload`). bf16 has the range of float32, which encoders with large activations need.
-The sound decoder ends in tanh and needs the finer steps of fp16: at toy width the error of its
-waveform is 3.9 % in bf16 and 0.5 % in fp16.
+(`foley.gpu.offload`). With fp8 the blocks of a resident transformer take half of the memory. The
+projections of times and texts are 0.85 of the 5.1 billion weights of xxl, read once a sound. bf16
+has the range of float32, which encoders with large activations need. The sound decoder ends in tanh
+and needs the finer steps of fp16: at toy width the error of its waveform is 3.9 % in bf16 and 0.5 %
+in fp16.
 """
 
 import logging
@@ -25,14 +29,26 @@ import torch
 from torch import Tensor, nn
 
 from foley.configs import TINY
+from foley.errors import DeviceError
 from foley.gpu.compilation import compile_pointwise
 from foley.gpu.cuda_graphs import CudaCapture, count_free_bytes
-from foley.gpu.encoder_batches import Encoders
+from foley.gpu.encoder_batches import WITH_LITTLE_MEMORY, Encoders
 from foley.gpu.fused_encoders import fuse_encoders, fuse_text_encoder
 from foley.gpu.fused_vae import FusedSoundDecoder
 from foley.gpu.matrix import Precision
-from foley.gpu.memory_modes import Memory, check_options, choose_memory
-from foley.gpu.offload import WeightStreamer, stream_blocks
+from foley.gpu.memory_modes import (
+    BALANCED_WORKING_BYTES,
+    LOW_WORKING_BYTES,
+    Memory,
+    check_options,
+    choose_memory,
+)
+from foley.gpu.offload import (
+    list_encoder_parts,
+    list_layers,
+    stream_blocks,
+    stream_modules,
+)
 from foley.gpu.step_graphs import FusedStep
 from foley.models.dit import FoleyDiT
 from foley.models.vae import FoleyVAE
@@ -43,9 +59,8 @@ logger = logging.getLogger(__name__)
 
 Module = TypeVar("Module", bound=nn.Module)
 
-# Bytes of the transformer's blocks that stay in memory="low": with the rest of it (1.8 GB of xxl),
-# the largest other part (0.8 GB) and the working memory, they fit in 8 GB.
-_RESIDENT_BLOCK_BYTES = 3_000_000_000
+# Latent frames whose sound is decoded at once where memory is short: 4 s.
+_FRAMES_AT_ONCE = 200
 # Encoders run from graphs only with so much free memory beside all weights. The graphs keep the
 # intermediate values of the largest pieces (an estimate for xxl: 1.5 GB), which requests then lack
 # for other work (2.5 GB, and as much again for each dozen clips at once).
@@ -93,6 +108,7 @@ def place(
 
     Raises:
         ConfigError: the options exclude each other, see `check_options`.
+        DeviceError: so little memory is free that only bf16 would fit.
         torch.OutOfMemoryError: the device has too little memory.
     """
     check_options(device, precision, memory)
@@ -113,43 +129,68 @@ def place(
         )
 
     if memory == "auto":
-        dit, *others = (2 * _count_elements(module) for module in modules)  # all in 16 bits
-        free = torch.cuda.mem_get_info(device)[0] + sum(map(_count_resident_bytes, modules))
-        memory = choose_memory(dit, sum(others), free)
+        free = count_free_bytes(device) + sum(map(_count_resident_bytes, modules))
+        balanced = _count_balanced_bytes(parts, precision)
+        full = 2 * sum(map(_count_elements, modules))  # all in 16 bits until it is quantised
+        memory = choose_memory(full, balanced, free)
         logger.info("memory mode %s: %.1f GB are free", memory, free / 1e9)
+        if memory == "low" and precision == "fp8":
+            raise DeviceError(
+                f"{device} has {free / 1e9:.1f} GB of free memory, and preset {parts.preset.name} "
+                f"with precision fp8 needs {(balanced + BALANCED_WORKING_BYTES) / 1e9:.1f} GB; "
+                "stop what else uses it, or use precision bf16, which streams weights"
+            )
     home = device if memory == "full" else torch.device("cpu")
     for encoder in encoders:
         to_dtype(to_device(encoder, home), torch.bfloat16)
     halve_sound_decoder(to_device(parts.vae, home))
-    step: FusedStep | None = None
-    decode_sound: Callable[[Tensor], Tensor] = parts.vae
-    if memory == "low":
-        to_dtype(to_device(parts.dit, home), torch.bfloat16)
-        stream_blocks(parts.dit, device, _RESIDENT_BLOCK_BYTES)
-    else:
-        to_dtype(to_device(parts.dit, device), torch.bfloat16)
-        step = FusedStep(parts.dit, precision, compile_pointwise(precision), CudaCapture())
+    to_dtype(to_device(parts.dit, home), torch.bfloat16)
     if memory == "full":
         fuse_encoders(parts.vision, parts.synchformer)
         fuse_text_encoder(parts.text)
-        decode_sound = FusedSoundDecoder(parts.vae, compiled=True)
     else:
-        for module in modules[1:]:
-            WeightStreamer([module], device)
+        for encoder in (parts.synchformer, parts.vision):
+            stream_modules(encoder, [list_layers(encoder)], device)
+        stream_modules(parts.text, [[parts.text.embeddings], list_layers(parts.text)], device)
+        stream_modules(parts.vae, [list_encoder_parts(parts.vae)], device)
+        _stream_projections(parts.dit, device)
+    step: FusedStep | None = None
+    if memory == "low":
+        stream_blocks(parts.dit, device, int(count_free_bytes(device)) - LOW_WORKING_BYTES)
+    else:
+        step = FusedStep(parts.dit, precision, compile_pointwise(precision), CudaCapture())
+    decode_sound = FusedSoundDecoder(
+        parts.vae, compiled=True, frames_at_once=None if memory == "full" else _FRAMES_AT_ONCE
+    )
     # Copies and conversions of weights may still run, and work in other streams (see
     # `foley.conditioning`) is not ordered after them.
     torch.cuda.synchronize(device)
+    if memory != "full":
+        torch.cuda.empty_cache()  # what the blocks had in 16 bits, or while they were laid out
     is_roomy = memory == "full" and count_free_bytes(device) >= _ENCODER_GRAPHS_FREE_BYTES
     capture = CudaCapture if is_roomy else None
     return PlacedModel(
         dit=parts.dit,
         encode_sound=_make_sound_encoder(parts, device),
         decode_sound=decode_sound,
-        encoders=Encoders(parts.synchformer, parts.vision, parts.text, device, capture),
+        encoders=Encoders(
+            parts.synchformer,
+            parts.vision,
+            parts.text,
+            device,
+            capture,
+            None if memory == "full" else WITH_LITTLE_MEMORY,
+        ),
         step=step,
         memory=memory,
         precision=precision,
     )
+
+
+def _stream_projections(dit: FoleyDiT, device: torch.device) -> None:
+    """Stream what projects times and texts; all else but the blocks moves to the device."""
+    passes = [[*dit.time_projections], [*dit.text_projections]]
+    stream_modules(dit, passes, device, staying=[*dit.joint_blocks, *dit.audio_blocks])
 
 
 def _make_sound_encoder(parts: Components, device: torch.device) -> Callable[[Tensor], Tensor]:
@@ -193,6 +234,15 @@ def halve_sound_decoder(vae: FoleyVAE) -> FoleyVAE:
         if isinstance(module, nn.Conv1d | nn.ConvTranspose1d):
             to_dtype(module, torch.float16)
     return vae
+
+
+def _count_balanced_bytes(parts: Components, precision: Precision) -> int:
+    """Return the bytes of weights that stay on the GPU in the mode balanced."""
+    dit = parts.dit
+    blocks = sum(map(_count_elements, (dit.joint_blocks, dit.audio_blocks)))
+    projections = sum(map(_count_elements, (dit.time_projections, dit.text_projections)))
+    others = _count_elements(dit) - blocks - projections + _count_elements(parts.vae.decoder)
+    return (1 if precision == "fp8" else 2) * blocks + 2 * others
 
 
 def _count_elements(module: nn.Module) -> int:

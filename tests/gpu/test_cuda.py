@@ -12,7 +12,7 @@ import torch
 from foley.configs import PRESETS
 from foley.denoise import EvaluationPart, VelocityModel, make_clip_context
 from foley.errors import DeviceError
-from foley.gpu import pointwise, step_graphs
+from foley.gpu import placement, pointwise, step_graphs
 from foley.gpu.compilation import compile_pointwise
 from foley.gpu.cuda_graphs import CudaCapture, Replay
 from foley.gpu.fused_context import FusedContext
@@ -20,7 +20,7 @@ from foley.gpu.fused_encoders import fuse_encoders, fuse_synchformer, fuse_text_
 from foley.gpu.fused_step import FusedDiT
 from foley.gpu.fused_vae import FusedSoundDecoder
 from foley.gpu.matrix import Matrix, Precision
-from foley.gpu.memory_modes import Memory
+from foley.gpu.memory_modes import LOW_WORKING_BYTES, Memory
 from foley.gpu.offload import WeightStreamer
 from foley.gpu.placement import halve_sound_decoder, place, to_device, to_dtype
 from foley.gpu.step_graphs import FusedStep
@@ -181,40 +181,60 @@ def test_a_seed_repeats_its_sound_bit_for_bit() -> None:
     assert all(torch.equal(first, again) for again in others)
 
 
-def test_every_memory_mode_makes_the_same_sound() -> None:
-    modes: tuple[Memory, ...] = ("full", "balanced", "low")
-    sounds, frames = {}, toy_frames()
-    for mode in modes:
-        pipeline = FoleyPipeline(toy_components(), CUDA, memory=mode)
+def test_every_memory_mode_makes_the_same_sound(monkeypatch: pytest.MonkeyPatch) -> None:
+    modes: tuple[tuple[Precision, Memory], ...] = (
+        ("bf16", "full"),
+        ("bf16", "balanced"),
+        ("bf16", "low"),
+        ("fp8", "full"),
+        ("fp8", "balanced"),
+    )
+    exact = FoleyPipeline(toy_components(), torch.device("cpu"))
+    frames = toy_frames(250)  # of which the sound is decoded in pieces where memory is short
+    expected = exact(frames, "tap", seed=1, num_inference_steps=3).waveforms
+    for precision, mode in modes:
+        if mode == "low":  # half of the blocks are streamed
+            blocks = exact.dit.joint_blocks, exact.dit.audio_blocks
+            num_bytes = sum(p.numel() for part in blocks for p in part.parameters())
+            free = LOW_WORKING_BYTES + num_bytes
+            monkeypatch.setattr(placement, "count_free_bytes", lambda device, free=free: free)
+        pipeline = FoleyPipeline(toy_components(), CUDA, precision=precision, memory=mode)
+        monkeypatch.undo()
         assert pipeline.memory == mode
         pipeline.warm_up()
         first, _, third = (
             pipeline(frames, "tap", seed=1, num_inference_steps=3).waveforms for _ in range(3)
         )
         assert torch.equal(first, third)
-        sounds[mode] = first
-    exact = FoleyPipeline(toy_components(), torch.device("cpu"))
-    expected = exact(frames, "tap", seed=1, num_inference_steps=3).waveforms
-    for sound in sounds.values():
-        assert relative_l2(sound, expected) < 0.05
+        error = relative_l2(first, expected)
+        print(f"{precision}, {mode}: {error:.4f}")
+        assert error < (0.15 if precision == "fp8" else 0.05)
 
 
-def test_streamed_weights_leave_nothing_on_the_gpu() -> None:
+@pytest.mark.parametrize("again", [False, True])
+def test_streamed_weights_take_the_memory_of_two_modules(again: bool) -> None:
     torch.manual_seed(0)
     layers = torch.nn.Sequential(*(torch.nn.Linear(1024, 1024) for _ in range(12)))
     layers.requires_grad_(False)
     x = torch.randn(64, 1024)
     expected = layers(x)
-    WeightStreamer(list(layers), CUDA)
-    before = torch.cuda.memory_allocated()
+    WeightStreamer(list(layers), CUDA, again=again)
+    x = x.cuda()
+    gc.collect()
+    torch.cuda.empty_cache()
+    before, reserved = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
     torch.cuda.reset_peak_memory_stats()
-    for _ in range(5):
-        with torch.inference_mode():  # as a request runs them
-            assert relative_l2(layers(x.cuda()), expected) < 1e-3
-    torch.cuda.synchronize()
+    with torch.inference_mode():  # as a request runs them
+        # The host is far ahead of the GPU: nothing may be overwritten before it was read.
+        torch.cuda._sleep(100_000_000)
+        results = [layers(x) for _ in range(20)]
+    for result in results:
+        assert relative_l2(result, expected) < 1e-3
+    del results, result
     layer_bytes = 4 * 1024 * 1025
-    assert torch.cuda.memory_allocated() - before <= 2 * layer_bytes  # the next turn's first layer
-    assert torch.cuda.max_memory_allocated() - before < 6 * layer_bytes
+    assert torch.cuda.memory_allocated() - before <= (2 * layer_bytes if again else 0)
+    assert torch.cuda.max_memory_allocated() - before < 4 * layer_bytes
+    assert torch.cuda.memory_reserved() - reserved < 12 * layer_bytes
 
 
 def test_a_pipeline_reports_and_survives_running_out_of_memory() -> None:

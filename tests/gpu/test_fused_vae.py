@@ -21,6 +21,15 @@ def test_the_fused_sound_decoder_computes_what_the_module_computes() -> None:
         assert torch.equal(weight, other), name
 
 
+@pytest.mark.parametrize("length", [1, 49, 50, 51, 137])
+@torch.inference_mode()
+def test_a_sound_that_is_decoded_in_pieces_is_the_whole_one(length: int) -> None:
+    plain = toy_components().vae
+    in_pieces = FusedSoundDecoder(toy_components().vae, compiled=False, frames_at_once=50)
+    latents = torch.randn(2, 8, length)
+    torch.testing.assert_close(in_pieces(latents), plain(latents), rtol=0, atol=1e-5)
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(600)
 @torch.inference_mode()

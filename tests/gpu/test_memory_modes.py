@@ -29,7 +29,7 @@ def test_fp8_needs_a_resident_transformer() -> None:
 
 
 @pytest.mark.parametrize(
-    ("free", "mode"), [(80, "full"), (16, "full"), (14, "balanced"), (12, "low"), (8, "low")]
+    ("free", "mode"), [(80, "full"), (16, "full"), (14, "balanced"), (11, "balanced"), (10, "low")]
 )
 def test_the_first_mode_that_fits_is_chosen(free: int, mode: Memory) -> None:
-    assert choose_memory(int(10.3 * GB), int(1.4 * GB), free * GB) == mode
+    assert choose_memory(int(11.7 * GB), int(8.9 * GB), free * GB) == mode

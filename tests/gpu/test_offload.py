@@ -7,7 +7,15 @@ import torch
 from torch import nn
 
 from foley.denoise import EvaluationPart, VelocityModel, make_clip_context
-from foley.gpu.offload import WeightStreamer, split_by_bytes, stream_blocks
+from foley.gpu import offload
+from foley.gpu.offload import (
+    WeightStreamer,
+    list_encoder_parts,
+    list_layers,
+    split_by_bytes,
+    stream_blocks,
+    stream_modules,
+)
 from foley.models.dit import FoleyDiT
 from foley.types import Conditions
 from tests.toys import toy_components
@@ -17,25 +25,17 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def poison_absent_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stands in for a second device: unloaded weights read NaN until they are loaded again."""
-    unload = WeightStreamer._unload
-    move_to_host = WeightStreamer._move_to_host
+    """Stands in for a second device: weights at home read NaN until they are loaded."""
+    use = offload._Home.use
 
-    def unload_and_poison(self: WeightStreamer, index: int) -> None:
-        unload(self, index)
-        for weight, home in self._homes[index]:
-            weight.data = torch.full_like(home, float("nan"))
+    def use_or_poison(self: offload._Home, memory: torch.Tensor) -> None:
+        use(self, memory)
+        if memory is self.memory:
+            for weight in self._weights:
+                if weight.is_floating_point():
+                    weight.data = torch.full_like(weight.data, float("nan"))
 
-    def move_and_poison(
-        self: WeightStreamer, module: nn.Module
-    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        homes = [(weight, home.clone()) for weight, home in move_to_host(self, module)]
-        for weight, home in homes:
-            weight.data = torch.full_like(home, float("nan"))
-        return homes
-
-    monkeypatch.setattr(WeightStreamer, "_unload", unload_and_poison)
-    monkeypatch.setattr(WeightStreamer, "_move_to_host", move_and_poison)
+    monkeypatch.setattr(offload._Home, "use", use_or_poison)
 
 
 def velocity_of(dit: FoleyDiT) -> Callable[[int], torch.Tensor]:
@@ -64,11 +64,11 @@ def test_every_step_finds_every_block() -> None:
     velocity = velocity_of(dit)
     expected = [velocity(seed) for seed in range(3)]
     blocks = [*dit.joint_blocks, *dit.audio_blocks]
-    streamed = WeightStreamer(blocks, CPU)
+    streamed = WeightStreamer(blocks, CPU, again=True)
     assert blocks[0].audio.qkv.weight.isnan().all()
     for seed in range(3):
         assert torch.equal(velocity(seed), expected[seed])
-        assert streamed._present == [True, False, False, False]  # the next step's first block
+        assert [place.holds for place in streamed._places] == [0, None]  # of the next step
 
 
 @pytest.mark.usefixtures("poison_absent_weights")
@@ -86,19 +86,64 @@ def test_blocks_beyond_a_budget_are_streamed() -> None:
     assert torch.equal(velocity(0), expected)
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+@pytest.mark.parametrize("again", [False, True])
 @pytest.mark.usefixtures("poison_absent_weights")
 @torch.inference_mode()
-def test_a_single_module_is_loaded_for_each_call_and_unloaded() -> None:
-    vae = toy_components().vae
-    latents = torch.randn(1, 8, 10)
-    expected = vae(latents)
-    WeightStreamer([vae], CPU)
-    assert torch.equal(vae(latents), expected)
-    assert vae.post_quant.weight.isnan().all()
-    with pytest.raises(RuntimeError):
-        vae(latents[:, :3])  # an error unloads the weights, too
-    assert vae.post_quant.weight.isnan().all()
-    assert torch.equal(vae(latents), expected)
+def test_each_module_of_a_pass_is_loaded_in_turn(count: int, again: bool) -> None:
+    layers = nn.Sequential(*(nn.Linear(5, 5) for _ in range(count)))
+    x = torch.randn(3, 5)
+    expected = layers(x)
+    streamed = WeightStreamer(list(layers), CPU, again=again)
+    for _ in range(3):
+        assert torch.equal(layers(x), expected)
+        assert all(weight.isnan().all() for weight in layers[-1].parameters()) or again
+        # Memory is taken while a pass runs; only modules that run again keep it.
+        assert any(place.memory is not None for place in streamed._places) == again
+        with pytest.raises(RuntimeError):
+            layers(x[:, :3])  # an error in the first module; the second may be on its way
+        layers[-1].register_forward_pre_hook(fail_once := FailOnce())
+        with pytest.raises(ValueError, match="once"):
+            layers(x)  # and one in the last module, before it has run
+        assert fail_once.failed
+
+
+class FailOnce:
+    """A hook that raises at its first call."""
+
+    failed = False
+
+    def __call__(self, module: nn.Module, inputs: object) -> None:
+        if not self.failed:
+            self.failed = True
+            raise ValueError("once")
+
+
+@pytest.mark.usefixtures("poison_absent_weights")
+@torch.inference_mode()
+def test_what_is_streamed_outside_the_blocks_computes_the_same() -> None:
+    plain, streamed = toy_components(), toy_components()
+    for encoder in (streamed.vision, streamed.synchformer):
+        stream_modules(encoder, [list_layers(encoder)], CPU)
+        assert next(list_layers(encoder)[0].parameters()).isnan().all()
+    stream_modules(streamed.text, [[streamed.text.embeddings], list_layers(streamed.text)], CPU)
+    stream_modules(streamed.vae, [list_encoder_parts(streamed.vae)], CPU)
+    dit = streamed.dit
+    stream_modules(dit, [[*dit.time_projections], [*dit.text_projections]], CPU)
+    pictures, clip = torch.randn(2, 3, 32, 32), torch.randn(40, 3, 32, 32)
+    words = torch.tensor([[5, 6, 7], [8, 9, 1]])
+    waveform, sigmas = torch.randn(1, 1, 9600), torch.tensor([0.3, 0.9])
+    for _ in range(2):
+        for compute in (
+            lambda c: c.vision(pixel_values=pictures).pooler_output,
+            lambda c: c.synchformer(clip),
+            lambda c: c.text(input_ids=words).last_hidden_state,
+            lambda c: c.vae(waveform, encode=True),
+            lambda c: c.vae(torch.ones(1, 8, 10)),
+            lambda c: c.dit.make_time_modulation(sigmas).audio,
+            lambda c: c.dit.project_prompts(torch.ones(2, 5, 16))[0],
+        ):
+            assert torch.equal(compute(streamed), compute(plain))
 
 
 @pytest.mark.parametrize(("budget", "stay"), [(0, 0), (260, 2), (520, 5), (10_000, 10)])
