@@ -768,5 +768,13 @@ def describe_validation_error(error: ValidationError) -> str:
         given = repr(item["input"])
         given = given if len(given) <= 80 else given[:77] + "..."
         rule = item["msg"][0].lower() + item["msg"][1:]
+        # Pydantic's words for these are Python's.
+        if item["type"] == "too_long":
+            limits = item["ctx"]
+            rule, given = f"at most {limits['max_length']} are possible", limits["actual_length"]
+        elif item["type"] == "tuple_type":
+            rule = "input should be a list"
+        elif item["type"] == "string_too_short" and item["ctx"]["min_length"] == 1:
+            rule = "must not be empty"
         lines.append(f"{name}: {rule}, got {given}")
     return "; ".join(lines)

@@ -110,7 +110,7 @@ def test_a_generation_keeps_the_adapter_with_which_it_began(
         ("glass,glass", "glass is given twice"),
         ("[{]", 'JSON list such as .*"glass"'),
         (":1", "adapters.0.name"),
-        (",".join("abcdefghi"), "at most 8 items"),
+        (",".join("abcdefghi"), "at most 8 are possible"),
         ([{"name": "a", "strength": 1}], "adapters.0.strength"),
         ({"name": "a"}, "adapters: "),
     ],

@@ -124,12 +124,12 @@ def test_any_cues_are_refused_or_heard_where_they_were_given(
         ([cue(-1, 1)], "start_seconds: input should be greater than or equal to 0, got -1"),
         ([cue(1, 3601)], "stop_seconds: input should be less than or equal to 3600, got 3601"),
         ([cue(0, float("nan"))], "finite"),
-        ([cue(0, 1, "")], "cues.0.prompt"),
+        ([cue(0, 1, "")], "cues.0.prompt: must not be empty, got ''"),
         ([cue(0, 1) | {"gain": 1}], "cues.0.gain"),
-        ([cue(0, 1)] * (MAX_CUES + 1), "at most 32"),
+        ([cue(0, 1)] * (MAX_CUES + 1), "^cues: at most 32 are possible, got 33$"),
         ("{", "must be a JSON list"),
         ("[" * 100_000, "must be a JSON list"),
-        ("1", "cues: input should be"),
+        ("1", "^cues: input should be a list, got 1$"),
     ],
 )
 def test_cues_that_do_not_fit_are_refused(cues: object, words: str) -> None:

@@ -100,7 +100,10 @@ def test_solo_and_mute_choose_what_is_heard_and_pan_where() -> None:
         ({"prompt": "wind"}, "layers: cannot be combined with prompt"),
         ({"num_variations": 2}, "layers: cannot be combined with num_variations"),
         ({"cues": [CUE]}, "layers: cannot be combined with cues"),
-        ({"layers": [{"prompt": "x"}] * (MAX_LAYERS + 1)}, "layers: .* at most 8"),
+        (
+            {"layers": [{"prompt": "x"}] * (MAX_LAYERS + 1)},
+            "^layers: at most 8 are possible, got 9$",
+        ),
         ({"layers": [{"prompt": "x", "mute": True}]}, "layers: have mute in each"),
         ({"layers": [{"prompt": "x", "mute": True, "solo": True}]}, "solo: .* with mute"),
         ({"layers": [{"prompt": ""}]}, "layers.0.prompt"),
