@@ -8,6 +8,8 @@ process alive for ever.
                           |  frames and waveforms as files in shared memory
                        GpuRunner (one process: admits requests, owns the model)
 
+With `FOLEY_MODEL=none` there is no GpuRunner, and FoleyApi accepts jobs for other machines.
+
 BentoML 1.4.39 needs four precautions, marked (1) to (4) below:
 (1) its client between services closes after 100 calls or 300 s, and kills the calls in flight;
 (2) its readiness probe hangs while a dependency loads, and abandoned probes then block SIGTERM;
@@ -86,6 +88,7 @@ try:
     if SETTINGS.marks_key is not None or SETTINGS.marks_chain is not None:
         load_marks(key=SETTINGS.marks_key, chain=SETTINGS.marks_chain)  # each process reads it
     JOB_SECRET = load_secret(SETTINGS.jobs_dir) if SETTINGS.jobs_dir else None
+    HAS_MODEL = SETTINGS.has_model
 except ConfigError as error:  # BentoML shows its own kind as one line, others as a traceback
     raise BentoMLConfigException(str(error)) from None
 switch_telemetry_off()
@@ -199,7 +202,7 @@ ROUTES = build_routes(
 class FoleyApi:
     """Takes a clip over HTTP or gRPC, and returns it with synchronised 48 kHz sound."""
 
-    gpu = bentoml.depends(GpuRunner)
+    gpu = bentoml.depends(GpuRunner) if HAS_MODEL else None
 
     @end_service_on_failure()
     def __init__(self) -> None:
@@ -229,8 +232,10 @@ class FoleyApi:
             child_environment(),
             key_share=SETTINGS.key_share,
         )
-        use_json(FoleyApi.dependencies["gpu"])
-        self.runner_socket = KeptSocket(FoleyApi.dependencies["gpu"])
+        self.runner_socket: KeptSocket | None = None
+        if HAS_MODEL:
+            use_json(FoleyApi.dependencies["gpu"])
+            self.runner_socket = KeptSocket(FoleyApi.dependencies["gpu"])
         marks = load_service_marks(SETTINGS)
         self.service = GenerationService(SETTINGS, self.gpu, self.scratch, self.sandbox, marks)
         self.generate, self.mix = (
@@ -297,7 +302,7 @@ class FoleyApi:
         # First, since others add to the handlers.
         delay_stop_signal(self.ending.drain, end_connections)
         self.sandbox_start = asyncio.create_task(self.sandbox.start())
-        self.asking = asyncio.create_task(self.service.watch_runner())
+        self.asking = asyncio.create_task(self.service.watch_runner()) if HAS_MODEL else None
         self.sweeping = asyncio.create_task(self.results.sweep_forever())
         with end_service_on_failure():
             await self.health.start()
@@ -333,11 +338,12 @@ class FoleyApi:
         await self.health.stop()
         if self.grpc_server is not None:
             await self.grpc_server.stop()
-        self.asking.cancel()
+        if self.asking is not None:
+            self.asking.cancel()
         self.sweeping.cancel()
         self.sandbox.close()
         self.scratch.close()
-        if self.common.close():
+        if self.common.close() and self.runner_socket is not None:
             self.runner_socket.remove()
         await asyncio.to_thread(end_tracing)
 
@@ -346,7 +352,7 @@ class FoleyApi:
         return not self.service.is_runner_silent()
 
     async def __is_ready__(self) -> bool:
-        """Return True if requests can be served; never waits for the model to load.
+        """Return True if requests, or jobs alone, can be served; never waits for the model to load.
 
         Raises:
             NotReadyError: the service or its model is starting.
@@ -361,7 +367,8 @@ class FoleyApi:
         if self.grpc_server is not None:
             self.grpc_server.check()
         self.scratch.check_room()
-        await self.service.ask_model()
+        if HAS_MODEL:
+            await self.service.ask_model()
         return True
 
 

@@ -30,6 +30,7 @@ FoleyError
         DeviceError             no such device, or it ran out of memory
         ModelError              the model gave values that are not finite
         NotReadyError           (service) the model is still loading
+        NoModelError            (service) it has no model, and takes jobs alone
         EndingError             (service) it is being stopped, and takes no new work
         ModelFailedError        (service) the model could not be loaded
         RunnerLostError         (service) the process that owns the model ended during the request
@@ -238,6 +239,12 @@ class NotReadyError(ServerError):
     """The model is still loading."""
 
     code = "not_ready"
+
+
+class NoModelError(ServerError):
+    """The service has no model: it accepts jobs, and others do them."""
+
+    code = "no_model"
 
 
 class EndingError(ServerError):

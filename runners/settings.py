@@ -364,6 +364,15 @@ class Settings(BaseSettings):
             "variables of AWS. Needed with `FOLEY_DATABASE_URL`, and only with it.",
         ),
     ] = None
+    model: Annotated[
+        Literal["here", "none"],
+        Field(
+            description="`none`: this machine has no model and needs no GPU. It accepts durable "
+            "jobs, and tells about them and their results; machines with a model on the same "
+            "`FOLEY_DATABASE_URL` do them. What needs a model at once is refused with 503 "
+            "`no_model`."
+        ),
+    ] = "here"
     max_jobs: Annotated[
         int,
         Field(
@@ -598,6 +607,20 @@ class Settings(BaseSettings):
                 f"{PREFIX}DATABASE_URL: write postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
             )
         return url
+
+    @property
+    def has_model(self) -> bool:
+        """Whether this machine runs the model.
+
+        Raises:
+            ConfigError: it does not, and shares no queue with one that does.
+        """
+        if self.model == "none" and self.database_url is None:
+            raise ConfigError(
+                f"{PREFIX}MODEL=none needs {PREFIX}DATABASE_URL, the queue of the machines that do "
+                f"the jobs; set it, or leave {PREFIX}MODEL out"
+            )
+        return self.model == "here"
 
     @property
     def private_networks(self) -> tuple[str, ...]:

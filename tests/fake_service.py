@@ -18,6 +18,9 @@ class FakeService:
         self.num_bytes = num_bytes
         self.jobs: list[GenerationJob] = []
 
+    def require_runner(self) -> None:
+        """There is one, as far as callers know."""
+
     async def run(self, job: GenerationJob, *_: Any) -> JobResult:
         self.jobs.append(job)
         path = job.folder / "foley-1.wav"

@@ -115,7 +115,9 @@ app = App(name="python -m runners.durable.executor", help_format="plaintext")
 def main(
     *,
     server: Annotated[str, Parameter(help="Address of the service.")],
-    num_running: Annotated[int, Parameter(help="Jobs that run at once.")],
+    num_running: Annotated[
+        int, Parameter(help="Jobs that run at once; with 0 it only sends webhooks and tidies up.")
+    ],
 ) -> None:
     """Run the jobs of a service. Standard input has a line of `ExecutorSettings`, as JSON."""
     configure_logging("info")
@@ -155,8 +157,13 @@ def main(
         threading.Thread(
             target=stay_alive, args=(liveness, DBOS._recover_pending_workflows), daemon=True
         ).start()
+    if num_running == 0:
+        DBOS.listen_queues([])
     DBOS.launch()
-    DBOS.register_queue(QUEUE, worker_concurrency=num_running, polling_interval_sec=POLL_SECONDS)
+    if num_running:  # what is registered is kept in the database, for all executors
+        DBOS.register_queue(
+            QUEUE, worker_concurrency=num_running, polling_interval_sec=POLL_SECONDS
+        )
     log.info("jobs_ready", num_running=num_running)
     if settings.webhooks.secrets:
         threading.Thread(

@@ -35,7 +35,7 @@ class ExecutorLauncher:
 
     Args:
         lock: file that the executor holds locked.
-        num_running: jobs that run at once.
+        num_running: jobs that run at once; 0 for an executor that only keeps house.
         settings: what the executor is told.
     """
 

@@ -70,7 +70,7 @@ class JobService:
         self._launcher = ExecutorLauncher(
             self.files.executor_lock,
             # Jobs must not hold all places, or callers who wait would be refused.
-            num_running=max(1, settings.max_concurrency // 2),
+            num_running=max(1, settings.max_concurrency // 2) if settings.has_model else 0,
             settings=executor,
         )
 

@@ -86,6 +86,7 @@ class FoleyServicer(FoleyServiceServicer):
         """Run a job and send its progress, then its result and its files."""
         limit_seconds = self._settings.request_timeout_seconds
         async with guard_call(context, "Generate", self._keys) as caller:
+            self._service.require_runner()  # before anything is received
             remaining_seconds = context.time_remaining()  # None where the caller set no deadline
             if remaining_seconds is not None:
                 limit_seconds = min(limit_seconds, remaining_seconds)

@@ -123,6 +123,7 @@ class GenerateEndpoint:
         Raises:
             FoleyError: the request was refused or failed before the response began.
         """
+        self._service.require_runner()  # before anything is received
         deadline = Deadline(self._settings.request_timeout_seconds)
         with (
             self._ending.accept_work(f"{scope['path']} {scope['foley.request_id']}"),

@@ -21,6 +21,7 @@ from foley.errors import (
     BusyError,
     FoleyError,
     ModelFailedError,
+    NoModelError,
     NotReadyError,
     ParameterError,
     RunnerLostError,
@@ -65,7 +66,7 @@ class GenerationService:
 
     Args:
         settings: the limits on clips.
-        runner: admits the jobs, and runs the model.
+        runner: admits the jobs, and runs the model; None where there is no model.
         scratch: has the folders of the jobs.
         sandbox: runs the media tasks.
         marks: what results say of how they were made; None for nothing.
@@ -74,7 +75,7 @@ class GenerationService:
     def __init__(
         self,
         settings: Settings,
-        runner: Runner,
+        runner: Runner | None,
         scratch: Scratch,
         sandbox: Sandbox,
         marks: Marks | None,
@@ -105,16 +106,30 @@ class GenerationService:
             return False
         return time.monotonic() - self._heard > limit_seconds
 
+    def require_runner(self) -> Runner:
+        """Return the runner, which has a model or will have one.
+
+        Raises:
+            NoModelError: there is none.
+        """
+        if self._runner is None:
+            raise NoModelError(
+                "this service has no model and accepts jobs alone; send a job to /v1/jobs"
+            )
+        return self._runner
+
     async def ask_model(self) -> ModelStatus:
         """Return the description of the model, when it is ready.
 
         Raises:
+            NoModelError: there is none.
             NotReadyError: it is loading, or the runner does not answer.
             ModelFailedError: it could not be loaded.
         """
+        runner = self.require_runner()
         try:
             async with asyncio.timeout(RUNNER_SECONDS):
-                status = await self._runner.status()
+                status = await runner.status()
         except (TimeoutError, aiohttp.ClientError, BentoMLException) as error:
             self._model = None
             raise NotReadyError("the model is loading") from error
@@ -193,7 +208,7 @@ class GenerationService:
             with tracing.start_span("generate", SpanKind.CLIENT):
                 request = self._make_request(job, deadline, early=early)
                 async with (
-                    RunnerCall(self._runner, request) as call,
+                    RunnerCall(self.require_runner(), request) as call,
                     write_pieces(
                         self._sandbox,
                         self._marks,

@@ -174,7 +174,47 @@ def test_a_fleet_is_scaled_by_its_jobs_alone(fleet: dict[str, Any]) -> None:
     assert ports == {53, 443, 5432}
 
 
-@pytest.mark.parametrize("which", ["objects", "fleet"])
+@pytest.fixture(scope="module")
+def api() -> dict[str, dict[str, Any]]:
+    """The objects of API pods without a model, by their kind."""
+    documents = yaml.safe_load_all((ROOT / "deploy" / "api.yaml").read_text())
+    return {document["kind"]: document for document in documents}
+
+
+def test_api_pods_need_no_gpu_and_are_as_restricted_as_the_others(
+    api: dict[str, Any], objects: dict[str, Any]
+) -> None:
+    pod, other = (found["Deployment"]["spec"]["template"]["spec"] for found in (api, objects))
+    container = container_of(api)
+    values = {variable["name"]: variable.get("value") for variable in container["env"]}
+    assert values["FOLEY_MODEL"] == "none"
+    assert {name for name in values if name.startswith(PREFIX)} <= SETTINGS
+    assert "gpu" not in str(container["resources"])
+    for name in (
+        "securityContext",
+        "automountServiceAccountToken",
+        "terminationGracePeriodSeconds",
+    ):
+        assert pod[name] == other[name]
+    for name in ("securityContext", "image", "ports", "lifecycle", "livenessProbe"):
+        assert container[name] == container_of(objects)[name]
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    assert set(mounts) == {volume["name"] for volume in pod["volumes"]}
+    assert mounts["jobs"] == values["FOLEY_JOBS_DIR"]
+    labels = api["Deployment"]["spec"]["selector"]["matchLabels"]
+    # The balancer of the pods with a model must not lead here, nor the other way round.
+    assert labels != objects["Deployment"]["spec"]["selector"]["matchLabels"]
+    assert api["Deployment"]["spec"]["template"]["metadata"]["labels"] == labels
+    assert api["Service"]["spec"]["selector"] == labels
+    assert api["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"] == labels
+    assert api["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"] == labels
+    scaled = api["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]
+    assert scaled["name"] == api["Deployment"]["metadata"]["name"]
+    namespace = objects["Namespace"]["metadata"]["name"]
+    assert {document["metadata"]["namespace"] for document in api.values()} == {namespace}
+
+
+@pytest.mark.parametrize("which", ["objects", "fleet", "api"])
 def test_kubernetes_objects_fit_their_schemas(which: str, request: pytest.FixtureRequest) -> None:
     found = request.getfixturevalue(which)
     for kind, document in found.items():
