@@ -27,6 +27,9 @@ _SETTINGS: dict[str, Any] = {
     "builder": {"thumbnail": {"enabled": False}},
 }
 _REMOTE = "Remote: "  # the library has no class for this error
+# The library reads and writes 8 kB at a time. One system call for each of them took nearly half of
+# the time of signing.
+_BUFFER_BYTES = 1 << 20
 _CLIP = "clip"  # the ingredient, as actions name it
 OWN_PARAMETERS = "foley"  # in the action that made the sound
 _SILENCE = struct.pack(
@@ -67,7 +70,10 @@ def sign_file(
         OSError: `destination` cannot be written.
         SigningError: the library or the signer refuses.
     """
-    with source.open("rb") as reader, destination.open("w+b") as file:
+    with (
+        source.open("rb", buffering=_BUFFER_BYTES) as reader,
+        destination.open("w+b", buffering=_BUFFER_BYTES) as file,
+    ):
         writer = _Writer(file)
         try:
             _sign(
@@ -235,7 +241,7 @@ def _sign(
 
 def _add_clip(builder: c2pa.Builder, clip: Path, *, is_parent: bool) -> None:
     """Name the clip as what the file was made from, with the manifests that the clip has itself."""
-    with clip.open("rb") as file:
+    with clip.open("rb", buffering=_BUFFER_BYTES) as file:
         mime_type = _recognize(file) or "application/octet-stream"
         said = {
             "title": _CLIP,
