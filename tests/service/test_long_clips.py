@@ -8,13 +8,16 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import av
+import grpc
 import httpx
 import psutil
 import pytest
 
+from foley.v1.foley_pb2 import GenerateOptions, GenerateRequest
+from foley.v1.foley_pb2_grpc import FoleyServiceStub
 from tests.http.test_generate import seconds_of_sound
 from tests.http.test_streaming import stream
 from tests.patience import scale, wait_until
@@ -108,13 +111,11 @@ class Watch:
     Attributes:
         memory: the most bytes of its own that each kind of process took, all of a kind together:
             API, runner, media (the fork servers and their children) and other.
-        total: the most bytes of all processes together.
         scratch_bytes: the most of all files.
     """
 
     def __init__(self, server: Server) -> None:
         self.memory: dict[str, int] = {}
-        self.total = 0
         self.scratch_bytes = 0
         self._server = server
         self._ended = threading.Event()
@@ -137,7 +138,6 @@ class Watch:
                     now[find_kind(process)] += used.rss - used.shared
             for kind, num_bytes in now.items():
                 self.memory[kind] = max(num_bytes, self.memory.get(kind, 0))
-            self.total = max(self.total, now.total())
             self.scratch_bytes = max(self.scratch_bytes, count_all_bytes(self._server.scratch))
 
 
@@ -210,7 +210,7 @@ def test_ten_minutes_take_what_a_minute_takes_and_starve_nobody(
         print(
             f"{seconds} s ({len(clip) / 1e6:.0f} MB): first sound after {sounds[0]:.1f} s, last "
             f"{sounds[-1]:.1f} s, result {events[-1][2]:.1f} s, 1 s beside it "
-            f"{short_seconds:.1f} s; MB: {memory}, together {watch.total / 1e6:.0f}, "
+            f"{short_seconds:.1f} s; MB: {memory}, "
             f"scratch {watch.scratch_bytes / 1e6:.0f}; "
             f"{events[-1][1]['timings_seconds']}",
             flush=True,
@@ -222,11 +222,10 @@ def test_ten_minutes_take_what_a_minute_takes_and_starve_nobody(
                 assert long_server.client.get(data["files"][0]["url"]).status_code == 200
     for kind in taken[60].memory:
         assert taken[600].memory[kind] < 1.1 * taken[60].memory[kind] + 30e6, kind
-    assert taken[600].total < 1.1 * taken[60].total
-    # The sound, its pieces, and the clip twice: as it came, and in the result.
-    sounds_bytes = 600 * 48_000 * (4 + 3)
-    assert taken[600].scratch_bytes < 300e6 + sounds_bytes
-    print(f"{sounds_bytes / 1e6:.0f} MB of sound")
+    most = {seconds: sum(watch.memory.values()) for seconds, watch in taken.items()}
+    assert most[600] < 1.1 * most[60]  # measured: 1.05 times
+    # Beside the clip, which is there as it came and in the result. Measured with it: 290 MB.
+    assert taken[600].scratch_bytes < 300e6 + 2 * len(clip)
 
 
 def test_a_long_clip_that_is_left_frees_everything(
@@ -239,6 +238,53 @@ def test_a_long_clip_that_is_left_frees_everything(
     wait_until(lambda: long_server.metric("foley_running ") == 0, seconds=60)
     short = long_server.generate(clips[1], format="wav", **OPTIONS)
     assert short.status_code == 200
+
+
+@pytest.mark.parametrize("door", ["events", "grpc"])
+def test_a_caller_whose_api_worker_dies_among_pieces_is_told_and_all_is_free(
+    long_server: Server, clips: dict[int, bytes], door: str
+) -> None:
+    asked = {**OPTIONS, "pieces": True, "duration_seconds": 300, "num_inference_steps": 16}
+    asked |= {"prompt": "rain", "format": "flac"}
+    del asked["guidance_scale"]
+    pieces = read_pieces_by[door](long_server, asked)
+    next(pieces)
+    (child,) = find_children(long_server)  # which encodes what there is
+    (worker,) = long_server.find("FoleyApi")
+    worker.kill()
+    with pytest.raises((httpx.TransportError, grpc.RpcError)):
+        list(pieces)
+    wait_until(lambda: not child.is_running(), seconds=30)
+    long_server.wait_until_ready()
+    wait_until(lambda: long_server.metric("foley_running ") == 0, seconds=60)
+    assert long_server.generate(clips[1], format="wav", **OPTIONS).status_code == 200
+    long_server.wait_until_scratch_is_empty()
+
+
+def read_events(server: Server, asked: dict[str, Any]) -> Iterator[Any]:
+    """Yield the pieces of a sound, over HTTP."""
+    for name, data in stream(server, None, headers={"Authorization": ""}, **asked):
+        if name == "sound":
+            yield data
+
+
+def read_messages(server: Server, asked: dict[str, Any]) -> Iterator[Any]:
+    """Yield the pieces of a sound, over gRPC."""
+    with grpc.insecure_channel(server.grpc_address) as channel:
+        sent = iter([GenerateRequest(options=GenerateOptions(**asked))])
+        for message in FoleyServiceStub(channel).Generate(sent):
+            if message.WhichOneof("event") == "sound":
+                yield message.sound
+
+
+read_pieces_by = {"events": read_events, "grpc": read_messages}
+
+
+def find_children(server: Server) -> list[psutil.Process]:
+    """Return the media children of a server."""
+    processes = server.find("runners.sandbox.fork_server")
+    numbers = {process.pid for process in processes}
+    return [process for process in processes if process.ppid() in numbers]
 
 
 def test_a_long_clip_is_told_at_once_that_the_runner_was_lost(

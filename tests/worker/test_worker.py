@@ -561,6 +561,27 @@ def test_pieces_of_a_long_sound_come_before_its_end(
     assert {update.num_steps for update in updates if update.step is not None} == {4}
 
 
+def test_a_long_sound_that_is_cancelled_leaves_after_the_window_that_is_evaluated(
+    worker: Worker, gate: Gate, job: Callable[..., RunnerRequest]
+) -> None:
+    asked = job("a", prompt="rain", duration_seconds=40, num_inference_steps=3)
+    came: list[FinishedPiece] = []
+    long = worker.admit(asked, on_piece=came.append)
+    sound = NoPicture(duration_seconds=40)
+    worker.queue(long, FrameCounts(sound.num_visual, sound.num_sync))
+    gate.steps.release(4)
+    wait_until(lambda: len(gate.batches) == 5)  # in the second group, of three windows
+    assert len(came) == 1
+    assert worker.cancel("a")
+    assert not long.outcome.done()
+    gate.open()
+    assert isinstance(long.outcome.exception(scale(10)), CancelledRequestError)
+    assert len(gate.batches) == 5
+    assert len(came) == 1
+    assert worker._list_jobs() == ()
+    assert long.session is None
+
+
 def test_a_disk_that_is_full_when_a_piece_of_sound_comes_fails_only_its_own_job(
     worker: Worker, gate: Gate, job: Callable[..., RunnerRequest]
 ) -> None:
