@@ -164,6 +164,7 @@ ALLOWED: dict[str, set[str]] = {
         "foley.pipeline",
         "foley.sampling",
         "foley.session",
+        "foley.sound_file",
         "foley.weights/",
         "foley.windows",
         "runners.handoff",
