@@ -386,6 +386,7 @@ def test_a_log_has_the_progress_and_the_cost(
     assert lines[5] == "devices worked 30.00 s for a minute of sound"
     cost = re.match(r"cost ([\d.e+]+) at 3.6e\+06 an hour, ([\d.e+]+) a minute of sound$", lines[6])
     assert cost
+    assert run.describe_cost().startswith("cost ")
     assert float(cost[2]) == pytest.approx(30 * float(cost[1]), rel=0.1)
 
 

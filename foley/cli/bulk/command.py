@@ -206,7 +206,10 @@ def bulk(
             lines = make_report(tasks, bad, outcomes)
             names = write_report(storage, lines)
             everything = [*outcomes.values(), *map(_fail, bad)]
-            storage.write(PICTURE, draw_picture(everything, title=f"foley bulk {source}").encode())
+            title = ": ".join(
+                part for part in (f"foley bulk {source}", run.describe_cost()) if part
+            )
+            storage.write(PICTURE, draw_picture(everything, title=title).encode())
         run.print_summary([f"{output}/{name}" for name in (*names, PICTURE)])
     num_failed = sum(one.state == "failed" for one in outcomes.values()) + len(bad)
     return 1 if num_failed else 0
@@ -412,6 +415,14 @@ class _Run:
         """Return what the machines have cost since the run began, with the model's loading."""
         return (self._hourly_price or 0.0) * (time.monotonic() - self._began) / 3600
 
+    def describe_cost(self) -> str:
+        """Return what the run has cost, for people; empty without a price or a row."""
+        if self._hourly_price is None or not self._num_ended:
+            return ""
+        minutes = self._sound_seconds / 60
+        share = f", {self._cost() / minutes:.4g} a minute of sound" if minutes else ""
+        return f"cost {self._cost():.4g} at {self._hourly_price:g} an hour{share}"
+
     def _print_progress(self, num_rows: int) -> None:
         """Print a line now and then where there is no terminal that could show a bar."""
         if self._console.is_terminal or time.monotonic() - self._shown < LINE_SECONDS:
@@ -434,9 +445,8 @@ class _Run:
         if minutes:
             a_minute = self._device_seconds / minutes
             self._console.print(f"devices worked {a_minute:.2f} s for a minute of sound")
-        if self._hourly_price is not None and self._num_ended:
-            share = f", {self._cost() / minutes:.4g} a minute of sound" if minutes else ""
-            self._console.print(f"cost {self._cost():.4g} at {self._hourly_price:g} an hour{share}")
+        if cost := self.describe_cost():
+            self._console.print(cost)
         for path in paths:
             self._console.print(path)
 
