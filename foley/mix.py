@@ -12,6 +12,7 @@ from foley.request import AUDIO_FORMATS, describe_validation_error
 
 OriginalSound = Literal["drop", "keep", "mix", "duck"]
 Channels = Literal["mono", "stereo"]
+Placement = Literal["front", "center", "surround", "all"]
 
 MAX_PEAK_DBTP = -1.0  # where no ceiling is asked for: the largest that EBU R 128 allows
 
@@ -30,7 +31,7 @@ class MixOptions(BaseModel):
             description="What becomes of the clip's own sound. drop leaves it out. keep copies it "
             "into a second track. mix adds it to the new sound. duck does too, and lowers it while "
             "the new sound is heard. Channels stay as they are in the clip: 5.1 stays 5.1, with "
-            "the new sound in front."
+            "the new sound in front, or where placement says."
         ),
     ] = "drop"
     original_gain_db: Annotated[
@@ -73,6 +74,15 @@ class MixOptions(BaseModel):
             "other side and raises nothing.",
         ),
     ] = 0.0
+    placement: Annotated[
+        Placement,
+        Field(
+            description="On which channels of a clip's own sound of 5.1 or more the new sound is "
+            "heard, with mix or duck: front (left and right), center, surround (left and right, at "
+            "the sides and behind), or all of these, each as loud as those in front. Where the "
+            "clip lacks them, it is heard in front, and a notice says so."
+        ),
+    ] = "front"
     loudness_lufs: Annotated[
         float | None,
         Field(
@@ -131,6 +141,23 @@ class MixOptions(BaseModel):
         if value and info.data.get("channels") == "mono":
             raise PydanticCustomError(
                 "conflict", "cannot be combined with channels mono; leave out one of them"
+            )
+        return value
+
+    @field_validator("placement")
+    @classmethod
+    def _check_placement(cls, value: Placement, info: ValidationInfo) -> Placement:
+        _check_needs(value, info, "original_sound", ("mix", "duck"))
+        if value != "front" and (channels := info.data.get("channels")):
+            raise PydanticCustomError(
+                "conflict",
+                "cannot be combined with channels {channels}, which has no others than those in "
+                "front; leave out one of them",
+                {"channels": channels},
+            )
+        if value == "center" and info.data.get("pan"):
+            raise PydanticCustomError(
+                "conflict", "center cannot be combined with a pan; leave out one of them"
             )
         return value
 

@@ -17,7 +17,7 @@ from foley.cli.whole import WHOLE
 from foley.configs import OFFICIAL_GUIDANCE, OFFICIAL_STEPS, TINY_GUIDANCE, TINY_STEPS
 from foley.errors import ParameterError
 from foley.marks.mark import Marks, load_marks
-from foley.mix import Channels, MixOptions, OriginalSound
+from foley.mix import Channels, MixOptions, OriginalSound, Placement
 from foley.quiet import silence_imports
 from foley.request import AvoidSpeech, GenerationRequest, Quality, Solver, parse_adapter_use
 
@@ -205,6 +205,7 @@ class MixFlags:
     fade_out_seconds: Annotated[float, _explain("fade_out_seconds")] = _MIX.fade_out_seconds
     channels: Annotated[Channels | None, _explain("channels")] = _MIX.channels
     pan: Annotated[float, _explain("pan")] = _MIX.pan
+    placement: Annotated[Placement, _explain("placement")] = _MIX.placement
     loudness_lufs: Annotated[float | None, _explain("loudness_lufs")] = _MIX.loudness_lufs
     true_peak_dbtp: Annotated[float | None, _explain("true_peak_dbtp")] = _MIX.true_peak_dbtp
     limiter: Annotated[bool, _explain("limiter")] = _MIX.limiter

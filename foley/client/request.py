@@ -11,7 +11,7 @@ from typing import Any, Literal, TypedDict, get_args
 
 from foley.client.results import RemoteFile, RemoteGeneration, RemotePiece, RemoteUpdate
 from foley.errors import OutputError, ParameterError, VideoDecodeError
-from foley.mix import Channels, MixOptions, OriginalSound
+from foley.mix import Channels, MixOptions, OriginalSound, Placement
 from foley.request import (
     AdapterUse,
     AudioFormat,
@@ -66,6 +66,7 @@ class RequestOptions(TypedDict, total=False):
     fade_out_seconds: float
     channels: Channels | None
     pan: float
+    placement: Placement  # of the new sound on the channels of a clip's own sound of 5.1 or more
     loudness_lufs: float | None
     true_peak_dbtp: float | None
     limiter: bool

@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from av import AudioFrame, Packet
+from av import Packet
 from av.audio.stream import AudioStream
 from torch import Tensor
 
 from foley.errors import ModelError, ParameterError
+from foley.media.audio_frames import make_frame
 
 CHUNK_SAMPLES = 1024  # an AAC frame; encoders of other frame sizes regroup the samples
 _LAYOUTS = {1: "mono", 2: "stereo"}
@@ -95,8 +96,7 @@ class SampleEncoder:
         self._sample_rate = sample_rate
         self._layout = layout
         self._convert = convert
-        self._is_packed = not stream.codec_context.format.is_planar
-        self._kind = ("flt" if convert is None else "s32") + ("" if self._is_packed else "p")
+        self._is_planar = stream.codec_context.format.is_planar
         self._num_samples = 0
 
     def encode(self, samples: npt.NDArray[np.float32]) -> Iterator[Packet[AudioStream]]:
@@ -112,11 +112,11 @@ class SampleEncoder:
         for start in range(0, samples.shape[1], CHUNK_SAMPLES):
             chunk = samples[:, start : start + CHUNK_SAMPLES]
             levels: npt.NDArray[Any] = chunk if self._convert is None else self._convert(chunk)
-            values = levels.T.reshape(1, -1) if self._is_packed else levels
-            frame = AudioFrame.from_ndarray(
-                np.ascontiguousarray(values),
-                format=self._kind,
-                layout=self._layout or _LAYOUTS[len(chunk)],
+            frame = make_frame(
+                levels,
+                self._layout or _LAYOUTS[len(chunk)],
+                "flt" if self._convert is None else "s32",
+                is_planar=self._is_planar,
             )
             frame.sample_rate = self._sample_rate
             frame.time_base = Fraction(1, self._sample_rate)

@@ -16,6 +16,7 @@ from av.filter import Graph
 from av.filter.context import FilterContext
 
 from foley.configs import SAMPLE_RATE
+from foley.media.audio_frames import has_planes, make_frame, read_samples
 
 Samples = npt.NDArray[np.float32]
 Filter = tuple[str, str]  # name and arguments, as FFmpeg's command line has them
@@ -50,7 +51,7 @@ def run_filters(
     """
     form = ("aformat", f"sample_fmts=fltp:channel_layouts={layout}")
     frames = filter_frames(inputs, [*filters, form], sample_rate)
-    parts = [frame.to_ndarray().astype(np.float32, copy=False) for frame in frames]
+    parts = [read_samples(frame).astype(np.float32, copy=False) for frame in frames]
     channels = len(inputs[0].samples) if not parts else len(parts[0])
     empty = np.zeros((channels, 0), np.float32)
     return Sound(np.concatenate([empty, *parts], axis=1), layout)
@@ -70,7 +71,10 @@ def filter_frames(
     time_base = Fraction(1, sample_rate)
     sources = [
         graph.add_abuffer(
-            sample_rate=sample_rate, format="fltp", layout=sound.layout, time_base=time_base
+            sample_rate=sample_rate,
+            format="fltp" if has_planes(len(sound.samples)) else "flt",
+            layout=sound.layout,
+            time_base=time_base,
         )
         for sound in inputs
     ]
@@ -82,14 +86,14 @@ def filter_frames(
     graph.configure()
     for start in range(0, inputs[0].samples.shape[1], _CHUNK_SAMPLES):
         for source, sound in zip(sources, inputs, strict=True):
-            source.push(make_frame(sound, start, start + _CHUNK_SAMPLES, sample_rate))
+            source.push(cut_frame(sound, start, start + _CHUNK_SAMPLES, sample_rate))
         yield from drain(sink)
     for source in sources:
         source.push(None)
     yield from drain(sink)
 
 
-def make_frame(sound: Sound, start: int, stop: int, sample_rate: int) -> AudioFrame:
+def cut_frame(sound: Sound, start: int, stop: int, sample_rate: int) -> AudioFrame:
     """Return a part of a sound as FFmpeg takes it.
 
     Args:
@@ -98,8 +102,8 @@ def make_frame(sound: Sound, start: int, stop: int, sample_rate: int) -> AudioFr
         stop: the sample after its last.
         sample_rate: Hz.
     """
-    samples = np.ascontiguousarray(sound.samples[:, start:stop], np.float32)
-    frame = AudioFrame.from_ndarray(samples, format="fltp", layout=sound.layout)
+    samples = sound.samples[:, start:stop].astype(np.float32, copy=False)
+    frame = make_frame(samples, sound.layout, "flt", is_planar=True)
     frame.sample_rate = sample_rate
     frame.time_base = Fraction(1, sample_rate)
     frame.pts = start
@@ -152,7 +156,7 @@ def measure_true_peak(sound: Sound, sample_rate: int = SAMPLE_RATE) -> float:
         ("aformat", "sample_fmts=fltp"),
     ]
     for frame in filter_frames([sound], finer, sample_rate):
-        peak = max(peak, float(np.abs(frame.to_ndarray()).max(initial=0.0)))
+        peak = max(peak, float(np.abs(read_samples(frame)).max(initial=0.0)))
     return peak
 
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +25,14 @@ from foley.mix import MAX_PEAK_DBTP, Loudness, LoudnessReport, MixOptions
 _MAX_LIMITER_RUNS = 8
 _MIN_SLOPE = 0.2
 _LOUDNESS_STEP_DB = 0.05  # a limiter that is nearer to the loudness asked for is not run again
+# By FFmpeg's names; each pair is left and right.
+_FRONT, _SURROUND = ("FL", "FR"), ("SL", "SR", "BL", "BR")
+_PLACES = {
+    "front": _FRONT,
+    "center": ("FC",),
+    "surround": _SURROUND,
+    "all": (*_FRONT, "FC", *_SURROUND),
+}
 _DUCK_THRESHOLD = 0.01
 _DUCK_KEY_GAIN = 4  # so that what is over -52 dB counts as heard
 _DUCK_RATIO = 20
@@ -88,6 +97,7 @@ def finish_sound(
         headroom_db: by how much the ceiling is lowered for an encoder that raises peaks.
     """
     effect = _shape(samples, mix, layout, sample_rate)
+    place = _explain_place(mix, layout)
     mixed = effect
     if original is not None:
         effect, own = _pad_to_equal(effect, original)
@@ -101,7 +111,7 @@ def finish_sound(
     before = _describe(loudness, peak)
     if not mix.has_level:
         report = LoudnessReport(before=before, after=before, gain_db=0)
-        return FinishedSound(main=mixed, stem=stem, loudness=report)
+        return FinishedSound(main=mixed, stem=stem, loudness=report, notices=place)
     ceiling_db = _choose_ceiling_db(mix) - headroom_db
     gain_db = 0.0
     if mix.loudness_lufs is not None and loudness is not None:
@@ -121,7 +131,7 @@ def finish_sound(
         main=main,
         stem=stem,
         loudness=LoudnessReport(before=before, after=after, gain_db=round(gain_db, 2)),
-        notices=_explain_level(mix, after, gain_db, ceiling_db),
+        notices=(*place, *_explain_level(mix, after, gain_db, ceiling_db)),
     )
 
 
@@ -153,9 +163,30 @@ def _shape(samples: Samples, mix: MixOptions, layout: str, sample_rate: int) -> 
         return Sound(shaped.mean(axis=0, keepdims=True), layout)
     names = [channel.name for channel in AudioLayout(layout).channels]
     placed = np.zeros((len(names), num_samples), np.float32)
-    placed[names.index("FL")] = shaped[0] * np.float32(min(1.0, 1.0 - mix.pan))
-    placed[names.index("FR")] = shaped[-1] * np.float32(min(1.0, 1.0 + mix.pan))
+    left = shaped[0] * np.float32(min(1.0, 1.0 - mix.pan))
+    right = shaped[-1] * np.float32(min(1.0, 1.0 + mix.pan))
+    for name in _find_places(mix, names) or _PLACES["front"]:
+        is_center = name == "FC"
+        placed[names.index(name)] = (
+            shaped.mean(axis=0) if is_center else left if name.endswith("L") else right
+        )
     return Sound(placed, layout)
+
+
+def _find_places(mix: MixOptions, names: Sequence[str]) -> list[str]:
+    """Return the channels on which the new sound is asked for, of those that there are."""
+    return [name for name in _PLACES[mix.placement] if name in names]
+
+
+def _explain_place(mix: MixOptions, layout: str) -> tuple[str, ...]:
+    """A sentence about channels that there are not."""
+    names = [channel.name for channel in AudioLayout(layout).channels]
+    if mix.placement in ("front", "all") or _find_places(mix, names):
+        return ()
+    return (
+        f"The clip's own sound, {layout}, has no {mix.placement} channels; the new sound is heard "
+        "in front.",
+    )
 
 
 def _ease(position: np.ndarray) -> np.ndarray:

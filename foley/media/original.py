@@ -4,7 +4,6 @@
 
 from __future__ import annotations  # PyAV's packets are generic for the type checker only
 
-import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,18 +21,13 @@ from av.filter.context import FilterContext
 
 from foley.configs import SAMPLE_RATE
 from foley.errors import VideoDecodeError
+from foley.media.audio_frames import KEPT_LAYOUTS, name_channels, read_samples
 from foley.media.clock import seconds_of
 from foley.media.filters import Sound, drain
 from foley.media.source import MediaLimits, open_sound
 from foley.media.timeline import demux_sound
 
-# Layouts with a left and a right front channel, or a single one, that encoders of results take.
-_KEPT_LAYOUTS = frozenset(
-    {"mono", "stereo", "3.0", "4.0", "quad", "5.0", "5.0(side)", "5.1", "5.1(side)", "7.1"}
-)
 _MAX_FILLED_SECONDS = 1
-# Where a file states how many channels there are, and not which.
-_GUESSED_LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}
 # What is decoded of clips whose codecs are limited.
 SOUND_CODECS = frozenset(
     {
@@ -179,7 +173,7 @@ def _decode(container: InputContainer, stream: AudioStream) -> Iterator[AudioFra
     for packet in demux_sound(container, stream):
         frames: list[AudioFrame] = []
         with suppress(av.error.InvalidDataError):  # one broken packet is a gap
-            frames = list(stream.decode(packet))
+            frames = [name_channels(frame) for frame in stream.decode(packet)]
         for frame in frames:
             if frame.pts is not None and frame.time_base is not None:
                 frame.pts = round(frame.pts * Fraction(packet.time_base) * frame.sample_rate)
@@ -214,8 +208,6 @@ class _Track:
 
     def add(self, frame: AudioFrame) -> bool:
         """Add the next frame; returns whether later ones are needed."""
-        if re.fullmatch(r"\d+ channels", frame.layout.name):
-            frame = _name_channels(frame)
         form = (frame.format.name, frame.layout.name, frame.sample_rate)
         if self.layout is None:
             self.layout = self._choose_layout(frame.layout.name)
@@ -262,7 +254,7 @@ class _Track:
 
     def _choose_layout(self, layout: str) -> str:
         self.original_layout = layout
-        return self._fit(layout if layout in _KEPT_LAYOUTS else "stereo")
+        return self._fit(layout if layout in KEPT_LAYOUTS else "stereo")
 
     def _end_graph(self) -> None:
         if self._source is not None:
@@ -277,23 +269,7 @@ class _Track:
             assert frame.time_base is not None
             at = round(frame.pts * frame.time_base * self._sample_rate)
             if -frame.samples < at < self._num_samples:
-                self._parts.append((at, frame.to_ndarray().astype(np.float32, copy=False)))
-
-
-def _name_channels(frame: AudioFrame) -> AudioFrame:
-    """The frame with the usual channels for their number, where the file does not name them."""
-    channels = frame.layout.nb_channels
-    layout = _GUESSED_LAYOUTS.get(channels, "mono")
-    samples = frame.to_ndarray()
-    if layout == "mono" and channels > 1:  # which of them is what cannot be known
-        samples = samples[:1] if frame.format.is_planar else samples[:, ::channels]
-    named = AudioFrame.from_ndarray(samples, format=frame.format.name, layout=layout)
-    named.sample_rate, named.pts, named.time_base = (
-        frame.sample_rate,
-        frame.pts,
-        frame.time_base,
-    )
-    return named
+                self._parts.append((at, read_samples(frame).astype(np.float32, copy=False)))
 
 
 def _undecodable(source: Path, reason: str) -> VideoDecodeError:

@@ -19,6 +19,7 @@ from av.container import InputContainer, OutputContainer
 from av.stream import Disposition
 
 from foley.media.audio import as_24_bit, encode_packets
+from foley.media.audio_frames import read_samples
 from foley.media.containers import takes
 from foley.media.filters import Samples, Sound
 from foley.media.mix import choose_layout, finish_sound
@@ -234,7 +235,7 @@ def _measure_coded_peak_db(sound: Sound, output: SoundOutput) -> float:
         decoder.extradata = stream.codec_context.extradata
         for packet in encode_packets(stream, sound.samples, output.sample_rate, sound.layout):
             for frame in decoder.decode(packet):
-                peak = max(peak, float(np.abs(frame.to_ndarray()).max(initial=0.0)))
+                peak = max(peak, float(np.abs(read_samples(frame)).max(initial=0.0)))
     return 20 * math.log10(peak) if peak else -math.inf
 
 

@@ -21,7 +21,7 @@ class GenerateRequest(_message.Message):
     def __init__(self, options: _Optional[_Union[GenerateOptions, _Mapping]] = ..., chunk: _Optional[bytes] = ..., source_chunk: _Optional[bytes] = ...) -> None: ...
 
 class GenerateOptions(_message.Message):
-    __slots__ = ("prompt", "negative_prompt", "guidance_scale", "num_inference_steps", "solver", "seed", "num_variations", "trim", "format", "priority", "also", "schedule_shift", "guidance_interval", "quality", "duration_seconds", "cues", "original_sound", "original_gain_db", "duck_depth_db", "duck_release_ms", "gain_db", "fade_in_seconds", "fade_out_seconds", "channels", "pan", "loudness_lufs", "true_peak_dbtp", "limiter", "stems", "broadcast_wave", "clip_url", "layers", "adapters", "avoid_speech", "max_retries", "start_seconds", "frame_rate", "edit", "pieces")
+    __slots__ = ("prompt", "negative_prompt", "guidance_scale", "num_inference_steps", "solver", "seed", "num_variations", "trim", "format", "priority", "also", "schedule_shift", "guidance_interval", "quality", "duration_seconds", "cues", "original_sound", "original_gain_db", "duck_depth_db", "duck_release_ms", "gain_db", "fade_in_seconds", "fade_out_seconds", "channels", "pan", "placement", "loudness_lufs", "true_peak_dbtp", "limiter", "stems", "broadcast_wave", "clip_url", "layers", "adapters", "avoid_speech", "max_retries", "start_seconds", "frame_rate", "edit", "pieces")
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     NEGATIVE_PROMPT_FIELD_NUMBER: _ClassVar[int]
     GUIDANCE_SCALE_FIELD_NUMBER: _ClassVar[int]
@@ -47,6 +47,7 @@ class GenerateOptions(_message.Message):
     FADE_OUT_SECONDS_FIELD_NUMBER: _ClassVar[int]
     CHANNELS_FIELD_NUMBER: _ClassVar[int]
     PAN_FIELD_NUMBER: _ClassVar[int]
+    PLACEMENT_FIELD_NUMBER: _ClassVar[int]
     LOUDNESS_LUFS_FIELD_NUMBER: _ClassVar[int]
     TRUE_PEAK_DBTP_FIELD_NUMBER: _ClassVar[int]
     LIMITER_FIELD_NUMBER: _ClassVar[int]
@@ -86,6 +87,7 @@ class GenerateOptions(_message.Message):
     fade_out_seconds: float
     channels: str
     pan: float
+    placement: str
     loudness_lufs: float
     true_peak_dbtp: float
     limiter: bool
@@ -100,7 +102,7 @@ class GenerateOptions(_message.Message):
     frame_rate: float
     edit: Edit
     pieces: bool
-    def __init__(self, prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., guidance_scale: _Optional[float] = ..., num_inference_steps: _Optional[int] = ..., solver: _Optional[str] = ..., seed: _Optional[int] = ..., num_variations: _Optional[int] = ..., trim: _Optional[bool] = ..., format: _Optional[str] = ..., priority: _Optional[str] = ..., also: _Optional[_Iterable[str]] = ..., schedule_shift: _Optional[float] = ..., guidance_interval: _Optional[float] = ..., quality: _Optional[str] = ..., duration_seconds: _Optional[float] = ..., cues: _Optional[_Iterable[_Union[Cue, _Mapping]]] = ..., original_sound: _Optional[str] = ..., original_gain_db: _Optional[float] = ..., duck_depth_db: _Optional[float] = ..., duck_release_ms: _Optional[float] = ..., gain_db: _Optional[float] = ..., fade_in_seconds: _Optional[float] = ..., fade_out_seconds: _Optional[float] = ..., channels: _Optional[str] = ..., pan: _Optional[float] = ..., loudness_lufs: _Optional[float] = ..., true_peak_dbtp: _Optional[float] = ..., limiter: _Optional[bool] = ..., stems: _Optional[bool] = ..., broadcast_wave: _Optional[bool] = ..., clip_url: _Optional[str] = ..., layers: _Optional[_Iterable[_Union[Layer, _Mapping]]] = ..., adapters: _Optional[_Iterable[_Union[AdapterUse, _Mapping]]] = ..., avoid_speech: _Optional[str] = ..., max_retries: _Optional[int] = ..., start_seconds: _Optional[float] = ..., frame_rate: _Optional[float] = ..., edit: _Optional[_Union[Edit, _Mapping]] = ..., pieces: _Optional[bool] = ...) -> None: ...
+    def __init__(self, prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., guidance_scale: _Optional[float] = ..., num_inference_steps: _Optional[int] = ..., solver: _Optional[str] = ..., seed: _Optional[int] = ..., num_variations: _Optional[int] = ..., trim: _Optional[bool] = ..., format: _Optional[str] = ..., priority: _Optional[str] = ..., also: _Optional[_Iterable[str]] = ..., schedule_shift: _Optional[float] = ..., guidance_interval: _Optional[float] = ..., quality: _Optional[str] = ..., duration_seconds: _Optional[float] = ..., cues: _Optional[_Iterable[_Union[Cue, _Mapping]]] = ..., original_sound: _Optional[str] = ..., original_gain_db: _Optional[float] = ..., duck_depth_db: _Optional[float] = ..., duck_release_ms: _Optional[float] = ..., gain_db: _Optional[float] = ..., fade_in_seconds: _Optional[float] = ..., fade_out_seconds: _Optional[float] = ..., channels: _Optional[str] = ..., pan: _Optional[float] = ..., placement: _Optional[str] = ..., loudness_lufs: _Optional[float] = ..., true_peak_dbtp: _Optional[float] = ..., limiter: _Optional[bool] = ..., stems: _Optional[bool] = ..., broadcast_wave: _Optional[bool] = ..., clip_url: _Optional[str] = ..., layers: _Optional[_Iterable[_Union[Layer, _Mapping]]] = ..., adapters: _Optional[_Iterable[_Union[AdapterUse, _Mapping]]] = ..., avoid_speech: _Optional[str] = ..., max_retries: _Optional[int] = ..., start_seconds: _Optional[float] = ..., frame_rate: _Optional[float] = ..., edit: _Optional[_Union[Edit, _Mapping]] = ..., pieces: _Optional[bool] = ...) -> None: ...
 
 class Edit(_message.Message):
     __slots__ = ("source", "ranges", "strength")

@@ -15,6 +15,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 from PIL import Image
 
+from foley.media.audio_frames import name_channels
 from foley.media.cut import cut_clip
 from foley.media.hold import hold_picture
 from foley.media.images import set_frame_rate
@@ -58,7 +59,11 @@ def read_sound(path: Path) -> tuple[Samples, int] | None:
             return None
         container, stream = opened
         resampler = av.AudioResampler(format="fltp", layout="mono")
-        frames = [out for frame in container.decode(stream) for out in resampler.resample(frame)]
+        frames = [
+            out
+            for frame in container.decode(stream)
+            for out in resampler.resample(name_channels(frame))
+        ]
         frames += resampler.resample(None)
         parts = [frame.to_ndarray()[0] for frame in frames]
         if not parts:

@@ -13,6 +13,8 @@ import av
 import numpy as np
 from torch import Tensor
 
+from foley.media.audio_frames import make_frame, name_channels, read_samples
+
 Display = tuple[int, int, int, int]  # a, b, c, d: x' = a x + c y, y' = b x + d y, y downwards
 
 NUM_BARS = 10
@@ -269,8 +271,8 @@ def add_sound(
                 packet.stream = copy
                 writer.mux(packet)
         for start in range(0, samples.shape[1], 1024):
-            chunk = np.ascontiguousarray(samples[:, start : start + 1024], np.float32)
-            frame = av.AudioFrame.from_ndarray(chunk, format="fltp", layout=layout)
+            chunk = samples[:, start : start + 1024].astype(np.float32)
+            frame = make_frame(chunk, layout, "flt", is_planar=True)
             frame.sample_rate, frame.time_base = rate, Fraction(1, rate)
             frame.pts = start + round(start_seconds * rate)
             writer.mux(stream.encode(frame))
@@ -285,10 +287,10 @@ def decode_sounds(path: Path) -> list[np.ndarray]:
     sounds = []
     for index in range(count):
         with av.open(str(path)) as reader:
-            resampler = av.AudioResampler(format="fltp")
+            resampler = av.AudioResampler(format="flt")
             parts = [
-                part.to_ndarray()
-                for frame in reader.decode(reader.streams.audio[index])
+                read_samples(part)
+                for frame in map(name_channels, reader.decode(reader.streams.audio[index]))
                 if frame.pts is None or frame.pts >= 0
                 for part in resampler.resample(frame)
             ]

@@ -11,12 +11,14 @@ import torch
 from av.stream import Disposition
 
 from foley.errors import VideoDecodeError
+from foley.media.audio_frames import read_samples
 from foley.media.filters import Sound, measure_loudness, measure_true_peak
 from foley.media.mix import finish_sound
 from foley.media.mux import MediaFile, write_audio, write_video
+from foley.media.original import read_original
 from foley.media.source import MediaLimits
 from foley.media.timecode import seconds_since_midnight
-from foley.mix import MixOptions
+from foley.mix import MixOptions, Placement
 from tests.media.clips import (
     add_sound,
     decode_sounds,
@@ -119,19 +121,80 @@ def test_another_sample_rate_is_converted_well(tmp_path: Path, voiced: Callable[
     assert 20 * np.log10(np.abs(error).max() / 0.5) < -80
 
 
+@pytest.mark.parametrize("layout", ["5.1", "7.1"])
 @pytest.mark.parametrize("container", ["mp4", "mov", "mkv", "webm"])
 def test_surround_stays_surround_with_the_new_sound_in_front(
-    tmp_path: Path, voiced: Callable[..., Path], container: str
+    tmp_path: Path, voiced: Callable[..., Path], container: str, layout: str
 ) -> None:
-    own = np.stack([tone(200 * (index + 1), 0.1)[0] for index in range(6)])
-    source = voiced(own, "surround.mov", layout="5.1")
+    count = av.AudioLayout(layout).nb_channels
+    own = np.stack([tone(200 * (index + 1), 0.1)[0] for index in range(count)])
+    source = voiced(own, "surround.mov", layout=layout)
     new = noise(1, 0.3)
-    video = write_video(source, torch.from_numpy(new), tmp_path / f"out.{container}", mix=MIXED)
+    mix = MIXED.model_copy(update={"loudness_lufs": -23.0, "limiter": True})
+    video = write_video(source, torch.from_numpy(new), tmp_path / f"out.{container}", mix=mix)
     with av.open(str(video.path)) as reader:
-        assert reader.streams.audio[0].layout.name == "5.1"
+        assert reader.streams.audio[0].layout.name == layout
+        powers = [np.abs(read_samples(frame)).mean(axis=1) for frame in reader.decode(audio=0)]
+    heard = np.delete(np.mean(powers, axis=0), 3)  # AAC keeps low frequencies alone of the fourth
+    assert heard.min() > 0.01
     out = write_wav(new, tmp_path / "out.wav", MIXED, source)
     assert np.abs(out[2:] - own[2:]).max() < 2 * LEVEL
     assert np.abs(out[:2] - own[:2] - new).max() < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("layout", "placement", "heard"),
+    [
+        ("5.1", "front", "FL FR"),
+        ("5.1", "center", "FC"),
+        ("5.1", "surround", "BL BR"),
+        ("5.1(side)", "surround", "SL SR"),
+        ("7.1", "surround", "BL BR SL SR"),
+        ("5.1", "all", "FL FR FC BL BR"),
+        ("stereo", "all", "FL FR"),
+        ("stereo", "surround", "FL FR"),
+        ("stereo", "center", "FL FR"),
+        ("mono", "center", "FC"),
+    ],
+)
+def test_the_new_sound_is_heard_on_the_channels_asked_for(
+    layout: str, placement: Placement, heard: str
+) -> None:
+    names = [channel.name for channel in av.AudioLayout(layout).channels]
+    own = Sound(noise(len(names), 0.1), layout)
+    new = noise(2, 0.2)
+    mix = MixOptions.parse(original_sound="mix", placement=placement)
+    made = finish_sound(new, mix, layout, own)
+    for index, name in enumerate(names):
+        added = made.main.samples[index] - own.samples[index]
+        expected = new.mean(axis=0) if name == "FC" else new[0 if name.endswith("L") else 1]
+        factor = 1.0 if name in heard.split() else 0.0
+        assert np.abs(added - factor * expected).max() < 1e-6, name
+    is_missing = layout == "stereo" and placement != "all"
+    assert any("has no" in notice for notice in made.notices) == is_missing
+
+
+@pytest.mark.parametrize("codec", ["pcm_s16le", "pcm_s24le", "aac", "flac"])
+def test_channels_in_another_order_are_found_and_decoded_again_and_again(
+    tmp_path: Path, voiced: Callable[..., Path], codec: str
+) -> None:
+    # mov puts the channels at the sides before those behind.
+    layout = "7.1"
+    names = [channel.name for channel in av.AudioLayout(layout).channels]
+    own = np.stack([tone(500 * (index + 1), 0.1)[0] for index in range(8)])
+    name = "surround.mkv" if codec == "flac" else "surround.mov"
+    source = voiced(own, name, layout=layout, codec=codec)
+    for _ in range(20):  # what was freed twice is noticed late
+        track = read_original(source, fit=lambda layout: layout)
+        assert track is not None
+    assert track.layout == layout
+    samples = track.sound.samples[:, 4800:-4800]
+    frequencies = np.fft.rfftfreq(samples.shape[1], 1 / RATE)
+    for index, channel in enumerate(names):
+        if codec == "aac" and channel == "LFE":  # it has no high frequencies there
+            continue
+        loudest = frequencies[np.abs(np.fft.rfft(samples[index])).argmax()]
+        assert loudest == pytest.approx(500 * (index + 1), abs=5), channel
 
 
 @pytest.mark.parametrize(("channels", "count"), [("mono", 1), ("stereo", 2)])

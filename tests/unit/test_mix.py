@@ -20,6 +20,12 @@ from runners.jobs.job import GenerationOptions
         ({"stems": True}, ("stems", "original_sound drop")),
         ({"stems": True, "original_sound": "keep"}, ("stems", "original_sound keep")),
         ({"pan": 0.5, "channels": "mono"}, ("pan", "channels mono")),
+        ({"placement": "center"}, ("placement", "original_sound drop")),
+        (
+            {"placement": "all", "original_sound": "mix", "channels": "mono"},
+            ("placement", "channels mono"),
+        ),
+        ({"placement": "center", "original_sound": "duck", "pan": 0.5}, ("placement", "pan")),
         ({"limiter": True}, ("limiter", "loudness_lufs")),
     ],
 )
