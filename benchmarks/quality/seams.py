@@ -1,6 +1,7 @@
 """Measure whether the seams between the windows of long sounds are heard.
 
-    python -m benchmarks.quality.seams [--clips 1] [--seconds 30] [--drift-seconds 600] [--record]
+    python -m benchmarks.quality.seams [--clips 1] [--seconds 30] [--record]
+    python -m benchmarks.quality.seams --parts rain --drift-seconds 600 --drift-seeds 3 [--record]
 
 Long drawn clips of hits, without cuts and of joined shots, are compared with drawn clips of 8 s.
 `near` are the events, and the onsets, within 1 s of the middle of an overlap, `overlap` those in
@@ -8,11 +9,13 @@ one, and `elsewhere` those that are not near. Textures are long sounds of prompt
 exact sounds of the training generator. `dip_db` is the level in the overlaps minus the level
 elsewhere, `flux_db` how much the level of a band changes from one tenth of a second to the next,
 and `drift_db` the level of the last minute, or of the last fifth of a shorter sound, minus that of
-the first.
+the first. Of long rains `trend_db` is the rise from the first minute to the last of a straight line
+through the levels of all minutes, and `trend_error_db` its standard error.
 """
 
 import argparse
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -34,6 +37,7 @@ from training.sound import synthesise_texture
 
 ACTIONS = ("bounce", "tap", "strike")
 TEXTURES = {"rain": "steady rain", "wind": "wind", "stream": "a stream"}
+PARTS = ("textures", "rain", "short", "long", "long_of_shots")
 SHORT_SECONDS = 8.0
 SHOT_SECONDS = 4.0
 NEAR_SECONDS = 1.0
@@ -225,6 +229,59 @@ def measure_drift(levels: Tensor) -> float:
     return _subtract(levels[-count:], levels[:count])
 
 
+def measure_rain(
+    pipeline: FoleyPipeline, seconds: float, seeds: range, **options: Any
+) -> dict[str, Any]:
+    """Return the figures of long rains, and what all of them say of the level.
+
+    Args:
+        pipeline: the model.
+        seconds: length of each, at least 3 min.
+        seeds: of the noise of each.
+        options: of the request.
+    """
+    rains: list[dict[str, Any]] = []
+    for seed in seeds:
+        request = GenerationRequest.parse(prompt=TEXTURES["rain"], seed=seed, **options)
+        made = pipeline.generate(NoPicture(duration_seconds=seconds), request).waveforms[0, 0]
+        levels = measure_levels(made)
+        minutes = levels[: len(levels) // 600 * 600].view(-1, 600).mean(1)
+        trend, error = fit_trend(minutes)
+        rains.append(
+            {
+                "seed": seed,
+                "drift_db": measure_drift(levels),
+                "trend_db": round(trend, 2),
+                "trend_error_db": round(error, 2),
+                "minutes_db": [round(float(level), 2) for level in minutes],
+            }
+        )
+        print(rains[-1], flush=True)
+    trends = [rain["trend_db"] for rain in rains]
+    errors = [rain["trend_error_db"] for rain in rains]
+    return {
+        "seconds": seconds,
+        "rains": rains,
+        "mean_drift_db": round(sum(rain["drift_db"] for rain in rains) / len(rains), 2),
+        "mean_trend_db": round(sum(trends) / len(trends), 2),
+        "mean_trend_error_db": round(math.hypot(*errors) / len(errors), 2),
+    }
+
+
+def fit_trend(levels: Tensor) -> tuple[float, float]:
+    """Return the rise of a straight line from the first to the last level, and its standard error.
+
+    Args:
+        levels: [n] of equal times, n at least 3, each with an error of its own.
+    """
+    count = len(levels)
+    times = torch.arange(count) / (count - 1) - 0.5
+    spread = float(times.square().sum())
+    rise = float((times * levels).sum()) / spread
+    rest = levels - levels.mean() - rise * times
+    return rise, math.sqrt(float(rest.square().sum()) / (count - 2) / spread)
+
+
 def measure_levels(waveform: Tensor) -> Tensor:
     """Return the level of each tenth of a second in dB of full scale.
 
@@ -257,9 +314,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clips", type=int, default=1, help="of each action")
     parser.add_argument("--seconds", type=float, default=30.0, help="of a long clip, over 15")
-    parser.add_argument(
-        "--drift-seconds", type=float, default=0.0, help="of a long rain; 0 for none"
-    )
+    parser.add_argument("--parts", choices=PARTS, nargs="+", default=[*PARTS])
+    parser.add_argument("--drift-seconds", type=float, default=600.0, help="of each long rain")
+    parser.add_argument("--drift-seeds", type=int, default=1, help="how many long rains")
     add_record_options(parser)
     add_options(parser, steps=None)
     args = parser.parse_args()
@@ -270,20 +327,18 @@ def main() -> None:
             for action in ACTIONS:
                 yield from draw_clips(pipeline, args.clips, seconds, action)
 
-        figures = {"textures": measure_textures(pipeline, args.seconds, seed, **options)}
-        if args.drift_seconds:
-            request = GenerationRequest.parse(prompt=TEXTURES["rain"], seed=seed, **options)
-            rain = NoPicture(duration_seconds=args.drift_seconds)
-            made = pipeline.generate(rain, request).waveforms[0, 0]
-            figures["rain"] = {
-                "seconds": args.drift_seconds,
-                "drift_db": measure_drift(measure_levels(made)),
-            }
-            print(figures["rain"], flush=True)
-        short = measure_hits(pipeline, draw(SHORT_SECONDS), seed, **options)
-        whole = measure_hits(pipeline, draw(args.seconds), seed, **options)
-        joined = measure_hits(pipeline, draw(args.seconds, joined=True), seed, **options)
-        return figures | {"short": short, "long": whole, "long_of_shots": joined}
+        parts: dict[str, Callable[[], dict[str, Any]]] = {
+            "textures": lambda: measure_textures(pipeline, args.seconds, seed, **options),
+            "rain": lambda: measure_rain(
+                pipeline, args.drift_seconds, range(seed, seed + args.drift_seeds), **options
+            ),
+            "short": lambda: measure_hits(pipeline, draw(SHORT_SECONDS), seed, **options),
+            "long": lambda: measure_hits(pipeline, draw(args.seconds), seed, **options),
+            "long_of_shots": lambda: measure_hits(
+                pipeline, draw(args.seconds, joined=True), seed, **options
+            ),
+        }
+        return {name: parts[name]() for name in args.parts}
 
     report_figures(args, "seams", args.seconds, measure)
 
