@@ -22,8 +22,8 @@ import psutil
 
 from benchmarks.records import environment, finish
 from foley.bulk import BulkStart, BulkTask
-from foley.cli.bulk.command import run_all
-from foley.cli.bulk.station import COMMAND, StationProcess
+from foley.cli.bulk.station import COMMAND
+from foley.cli.bulk.stations import Stations
 from foley.request import GenerationRequest
 from tests.server import draw_clip
 
@@ -61,12 +61,12 @@ def make_tasks(
     ]
 
 
-def measure(station: StationProcess, tasks: list[BulkTask]) -> dict[str, float]:
+def measure(stations: Stations, tasks: list[BulkTask]) -> dict[str, float]:
     """Return the seconds that rows take, and the processor time of the processes."""
-    driver, worker = psutil.Process(), psutil.Process(station._process.pid)
+    driver, worker = psutil.Process(), psutil.Process(stations.processes[0].pid)
     before = *count_seconds(worker), sum(driver.cpu_times()[:2])
     began = time.perf_counter()
-    outcomes = list(run_all(station, tasks))
+    outcomes = list(stations.work(tasks))
     seconds = time.perf_counter() - began
     after = *count_seconds(worker), sum(driver.cpu_times()[:2])
     assert all(one.state == "done" for one in outcomes), outcomes
@@ -122,7 +122,7 @@ def main() -> None:
     record["results"] = []
     with tempfile.TemporaryDirectory(prefix="foley-") as scratch:
         folder = Path(scratch)
-        stations = {side: StationProcess(start, command) for side, command in SIDES.items()}
+        stations = {side: Stations(start, [{}], command=command) for side, command in SIDES.items()}
         try:
             for case in options.cases:
                 length, _, suffix = case.partition(":")

@@ -35,6 +35,7 @@ class BulkStart(BaseModel):
         marks_chain: file of its certificates.
         marks_prompt: whether marks hold the prompts.
         jobs: rows at once; None for what suits the device.
+        num_processes: that have a model on this machine, and share its cores.
         verbose: whether to log what is done, and not only what failed.
     """
 
@@ -51,6 +52,7 @@ class BulkStart(BaseModel):
     marks_chain: str | None = None
     marks_prompt: bool = False
     jobs: int | None = None
+    num_processes: int = 1
     verbose: bool = False
 
 

@@ -71,8 +71,8 @@ def check_machine(machine: Machine, *, preset: str = "auto", device: str = "auto
     ]
 
 
-def refuse_unfit(*, preset: str, device: str, weights: Path | None, port: int = 0) -> None:
-    """Refuse a start that would fail on this machine.
+def refuse_unfit(*, preset: str, device: str, weights: Path | None, port: int = 0) -> Machine:
+    """Refuse a start that would fail on this machine; returns the machine of another one.
 
     Args:
         preset: tiny, xl, xxl or auto.
@@ -87,6 +87,7 @@ def refuse_unfit(*, preset: str, device: str, weights: Path | None, port: int = 
     for finding in check_machine(machine, preset=preset, device=device):
         if finding.check in ESSENTIAL and finding.state == "error":
             raise ConfigError(f"{finding.check}: {finding.message}")
+    return machine
 
 
 def _check_python(machine: Machine) -> Finding:

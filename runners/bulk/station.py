@@ -76,12 +76,15 @@ class Station:
         settings: limits on clips, and marks.
         worker: has the model.
         scratch: for the files of the rows.
+        num_processes: like this one, that share the cores.
 
     Raises:
         ConfigError: the key of marks cannot be used.
     """
 
-    def __init__(self, settings: Settings, worker: Worker, scratch: Scratch) -> None:
+    def __init__(
+        self, settings: Settings, worker: Worker, scratch: Scratch, num_processes: int = 1
+    ) -> None:
         self._worker = worker
         self._scratch = scratch
         self._sandbox = Sandbox(
@@ -92,6 +95,7 @@ class Station:
                 is_confined=settings.sandbox != "off",
             ),
             child_environment(),
+            num_sharing=num_processes,
         )
         marks = load_service_marks(settings)
         self._service = GenerationService(
@@ -218,7 +222,7 @@ def make_settings(start: BulkStart) -> Settings:
     Args:
         start: which model, and which marks.
     """
-    given = start.model_dump(exclude={"jobs", "verbose"})
+    given = start.model_dump(exclude={"jobs", "num_processes", "verbose"})
     for name in ("weights", "marks_key", "marks_chain"):
         given[name] = Path(given[name]) if given[name] else None
     return Settings().model_copy(update={**given, "max_concurrency": MAX_JOBS, "key_share": 1.0})
@@ -255,7 +259,7 @@ async def _read_rows(
 ) -> None:
     try:
         worker = start_worker(settings)
-        station = Station(settings, worker, scratch)
+        station = Station(settings, worker, scratch, start.num_processes)
         await station.start()
     except FoleyError as error:
         _write(messages, BulkReady(error=(error.code, str(error))).model_dump_json())

@@ -62,6 +62,7 @@ class Sandbox:
             takes over a child could read it.
         module: the fork server's module.
         key_share: largest share of the tasks at one time that one owner may have.
+        num_sharing: sandboxes on this machine that are as busy as this one, and share its cores.
     """
 
     def __init__(
@@ -70,12 +71,14 @@ class Sandbox:
         environment: dict[str, str],
         module: str = "runners.sandbox.fork_server",
         key_share: float = 1.0,
+        num_sharing: int = 1,
     ) -> None:
         self._limits = limits
         self._module = module
         self._environment = environment
         # More tasks of an owner at a time than there are cores would only delay each of them.
-        self._turns = Turns(max(2, os.cpu_count() or 1), key_share=key_share)
+        num_turns = max(2, (os.cpu_count() or 1) // num_sharing)
+        self._turns = Turns(num_turns, key_share=key_share)
         self._starting = asyncio.Lock()
         self._closed = False
         self._server: subprocess.Popen[bytes] | None = None

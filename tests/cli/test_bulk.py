@@ -12,6 +12,7 @@ import sys
 import time
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -556,10 +557,10 @@ def test_a_bucket_is_source_and_output(
         assert "out/x/two.wav" in storage.list_sizes("out")
 
 
-@pytest.mark.soak
-@pytest.mark.timeout(1800)
-def test_a_cluster_s_killed_worker_loses_what_was_in_hand(tmp_path: Path) -> None:
-    """Two workers of Ray on this machine, one of which is killed with its process."""
+def run_over_a_kill(
+    tmp_path: Path, options: list[str], find: Callable[[psutil.Process], list[psutil.Process]]
+) -> str:
+    """Kill one of the processes found once a quarter of the clips is made; returns the log."""
     num_clips = int(os.environ.get("SOAK_ROWS", "200")) // 4
     clips, output = tmp_path / "clips", tmp_path / "out"
     clips.mkdir()
@@ -569,28 +570,54 @@ def test_a_cluster_s_killed_worker_loses_what_was_in_hand(tmp_path: Path) -> Non
     (clips / "bad.mp4").write_bytes(b"not a video")
     command = [sys.executable, "-m", "foley.cli.app", "bulk", str(clips), str(output)]
     command += ["-p", "taps", "--steps", "2", "--guidance-scale", "1", "--preset", "tiny"]
-    command += ["--address", "local", "--workers", "2"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with (tmp_path / "log").open("w") as log:
-        run = subprocess.Popen(command, env=environment, stderr=log)
+    path = tmp_path / "log"
+    with path.open("w") as log:
+        run = subprocess.Popen([*command, *options], env=environment, stderr=log)
         made: list[Path] = []
         while len(made) < num_clips // 4:
-            assert run.poll() is None, (tmp_path / "log").read_text()
+            assert run.poll() is None, path.read_text()
             time.sleep(0.5)
             made = sorted(output.glob("*.foley.mp4"))
         times = {path: path.stat().st_mtime_ns for path in made}
-        workers = [
-            process
-            for process in psutil.Process(run.pid).children(recursive=True)
-            if "MapWorker" in process.name() or "MapWorker" in " ".join(process.cmdline()[:1])
-        ]
-        assert workers
-        workers[0].kill()
+        victims = find(psutil.Process(run.pid))
+        assert victims
+        victims[0].kill()
         run.wait()
-    assert run.returncode == 1, (tmp_path / "log").read_text()  # bad.mp4
+    assert run.returncode == 1, path.read_text()  # bad.mp4
     assert {path: path.stat().st_mtime_ns for path in made} == times, "made twice"
     states = Counter(line["state"] for line in read_report(output))
-    assert states == {"done": num_clips, "failed": 1}, (tmp_path / "log").read_text()
+    assert states == {"done": num_clips, "failed": 1}, path.read_text()
+    return path.read_text()
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+def test_a_cluster_s_killed_worker_loses_what_was_in_hand(tmp_path: Path) -> None:
+    """Two workers of Ray on this machine, one of which is killed with its process."""
+
+    def find(run: psutil.Process) -> list[psutil.Process]:
+        return [
+            process
+            for process in run.children(recursive=True)
+            if "MapWorker" in process.name() or "MapWorker" in " ".join(process.cmdline()[:1])
+        ]
+
+    run_over_a_kill(tmp_path, ["--address", "local", "--workers", "2"], find)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+def test_one_of_two_processes_that_is_killed_loses_what_was_in_hand(tmp_path: Path) -> None:
+    """Two processes with a model, without Ray, as on a machine with two GPUs."""
+    jobs = 4
+    options = ["--workers", "2", "-j", str(jobs), "-v"]
+    log = run_over_a_kill(tmp_path, options, psutil.Process.children)
+    assert "2 processes of " in log
+    begun = Counter(re.findall(r'"row": "([^"]+)", "event": "row_begun"', log))
+    repeated = sum(begun.values()) - len(begun)
+    print(f"{repeated} of {len(begun)} rows were begun again, of {jobs} that were in hand")
+    assert repeated <= jobs
 
 
 @pytest.mark.soak

@@ -325,6 +325,9 @@ MODEL_LOADING = {
 # that sets what OpenMP reads.
 ENVIRONMENT_READERS = {"runners/settings.py", "foley/cli/serve.py", "foley/cli/app.py"}
 ENVIRONMENT_READERS |= {"foley/cli/bulk/cluster.py"}  # switches Ray's telemetry off
+ENVIRONMENT_READERS |= {
+    "foley/cli/bulk/stations.py"
+}  # gives each process a GPU and its share of cores
 # What opens media files for reading. The second reads only the files that this package has written.
 MEDIA_READERS = {"foley/media/source.py", "foley/media/metadata.py"}
 

@@ -43,6 +43,7 @@ class ClusterWorker:
 
     def __init__(self, start: str) -> None:
         self._station = StationProcess(BulkStart.model_validate_json(start))
+        self._station.load()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
         """Return the outcome of each row, as JSON. A row that fails is an outcome too.

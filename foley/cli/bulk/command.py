@@ -5,7 +5,6 @@ import importlib.util
 import math
 import time
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 from typing import Annotated
 
@@ -26,7 +25,7 @@ from foley.cli.bulk.records import (
 )
 from foley.cli.bulk.rows import BadRow, Defaults, list_fields, make_tasks
 from foley.cli.bulk.sources import read_source
-from foley.cli.bulk.station import StationProcess
+from foley.cli.bulk.stations import Stations, plan_environments
 from foley.cli.options import MarkFlags, MixFlags, ModelOptions, SoundOptions
 from foley.cli.plan import check_part_flags
 from foley.cli.whole import WHOLE
@@ -115,7 +114,10 @@ def bulk(
     workers: Annotated[
         int | None,
         WHOLE,
-        Parameter(help="Processes with a model, with --address; by default one for each GPU."),
+        Parameter(
+            help="Processes with a model; by default one for each GPU, and one on a CPU. Those of "
+            "one machine share its cores."
+        ),
     ] = None,
     hourly_price: Annotated[
         float | None,
@@ -140,8 +142,6 @@ def bulk(
     _check_numbers(jobs=jobs, limit=limit, max_errors=max_errors, workers=workers)
     if hourly_price is not None and not 0 <= hourly_price < math.inf:
         raise ParameterError(f"--hourly-price: {hourly_price:g} is no price; give 0 or more")
-    if workers is not None and address is None:
-        raise ParameterError("--workers is about a Ray cluster; add --address, or leave it out")
     console = Console(stderr=True, quiet=quiet, highlight=False, markup=False, soft_wrap=True)
     output = output.rstrip("/") if is_remote(output) else str(Path(output).absolute())
     request = sound.parse()
@@ -197,7 +197,7 @@ def bulk(
             if plan.waiting:
                 waiting = plan.waiting[:limit]
                 if address is None:
-                    ended = _run_here(console, start, waiting)
+                    ended = _run_here(console, start, waiting, workers)
                 else:
                     ended = _run_on_cluster(console, start, waiting, address, workers)
                 run.work(ended, waiting)
@@ -254,25 +254,30 @@ def _fail(row: BadRow) -> BulkOutcome:
 
 
 def _run_here(
-    console: Console, start: BulkStart, tasks: Sequence[BulkTask]
+    console: Console, start: BulkStart, tasks: Sequence[BulkTask], workers: int | None
 ) -> Iterator[BulkOutcome]:
-    """Yield the outcomes of rows, from a process on this machine."""
+    """Yield the outcomes of rows, from processes on this machine."""
     if importlib.util.find_spec("ray") is None:
         console.print(
-            "one process on this machine; the extra 'bulk' adds clusters (--address), s3:// and "
-            "Parquet"
+            "this machine alone; the extra 'bulk' adds clusters (--address), s3:// and Parquet"
         )
     if importlib.util.find_spec("structlog") is None:
         raise ConfigError("foley bulk needs the extra 'serve': pip install 'foley-serving[serve]'")
     with silence_imports():
-        refuse_unfit(preset=start.preset, device=start.device, weights=_path(start.weights))
-    station = StationProcess(start)
+        machine = refuse_unfit(
+            preset=start.preset, device=start.device, weights=_path(start.weights)
+        )
+    environments = plan_environments(start.device, len(machine.gpus), workers)[: len(tasks)]
+    stations = Stations(
+        start, environments, lambda message: console.print(f"foley: {message}", style="red")
+    )
     try:
-        ready = station.ready
-        console.print(f"{ready.description}, {ready.jobs} rows at once")
-        yield from run_all(station, tasks)
+        ready = stations.processes[0].ready
+        count = f"{len(environments)} processes of " if len(environments) > 1 else ""
+        console.print(f"{count}{ready.description}, {ready.jobs} rows at once")
+        yield from stations.work(tasks)
     finally:
-        station.close()
+        stations.close()
 
 
 def _run_on_cluster(
@@ -297,28 +302,6 @@ def _make_absolute(paths: str | None) -> str | None:
 
 def _path(weights: str | None) -> Path | None:
     return Path(weights) if weights else None
-
-
-def run_all(station: StationProcess, tasks: Sequence[BulkTask]) -> Iterator[BulkOutcome]:
-    """Yield outcomes as they come.
-
-    Args:
-        station: which gets enough rows to be busy.
-        tasks: the rows, in order.
-
-    Raises:
-        ServerError: the process dies again and again.
-    """
-    left = iter(tasks)
-    running: set[Future[BulkOutcome]] = set()
-    while True:
-        while len(running) < 2 * station.ready.jobs and (task := next(left, None)) is not None:
-            running.add(station.submit(task))
-        if not running:
-            return
-        ended, running = wait(running, return_when=FIRST_COMPLETED)
-        for outcome in ended:
-            yield outcome.result()
 
 
 class _Run:

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,21 +43,27 @@ class _Row:
 class StationProcess:
     """Works on rows in another process, which is started again when it dies.
 
+    The process begins to load the model at once. `load` waits for it.
+
     Args:
         start: which model to load.
         command: of the process.
+        environment: of the process; None for that of this one.
 
     Attributes:
-        ready: what the first process answered.
+        ready: what the first process answered, once it is loaded.
         num_deaths: how often a process died.
-
-    Raises:
-        ServerError: the model cannot be loaded.
     """
 
-    def __init__(self, start: BulkStart, command: tuple[str, ...] = COMMAND) -> None:
+    def __init__(
+        self,
+        start: BulkStart,
+        command: tuple[str, ...] = COMMAND,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self._start = start
         self._command = command
+        self._environment = environment
         self._lock = threading.Lock()
         self._waiting: deque[_Row] = deque()
         self._in_hand: dict[str, _Row] = {}
@@ -65,8 +72,22 @@ class StationProcess:
         self._is_dead = False  # until another process is ready
         self._failure: FoleyError | None = None
         self.num_deaths = 0
-        self._process, self.ready = self._launch()
+        self.ready = BulkReady()
         self._reader = threading.Thread(target=self._read, name="foley-station", daemon=True)
+        self._process = self._launch()
+
+    @property
+    def pid(self) -> int:
+        """The id of the process that there is now."""
+        return self._process.pid
+
+    def load(self) -> None:
+        """Return when the model is ready. To be called once, before rows are submitted.
+
+        Raises:
+            ServerError: the model cannot be loaded.
+        """
+        self.ready = _await_ready(self._process)
         self._reader.start()
 
     def submit(self, task: BulkTask) -> "Future[BulkOutcome]":
@@ -86,21 +107,29 @@ class StationProcess:
             self._send()
         return row.outcome
 
-    def close(self) -> None:
-        """End the process. Rows in hand are given up, and get no outcome."""
+    def hang_up(self) -> None:
+        """Let the process end, without waiting for it."""
         with self._lock:
             self._closed = True
             process = self._process
+        if not self._reader.ident:
+            process.kill()  # it would first load the model
         _close(process.stdin)  # it ends at once, and removes its files
+
+    def close(self) -> None:
+        """End the process. Rows in hand are given up, and get no outcome."""
+        self.hang_up()
+        process = self._process
         try:
             process.wait(END_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        self._reader.join(END_SECONDS)
+        if self._reader.ident:
+            self._reader.join(END_SECONDS)
         _close(process.stdout)
 
-    def _launch(self) -> "tuple[subprocess.Popen[str], BulkReady]":
+    def _launch(self) -> "subprocess.Popen[str]":
         # In a session of its own, so that Ctrl+C reaches only the command, which then ends it.
         process = subprocess.Popen(
             self._command,
@@ -109,31 +138,13 @@ class StationProcess:
             text=True,
             bufsize=1,
             cwd=SOURCE_ROOT,
+            env=self._environment,
             start_new_session=True,
         )
         assert process.stdin is not None
-        assert process.stdout is not None
-        try:
+        with contextlib.suppress(BrokenPipeError):  # it has died: its end is read next
             process.stdin.write(self._start.model_dump_json() + "\n")
-            line = process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
-        except BaseException:  # Ctrl+C among them
-            process.kill()
-            process.wait()
-            raise
-        ready = BulkReady.model_validate_json(line) if line else None
-        if ready is not None and ready.error is None:
-            return process, ready
-        _close(process.stdin)
-        status = process.wait()
-        _close(process.stdout)
-        if ready is not None and ready.error is not None:
-            raise make_error(*ready.error)
-        raise ServerError(
-            f"the process of the model ended with status {status} before it was ready; what it "
-            "wrote above may say why"
-        )
+        return process
 
     def _send(self) -> None:
         """Give rows to the process. The lock is held."""
@@ -194,9 +205,14 @@ class StationProcess:
                 f"without a result, the last time with status {status}; it may lack memory: try "
                 "fewer rows at once with -j"
             )
-        process, _ = self._launch()
+        process = self._launch()
         with self._lock:
-            self._process, self._is_dead, self._in_hand = process, False, {}
+            self._process = process  # so that it can be ended while it loads
+            if self._closed:
+                process.kill()
+        _await_ready(process)
+        with self._lock:
+            self._is_dead, self._in_hand = False, {}
             kept = [row for row in rows if row not in lost]
             # Suspects go last, since nothing else runs beside one.
             self._waiting.extendleft(row for row in reversed(kept) if not row.is_suspect)
@@ -215,6 +231,33 @@ class StationProcess:
             rows = [*self._in_hand.values(), *self._waiting]
         for row in rows:
             row.outcome.set_exception(error)
+
+
+def _await_ready(process: "subprocess.Popen[str]") -> BulkReady:
+    """Return the answer of a process that loads the model.
+
+    Raises:
+        ServerError: the model cannot be loaded. The process has ended.
+    """
+    assert process.stdout is not None
+    try:
+        line = process.stdout.readline()
+    except BaseException:  # Ctrl+C among them
+        process.kill()
+        process.wait()
+        raise
+    ready = BulkReady.model_validate_json(line) if line else None
+    if ready is not None and ready.error is None:
+        return ready
+    _close(process.stdin)
+    status = process.wait()
+    _close(process.stdout)
+    if ready is not None and ready.error is not None:
+        raise make_error(*ready.error)
+    raise ServerError(
+        f"the process of the model ended with status {status} before it was ready; what it "
+        "wrote above may say why"
+    )
 
 
 def _close(pipe: IO[str] | None) -> None:
