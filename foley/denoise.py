@@ -21,7 +21,7 @@ from foley.models.adapters import (
 from foley.models.context import DiTContext
 from foley.models.dit import FoleyDiT
 from foley.models.modulation import TimeModulation
-from foley.models.packing import Lengths
+from foley.models.packing import Lengths, Regions
 from foley.models.transfer import upload
 from foley.request import Solver
 from foley.sampling import (
@@ -416,7 +416,11 @@ def _split_regions(
     """Return the halves with their regions, each of which hears its own text."""
     keys, values = dit.project_prompts(conditions.text_tokens)  # [L, B, T, H, D]
     num_text = keys.shape[2]
-    regions = [Lengths(r.num_latents, r.num_visual, num_text) for r in conditions.regions]
+    regions = Regions(
+        tuple(Lengths(r.num_latents, r.num_visual, num_text) for r in conditions.regions),
+        # Without a picture there is no synchrony to keep, and steady sounds would leak.
+        are_apart=isinstance(conditions, TextConditions),
+    )
     heard = [region.text_row for region in conditions.regions]
     negative = [region.negative_row for region in conditions.regions]
     rows = [heard] if len(halves) == 1 else [negative, heard]

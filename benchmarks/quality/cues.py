@@ -11,7 +11,9 @@ place of what was asked for. Each way is run once before its time counts.
 `textures`: without a picture, two steady sounds are asked for in the two halves, all pairs of
 `training.text.TEXTURES`. Each half is compared, by the levels of its bands, with sounds that were
 made of each prompt alone with other seeds; the share is that of the halves nearest to the one asked
-for. The half second around the border does not count.
+for. The half second around the border does not count. `blend_seconds` is how long the border takes:
+the levels of the bands go from those of the first half, 0, to those of the second, 1, and the
+median of all pairs, whose halves are as asked, needs so long from 0.1 to 0.9.
 """
 
 import argparse
@@ -144,25 +146,32 @@ def measure_textures(pipeline: FoleyPipeline, seed: int, **options: Any) -> dict
         made = pipeline(
             None, prompt, duration_seconds=SECONDS, seed=seed + number, **more, **options
         )
-        sound = made.waveforms[0]
+        sound: Tensor = made.waveforms[0]
+        return sound
+
+    def describe(sound: Tensor) -> Tensor:
         return torch.cat([describe_bands(part) for part in (sound[:, :count], sound[:, -count:])])
 
     references = torch.stack(
         [
-            torch.cat([make(prompt, number) for number in REFERENCE_SEEDS]).mean(0)
+            torch.cat([describe(make(prompt, number)) for number in REFERENCE_SEEDS]).mean(0)
             for prompt in TEXTURES
         ]
     )
-    right = []
+    right, ways = [], []
     for number, (one, other) in enumerate(itertools.permutations(range(len(TEXTURES)), 2)):
         cues = make_options("halves", TEXTURES[one], TEXTURES[other])
-        halves = make(TEXTURES[one], number, cues=cues["cues"])
+        sound = make(TEXTURES[one], number, cues=cues["cues"])
+        halves = describe(sound)
         nearest = torch.cdist(halves, references).argmin(1).tolist()
         right += [nearest[0] == one, nearest[1] == other]
+        if all(right[-2:]):
+            ways.append(follow_way(sound[0]))
     return {
         "asked": round(sum(right) / len(right), 4),
         "num_halves": len(right),
         "chance": round(1 / len(TEXTURES), 4),
+        "blend_seconds": _measure_blend(torch.stack(ways)) if ways else None,
     }
 
 
@@ -170,6 +179,25 @@ def describe_bands(sound: Tensor) -> Tensor:
     """Return the levels of bands over their mean, and their spread, of a sound [1, S]: [1, 96]."""
     levels, spread = judge.band_levels(sound).chunk(2, dim=1)
     return torch.cat([levels - levels.mean(1, keepdim=True), spread], dim=1)
+
+
+def follow_way(sound: Tensor) -> Tensor:
+    """Return how far a sound [S] is from its first half, 0, to its second, 1, every 10 ms."""
+    levels = judge.spectrum_db(sound)
+    frames = levels.shape[1]
+    near = round(frames * NEAR_SECONDS / SECONDS)
+    first = levels[:, near : frames // 2 - near].mean(1)
+    way = levels[:, frames // 2 + near : -near].mean(1) - first
+    return (levels - first[:, None]).T @ way / way.square().sum()
+
+
+def _measure_blend(ways: Tensor) -> float:
+    """Return the seconds from 0.1 to 0.9 of the median of ways [N, t]."""
+    middle = ways.median(0).values
+    frames = len(middle)
+    near = slice(round(frames * (BORDER - NEAR_SECONDS) / SECONDS), None)
+    passed = [int((middle[near] > level).nonzero()[0]) for level in (0.1, 0.9)]
+    return round((passed[1] - passed[0]) * SECONDS / frames, 2)
 
 
 def _ask(name: str, when: float, pair: list[int]) -> list[tuple[str, int]]:

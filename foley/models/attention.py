@@ -34,7 +34,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, segments: Segments | None 
         query: [B, N, H, D]. It is converted to the dtype of `value`.
         key: [B, M, H, D]. It is converted to the dtype of `value`.
         value: [B, M, H, D].
-        segments: for a row (B is 1) that holds several clips; each clip attends to itself alone.
+        segments: for a row (B is 1) that holds several clips; each clip attends to itself alone,
+            or each region to itself and, near soft borders, to its neighbours.
 
     Returns:
         [B, N, H, D], in the dtype of `value`.
@@ -42,6 +43,9 @@ def attend(query: Tensor, key: Tensor, value: Tensor, segments: Segments | None 
     Source: docs/internals/model-specification.md, section 2.2.
     """
     query, key = query.to(value.dtype), key.to(value.dtype)
+    if segments is not None and segments.soft is not None:
+        query = query[:, segments.soft.queries]
+        return segments.soft.blend(_attend_segments(query, key, value, segments))
     if segments is not None:
         return _attend_segments(query, key, value, segments)
     # Compiled layers use PyTorch's kernel, because torch.compile cannot trace the choice.

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from foley.models.packing import Lengths, Packing, sum_offsets
+from foley.models.packing import Lengths, Packing, Regions, sum_offsets
 from foley.models.rope import JointRotary
 
 
@@ -44,11 +44,9 @@ class DiTContext:
     rotary: JointRotary
     lengths: tuple[Lengths, ...]
     packing: Packing | None = None
-    regions: tuple[tuple[Lengths, ...], ...] = ()
+    regions: tuple[Regions, ...] = ()
 
-    def split(
-        self, regions: Sequence[Lengths], text_keys: Tensor, text_values: Tensor
-    ) -> "DiTContext":
+    def split(self, regions: Regions, text_keys: Tensor, text_values: Tensor) -> "DiTContext":
         """Return the context of its only clip, with a text for each of its regions.
 
         Args:
@@ -57,20 +55,20 @@ class DiTContext:
             text_values: [L, regions, T, H, D].
         """
         ((num_audio, num_visual, _),) = self.lengths
-        assert sum(r.audio for r in regions) == num_audio
-        assert sum(r.visual for r in regions) == num_visual
+        assert sum(part.audio for part in regions.parts) == num_audio
+        assert sum(part.visual for part in regions.parts) == num_visual
         num_text = text_keys.shape[1] * text_keys.shape[2]
         return replace(
             self,
             text_keys=text_keys.flatten(1, 2)[:, None],
             text_values=text_values.flatten(1, 2)[:, None],
             lengths=(Lengths(num_audio, num_visual, num_text),),
-            regions=(tuple(regions),),
+            regions=(regions,),
         )
 
-    def list_regions(self) -> tuple[tuple[Lengths, ...], ...]:
+    def list_regions(self) -> tuple[Regions, ...]:
         """Return the regions of each clip, which is a single one where it has no cues."""
-        return self.regions or tuple((clip,) for clip in self.lengths)
+        return self.regions or tuple(Regions((clip,)) for clip in self.lengths)
 
     @classmethod
     def concatenate(cls, contexts: Sequence["DiTContext"], *, packed: bool = False) -> "DiTContext":
@@ -95,7 +93,7 @@ class DiTContext:
         def join(tensor: Callable[[DiTContext], Tensor], dim: int) -> Tensor:
             return torch.cat([tensor(c) for c in contexts], dim)
 
-        regions: tuple[tuple[Lengths, ...], ...] = ()
+        regions: tuple[Regions, ...] = ()
         if any(c.regions for c in contexts):
             regions = tuple(itertools.chain.from_iterable(c.list_regions() for c in contexts))
         row_index = [c.row_index + n for c, n in zip(contexts, rows, strict=False)]

@@ -46,9 +46,15 @@ class TokenConv(nn.Conv1d):
             borders: for a row (B is 1) that holds several clips, which must not see each other.
         """
         if borders is None:
-            return super().forward(tokens.transpose(1, 2)).transpose(1, 2)
+            return self._convolve(tokens)
+        if borders.equal_clips:  # such as the halves of guidance: a batch needs no gaps
+            batch = tokens[0].unflatten(0, (borders.equal_clips, -1))
+            return self._convolve(batch).flatten(0, 1)[None]
         spaced = F.pad(tokens, (0, 0, 0, 1))[:, borders.spaced]  # a zero token between the clips
-        return super().forward(spaced.transpose(1, 2)).transpose(1, 2)[:, borders.kept]
+        return self._convolve(spaced)[:, borders.kept]
+
+    def _convolve(self, tokens: Tensor) -> Tensor:
+        return super().forward(tokens.transpose(1, 2)).transpose(1, 2)
 
 
 class GatedMLP(nn.Module):

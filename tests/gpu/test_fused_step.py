@@ -12,7 +12,7 @@ from foley.gpu.matrix import Precision
 from foley.gpu.pointwise import join_neighbours
 from foley.models.context import DiTContext
 from foley.models.dit import FoleyDiT
-from foley.models.packing import Lengths
+from foley.models.packing import Lengths, Regions
 from tests.toys import toy_components
 
 LENGTHS = [(37, 6, 2, 5), (12, 20, 1, 3), (1, 1, 1, 1), (37, 6, 2, 5)]  # A, V, segments, T
@@ -65,11 +65,12 @@ def test_the_step_computes_what_the_forward_computes(count: int) -> None:
     torch.testing.assert_close(result, expected, rtol=0, atol=1e-5)  # measured: 5e-7
 
 
+@pytest.mark.parametrize("are_apart", [False, True])
 @torch.no_grad()
-def test_the_step_hears_the_cues_of_the_forward() -> None:
+def test_the_step_hears_the_cues_of_the_forward(are_apart: bool) -> None:
     dit = toy_components().dit
     first, second = batch(dit, LENGTHS[:1]), batch(dit, LENGTHS[1:2])
-    regions = [Lengths(10, 1, 4), Lengths(1, 0, 4), Lengths(26, 5, 4)]
+    regions = Regions((Lengths(10, 1, 4), Lengths(1, 0, 4), Lengths(26, 5, 4)), are_apart)
     keys, values = dit.project_prompts(draw(3, 4, 16, seed=9))
     visual, sync = draw(1, 6, 24), draw(1, 16, 16)
     whole = dit.make_context(visual, sync, draw(1, 5, 16), 37)

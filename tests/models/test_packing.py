@@ -11,7 +11,7 @@ from foley.denoise import Denoising, EvaluationPart, VelocityModel, make_clip_co
 from foley.models.attention import attend
 from foley.models.context import DiTContext
 from foley.models.layers import TokenConv
-from foley.models.packing import Borders, Lengths, Packing, Segments
+from foley.models.packing import SOFT_TOKENS, Borders, Lengths, Packing, Regions, Segments
 from foley.request import SOLVERS, Solver
 from foley.sampling import SolverPoint, guide, integrate, make_sigmas
 from foley.types import Conditions, Region, TextConditions
@@ -276,34 +276,87 @@ def test_the_joint_sequence_is_ordered_clip_by_clip() -> None:
     assert packing.joint[packing.audio_place].tolist() == [4, 5, 6]
 
 
-def test_regions_attend_as_a_mask_of_all_pairs_would() -> None:
-    """Of two clips, the second with three regions, one of which has no visual token."""
-    regions = [[Lengths(4, 2, 3)], [Lengths(3, 1, 2), Lengths(2, 0, 2), Lengths(5, 3, 2)]]
-    lengths = [Lengths(*map(sum, zip(*clip, strict=True))) for clip in regions]
+@dataclass(frozen=True)
+class Place:
+    """Where a token is: its clip, its region, and of an audio token its number in the clip."""
+
+    clip: int
+    region: int
+    number: int | None = None
+
+
+def share_of_keys(query: Place, key: Place, clips: list[Regions]) -> float:
+    """Return how much a token hears of another region, 1 of its own, by its distance to it."""
+    if query.clip != key.clip:
+        return 0
+    if query.region == key.region:
+        return 1
+    parts, are_apart = clips[query.clip]
+    if not are_apart or abs(query.region - key.region) > 1 or query.number is None:
+        return 0
+    border = sum(part.audio for part in parts[: max(query.region, key.region)])
+    reach = min(SOFT_TOKENS, parts[query.region].audio // 2)
+    distance = abs(query.number + 0.5 - border)
+    return max(0, 0.5 - 0.5 * distance / reach) if reach else 0
+
+
+@pytest.mark.parametrize("are_apart", [False, True])
+def test_regions_attend_as_masks_of_all_pairs_would(are_apart: bool) -> None:
+    """Of two clips, the second with four regions, one of which has no visual token."""
+    regions = [
+        Regions((Lengths(4, 2, 3),)),
+        Regions(
+            (Lengths(13, 1, 2), Lengths(1, 0, 2), Lengths(5, 3, 2), Lengths(9, 1, 4)), are_apart
+        ),
+    ]
+    lengths = [Lengths(*map(sum, zip(*clip.parts, strict=True))) for clip in regions]
     packing = Packing.of(lengths, regions=regions)
-    parts = [(c, r, part) for c, clip in enumerate(regions) for r, part in enumerate(clip)]
-    audio = [(c, r) for c, r, part in parts for _ in range(part.audio)]
-    visual = [(c, r) for c, r, part in parts for _ in range(part.visual)]
-    text = [(c, r) for c, r, part in parts for _ in range(part.text)]
+    parts = [(c, r, part) for c, clip in enumerate(regions) for r, part in enumerate(clip.parts)]
+    owners = [(c, r) for c, r, part in parts for _ in range(part.audio)]
+    audio = [Place(c, r, [o[0] for o in owners[:i]].count(c)) for i, (c, r) in enumerate(owners)]
+    visual = [Place(c, r) for c, r, part in parts for _ in range(part.visual)]
+    text = [Place(c, r) for c, r, part in parts for _ in range(part.text)]
     joint = [[*visual, *audio][i] for i in packing.joint]
     assert [joint[i] for i in packing.visual_place] == visual
     assert [joint[i] for i in packing.audio_place] == audio
-    assert packing.audio_owner.tolist() == [c for c, _ in audio]
+    assert packing.audio_owner.tolist() == [place.clip for place in audio]
     for segments, queries, keys, is_whole in (
-        (packing.joint_self, joint, joint, True),
-        (packing.audio_joint, audio, joint, True),
+        (packing.joint_self, joint, joint, not are_apart),
+        (packing.audio_joint, audio, joint, not are_apart),
         (packing.joint_text, joint, text, False),
         (packing.audio_text, audio, text, False),
         (packing.audio_self, audio, audio, False),
     ):
-        mask = torch.block_diag(
-            *(
-                torch.ones(q, k)
-                for q, k in zip(segments.query_lengths, segments.key_lengths, strict=True)
-            )
+        query, key, value = (
+            draw(1, len(places), 2, 8, seed=seed)
+            for seed, places in enumerate((queries, keys, keys))
         )
-        depth = 1 if is_whole else 2  # the same clip, or also the same region
-        expected = torch.tensor([[q[:depth] == k[:depth] for k in keys] for q in queries])
-        assert torch.equal(mask.bool(), expected)
+        scores = torch.einsum("nhd,mhd->hnm", query[0], key[0]) / 8**0.5
+        expected = torch.zeros(len(queries), 2, 8)
+        for step in range(-1, 2):  # what is heard of the region before, of the own one, after it
+            share = torch.tensor(
+                [
+                    [
+                        float(q.clip == k.clip and step == 0)
+                        if is_whole
+                        else share_of_keys(q, k, regions) * (k.region - q.region == step)
+                        for k in keys
+                    ]
+                    for q in queries
+                ]
+            )
+            weights = scores.masked_fill(share == 0, -torch.inf).softmax(-1).nan_to_num()
+            expected += (
+                torch.einsum("hnm,mhd->nhd", weights, value[0]) * share.amax(1)[:, None, None]
+            )
+            if step:  # the own region has the rest
+                own = share.amax(1)[:, None, None]
+                mine = torch.tensor(
+                    [[q.clip == k.clip and q.region == k.region for k in keys] for q in queries]
+                )
+                weights = scores.masked_fill(~mine, -torch.inf).softmax(-1).nan_to_num()
+                expected -= torch.einsum("hnm,mhd->nhd", weights, value[0]) * own
+        found = attend(query, key, value, segments)[0]
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
     # Convolutions reach across regions, and not across clips.
     assert packing.borders.first[:, 0].nonzero().flatten().tolist() == [0, 4]
