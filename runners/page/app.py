@@ -8,14 +8,15 @@ import asyncio
 import functools
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from fastapi import FastAPI
-from starlette.responses import HTMLResponse, PlainTextResponse
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from runners.editor import files as editor
 from runners.page.bounds import PageBounds, fetch_bounds
 from runners.page.gate import UPLOAD, UploadGate, ask_service, is_refused
 from runners.page.public_url import PublicUrl
@@ -28,6 +29,15 @@ log = structlog.get_logger(__name__)
 
 ASSETS = Path(__file__).parent / "assets"
 START_SECONDS = 5  # about what it takes
+
+
+class _Modules(StaticFiles):
+    """Serves modules of JavaScript, which have no version in their names."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        response = super().file_response(*args, **kwargs)
+        response.headers.update(editor.HEADERS)
+        return response
 
 
 class PageApp:
@@ -116,6 +126,9 @@ class PageApp:
         blocks.state_session_capacity = MAX_SESSIONS
         app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
         app.mount(f"{self._prefix}/results", StaticFiles(directory=self._folder))
+        # The player of sounds that are being made is the editor's.
+        app.mount(f"{self._prefix}/modules/page", _Modules(directory=ASSETS))
+        app.mount(f"{self._prefix}/modules/editor", _Modules(directory=editor.ASSETS))
         mounted = gr.mount_gradio_app(
             app,
             blocks,

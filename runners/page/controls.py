@@ -30,7 +30,7 @@ from runners.page.direct import (
     write_ranges,
 )
 from runners.page.messages import render_status
-from runners.page.player import EMPTY
+from runners.page.player import BEGINNING, EMPTY
 
 EXAMPLES_FOLDER = Path(__file__).resolve().parents[2] / "examples"
 EXAMPLES = {  # title of the button, and prompt
@@ -467,6 +467,8 @@ class ResultControls:
     """The player, and the list of the session's results."""
 
     def __init__(self) -> None:
+        gr.HTML(BEGINNING)
+        self.pieces = gr.HTML("", elem_id="pieces")  # what `assets/beginning.js` plays
         self.player = gr.HTML(EMPTY, elem_id="result")
         self.history = gr.Radio(
             [], label="Results of this session", visible=False, elem_id="history", type="index"

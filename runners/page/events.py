@@ -149,6 +149,7 @@ def _connect_generation(layout: PageLayout, handlers: PageHandlers) -> None:
         list_inputs(layout),
         [
             results.player,
+            results.pieces,
             results.history,
             results.seed_row,
             actions.progress,

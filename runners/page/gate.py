@@ -30,6 +30,7 @@ CHANGES = re.compile(r"/gradio_api/(upload|queue/join|run/[^/]+|cancel|reset)/?"
 READS = re.compile(
     r"|/|/config/?|/theme\.css|/favicon\.ico|/manifest\.json|/robots\.txt|/pwa_icon(/\d+)?"
     r"|/(assets|static|svelte|results)/.+"
+    r"|/modules/(page|editor)/[a-z_]+\.js"
     r"|/gradio_api/(app_id|info|startup-events|theme\.css|upload_progress|queue/data)/?"
     r"|/gradio_api/heartbeat/[^/]+"
     r"|/gradio_api/file=(?![a-z][a-z0-9+.-]*:).+",

@@ -26,9 +26,9 @@ from runners.page import messages
 from runners.page.controls import DEFAULT_SECONDS, FIXED, NUM_SUGGESTIONS
 from runners.page.form import find_clip, read_link, read_options, read_settings
 from runners.page.layout import PageLayout
-from runners.page.player import render_player
+from runners.page.player import render_end, render_pieces, render_player
 from runners.page.public_url import GRADIO_SERVER
-from runners.page.results import PageResult
+from runners.page.results import PageResult, SoundPieces
 from runners.page.sessions import PageSessions
 from runners.page.snippets import ResultSettings
 from runners.storage import is_storage_full
@@ -181,6 +181,7 @@ class PageHandlers:
             layout.actions.cancel: gr.Button(interactive=True),
             layout.actions.part: gr.Row(visible=False),
             layout.actions.progress: messages.render_status("Starting"),
+            layout.results.pieces: "",
         }
         api_key = str(values[layout.model.api_key] or "")
         try:
@@ -220,6 +221,8 @@ class PageHandlers:
             async for item in progress:
                 if isinstance(item, PageResult):
                     yield self._show_new_result(session_id, item)
+                elif isinstance(item, SoundPieces):
+                    yield {layout.results.pieces: render_pieces(item, self._make_url)}
                 else:
                     yield {layout.actions.progress: messages.render_progress(item)}
 
@@ -343,6 +346,7 @@ class PageHandlers:
         layout = self._layout
         updates: Updates = {
             layout.actions.progress: "",
+            layout.results.pieces: "",
             # The control may be outside the screen, so the button has a copy beside it.
             layout.errors["start"]: messages.render_error(text, is_copy=True),
             layout.errors[place]: messages.render_error(text),
@@ -357,6 +361,7 @@ class PageHandlers:
         return {
             layout.actions.progress: "",
             layout.results.player: render_player(result, self._make_url),
+            layout.results.pieces: render_end(result),
             layout.results.history: gr.Radio(choices=titles, value=titles[-1], visible=True),
             layout.results.seed_row: gr.Row(visible=True),
         }

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from runners.jobs.job import MEDIA_TYPES
 from runners.page.plots import NUM_COLUMNS
-from runners.page.results import AUDIO_SUFFIXES, PageResult, Track
+from runners.page.results import AUDIO_SUFFIXES, PageResult, SoundPieces, Track
 
 MakeUrl = Callable[[Path], str]
 
@@ -18,6 +18,11 @@ EMPTY = """\
 <h2>Your result appears here</h2>
 <p>Choose a clip, say what should be heard, and switch between the new sound and the original
 without losing your place.</p>
+</section>"""
+BEGINNING = """\
+<section class="foley-beginning" data-beginning hidden aria-label="The sound so far">
+<video playsinline muted aria-hidden="true" tabindex="-1"></video>
+<p><button type="button">Play what is there</button> <output></output></p>
 </section>"""
 TICK_STEPS_SECONDS = (1, 2, 5, 10, 60)
 MAX_TICKS = 8
@@ -62,6 +67,26 @@ def render_player(result: PageResult, make_url: MakeUrl) -> str:
 {_render_facts(result)}
 {_render_snippets(result)}
 </section>"""
+
+
+def render_pieces(pieces: SoundPieces, make_url: MakeUrl) -> str:
+    """Return what the script plays while a sound is made.
+
+    Args:
+        pieces: of the sound, so far.
+        make_url: returns the address of a file for the browser.
+    """
+    links = "".join(f'<a href="{make_url(path)}"></a>' for path in pieces.files)
+    return f'<div hidden data-pieces data-start-seconds="{pieces.start_seconds:g}">{links}</div>'
+
+
+def render_end(result: PageResult) -> str:
+    """Return what lets the result's player go on from where the pieces of its sound are heard.
+
+    Args:
+        result: whose player is shown.
+    """
+    return f'<div hidden data-pieces data-result="{result.number}"></div>'
 
 
 def _render_choice(result: PageResult, index: int, track: Track, make_url: MakeUrl) -> str:

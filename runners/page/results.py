@@ -37,6 +37,19 @@ class Track:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SoundPieces:
+    """The pieces of a sound that are there while the rest is made.
+
+    Attributes:
+        files: in order; each begins where the one before it ends.
+        start_seconds: where in the clip the sound begins.
+    """
+
+    files: tuple[Path, ...]
+    start_seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class PageResult:
     """One result of a session.
 

@@ -5,13 +5,19 @@ import secrets
 import shutil
 import time
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from foley.client import AsyncFoleyClient, RemoteGeneration, RemoteUpdate, RequestOptions
+from foley.client import (
+    AsyncFoleyClient,
+    RemoteGeneration,
+    RemotePiece,
+    RemoteUpdate,
+    RequestOptions,
+)
 from foley.errors import CancelledRequestError, FoleyError
 from foley.request import AUDIO_FORMATS
-from runners.page.results import PageResult, collect_result
+from runners.page.results import PageResult, SoundPieces, collect_result
 from runners.page.snippets import ResultSettings
 from runners.sandbox.pool import Sandbox
 
@@ -151,8 +157,10 @@ class PageSessions:
 
     async def generate(
         self, session_id: str, clip: Path | None, settings: ResultSettings, *, api_key: str
-    ) -> AsyncGenerator[RemoteUpdate | PageResult, None]:
-        """Generate a sound; yield its progress and, at the end, its result.
+    ) -> AsyncGenerator[RemoteUpdate | SoundPieces | PageResult, None]:
+        """Generate a sound; yield its progress, its pieces so far and, at the end, its result.
+
+        The pieces are those of the first variation. Their files are removed at the end.
 
         Args:
             session_id: the session that the result belongs to.
@@ -166,14 +174,18 @@ class PageSessions:
         if self.find(session_id) is None:
             await self.end_idle(KEEP_SECONDS, MAX_SESSIONS - 1)
         session = self.get(session_id)
-        updates: asyncio.Queue[RemoteUpdate | None] = asyncio.Queue()
+        updates: asyncio.Queue[RemoteUpdate | RemotePiece | None] = asyncio.Queue()
         request_id = f"page-{secrets.token_hex(12)}"
+        folder = session.folder / request_id
+        start_seconds = float(settings.options.get("start_seconds", 0.0))
+        pieces = SoundPieces(files=(), start_seconds=start_seconds)
         async with AsyncFoleyClient(self.server_url, api_key=api_key or None) as client:
             task = asyncio.create_task(
                 client.generate(
                     clip,
                     request_id=request_id,
                     on_update=updates.put_nowait,
+                    on_sound=updates.put_nowait,
                     # The page draws wav files and offers both formats for download.
                     **RequestOptions({**settings.options, "also": AUDIO_FORMATS}),
                 )
@@ -182,7 +194,11 @@ class PageSessions:
             running = session.running = RunningGeneration(request_id, client, task)
             try:
                 while (update := await updates.get()) is not None:
-                    yield update
+                    if isinstance(update, RemoteUpdate):
+                        yield update
+                    elif update.variation == 1:
+                        pieces = await _fetch_piece(client, update, pieces, folder)
+                        yield pieces
                 if task.cancelled():
                     raise CancelledRequestError("Cancelled. Nothing was kept.")
                 result = await self._collect(session, client, task.result(), settings, clip)
@@ -190,6 +206,7 @@ class PageSessions:
                 task.cancel()  # the tab may have been closed
                 if session.running is running:
                     session.running = None
+                shutil.rmtree(folder, ignore_errors=True)
         await self._add_result(session, result)
         yield result
 
@@ -234,6 +251,20 @@ class PageSessions:
             folder=session.folder / str(number),
             sandbox=self._sandbox,
         )
+
+
+async def _fetch_piece(
+    client: AsyncFoleyClient, piece: RemotePiece, before: SoundPieces, folder: Path
+) -> SoundPieces:
+    """Return the pieces with a further one; without it where the service has it no more."""
+    # A piece that is missing would shift those after it, so they are left out too.
+    if piece.number != len(before.files) + 1:
+        return before
+    try:
+        file = await client.download(piece, folder / f"{piece.number}.wav")
+    except FoleyError:  # the result has it too
+        return before
+    return replace(before, files=(*before.files, file))
 
 
 async def _cancel_running(session: PageSession) -> None:

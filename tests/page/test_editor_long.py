@@ -1,15 +1,17 @@
-"""The editor with clips of 10 s and of a minute, on a server that takes them."""
+"""The editor and the page with clips of 10 s and of a minute, on a server that takes them."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, expect
 
 from foley.media.original import read_original
+from tests.page.conftest import Tab
 from tests.page.editor import (
+    KEEP_PLAYED,
     EditorTab,
     draw_played_clip,
     open_editor,
@@ -114,4 +116,34 @@ def test_a_minute_is_heard_while_it_is_made_and_as_one_sound(
     assert np.array_equal(mix, tab.read_samples("editor.sounds.samples.values().next().value[0]"))
     stretches = split_stretches(recorded, mix)
     print(f"waits, in samples: {[stretch.silence for stretch in stretches[1:]]}")
+    page.context.close()
+
+
+def test_the_page_plays_a_minute_while_it_is_made(
+    long_server: Server, open_tab: Callable[..., Tab], tmp_path: Path
+) -> None:
+    tab = open_tab(url=f"http://127.0.0.1:{long_server.port}/ui/")
+    page = tab.page
+    page.evaluate(f"() => {{ {KEEP_PLAYED} }}")
+    tab.upload(draw_played_clip(tmp_path / "ball.mp4", seconds=60))
+    page.get_by_label("Prompt").first.fill("a wooden ball bounces")
+    started = time.monotonic()
+    tab.generate()
+    listen = page.get_by_role("button", name="Play what is there")
+    listen.wait_for(timeout=1000 * scale(60))
+    listen.click()
+    page.wait_for_function("played.length > 0")
+    print(f"60 s on the page: first sound after {time.monotonic() - started:.1f} s")
+    assert 5 < page.evaluate("played[0].buffer.duration") < 20
+    assert not page.locator("[data-player]").count()  # it is still made
+    # The picture is that of the clip, and goes with the sound.
+    picture = page.locator("[data-beginning] video")
+    expect(picture).to_have_js_property("paused", value=False)
+    expect(picture).to_have_js_property("videoWidth", 160)
+    # What comes later is heard after it, from where the playing is.
+    page.wait_for_function("played.at(-1).buffer.duration > 25", timeout=1000 * scale(60))
+    assert page.evaluate("played.at(-1).options[1]") > 0
+    tab.wait_for_result()
+    expect(page.locator("[data-beginning]")).to_be_hidden()
+    page.wait_for_function("document.querySelector('[data-player] video').currentTime > 5")
     page.context.close()

@@ -247,6 +247,7 @@ ALLOWED: dict[str, set[str]] = {
         "foley.client/",
         "foley.media/",
         "runners.browser",
+        "runners.editor/",
         "runners.jobs/",
         "runners.logs",
         "runners.process",

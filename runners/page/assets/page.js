@@ -55,6 +55,28 @@
     }
   }
 
+  // The sound that is being made, once some of it is there.
+  let beginning = null;
+  let loading = null;
+  function showBeginning() {
+    const said = document.querySelector("#pieces [data-pieces]");
+    if (said === null && beginning === null) return;
+    loading ??= import(new URL("modules/page/beginning.js", document.baseURI)).then(({ Beginning }) => {
+      beginning = new Beginning(document.querySelector("[data-beginning]"));
+      showBeginning();
+    });
+    if (beginning === null) return;
+    const { result, startSeconds } = said?.dataset ?? {};
+    if (said === null) beginning.end();
+    else if (!result) {
+      const addresses = [...said.querySelectorAll("a")].map((link) => link.href);
+      beginning.show(addresses, Number(startSeconds));
+    } else {
+      const player = document.querySelector(`#result [data-player][aria-label="Result ${result}"]`);
+      if (player) beginning.end(player.querySelector("video"));
+    }
+  }
+
   async function copy(button, text) {
     const before = button.textContent;
     try {
@@ -103,6 +125,11 @@
       event.preventDefault();
       start.click();
     } else if (event.key === " " && !event.repeat && !within(event.target, TAKES_SPACE)) {
+      if (beginning?.isShown) {
+        event.preventDefault();
+        beginning.toggle();
+        return;
+      }
       const video = document.querySelector("#result [data-player] video");
       if (!video) return;
       event.preventDefault();
@@ -133,6 +160,7 @@
   let failed = false;
   new MutationObserver(() => {
     labelElements();
+    showBeginning();
     const progress = document.querySelector("#progress p");
     if (progress && !working) progress.parentElement.scrollIntoView({ block: "nearest" });
     working = Boolean(progress);
