@@ -66,7 +66,7 @@ def draw(
     strip, *rows = grid[:, 0]
     _draw_strip(strip, clip, seconds)
     for sound, wave, spectrum in zip(sounds, rows[::2], rows[1::2], strict=True):
-        _draw_sound(wave, spectrum, sound, round(seconds * sound.rate))
+        draw_sound(wave, spectrum, sound, round(seconds * sound.rate))
     for axes in (strip, *rows):
         for at in events or ():
             axes.axvline(at, color=TRUE, linewidth=1.2, linestyle="--", alpha=0.9)
@@ -93,7 +93,15 @@ def _draw_strip(axes: Axes, clip: Path, seconds: float) -> None:
     axes.set_yticks([])
 
 
-def _draw_sound(wave: Axes, spectrum: Axes, sound: Sound, num_samples: int) -> None:
+def draw_sound(wave: Axes, spectrum: Axes, sound: Sound, num_samples: int) -> None:
+    """Draw the waveform and the spectrogram of a sound.
+
+    Args:
+        wave: for the waveform, from -1 to 1.
+        spectrum: for the spectrogram, with the frequencies of `plots`.
+        sound: whose range is shaded; its onsets are not drawn.
+        num_samples: that the time axis, in seconds, stands for.
+    """
     seconds = num_samples / sound.rate
     lower, upper = plots.measure_peaks(sound.samples, num_samples)
     middle = (np.arange(len(lower)) + 0.5) * seconds / len(lower)
