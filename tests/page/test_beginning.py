@@ -41,6 +41,7 @@ def make_wav() -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
+@pytest.mark.long
 def test_the_beginning_is_heard_first_and_the_result_goes_on_with_it(
     open_tab: Callable[[], Tab],
 ) -> None:
