@@ -4,6 +4,7 @@ Tests that need a GPU are skipped where there is none, unless FOLEY_REQUIRE_GPU=
 """
 
 import atexit
+import gc
 import os
 import shutil
 import signal
@@ -23,16 +24,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A key for marks is made there, and weights that somebody has downloaded are not what is tested.
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="foley-tests-")
-import torch
-
-from foley.configs import TINY
-from foley.models.dit import build_dit
-from foley.weights.adapters import write_adapter
-from tests.adapters import draw_layers
+# Neither PyTorch nor our networks are imported here: the process that hands out the tests needs
+# none of them, and the other processes wait until it has read this file.
 from tests.collector import Collector
 from tests.durable.receiver import SECRET
 from tests.keyed import KeyedStart, end_keyed_server, start_keyed_server
-from tests.media.clips import add_sound
 from tests.patience import scale
 from tests.server import ROOT, Server, draw_clip
 
@@ -65,15 +61,37 @@ def _group(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.xdist_group(name))
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Keep what the tests import out of garbage collection.
+
+    It is a million objects, which live as long as the process. Each full collection that visits
+    them takes half a second, and one comes every few tests.
+    """
+    gc.disable()
+    try:
+        result = yield
+    finally:
+        gc.freeze()
+        gc.enable()
+    return result
+
+
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     _group(items)
-    if torch.cuda.is_available() or os.environ.get("FOLEY_REQUIRE_GPU") == "1":
+    for_gpu = [item for item in items if "needs_gpu" in item.keywords]
+    if not for_gpu or os.environ.get("FOLEY_REQUIRE_GPU") == "1" or _has_gpu():
         return
     left_out = pytest.mark.skip(reason="no CUDA device; FOLEY_REQUIRE_GPU=1 makes that a failure")
-    for item in items:
-        if "needs_gpu" in item.keywords:
-            item.add_marker(left_out)
+    for item in for_gpu:
+        item.add_marker(left_out)
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -104,11 +122,8 @@ def server(
     tmp_path_factory: pytest.TempPathFactory, probes: list[tuple[int, int]]
 ) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("server")
-    dit = build_dit(TINY.dit)
-    layers = draw_layers(dit, seed=0, rank=2, wants=lambda name: "audio.out" in name)
-    lines = {"about": "a test", "trigger": "a rattle"}
     adapters = folder / "rattle.safetensors"
-    write_adapter(adapters, layers, base="tiny", rank=2, metadata=lines)
+    _write_adapter(adapters)
     settings = {
         "FOLEY_ADAPTERS": str(adapters),
         "FOLEY_JOBS_DIR": str(folder / "jobs"),
@@ -125,6 +140,18 @@ def server(
         yield server
     finally:
         assert server.stop() == 0, server.log.read_text()
+
+
+def _write_adapter(path: Path) -> None:
+    from foley.configs import TINY
+    from foley.models.dit import build_dit
+    from foley.weights.adapters import write_adapter
+    from tests.adapters import draw_layers
+
+    dit = build_dit(TINY.dit)
+    layers = draw_layers(dit, seed=0, rank=2, wants=lambda name: "audio.out" in name)
+    lines = {"about": "a test", "trigger": "a rattle"}
+    write_adapter(path, layers, base="tiny", rank=2, metadata=lines)
 
 
 @pytest.fixture(scope="session")
@@ -170,6 +197,8 @@ def short_clip(clips: Path) -> bytes:
 @pytest.fixture(scope="session")
 def voiced_clip(clips: Path, short_clip: bytes) -> bytes:
     """One second of picture, with a quiet tone of its own on two channels."""
+    from tests.media.clips import add_sound
+
     tone = 0.05 * np.sin(2 * np.pi * 440 * np.arange(48_000) / 48_000)
     samples = np.stack([tone, tone])
     return add_sound(clips / "short.mp4", clips / "voiced.mov", samples).read_bytes()

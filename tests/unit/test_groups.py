@@ -1,4 +1,6 @@
-"""Tests that share a server run in one process."""
+"""How the processes of the tests are run."""
+
+import gc
 
 import pytest
 
@@ -8,3 +10,7 @@ def test_groups_reach_the_scheduler(request: pytest.FixtureRequest) -> None:
     if not getattr(request.config.option, "loadgroup", False):
         pytest.skip("not run by pytest-xdist in groups")
     assert request.node.nodeid.endswith("@tests/unit/test_groups.py")
+
+
+def test_what_the_tests_import_is_left_out_of_garbage_collection() -> None:
+    assert gc.get_freeze_count() > 100_000

@@ -770,6 +770,7 @@ def test_a_model_that_cannot_be_described_has_failed() -> None:
 
 
 def test_a_warm_model_is_frozen_before_the_first_job() -> None:
+    gc.unfreeze()  # what the tests import; it is frozen again below
     frozen, calls = gc.get_freeze_count(), []
 
     def freeze() -> None:
@@ -782,7 +783,6 @@ def test_a_warm_model_is_frozen_before_the_first_job() -> None:
             time.sleep(0.01)
         ((state, count),) = calls
     finally:
-        gc.unfreeze()
         worker.stop(scale(20))
     assert state == "loading"
     assert count > frozen + 10_000
