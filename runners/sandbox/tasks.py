@@ -39,7 +39,7 @@ from foley.media.source_sound import read_source
 from foley.media.stems import write_stem
 from foley.mix import MixOptions, choose_stem_path
 from foley.sound_file import GrowingSound, read_samples
-from foley.speech import measure_speech
+from foley.speech import load_detector, measure_speech
 from foley.types import FramePiece, FrameStream
 from runners.handoff import (
     CLIP,
@@ -69,6 +69,7 @@ SOUND_ONLY_FORMATS = ("wav", "flac")
 def prepare() -> None:
     """Fill the caches that every task reads, once in the fork server instead of in each child."""
     codecs_by_decoder()
+    load_detector()
     # PyTorch asks which processor there is at its first operation with several implementations.
     torch.ones(1).add_(1)
 

