@@ -5,15 +5,17 @@
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from foley.configs import MAX_TEXT_TOKENS, SYNC_SEGMENT_STRIDE
+from foley.configs import MAX_TEXT_TOKENS, SYNC_SEGMENT_FRAMES, SYNC_SEGMENT_STRIDE
 from foley.cuts import CutDetector
 from foley.errors import PromptTooLongError
 from foley.gpu.encoder_batches import TEXT_PRIORITY, Encoders
+from foley.models.embeddings import SYNC_POSITIONS
 from foley.models.synchformer import count_segment_frames, count_segments
 from foley.models.transfer import upload
 from foley.types import FramePiece, FrameStream, plan_pieces
@@ -48,7 +50,7 @@ def encode_visual(encoders: Encoders, frames: Tensor) -> Encoding:
     return torch.cat(features)
 
 
-def encode_sync(encoders: Encoders, frames: Tensor) -> Encoding:
+def encode_sync(encoders: Encoders, frames: Tensor, cuts: Sequence[int] = ()) -> Encoding:
     """Encode frames at 25 fps into sync tokens [S, D], 8 for each segment.
 
     Segments of 16 frames start every 8 frames. Frames after the last whole segment are dropped.
@@ -56,6 +58,7 @@ def encode_sync(encoders: Encoders, frames: Tensor) -> Encoding:
     Args:
         encoders: on their device.
         frames: uint8 [n, H, W, 3], n at least 16, at the image size of the sync encoder.
+        cuts: frames at which shots begin, rising; those outside of `frames` say nothing.
 
     Source: specification, section 6.
     """
@@ -64,9 +67,35 @@ def encode_sync(encoders: Encoders, frames: Tensor) -> Encoding:
     for count in encoders.cut.segments.split(count_segments(len(frames))):
         if tokens:
             yield EncodingPause()
-        tokens.append(encoders.sync(frames[start : start + count_segment_frames(count)]))
+        part = frames[start : start + count_segment_frames(count)]
+        tokens.append(encoders.sync(part))
+        _separate_shots(encoders, part, tokens[-1], [cut - start for cut in cuts])
         start += count * SYNC_SEGMENT_STRIDE
     return torch.cat(tokens)
+
+
+def _separate_shots(encoders: Encoders, frames: Tensor, tokens: Tensor, cuts: list[int]) -> None:
+    """Put new tokens in place of those of segments that see several shots.
+
+    A cut in a segment looks like a hit. Such a segment sees the shot of which it has the most
+    frames, and the nearest of these in place of the others. The segment beside it has the others.
+
+    Args:
+        encoders: on their device.
+        frames: of whole segments.
+        tokens: [S, D] of these; changed in place.
+        cuts: frames at which shots begin, counted as `frames`.
+    """
+    for index in range(count_segments(len(frames))):
+        start = index * SYNC_SEGMENT_STRIDE
+        inside = [cut - start for cut in cuts if 0 < cut - start < SYNC_SEGMENT_FRAMES]
+        if not inside:
+            continue
+        shots = pairwise([0, *inside, SYNC_SEGMENT_FRAMES])
+        first, end = max(shots, key=lambda shot: shot[1] - shot[0])
+        shown = torch.arange(SYNC_SEGMENT_FRAMES, device=frames.device).clamp(first, end - 1)
+        place = slice(index * SYNC_POSITIONS, (index + 1) * SYNC_POSITIONS)
+        tokens[place] = encoders.sync(frames[start + shown])
 
 
 class ClipTokens(NamedTuple):
@@ -144,6 +173,7 @@ def encode_clip(
             if index:
                 yield EncodingPause(collect=collect)
             frames = part.sync if rest is None else torch.cat([rest, part.sync])
+            first = num_encoded + len(part.sync) - len(frames)
             if len(part.visual):
                 visual.append((yield from encode_visual(encoders, part.visual)))
             if texts is None:
@@ -156,7 +186,10 @@ def encode_clip(
                 if len(part.visual):
                     yield EncodingPause()
                 span = count_segment_frames(num_segments)
-                sync.append((yield from encode_sync(encoders, frames[:span])))
+                # A cut in the last two frames that were read is not known yet. The segment that
+                # ends with them sees it.
+                cuts = [cut - first for cut in detector.cuts]
+                sync.append((yield from encode_sync(encoders, frames[:span], cuts)))
             rest = frames[num_segments * SYNC_SEGMENT_STRIDE :].clone()
             num_encoded += len(part.sync)
             del part, frames
