@@ -14,6 +14,12 @@ from foley.request import Edit
 
 _HOP = SAMPLE_RATE // LATENT_RATE
 _CROSSFADE = SAMPLE_RATE // 100  # 10 ms
+# Where the source rings on into a span, and neither sound begins anything, so much of it fades out.
+_LONG_CROSSFADE = SAMPLE_RATE // 10
+_STEP = SAMPLE_RATE // 200  # 5 ms, of levels
+_STEPS_BEFORE = 8  # with which a level is compared
+_ONSET_DB = 2.5  # over the highest of those; beats of partials stay below
+_FLOOR = 1e-6  # of a mean square, -60 dB
 # A source that lacks less than this at its end counts as whole: containers round.
 _ROUNDING_SECONDS = 0.1
 # The encoder's frames before the end of a source hear what follows it, which is not there.
@@ -59,7 +65,7 @@ class EditPlan(NamedTuple):
     def make_envelope(self) -> Tensor:
         """Return the share of the new sound in each sample, float32 [S]: 1 inside, 0 outside.
 
-        It rises and falls inside the spans, as half a cosine of 10 ms.
+        It rises and falls inside the spans, as half a cosine of 10 ms. `splice` may take longer.
         """
         envelope = torch.zeros(self.num_samples)
         for span in self.spans:
@@ -80,7 +86,8 @@ class EditPlan(NamedTuple):
     def splice(self, made: Tensor, source: Tensor) -> Tensor:
         """Return the new sounds inside the spans, and the source outside.
 
-        Outside the spans the samples are those of the source to the bit.
+        Outside the spans the samples are those of the source to the bit. At the start of a span
+        the source fades out over 10 ms, or over up to 100 ms while neither sound has an onset.
 
         Args:
             made: float32 [N, 1, S].
@@ -99,6 +106,9 @@ class EditPlan(NamedTuple):
             inside = spliced[..., span.start : span.stop]
             new = made[..., span.start : span.stop].expand_as(inside)
             inside.copy_(torch.where(share == 1, new, inside + share * (new - inside)))
+            if span.start > 0:
+                for sound, one in zip(spliced, made, strict=True):
+                    _fade_long(sound, one[0], source, span)
         return spliced
 
 
@@ -148,6 +158,43 @@ def plan_edit(edit: Edit, num_source: int, num_samples: int) -> EditPlan:
     return EditPlan(
         _merge(spans, num_samples), num_samples, num_sure, _find_level(strength), is_spliced=True
     )
+
+
+def _fade_long(spliced: Tensor, made: Tensor, source: Tensor, span: Span) -> None:
+    """Let the source ring on at the start of a span, in place, if nothing begins there.
+
+    Args:
+        spliced: float32 [C, S].
+        made: float32 [S].
+        source: float32 [C, S'].
+        span: that does not begin with the sound.
+    """
+    most = min(_LONG_CROSSFADE, (span.stop - span.start) // 2, source.shape[1] - span.start)
+    mono = source.mean(0)
+    count = min(_count_calm(sound, span.start, most) for sound in (mono, made))
+    if count <= _CROSSFADE:
+        return
+    part = slice(span.start, span.start + count)
+    share = (1 - ((torch.arange(count) + 0.5) / count * torch.pi).cos()) / 2
+    old, new = mono[part], made[part]
+    alike = (old @ new / (old.norm() * new.norm()).clamp_min(1e-9)).clamp(0, 1)
+    # The power of sounds that are not alike would sink by 3 dB in the middle.
+    gain = (share**2 + (1 - share) ** 2 + 2 * alike * share * (1 - share)).rsqrt()
+    spliced[:, part] = gain * torch.lerp(source[:, part], new.expand(len(source), -1), share)
+
+
+def _count_calm(sound: Tensor, start: int, most: int) -> int:
+    """Return after how many samples from `start` on the level of a sound [S] rises, or `most`."""
+    before = min(_STEPS_BEFORE, start // _STEP)
+    steps = max(0, most // _STEP)
+    if not before or not steps:
+        return 0
+    part = sound[start - before * _STEP : start + steps * _STEP].unflatten(0, (-1, _STEP))
+    levels = 10 * part.square().mean(1).clamp_min(_FLOOR).log10()
+    for step in range(before, before + steps):
+        if levels[step] > levels[max(0, step - _STEPS_BEFORE) : step].max() + _ONSET_DB:
+            return (step - before) * _STEP
+    return steps * _STEP
 
 
 def _find_level(strength: float) -> float:

@@ -161,9 +161,9 @@ class Edit(BaseModel):
         Field(
             max_length=MAX_RANGES,
             description="What is made anew: objects with `start_seconds` and `stop_seconds`. "
-            "Outside of them the sound is that of the source, but for a crossfade of 10 ms inside "
-            "them. Absent: the whole sound with `strength`, else what follows a source that is "
-            "shorter than the sound.",
+            "Outside of them the sound is that of the source; inside, it begins and ends with a "
+            "crossfade. Absent: the whole sound with `strength`, else what follows a source that "
+            "is shorter than the sound.",
         ),
     ] = ()
     strength: Annotated[

@@ -28,6 +28,7 @@ from tests.server import draw_clip
 from tests.toys import toy_frames, toy_pipeline
 
 FADE = 480  # samples of the crossfade
+LONG_FADE = 4800  # at most, at the start of a range
 
 
 def part(start: float, stop: float) -> dict[str, float]:
@@ -85,7 +86,7 @@ def test_outside_of_any_ranges_samples_are_those_of_the_source(
     outside = torch.ones(made.shape[-1], dtype=torch.bool)
     for start, stop in planned.spans:
         outside[start:stop] = False
-        inside = slice(start + (FADE if start else 0), stop - FADE)
+        inside = slice(start + (LONG_FADE if start else 0), stop - FADE)
         if stop == made.shape[-1]:
             inside = slice(inside.start, stop)
         assert torch.equal(result[0, :, inside], made[0, :, inside].expand(channels, -1))
@@ -110,6 +111,31 @@ def test_no_latent_frame_is_kept_that_is_heard_in_a_range(
         frame = (960 * index, 960 * (index + 1))
         assert frame[1] <= min(planned.num_sure, planned.num_samples)
         assert all(frame[1] <= start or frame[0] >= stop for start, stop in planned.spans)
+
+
+def test_a_ringing_fades_into_a_range_until_something_begins() -> None:
+    times = torch.arange(SAMPLE_RATE) / SAMPLE_RATE
+    ringing = (0.2 * (2 * math.pi * 700 * times).sin() * (-2 * times).exp())[None]
+    quieter = 0.3 * (0.2 * (2 * math.pi * 930 * times).sin() * (-2 * times).exp())[None, None]
+    start = 24_000
+    planned = plan(1, 1, (0.5, 1))
+
+    def levels(sound: torch.Tensor) -> torch.Tensor:
+        """Of 10 ms each, from 20 ms before the range to 150 ms after its start."""
+        parts = sound[start - 960 : start + 7200].unflatten(0, (-1, 480))
+        return 10 * parts.square().mean(1).log10()
+
+    result = planned.splice(quieter, ringing)[0, 0]
+    assert torch.equal(result[:start], ringing[0, :start])
+    assert torch.equal(result[start + LONG_FADE :], quieter[0, 0, start + LONG_FADE :])
+    steps = levels(result).diff()
+    assert steps.abs().max() < 4  # of about 11 dB in all; measured: 3.0
+    # What begins after 50 ms is not faded, and what begins in the source is not heard.
+    hit = torch.zeros(SAMPLE_RATE)
+    hit[start + 2400 :] = 2 * noise(1)[0, : -start - 2400]
+    for made, source in ((quieter + hit, ringing), (quieter, ringing + hit)):
+        result = planned.splice(made, source)[0, 0]
+        assert torch.equal(result[start + 2400 :], made[0, 0, start + 2400 :])
 
 
 def test_ranges_that_overlap_or_touch_are_one_and_ends_are_cut() -> None:
@@ -185,14 +211,14 @@ def test_a_range_is_made_anew_and_the_rest_is_the_source_to_the_bit() -> None:
     for made in (first, second):
         assert torch.equal(made[0, :, :24000], source[:, :24000])
         assert torch.equal(made[0, :, 57600:], source[:, 57600:])
-    inside = slice(24000 + FADE, 57600 - FADE)
+    inside = slice(24000 + LONG_FADE, 57600 - FADE)
     assert not torch.equal(first[..., inside], second[..., inside])
     assert torch.equal(first[0, 0, inside], first[0, 1, inside])  # the new part is mono
 
 
 def test_what_is_kept_is_heard_by_what_is_made_anew() -> None:
     made = [edit_toy(noise(2, seed=seed), 2, ranges=[part(0.5, 1.2)]) for seed in (3, 4)]
-    inside = slice(24000 + FADE, 57600 - FADE)
+    inside = slice(24000 + LONG_FADE, 57600 - FADE)
     assert not torch.equal(made[0][..., inside], made[1][..., inside])
 
 
