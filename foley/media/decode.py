@@ -4,11 +4,16 @@ from __future__ import annotations  # PyAV's packets are generic for the type ch
 
 import heapq
 import os
+import threading
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 from av import Packet, VideoFrame
@@ -59,8 +64,10 @@ from foley.media.timeline import (
 )
 from foley.types import ClipFacts, FramePiece, VideoFrames, count_visual
 
-# Every thread of a decoder keeps a few more frames, and four threads are faster than the scaling.
+# Every thread of a decoder keeps a few more frames. As many threads scale frames beside it.
 _MAX_DECODER_THREADS = 4
+# Frames that are being scaled, and their RGB forms, take up to this.
+_MAX_SCALING_BYTES = 64 << 20
 # A last frame that is shown longer than this is picked until its end. The reference picks it once,
 # so the sound would end before the picture; at 20 fps and more, its rule is kept.
 _LONG_HOLD_SECONDS = 0.05
@@ -151,7 +158,7 @@ def decode_frames(
         trim: leave out the frames after `limits.max_seconds` instead of raising an error.
         exact_clock: see `FramePicker`.
         whole_segments: repeat the last frame until the sync encoder's segments cover all frames.
-        num_threads: of the decoder; up to four when None.
+        num_threads: of the decoder and of the scaling; up to four when None.
 
     Raises:
         VideoEmptyError: the file has no bytes.
@@ -244,15 +251,27 @@ def _decode(
     num_threads: int | None,
     in_pieces: bool,
 ) -> Iterator[FramePiece]:
-    with open_video(source, limits) as (container, stream):
+    with open_video(source, limits) as (container, stream), ExitStack() as scaling:
+        threads = num_threads or _default_threads()
         stream.thread_type = "AUTO"
-        stream.codec_context.thread_count = num_threads or _default_threads()
+        stream.codec_context.thread_count = threads
         stated_seconds = _stated_seconds(container, stream)
         expected_seconds = min(stated_seconds or limits.max_seconds, limits.max_seconds)
-        pickers = [FramePicker(fps, exact=exact_clock) for fps in (VISUAL_FPS, SYNC_FPS)]
-        scaler = _Scaler(*sizes, limits, *pickers)
+        pickers = {fps: FramePicker(fps, exact=exact_clock) for fps in (VISUAL_FPS, SYNC_FPS)}
+        scaler = _Scaler(*sizes, limits, pickers[VISUAL_FPS], pickers[SYNC_FPS], threads)
+        scaling.callback(scaler.close)
         times = FrameTimes(stream.time_base or Fraction(1, SYNC_FPS), _frame_rate(stream))
         trimmed = is_checked = False
+
+        def take_pieces(progress: Iterator[None]) -> Iterator[FramePiece]:
+            nonlocal is_checked
+            for _ in progress:
+                while in_pieces and (piece := scaler.take(expected_seconds)) is not None:
+                    if not trim and not is_checked:
+                        _check_stated_length(container, stream, limits)
+                    is_checked = True
+                    yield piece
+
         for frame, pts, duration in time_frames(container, stream, limits):
             seconds = times.seconds(pts, duration)
             check_cpu(seconds, limits)
@@ -261,17 +280,12 @@ def _decode(
                 first_seconds, trimmed = seconds, True
                 break
             if seconds >= 0:
-                for _ in scaler.add(frame, seconds):
-                    while in_pieces and (piece := scaler.take(expected_seconds)) is not None:
-                        if not trim and not is_checked:
-                            _check_stated_length(container, stream, limits)
-                        is_checked = True
-                        yield piece
+                yield from take_pieces(scaler.add(frame, seconds))
+        yield from take_pieces(scaler.finish_begun())
         held = not trimmed and times.held_seconds > _LONG_HOLD_SECONDS
         if held and scaler.num_sync:
-            for _ in scaler.hold_last(min(times.stop_seconds, limits.max_seconds)):
-                while in_pieces and (piece := scaler.take(expected_seconds)) is not None:
-                    yield piece
+            stop_seconds = min(times.stop_seconds, limits.max_seconds)
+            yield from take_pieces(scaler.hold_last(stop_seconds))
             if times.stop_seconds > limits.max_seconds + 1 / VISUAL_FPS:
                 first_seconds, trimmed = times.stop_seconds, True
     if not scaler.num_sync:
@@ -314,15 +328,26 @@ def _too_long_error(seconds: float, limits: MediaLimits) -> VideoTooLongError:
     )
 
 
+_Scaled = tuple[Tensor | None, Tensor | None]  # of the 8 and the 25 fps frames
+
+
+class _Begun(NamedTuple):
+    """A frame that is being scaled, and how often it was picked at 8 and at 25 fps."""
+
+    scaled: Future[_Scaled]
+    visual_picks: int
+    sync_picks: int
+
+
 class _Scaler:
     """Converts each picked frame to RGB once, and scales it for the encoders that need it.
 
-    `add` and `hold_last` yield whenever there may be a piece to take, since one frame can be picked
-    for minutes.
+    Several frames are scaled at a time, beside the decoder. `add`, `finish_begun` and `hold_last`
+    yield whenever there may be a piece to take, since one frame can be picked for minutes.
 
     Attributes:
-        num_visual: frames at 8 fps that were picked so far.
-        num_sync: frames at 25 fps that were picked so far.
+        num_visual: frames at 8 fps that were picked and scaled so far.
+        num_sync: frames at 25 fps that were picked and scaled so far.
     """
 
     def __init__(
@@ -332,6 +357,7 @@ class _Scaler:
         limits: MediaLimits,
         visual_picker: FramePicker,
         sync_picker: FramePicker,
+        num_threads: int,
     ) -> None:
         seconds = min(limits.max_seconds, WHOLE_CLIP_FRAMES / SYNC_FPS) + 1
         self.visual = FrameStack(visual_size, int(seconds * VISUAL_FPS))
@@ -340,42 +366,69 @@ class _Scaler:
         self._visual_size, self._sync_size = visual_size, sync_size
         self._visual_picker, self._sync_picker = visual_picker, sync_picker
         self._limits = limits
-        self._reformatter = VideoReformatter()
+        self._num_threads = num_threads
+        self._pool = ThreadPoolExecutor(num_threads, "scale")
+        self._begun: deque[_Begun] = deque()
+        self._own = threading.local()  # a converter to RGB for each thread
         self._orientation: Orientation | None = None
         self._last: VideoFrame | None = None
         self._taken = 0, 0  # frames at 8 and at 25 fps
         self._next_piece = WHOLE_CLIP_FRAMES
 
+    def close(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
     def add(self, frame: VideoFrame, seconds: float) -> Iterator[None]:
         self._last = frame
-        yield from self._pick(
-            frame, self._visual_picker.count(seconds), self._sync_picker.count(seconds)
-        )
+        self._begin(frame, self._visual_picker.count(seconds), self._sync_picker.count(seconds))
+        at_once = _MAX_SCALING_BYTES // (6 * frame.width * frame.height)
+        yield from self._finish(max(1, min(self._num_threads, at_once)))
 
-    def _pick(self, frame: VideoFrame, visual_picks: int, sync_picks: int) -> Iterator[None]:
-        if not visual_picks and not sync_picks:
-            return
-        # The reference's colours are those of PyAV's default conversion.
-        rgb = self._reformatter.reformat(frame, format="rgb24")
-        image = rgb_view(rgb)  # [H, W, 3]
-        if self._orientation is None:
-            # A file states it once. PyAV's side data and frame refer to each other, so reading it
-            # from every frame would keep all frames alive until the garbage collector runs.
-            self._orientation = orientation_of(frame)
-        visual = sync = None
-        if visual_picks:
-            visual = apply_orientation(stretch(image, self._visual_size), self._orientation)
-        if sync_picks:
-            self._check_fitted_size(frame)
-            sync = apply_orientation(fit_and_crop(image, self._sync_size), self._orientation)
-        yield from self._append(visual, visual_picks, sync, sync_picks)
+    def finish_begun(self) -> Iterator[None]:
+        """Wait for all frames that were added."""
+        return self._finish(0)
 
     def hold_last(self, stop_seconds: float) -> Iterator[None]:
         """Pick the last frame again for every target before `stop_seconds`."""
         assert self._last is not None
         visual_picks = self._visual_picker.count_until(stop_seconds)
         sync_picks = self._sync_picker.count_until(stop_seconds)
-        yield from self._pick(self._last, visual_picks, sync_picks)
+        self._begin(self._last, visual_picks, sync_picks)
+        return self._finish(0)
+
+    def _begin(self, frame: VideoFrame, visual_picks: int, sync_picks: int) -> None:
+        if not visual_picks and not sync_picks:
+            return
+        if self._orientation is None:
+            # A file states it once. PyAV's side data and frame refer to each other, so reading it
+            # from every frame would keep all frames alive until the garbage collector runs.
+            self._orientation = orientation_of(frame)
+        if sync_picks:
+            self._check_fitted_size(frame)
+        scaled = self._pool.submit(self._scale, frame, visual_picks > 0, sync_picks > 0)
+        self._begun.append(_Begun(scaled, visual_picks, sync_picks))
+
+    def _scale(self, frame: VideoFrame, visual: bool, sync: bool) -> _Scaled:
+        if not hasattr(self._own, "reformatter"):
+            self._own.reformatter = VideoReformatter()
+        # The reference's colours are those of PyAV's default conversion.
+        image = rgb_view(self._own.reformatter.reformat(frame, format="rgb24"))  # [H, W, 3]
+        assert self._orientation is not None
+        return (
+            apply_orientation(stretch(image, self._visual_size), self._orientation)
+            if visual
+            else None,
+            apply_orientation(fit_and_crop(image, self._sync_size), self._orientation)
+            if sync
+            else None,
+        )
+
+    def _finish(self, num_left: int) -> Iterator[None]:
+        """Append frames in their order until so many are being scaled."""
+        while len(self._begun) > num_left:
+            begun = self._begun.popleft()
+            visual, sync = begun.scaled.result()
+            yield from self._append(visual, begun.visual_picks, sync, begun.sync_picks)
 
     def repeat_last(self, num_visual: int, num_sync: int) -> None:
         """Pick the last frame again until so many frames are picked."""

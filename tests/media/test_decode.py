@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 
 import av
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from foley.errors import NoFramesError, VideoTooLargeError, VideoTooLongError
-from foley.media.decode import VideoInfo, decode_frames, probe
+from foley.media.decode import VideoInfo, decode_frames, decode_pieces, probe
 from foley.media.scale import fit_and_crop, stretch
 from foley.media.source import MediaLimits
 from foley.types import VideoFrames
@@ -233,3 +234,21 @@ def test_with_an_exact_clock_no_frame_lasts_beyond_the_limit(tmp_path: Path) -> 
     assert frames.trimmed
     assert numbers(frames.sync) == list(range(50))
     assert numbers(decode_80(clip, limits=limits, trim=True).sync)[-1] == 50
+
+
+def test_frames_do_not_depend_on_the_number_of_threads(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", num_frames=40)
+    one, four = (
+        decode_frames(clip, visual_size=64, sync_size=48, num_threads=number) for number in (1, 4)
+    )
+    assert torch.equal(one.visual, four.visual)
+    assert torch.equal(one.sync, four.sync)
+
+
+def test_a_decoder_that_is_dropped_leaves_no_thread(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", num_frames=400)
+    pieces = decode_pieces(clip, visual_size=32, sync_size=32)
+    next(pieces)
+    assert any(thread.name.startswith("scale") for thread in threading.enumerate())
+    pieces.close()  # type: ignore[attr-defined]
+    assert not any(thread.name.startswith("scale") for thread in threading.enumerate())
