@@ -14,6 +14,7 @@ import yaml
 
 from runners import metrics
 from runners.settings import KNOWN_ELSEWHERE, PREFIX, Settings
+from tests.image import overlay
 from tests.patience import scale
 from tests.server import ROOT
 
@@ -142,14 +143,27 @@ def test_pods_have_bounded_disks_and_reach_nothing_inside_the_cluster(
 
 @pytest.fixture(scope="module")
 def fleet() -> dict[str, dict[str, Any]]:
-    """The objects of `kubectl apply -k deploy` by their kind, as kubectl makes them."""
-    if shutil.which("kubectl") is None:
-        pytest.skip("kubectl is not installed")
+    """The objects of `kubectl apply -k deploy` by their kind."""
+    return {document["kind"]: document for document in overlay.build(ROOT / "deploy")}
+
+
+def sort_lists(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: sort_lists(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return sorted(map(sort_lists, value), key=lambda one: json.dumps(one, sort_keys=True))
+    return value
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
+def test_the_fleet_is_what_kubectl_makes(fleet: dict[str, Any]) -> None:
     built = subprocess.run(
         ["kubectl", "kustomize", ROOT / "deploy"], capture_output=True, text=True, check=False
     )
     assert built.returncode == 0, built.stderr
-    return {document["kind"]: document for document in yaml.safe_load_all(built.stdout)}
+    documents = list(yaml.safe_load_all(built.stdout))
+    assert len(documents) == len(fleet)
+    assert sort_lists({one["kind"]: one for one in documents}) == sort_lists(fleet)
 
 
 def test_a_fleet_is_scaled_by_its_jobs_alone(fleet: dict[str, Any]) -> None:
