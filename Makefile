@@ -8,8 +8,11 @@ FAST_TESTS := tests/unit tests/jobs tests/models tests/media tests/parity tests/
 # Two processes; tests/conftest.py says which tests stay together. In the order of the folders, short
 # files come last, and both processes end at nearly the same time.
 PARALLEL := -n 2 --dist loadgroup --no-loadscope-reorder
+# The types are checked by one process, which takes a minute and leaves a core to the first tests. Both
+# run to their end, and a failure of either is one of make.
+BESIDE_LINT := $(MAKE) --no-print-directory --keep-going --jobs=2 lint
 
-.PHONY: setup demo test test-all coverage test-fast test-lowest soak serve lint format bench lock image test-image clean
+.PHONY: setup demo test test-all tests all-tests coverage all-tests-covered test-fast test-lowest soak serve lint format bench lock image test-image clean
 
 setup:
 	@scripts/setup
@@ -24,17 +27,26 @@ test: setup
 	@if $(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 12))"; \
 	then $(MAKE) --no-print-directory coverage; else $(MAKE) --no-print-directory test-all; fi
 else
-test: setup lint  ## the tests that take up to ten seconds each
-	@$(PYTHON) -m pytest $(PARALLEL)
+test: setup  ## the tests that take up to ten seconds each
+	@$(BESIDE_LINT) tests
 endif
 
-test-all: setup lint  ## all tests but those of make soak
+tests:
+	@$(PYTHON) -m pytest $(PARALLEL)
+
+test-all: setup  ## all tests but those of make soak
+	@$(BESIDE_LINT) all-tests
+
+all-tests:
 	@$(PYTHON) -m pytest $(PARALLEL) -m "not soak"
 
 test-fast: setup  ## the tests of single parts, in one to two minutes
 	@$(PYTHON) -m pytest -q $(PARALLEL) -m "not soak and not long and not slow" $(FAST_TESTS)
 
-coverage: setup lint  ## make test-all, with a report of the lines that no test runs
+coverage: setup  ## make test-all, with a report of the lines that no test runs
+	@$(BESIDE_LINT) all-tests-covered
+
+all-tests-covered:
 	@rm -rf .coverage
 	@.venv/bin/coverage run -m pytest $(PARALLEL) -m "not soak"
 	@.venv/bin/coverage combine --quiet
