@@ -21,7 +21,7 @@ from foley.hardware.compatibility import (
     parse_version,
 )
 from foley.hardware.machine import Machine, inspect_machine
-from foley.weights.sources import DISK_BYTES, GPU_BYTES
+from foley.weights.sources import DISK_BYTES, GPU_BYTES, LEAST_GPU_BYTES
 
 State = Literal["ok", "warning", "error"]
 # The checks that a start of the service makes: without these nothing runs.
@@ -187,12 +187,12 @@ def _check_gpu(machine: Machine, preset: str, needs_gpu: bool) -> Finding:
         return Finding("gpu", "ok", "none: the CPU is used, which suits tiny")
     best = max(machine.gpus, key=lambda gpu: gpu.num_bytes)
     name = f"{best.name}, {best.num_bytes / 1e9:.1f} GB"
-    fitting = [key for key, num_bytes in GPU_BYTES.items() if best.num_bytes >= num_bytes]
-    if preset in GPU_BYTES and preset not in fitting:
+    fitting = [key for key, least in LEAST_GPU_BYTES.items() if best.num_bytes >= least]
+    if preset in LEAST_GPU_BYTES and preset not in fitting:
         return Finding(
             "gpu",
             "error",
-            f"{name}: {preset} needs {GPU_BYTES[preset] / 1e9:.1f} GB; use "
+            f"{name}: {preset} needs {LEAST_GPU_BYTES[preset] / 1e9:.1f} GB; use "
             f"{' or '.join(fitting) or 'tiny'}, or a larger GPU",
         )
     if best.capability < FLASH_CAPABILITY:
@@ -202,7 +202,11 @@ def _check_gpu(machine: Machine, preset: str, needs_gpu: bool) -> Finding:
             f"{name}: compute capability {_join(best.capability)} has no fast bfloat16; "
             f"{_join(FLASH_CAPABILITY)} or later does",
         )
-    return Finding("gpu", "ok", f"{name}; fits {', '.join(['tiny', *fitting])}")
+    streamed = [key for key in fitting if best.num_bytes < GPU_BYTES[key]]
+    note = f"; {' and '.join(streamed)} with a part of the weights in host memory"
+    return Finding(
+        "gpu", "ok", f"{name}; fits {', '.join(['tiny', *fitting])}{note if streamed else ''}"
+    )
 
 
 def _check_flash(machine: Machine) -> Finding:

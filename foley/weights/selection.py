@@ -11,7 +11,7 @@ from foley.weights.detection import DESCRIPTION_FILE, has_official_files
 from foley.weights.hub import default_folder
 from foley.weights.loading import load_components
 from foley.weights.manifest import missing_files
-from foley.weights.sources import FILES, GPU_BYTES
+from foley.weights.sources import FILES, LEAST_GPU_BYTES
 
 EMBEDDED_WEIGHTS = Path(__file__).parent / "tiny"
 
@@ -52,8 +52,9 @@ def find_largest_preset(device: torch.device) -> str:
     """Return the name of the largest preset that is downloaded and fits the GPU, or tiny."""
     if device.type == "cuda":
         _, num_bytes = torch.cuda.mem_get_info(device)
+        folder = default_folder()
         for name in ("xxl", "xl"):
-            if num_bytes >= GPU_BYTES[name] and not missing_files(FILES[name], default_folder()):
+            if num_bytes >= LEAST_GPU_BYTES[name] and not missing_files(FILES[name], folder):
                 return name
     return TINY.name
 
