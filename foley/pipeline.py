@@ -63,6 +63,7 @@ from foley.request import (
     check_part,
 )
 from foley.session import Session, SoundPiece
+from foley.sound_file import SoundFolder
 from foley.types import (
     Conditions,
     FramePiece,
@@ -703,9 +704,22 @@ class FoleyPipeline:
         sources: Sequence[SourceSound | None],
         on_sound: OnSound | None = None,
     ) -> list[Generation]:
+        with SoundFolder() as folder:
+            sessions = [
+                self.start(*item, partial(folder.name, number))
+                for number, item in enumerate(zip(frames, requests, sources, strict=True))
+            ]
+            self._run_to_the_end(sessions, on_progress, on_sound)
+            return [session.result() for session in sessions]
+
+    def _run_to_the_end(
+        self,
+        sessions: Sequence[Session],
+        on_progress: OnProgress | None,
+        on_sound: OnSound | None,
+    ) -> None:
         report = on_progress or (lambda progress: None)
         hand_out = on_sound or (lambda piece: None)
-        sessions = [self.start(*item) for item in zip(frames, requests, sources, strict=True)]
         velocities = self.make_velocity_model()
         session = sessions[0]
         try:
@@ -739,7 +753,6 @@ class FoleyPipeline:
         except torch.OutOfMemoryError as error:
             self.make_room()
             raise session.make_memory_error() from error
-        return [session.result() for session in sessions]
 
     def make_room(self) -> None:
         """Free memory that only makes requests faster, after the device ran out of memory.

@@ -6,7 +6,9 @@ is written.
 
 # S samples
 
+import tempfile
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -62,6 +64,37 @@ def read_samples(path: Path, start: int, num_samples: int) -> Tensor:
     if len(samples) < num_samples:
         raise OSError(f"{path.name} ends before sample {start + num_samples}")
     return torch.from_numpy(samples)[None]
+
+
+class SoundFolder:
+    """A folder for long sounds while they are made. It is there from the first of them to the end.
+
+    A sound that was mapped before the end stays readable after it.
+    """
+
+    def __init__(self) -> None:
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._folder is not None:
+            self._folder.cleanup()
+
+    def name(self, number: int, variation: int) -> Path:
+        """Return the path of the file of a sound.
+
+        Args:
+            number: of its request.
+            variation: of its request, counted from 1.
+
+        Raises:
+            OSError: the folder cannot be made.
+        """
+        if self._folder is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="foley-")
+        return Path(self._folder.name, f"{number}-{variation}.f32")
 
 
 class GrowingSound:

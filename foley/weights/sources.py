@@ -111,8 +111,8 @@ FILES: dict[str, tuple[HubFile, ...]] = {
 # Weights as they lie on the GPU (the transformer in bfloat16, the rest in float32) and 4 GB to work
 # in. The weights are counted. The 4 GB are an estimate: a service of xxl took 16.1 GB of an H100.
 GPU_BYTES: dict[str, int] = {"xl": 12_700_000_000, "xxl": 17_200_000_000}
-# On a smaller GPU a part of the weights stays in host memory. A card of 6 GB is the smallest on which
-# xxl was measured; xl is smaller in each part.
+# On a smaller GPU a part of the weights stays in host memory. A card of 6 GB is the smallest on
+# which xxl was measured; xl is smaller in each part.
 LEAST_GPU_BYTES: dict[str, int] = {"xl": 6_000_000_000, "xxl": 6_000_000_000}
 # What a download takes: the sum of `FILES`, and room for the files of unknown size.
 DISK_BYTES: dict[str, int] = {"xl": 10_600_000_000, "xxl": 15_100_000_000}

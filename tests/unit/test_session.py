@@ -1,7 +1,9 @@
 import dataclasses
 import itertools
+import tempfile
 import weakref
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -122,6 +124,23 @@ def test_a_long_clip_is_heard_while_it_is_read() -> None:
         assert [piece.start_seconds * 48_000 for piece in own] == list(starts)[:-1]
         joined = torch.cat([piece.waveform for piece in own], -1)
         assert torch.equal(joined, made.waveforms[variation - 1])
+
+
+@pytest.mark.slow
+def test_a_long_sound_is_in_a_file_while_it_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    frames, seen = toy_frames(376 + 96), list[list[Path]]()
+    request = GenerationRequest(seed=3, num_inference_steps=1)
+    made = toy_pipeline().generate(
+        frames, request, on_sound=lambda piece: seen.append(list(tmp_path.rglob("*.f32")))
+    )
+    assert {len(files) for files in seen} == {1}
+    assert not list(tmp_path.iterdir())
+    session = toy_pipeline().start(frames, request)
+    drive(session)
+    assert torch.equal(made.waveforms, session.result().waveforms)
 
 
 def test_the_beginning_of_a_short_sound_comes_ahead_of_the_whole() -> None:
