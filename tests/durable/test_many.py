@@ -1,4 +1,4 @@
-"""What calls about jobs cost while 10,000 of them wait: processor time, beside that with one job."""
+"""What calls about jobs cost while 10,000 of them wait: processor time, beside that with one."""
 
 import statistics
 import time

@@ -79,6 +79,7 @@ ALLOWED: dict[str, set[str]] = {
         "foley.models/",
         "foley.sampling",
         "foley.session",
+        "foley.sound_file",
         "foley.weights/",
         "foley.windows",
     },
