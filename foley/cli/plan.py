@@ -3,6 +3,7 @@
 Everything that can be refused is refused here, before a model is loaded.
 """
 
+import re
 import shlex
 import tempfile
 from collections.abc import Callable, Sequence
@@ -257,8 +258,6 @@ def prepare_clips(
                 duration_seconds=duration_seconds,
                 stop_seconds=start_seconds + DEFAULT_CLIP_SECONDS + 1 if trim else None,
             )
-        except ParameterError as error:
-            on_error(task, _name_flags(error))
         except RequestError as error:
             on_error(task, error)
         else:
@@ -282,13 +281,17 @@ def check_part_flags(
     try:
         check_part(start_seconds, frame_rate, duration_seconds)
     except ParameterError as error:
-        raise _name_flags(error) from error
+        raise ParameterError(name_flags(str(error))) from error
 
 
-def _name_flags(error: ParameterError) -> ParameterError:
-    """The error with the options as they are typed."""
-    name, separator, rest = str(error).partition(": ")
-    return ParameterError(f"{_FLAGS.get(name, name)}{separator}{rest}")
+def name_flags(message: str) -> str:
+    """Return a message about a request with the options as they are typed.
+
+    Args:
+        message: names options as `GenerationRequest` and the service do.
+    """
+    words = re.compile(rf"(?<![\w./-])({'|'.join(_FLAGS)})(?![\w/-])")  # and no part of a path
+    return words.sub(lambda match: _FLAGS[match[0]], message)
 
 
 def _choose_container(task: ClipTask, console: Console) -> ClipTask:

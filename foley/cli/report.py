@@ -10,7 +10,7 @@ from rich.console import Console
 
 from foley.cli.backends import ClipResult, ModelName, SoundFile
 from foley.cli.pipes import write_file, write_line
-from foley.cli.plan import ClipTask
+from foley.cli.plan import ClipTask, name_flags
 from foley.errors import RequestError
 from foley.mix import Loudness, LoudnessReport
 
@@ -139,7 +139,7 @@ class Report:
             error: which ended it.
         """
         self.num_failed += 1
-        text = str(error)
+        text = name_flags(str(error))
         if not text.startswith((f"{task.name} ", f"there is no file {task.name};")):
             text = f"{task.name}: {text}"
         print(f"foley: {text}", file=sys.stderr)

@@ -361,7 +361,7 @@ def test_a_prompt_alone_becomes_a_sound(foley: RunFoley, tmp_path: Path) -> None
         (("--seconds", 3601, "-p", "rain"), "less than or equal to 3600, got 3601"),
         (("--seconds", 1, "-p", "rain", "-o", "x.mp4"), "no picture; use .wav or .flac"),
         (("--seconds", 1, "-p", "rain", "--csv", "x.csv"), "leave it or --csv out"),
-        (("--seconds", 1, "-p", "rain", "--start", 1, CLIP), "--start: got 1 and duration_seconds"),
+        (("--seconds", 1, "-p", "rain", "--start", 1, CLIP), "--start: got 1 and --seconds"),
     ],
 )
 def test_a_sound_without_a_clip_is_refused_where_options_do_not_fit(
@@ -370,6 +370,13 @@ def test_a_sound_without_a_clip_is_refused_where_options_do_not_fit(
     result = foley("generate", *arguments)
     assert result.returncode == 2
     assert words in result.stderr
+
+
+def test_a_still_picture_asks_for_the_option_by_its_name(foley: RunFoley, tmp_path: Path) -> None:
+    picture = Path(__file__).parents[2] / "docs/images/page-desktop.png"
+    result = foley("generate", picture, "-p", "rain", "-o", tmp_path / "out.mp4")
+    assert result.returncode == 1
+    assert "set --seconds, such as 5" in result.stderr
 
 
 def test_json_has_a_line_for_each_clip(foley: RunFoley, tmp_path: Path) -> None:
