@@ -15,6 +15,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from foley.errors import OutputError
+
 Samples = npt.NDArray[np.float32]
 
 _ITEM_BYTES = 4
@@ -32,8 +34,12 @@ def append_samples(path: Path, samples: Samples, *, is_first: bool) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    with path.open("wb" if is_first else "ab") as file:
-        file.write(samples.data)
+    try:
+        with path.open("wb" if is_first else "ab") as file:
+            file.write(samples.data)
+    except OSError as error:  # of a full disk, which does not say where
+        error.filename = str(path)
+        raise
 
 
 def map_samples(path: Path) -> Tensor:
@@ -69,7 +75,8 @@ def read_samples(path: Path, start: int, num_samples: int) -> Tensor:
 class SoundFolder:
     """A folder for long sounds while they are made. It is there from the first of them to the end.
 
-    A sound that was mapped before the end stays readable after it.
+    A sound that was mapped before the end stays readable after it. A sound that cannot be stored
+    raises an `OutputError`.
     """
 
     def __init__(self) -> None:
@@ -78,9 +85,13 @@ class SoundFolder:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *error: object) -> None:
-        if self._folder is not None:
-            self._folder.cleanup()
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if self._folder is None:
+            return
+        self._folder.cleanup()
+        # Another error of the system is not about the folder, such as one of who takes the pieces.
+        if isinstance(error, OSError) and str(error.filename).startswith(self._folder.name):
+            raise _make_error(error) from error
 
     def name(self, number: int, variation: int) -> Path:
         """Return the path of the file of a sound.
@@ -90,11 +101,21 @@ class SoundFolder:
             variation: of its request, counted from 1.
 
         Raises:
-            OSError: the folder cannot be made.
+            OutputError: the folder cannot be made.
         """
         if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="foley-")
+            try:
+                self._folder = tempfile.TemporaryDirectory(prefix="foley-")
+            except OSError as error:
+                raise _make_error(error) from error
         return Path(self._folder.name, f"{number}-{variation}.f32")
+
+
+def _make_error(error: OSError) -> OutputError:
+    return OutputError(
+        f"a long sound cannot be stored while it is made ({error.strerror}); free some "
+        "space, or set TMPDIR to another folder"
+    )
 
 
 class GrowingSound:

@@ -187,13 +187,12 @@ def _check_gpu(machine: Machine, preset: str, needs_gpu: bool) -> Finding:
         return Finding("gpu", "ok", "none: the CPU is used, which suits tiny")
     best = max(machine.gpus, key=lambda gpu: gpu.num_bytes)
     name = f"{best.name}, {best.num_bytes / 1e9:.1f} GB"
-    fitting = [key for key, least in LEAST_GPU_BYTES.items() if best.num_bytes >= least]
-    if preset in LEAST_GPU_BYTES and preset not in fitting:
+    fitting = list(GPU_BYTES) if best.num_bytes >= LEAST_GPU_BYTES else []
+    if preset in GPU_BYTES and not fitting:
         return Finding(
             "gpu",
             "error",
-            f"{name}: {preset} needs {LEAST_GPU_BYTES[preset] / 1e9:.1f} GB; use "
-            f"{' or '.join(fitting) or 'tiny'}, or a larger GPU",
+            f"{name}: {preset} needs {LEAST_GPU_BYTES / 1e9:.1f} GB; use tiny, or a larger GPU",
         )
     if best.capability < FLASH_CAPABILITY:
         return Finding(

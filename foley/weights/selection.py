@@ -54,7 +54,7 @@ def find_largest_preset(device: torch.device) -> str:
         _, num_bytes = torch.cuda.mem_get_info(device)
         folder = default_folder()
         for name in ("xxl", "xl"):
-            if num_bytes >= LEAST_GPU_BYTES[name] and not missing_files(FILES[name], folder):
+            if num_bytes >= LEAST_GPU_BYTES and not missing_files(FILES[name], folder):
                 return name
     return TINY.name
 

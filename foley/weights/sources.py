@@ -113,6 +113,6 @@ FILES: dict[str, tuple[HubFile, ...]] = {
 GPU_BYTES: dict[str, int] = {"xl": 12_700_000_000, "xxl": 17_200_000_000}
 # On a smaller GPU a part of the weights stays in host memory. A card of 6 GB is the smallest on
 # which xxl was measured; xl is smaller in each part.
-LEAST_GPU_BYTES: dict[str, int] = {"xl": 6_000_000_000, "xxl": 6_000_000_000}
+LEAST_GPU_BYTES = 6_000_000_000
 # What a download takes: the sum of `FILES`, and room for the files of unknown size.
 DISK_BYTES: dict[str, int] = {"xl": 10_600_000_000, "xxl": 15_100_000_000}

@@ -57,7 +57,7 @@ ALLOWED: dict[str, set[str]] = {
         "foley.speech",
         "foley.windows",
     },
-    "foley.sound_file": set(),
+    "foley.sound_file": {"foley.errors"},
     "foley.speech": set(),
     "foley.cues": BASE,
     "foley.edits": BASE,

@@ -1,5 +1,6 @@
 import dataclasses
 import itertools
+import resource
 import tempfile
 import weakref
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ import torch
 
 from foley.configs import TINY, XXL
 from foley.denoise import TIMES_AT_ONCE, Denoising, KeptLatents, VelocityModel
+from foley.errors import OutputError
 from foley.media.clock import num_latents
 from foley.request import GenerationRequest
 from foley.sampling import NoiseLine, compute_evaluation_sigmas, make_sigmas
@@ -141,6 +143,37 @@ def test_a_long_sound_is_in_a_file_while_it_is_made(
     session = toy_pipeline().start(frames, request)
     drive(session)
     assert torch.equal(made.waveforms, session.result().waveforms)
+
+
+@pytest.fixture
+def small_files() -> Iterator[None]:
+    """No file may have more than 4 KB, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.slow
+def test_a_long_sound_without_room_for_its_file_is_a_clear_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_files: None
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    request = GenerationRequest(seed=3, num_inference_steps=1)
+    with pytest.raises(OutputError, match=r"cannot be stored .* set TMPDIR to another folder"):
+        toy_pipeline().generate(toy_frames(376 + 96), request)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_a_failure_of_who_takes_the_pieces_is_not_the_folder_s() -> None:
+    def fail(piece: SoundPiece) -> None:
+        raise OSError(28, "No space left on device", "own.wav")
+
+    with pytest.raises(OSError, match=r"own\.wav"):
+        toy_pipeline().generate(
+            toy_frames(376 + 96), GenerationRequest(seed=3, num_inference_steps=1), on_sound=fail
+        )
 
 
 def test_the_beginning_of_a_short_sound_comes_ahead_of_the_whole() -> None:
