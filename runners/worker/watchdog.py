@@ -7,17 +7,19 @@ device never finishes. Nothing in the process could serve a request after that.
 import asyncio
 import faulthandler
 import time
+from typing import TYPE_CHECKING
 
 import structlog
 
-from runners.worker.worker import Worker
+if TYPE_CHECKING:
+    from runners.worker.worker import Worker
 
 log = structlog.get_logger(__name__)
 
 BEATS = 10  # in the time that the process may be silent
 
 
-async def watch(worker: Worker, *, silent_seconds: float, action_seconds: float) -> None:
+async def watch(worker: "Worker", *, silent_seconds: float, action_seconds: float) -> None:
     """Watch until cancelled, from the moment on at which the model is ready.
 
     If the event loop stands still, a thread without Python's lock writes where each thread is to

@@ -13,6 +13,7 @@ from foley.gpu.pointwise import join_neighbours
 from foley.models.context import DiTContext
 from foley.models.dit import FoleyDiT
 from foley.models.packing import Lengths, Regions
+from tests.gpu.fp8_rows import skip_without_fp8_rows
 from tests.toys import toy_components
 
 LENGTHS = [(37, 6, 2, 5), (12, 20, 1, 3), (1, 1, 1, 1), (37, 6, 2, 5)]  # A, V, segments, T
@@ -110,6 +111,7 @@ def test_half_precision_stays_close() -> None:
 
 @torch.no_grad()
 def test_fp8_stays_close_and_frees_the_weights() -> None:
+    skip_without_fp8_rows()
     exact = velocity(toy_components().dit, LENGTHS)
     dit = torch.nn.Module.to(toy_components().dit, dtype=torch.bfloat16)
     rough = fused_velocity(dit, FusedDiT(dit, "fp8"), LENGTHS)

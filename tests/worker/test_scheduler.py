@@ -389,9 +389,9 @@ def test_the_state_of_a_long_sound_has_the_tokens_of_all_windows() -> None:
 def test_each_priority_has_its_share_under_an_overload_of_the_other(busy: Priority) -> None:
     other: Priority = "bulk" if busy == "interactive" else "interactive"
     size = dataclasses.replace(SMALL, tokens=400)
-    arrivals = [Arrival(0.0, size, busy) for _ in range(300)]
-    arrivals += [Arrival(0.0, size, other) for _ in range(300)]
-    simulation = Simulation().run(arrivals, until=60)
+    arrivals = [Arrival(0.0, size, busy) for _ in range(150)]
+    arrivals += [Arrival(0.0, size, other) for _ in range(150)]
+    simulation = Simulation().run(arrivals, until=30)
     seconds: Counter[Priority] = Counter()
     for _, action in simulation.trace:
         for job in action.jobs:
