@@ -2,7 +2,8 @@
 
     python -m benchmarks.quality.plot_direct [--steps 16]
 
-The example is examples/hammer.mp4. Ranges that an option names are shaded.
+The example is examples/hammer.mp4. Ranges that an option names are shaded. The last sound is made
+without the clip, of the prompts `TEXTURES` one after the other.
 """
 
 import argparse
@@ -17,8 +18,10 @@ ROOT = Path(__file__).parents[2]
 CLIP = ROOT / "examples" / "hammer.mp4"
 PICTURE = ROOT / "docs" / "images" / "direct.webp"
 PROMPT, OTHER = "wooden taps", "metal clangs"
+TEXTURES = ("wind", "steady rain")
 RANGE = (1.8, 3.4)
 KEPT_SECONDS = 2.4
+BORDER = 2.6  # of the textures, in seconds
 
 
 def list_ways(first: Any) -> list[tuple[str, dict[str, Any], tuple[float, float] | None]]:
@@ -50,6 +53,20 @@ def list_ways(first: Any) -> list[tuple[str, dict[str, Any], tuple[float, float]
     ]
 
 
+def list_texture_cues(seconds: float, border: float) -> list[dict[str, Any]]:
+    """Return the cues of `TEXTURES`, which touch at the border.
+
+    Args:
+        seconds: of the sound.
+        border: in seconds.
+    """
+    ends = ((0.0, border), (border, seconds))
+    return [
+        {"start_seconds": start, "stop_seconds": stop, "prompt": prompt}
+        for (start, stop), prompt in zip(ends, TEXTURES, strict=True)
+    ]
+
+
 def main() -> None:
     """Write the picture."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -73,6 +90,10 @@ def main() -> None:
     for name, given, shaded in list_ways(first):
         made = pipeline(CLIP, **{**options, **given, "seed": options["seed"] + 1})
         sounds.append(describe(name, made, shaded))
+    seconds = first.duration_seconds
+    cues = list_texture_cues(seconds, BORDER)
+    made = pipeline(None, TEXTURES[0], duration_seconds=seconds, cues=cues, **options)
+    sounds.append(describe("cues, no clip", made, (BORDER, seconds)))
     title = f"examples/hammer.mp4   prompts {PROMPT!r} and {OTHER!r}"
     draw(CLIP, sounds, PICTURE, title=title)
 
