@@ -467,7 +467,7 @@ class ResultControls:
     """The player, and the list of the session's results."""
 
     def __init__(self) -> None:
-        gr.HTML(BEGINNING)
+        gr.HTML(BEGINNING, elem_id="beginning")
         self.pieces = gr.HTML("", elem_id="pieces")  # what `assets/beginning.js` plays
         self.player = gr.HTML(EMPTY, elem_id="result")
         self.history = gr.Radio(

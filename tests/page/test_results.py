@@ -117,6 +117,13 @@ def test_a_playing_player_continues_after_a_switch(result_tab: Tab) -> None:
     video.evaluate("video => video.pause()")
 
 
+def test_the_result_begins_at_the_height_of_the_clip(result_tab: Tab) -> None:
+    clip, result = (result_tab.page.locator(name).bounding_box() for name in ("#clip", "#result"))
+    assert clip is not None
+    assert result is not None
+    assert result["y"] == pytest.approx(clip["y"], abs=1)
+
+
 def test_film_strip_waveform_and_spectrogram_have_the_same_width(result_tab: Tab) -> None:
     select_track(result_tab.page, "Variation 1")
     strip = result_tab.page.locator(".foley-strip")
