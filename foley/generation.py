@@ -282,8 +282,8 @@ def read_clip(video: SourceClip) -> Path | bytes:
     read = getattr(video, "read", None)
     if read is None:
         raise ParameterError(
-            f"video is a {type(video).__name__}; give a path, bytes or a file that is open in "
-            "binary mode"
+            f"video has the type {type(video).__name__}; give a path, bytes or a file that is open "
+            "in binary mode"
         )
     data = read()
     if not isinstance(data, bytes):

@@ -170,6 +170,9 @@ class FoleyPipeline:
         self._adapter_files: dict[str, Path] = {}
         logger.info("loaded %s", self.description)
 
+    def __repr__(self) -> str:
+        return f"<FoleyPipeline: {self.preset.name} on {self.device}>"
+
     @classmethod
     def from_preset(
         cls,
@@ -1022,7 +1025,8 @@ def _list_prompts(video: object, prompt: str | list[str]) -> list[str]:
         return [prompt] * len(video)
     if len(prompt) != len(video):
         raise ParameterError(
-            f"prompt: a list of {len(prompt)} for {len(video)} clips; give one for each, or a text"
+            f"prompt: the lists have {len(prompt)} prompts and {len(video)} clips; give one prompt "
+            "for each clip, or a text for all"
         )
     return prompt
 

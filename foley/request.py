@@ -1,5 +1,6 @@
 """The options of a generation: the only definition of their meaning, range and default."""
 
+import difflib
 import itertools
 import json
 import re
@@ -647,7 +648,8 @@ class GenerationRequest(BaseModel):
         try:
             return cls(**options)
         except ValidationError as error:
-            raise ParameterError(describe_validation_error(error)) from error
+            known = cls.model_fields
+            raise ParameterError(describe_validation_error(error, known)) from error
 
 
 def _sort_cues(value: tuple[Cue, ...]) -> tuple[Cue, ...]:
@@ -756,11 +758,12 @@ def _describe_cue(cue: Cue) -> str:
     return f"{cue.start_seconds:g}-{cue.stop_seconds:g} s ({cue.prompt[:40]})"
 
 
-def describe_validation_error(error: ValidationError) -> str:
+def describe_validation_error(error: ValidationError, known: Iterable[str] = ()) -> str:
     """Return a line that names each refused field, its rule, and its value cut to 80 characters.
 
     Args:
         error: of a model whose fields are options of a caller.
+        known: names of all fields, of which a similar one is proposed for an unknown one.
     """
     lines = []
     for item in error.errors(include_url=False):
@@ -776,5 +779,9 @@ def describe_validation_error(error: ValidationError) -> str:
             rule = "input should be a list"
         elif item["type"] == "string_too_short" and item["ctx"]["min_length"] == 1:
             rule = "must not be empty"
+        elif item["type"] == "extra_forbidden":
+            rule = "there is no such option"
+            nearest = difflib.get_close_matches(name, known, n=1)
+            rule += f" (did you mean {nearest[0]}?)" if nearest else ""
         lines.append(f"{name}: {rule}, got {given}")
     return "; ".join(lines)

@@ -75,11 +75,7 @@ def bench(
     ] = False,
     server: ServerOptions = ServerOptions(),  # noqa: B008
 ) -> int:
-    """Measure the latency and the throughput of a service.
-
-    Each caller waits for its answer before it sends the next request. A service that refuses
-    requests, because all places are taken, is measured as such: they count as errors.
-    """
+    """Run `foley bench`, whose help `foley.cli.commands` holds; return the exit status."""
     if server.url is None:
         raise ParameterError("foley bench measures a service; name it with --server")
     if clip is None:

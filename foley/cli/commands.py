@@ -30,6 +30,12 @@ Examples:
   foley bulk clips.csv results/ --max-errors 20
   foley bulk s3://bucket/clips/ s3://bucket/sounds/ -p "rain" --format wav
 """
+# In the list of commands the help of a function that is not imported yet would be empty.
+_BENCH_HELP = """Measure the latency and the throughput of a service.
+
+Each caller waits for its answer before it sends the next request. A service that refuses requests,
+because all places are taken, is measured as such: they count as errors.
+"""
 
 app = App(
     name="foley",
@@ -44,7 +50,8 @@ app = App(
 )
 app.command(generate, help_prologue=_GENERATE_EXAMPLES)
 app.command(bulk, help_prologue=_BULK_EXAMPLES)
-app.command("foley.cli.bench:bench")  # its imports take half a second
+# Its imports take half a second.
+app.command("foley.cli.bench:bench", help=_BENCH_HELP)
 app.command(download)
 app.command(inspect)
 app.command(jobs)

@@ -28,6 +28,7 @@ SOURCE_FIELD = "edit_source"
 URL_FIELD = "clip_url"
 EDIT_FIELD = "edit"
 REPEATABLE_FIELDS = ("also",)
+MAX_SHOWN = 80  # characters of a wrong value in a message
 
 
 Options = TypeVar("Options", bound=GenerationOptions)
@@ -79,11 +80,17 @@ async def read_form(
             },
             max_fields=2 * len(kind.model_fields),
         )
+        for name, value in form.fields:
+            if name in files and value:
+                raise ParameterError(
+                    f"{name}: must be a file, got the text {value[:MAX_SHOWN]!r}; "
+                    f"curl sends a file with @, as in -F {name}=@clip.mp4"
+                )
         options = kind.model_validate(_drop_empty(_merge_repeated(form.fields), kind, files))
     except ClientDisconnect as error:
         raise CancelledRequestError("the caller disconnected during the upload") from error
     except ValidationError as error:
-        raise ParameterError(describe_validation_error(error)) from error
+        raise ParameterError(describe_validation_error(error, kind.model_fields)) from error
     options.check_clip(is_sent=CLIP_FIELD in form.files)
     options.check_source(is_sent=SOURCE_FIELD in form.files)
     for name in (further_files or {}).keys() - form.files:

@@ -58,7 +58,7 @@ async def read_json(
     try:
         options = kind.model_validate(fields)
     except ValidationError as error:
-        raise ParameterError(describe_validation_error(error)) from error
+        raise ParameterError(describe_validation_error(error, kind.model_fields)) from error
     options.check_clip(is_sent=False)
     options.check_source(is_sent=False)
     return options

@@ -59,4 +59,5 @@ def parse_job_input(value: object) -> JobInput:
     try:
         return JobInput.model_validate(value)
     except ValidationError as error:
-        raise ParameterError(describe_validation_error(error)) from error
+        known = JobInput.model_fields
+        raise ParameterError(describe_validation_error(error, known)) from error

@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -459,6 +460,13 @@ def test_serve_sends_no_telemetry_unless_asked(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("BENTOML_DO_NOT_TRACK", "False")
     with pytest.raises(ReplacedError, match="False"):
         serve(preset="tiny", port=find_free_ports(1)[0])
+
+
+def test_the_list_of_commands_says_what_each_does(foley: RunFoley) -> None:
+    rows = re.findall(r"^│ (\S.*)│$", foley("--help").stdout, re.MULTILINE)
+    assert len(rows) > 10
+    for row in rows:
+        assert re.match(r"\S+( \(-h\))? {2,}[A-Z]", row), row
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

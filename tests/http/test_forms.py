@@ -270,7 +270,12 @@ def test_a_length_and_a_prompt_stand_for_a_clip(tmp_path: Path) -> None:
     ("body", "kind", "words"),
     [
         (END, ParameterError, "clip: missing; send a video or its clip_url, or duration"),
-        (part("clip", CLIP) + END, ParameterError, "clip"),  # a text, not a file
+        (
+            part("clip", b"clip.mp4") + END,
+            ParameterError,
+            "clip: must be a file, got the text 'clip",
+        ),
+        (clip_part() + part("sed", b"1") + END, ParameterError, "sed: .*did you mean seed"),
         (part("duration_seconds", b"1") + END, ParameterError, "duration_seconds: needs a prompt"),
         (TEXT_ALONE + part("format", b"mp4") + END, ParameterError, "format: mp4 holds a"),
         (clip_part() + clip_part() + END, RequestError, "too many files"),

@@ -124,7 +124,7 @@ def test_what_cannot_be_saved_says_what_to_do(tmp_path: Path) -> None:
 
 
 def test_what_is_no_clip_is_refused() -> None:
-    with pytest.raises(ParameterError, match="video is a dict; give a path, bytes"):
+    with pytest.raises(ParameterError, match="video has the type dict; give a path, bytes"):
         generate({"clip": CLIP})  # type: ignore[arg-type]
     with pytest.raises(ParameterError, match="open it in binary mode"):
         generate(io.StringIO("text"))  # type: ignore[arg-type]

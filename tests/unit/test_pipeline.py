@@ -269,7 +269,7 @@ def test_a_list_of_clips_gives_the_sound_of_each() -> None:
 
 
 def test_a_list_of_prompts_has_one_for_each_clip() -> None:
-    with pytest.raises(ParameterError, match="a list of 1 for 2 clips"):
+    with pytest.raises(ParameterError, match="1 prompts and 2 clips"):
         toy_pipeline()([toy_frames(), toy_frames()], ["rain"])
     with pytest.raises(ParameterError, match="there is one clip"):
         toy_pipeline()(toy_frames(), ["rain"])  # type: ignore[call-overload]
@@ -280,6 +280,10 @@ def test_a_list_of_prompts_has_one_for_each_clip() -> None:
 def test_a_folder_that_is_none_is_refused_with_the_presets() -> None:
     with pytest.raises(CheckpointError, match=r"neither a folder nor a preset.*tiny, xl, xxl"):
         FoleyPipeline.from_pretrained("tencent/no-such-folder")
+
+
+def test_a_pipeline_shows_its_model_and_device() -> None:
+    assert repr(toy_pipeline()) == "<FoleyPipeline: toy on cpu>"
 
 
 def test_a_loaded_pipeline_stays_on_its_device_and_one_of_components_cannot_move() -> None:

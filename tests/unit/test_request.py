@@ -30,7 +30,8 @@ from foley.request import MAX_SEED, QUALITIES, GenerationRequest, SamplingPlan
             ["quality: cannot be combined with num_inference_steps and guidance_interval"],
         ),
         ({"quality": "reference", "schedule_shift": 1}, ["combined with schedule_shift;"]),
-        ({"colour": "red"}, ["colour", "not permitted"]),
+        ({"colour": "red"}, ["colour: there is no such option, got 'red'"]),
+        ({"promt": "rain"}, ["promt: there is no such option (did you mean prompt?), got 'rain'"]),
     ],
 )
 def test_a_refusal_names_field_rule_and_value(options: dict[str, object], words: list[str]) -> None:
