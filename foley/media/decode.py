@@ -7,11 +7,12 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,6 +67,9 @@ from foley.types import ClipFacts, FramePiece, VideoFrames, count_visual
 
 # Every thread of a decoder keeps a few more frames. As many threads scale frames beside it.
 _MAX_DECODER_THREADS = 4
+# Up to so many pixels in all frames, a clip takes about 0.1 s. Threads would take a fifth more
+# processor time for it, and end hardly sooner.
+_ONE_THREAD_PIXELS = 4_000_000
 # Frames that are being scaled, and their RGB forms, take up to this.
 _MAX_SCALING_BYTES = 64 << 20
 # A last frame that is shown longer than this is picked until its end. The reference picks it once,
@@ -158,7 +162,8 @@ def decode_frames(
         trim: leave out the frames after `limits.max_seconds` instead of raising an error.
         exact_clock: see `FramePicker`.
         whole_segments: repeat the last frame until the sync encoder's segments cover all frames.
-        num_threads: of the decoder and of the scaling; up to four when None.
+        num_threads: of the decoder and of the scaling; when None one for a small clip, and up to
+            four for others.
 
     Raises:
         VideoEmptyError: the file has no bytes.
@@ -252,11 +257,11 @@ def _decode(
     in_pieces: bool,
 ) -> Iterator[FramePiece]:
     with open_video(source, limits) as (container, stream), ExitStack() as scaling:
-        threads = num_threads or _default_threads()
-        stream.thread_type = "AUTO"
-        stream.codec_context.thread_count = threads
         stated_seconds = _stated_seconds(container, stream)
         expected_seconds = min(stated_seconds or limits.max_seconds, limits.max_seconds)
+        threads = num_threads or _choose_num_threads(stream, expected_seconds)
+        stream.thread_type = "AUTO"
+        stream.codec_context.thread_count = threads
         pickers = {fps: FramePicker(fps, exact=exact_clock) for fps in (VISUAL_FPS, SYNC_FPS)}
         scaler = _Scaler(*sizes, limits, pickers[VISUAL_FPS], pickers[SYNC_FPS], threads)
         scaling.callback(scaler.close)
@@ -334,7 +339,7 @@ _Scaled = tuple[Tensor | None, Tensor | None]  # of the 8 and the 25 fps frames
 class _Begun(NamedTuple):
     """A frame that is being scaled, and how often it was picked at 8 and at 25 fps."""
 
-    scaled: Future[_Scaled]
+    wait: Callable[[], _Scaled]
     visual_picks: int
     sync_picks: int
 
@@ -342,7 +347,8 @@ class _Begun(NamedTuple):
 class _Scaler:
     """Converts each picked frame to RGB once, and scales it for the encoders that need it.
 
-    Several frames are scaled at a time, beside the decoder. `add`, `finish_begun` and `hold_last`
+    Several frames are scaled at a time, beside the decoder; with one thread, one after the other in
+    the thread of the caller. `add`, `finish_begun` and `hold_last`
     yield whenever there may be a piece to take, since one frame can be picked for minutes.
 
     Attributes:
@@ -367,7 +373,7 @@ class _Scaler:
         self._visual_picker, self._sync_picker = visual_picker, sync_picker
         self._limits = limits
         self._num_threads = num_threads
-        self._pool = ThreadPoolExecutor(num_threads, "scale")
+        self._pool = ThreadPoolExecutor(num_threads, "scale") if num_threads > 1 else None
         self._begun: deque[_Begun] = deque()
         self._own = threading.local()  # a converter to RGB for each thread
         self._orientation: Orientation | None = None
@@ -376,7 +382,8 @@ class _Scaler:
         self._next_piece = WHOLE_CLIP_FRAMES
 
     def close(self) -> None:
-        self._pool.shutdown(cancel_futures=True)
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
 
     def add(self, frame: VideoFrame, seconds: float) -> Iterator[None]:
         self._last = frame
@@ -405,14 +412,16 @@ class _Scaler:
             self._orientation = orientation_of(frame)
         if sync_picks:
             self._check_fitted_size(frame)
-        scaled = self._pool.submit(self._scale, frame, visual_picks > 0, sync_picks > 0)
-        self._begun.append(_Begun(scaled, visual_picks, sync_picks))
+        scale = partial(self._scale, frame, visual_picks > 0, sync_picks > 0)
+        wait = scale if self._pool is None else self._pool.submit(scale).result
+        self._begun.append(_Begun(wait, visual_picks, sync_picks))
 
     def _scale(self, frame: VideoFrame, visual: bool, sync: bool) -> _Scaled:
         if not hasattr(self._own, "reformatter"):
             self._own.reformatter = VideoReformatter()
         # The reference's colours are those of PyAV's default conversion.
-        image = rgb_view(self._own.reformatter.reformat(frame, format="rgb24"))  # [H, W, 3]
+        rgb = self._own.reformatter.reformat(frame, format="rgb24", threads=0 if self._pool else 1)
+        image = rgb_view(rgb)  # [H, W, 3]
         assert self._orientation is not None
         return (
             apply_orientation(stretch(image, self._visual_size), self._orientation)
@@ -427,7 +436,7 @@ class _Scaler:
         """Append frames in their order until so many are being scaled."""
         while len(self._begun) > num_left:
             begun = self._begun.popleft()
-            visual, sync = begun.scaled.result()
+            visual, sync = begun.wait()
             yield from self._append(visual, begun.visual_picks, sync, begun.sync_picks)
 
     def repeat_last(self, num_visual: int, num_sync: int) -> None:
@@ -624,5 +633,9 @@ def _frame_rate(stream: VideoStream) -> Fraction | None:
     return stream.average_rate or stream.guessed_rate
 
 
-def _default_threads() -> int:
+def _choose_num_threads(stream: VideoStream, expected_seconds: float) -> int:
+    codec = stream.codec_context
+    num_frames = expected_seconds * float(_frame_rate(stream) or SYNC_FPS)
+    if 0 < codec.width * codec.height * num_frames <= _ONE_THREAD_PIXELS:
+        return 1
     return min(_MAX_DECODER_THREADS, os.cpu_count() or 1)

@@ -124,8 +124,10 @@ class FrameStack:
 
     def repeat_last(self, times: int) -> None:
         """Append the last frame `times` more times."""
+        if not times:
+            return
         last = self._frames[self._count - 1].copy() if self._count else self._last
-        if last is not None and times:
+        if last is not None:
             self.append(torch.from_numpy(last), times)
 
     def take(self, count: int, capacity: int) -> Tensor:

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -245,8 +246,36 @@ def test_frames_do_not_depend_on_the_number_of_threads(tmp_path: Path) -> None:
     assert torch.equal(one.sync, four.sync)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc lists the threads")
+def test_only_clips_that_take_longer_start_threads(tmp_path: Path) -> None:
+    short = write_clip(tmp_path / "short.mp4", num_frames=20)
+    longer = write_clip(tmp_path / "longer.mp4", num_frames=20, size=(640, 400))
+    program = (
+        "import os, sys; from pathlib import Path; import foley.media.decode as decode\n"
+        "scaled = decode.fit_and_crop\n"
+        "def count(image, size):\n"
+        "    most[0] = max(most[0], len(os.listdir('/proc/self/task')))\n"
+        "    return scaled(image, size)\n"
+        "decode.fit_and_crop = count\n"
+        "for clip in sys.argv[1:]:\n"
+        "    most = [0]\n"
+        "    decode.decode_frames(Path(clip), visual_size=32, sync_size=32)\n"
+        "    print(most[0])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, short, longer],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    of_short, of_longer = map(int, done.stdout.split())
+    assert of_short == 1
+    assert of_longer > 1
+
+
 def test_a_decoder_that_is_dropped_leaves_no_thread(tmp_path: Path) -> None:
-    clip = write_clip(tmp_path / "clip.mp4", num_frames=400)
+    clip = write_clip(tmp_path / "clip.mp4", num_frames=400, size=(112, 112))
     pieces = decode_pieces(clip, visual_size=32, sync_size=32)
     next(pieces)
     assert any(thread.name.startswith("scale") for thread in threading.enumerate())

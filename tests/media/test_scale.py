@@ -1,3 +1,4 @@
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,16 @@ def test_all_eight_orientations_differ_and_keep_the_pixels() -> None:
     results = [apply_orientation(image, way) for way in ways]
     assert len({tuple(result.flatten().tolist()) for result in results}) == 8
     assert all(torch.equal(r.flatten().sort().values, image.flatten()) for r in results)
+
+
+def test_a_frame_that_is_repeated_no_times_is_not_copied() -> None:
+    stack = FrameStack(512, capacity=1)
+    stack.append(torch.zeros(512, 512, 3, dtype=torch.uint8), times=1)
+    tracemalloc.start()
+    stack.repeat_last(0)
+    most_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most_bytes < 512 * 512
 
 
 def test_a_stack_keeps_every_frame_while_it_grows() -> None:
