@@ -9,14 +9,16 @@ one, and `elsewhere` those that are not near. Textures are long sounds of prompt
 exact sounds of the training generator. `dip_db` is the level in the overlaps minus the level
 elsewhere, `flux_db` how much the level of a band changes from one tenth of a second to the next,
 and `drift_db` the level of the last minute, or of the last fifth of a shorter sound, minus that of
-the first. Of long rains `trend_db` is the rise from the first minute to the last of a straight line
-through the levels of all minutes, and `trend_error_db` its standard error.
+the first. Of several seeds these are means, and `dip_error_db` is the standard error of the dip. Of
+long rains `trend_db` is the rise from the first minute to the last of a straight line through the
+levels of all minutes, and `trend_error_db` its standard error.
 """
 
 import argparse
 import math
 from collections.abc import Callable, Iterator
 from itertools import pairwise
+from statistics import fmean, stdev
 from typing import Any
 
 import torch
@@ -170,29 +172,43 @@ def measure_hits(
 
 
 def measure_textures(
-    pipeline: FoleyPipeline, seconds: float, seed: int, **options: Any
+    pipeline: FoleyPipeline, seconds: float, seeds: range, **options: Any
 ) -> dict[str, Any]:
-    """Return the figures of steady sounds, by prompt.
+    """Return the mean figures of steady sounds, by prompt.
 
     Args:
         pipeline: the model.
-        seconds: length of each.
-        seed: of the noise.
+        seconds: length of each, at most 60: a minute is the most of an exact sound.
+        seeds: of the noise of each.
         options: of the request.
     """
     seams = find_seams(round(seconds * LATENT_RATE))
     figures = {}
     for kind, prompt in TEXTURES.items():
-        request = GenerationRequest.parse(prompt=prompt, seed=seed, **options)
-        made = pipeline.generate(NoPicture(duration_seconds=seconds), request).waveforms[0, 0]
-        steady = torch.full((round(seconds * LATENT_RATE),), 0.6)
-        exact = synthesise_texture(kind, steady, 0.5, HELD_OUT_SEED, len(made))
-        figures[prompt] = {
-            "made": describe_texture(made, seams),
-            "exact": describe_texture(0.1 * exact, seams),
-        }
+        made, exact = [], []
+        for seed in seeds:
+            request = GenerationRequest.parse(prompt=prompt, seed=seed, **options)
+            sound = pipeline.generate(NoPicture(duration_seconds=seconds), request).waveforms[0, 0]
+            made.append(describe_texture(sound, seams))
+            steady = torch.full((round(seconds * LATENT_RATE),), 0.6)
+            sound = synthesise_texture(kind, steady, 0.5, HELD_OUT_SEED + seed, len(sound))
+            exact.append(describe_texture(0.1 * sound, seams))
+        figures[prompt] = {"made": average_textures(made), "exact": average_textures(exact)}
         print(prompt, figures[prompt], flush=True)
     return figures
+
+
+def average_textures(sounds: list[dict[str, float]]) -> dict[str, float]:
+    """Return the means of the figures of sounds, and the standard error of that of the dip.
+
+    Args:
+        sounds: of `describe_texture`, at least one.
+    """
+    means = {name: round(fmean(one[name] for one in sounds), 3) for name in sounds[0]}
+    if len(sounds) > 1:
+        dips = [one["dip_db"] for one in sounds]
+        means["dip_error_db"] = round(stdev(dips) / math.sqrt(len(dips)), 3)
+    return means
 
 
 def describe_texture(waveform: Tensor, seams: Spans) -> dict[str, float]:
@@ -315,6 +331,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=1, help="of each action")
     parser.add_argument("--seconds", type=float, default=30.0, help="of a long clip, over 15")
     parser.add_argument("--parts", choices=PARTS, nargs="+", default=[*PARTS])
+    parser.add_argument("--texture-seeds", type=int, default=1, help="how many of each texture")
     parser.add_argument("--drift-seconds", type=float, default=600.0, help="of each long rain")
     parser.add_argument("--drift-seeds", type=int, default=1, help="how many long rains")
     add_record_options(parser)
@@ -328,7 +345,9 @@ def main() -> None:
                 yield from draw_clips(pipeline, args.clips, seconds, action)
 
         parts: dict[str, Callable[[], dict[str, Any]]] = {
-            "textures": lambda: measure_textures(pipeline, args.seconds, seed, **options),
+            "textures": lambda: measure_textures(
+                pipeline, args.seconds, range(seed, seed + args.texture_seeds), **options
+            ),
             "rain": lambda: measure_rain(
                 pipeline, args.drift_seconds, range(seed, seed + args.drift_seeds), **options
             ),

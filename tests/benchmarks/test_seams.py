@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks.quality.seams import fit_trend
+from benchmarks.quality.seams import average_textures, fit_trend
 
 
 def test_a_line_through_levels_has_their_rise_and_no_error() -> None:
@@ -16,3 +16,9 @@ def test_the_error_of_a_trend_is_what_levels_without_one_spread_to() -> None:
     assert torch.tensor(errors).square().mean().sqrt() == pytest.approx(
         float(torch.tensor(rises).std()), rel=0.1
     )
+
+
+def test_textures_of_several_seeds_are_averaged() -> None:
+    one, two = {"dip_db": 0.5, "clicks": 0.0}, {"dip_db": -0.1, "clicks": 1.0}
+    assert average_textures([one]) == one
+    assert average_textures([one, two]) == {"dip_db": 0.2, "clicks": 0.5, "dip_error_db": 0.3}
