@@ -5,6 +5,7 @@ from __future__ import annotations  # PyAV's packets are generic for the type ch
 import heapq
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ from foley.media.picture import (
     list_options,
     plan_picture,
 )
+from foley.media.pixel_shape import write_pixel_shape
 from foley.media.source import MediaLimits, open_sound, open_video
 from foley.media.timecode import add_seconds, read_timecode
 from foley.media.timeline import demux_sound
@@ -111,8 +113,6 @@ def cut_clip(
                 streams.append((stream, _add_sound(stream, writer)))
         subtitles = add_subtitles(reader, writer, FFMPEG_FORMAT[name])
         left_out = list_left_streams(reader, subtitles)
-        if name == "mkv" and (picture.sample_aspect_ratio or 1) != 1:
-            left_out.append(f"the shape of the pixels, {picture.sample_aspect_ratio}")
         if left_out:
             writer.metadata[LEFT_OUT_BEFORE] = ", ".join(left_out)
         writer.start_encoding()
@@ -134,6 +134,10 @@ def cut_clip(
                 f"start_seconds: is {start_seconds:g}, and the clip shows nothing from there on; "
                 "name an earlier time"
             )
+        shape = picture.sample_aspect_ratio or Fraction(1)
+        if name == "mkv" and shape != 1:
+            writer.close()
+            write_pixel_shape(partial_path, shape, in_pixels=False)
 
 
 def _keep_all_tags(options: dict[str, str]) -> dict[str, str]:

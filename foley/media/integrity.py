@@ -88,6 +88,24 @@ def is_fragmented(source: Path) -> bool:
         return any(kind == b"moof" for kind, _ in _walk_boxes(file, size))
 
 
+def read_vint(file: BinaryIO, *, keep_marker: bool) -> tuple[int, bool]:
+    """Read an EBML variable-length integer; return it, and whether it is the value "unknown".
+
+    The leading zeros of the first byte state the width. The result is 0 if no integer starts here.
+
+    Args:
+        file: at the integer's first byte.
+        keep_marker: keep the bit that ends the leading zeros, as in the types of elements.
+    """
+    first = file.read(1)
+    if not first or not first[0]:
+        return 0, False
+    width = 9 - first[0].bit_length()
+    value = int.from_bytes(first + file.read(width - 1), "big")
+    payload = value & ((1 << 7 * width) - 1)
+    return (value if keep_marker else payload), payload == (1 << 7 * width) - 1
+
+
 def _missing_mp4(file: BinaryIO, size: int) -> int:
     """Walk the top-level boxes; one that holds samples or their index must end inside the file."""
     for kind, stop in _walk_boxes(file, size):
@@ -118,8 +136,8 @@ def _missing_matroska(file: BinaryIO, size: int) -> int:
     start = 0
     for _ in range(_MAX_ELEMENTS):
         file.seek(start)
-        kind, _ = _read_vint(file, keep_marker=True)
-        length, unknown = _read_vint(file, keep_marker=False)
+        kind, _ = read_vint(file, keep_marker=True)
+        length, unknown = read_vint(file, keep_marker=False)
         stop = file.tell() + length
         if kind == _MATROSKA_SEGMENT:
             return 0 if unknown else max(0, stop - size)
@@ -127,17 +145,3 @@ def _missing_matroska(file: BinaryIO, size: int) -> int:
             return 0
         start = stop
     return 0
-
-
-def _read_vint(file: BinaryIO, *, keep_marker: bool) -> tuple[int, bool]:
-    """An EBML variable-length integer, and whether it is the reserved value "unknown".
-
-    The leading zeros of the first byte state the width. The result is 0 if no integer starts here.
-    """
-    first = file.read(1)
-    if not first or not first[0]:
-        return 0, False
-    width = 9 - first[0].bit_length()
-    value = int.from_bytes(first + file.read(width - 1), "big")
-    payload = value & ((1 << 7 * width) - 1)
-    return (value if keep_marker else payload), payload == (1 << 7 * width) - 1

@@ -195,7 +195,7 @@ def list_left_out(
         kept = {key.lower() for key in written.metadata}
         kept_stream = {key.lower() for key in written.streams.video[0].metadata} | kept
         written_chapters = written.chapters()
-        shape = written.streams.video[0].sample_aspect_ratio or 1
+        shape = written.streams.video[0].sample_aspect_ratio or Fraction(1)
     left_out = [
         f"the tag {key}"
         for key in _content_tags(reader)
@@ -204,7 +204,8 @@ def list_left_out(
     timecode = picture.metadata.get("timecode") or reader.metadata.get("timecode")
     if timecode and "timecode" not in kept_stream:
         left_out.append(f"the timecode {timecode}")
-    if (picture.sample_aspect_ratio or 1) != shape:  # PyAV cannot hand it to Matroska
+    # WebM states the size for display in whole pixels.
+    if abs((picture.sample_aspect_ratio or 1) - shape) * picture.width > 1:
         left_out.append(f"the shape of the pixels, {picture.sample_aspect_ratio}")
     if missing := num_chapters - len(written_chapters):
         left_out.append(f"{missing} chapters")

@@ -5,6 +5,7 @@ from __future__ import annotations  # PyAV's packets are generic for the type ch
 import heapq
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,6 +44,7 @@ from foley.media.picture import (
     list_options,
     plan_picture,
 )
+from foley.media.pixel_shape import write_pixel_shape
 from foley.media.source import MediaLimits, open_video
 from foley.media.timecode import describe_wave
 from foley.media.tracks import (
@@ -216,6 +218,10 @@ def write_video(
                     "damaged: convert the clip first"
                 )
             writer.close()
+            shape = picture.sample_aspect_ratio or Fraction(1)
+            if chosen in ("mkv", "webm") and shape != 1:
+                # Where that is not possible, a notice says so.
+                write_pixel_shape(temporary, shape, in_pixels=chosen == "webm")
             left_out_before = reader.metadata.get(LEFT_OUT_BEFORE)
             left_out = list_left_out(reader, picture, subtitles, temporary, chosen, num_chapters)
     notices = []

@@ -5,8 +5,10 @@ import av
 import pytest
 import torch
 
+from foley.media.cut import cut_clip
 from foley.media.integrity import find_boxes
 from foley.media.mux import MediaFile, write_video
+from foley.media.pixel_shape import write_pixel_shape
 from tests.media.clips import write_clip
 
 CLIPS = Path(__file__).parents[1] / "assets/clips"
@@ -22,17 +24,42 @@ def read_tag(path: Path) -> str:
         return reader.streams.video[0].codec_context.codec_tag
 
 
-@pytest.mark.parametrize("container", ["mp4", "mov"])
+def read_shape(path: Path) -> Fraction | None:
+    with av.open(str(path)) as reader:
+        return reader.streams.video[0].sample_aspect_ratio
+
+
+@pytest.mark.parametrize("container", ["mp4", "mov", "mkv"])
 def test_pixels_keep_their_shape(tmp_path: Path, container: str) -> None:
     written = write(CLIPS / "pasp.mp4", tmp_path / f"out.{container}")
     assert written.notices == ()
-    with av.open(str(written.path)) as reader:
-        assert reader.streams.video[0].sample_aspect_ratio == Fraction(4, 3)
+    assert read_shape(written.path) == Fraction(4, 3)
 
 
-def test_a_notice_says_that_the_pixels_shape_is_lost_in_mkv(tmp_path: Path) -> None:
-    written = write(CLIPS / "pasp.mp4", tmp_path / "out.mkv")
-    assert "the shape of the pixels, 4/3" in written.notices[0]
+@pytest.mark.parametrize("container", ["mp4", "mov", "mkv"])
+def test_the_shape_of_pixels_that_only_mkv_states_is_kept(tmp_path: Path, container: str) -> None:
+    clip = write(CLIPS / "pasp.mp4", tmp_path / "in.mkv").path
+    written = write(clip, tmp_path / f"out.{container}")
+    assert written.notices == ()
+    assert read_shape(written.path) == Fraction(4, 3)
+
+
+@pytest.mark.parametrize("container", ["webm", "mkv"])
+def test_webm_states_the_shape_of_pixels_by_whole_pixels(tmp_path: Path, container: str) -> None:
+    clip = write_clip(tmp_path / "in.webm", codec="libvpx", size=(80, 80))
+    assert write_pixel_shape(clip, Fraction(4, 3), in_pixels=True)
+    assert read_shape(clip) == Fraction(107, 80)
+    written = write(clip, tmp_path / f"out.{container}")
+    assert written.notices == ()
+    assert read_shape(written.path) == Fraction(107, 80)
+
+
+def test_a_part_keeps_the_shape_of_its_pixels(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "in.webm", codec="libvpx")
+    assert write_pixel_shape(clip, Fraction(2), in_pixels=True)
+    cut_clip(clip, tmp_path / "part", 0.2)
+    assert read_shape(tmp_path / "part") == 2
+    assert write(tmp_path / "part", tmp_path / "out.webm").notices == ()
 
 
 @pytest.mark.parametrize("container", ["webm", "mkv"])
