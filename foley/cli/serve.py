@@ -1,5 +1,6 @@
 """`foley serve`: replace this process by the BentoML service."""
 
+import importlib.util
 import os
 import sys
 import tempfile
@@ -49,8 +50,8 @@ def serve(
 
     Settings come from FOLEY_* environment variables. The options override them.
     """
-    if not (SOURCE_ROOT / "service.py").is_file():
-        raise ConfigError(f"service.py is not in {SOURCE_ROOT}; install with the extra 'serve'")
+    if importlib.util.find_spec("bentoml") is None:
+        raise ConfigError("foley serve needs the extra 'serve': pip install 'foley-serving[serve]'")
     command = [sys.executable, "-m", "bentoml", "serve", "service:FoleyApi"]
     command += ["--working-dir", str(SOURCE_ROOT), "--host", host, "--port", str(port)]
     # Without a limit, a client that stops reading would delay the shutdown for ever.
@@ -59,7 +60,8 @@ def serve(
     with silence_imports():
         refuse_unfit(preset=preset or "auto", device=device or "auto", weights=weights, port=port)
     # Standard output has the log, in lines of JSON.
-    print(f"The page: {page_address(host, port)}", file=sys.stderr, flush=True)
+    if importlib.util.find_spec("gradio") is not None:
+        print(f"The page: {page_address(host, port)}", file=sys.stderr, flush=True)
     sys.stdout.flush()
     # The variables are passed on and not read: only runners.settings interprets them.
     environment = {

@@ -31,6 +31,7 @@ from foley.cli.report import Report
 from foley.cli.serve import override_settings, page_address, serve
 from foley.cli.whole import parse_whole
 from foley.configs import OFFICIAL_GUIDANCE, TINY, TINY_GUIDANCE
+from foley.errors import ConfigError
 from foley.models.dit import build_dit
 from foley.request import GenerationRequest
 from foley.version import __version__
@@ -459,6 +460,13 @@ def test_serve_sends_no_telemetry_unless_asked(monkeypatch: pytest.MonkeyPatch) 
         serve(preset="tiny", port=find_free_ports(1)[0])
     monkeypatch.setenv("BENTOML_DO_NOT_TRACK", "False")
     with pytest.raises(ReplacedError, match="False"):
+        serve(preset="tiny", port=find_free_ports(1)[0])
+
+
+def test_serve_names_the_extra_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "execve", lambda *_: pytest.fail("the service would start"))
+    monkeypatch.setitem(sys.modules, "bentoml", None)
+    with pytest.raises(ConfigError, match=r"pip install 'foley-serving\[serve\]'"):
         serve(preset="tiny", port=find_free_ports(1)[0])
 
 
