@@ -21,6 +21,7 @@ from foley.atomic import atomic_path
 from foley.errors import ParameterError
 from foley.media.clock import seconds_of
 from foley.media.containers import takes
+from foley.media.matroska import write_pixel_shape
 from foley.media.metadata import (
     LEFT_OUT_BEFORE,
     add_subtitles,
@@ -40,7 +41,6 @@ from foley.media.picture import (
     list_options,
     plan_picture,
 )
-from foley.media.pixel_shape import write_pixel_shape
 from foley.media.source import MediaLimits, open_sound, open_video
 from foley.media.timecode import add_seconds, read_timecode
 from foley.media.timeline import demux_sound

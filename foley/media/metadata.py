@@ -18,6 +18,7 @@ from av.video.stream import VideoStream
 from foley.media.clock import seconds_of
 from foley.media.containers import takes
 from foley.media.integrity import find_boxes
+from foley.media.matroska import find_configurations
 from foley.media.source import MediaLimits, open_video
 from foley.media.timeline import clock_start
 
@@ -210,7 +211,9 @@ def list_left_out(
     if missing := num_chapters - len(written_chapters):
         left_out.append(f"{missing} chapters")
     left_out += list_left_streams(reader, copied)
-    boxes = find_boxes(Path(reader.name), _MP4_BOXES) - find_boxes(result, _MP4_BOXES)
+    source = Path(reader.name)
+    stated = find_boxes(source, _MP4_BOXES) | find_configurations(source)
+    boxes = stated - find_boxes(result, _MP4_BOXES)
     if container in ("mp4", "mov"):
         left_out += sorted({_MP4_BOXES[box] for box in boxes})
     return left_out

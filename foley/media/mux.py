@@ -24,6 +24,7 @@ from foley.media.clock import seconds_of
 from foley.media.early import EarlySound, EncodedSound
 from foley.media.filters import Samples, Sound
 from foley.media.marks import MarkedFile
+from foley.media.matroska import write_pixel_shape
 from foley.media.metadata import (
     LEFT_OUT_BEFORE,
     add_subtitles,
@@ -44,7 +45,6 @@ from foley.media.picture import (
     list_options,
     plan_picture,
 )
-from foley.media.pixel_shape import write_pixel_shape
 from foley.media.source import MediaLimits, open_video
 from foley.media.timecode import describe_wave
 from foley.media.tracks import (

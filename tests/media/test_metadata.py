@@ -7,8 +7,8 @@ import torch
 
 from foley.media.cut import cut_clip
 from foley.media.integrity import find_boxes
+from foley.media.matroska import write_pixel_shape
 from foley.media.mux import MediaFile, write_video
-from foley.media.pixel_shape import write_pixel_shape
 from tests.media.clips import write_clip
 
 CLIPS = Path(__file__).parents[1] / "assets/clips"
@@ -105,8 +105,13 @@ def test_a_spherical_clip_stays_spherical(tmp_path: Path) -> None:
         ("dovi5.mp4", "the Dolby Vision configuration"),
     ],
 )
-def test_a_notice_says_that_mov_does_not_hold_it(tmp_path: Path, clip: str, lost: str) -> None:
-    written = write(CLIPS / clip, tmp_path / "out.mov")
+@pytest.mark.parametrize("source", ["mp4", "mkv"])
+def test_a_notice_says_that_mov_does_not_hold_it(
+    tmp_path: Path, source: str, clip: str, lost: str
+) -> None:
+    kept = write(CLIPS / clip, tmp_path / f"in.{source}")
+    assert kept.notices == ()
+    written = write(kept.path, tmp_path / "out.mov")
     assert written.notices == (f"mov does not hold, and the result is without: {lost}.",)
 
 

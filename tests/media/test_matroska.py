@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from foley.media.pixel_shape import write_pixel_shape
+from foley.media.matroska import write_pixel_shape
 from tests.media.clips import write_clip
 
 SEGMENT, SEEK_HEAD, SEEK = bytes.fromhex("18538067"), bytes.fromhex("114d9b74"), b"\x4d\xbb"

@@ -1,7 +1,8 @@
-"""The shape of the pixels in finished Matroska files.
+"""What PyAV can neither write to the header of a Matroska file nor read there.
 
-FFmpeg's muxer takes it from a field of the stream that PyAV cannot set, so it is written here into
-the file's header. The header grows into the padding that FFmpeg leaves before it.
+FFmpeg's muxer takes the shape of the pixels from a field of the stream that PyAV cannot set, so it
+is written here into the finished file. The header grows into the padding that FFmpeg leaves before
+it.
 
 Source: RFC 8794 (EBML), RFC 9559 (Matroska).
 """
@@ -15,10 +16,13 @@ from pathlib import Path
 
 from foley.media.integrity import read_vint
 
-_MAX_HEADER_BYTES = 1 << 20
+_MAX_HEADER_BYTES = 1 << 18
+_EBML_MAGIC = b"\x1a\x45\xdf\xa3"
 _SEGMENT, _SEEK_HEAD, _SEEK, _SEEK_POSITION = 0x18538067, 0x114D9B74, 0x4DBB, 0x53AC
 _VOID, _CRC = 0xEC, 0xBF
 _TRACKS, _TRACK, _VIDEO = 0x1654AE6B, 0xAE, 0xE0
+_PROJECTION, _PROJECTION_TYPE = 0x7670, 0x7671
+_BLOCK_ADDITION, _ADDITION_TYPE = 0x41E4, 0x41E7
 _WIDTH, _HEIGHT = 0xB0, 0xBA
 _DISPLAY_WIDTH, _DISPLAY_HEIGHT, _DISPLAY_UNIT = 0x54B0, 0x54BA, 0x54B2
 _AS_RATIO = 3  # the unit in which the size for display is a ratio; without a unit it is pixels
@@ -71,6 +75,39 @@ def write_pixel_shape(path: Path, shape: Fraction, *, in_pixels: bool) -> bool:
         file.write(bytes([_VOID]) + (1 << 56 | num_void).to_bytes(8, "big") + bytes(num_void))
         file.write(segment.content[void.stop : tracks.start] + written)
     return True
+
+
+def find_configurations(path: Path) -> set[bytes]:
+    """What a Matroska file states of its picture, by the names of the boxes of mp4 that do.
+
+    Args:
+        path: a file in any format.
+
+    Returns:
+        `sv3d` for a spherical projection, `dvcC` or `dvvC` for Dolby Vision; nothing for other
+        formats.
+    """
+    with path.open("rb") as file:
+        head = file.read(_MAX_HEADER_BYTES)
+    if not head.startswith(_EBML_MAGIC):
+        return set()
+    found = set()
+    for track in _find(head, _SEGMENT, _TRACKS, _TRACK):
+        kinds = _find(track, _VIDEO, _PROJECTION, _PROJECTION_TYPE)
+        if any(int.from_bytes(kind, "big") for kind in kinds):  # 0 is a plain picture
+            found.add(b"sv3d")
+        found |= {b"dvcC", b"dvvC"} & set(_find(track, _BLOCK_ADDITION, _ADDITION_TYPE))
+    return found
+
+
+def _find(data: bytes, kind: int, *inner: int) -> Iterator[bytes]:
+    """Yield the contents of the elements at the end of a path of types."""
+    for element in _read_elements(data):
+        if element.kind == kind:
+            if inner:
+                yield from _find(element.content, *inner)
+            else:
+                yield element.content
 
 
 def _read_elements(data: bytes) -> Iterator[_Element]:
