@@ -94,6 +94,7 @@ def test_generate_writes_a_clip_with_sound_and_nothing_else(
     assert list(out.parent.iterdir()) == [out]
 
 
+@pytest.mark.long
 def test_an_adapter_is_used_and_an_unknown_one_named(foley: RunFoley, tmp_path: Path) -> None:
     dit = build_dit(TINY.dit)
     adapters = tmp_path / "adapters"
@@ -132,6 +133,7 @@ def test_a_result_states_its_loudness(foley: RunFoley, tmp_path: Path) -> None:
     assert "-30.0 LUFS" in result.stderr
 
 
+@pytest.mark.long
 def test_guidance_defaults_to_the_model_s(foley: RunFoley, tmp_path: Path) -> None:
     for name, options in {
         "unnamed": (),
@@ -592,6 +594,7 @@ def test_a_wrong_table_ends_with_2(foley: RunFoley, tmp_path: Path) -> None:
     assert "line 2: seed" in result.stderr
 
 
+@pytest.mark.long
 def test_openmp_is_told_to_spin_for_a_short_time() -> None:
     # `info` loads torch, and with this setting OpenMP shows the values that it uses.
     ours = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")

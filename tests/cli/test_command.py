@@ -170,6 +170,7 @@ def test_an_unreachable_service_ends_with_3(foley: RunFoley, tmp_path: Path) -> 
     assert "http://127.0.0.1:9 cannot be reached" in stderr
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_download_leaves_no_file(
     service: StubServer, tmp_path: Path, number: signal.Signals

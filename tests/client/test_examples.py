@@ -13,6 +13,8 @@ import pytest
 from tests.patience import scale
 from tests.server import ROOT, Server
 
+pytestmark = pytest.mark.long
+
 EXAMPLES = ROOT / "examples"
 
 

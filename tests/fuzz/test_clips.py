@@ -56,6 +56,7 @@ def seeds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return write_seeds(tmp_path_factory.mktemp("seeds"))
 
 
+@pytest.mark.long
 def test_mutated_clips_end_in_a_file_or_in_an_error_that_the_caller_can_fix(
     seeds: dict[str, bytes], tmp_path: Path
 ) -> None:
@@ -64,6 +65,7 @@ def test_mutated_clips_end_in_a_file_or_in_an_error_that_the_caller_can_fix(
     check(outcomes, logs)
 
 
+@pytest.mark.long
 def test_many_clips_of_one_child_end_in_the_same_way(
     seeds: dict[str, bytes], tmp_path: Path
 ) -> None:

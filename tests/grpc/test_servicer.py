@@ -60,6 +60,7 @@ async def read_all(call: grpc.aio.StreamStreamCall) -> None:
         pass
 
 
+@pytest.mark.long
 def test_a_caller_who_stops_reading_does_not_hold_files(tmp_path: Path) -> None:
     async def run() -> None:
         timeout_seconds = scale(TIMEOUT_SECONDS)
@@ -151,6 +152,7 @@ def test_pieces_wait_as_files_for_a_caller_who_reads_slowly(tmp_path: Path) -> N
     asyncio.run(run())
 
 
+@pytest.mark.long
 def test_calls_that_dribble_shut_nobody_out_and_are_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

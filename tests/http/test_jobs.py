@@ -285,6 +285,7 @@ def test_an_unknown_job_is_not_found(server: Server) -> None:
     assert server.client.get("/v1/jobs/..%2Fjobs.secret").status_code == 404
 
 
+@pytest.mark.long
 def test_a_killed_executor_is_replaced_and_its_job_is_finished(
     server: Server, short_clip: bytes
 ) -> None:

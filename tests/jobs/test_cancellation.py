@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from runners.jobs.cancellation import CancellationRegistry
 from runners.jobs.scratch import remove_leftovers
 from tests.patience import scale
@@ -34,6 +36,7 @@ def start_worker(root: Path) -> subprocess.Popen[bytes]:
     return process
 
 
+@pytest.mark.slow
 def test_a_request_is_cancelled_by_another_process_of_the_same_server(tmp_path: Path) -> None:
     process = start_worker(tmp_path)
     (requests,) = tmp_path.glob("foley-common-*/requests")  # of a server that this process started
@@ -74,6 +77,7 @@ def test_two_requests_of_one_id_are_cancelled_together(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_new_process_removes_the_requests_of_dead_ones_and_of_no_other(tmp_path: Path) -> None:
     dead, living = start_worker(tmp_path), start_worker(tmp_path)
     (requests,) = tmp_path.glob("foley-common-*/requests")

@@ -55,6 +55,7 @@ def decode_80(clip: Path, **limits: object) -> list[int]:
     return numbers(frames.sync)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("container", ["mp4", "webm"])
 def test_a_zip_of_pictures_is_a_clip(tmp_path: Path, container: str) -> None:
     clip = write_zip(tmp_path / "clip", number_files(40))

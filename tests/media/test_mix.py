@@ -174,6 +174,7 @@ def test_the_new_sound_is_heard_on_the_channels_asked_for(
     assert any("has no" in notice for notice in made.notices) == is_missing
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codec", ["pcm_s16le", "pcm_s24le", "aac", "flac"])
 def test_channels_in_another_order_are_found_and_decoded_again_and_again(
     tmp_path: Path, voiced: Callable[..., Path], codec: str

@@ -309,6 +309,7 @@ def raw_clip(path: Path, num_frames: int) -> Path:
     return write_clip(path, num_frames=num_frames, container="h264", options=options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop_seconds", [0.5, 1.0, 1.02, 6.9])
 def test_a_stream_without_timestamps_is_trimmed_alike_however_long_it_is(
     tmp_path: Path, stop_seconds: float

@@ -14,6 +14,7 @@ from tests.media.clips import write_clip
 SIZES = {"visual_size": 16, "sync_size": 16}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("whole_segments", [False, True])
 @pytest.mark.parametrize("num_frames", [375, 376, 377, 472, 480])
 def test_the_pieces_of_a_clip_are_its_frames(

@@ -93,6 +93,7 @@ def test_an_adapter_does_what_its_product_in_the_weights_does(
     assert (made - plain).abs().max() > 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("lengths", [(20, 20, 20, 20, 20), (20, 31, 20, 9, 31)])
 @torch.inference_mode()

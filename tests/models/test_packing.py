@@ -127,6 +127,7 @@ def test_a_request_in_a_batch_gives_what_it_gives_alone(asked: list[Asked]) -> N
         torch.testing.assert_close(latents / scale, alone / scale, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("num_variations", [1, 2])
 @torch.no_grad()

@@ -9,6 +9,8 @@ from playwright.sync_api import Browser, Route
 from tests.patience import scale
 from tests.server import Server
 
+pytestmark = pytest.mark.long
+
 SWAGGER = """<!doctype html><meta charset="utf-8"><div id="ui"></div>
 <script src="swagger-ui-bundle.js"></script>
 <script>SwaggerUIBundle({url: "/docs.json", dom_id: "#ui", tryItOutEnabled: true});</script>"""
@@ -22,7 +24,6 @@ def find_bundle() -> Path:
     return folder / "swagger-ui-bundle.js"
 
 
-@pytest.mark.long
 @pytest.mark.skipif(not find_bundle().is_file(), reason="this BentoML has no Swagger UI")
 def test_try_it_out_makes_a_sound_from_a_file_alone(
     browser: Browser, server: Server, clips: Path

@@ -13,6 +13,8 @@ from tests.page.editor import KEEP_PLAYED
 from tests.patience import scale
 from tests.server import ROOT
 
+pytestmark = pytest.mark.long
+
 # As a person does who waits for the button. A test that looks from outside may be late.
 PLAY_WHEN_SHOWN = """
 new MutationObserver((_, observer) => {
@@ -41,7 +43,6 @@ def make_wav() -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-@pytest.mark.long
 def test_the_beginning_is_heard_first_and_the_result_goes_on_with_it(
     open_tab: Callable[[], Tab],
 ) -> None:

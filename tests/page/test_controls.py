@@ -22,6 +22,8 @@ from tests.page.conftest import PageStart, Tab, num_pages
 from tests.patience import is_within, scale, wait_until
 from tests.server import ROOT, Server
 
+pytestmark = pytest.mark.long
+
 MIN_CONTRAST = 4.5  # WCAG 2.2, AA, for text of ordinary size
 # Every visible text whose contrast to its background is too low. Disabled elements are exempt.
 # Translucent colours are blended with what is behind them.
@@ -451,7 +453,6 @@ def test_gradio_serves_neither_urls_nor_files_outside_the_page(server: Server) -
         assert server.client.get(f"/ui/gradio_api/file={path}").status_code == 403
 
 
-@pytest.mark.long
 def test_a_page_of_its_own_asks_for_the_service_s_key(
     open_tab: Callable[..., Tab], keyed_server: Server, clips: Path
 ) -> None:

@@ -27,6 +27,8 @@ from tests.page.test_controls import MIN_CONTRAST, NAMELESS, POOR_CONTRAST
 from tests.patience import scale, wait_until
 from tests.server import Server
 
+pytestmark = pytest.mark.long
+
 PROMPT = "a wooden ball bounces"
 # The share of the pixels of canvases that are not transparent; shadow trees are searched too.
 INKED = """(selector) => {

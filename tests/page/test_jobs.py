@@ -11,6 +11,8 @@ from tests.page.conftest import RESULT_SECONDS, Tab
 from tests.patience import scale
 from tests.server import Server
 
+pytestmark = pytest.mark.long
+
 
 def test_a_job_is_listed_after_a_reload_and_its_file_is_fetched(
     tab: Tab, clips: Path, server: Server

@@ -21,6 +21,8 @@ from tests.page.conftest import PROMPT, SEED, Tab
 from tests.patience import Deadline
 from tests.server import ROOT, Server
 
+pytestmark = pytest.mark.long
+
 CLIP = ROOT / "examples" / "bigbuckbunny.mp4"
 SECONDS = 5.24  # the frames that the model saw; the clip's 132 frames last 5.28
 # Duration and loudness of the player's sound, as the browser decodes it.

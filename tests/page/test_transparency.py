@@ -3,6 +3,7 @@
 import base64
 from pathlib import Path
 
+import pytest
 import torch
 from playwright.sync_api import Browser
 
@@ -36,6 +37,7 @@ READ_ALPHA = """async (url) => {
 }"""
 
 
+@pytest.mark.long
 def test_a_browser_sees_through_the_transparent_pixels_of_a_result(
     browser: Browser, tmp_path: Path
 ) -> None:

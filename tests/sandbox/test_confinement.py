@@ -116,6 +116,7 @@ def test_a_clip_is_decoded_and_written_in_every_format(
     assert all((folder / file["name"]).stat().st_size for file in files)
 
 
+@pytest.mark.long
 def test_a_kernel_without_landlock_is_logged_once_and_refused_where_it_is_required() -> None:
     command = [sys.executable, "-m", "tests.sandbox.without_landlock"]
     output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout

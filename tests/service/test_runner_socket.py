@@ -76,6 +76,7 @@ def test_json_is_answered_as_json(runner: httpx.Client) -> None:
     assert answer.json()["preset"] == "tiny"
 
 
+@pytest.mark.long
 def test_a_generation_passes_through_the_socket(server: Server, real_clip: bytes) -> None:
     answer = server.generate(real_clip, trim="true", num_inference_steps=2, seed=2**53 + 1)
     assert answer.status_code == 200, answer.text

@@ -42,6 +42,7 @@ def test_readyz_goes_from_503_to_200_while_livez_is_200(
     assert set(readiness) == {503, 200}
 
 
+@pytest.mark.long
 def test_130_probes_during_a_slow_request_all_succeed(
     server: Server, pool: ThreadPoolExecutor, short_clip: bytes
 ) -> None:
@@ -110,6 +111,7 @@ def test_clients_that_leave_free_their_places_while_the_model_works(
     server.wait_for_num_requests(0)
 
 
+@pytest.mark.long
 def test_a_short_request_ends_while_a_long_one_runs(
     server: Server, pool: ThreadPoolExecutor, short_clip: bytes, real_clip: bytes
 ) -> None:

@@ -58,6 +58,7 @@ def test_the_restitution_asked_for_is_the_one_simulated() -> None:
     assert 9.81 * flight / 2 / fall_speed == pytest.approx(0.8, abs=0.04)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_every_kind_of_scene_is_heard_and_seen(kind: str) -> None:
     clip = make_clip((1, 2), 3.0, kind=kind, size=None)

@@ -28,6 +28,8 @@ from training.judge import Match, detect_onsets, merge_close_events
 from training.materials import MATERIALS
 from training.settings import load_state
 
+pytestmark = pytest.mark.long
+
 ASSETS = Path(__file__).parents[1] / "assets" / "drawn"
 CHECKPOINTS = Path(__file__).parents[2] / "training" / "checkpoints"
 STEPS = 10

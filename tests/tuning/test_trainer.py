@@ -62,6 +62,7 @@ class KilledError(Exception):
     """Ends a training as a kill does."""
 
 
+@pytest.mark.long
 def test_it_learns_and_what_it_learnt_is_what_is_served(tmp_path: Path) -> None:
     recipe = Recipe(rank=4, steps=60, batch_clips=2, rate=2e-2, validate_every=20)
     training = trainer(tmp_path, recipe)
@@ -83,6 +84,7 @@ def test_it_learns_and_what_it_learnt_is_what_is_served(tmp_path: Path) -> None:
     assert not any(parameter.requires_grad for parameter in dit.parameters())
 
 
+@pytest.mark.long
 def test_a_kill_changes_nothing(tmp_path: Path) -> None:
     whole = trainer(tmp_path / "whole").run()
 

@@ -38,7 +38,7 @@ def test_parts_must_fit_together() -> None:
         dataclasses.replace(TINY, text=dataclasses.replace(TINY.text, hidden_dim=64))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_field_is_read() -> None:
     nodes = [
         node

@@ -64,6 +64,7 @@ def test_a_cue_in_what_pads_a_clip_or_a_sound_is_refused() -> None:
             toy_pipeline()(video, "rain", cues=late, num_inference_steps=1, **options)
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.integers(0, 1500), min_size=2, max_size=20),
     st.integers(2, 750),
@@ -86,6 +87,7 @@ def test_regions_have_all_tokens_and_no_empty_sound(
     assert heard == list(range(2, 2 + len(cues)))
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.tuples(st.integers(0, 100), st.integers(1, 60)), min_size=1, max_size=6),
     st.integers(1, 100),

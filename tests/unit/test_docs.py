@@ -202,6 +202,7 @@ def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 80
 
 
+@pytest.mark.slow
 def test_issue_templates_are_forms_that_github_accepts() -> None:
     forms = sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"))
     forms = [form for form in forms if form.name != "config.yml"]

@@ -97,6 +97,7 @@ def test_outside_of_any_ranges_samples_are_those_of_the_source(
     assert edges[-1] <= made.shape[-1]
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(spans, st.floats(0.1, 12), st.floats(0.1, 6))
 def test_no_latent_frame_is_kept_that_is_heard_in_a_range(
@@ -204,6 +205,7 @@ def test_options_that_do_not_fit_are_refused_by_name(options: Any, words: str) -
         GenerationRequest.parse(**options)
 
 
+@pytest.mark.slow
 def test_a_range_is_made_anew_and_the_rest_is_the_source_to_the_bit() -> None:
     source = noise(2, channels=2)
     first, second = (edit_toy(source, 2, seed, ranges=[part(0.5, 1.2)]) for seed in (1, 2))
@@ -216,12 +218,14 @@ def test_a_range_is_made_anew_and_the_rest_is_the_source_to_the_bit() -> None:
     assert torch.equal(first[0, 0, inside], first[0, 1, inside])  # the new part is mono
 
 
+@pytest.mark.slow
 def test_what_is_kept_is_heard_by_what_is_made_anew() -> None:
     made = [edit_toy(noise(2, seed=seed), 2, ranges=[part(0.5, 1.2)]) for seed in (3, 4)]
     inside = slice(24000 + LONG_FADE, 57600 - FADE)
     assert not torch.equal(made[0][..., inside], made[1][..., inside])
 
 
+@pytest.mark.slow
 def test_strength_1_is_plain_generation_and_0_is_the_autoencoder() -> None:
     pipeline, source = toy_pipeline(), noise(2)
     plain = pipeline(None, "tap", duration_seconds=2, seed=1, num_inference_steps=2)
@@ -237,6 +241,7 @@ def test_strength_1_is_plain_generation_and_0_is_the_autoencoder() -> None:
     assert not torch.equal(middle, plain.waveforms)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", ["heun", "midpoint", "rk4", "ab2"])
 def test_all_solvers_put_the_known_latents_back(solver: Any) -> None:
     pipeline, source = toy_pipeline(), noise(2)
@@ -272,6 +277,7 @@ def test_long_sounds_are_edited_across_windows() -> None:
     assert made[0, :, 16 * 48000 + 960 : -960].abs().max() > 0
 
 
+@pytest.mark.slow
 def test_the_pieces_of_a_source_are_counted_before_the_session() -> None:
     pipeline, frames = toy_pipeline(), toy_frames(400)
     request = GenerationRequest(
@@ -301,6 +307,7 @@ def test_the_encoder_of_tiny_gives_what_its_decoder_takes() -> None:
     assert torch.equal(load_analysis()(prepare_source(source, 64)), latents)
 
 
+@pytest.mark.slow
 def test_a_clip_s_own_sound_and_files_are_sources_with_24_bits(tmp_path: Path) -> None:
     clip = tmp_path / "clip.mov"
     draw_clip(tmp_path / "plain.mp4")

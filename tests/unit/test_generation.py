@@ -59,7 +59,7 @@ def test_each_variation_can_be_taken_and_saved(tmp_path: Path) -> None:
     assert picture(tmp_path / "out.mp4") == picture(CLIP)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_bytes_and_open_files_are_clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()

@@ -43,6 +43,7 @@ def some_layers(draw: st.DrawFn) -> list[Layer]:
     ]
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(some_layers(), st.sampled_from([0.0, 0.01, 0.3, 1.0]), st.integers(0, 9))
 def test_stems_sum_to_a_mix_that_never_passes_the_ceiling(
@@ -123,6 +124,7 @@ def make(*layers: dict[str, Any], **options: Any) -> Generation:
     return toy_pipeline()(toy_frames(48), layers=layers, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options", [{}, {"guidance_scale": 1.0}, {"quality": "fast", "num_inference_steps": None}]
 )

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 RUNNER = """
 import sys
 from runners import metrics
@@ -18,6 +20,7 @@ sys.stdin.read()
 RENDER = "from runners import metrics; print(metrics.render_metrics().decode())"
 
 
+@pytest.mark.slow
 def test_the_gauges_of_a_killed_process_are_zero_at_once(tmp_path: Path) -> None:
     environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
     with subprocess.Popen(

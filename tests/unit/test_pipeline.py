@@ -51,6 +51,7 @@ def test_a_sound_without_a_clip_lasts_as_long_as_asked(seconds: float) -> None:
     assert not made.notices
 
 
+@pytest.mark.slow
 def test_without_a_clip_the_prompt_decides_and_a_seed_repeats_its_sound() -> None:
     def make(prompt: str, seed: int) -> torch.Tensor:
         options = {"duration_seconds": 1.0, "num_inference_steps": STEPS, "num_variations": 2}
@@ -114,6 +115,7 @@ def test_the_seed_that_was_drawn_is_returned_and_repeats_the_sound() -> None:
     assert torch.equal(first.waveforms, again.waveforms)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("solver", "guidance_scale"),
     [*((solver, 4.5) for solver in SOLVERS), ("euler", 1.0)],
@@ -127,6 +129,7 @@ def test_a_variation_is_the_sound_of_its_seed(solver: Solver, guidance_scale: fl
         torch.testing.assert_close(three[i : i + 1], alone, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_options_change_the_sound() -> None:
     base = sound()
     for options in (
@@ -228,6 +231,7 @@ def test_requests_default_to_the_published_settings() -> None:
     assert request.negative_prompt == "noisy, harsh"
 
 
+@pytest.mark.slow
 def test_the_preset_decides_steps_that_a_request_does_not_give() -> None:
     assert GenerationRequest().choose_sampling(TINY).num_inference_steps == TINY_STEPS
     assert GenerationRequest(num_inference_steps=3).choose_sampling(TINY).num_inference_steps == 3

@@ -2,6 +2,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from runners.process import find_free_port
 from tests.patience import scale, wait_for_exit
 
@@ -58,6 +60,7 @@ def test_a_process_that_hangs_at_its_end_says_where_and_ends() -> None:
     assert "most recent call first" in ended.stderr
 
 
+@pytest.mark.slow
 def test_a_launcher_that_is_busy_when_it_is_told_to_end_ends_afterwards() -> None:
     launcher = subprocess.Popen([sys.executable, "-c", BUSY_LAUNCHER], stdin=subprocess.PIPE)
     assert launcher.stdin is not None

@@ -176,6 +176,7 @@ def test_a_failure_of_who_takes_the_pieces_is_not_the_folder_s() -> None:
         )
 
 
+@pytest.mark.slow
 def test_the_beginning_of_a_short_sound_comes_ahead_of_the_whole() -> None:
     sound = NoPicture(duration_seconds=6)
     cue = {"start_seconds": 1, "stop_seconds": 2, "prompt": "rain", "gain_db": -6}
@@ -196,6 +197,7 @@ def test_the_beginning_of_a_short_sound_comes_ahead_of_the_whole() -> None:
         torch.testing.assert_close(piece.waveform, same, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("seconds", "options"),
     [
@@ -263,6 +265,7 @@ def test_a_session_gives_the_sound_of_the_pipeline() -> None:
     assert session.result().seeds == made.seeds == (3,)
 
 
+@pytest.mark.slow
 def test_every_evaluation_of_a_long_schedule_has_its_own_time() -> None:
     num_steps = TIMES_AT_ONCE + 6
     request = GenerationRequest(seed=1, num_inference_steps=num_steps, guidance_scale=1)

@@ -46,7 +46,7 @@ def test_wrong_settings_are_named(
         load_settings()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_no_start_of_the_service_reports_to_bentoml_unless_asked() -> None:
     program = (
         "import service; from bentoml._internal.utils.analytics.usage_stats import do_not_track; "

@@ -135,6 +135,7 @@ def test_a_corrupt_file_is_named_and_only_it_is_removed(hub: Hub, run: Run, tmp_
     assert weights_in(tmp_path / "weights") == hub.files
 
 
+@pytest.mark.long
 def test_a_file_damaged_on_disk_is_named_and_only_it_is_downloaded_again(
     hub: Hub, run: Run, tmp_path: Path
 ) -> None:
@@ -182,6 +183,7 @@ def test_files_without_a_known_hash_are_verified_against_the_hub_s(
     assert "large.pth came, but its SHA-256 is" in result.stderr
 
 
+@pytest.mark.long
 def test_an_optional_file_may_be_absent(hub: Hub, run: Run, tmp_path: Path) -> None:
     table = hub.table()
     table.append(dataclasses.replace(table[0], path="gone", place="gone", required=False))
@@ -224,6 +226,7 @@ def test_a_full_disk_is_reported_and_the_download_resumes(
     assert hub.fetched == ["large.pth"]
 
 
+@pytest.mark.long
 def test_offline_downloaded_files_are_used_and_missing_ones_are_named(
     hub: Hub, run: Run, tmp_path: Path
 ) -> None:
@@ -238,6 +241,7 @@ def test_offline_downloaded_files_are_used_and_missing_ones_are_named(
     assert hub.seen == []
 
 
+@pytest.mark.long
 def test_without_a_network_downloaded_files_are_used(hub: Hub, run: Run, tmp_path: Path) -> None:
     nowhere = {"HF_ENDPOINT": "http://127.0.0.1:9"}
     result = run(tmp_path / "weights", **nowhere)

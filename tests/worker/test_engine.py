@@ -93,7 +93,7 @@ def test_a_request_gives_the_same_sound_in_any_mix_as_alone(
         torch.testing.assert_close(among.waveforms, alone.waveforms, rtol=0, atol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_tiny_gives_the_same_sound_in_a_mix_as_alone() -> None:
     pipeline = FoleyPipeline.from_preset("tiny", "cpu")
     clips = []
@@ -174,6 +174,7 @@ def limited(monkeypatch: pytest.MonkeyPatch) -> type[LimitedModel]:
     return LimitedModel
 
 
+@pytest.mark.slow
 def test_a_batch_that_does_not_fit_is_split(
     limited: type[LimitedModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -229,6 +230,7 @@ def test_measuring_gives_a_budget_and_rates_and_restores_the_threads() -> None:
     assert all(0 < rate < 1 for rate in rates.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("solver", "scale", "variations", "interval"),
     list(itertools.product(SOLVERS, (1.0, 2.0), (1, 3), (None, 0.6))),
@@ -274,6 +276,7 @@ def check_work(engine: Engine, session: Session, size: JobSize, *, is_whole: boo
     assert done[Stage.DECODE_AUDIO] == size.num_sounds
 
 
+@pytest.mark.slow
 def test_the_size_of_a_long_request_counts_windows_and_pieces_of_sound() -> None:
     request = GenerationRequest.parse(
         prompt="rain",

@@ -224,6 +224,7 @@ def test_budgets_hold_and_every_request_gets_its_pieces_in_order(
         ]
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(budgets, arrivals)
 def test_no_device_idles_while_it_could_work(
@@ -237,6 +238,7 @@ def test_no_device_idles_while_it_could_work(
         assert (scheduler.next(device) is not None) == bool(free)
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.floats(0, 20), max_size=25), sizes, st.sampled_from(list(SHARES)))
 def test_equal_requests_of_a_priority_keep_their_order(
@@ -359,7 +361,7 @@ def test_a_sound_of_minutes_delays_a_short_one_by_single_windows() -> None:
     assert simulation.left[short] < simulation.left[long] - 5
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_sound_of_minutes_ends_under_an_overload_of_short_ones() -> None:
     arrivals = [Arrival(0.05, WINDOWED), *(Arrival(0.1 * index) for index in range(9000))]
     simulation = Simulation(capacity=8).run(arrivals)
@@ -594,6 +596,7 @@ def test_a_key_holds_its_share_of_the_places_and_leaves_the_rest_to_others() -> 
         scheduler.reserve(make_job("6", owner="c"))
 
 
+@pytest.mark.slow
 def test_the_seconds_of_an_action_are_those_of_its_requests_by_their_tokens() -> None:
     scheduler = Scheduler[ScheduledJob]([Budget(tokens=400)], RATES, capacity=2)
     for tokens in (100, 300):

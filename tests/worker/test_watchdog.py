@@ -32,7 +32,7 @@ asyncio.run(run(*sys.argv[1:3], *map(float, sys.argv[3:])))
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("hang", "state", "lives"),
     [

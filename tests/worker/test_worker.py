@@ -194,6 +194,7 @@ def test_the_worker_saves_waveforms_and_describes_them(
     torch.testing.assert_close(load_waveforms(asked.path)[0], alone.waveforms[0], rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_request_that_avoids_speech_samples_again_beside_another(
     gate: Gate, job: Callable[..., RunnerRequest]
 ) -> None:
@@ -502,6 +503,7 @@ def test_a_long_clip_is_encoded_while_it_is_decoded(
     torch.testing.assert_close(load_waveforms(asked.path)[0], alone.waveforms[0], rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_beginning_of_a_short_sound_comes_before_its_end(
     worker: Worker, gate: Gate, job: Callable[..., RunnerRequest]
 ) -> None:
@@ -769,6 +771,7 @@ def test_a_model_that_cannot_be_described_has_failed() -> None:
     assert worker.status.state == "failed"
 
 
+@pytest.mark.slow
 def test_a_warm_model_is_frozen_before_the_first_job() -> None:
     gc.unfreeze()  # what the tests import; it is frozen again below
     frozen, calls = gc.get_freeze_count(), []
@@ -788,6 +791,7 @@ def test_a_warm_model_is_frozen_before_the_first_job() -> None:
     assert count > frozen + 10_000
 
 
+@pytest.mark.slow
 def test_a_device_failure_ends_the_process(
     job: Callable[..., RunnerRequest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
