@@ -8,10 +8,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from foley.configs import LATENT_RATE
 from foley.cues import apply_gains, split_regions
 from foley.errors import ParameterError, PromptTooLongError
 from foley.request import MAX_CUES, Cue, GenerationRequest, Prompts
 from foley.types import NoPicture, Region, VideoFrames
+from foley.windows import plan_windows
 from tests.toys import toy_frames, toy_pipeline
 
 STEPS = 2
@@ -194,6 +196,19 @@ def test_without_a_picture_a_cue_leaks_less() -> None:
         changed = (one - other).abs().amax((0, 1))  # [A]
         leaks.append(float(torch.cat((changed[:15], changed[60:])).mean() / changed[32:47].mean()))
     assert leaks[1] < leaks[0] / 3, leaks  # measured: 0.035 and 0.004
+
+
+@pytest.mark.slow
+def test_a_cue_holds_across_windows_of_a_long_sound() -> None:
+    def hear(prompt: str) -> torch.Tensor:
+        options = {"seed": 1, "num_inference_steps": 1, "cues": [cue(6, 10, prompt)]}
+        request = GenerationRequest.parse(prompt="wind", **options)
+        return toy_pipeline().generate(NoPicture(duration_seconds=16), request).waveforms[0, 0]
+
+    first, second = plan_windows(16 * LATENT_RATE)
+    assert 7 * LATENT_RATE < second.start < first.stop < 9 * LATENT_RATE
+    changed = (hear("rain") - hear("tap tap tap")).abs().unflatten(0, (16, -1)).mean(-1)
+    assert changed[6:10].min() > 50 * torch.cat((changed[:5], changed[11:])).max()
 
 
 def next_velocity(
