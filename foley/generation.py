@@ -11,12 +11,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, get_args
 
 from foley.errors import OutputError, ParameterError
 from foley.marks.mark import Mark, Marks, load_marks
 from foley.mix import MixOptions, choose_stem_path
-from foley.request import AUDIO_FORMATS, GenerationRequest
+from foley.request import AUDIO_FORMATS, Format, GenerationRequest
 from foley.types import SourceSound
 
 if TYPE_CHECKING:
@@ -189,6 +189,9 @@ class Generation:
         path = Path(path)
         options = MixOptions.parse(**mix)
         suffix = path.suffix.lower().removeprefix(".")
+        if suffix not in get_args(Format):
+            known = " ".join(f".{name}" for name in get_args(Format))
+            raise OutputError(f"{path.name} names no format of a result; end it in one of {known}")
         options.check_files(
             (suffix,),
             has_clip=self.clip is not None,

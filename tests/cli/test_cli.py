@@ -472,6 +472,12 @@ def test_serve_names_the_extra_that_is_missing(monkeypatch: pytest.MonkeyPatch) 
         serve(preset="tiny", port=find_free_ports(1)[0])
 
 
+def test_the_guide_lists_every_command() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "guides" / "cli.md").read_text()
+    listed = re.findall(r"^\| `foley (\w+)` \|", text, re.MULTILINE)
+    assert set(listed) == {name for name in app if not name.startswith("-")}
+
+
 def test_the_list_of_commands_says_what_each_does(foley: RunFoley) -> None:
     rows = re.findall(r"^│ (\S.*)│$", foley("--help").stdout, re.MULTILINE)
     assert len(rows) > 10
