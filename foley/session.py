@@ -96,6 +96,7 @@ class _Sound:
     Attributes:
         seed: as given.
         num_pieces: of which it consists.
+        num_samples: of all of them.
         speech_seconds: in it; 0 where nobody asked.
     """
 
@@ -105,12 +106,12 @@ class _Sound:
         self.speech_seconds = 0.0
         self._path = path
         self._samples = np.empty(0 if path else expected, np.float32)
-        self._num_samples = 0
+        self.num_samples = 0
         self._spliced: Tensor | None = None
 
     def append(self, piece: Tensor) -> None:
         """Append a piece [1, 1, S]."""
-        start, stop = self._num_samples, self._num_samples + piece.shape[-1]
+        start, stop = self.num_samples, self.num_samples + piece.shape[-1]
         samples = piece.numpy().ravel()
         if self._path is not None:
             append_samples(self._path, samples, is_first=start == 0)
@@ -118,7 +119,7 @@ class _Sound:
             if stop > len(self._samples):  # the clip is longer than it stated
                 self._samples.resize(stop, refcheck=False)
             self._samples[start:stop] = samples
-        self._num_samples = stop
+        self.num_samples = stop
         self.num_pieces += 1
 
     def splice(self, edit: EditPlan, source: Tensor) -> None:
@@ -133,7 +134,7 @@ class _Sound:
             return self._spliced
         if self._path is not None:
             return map_samples(self._path)[None]
-        return torch.from_numpy(self._samples[: self._num_samples])[None, None]
+        return torch.from_numpy(self._samples[: self.num_samples])[None, None]
 
 
 _FADE_SAMPLES = 96  # 2 ms at 48 kHz
@@ -543,17 +544,32 @@ class Session:
         assert self._clip.facts is not None
         return self._clip.facts
 
-    def result(self) -> Generation:
-        """Return the sounds; call when `stage` is None."""
+    def _join_waveforms(self) -> Tensor:
+        """Return the sounds, float32 [N, C, S]."""
+        waveforms = [sound.waveform for sound in self._kept]
+        # A long sound takes much memory, so there is no second copy of it.
+        return torch.cat(waveforms) if waveforms[1:] else waveforms[0]
+
+    def _stand_in_for_waveforms(self) -> Tensor:
+        """Return zeros of the shape of the sounds, or the sounds where they are not in files."""
+        if not self.is_in_files:
+            return self._join_waveforms()
+        return torch.zeros(1).expand(len(self._kept), 1, self._kept[0].num_samples)
+
+    def result(self, *, reads_files: bool = True) -> Generation:
+        """Return the sounds; call when `stage` is None.
+
+        Args:
+            reads_files: otherwise sounds that are in files have zeros for samples, which take no
+                memory. It is for those who pass the files on.
+        """
         assert self.stage is None
         seeds = tuple(sound.seed for sound in self._kept)
         is_measured = self.request.avoid_speech != "off"
         speech = tuple(sound.speech_seconds for sound in self._kept if is_measured)
         sample_rate = self._model.preset.vae.sample_rate
-        waveforms = [sound.waveform for sound in self._kept]
         generation = Generation(
-            # A long sound takes much memory, so there is no second copy of it.
-            waveforms=torch.cat(waveforms) if waveforms[1:] else waveforms[0],
+            waveforms=self._join_waveforms() if reads_files else self._stand_in_for_waveforms(),
             sample_rate=sample_rate,
             seeds=seeds,
             timings=self.timings,

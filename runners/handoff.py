@@ -244,17 +244,20 @@ class HandedFrames(FrameStream):
         return (self._folder / PIECE.format(self._num_read)).exists()
 
     def _read_next(self) -> FramePiece:
-        from safetensors import safe_open
+        from safetensors.torch import load
 
         path = self._folder / PIECE.format(self._num_read)
-        with safe_open(path, framework="pt") as file:
-            facts = json.loads(file.metadata()["facts"])
-            piece = FramePiece(
-                visual=file.get_tensor("visual"),  # [V, H, W, 3]
-                sync=file.get_tensor("sync"),  # [n25, H, W, 3]
-                facts=facts and ClipFacts(**{**facts, "notices": tuple(facts["notices"])}),
-            )
-        # A new file, because the tensors may be mapped from the old one.
+        # The process that decodes the clip lives on, and a clip may have taken it over. A file that
+        # is cut short while it is mapped would end this process.
+        content = path.read_bytes()
+        tensors = load(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        facts = json.loads(header["__metadata__"]["facts"])
+        piece = FramePiece(
+            visual=tensors["visual"],  # [V, H, W, 3]
+            sync=tensors["sync"],  # [n25, H, W, 3]
+            facts=facts and ClipFacts(**{**facts, "notices": tuple(facts["notices"])}),
+        )
         with atomic_path(path) as partial:
             partial.touch()
         self._num_read += 1

@@ -221,7 +221,8 @@ class RunningJob(ScheduledJob):
             SafetensorError: the folder is gone, or the disk is full.
         """
         assert self.session is not None
-        generation = self.session.result()
+        # A media process of the request has those files open, and may cut them short.
+        generation = self.session.result(reads_files=False)
         if not self.session.is_in_files:
             save_waveforms(generation.waveforms, self.request.path, generation.stems)
         self._result = RunnerResult(

@@ -1,11 +1,16 @@
 """Tensors handed from one process to another."""
 
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 from foley.types import VideoFrames
 from runners.handoff import load_frames, save_frames
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_frames_are_read_as_they_were_written(tmp_path: Path) -> None:
@@ -24,3 +29,28 @@ def test_frames_are_read_as_they_were_written(tmp_path: Path) -> None:
         assert torch.equal(getattr(received, name), getattr(sent, name))
     for name in ("num_picked", "source_seconds", "trimmed", "notices"):
         assert getattr(received, name) == getattr(sent, name)
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+import torch
+from foley.types import ClipFacts, FramePiece
+from runners.handoff import PIECE, HandedFrames, hand_on_piece
+
+folder = Path(sys.argv[1])
+facts = ClipFacts(num_picked=24, source_seconds=0.96, trimmed=True, notices=("a notice",))
+visual, sync = torch.ones(8, 64, 64, 3).byte(), torch.ones(25, 64, 64, 3).byte()
+hand_on_piece(FramePiece(visual=visual, sync=sync, facts=facts), folder, 0)
+kept = (folder / PIECE.format(0)).open("r+b")
+piece = HandedFrames(folder).read()
+kept.truncate(0)
+print(int(piece.visual.sum()), int(piece.sync.sum()), piece.facts == facts)
+"""
+
+
+@pytest.mark.slow
+def test_a_piece_that_its_writer_cuts_short_hurts_nobody_who_has_read_it(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", PROGRAM, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, f"{8 * 64 * 64 * 3} {25 * 64 * 64 * 3} True\n")

@@ -321,3 +321,19 @@ def test_a_sound_without_a_picture_is_the_same_beside_a_clip() -> None:
                 session.advance(velocity)
         sessions[0].decode()
     torch.testing.assert_close(sessions[0].result().waveforms, alone, rtol=0, atol=1e-5)
+
+
+def test_who_passes_files_on_reads_none_of_them(tmp_path: Path) -> None:
+    request = GenerationRequest(prompt="rain", num_inference_steps=1, num_variations=2)
+    whole = NoPicture(duration_seconds=16)
+    session = toy_pipeline().start(whole, request, None, lambda number: tmp_path / f"{number}.f32")
+    drive(session)
+    assert session.is_in_files
+    made = session.result().waveforms
+    assert made.shape == (2, 1, 16 * 48_000)
+    assert made.abs().max() > 0
+    for path in tmp_path.iterdir():
+        path.unlink()
+    passed_on = session.result(reads_files=False)
+    assert passed_on.waveforms.shape == made.shape
+    assert passed_on.duration_seconds == 16
