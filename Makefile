@@ -27,7 +27,7 @@ test: setup
 	@if $(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 12))"; \
 	then $(MAKE) --no-print-directory coverage; else $(MAKE) --no-print-directory test-all; fi
 else
-test: setup  ## the tests that take up to ten seconds each
+test: setup  ## the tests of up to seven seconds each, without a browser
 	@$(BESIDE_LINT) tests
 endif
 
