@@ -31,6 +31,7 @@ its death the process that decodes the clip again leaves out the pieces that it 
 # V frames at 8 fps, n25 frames at 25 fps, N variations, L layers, C channels
 
 import json
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -249,7 +250,11 @@ class HandedFrames(FrameStream):
         path = self._folder / PIECE.format(self._num_read)
         # The process that decodes the clip lives on, and a clip may have taken it over. A file that
         # is cut short while it is mapped would end this process.
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            num_bytes = os.fstat(file.fileno()).st_size
+            if num_bytes > MAX_FRAMES_BYTES:
+                raise ValueError(f"{path.name} has {num_bytes} bytes, over {MAX_FRAMES_BYTES}")
+            content = file.read(num_bytes)
         tensors = load(content)
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
         facts = json.loads(header["__metadata__"]["facts"])

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from foley.types import VideoFrames
-from runners.handoff import load_frames, save_frames
+from runners.handoff import MAX_FRAMES_BYTES, PIECE, HandedFrames, load_frames, save_frames
 
 ROOT = Path(__file__).parents[2]
 
@@ -54,3 +55,17 @@ def test_a_piece_that_its_writer_cuts_short_hurts_nobody_who_has_read_it(tmp_pat
     command = [sys.executable, "-c", PROGRAM, str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, f"{8 * 64 * 64 * 3} {25 * 64 * 64 * 3} True\n")
+
+
+def test_a_piece_that_is_too_large_is_refused(tmp_path: Path) -> None:
+    with (tmp_path / PIECE.format(0)).open("wb") as file:
+        file.truncate(MAX_FRAMES_BYTES + 1)  # without content, so it takes no room on the disk
+    with pytest.raises(ValueError, match="has 536870913 bytes, over 536870912"):
+        HandedFrames(tmp_path).read()
+
+
+def test_a_piece_that_is_none_is_an_error(tmp_path: Path) -> None:
+    for content in (b"", b"\x10", b"\xff" * 1000, b"\x02" + bytes(7) + b"{}"):
+        (tmp_path / PIECE.format(0)).write_bytes(content)
+        with pytest.raises((SafetensorError, KeyError)):
+            HandedFrames(tmp_path).read()
