@@ -11,7 +11,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 
-from benchmarks import meters
+from benchmarks import bench_start, meters
 from benchmarks.bench_serving import (
     Load,
     LoadRequest,
@@ -148,12 +148,13 @@ def test_a_random_model_loads_and_its_start_is_measured(tmp_path: Path) -> None:
     assert all(run["process_seconds"] > run["seconds"] > 0 for run in row["runs"])
 
 
-@pytest.mark.long
-def test_files_of_no_preset_are_not_written() -> None:
-    command = [sys.executable, "-m", "benchmarks.bench_start", "--preset", "tiny"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "--model" in done.stderr
+def test_files_of_no_preset_are_not_written(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["bench_start", "--preset", "tiny"])
+    with pytest.raises(SystemExit, match="2"):
+        bench_start.main()
+    assert "--model" in capsys.readouterr().err
 
 
 @pytest.mark.long

@@ -442,24 +442,6 @@ def read_report(output: Path) -> list[dict[str, str]]:
 
 
 @pytest.mark.long
-def test_a_still_picture_becomes_a_video_of_its_length(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    clips, output = tmp_path / "clips", tmp_path / "out"
-    clips.mkdir()
-    (clips / "photo.png").write_bytes(draw_numbered(3))
-    table = write_table(clips, ".jsonl", [{"clip": "photo.png", "duration_seconds": 1.2}])
-    command = (table, output, "-p", "rain", "--steps", 1, "--guidance-scale", 1)
-    code, printed = run_command(monkeypatch, capfd, *command)
-    assert code == 0, printed
-    (line,) = read_report(output)
-    assert float(line["duration_seconds"]) == pytest.approx(1.2)
-    with av.open(str(output / "photo.foley.mp4")) as reader:
-        assert reader.streams.video
-        assert reader.streams.audio
-
-
-@pytest.mark.long
 def test_a_run_is_reported_and_the_next_one_makes_nothing_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -469,6 +451,7 @@ def test_a_run_is_reported_and_the_next_one_makes_nothing_twice(
     (clips / "bad.mp4").write_bytes(b"not a video")
     for number in range(10):
         (clips / f"{number:02}.png").write_bytes(draw_numbered(number))
+    monkeypatch.setitem(sys.modules, "ray", None)  # as if it were not installed
     rows: list[dict[str, Any]] = [
         {"clip": "dog/one.mp4", "seed": 7, "loudness_lufs": -30},
         {"clip": "bad.mp4"},
@@ -477,23 +460,25 @@ def test_a_run_is_reported_and_the_next_one_makes_nothing_twice(
         {"duration_seconds": 0.5, "layers": LAYERS},
         {"clip": "dog/one.mp4", "start_seconds": 0.6, "output": "part.wav"},
         {"clip": "%02d.png", "frame_rate": 10},
+        {"clip": "03.png", "duration_seconds": 1.2},
     ]
     table = write_table(clips, ".jsonl", rows)
     command = (table, output, "-p", "steps of a {folder}", "--steps", 1, "--guidance-scale", 1)
     command += ("--hourly-price", 3600)
     code, printed = run_command(monkeypatch, capfd, *command, "--dry-run")
     assert code == 1
-    assert "7 rows, 6 to make, 1 refused\n" in printed
-    assert "about 4 s of sound" in printed
+    assert "8 rows, 7 to make, 1 refused\n" in printed
+    assert "about 5 s of sound" in printed
     assert not output.exists()
 
     code, printed = run_command(monkeypatch, capfd, *command)
     assert code == 1
-    assert "5 rows done, 2 failed: 3.90 s of sound" in printed
+    assert "6 rows done, 2 failed: 5.10 s of sound" in printed
+    assert "the extra 'bulk' adds clusters (--address), s3:// and Parquet" in printed
     lines = read_report(output)
     states = [line["state"] for line in lines]
-    assert states == ["done", "failed", *["done"] * 7, "failed"]
-    assert [float(line["duration_seconds"]) for line in lines[-3:-1]] == [0.4, 1.0]
+    assert states == ["done", "failed", *["done"] * 8, "failed"]
+    assert [float(line["duration_seconds"]) for line in lines[-4:-1]] == [0.4, 1.0, 1.2]
     assert [line["seed"] for line in lines][:4] == ["7", "", "4", "5"]
     assert [(line["layer"], line["seed"]) for line in lines][5] == ("1", "5")
     assert lines[1]["error_code"] == "video_unreadable"
@@ -506,6 +491,7 @@ def test_a_run_is_reported_and_the_next_one_makes_nothing_twice(
     assert "for a minute of sound\ncost " in printed  # of so many seconds, at 1 a second
     made = {line["path"]: os.stat(line["path"]).st_mtime_ns for line in lines if line["path"]}
     assert sorted(Path(path).relative_to(output).as_posix() for path in made) == [
+        "03.foley.mp4",
         "clips.foley.mp4",
         "dog/one.foley.mp4",
         "part.wav",
@@ -516,6 +502,9 @@ def test_a_run_is_reported_and_the_next_one_makes_nothing_twice(
         "sound-2.wav",
     ]
     assert {inspect_file(Path(path)).state for path in made} == {"valid"}
+    with av.open(str(output / "03.foley.mp4")) as reader:  # of a still picture
+        assert reader.streams.video
+        assert reader.streams.audio
     layer = inspect_file(output / "sound-2-layer-2.wav").made
     assert layer is not None
     assert layer["settings"]["layer"] == 2
@@ -524,7 +513,7 @@ def test_a_run_is_reported_and_the_next_one_makes_nothing_twice(
     # Everything is done or has failed, so no model is loaded.
     code, printed = run_command(monkeypatch, capfd, *command)
     assert code == 1
-    assert "7 rows, 0 to make, 5 done, 1 failed earlier (--retry-failed), 1 refused\n" in printed
+    assert "8 rows, 0 to make, 6 done, 1 failed earlier (--retry-failed), 1 refused\n" in printed
     assert {path: os.stat(path).st_mtime_ns for path in made} == made
     assert read_report(output) == lines
     assert not list(output.rglob("*.partial"))

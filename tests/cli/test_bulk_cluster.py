@@ -182,22 +182,3 @@ def test_a_cluster_without_ray_is_refused_before_the_model_is_loaded(
         main()
     assert stop.value.code == 3
     assert "--address needs the extra 'bulk'" in capfd.readouterr().err
-
-
-@pytest.mark.long
-def test_without_ray_one_machine_makes_the_same_rows(tmp_path: Path) -> None:
-    program = "import sys; sys.modules['ray'] = None; from foley.cli.app import main; main()"
-    (tmp_path / "rows.jsonl").write_text('{"duration_seconds": 0.5, "prompt": "rain"}\n')
-    command = [sys.executable, "-c", program, "bulk", tmp_path / "rows.jsonl", tmp_path / "out"]
-    command += ["--steps", "1", "--preset", "tiny"]
-    done = subprocess.run(
-        command,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=scale(120),
-    )
-    assert done.returncode == 0, done.stderr
-    assert "the extra 'bulk' adds clusters (--address), s3:// and Parquet" in done.stderr
-    assert "1 rows done, 0 failed" in done.stderr
-    assert (tmp_path / "out" / "sound-1.wav").exists()

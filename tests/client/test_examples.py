@@ -1,10 +1,12 @@
 """The programs in examples/ run and write what they say."""
 
-import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import av
@@ -26,22 +28,51 @@ def clip(short_clip: bytes, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def run_example(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    environment = {k: v for k, v in os.environ.items() if k != "FOLEY_API_KEY"}
-    return subprocess.run(
-        [find_interpreter(name), EXAMPLES / name, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env=environment,
-        cwd=ROOT,
-        timeout=scale(120),
-    )
+@dataclass(frozen=True)
+class Ended:
+    """The exit code of a program and what it printed."""
+
+    returncode: int
+    stdout: str
+    stderr: str
 
 
-def find_interpreter(name: str) -> str:
-    """The program that runs an example."""
-    if not name.endswith(".mjs"):
-        return sys.executable
+RunExample = Callable[..., Ended]
+
+
+@pytest.fixture
+def run_example(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> RunExample:
+    """A function that runs an example: in this process, where it is written in Python.
+
+    To import what it needs would take longer than most examples.
+    """
+
+    def run(name: str, *arguments: object) -> Ended:
+        monkeypatch.delenv("FOLEY_API_KEY", raising=False)
+        monkeypatch.chdir(ROOT)
+        monkeypatch.setattr(sys, "argv", [str(EXAMPLES / name), *map(str, arguments)])
+        if name.endswith(".mjs"):
+            done = subprocess.run(
+                [find_node(), *sys.argv], capture_output=True, text=True, timeout=scale(120)
+            )
+            return Ended(done.returncode, done.stdout, done.stderr)
+        code: object = 0
+        capfd.readouterr()
+        try:
+            runpy.run_path(sys.argv[0], run_name="__main__")
+        except SystemExit as stop:
+            code = stop.code or 0
+        out, err = capfd.readouterr()
+        # Where the interpreter ends, it prints what is no number.
+        return (
+            Ended(int(code), out, err) if isinstance(code, int) else Ended(1, out, f"{err}{code}\n")
+        )
+
+    return run
+
+
+def find_node() -> str:
+    """The program that runs JavaScript."""
     node = shutil.which("node")
     if node is None:
         pytest.skip("no node here")
@@ -57,7 +88,9 @@ def read_streams(path: Path) -> set[str]:
         return {stream.type for stream in container.streams}
 
 
-def test_generate_file_writes_the_clip_with_sound(clip: Path, tmp_path: Path) -> None:
+def test_generate_file_writes_the_clip_with_sound(
+    run_example: RunExample, clip: Path, tmp_path: Path
+) -> None:
     output = tmp_path / "out.mp4"
     done = run_example("generate_file.py", clip, output, "--seed", 7)
     assert done.returncode == 0, done.stderr
@@ -66,7 +99,9 @@ def test_generate_file_writes_the_clip_with_sound(clip: Path, tmp_path: Path) ->
     assert "seed 7" in done.stdout
 
 
-def test_call_http_saves_two_variations(server: Server, clip: Path, tmp_path: Path) -> None:
+def test_call_http_saves_two_variations(
+    run_example: RunExample, server: Server, clip: Path, tmp_path: Path
+) -> None:
     done = run_example("call_http.py", clip, tmp_path / "results", "--server", address(server))
     assert done.returncode == 0, done.stderr
     names = ["short.foley-1.mp4", "short.foley-2.mp4"]
@@ -75,7 +110,9 @@ def test_call_http_saves_two_variations(server: Server, clip: Path, tmp_path: Pa
     assert "sample 16 16" in done.stdout
 
 
-def test_call_http_ends_with_the_error_of_the_service(server: Server, tmp_path: Path) -> None:
+def test_call_http_ends_with_the_error_of_the_service(
+    run_example: RunExample, server: Server, tmp_path: Path
+) -> None:
     clip = tmp_path / "clip.mp4"
     clip.write_bytes(b"not a video")
     done = run_example("call_http.py", clip, tmp_path / "results", "--server", address(server))
@@ -85,7 +122,7 @@ def test_call_http_ends_with_the_error_of_the_service(server: Server, tmp_path: 
 
 
 def test_the_javascript_client_writes_the_clip_with_sound_or_the_error(
-    server: Server, clip: Path, tmp_path: Path
+    run_example: RunExample, server: Server, clip: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "out.mp4"
     options = ("--prompt", "birds", "--server", address(server))
@@ -101,7 +138,9 @@ def test_the_javascript_client_writes_the_clip_with_sound_or_the_error(
     assert not (tmp_path / "none.mp4").exists()
 
 
-def test_call_http_async_generates_one_sound_for_each_prompt(server: Server, clip: Path) -> None:
+def test_call_http_async_generates_one_sound_for_each_prompt(
+    run_example: RunExample, server: Server, clip: Path
+) -> None:
     done = run_example("call_http_async.py", clip, "rain", "wind", "--server", address(server))
     assert done.returncode == 0, done.stderr
     sizes = dict(re.findall(r"^(\w+): .* s, (\d+) bytes", done.stdout, re.MULTILINE))
@@ -109,14 +148,18 @@ def test_call_http_async_generates_one_sound_for_each_prompt(server: Server, cli
     assert all(int(size) > 50_000 for size in sizes.values())
 
 
-def test_call_grpc_writes_the_clip_with_sound(server: Server, clip: Path, tmp_path: Path) -> None:
+def test_call_grpc_writes_the_clip_with_sound(
+    run_example: RunExample, server: Server, clip: Path, tmp_path: Path
+) -> None:
     output = tmp_path / "out.mp4"
     done = run_example("call_grpc.py", clip, output, "--server", server.grpc_address)
     assert done.returncode == 0, done.stderr
     assert read_streams(output) == {"video", "audio"}
 
 
-def test_call_grpc_leaves_no_file_when_the_call_fails(server: Server, tmp_path: Path) -> None:
+def test_call_grpc_leaves_no_file_when_the_call_fails(
+    run_example: RunExample, server: Server, tmp_path: Path
+) -> None:
     clip = tmp_path / "clip.mp4"
     clip.write_bytes(b"not a video")
     output = tmp_path / "out.mp4"
@@ -127,7 +170,7 @@ def test_call_grpc_leaves_no_file_when_the_call_fails(server: Server, tmp_path: 
 
 
 def test_batch_continues_after_a_bad_clip_and_skips_results(
-    server: Server, short_clip: bytes, tmp_path: Path
+    run_example: RunExample, server: Server, short_clip: bytes, tmp_path: Path
 ) -> None:
     clips = tmp_path / "clips"
     clips.mkdir()
@@ -154,7 +197,7 @@ def test_every_example_is_listed() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("*.py")))
-def test_every_example_explains_its_arguments(name: str) -> None:
+def test_every_example_explains_its_arguments(run_example: RunExample, name: str) -> None:
     done = run_example(name, "--help")
     assert done.returncode == 0, done.stderr
     assert "--" in done.stdout

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import constants
 
+from foley.cli.app import main
 from foley.configs import PRESETS
 from foley.errors import ConfigError
 from foley.hardware.compatibility import (
@@ -330,22 +332,44 @@ def doctor(tmp_path: Path) -> Doctor:
     return doctor
 
 
-@pytest.mark.long
-def test_scripts_get_json_and_an_exit_code(doctor: Doctor) -> None:
-    unfit = doctor("--json", "--preset", "xxl", "--device", "cpu")
-    assert unfit.returncode == 3
-    said = json.loads(unfit.stdout)
+@pytest.fixture
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have `foley doctor` in this process look for weights in an empty folder."""
+    for name in [name for name in os.environ if name.startswith("FOLEY_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path))
+
+
+def doctor_here(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """Run `foley doctor` in this process, and return its exit code."""
+    monkeypatch.setattr(sys, "argv", ["foley", "doctor", "--port", "0", *arguments])
+    try:
+        main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+@pytest.mark.usefixtures("empty_folder")
+def test_scripts_get_json_and_an_exit_code(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert doctor_here(monkeypatch, "--json", "--preset", "xxl", "--device", "cpu") == 3
+    said = json.loads(capfd.readouterr().out)
     assert said["fit"] is False
     wrong = [finding["check"] for finding in said["findings"] if finding["state"] == "error"]
     assert wrong == ["weights"]
 
 
-@pytest.mark.long
-def test_the_output_is_one_line_for_each_check(doctor: Doctor) -> None:
-    fit = doctor("--preset", "tiny", "--device", "cpu")
-    assert fit.returncode == 0, fit.stdout
-    assert len(fit.stdout.splitlines()) == 10
-    assert "WRONG" not in fit.stdout
+@pytest.mark.usefixtures("empty_folder")
+def test_the_output_is_one_line_for_each_check(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code = doctor_here(monkeypatch, "--preset", "tiny", "--device", "cpu")
+    printed = capfd.readouterr().out
+    assert code == 0, printed
+    assert len(printed.splitlines()) == 10
+    assert "WRONG" not in printed
 
 
 def test_a_broken_torch_is_a_line_and_no_traceback(doctor: Doctor, tmp_path: Path) -> None:

@@ -210,9 +210,9 @@ def test_probe_tells_what_the_clip_is(tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_memory_does_not_grow_with_length(tmp_path: Path) -> None:
-    # 12 s more of 1080p are 120 frames of 6 MB; held at full size they would take 700 MB.
-    short = write_clip(tmp_path / "short.mp4", num_frames=20, fps=10, size=(1920, 1080))
-    long = write_clip(tmp_path / "long.mp4", num_frames=140, fps=10, size=(1920, 1080))
+    # 6 s more of 720p are 60 frames of 2.8 MB; held at full size they would take 160 MB.
+    short = write_clip(tmp_path / "short.mp4", num_frames=20, fps=10, size=(1280, 720))
+    long = write_clip(tmp_path / "long.mp4", num_frames=80, fps=10, size=(1280, 720))
     program = f"""
         from pathlib import Path
         from foley.media.decode import decode_frames
@@ -225,7 +225,7 @@ def test_memory_does_not_grow_with_length(tmp_path: Path) -> None:
         [sys.executable, "-c", textwrap.dedent(program)], check=True, capture_output=True, text=True
     )
     short_kib, long_kib = map(int, done.stdout.split())
-    assert long_kib - short_kib < 50 * 1024  # the frames that are returned take 6 MB
+    assert long_kib - short_kib < 50 * 1024  # the frames that are returned take 3 MB
 
 
 def test_with_an_exact_clock_no_frame_lasts_beyond_the_limit(tmp_path: Path) -> None:

@@ -200,7 +200,7 @@ class Feed:
 @pytest.mark.parametrize(
     ("num_jobs", "num_kills", "seconds"),
     [
-        pytest.param(4, 2, 0, marks=[pytest.mark.long, pytest.mark.timeout(600)]),
+        pytest.param(4, 2, 0, marks=[pytest.mark.soak, pytest.mark.timeout(600)]),
         pytest.param(
             NUM_SOAKED,
             2 * len(KINDS),

@@ -85,8 +85,13 @@ def test_updates_are_orthogonalised_whatever_their_scale() -> None:
     assert values.max() < 1.3
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("kind", [MuonAndAdamW, PlainAdamW])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(MuonAndAdamW, marks=pytest.mark.soak),  # makes every matrix orthogonal
+        pytest.param(PlainAdamW, marks=pytest.mark.long),
+    ],
+)
 def test_an_optimiser_changes_every_parameter_that_has_a_gradient(
     entry: dict[str, torch.Tensor], kind: type[MuonAndAdamW] | type[PlainAdamW]
 ) -> None:
