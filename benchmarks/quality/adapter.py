@@ -1,16 +1,21 @@
 """Teach `tiny` a material and an action that it has never met, and measure what came of it.
 
-    python -m benchmarks.quality.adapter [--clips 30] [--optimizers adamw muon] [--record]
+    python -m benchmarks.quality.adapter [--clips 30] [--variants default muon] [--record]
 
 The clips are those of `benchmarks.quality.adapter_clips`, without their way through a file; what
-is read of them and the training are those of `foley train`.
+is read of them and the training are those of `foley train`. Several processes with the same
+`--cache` and other variants share what the first of them reads; `--merge` makes one record of their
+figures.
 """
 
 import argparse
+import fcntl
 import json
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -27,12 +32,13 @@ from foley.configs import SAMPLE_RATE
 from foley.pipeline import FoleyPipeline
 from foley.tuning.clips import TrainingClip
 from foley.tuning.prepare import Prepared, prepare
-from foley.tuning.trainer import MakeOptimizer, Recipe, Trainer, make_adamw
+from foley.tuning.trainer import MakeOptimizer, Recipe, Trainer, TrainingProgress, make_adamw
 from foley.types import VideoFrames
 from foley.weights.adapters import write_adapter
 from foley.weights.selection import choose_device, load_preset
+from training import judge
 
-SCALES = (0.0, 0.25, 0.5, 0.75, 1.0)
+SCALES = (1.0, 0.9, 0.75, 0.5, 0.25)
 # Of the noise that sounds start from. Figures of what should not change vary from one to the next.
 NOISE_SEEDS = (0, 1000, 2000, 3000, 4000)
 
@@ -62,14 +68,39 @@ def make_prodigy(parameters: list[nn.Parameter], rate: float) -> torch.optim.Opt
     return optimizer
 
 
-# The optimisers, and the rates with which each is tried.
-OPTIMIZERS: dict[str, tuple[MakeOptimizer, tuple[float, ...]]] = {
-    "adamw": (make_adamw, (1e-3,)),
-    "adamw_rates": (make_adamw, (3e-4, 3e-3)),
-    "muon": (make_muon, (1e-3,)),
-    "muon_rates": (make_muon, (3e-4, 3e-3)),
-    "prodigy": (make_prodigy, (1.0,)),
+@dataclass(frozen=True)
+class Variant:
+    """A way to train.
+
+    Attributes:
+        changes: fields of the recipe that differ.
+        make: the optimiser.
+        averages: whether the mean of the adapters of the second half is measured as well.
+    """
+
+    changes: dict[str, Any] = field(default_factory=dict)
+    make: MakeOptimizer = make_adamw
+    averages: bool = False
+
+
+BASE = "base"  # the model itself
+VARIANTS = {
+    "default": Variant(averages=True),
+    "weight-4": Variant({"kept_weight": 4.0}),
+    "weight-16": Variant({"kept_weight": 16.0}),
+    "share-0.6": Variant({"kept_share": 0.6}),
+    "share-0.6-weight-4": Variant({"kept_share": 0.6, "kept_weight": 4.0}),
+    "rank-8": Variant({"rank": 8}),
+    "rank-8-weight-4": Variant({"rank": 8, "kept_weight": 4.0}),
+    "steps-300": Variant({"steps": 300}),
+    "steps-400": Variant({"steps": 400}),
+    "rate-0.0005": Variant({"rate": 5e-4}),
+    "rate-0.0005-weight-4": Variant({"rate": 5e-4, "kept_weight": 4.0}),
+    "rate-0.003": Variant({"rate": 3e-3}),
+    "muon": Variant(make=make_muon),
+    "prodigy": Variant({"rate": 1.0}, make_prodigy),
 }
+DEFAULTS = (BASE, "default")
 
 
 def read_clips(pipeline_device: torch.device, count: int) -> list[TrainingClip]:
@@ -118,7 +149,9 @@ def estimate_loudness(waveform: Tensor) -> float:
     return float(10 * torch.log10(blocks[blocks > 0.1 * blocks.mean()].mean()))
 
 
-def train(ready: Prepared, recipe: Recipe, make: MakeOptimizer, path: Path) -> dict[str, Any]:
+def train(
+    ready: Prepared, recipe: Recipe, make: MakeOptimizer, path: Path, *, average: Path | None = None
+) -> dict[str, Any]:
     """Train an adapter and offer it in the pipeline; returns figures of the training.
 
     Args:
@@ -126,7 +159,9 @@ def train(ready: Prepared, recipe: Recipe, make: MakeOptimizer, path: Path) -> d
         recipe: of the training.
         make: the optimiser.
         path: for the adapter, whose name is that of the file.
+        average: for the mean of the adapters of the second half.
     """
+    late: list[dict[str, Tensor]] = []
     began, pipeline = time.perf_counter(), ready.pipeline
     with tempfile.TemporaryDirectory() as folder, pipeline.use_device():
         trainer = Trainer(
@@ -140,8 +175,20 @@ def train(ready: Prepared, recipe: Recipe, make: MakeOptimizer, path: Path) -> d
             make_optimizer=make,
             checkpointed=False,
         )
-        layers = trainer.run(lambda progress: print(path.stem, progress, flush=True))
+
+        def look(progress: TrainingProgress) -> None:
+            print(path.stem, progress, flush=True)
+            if 2 * progress.step > progress.num_steps:
+                state = trainer.adapter.state_dict()
+                late.append({key: tensor.cpu().clone() for key, tensor in state.items()})
+
+        layers = trainer.run(look)
+        mean = {key: torch.stack([state[key] for state in late]).mean(0) for key in late[0]}
+        averaged = trainer.adapter.list_layers(mean)
     seconds = time.perf_counter() - began
+    if average is not None:
+        write_adapter(average, averaged, base="tiny", rank=recipe.rank, metadata={})
+        pipeline.load_adapter(average)
     write_adapter(path, layers, base="tiny", rank=recipe.rank, metadata={})
     pipeline.load_adapter(path)
     history = trainer.history
@@ -156,34 +203,9 @@ def train(ready: Prepared, recipe: Recipe, make: MakeOptimizer, path: Path) -> d
     }
 
 
-def judge_adapter(
-    pipeline: FoleyPipeline, tests: "Tests", name: str | None, scales: Sequence[float]
-) -> dict[str, Any]:
-    """Return the figures of an adapter at these scales, or of the model itself.
-
-    Args:
-        pipeline: that offers it.
-        tests: what is asked for.
-        name: of the adapter; None for the model itself.
-        scales: for what was taught; all else is measured with scale 1.
-    """
-    figures: dict[str, Any] = {}
-    for scale in scales:
-        figures[f"taught_at_{scale:g}"] = tests.measure(pipeline, "taught", name, scale)
-    for kind in ("others", "usual"):
-        made = [tests.measure(pipeline, kind, name, 1.0, seed) for seed in NOISE_SEEDS]
-        figures[kind] = made[0]
-        figures[f"{kind}_by_noise"] = {
-            key: summarize([figure[key] for figure in made])
-            for key in ("f1", "asked", "taught")
-            if key in made[0]
-        }
-    return figures
-
-
 def summarize(values: Sequence[float]) -> dict[str, Any]:
-    """Return at least two values with their mean, and the standard error of the mean."""
-    error = stdev(values) / len(values) ** 0.5
+    """Return values with their mean, and the standard error of the mean (0 for one value)."""
+    error = stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
     return {"values": list(values), "mean": round(fmean(values), 4), "error": round(error, 4)}
 
 
@@ -192,96 +214,162 @@ class Tests:
 
     Args:
         pipeline: of the model.
+        materials: of `adapter_judge.train_judge`.
         count: clips of each kind.
     """
 
-    def __init__(self, pipeline: FoleyPipeline, count: int) -> None:
-        self._materials = adapter_judge.train_judge(pipeline.device)
+    def __init__(self, pipeline: FoleyPipeline, materials: judge.MaterialJudge, count: int) -> None:
+        self._pipeline, self._materials = pipeline, materials
         self._clips = {
             "taught": adapter_judge.draw_taught(pipeline, count),
             "others": adapter_judge.draw_others(pipeline, count),
             "usual": adapter_judge.draw_usual(pipeline, count),
         }
 
-    def measure(
-        self, pipeline: FoleyPipeline, kind: str, name: str | None, scale: float, seed: int = 0
-    ) -> dict[str, Any]:
-        """Return the figures of one kind of clips.
+    def judge_adapter(self, name: str | None, scales: Sequence[float]) -> Iterator[dict[str, Any]]:
+        """Yield the figures of an adapter each time that there are more, the main ones first.
 
         Args:
-            pipeline: that offers the adapter.
-            kind: taught, others or usual.
             name: of the adapter; None for the model itself.
-            scale: of the adapter.
-            seed: of the noise.
+            scales: of the adapter. At the first one, and at 0.9, all kinds are measured, at the
+                others what was taught.
         """
+        figures: dict[str, Any] = {"taught": {}, "others": {}, "usual": {}}
+        for scale in scales:
+            figures["taught"][f"{scale:g}"] = self._measure("taught", name, scale, 0)
+            yield figures
+            for kind in ("others", "usual") if scale in (scales[0], 0.9) else ():
+                made = []
+                for seed in NOISE_SEEDS:
+                    made.append(self._measure(kind, name, scale, seed))
+                    figures[kind][f"{scale:g}"] = made[0] | {
+                        key: summarize([figure[key] for figure in made])
+                        for key in ("f1", "asked", "taught")
+                        if key in made[0]
+                    }
+                    yield figures
+
+    def _measure(self, kind: str, name: str | None, scale: float, seed: int) -> dict[str, Any]:
+        """Return the figures of one kind of clips with one noise."""
         figures = adapter_judge.measure(
-            pipeline, self._materials, self._clips[kind], adapter=name, scale=scale, seed=seed
+            self._pipeline,
+            self._materials,
+            self._clips[kind],
+            adapter=name,
+            scale=scale,
+            seed=seed,
         )
-        print(kind, name, scale, figures, flush=True)
+        print(kind, name, scale, seed, figures, flush=True)
         return figures
+
+
+@contextmanager
+def read_first(cache: Path) -> Iterator[None]:
+    """Let the first process do what is inside alone, and the others do it once it is done.
+
+    Args:
+        cache: folder that they share.
+    """
+    cache.mkdir(parents=True, exist_ok=True)
+    done = cache / "done"
+    with (cache / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            yield
+            done.touch()
+            return
+    yield
+
+
+def merge(paths: Sequence[Path]) -> dict[str, Any]:
+    """Return one record of those of several processes.
+
+    Args:
+        paths: of the records.
+    """
+    records = [json.loads(path.read_text()) for path in paths]
+    figures = {name: figure for record in records for name, figure in record["figures"].items()}
+    return {**records[0], "processes": len(records), "figures": figures}
 
 
 def main() -> None:
     """Train and measure."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, help="folder for the adapters")
-    parser.add_argument("--optimizers", nargs="+", choices=list(OPTIMIZERS), default=["adamw"])
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--out", type=Path, help="folder for the adapters and the figures")
+    parser.add_argument("--variants", nargs="+", choices=[BASE, *VARIANTS], default=[*DEFAULTS])
+    parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--targets", default="all")
     parser.add_argument("--count", type=int, default=48, help="held-out clips of each kind")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--clips", type=int, default=30, help="to learn from")
+    parser.add_argument("--cache", type=Path, help="folder of what is read")
     parser.add_argument(
-        "--limit", type=float, default=1e9, help="seconds after which no training begins"
+        "--limit", type=float, default=1e9, help="seconds after which nothing is begun"
     )
+    parser.add_argument("--merge", nargs="+", type=Path, help="records of several processes")
     add_record_options(parser)
     args = parser.parse_args()
-    device, began = choose_device(args.device), time.perf_counter()
-    clips = read_clips(device, args.clips)
-    with tempfile.TemporaryDirectory() as cache:
-        components = load_preset("tiny", None, device)
-        ready = prepare(clips, Path(cache), components, device, print, watch=watch)
-    pipeline, read_seconds = ready.pipeline, time.perf_counter() - began
+    if args.merge:
+        finish(merge(args.merge), hardware=args.hardware, write=args.record)
+        return
+    began = time.perf_counter()
     out = args.out or Path(tempfile.mkdtemp())
     out.mkdir(parents=True, exist_ok=True)
-    tests = Tests(pipeline, args.count)
-    figures: dict[str, Any] = {"base": judge_adapter(pipeline, tests, None, (0.0,))}
-    for chosen in args.optimizers:
-        make, rates = OPTIMIZERS[chosen]
-        for rate in rates:
-            if time.perf_counter() - began > args.limit:
-                break
-            name = f"{chosen.removesuffix('_rates')}-{rate:g}"
-            recipe = Recipe(
-                rank=args.rank,
-                targets=args.targets,
-                steps=args.steps,
-                batch_clips=args.batch,
-                rate=rate,
-                patience=100,
-            )
-            trained = train(ready, recipe, make, out / f"{name}.safetensors")
-            scales = SCALES if not figures.keys() - {"base"} else (1.0,)
-            figures[name] = {
-                "training": trained,
-                **judge_adapter(pipeline, tests, name, scales),
-            }
-            (out / "figures.json").write_text(json.dumps(figures, indent=1))  # if it is cut off
+    device = choose_device(args.device)
+    with tempfile.TemporaryDirectory() as temporary:
+        cache = args.cache or Path(temporary)
+        with read_first(cache):
+            clips = read_clips(device, args.clips)
+            components = load_preset("tiny", None, device)
+            ready = prepare(clips, cache, components, device, print, watch=watch)
+            read_seconds = time.perf_counter() - began
+            materials = adapter_judge.load_judge(cache / "judge.pt", device)
+    tests = Tests(ready.pipeline, materials, args.count)
     record = environment() | {
         "what": "adapter_tiny",
-        "weights": pipeline.source,
+        "weights": ready.pipeline.source,
         "seconds": SECONDS,
         "training_seed": TRAINING_SEED,
         "num_clips": args.clips,
         "read_seconds": round(read_seconds, 1),
-        "rank": args.rank,
+        "steps": args.steps,
         "batch": args.batch,
         "count": args.count,
-        "figures": figures,
+        "figures": {},
     }
+
+    def is_late() -> bool:
+        return bool(time.perf_counter() - began > args.limit)
+
+    def judge_all(name: str, adapter: str | None, scales: Sequence[float], **known: Any) -> None:
+        for figures in tests.judge_adapter(adapter, scales):
+            record["figures"][name] = known | figures
+            path = out / f"{'_'.join(args.variants)}.json"
+            path.write_text(json.dumps(record, indent=1))  # if it is cut off
+            if is_late():
+                break
+
+    for name in args.variants:
+        if is_late():
+            break
+        if name == BASE:
+            judge_all(name, None, (0.0,))
+            continue
+        variant = VARIANTS[name]
+        recipe = replace(
+            Recipe(
+                targets=args.targets, steps=args.steps, batch_clips=args.batch, patience=args.steps
+            ),
+            **variant.changes,
+        )
+        path, average = out / f"{name}.safetensors", out / f"{name}-averaged.safetensors"
+        trained = train(
+            ready, recipe, variant.make, path, average=average if variant.averages else None
+        )
+        judge_all(name, path.stem, SCALES, recipe=asdict(recipe), training=trained)
+        if variant.averages:
+            judge_all(average.stem, average.stem, (1.0,))
     finish(record, hardware=args.hardware, write=args.record)
 
 

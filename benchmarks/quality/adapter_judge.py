@@ -5,6 +5,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -72,6 +73,20 @@ def train_judge(device: torch.device, steps: int = 900, count: int = 12) -> judg
     model = judge.MaterialJudge(num_materials=_TAUGHT + 1).to(device)
     fit_judge(model, torch.cat(windows), torch.cat(targets), steps)
     return model
+
+
+def load_judge(path: Path, device: torch.device) -> judge.MaterialJudge:
+    """Return the classifier of a file, which is made first where it is missing.
+
+    Args:
+        path: of the file.
+        device: on which it is trained and used.
+    """
+    if not path.is_file():
+        torch.save(train_judge(device).state_dict(), path)
+    model = judge.MaterialJudge(num_materials=_TAUGHT + 1).to(device)
+    model.load_state_dict(torch.load(path, map_location=device, weights_only=True))
+    return model.eval()
 
 
 def list_events(batch: clips.Batch, clip: int) -> list[float]:

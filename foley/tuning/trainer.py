@@ -48,6 +48,8 @@ class Recipe:
         steps: at most.
         batch_clips: clips of a step.
         rate: largest learning rate.
+        kept_share: of the clips of a step, those with a prompt for something else.
+        kept_weight: see `foley.tuning.loss.compute_loss`.
         seed: of everything that is drawn.
         validate_every: steps between two validations, after each of which the state is saved.
         patience: validations without a gain after which the training ends.
@@ -58,6 +60,8 @@ class Recipe:
     steps: int = 1000
     batch_clips: int = 4
     rate: float = 1e-3
+    kept_share: float = KEPT_SHARE
+    kept_weight: float = 1.0
     seed: int = 0
     validate_every: int = 50
     patience: int = 8
@@ -232,7 +236,7 @@ class Trainer:
         chosen = torch.randperm(len(self._examples), generator=generator)[:count].tolist()
         chances = torch.rand(count, generator=generator)
         dropped = (chances < UNCONDITIONAL_SHARE).tolist()
-        kept = [bool(self._kept) and c > 1 - KEPT_SHARE for c in chances.tolist()]
+        kept = [bool(self._kept) and c > 1 - recipe.kept_share for c in chances.tolist()]
         others = torch.randint(max(len(self._kept), 1), (count,), generator=generator).tolist()
         loss = compute_loss(
             self._dit,
@@ -245,6 +249,7 @@ class Trainer:
             generator,
             unconditional=dropped,
             kept=kept,
+            kept_weight=recipe.kept_weight,
             mine=self._team.share(count),
         )
         self._optimizer.zero_grad(set_to_none=True)

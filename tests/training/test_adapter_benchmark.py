@@ -1,12 +1,13 @@
 """The clips from which an adapter of `tiny` is learnt, and the judge of what it learnt."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from benchmarks.quality.adapter import estimate_loudness, read_clips
+from benchmarks.quality.adapter import estimate_loudness, merge, read_clips, summarize
 from benchmarks.quality.adapter_clips import ACTIONS, TESTING_SEED, draw_clip, write_clip
 from benchmarks.quality.adapter_judge import cut, list_events
 from foley.media.filters import Sound, measure_loudness
@@ -46,3 +47,14 @@ def test_a_clip_is_read_as_it_was_drawn(tmp_path: Path) -> None:
     clip = read_clip(path, "a rubber ball")
     assert clip.is_usable
     np.testing.assert_allclose(clip.waveform, sound.numpy(), rtol=0, atol=1e-4)
+
+
+def test_records_of_several_processes_become_one(tmp_path: Path) -> None:
+    paths = [tmp_path / "a.json", tmp_path / "b.json"]
+    for path, name in zip(paths, ("base", "weight-4"), strict=True):
+        path.write_text(json.dumps({"commit": "0", "figures": {name: {"taught": {}}}}))
+    made = merge(paths)
+    assert (made["commit"], made["processes"]) == ("0", 2)
+    assert list(made["figures"]) == ["base", "weight-4"]
+    assert summarize([0.8, 0.9]) == {"values": [0.8, 0.9], "mean": 0.85, "error": 0.05}
+    assert summarize([0.8])["error"] == 0
