@@ -427,38 +427,6 @@ def test_a_path_that_is_no_text_is_printed_as_it_is(tmp_path: Path) -> None:
     assert (tmp_path / "out").read_bytes() == name + b"\n"
 
 
-def generate_twice(clip: Path, folder: Path, stdout: int) -> tuple[int, str]:
-    """Run the command for two copies of a clip; return its status and what it said."""
-    shutil.copy(clip, folder / "a.mp4")
-    shutil.copy(clip, folder / "b.mp4")
-    command = [sys.executable, "-m", "foley.cli.app", "generate", "a.mp4", "b.mp4", "-p", "rain"]
-    command += ["--device", "cpu", "--preset", "tiny", "--steps", "1", "-q"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    ended = subprocess.run(
-        command, cwd=folder, stdout=stdout, stderr=subprocess.PIPE, text=True, env=environment
-    )
-    return ended.returncode, ended.stderr
-
-
-@pytest.mark.long
-def test_a_reader_that_has_seen_enough_ends_the_command(short: Path, tmp_path: Path) -> None:
-    reader, writer = os.pipe()
-    os.close(reader)
-    assert generate_twice(short, tmp_path, writer) == (141, "")
-    os.close(writer)
-    assert (tmp_path / "a.foley.mp4").is_file()
-
-
-@pytest.mark.long
-def test_standard_output_without_room_is_named(short: Path, tmp_path: Path) -> None:
-    with open("/dev/full", "wb") as full:
-        code, stderr = generate_twice(short, tmp_path, full.fileno())
-    assert code == 1
-    assert stderr.startswith("foley: standard output cannot be written (No space left on device)")
-    assert len(stderr.splitlines()) == 1
-    assert (tmp_path / "a.foley.mp4").is_file()
-
-
 def test_serve_sends_no_telemetry_unless_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     class ReplacedError(Exception):
         """Raised in place of the process's end."""

@@ -1,11 +1,13 @@
 """`foley generate --server`: the requests it sends, the files it writes, its exit codes."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -24,7 +26,8 @@ from tests.client.stub_server import (
 )
 from tests.patience import scale, wait_for_exit
 
-CLIP = Path(__file__).parents[2] / "examples" / "bigbuckbunny.mp4"
+ROOT = Path(__file__).parents[2]
+CLIP = ROOT / "examples" / "bigbuckbunny.mp4"
 MODELS = Reply(
     pieces=(json.dumps({"models": [{"preset": "tiny", "about": "a small model"}]}).encode(),),
 )
@@ -180,6 +183,7 @@ def test_an_interrupted_download_leaves_no_file(service: StubServer, tmp_path: P
     with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True) as process:
         while not list(tmp_path.iterdir()):  # until the file is being written
             assert process.poll() is None
+            time.sleep(0.02)
         process.terminate()
         assert process.stderr is not None
         rest = process.stderr.read()
@@ -187,3 +191,44 @@ def test_an_interrupted_download_leaves_no_file(service: StubServer, tmp_path: P
     end.set()
     assert "no partial file was left" in rest
     assert list(tmp_path.iterdir()) == []
+
+
+def generate_twice(service: StubServer, clip: bytes, folder: Path, stdout: int) -> tuple[int, str]:
+    """Run the command for two copies of a clip; return its status and what it said."""
+    for name in ("a.mp4", "b.mp4"):
+        (folder / name).write_bytes(clip)
+    service.replies = [MODELS, *[result_reply("mp4"), Reply(pieces=(b"pic.",))] * 2]
+    command = [sys.executable, "-m", "foley.cli.app", "generate", "a.mp4", "b.mp4", "-q"]
+    ended = subprocess.run(
+        [*command, "--server", service.url],
+        cwd=folder,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        timeout=scale(60),
+    )
+    return ended.returncode, ended.stderr
+
+
+@pytest.mark.long
+def test_a_reader_that_has_seen_enough_ends_the_command(
+    service: StubServer, short_clip: bytes, tmp_path: Path
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    assert generate_twice(service, short_clip, tmp_path, writer) == (141, "")
+    os.close(writer)
+    assert (tmp_path / "a.foley.mp4").read_bytes() == b"pic."
+
+
+@pytest.mark.long
+def test_standard_output_without_room_is_named(
+    service: StubServer, short_clip: bytes, tmp_path: Path
+) -> None:
+    with open("/dev/full", "wb") as full:
+        code, stderr = generate_twice(service, short_clip, tmp_path, full.fileno())
+    assert code == 1
+    assert stderr.startswith("foley: standard output cannot be written (No space left on device)")
+    assert len(stderr.splitlines()) == 1
+    assert (tmp_path / "a.foley.mp4").read_bytes() == b"pic."

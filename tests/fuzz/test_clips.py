@@ -56,7 +56,7 @@ def seeds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return write_seeds(tmp_path_factory.mktemp("seeds"))
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_mutated_clips_end_in_a_file_or_in_an_error_that_the_caller_can_fix(
     seeds: dict[str, bytes], tmp_path: Path
 ) -> None:

@@ -246,6 +246,7 @@ def test_frames_do_not_depend_on_the_number_of_threads(tmp_path: Path) -> None:
     assert torch.equal(one.sync, four.sync)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc lists the threads")
 def test_only_clips_that_take_longer_start_threads(tmp_path: Path) -> None:
     short = write_clip(tmp_path / "short.mp4", num_frames=20)

@@ -176,6 +176,7 @@ def test_pictures_are_held_to_the_limits_of_clips(
         decode_80(clip, **limits)
 
 
+@pytest.mark.slow
 def test_a_picture_of_a_zip_bomb_is_not_unpacked(tmp_path: Path) -> None:
     content = draw_picture(1) + bytes(50_000_000)
     clip = write_zip(tmp_path / "clip", [("1.png", content), ("2.png", content)])

@@ -102,6 +102,7 @@ def test_a_manifest_is_valid_and_says_how_the_sound_was_made(
     assert ingredient["relationship"] == ("parentOf" if is_video else "inputTo")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("container", ["mp4", "mov"])
 def test_signing_leaves_packets_and_the_index_at_the_front(
     mark: Mark, clip: Path, tmp_path: Path, container: str
@@ -276,6 +277,7 @@ def test_without_the_extra_results_have_plain_tags(
         inspect_file(file.path)
 
 
+@pytest.mark.slow
 def test_prompts_are_in_marks_only_where_they_are_allowed(
     marks: Marks, clip: Path, tmp_path: Path
 ) -> None:
@@ -351,6 +353,7 @@ def test_layers_are_marked_with_their_number(marks: Marks, tmp_path: Path) -> No
     assert [said and said["settings"] for said in found] == [{}, {"layer": 1}, {"layer": 2}]
 
 
+@pytest.mark.slow
 def test_signing_a_clip_takes_less_than_30_ms(mark: Mark, clip: Path, tmp_path: Path) -> None:
     def measure(mark: Mark | None) -> float:
         before = time.process_time()
@@ -558,6 +561,7 @@ def test_the_command_shows_marks_and_its_exit_code_says_whether_they_hold(
     assert "INVALID" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_damaged_manifest_is_invalid_and_never_a_crash(
     mark: Mark, clip: Path, tmp_path: Path
 ) -> None:

@@ -44,6 +44,7 @@ def test_the_shape_of_pixels_that_only_mkv_states_is_kept(tmp_path: Path, contai
     assert read_shape(written.path) == Fraction(4, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("container", ["webm", "mkv"])
 def test_webm_states_the_shape_of_pixels_by_whole_pixels(tmp_path: Path, container: str) -> None:
     clip = write_clip(tmp_path / "in.webm", codec="libvpx", size=(80, 80))

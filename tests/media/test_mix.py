@@ -121,6 +121,7 @@ def test_another_sample_rate_is_converted_well(tmp_path: Path, voiced: Callable[
     assert 20 * np.log10(np.abs(error).max() / 0.5) < -80
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["5.1", "7.1"])
 @pytest.mark.parametrize("container", ["mp4", "mov", "mkv", "webm"])
 def test_surround_stays_surround_with_the_new_sound_in_front(

@@ -530,6 +530,7 @@ def test_what_mp4_does_not_take_of_a_mov_stays_a_mov(tmp_path: Path) -> None:
     assert choose_container(clip, "webm") == "mkv"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("codec", "name", "size", "container"),
     [

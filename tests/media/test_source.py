@@ -132,6 +132,7 @@ def test_too_many_frames_and_pixels_in_all_of_them(tmp_path: Path) -> None:
         decode(limits=MediaLimits(max_seconds=14, max_frame_rate=1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "num_frames", "words"),
     [
@@ -218,6 +219,7 @@ def test_a_clip_of_many_fragments_is_judged_to_its_end(tmp_path: Path) -> None:
     assert missing_bytes(clip) > 0
 
 
+@pytest.mark.slow
 def test_opening_ends_after_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("foley.media.source.READ_TIMEOUT_SECONDS", 0.3)
     (tmp_path / "clip.mp4").write_bytes(b"\0\0\0\x08free" * 3_000_000)

@@ -4,6 +4,7 @@ import base64
 import io
 import wave
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import expect
@@ -11,7 +12,7 @@ from playwright.sync_api import expect
 from tests.page.conftest import RESULT_SECONDS, Tab
 from tests.page.editor import KEEP_PLAYED
 from tests.patience import scale
-from tests.server import ROOT
+from tests.server import draw_clip
 
 pytestmark = pytest.mark.long
 
@@ -44,12 +45,13 @@ def make_wav() -> str:
 
 
 def test_the_beginning_is_heard_first_and_the_result_goes_on_with_it(
-    open_tab: Callable[[], Tab],
+    open_tab: Callable[[], Tab], tmp_path: Path
 ) -> None:
+    draw_clip(tmp_path / "clip.mp4", num_frames=132)
     tab = open_tab()
     page = tab.page
     page.evaluate(f"() => {{ {KEEP_PLAYED} {PLAY_WHEN_SHOWN} }}")
-    tab.upload(ROOT / "examples" / "bigbuckbunny.mp4")
+    tab.upload(tmp_path / "clip.mp4")
     tab.set_steps(2)
     tab.generate()
     page.wait_for_function("played.length > 0", timeout=1000 * scale(RESULT_SECONDS))

@@ -428,6 +428,7 @@ def test_tracks_are_added_muted_and_played_alone(editor: EditorTab) -> None:
     assert editor.state("editor.store.project.tracks.length") == 1
 
 
+@pytest.mark.soak
 def test_work_survives_a_reload(editor: EditorTab) -> None:
     editor.state("editor.store.change((project) => { project.tracks[0].gain_db = -3; })")
     editor.wait_until_kept()

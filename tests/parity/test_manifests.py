@@ -46,6 +46,7 @@ def test_each_missing_key_is_an_error_that_names_it(name: str, part: str, preset
             load_official(part, {k: v for k, v in weights.items() if k != key}, preset, origin=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "part", "preset"), CASES)
 def test_a_key_of_another_shape_is_an_error_that_names_it(
     name: str, part: str, preset: Preset

@@ -303,6 +303,7 @@ def test_a_job_waits_for_a_restarted_runner(
     assert "output" in queue.result("after-loss")
 
 
+@pytest.mark.soak  # starts one more service
 def test_a_worker_exits_when_its_service_ends(tmp_path: Path) -> None:
     queue = JobQueue()
     worker = HandlerProcess(tmp_path, queue, {"FOLEY_PRESET": "xl", "FOLEY_WEIGHTS": str(tmp_path)})

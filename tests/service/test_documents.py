@@ -1,5 +1,6 @@
 """The commands and programs in the documents, run as they are written."""
 
+import contextlib
 import os
 import re
 import shlex
@@ -109,22 +110,26 @@ def exit_code() -> int:
 def run(command: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run a command in a folder that has what the documents assume.
 
-    `foley` runs in this process if the command needs no more of the shell than `&&`: to import
-    PyTorch takes longer than most of these commands.
+    `foley` runs in this process if the command needs no more of the shell than `&&` and a file for
+    standard output: to import PyTorch takes longer than most of these commands.
     """
     fill(folder, command)
     if "frames" in command:
         draw_pictures(folder)
     parts = command.split(" && ")
-    if all(part.startswith("foley ") and not set("$>|;&") & set(part) for part in parts):
+    if all(re.fullmatch(r"foley [^$>|;&]+( > [\w.]+)?", part) for part in parts):
         monkeypatch.chdir(folder)
         for part in parts:
-            words = shlex.split(part)
+            words, _, printed = part.partition(" > ")
             argv = [
-                path for word in words for path in (sorted(glob(word)) if "*" in word else [word])
+                path
+                for word in shlex.split(words)
+                for path in (sorted(glob(word)) if "*" in word else [word])
             ]
             monkeypatch.setattr(sys, "argv", argv)
-            assert exit_code() == 0
+            out = folder / printed if printed else Path(os.devnull)
+            with out.open("w") as file, contextlib.redirect_stdout(file):
+                assert exit_code() == 0
         return
     environment = {
         **os.environ,

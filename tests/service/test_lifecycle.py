@@ -232,20 +232,11 @@ def error_of_readyz(server: Server) -> dict[str, str]:
     return error
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "words"),
-    [
-        ("FOLEY_PRSET", "tiny", "did you mean FOLEY_PRESET?"),
-        ("FOLEY_MAX_CONCURRENCY", "0", "max_concurrency"),
-    ],
-)
-def test_a_wrong_setting_ends_the_start_with_one_line_of_log(
-    tmp_path: Path, name: str, value: str, words: str
-) -> None:
-    server = Server(tmp_path, {name: value})
+def test_a_wrong_setting_ends_the_start_with_one_line_of_log(tmp_path: Path) -> None:
+    server = Server(tmp_path, {"FOLEY_MAX_CONCURRENCY": "0"})  # tests/unit tries others
     assert wait_for_exit(server.process, 60) == 1
     (line,) = server.log.read_text().strip().splitlines()
-    assert words in line
+    assert "max_concurrency" in line
     server.client.close()
 
 

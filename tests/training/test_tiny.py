@@ -119,6 +119,7 @@ def test_the_motion_of_another_clip_is_not_that_of_the_sound(
     assert match_sounds(mixed, others).f1 > 0.6
 
 
+@pytest.mark.soak
 def test_a_style_that_training_never_saw_is_followed(pipeline: FoleyPipeline) -> None:
     unseen = read(pipeline, "unseen*.mp4")
     assert match_sounds([sound(pipeline, clip) for clip in unseen], unseen).f1 > 0.5
@@ -168,6 +169,7 @@ def test_a_picture_that_does_not_move_is_nearly_silent(
     assert waveform.square().mean() < sounds[0].square().mean() / 10
 
 
+@pytest.mark.soak
 def test_without_a_clip_the_prompt_chooses_the_material(pipeline: FoleyPipeline) -> None:
     options = {"num_inference_steps": STEPS}
     figures = text_alone.measure(pipeline, num_prompts=1, num_variations=1, seed=0, **options)

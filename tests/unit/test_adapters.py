@@ -35,6 +35,7 @@ def make(pipeline: FoleyPipeline, **adapters: float) -> Generation:
     )
 
 
+@pytest.mark.slow
 def test_adapters_change_the_sound_by_their_scale(pipeline: FoleyPipeline) -> None:
     assert [info.name for info in pipeline.adapters] == ["glass", "rubber"]
     plain = make(pipeline)

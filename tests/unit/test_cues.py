@@ -164,6 +164,7 @@ def test_a_cue_changes_the_sound_and_each_of_its_parts_counts() -> None:
         assert (other - rain).abs().max() > 1e-4
 
 
+@pytest.mark.slow
 def test_without_guidance_and_without_a_clip_cues_are_heard() -> None:
     assert not torch.equal(make(cue(0.5, 1), guidance_scale=1), make(guidance_scale=1))
     request = GenerationRequest(prompt="wind", seed=1, num_inference_steps=STEPS)
@@ -224,6 +225,7 @@ def next_velocity(
     return result
 
 
+@pytest.mark.slow
 def test_a_cue_has_a_negative_prompt_of_its_own() -> None:
     regions = split(
         cue(0, 0.5) | {"negative_prompt": "hiss"},
@@ -242,6 +244,7 @@ def test_a_cue_has_a_negative_prompt_of_its_own() -> None:
     torch.testing.assert_close(same, plain, rtol=0, atol=1e-4)  # measured: 2e-6
 
 
+@pytest.mark.slow
 def test_a_cue_that_is_added_is_heard_with_the_prompt() -> None:
     added = make(cue(0.5, 1) | {"mode": "add"})
     assert torch.equal(added, make(cue(0.5, 1, "wind, rain")))

@@ -88,6 +88,7 @@ def poison_what_is_offloaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ModuleGroup, "onload_", onload)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("poison_what_is_offloaded")
 @pytest.mark.parametrize("kind", ["block_level", "leaf_level"])
 def test_group_offload_loads_every_weight_before_its_use(

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow  # the first of them reads every file
+
 ROOT = Path(__file__).parents[2]
 
 # A unit is a folder of the package, or a module directly in `foley`, `runners` or the root. The
@@ -400,7 +402,6 @@ def test_the_table_names_every_unit() -> None:
     assert PACKAGE.keys() == ALLOWED.keys()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("unit", sorted(PACKAGE))
 def test_a_unit_imports_only_what_the_table_allows(unit: str) -> None:
     for imported, path in imported_units(PACKAGE[unit]).items():
@@ -422,7 +423,6 @@ def test_the_package_imports_no_folder_outside_it() -> None:
         assert not imported_roots(path) & outside, path
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("folder", OUTSIDE)
 def test_folders_outside_the_package_import_in_one_direction(folder: str) -> None:
     for path in python_files(ROOT / folder):

@@ -323,6 +323,7 @@ def test_a_sound_without_a_picture_is_the_same_beside_a_clip() -> None:
     torch.testing.assert_close(sessions[0].result().waveforms, alone, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_who_passes_files_on_reads_none_of_them(tmp_path: Path) -> None:
     request = GenerationRequest(prompt="rain", num_inference_steps=1, num_variations=2)
     whole = NoPicture(duration_seconds=16)

@@ -68,6 +68,7 @@ def test_seconds_are_those_of_the_voice_wherever_the_channels_have_it() -> None:
     assert measure_speech(voice[None, : RATE + 4800], RATE) == 0  # 0.1 s of it
 
 
+@pytest.mark.slow
 def test_threads_do_not_disturb_each_other() -> None:
     sound = torch.from_numpy(voice_of(1))[None]
     expected = measure_speech(sound, RATE)
@@ -132,6 +133,7 @@ def test_report_measures_each_sound_and_changes_none(
     assert reported.notices == plain.notices
 
 
+@pytest.mark.slow
 def test_retry_draws_other_seeds_until_there_is_no_speech(
     pipeline: FoleyPipeline, spoken: list[bool]
 ) -> None:

@@ -16,7 +16,7 @@ def s3() -> Iterator[str]:
         yield f"{address}/a"
 
 
-@pytest.fixture(params=["folder", "bucket"])
+@pytest.fixture(params=["folder", pytest.param("bucket", marks=pytest.mark.slow)])
 def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "folder":
         return str(tmp_path / "new" / "place")
@@ -68,6 +68,7 @@ def test_what_is_not_there_is_named(storage: Storage, address: str, tmp_path: Pa
         fetch_clip(f"{address}/none.mp4", tmp_path / "copy")
 
 
+@pytest.mark.slow
 def test_a_bucket_that_is_missing_is_named(s3: str, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="s3://other/x/ cannot be listed"):
         open_storage("s3://other/x").list_sizes()

@@ -93,7 +93,7 @@ def test_a_request_gives_the_same_sound_in_any_mix_as_alone(
         torch.testing.assert_close(among.waveforms, alone.waveforms, rtol=0, atol=1e-5)
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_tiny_gives_the_same_sound_in_a_mix_as_alone() -> None:
     pipeline = FoleyPipeline.from_preset("tiny", "cpu")
     clips = []

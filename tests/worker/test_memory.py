@@ -43,6 +43,7 @@ def count_faults(device: str) -> list[int]:
     return [int(line) for line in ended.stdout.split()]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 def test_what_a_model_on_the_cpu_frees_is_used_again() -> None:
     _, *others = count_faults("cpu")

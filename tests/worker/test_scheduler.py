@@ -286,6 +286,7 @@ def test_a_request_is_overtaken_only_by_those_that_arrive_soon_after(
     simulation.run(arrivals)
 
 
+@pytest.mark.slow
 @given(sizes)
 def test_the_work_left_is_the_sum_of_the_actions_left(size: JobSize) -> None:
     for kind in RATES:

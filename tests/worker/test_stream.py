@@ -195,6 +195,7 @@ def test_a_request_of_a_dead_process_frees_its_place(
         asyncio.run(run(process))
 
 
+@pytest.mark.slow
 def test_a_bug_while_a_request_is_queued_ends_it(
     worker: Worker, request_in: Callable[..., RunnerRequest], monkeypatch: pytest.MonkeyPatch
 ) -> None:

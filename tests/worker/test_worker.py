@@ -563,6 +563,7 @@ def test_pieces_of_a_long_sound_come_before_its_end(
     assert {update.num_steps for update in updates if update.step is not None} == {4}
 
 
+@pytest.mark.slow
 def test_a_long_sound_that_is_cancelled_leaves_after_the_window_that_is_evaluated(
     worker: Worker, gate: Gate, job: Callable[..., RunnerRequest]
 ) -> None:
