@@ -157,7 +157,7 @@ def test_files_of_no_preset_are_not_written(
     assert "--model" in capsys.readouterr().err
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_whole_request_batching_finishes_a_batch_before_the_next() -> None:
     program = """
         from benchmarks.whole_requests import WholeRequests

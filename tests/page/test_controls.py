@@ -472,6 +472,7 @@ def test_gradio_serves_neither_urls_nor_files_outside_the_page(server: Server) -
         assert server.client.get(f"/ui/gradio_api/file={path}").status_code == 403
 
 
+@pytest.mark.soak  # starts two more services
 def test_a_page_of_its_own_asks_for_the_service_s_key(
     open_tab: Callable[..., Tab], keyed_server: Server, clips: Path
 ) -> None:

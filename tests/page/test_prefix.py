@@ -19,7 +19,14 @@ pytestmark = pytest.mark.long
 FIXED = {"/favicon.ico", "/manifest.json", "/ui/static/js/iframeResizer.contentWindow.min.js"}
 
 
-@pytest.mark.parametrize("keeps_path", [False, True], ids=["taken off", "passed on"])
+@pytest.mark.parametrize(
+    "keeps_path",
+    [
+        pytest.param(False, id="taken off"),
+        # The test of the client has it too.
+        pytest.param(True, id="passed on", marks=pytest.mark.soak),
+    ],
+)
 def test_the_page_works_below_a_path(
     server: Server, open_tab: Callable[..., Tab], clips: Path, keeps_path: bool
 ) -> None:

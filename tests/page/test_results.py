@@ -264,7 +264,7 @@ def test_layers_are_edited_and_the_files_of_a_closed_tab_are_removed(
         + urlencode(
             {
                 "num_inference_steps": 1,
-                "example": "bigbuckbunny.mp4",
+                "example": "hammer.mp4",
                 "format": "wav",
                 "layers": layers,
             }

@@ -1,5 +1,6 @@
 """The checking program itself: it must be able to fail."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,14 @@ def test_error_of_other_shapes_and_nan_is_infinite() -> None:
 @pytest.mark.parametrize("arguments", [[], ["/nowhere"]])
 def test_wrong_usage_exits_with_two(arguments: list[str]) -> None:
     assert main(arguments) == 2
+
+
+def test_a_folder_that_agrees_exits_with_zero(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(GOLDEN / "schedules.safetensors", tmp_path)
+    assert main([str(tmp_path)]) == 0
+    assert "1 of 1 files pass" in capsys.readouterr().out
 
 
 def test_unknown_file_fails_the_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -45,6 +45,7 @@ ELSEWHERE = {
     "curl -o out.mp4 http://127.0.0.1:3000/v1/generate -F clip_url": "tests/jobs: needs a network",
     "grpcurl": "tests/grpc does the same from Python",
     "python -m runners.page": "tests/page: it does not end",
+    "python -m tests.parity.check": "tests/parity: compares the same files",
     "python -m benchmarks.bench_gpu": "tests/benchmarks: needs a GPU",
     "python -m benchmarks.plot_gpu": "as bench_gpu: it draws a record",
 }

@@ -159,6 +159,7 @@ def test_sigterm_while_the_model_loads_ends_the_server_with_status_0(tmp_path: P
     assert list(server.scratch.iterdir()) == []
 
 
+@pytest.mark.soak  # tests/jobs/test_ending.py has what ends what is left
 def test_shutdown_waits_neither_for_long_requests_nor_for_a_client_that_stops_reading(
     tmp_path: Path, short_clip: bytes
 ) -> None:
@@ -240,6 +241,7 @@ def test_a_wrong_setting_ends_the_start_with_one_line_of_log(tmp_path: Path) -> 
     server.client.close()
 
 
+@pytest.mark.soak  # tests/image has it of a container
 def test_a_process_that_cannot_start_ends_the_whole_service_with_one_line_of_log(
     tmp_path: Path,
 ) -> None:

@@ -37,11 +37,18 @@ def list_services(server: Server) -> set[str]:
     }
 
 
-@pytest.mark.long
 @pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    "has_worker",
+    [
+        pytest.param(False, marks=pytest.mark.long),
+        pytest.param(True, marks=pytest.mark.soak),  # starts one more service
+    ],
+)
 def test_an_api_without_a_model_has_its_jobs_done_elsewhere(
-    tmp_path: Path, short_clip: bytes
+    tmp_path: Path, short_clip: bytes, has_worker: bool
 ) -> None:
+    """Without another service, the job waits."""
     with ExitStack() as held:
         bucket = held.enter_context(serve_bucket())
         postgres = held.enter_context(serve_postgres())
@@ -83,6 +90,9 @@ def test_an_api_without_a_model_has_its_jobs_done_elsewhere(
         assert api.client.get(path).json()["state"] == "queued"
         assert api.metric('foley_jobs{state="queued"}') == 1
 
+        if not has_worker:
+            assert api.stop() == 0, api.log.read_text()
+            return
         worker = start("worker")
         worker.wait_until_ready()
         assert "GpuRunner" in list_services(worker)

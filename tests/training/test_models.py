@@ -139,7 +139,7 @@ def test_tokens_in_training_are_those_of_serving() -> None:
     torch.testing.assert_close(tokens.flatten(0, 1), served, rtol=0, atol=1e-5)
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_the_kept_decoder_passes_its_gate() -> None:
     analysis, model = Analysis(), judge.MaterialJudge().eval()
     vae = load_components(EMBEDDED_WEIGHTS, TRAINED).vae.float()

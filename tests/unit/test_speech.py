@@ -165,6 +165,7 @@ def test_after_the_last_retry_the_cleanest_is_returned(
         assert (made.waveforms[index] - alone).abs().max() < 1e-4  # 2e-6: another order of sums
 
 
+@pytest.mark.slow
 def test_layers_are_measured_each_and_their_mix(
     pipeline: FoleyPipeline, spoken: list[bool]
 ) -> None:

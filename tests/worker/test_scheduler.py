@@ -307,6 +307,7 @@ def test_evaluations_are_larger_while_the_queue_is_long(num_requests: int, large
     assert max(batches) == largest
 
 
+@pytest.mark.slow
 def test_a_long_queue_ends_sooner_by_larger_evaluations() -> None:
     def simulate(tokens_in_queue: int) -> Simulation:
         budget = Budget(tokens=2 * FLAT.tokens, tokens_in_queue=tokens_in_queue)
@@ -474,6 +475,7 @@ def test_requests_of_all_kinds_share_an_evaluation() -> None:
     assert max(len(action.jobs) for _, action in simulation.trace) == 3
 
 
+@pytest.mark.slow
 def test_devices_share_the_queue() -> None:
     arrivals = [Arrival(0.0) for _ in range(40)]
     one = Simulation([Budget(tokens=100)]).run(arrivals)
