@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import pytest_timeout
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
 # PyTorch's threads spin while they wait for one another, which takes the cores from other processes
 # where there are more of these than cores: a command of 32 s then took 192 s. It is read once, when
@@ -37,6 +39,15 @@ atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
 # interrupt commands, so the children have to start with the default.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Where `CI` is set, Hypothesis has these by itself. Elsewhere a busy machine would fail tests.
+hypothesis_settings.register_profile(
+    "patient",
+    hypothesis_settings(),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+hypothesis_settings.load_profile("patient")
 
 MAX_UPLOAD_BYTES = 4_000_000
 MAX_CONCURRENCY = 4
