@@ -56,6 +56,7 @@ def test_a_request_over_its_time_limit_is_dropped_and_frees_the_runner(
     hasty.wait_until_scratch_is_empty()
 
 
+@pytest.mark.soak  # tests/worker has it of the scheduler
 def test_the_time_limit_includes_time_in_the_queue(hasty: Server, short_clip: bytes) -> None:
     with ThreadPoolExecutor(4) as pool:
         calls = [pool.submit(post, hasty, short_clip, **ENDLESS) for _ in range(4)]
@@ -135,6 +136,7 @@ def generate_long(server: Server, on_sound: Callable[[RemotePiece], None]) -> Re
         return client.generate(None, on_sound=on_sound, **LONG)
 
 
+@pytest.mark.soak  # tests/unit/test_process.py has it of the launcher
 def test_sigterm_while_the_model_loads_ends_the_server_with_status_0(tmp_path: Path) -> None:
     server = Server(tmp_path)
     stopping = threading.Event()
