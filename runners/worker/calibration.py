@@ -23,8 +23,6 @@ CPU_LANES = 2
 # An evaluation is large enough at this share of the best rate of tokens. A larger one delays all
 # requests and gains little.
 SUFFICIENT_RATE = 0.9
-# While the queue is long, its rate counts for more than the delay.
-SUFFICIENT_RATE_IN_QUEUE = 0.98
 # Requests join, leave and are cancelled between evaluations, so none may last longer.
 MAX_EVALUATION_SECONDS = 1.0
 MAX_TRIAL_CLIPS = 64
@@ -57,19 +55,17 @@ def measure(pipeline: FoleyPipeline) -> tuple[Budget, dict[Kind, float]]:
             pipeline.warm_up()
             rates = _time_pieces(pipeline)
             seconds = _time_evaluations(pipeline)
-            tokens = _find_sufficient(seconds, SUFFICIENT_RATE)
-            most = _find_sufficient(seconds, SUFFICIENT_RATE_IN_QUEUE)
+            tokens = _find_sufficient(seconds)
             rates[Stage.SAMPLE] = seconds[tokens] / tokens
-            memory = _measure_memory(pipeline, most) if pipeline.device.type == "cuda" else {}
+            memory = _measure_memory(pipeline, tokens) if pipeline.device.type == "cuda" else {}
     finally:
         torch.set_num_threads(all_threads)
-    budget = Budget(tokens=tokens, tokens_in_queue=most, lanes=lanes, **memory)
+    budget = Budget(tokens=tokens, lanes=lanes, **memory)
     log.info(
         "budget_measured",
         device=str(pipeline.device),
         lanes=lanes,
         tokens=tokens,
-        tokens_in_queue=most,
         evaluation_seconds={str(n): round(s, 4) for n, s in seconds.items()},
         state_bytes=budget.state_bytes if memory else None,
         bytes_per_request=round(budget.bytes_per_request),
@@ -151,10 +147,12 @@ def _time_evaluation(
     return 2 * num_clips * int(clip_seconds * LATENT_RATE), min(times[1:])
 
 
-def _find_sufficient(seconds: Mapping[int, float], share: float) -> int:
-    """Return the smallest number of tokens at which an evaluation has a share of the best rate."""
+def _find_sufficient(seconds: Mapping[int, float]) -> int:
+    """Return the smallest number of tokens at which an evaluation has nearly the best rate."""
     best = max(tokens / took for tokens, took in seconds.items())
-    return min(tokens for tokens, took in seconds.items() if tokens / took >= share * best)
+    return min(
+        tokens for tokens, took in seconds.items() if tokens / took >= SUFFICIENT_RATE * best
+    )
 
 
 def _measure_memory(pipeline: FoleyPipeline, tokens: int) -> dict[str, float]:

@@ -18,9 +18,8 @@ rules, in order:
     less. So it is overtaken only by requests of its key that arrive within (its work / AGEING)
     seconds after it. Equal requests keep their order of arrival.
 *   **Evaluations.** One evaluation takes requests in that order as long as their tokens fit its
-    budget, which is larger while the queue is long. A request larger than the budget is evaluated
-    alone. Of a long sound it takes one window, so a long sound neither delays the others by more
-    than that nor waits for them to end.
+    budget. A request larger than the budget is evaluated alone. Of a long sound it takes one
+    window, so a long sound neither delays the others by more than that nor waits for them to end.
     A long sound is made in groups of windows: it is encoded, sampled and decoded again for each.
 *   **Memory.** A request begins on a device when its state fits beside those that began there. If
     the next one in order does not fit, none after it begins before it.
@@ -44,9 +43,6 @@ Kind = Literal[Stage.ENCODE, Stage.SAMPLE, Stage.DECODE_AUDIO]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 SHARES: dict[Priority, float] = {"interactive": 0.8, "bulk": 0.2}
 AGEING = 0.1
-# The queue is long when it fills so many of the larger evaluations. A shorter one gains less by
-# their rate than its first requests lose.
-LONG_QUEUE = 1.5
 # The weight of the latest measurement in a rate.
 _LATEST_WEIGHT = 0.05
 
@@ -122,9 +118,7 @@ class Budget:
     """The work that a device takes at once.
 
     Attributes:
-        tokens: of one evaluation; more would delay all requests and gain little throughput.
-        tokens_in_queue: of one evaluation while the queue is long, at least `tokens`; 0 for as many
-            as ever.
+        tokens: of one evaluation; more would delay all requests and gain no throughput.
         lanes: actions executed at once.
         state_bytes: memory for the states of requests; infinite without a limit.
         bytes_per_request: of one state, whatever its size.
@@ -132,20 +126,10 @@ class Budget:
     """
 
     tokens: int
-    tokens_in_queue: int = 0
     lanes: int = 1
     state_bytes: float = math.inf
     bytes_per_request: float = 0.0
     bytes_per_token: float = 0.0
-
-    def choose_tokens(self, num_waiting: int) -> int:
-        """Return the most tokens of the next evaluation.
-
-        Args:
-            num_waiting: tokens of the next evaluations of all requests that it can take.
-        """
-        is_long = num_waiting >= LONG_QUEUE * self.tokens_in_queue
-        return max(self.tokens, self.tokens_in_queue if is_long else 0)
 
     def estimate_bytes(self, size: JobSize) -> float:
         """Return the memory in bytes that the state of a request of this size takes."""
@@ -421,6 +405,7 @@ class Scheduler(Generic[JobT]):
         begun = [job for job in self._queued if job.device == device]
         bytes_left = budget.state_bytes - sum(budget.estimate_bytes(job.size) for job in begun)
         empty, full = not begun, False
+        tokens_left = budget.tokens
         pieces: list[JobT] = []
         batch: list[JobT] = []
         free = [
@@ -428,10 +413,6 @@ class Scheduler(Generic[JobT]):
             for j in self._queued
             if not j.executing and not j.starved and j.device in (None, device)
         ]
-        most_tokens = budget.choose_tokens(
-            sum(job.tokens for job in free if job.next_kind != Stage.DECODE_AUDIO)
-        )
-        tokens_left = most_tokens
         for job in self._sort(free):
             if job.device is None:
                 # A request that is alone on a device may always try.
@@ -439,7 +420,7 @@ class Scheduler(Generic[JobT]):
                 if full:
                     continue
             if job.next_kind != Stage.DECODE_AUDIO:
-                if most_tokens > tokens_left < job.tokens:
+                if budget.tokens > tokens_left < job.tokens:
                     continue
                 tokens_left -= job.tokens
             if job.device is None:

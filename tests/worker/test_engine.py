@@ -214,10 +214,9 @@ def test_a_piece_that_runs_out_of_memory_fails_only_its_own_request(
 
 def test_the_budget_is_the_smallest_with_nearly_the_best_rate() -> None:
     seconds = {100: 0.0132, 200: 0.0222, 400: 0.0408, 800: 0.0776}
-    assert calibration._find_sufficient(seconds, 0.9) == 400
-    assert calibration._find_sufficient(seconds, 0.98) == 800
-    assert calibration._find_sufficient({100: 0.01, 200: 0.02}, 0.98) == 100
-    assert calibration._find_sufficient({100: 0.01, 200: 0.0101, 400: 0.0102}, 0.9) == 400
+    assert calibration._find_sufficient(seconds) == 400
+    assert calibration._find_sufficient({100: 0.01, 200: 0.02}) == 100
+    assert calibration._find_sufficient({100: 0.01, 200: 0.0101, 400: 0.0102}) == 400
 
 
 @pytest.mark.slow

@@ -7,7 +7,6 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from statistics import fmean
 
 import pytest
 from hypothesis import given, settings
@@ -153,8 +152,7 @@ class Simulation:
             assert job.next_kind == action.kind
             assert job.device == action.device
         if action.kind is Stage.SAMPLE:
-            most = max(budget.tokens, budget.tokens_in_queue)
-            assert action.tokens <= most or len(action.jobs) == 1
+            assert action.tokens <= budget.tokens or len(action.jobs) == 1
         else:
             assert len(action.jobs) == 1
         states = [job for job in self.scheduler.jobs if job.device == action.device]
@@ -195,7 +193,6 @@ budgets = st.lists(
     st.builds(
         Budget,
         tokens=st.sampled_from([50, 400, 2000]),
-        tokens_in_queue=st.sampled_from([0, 800, 3000]),
         lanes=st.integers(1, 2),
         state_bytes=st.sampled_from([1.0, 1500.0, math.inf]),
         bytes_per_request=st.sampled_from([0.0, 300.0]),
@@ -293,29 +290,6 @@ def test_the_work_left_is_the_sum_of_the_actions_left(size: JobSize) -> None:
         units = [size.count_units(kind, done) for done in range(size.count_actions(kind))]
         for done in range(len(units) + 1):
             assert size.count_units_left(kind, done) == sum(units[done:])
-
-
-# As on a GPU, an evaluation's constant part is larger than that of a request.
-FLAT = JobSize(tokens=20, num_evaluations=50, num_pieces=1, num_sounds=1, num_latents=50)
-
-
-@pytest.mark.parametrize(("num_requests", "largest"), [(1, 1), (2, 2), (5, 2), (6, 4), (20, 4)])
-def test_evaluations_are_larger_while_the_queue_is_long(num_requests: int, largest: int) -> None:
-    budget = Budget(tokens=2 * FLAT.tokens, tokens_in_queue=4 * FLAT.tokens)
-    run = Simulation([budget]).run([Arrival(0.0, FLAT)] * num_requests)
-    batches = [len(action.jobs) for _, action in run.trace if action.kind is Stage.SAMPLE]
-    assert max(batches) == largest
-
-
-@pytest.mark.slow
-def test_a_long_queue_ends_sooner_by_larger_evaluations() -> None:
-    def simulate(tokens_in_queue: int) -> Simulation:
-        budget = Budget(tokens=2 * FLAT.tokens, tokens_in_queue=tokens_in_queue)
-        return Simulation([budget]).run([Arrival(0.0, FLAT)] * 40)
-
-    larger, usual = simulate(4 * FLAT.tokens), simulate(0)
-    assert max(larger.left.values()) < 0.9 * max(usual.left.values())
-    assert fmean(larger.left.values()) < 0.95 * fmean(usual.left.values())
 
 
 def test_requests_share_an_evaluation_when_the_end_of_guidance_makes_room() -> None:
