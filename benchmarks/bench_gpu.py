@@ -37,8 +37,8 @@ from benchmarks.gpu.lengths import CARDS, measure_card, measure_cards, measure_q
 from benchmarks.gpu.model import step_flop
 from benchmarks.gpu.stages import measure_stages
 from benchmarks.records import environment, finish
+from foley.attention_kernels import find_attention_kernel
 from foley.configs import PRESETS
-from foley.models.attention import find_attention_kernel
 
 # Short and important parts come first, in case the run is aborted.
 PARTS: dict[str, Callable[[Bench], dict[str, Any]]] = {

@@ -57,8 +57,8 @@ def collect_info(weights: Path | None) -> dict[str, Any]:
     import av
     import torch
 
+    from foley.attention_kernels import find_attention_kernel
     from foley.configs import PRESETS
-    from foley.models.attention import find_attention_kernel
     from foley.weights.hub import default_folder
 
     ffmpeg = ".".join(map(str, av.library_versions["libavcodec"]))

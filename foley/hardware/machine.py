@@ -105,7 +105,7 @@ def _inspect_torch() -> tuple[str, str, tuple[Gpu, ...], str]:
     try:
         import torch
 
-        from foley.models.attention import find_attention_kernel
+        from foley.attention_kernels import find_attention_kernel
 
         gpus = []
         for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):

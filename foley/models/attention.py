@@ -1,29 +1,16 @@
-"""Scaled dot-product attention by the fastest kernel there is: FlashAttention 3, 2 or PyTorch's.
-
-The kernel is chosen once for each GPU. `find_attention_kernel` gives its name for reports.
-"""
+"""Scaled dot-product attention by the fastest kernel there is: see `foley.attention_kernels`."""
 
 # B batch, N queries, M keys, H heads, D head size
 
-import importlib
-import logging
-from collections.abc import Callable
-from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from foley.attention_kernels import choose_kernel
 from foley.models.packing import Segments
 
-logger = logging.getLogger(__name__)
-
-# Package, its name for people, and the major compute capabilities that it supports.
-_FLASH_PACKAGES: tuple[tuple[str, str, Callable[[int], bool]], ...] = (
-    ("flash_attn_interface", "FlashAttention 3", lambda major: major == 9),
-    ("flash_attn", "FlashAttention 2", lambda major: major >= 8),
-)
 _HALF_DTYPES = (torch.float16, torch.bfloat16)
 
 
@@ -50,7 +37,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, segments: Segments | None 
         return _attend_segments(query, key, value, segments)
     # Compiled layers use PyTorch's kernel, because torch.compile cannot trace the choice.
     if value.is_cuda and value.dtype in _HALF_DTYPES and not torch.compiler.is_compiling():
-        kernel = _choose_kernel(value.device.index)
+        kernel = choose_kernel(value.device.index)
         if kernel.dense is not None:
             return _drop_normaliser(kernel.dense(query, key, value))
     query, key, value = (x.transpose(1, 2) for x in (query, key, value))  # [B, H, N, D]
@@ -85,7 +72,7 @@ def _attend_segments(query: Tensor, key: Tensor, value: Tensor, segments: Segmen
     """Return the attention of a row of clips [1, N, H, D], each clip to itself."""
     runs = segments.runs()
     if len(runs) > 1 and value.is_cuda and value.dtype in _HALF_DTYPES:
-        kernel = _choose_kernel(value.device.index)
+        kernel = choose_kernel(value.device.index)
         if kernel.segmented is not None:
             begins = segments.query_offsets, segments.key_offsets
             longest = segments.longest_query, segments.longest_key
@@ -105,40 +92,6 @@ def _attend_segments(query: Tensor, key: Tensor, value: Tensor, segments: Segmen
         first_query, first_key = last_query, last_key
     # torch.cat would copy a single result.
     return (outs[0] if len(outs) == 1 else torch.cat(outs))[None]
-
-
-def find_attention_kernel(device: torch.device | None = None) -> str:
-    """Return the name of the kernel that half-precision attention uses, for people.
-
-    Args:
-        device: a GPU, or None for the current one.
-    """
-    return _choose_kernel(device.index if device else None).name
-
-
-class _Kernel(NamedTuple):
-    name: str
-    dense: Callable[..., Any] | None  # of query, key, value [B, N, H, D]
-    segmented: Callable[..., Any] | None  # of [N, H, D] each, both offsets, both longest lengths
-
-
-@cache
-def _choose_kernel(index: int | None) -> _Kernel:
-    if torch.cuda.is_available():
-        major, _ = torch.cuda.get_device_capability(index)
-        for module, name, supports in _FLASH_PACKAGES:
-            if not supports(major):
-                continue
-            try:
-                flash = importlib.import_module(module)
-                return _Kernel(name, flash.flash_attn_func, flash.flash_attn_varlen_func)
-            except (ImportError, AttributeError) as error:  # absent, or built for another PyTorch
-                logger.info("%s is not usable: %s", name, error)
-    try:
-        segmented = importlib.import_module("torch.nn.attention.varlen").varlen_attn
-    except ImportError:  # before PyTorch 2.10: `_attend_segments` loops over the runs
-        segmented = None
-    return _Kernel("PyTorch scaled_dot_product_attention", None, segmented)
 
 
 def _drop_normaliser(out: Any) -> Tensor:

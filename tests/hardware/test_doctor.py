@@ -317,6 +317,18 @@ def test_this_machine_can_be_inspected() -> None:
 Doctor = Callable[..., subprocess.CompletedProcess[str]]
 
 
+@pytest.mark.slow
+def test_a_start_is_checked_without_the_libraries_of_models() -> None:
+    """They would take longer to import than all the rest of `foley serve`."""
+    code = (
+        "import sys; from foley.hardware.doctor import refuse_unfit as check;"
+        "check(preset='auto', device='cpu', weights=None);"
+        "print(*sorted({'diffusers', 'torch._dynamo', 'transformers'} & sys.modules.keys()))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == ""
+
+
 @pytest.fixture
 def doctor(tmp_path: Path) -> Doctor:
     def doctor(*arguments: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
