@@ -66,6 +66,7 @@ def run(parts: list[str], folder: Path) -> dict[str, object]:
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(900)
 def test_every_part_runs(tmp_path: Path) -> None:
     every = runpy.run_path(str(ROOT / "benchmarks" / "bench_gpu.py"))["PARTS"]
     record = run([name for name in every if name != "starts"], tmp_path)
