@@ -13,15 +13,18 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from foley.configs import MAX_CLIP_SECONDS, SAMPLE_RATE, SYNC_FPS
+from foley.configs import SAMPLE_RATE, SYNC_FPS
 from foley.errors import ParameterError, RequestError
+from foley.media.decode import decode_frames
 from foley.media.filters import Sound, measure_loudness
 from foley.media.original import read_original
+from foley.media.source import MediaLimits
 from foley.speech import measure_speech
 from foley.tuning.music import has_music
 
 SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
 MIN_SECONDS = 1.0
+LIMITS = MediaLimits(max_seconds=15.0)  # what comes later in a clip is not used
 _CLIPPED = 0.999  # of full scale
 _MOST_CLIPPED = 1e-3  # share of the samples
 _SILENT_LUFS = -60.0
@@ -34,6 +37,7 @@ _INSTRUMENTS = frozenset(
     {"music", "musical", "song", "sings", "singing", "melody", "tune", "band", "radio", "chimes"}
     | {"guitar", "piano", "violin", "cello", "flute", "trumpet", "organ", "accordion", "saxophone"}
 )
+_LOOKED_AT = 224  # pixels: side of the pictures that are compared with the sound
 # A sound is said to be off by so much, and if the motion fits the moved sound so much better.
 _LAG_FRAMES = 3
 _LARGEST_LAG = 12
@@ -136,7 +140,7 @@ def _read_table(folder: Path, prompts: Path) -> list[tuple[Path, str]]:
 
 
 def read_clip(path: Path, prompt: str) -> TrainingClip:
-    """Read the sound of a clip, and check it.
+    """Read the sound of a clip, and check it and its picture.
 
     Args:
         path: of the video.
@@ -150,7 +154,7 @@ def read_clip(path: Path, prompt: str) -> TrainingClip:
             Finding("has no prompt, so it teaches what is heard without one; write NAME.txt")
         )
     try:
-        track = read_original(path, fit=lambda layout: "mono", stop_seconds=MAX_CLIP_SECONDS)
+        track = read_original(path, fit=lambda layout: "mono", limits=LIMITS)
     except (RequestError, OSError) as error:
         clip.findings.append(Finding(f"cannot be read: {error}", excludes=True))
         return clip
@@ -159,6 +163,8 @@ def read_clip(path: Path, prompt: str) -> TrainingClip:
         return clip
     clip.waveform = track.sound.samples[0]
     clip.findings += _check_sound(clip)
+    if clip.is_usable:
+        clip.findings += _check_picture(clip)
     return clip
 
 
@@ -178,8 +184,8 @@ def _check_sound(clip: TrainingClip) -> list[Finding]:
     words = set(clip.prompt.lower().replace(",", " ").split())
     if spoken > _MOST_SPEECH_SECONDS and not _VOICES & words:
         text = (
-            f"has {spoken:.1f} s of speech, which its prompt does not name; leave the clip out, or "
-            "say in the prompt whose voice is heard"
+            f"seems to have {spoken:.1f} s of speech, which its prompt does not name; listen to "
+            "it, and leave the clip out or say in the prompt whose voice is heard"
         )
         findings.append(Finding(text))
     if has_music(clip.waveform) and not _INSTRUMENTS & words:
@@ -191,10 +197,28 @@ def _check_sound(clip: TrainingClip) -> list[Finding]:
     spectrum = np.abs(np.fft.rfft(clip.waveform)) ** 2
     high = spectrum[round(9_000 / SAMPLE_RATE * len(clip.waveform)) :].sum() / spectrum.sum()
     if high < 1e-7:
-        findings.append(
-            Finding("has nothing above 9 kHz: it was recorded or stored at a low sample rate")
+        text = (
+            "has nothing above 9 kHz; if the thing itself does not sound so dull, the clip was "
+            "recorded or stored at a low sample rate: take the original"
         )
+        findings.append(Finding(text))
     return findings
+
+
+def _check_picture(clip: TrainingClip) -> list[Finding]:
+    try:
+        frames = decode_frames(
+            clip.path,
+            visual_size=16,
+            sync_size=_LOOKED_AT,
+            limits=LIMITS,
+            trim=True,
+            exact_clock=True,
+        )
+    except RequestError as error:
+        return [Finding(f"cannot be used: {error}", excludes=True)]
+    finding = check_sync(clip.waveform, frames.sync)
+    return [finding] if finding else []
 
 
 def mark_duplicates(clips: Sequence[TrainingClip]) -> None:

@@ -20,7 +20,7 @@ from foley.configs import TINY
 from foley.media.clock import num_latents
 from foley.models.vae import FoleyVAE
 from foley.pipeline import FoleyPipeline
-from foley.tuning.clips import TrainingClip, check_sync
+from foley.tuning.clips import TrainingClip
 from foley.types import Conditions, VideoFrames
 from foley.weights.analysis import load_analysis
 from foley.weights.components import Components
@@ -28,7 +28,7 @@ from foley.weights.components import Components
 TARGET_LUFS = -23.0
 _CEILING = 0.9
 NEGATIVE_PROMPT = "noisy, harsh"
-_VERSION = "1"  # of the cache
+_VERSION = "2"  # of the cache
 
 Encode = Callable[[Tensor], Tensor]
 
@@ -110,7 +110,7 @@ def store_latents(clip: TrainingClip, encode: Encode, path: Path) -> None:
 def store_conditions(
     clip: TrainingClip, frames: VideoFrames, pipeline: FoleyPipeline, path: Path
 ) -> None:
-    """Compute the conditions of a clip, and store them with what is found about its sync.
+    """Compute the conditions of a clip, and store them.
 
     Args:
         clip: a usable one.
@@ -122,13 +122,12 @@ def store_conditions(
         PromptTooLongError: its prompt has too many tokens.
     """
     made = pipeline.condition(frames, clip.prompt, NEGATIVE_PROMPT)
-    finding = check_sync(clip.waveform, frames.sync)
     tensors = {
         name: getattr(made, name) for name in ("visual_tokens", "sync_tokens", "text_tokens")
     }
     tensors = {name: tensor.float().cpu().contiguous() for name, tensor in tensors.items()}
     tensors["num_latents"] = torch.tensor(num_latents(frames.num_sync))
-    _save(tensors, path, {"sync": finding.text if finding else ""})
+    _save(tensors, path)
 
 
 def load_example(latents: Path, conditions: Path, device: torch.device) -> Example:
@@ -153,7 +152,7 @@ def load_example(latents: Path, conditions: Path, device: torch.device) -> Examp
     return Example(made, sound[:, :count])
 
 
-def _save(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+def _save(tensors: dict[str, Tensor], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata)
+        save_file(tensors, temporary)

@@ -7,7 +7,7 @@ learns to compute there what the model computes.
 
 # L channels that are learnt, A latent frames
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -114,14 +114,20 @@ def _split(prompt: str) -> list[str]:
     return [word for word in words if word]
 
 
-def store_kept(sounds: Sequence[KeptSound], pipeline: FoleyPipeline) -> None:
+def store_kept(
+    sounds: Sequence[KeptSound],
+    pipeline: FoleyPipeline,
+    say: Callable[[str], None] = lambda text: None,
+) -> None:
     """Let the model make the sounds of clips for other prompts, and store them.
 
     Args:
         sounds: to make.
         pipeline: of the model.
+        say: called with a line for people before each few of them.
     """
     for first in range(0, len(sounds), _AT_ONCE):
+        say(f"making sounds for other prompts, to be kept: {first} of {len(sounds)} are there")
         _store_together(sounds[first : first + _AT_ONCE], pipeline)
 
 

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 
 from foley.errors import ParameterError, RequestError
 from foley.pipeline import FoleyPipeline
-from foley.tuning.clips import Finding, TrainingClip
+from foley.tuning.clips import LIMITS, Finding, TrainingClip
 from foley.tuning.examples import (
     Example,
     hash_model,
@@ -51,7 +50,7 @@ class Prepared:
 
 
 def decode_clip(pipeline: FoleyPipeline, clip: TrainingClip) -> VideoFrames:
-    """Return the frames of a clip's file.
+    """Return the frames of a clip's file, of its first 15 s.
 
     Args:
         pipeline: of the model.
@@ -60,7 +59,7 @@ def decode_clip(pipeline: FoleyPipeline, clip: TrainingClip) -> VideoFrames:
     Raises:
         VideoError: the file cannot be decoded.
     """
-    return pipeline.decode_video(clip.path, trim=True)
+    return pipeline.decode_video(clip.path, trim=True, limits=LIMITS)
 
 
 Watch = Callable[[FoleyPipeline, TrainingClip], VideoFrames]
@@ -109,11 +108,7 @@ def prepare(
                 store_conditions(clip, watch(pipeline, clip), pipeline, path)
             except RequestError as error:
                 clip.findings.append(Finding(f"cannot be used: {error}", excludes=True))
-        if path.is_file():
-            with safe_open(path, framework="pt") as file:
-                text = (file.metadata() or {}).get("sync", "")
-            if text:
-                clip.findings.append(Finding(text))
+                say(f"{clip.path.name} {clip.findings[-1].text} (left out)")
     require_clips(clips)
     learnt, held_out = split_clips(_usable(clips))
     examples, validation = (
@@ -128,9 +123,7 @@ def prepare(
         name = hashlib.sha256(f"{seed} {prompt}".encode()).hexdigest()[:8]
         sounds.append(KeptSound(example, prompt, seed, find(clip, f"kept-{name}")))
     missing = [sound for sound in sounds if not sound.path.is_file()]
-    if missing:
-        say(f"{len(missing)} sounds that the model makes for other prompts, to be kept")
-        store_kept(missing, pipeline)
+    store_kept(missing, pipeline, say)
     kept = [load_kept(sound.example, sound.path) for sound in sounds]
     return Prepared(pipeline, learnt, held_out, examples, validation, kept)
 

@@ -12,7 +12,7 @@ from foley.media.mux import write_audio
 from foley.pipeline import FoleyPipeline
 from foley.tuning.clips import TrainingClip, find_clips, mark_duplicates, read_clip
 from foley.tuning.examples import level
-from foley.tuning.prepare import prepare, require_clips
+from foley.tuning.prepare import decode_clip, prepare, require_clips
 from foley.tuning.report import ValidationSounds, write_card, write_report
 from foley.tuning.team import Team
 from foley.tuning.trainer import History, OnTrainingProgress, Recipe, Trainer
@@ -139,11 +139,11 @@ def _make_sounds(
     folder.mkdir(exist_ok=True)
     made = []
     for number, clip in enumerate(clips, start=1):
-        paths = []
+        paths, frames = [], decode_clip(pipeline, clip)
         for what, scale in (("without the adapter", 0.0), ("with the adapter", 1.0)):
             path = folder / f"{number}-{'adapter' if scale else 'base'}.wav"
             use = {"name": name, "scale": scale}
-            sound = pipeline(str(clip.path), clip.prompt, seed=0, trim=True, adapters=[use])
+            sound = pipeline(frames, clip.prompt, seed=0, adapters=[use])
             sound.save(path)
             paths.append((what, path.relative_to(out)))
         own = folder / f"{number}-own.wav"

@@ -8,8 +8,9 @@ import torch
 
 from foley.errors import ParameterError
 from foley.pipeline import FoleyPipeline
+from foley.tuning.clips import read_clip
 from foley.tuning.examples import level
-from foley.tuning.prepare import split_clips
+from foley.tuning.prepare import decode_clip, split_clips
 from foley.tuning.run import check_clips, train_adapter
 from foley.tuning.trainer import Recipe, TrainingProgress
 from tests.media.clips import add_sound
@@ -52,6 +53,17 @@ def test_an_adapter_is_learnt_with_its_report_and_can_be_used(folder: Path, tmp_
     pipeline = FoleyPipeline(toy_components(), CPU)
     info = pipeline.load_adapter(training.adapter)
     assert (info.name, info.rank, info.trigger) == ("my-sound", 2, "rain")
+
+
+def test_of_a_long_clip_the_first_15_s_are_used(tmp_path: Path) -> None:
+    draw_clip(tmp_path / "picture.mp4", num_frames=400)
+    samples = 0.1 * np.random.default_rng(0).standard_normal((1, 16 * 48_000))
+    path = add_sound(tmp_path / "picture.mp4", tmp_path / "long.mov", samples, layout="mono")
+    clip = read_clip(path, "rain")
+    assert clip.is_usable
+    assert len(clip.waveform) == 15 * 48_000
+    frames = decode_clip(FoleyPipeline(toy_components(), CPU), clip)
+    assert 370 <= frames.num_sync <= 376
 
 
 def test_too_few_clips_and_names_that_cannot_be_asked_for_are_refused(
