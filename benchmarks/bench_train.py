@@ -1,15 +1,13 @@
 """Steps of `foley train` by one process and by several, beside each other.
 
-    python -m benchmarks.bench_train [--preset xxl] [--processes 2] [--record]
+    accelerate launch --multi_gpu --num_processes 2 -m benchmarks.bench_train --preset xxl
+    torchrun --nproc-per-node 2 -m benchmarks.bench_train --device cpu
 
-Both take the same steps, and their losses are compared. The examples are random numbers, and so are
-the weights of all presets but `tiny`. Several processes are started by `accelerate launch`, one for
-each GPU, and on a CPU, where that starts one alone, by `torchrun`.
+The first process takes the steps alone, and then all take them together. The losses are compared.
+The examples are random numbers, and so are the weights of all presets but `tiny`.
 """
 
 import argparse
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -26,7 +24,7 @@ from foley.configs import LATENT_RATE, PRESETS, SYNC_FPS, TINY, VISUAL_FPS, Pres
 from foley.models.dit import FoleyDiT
 from foley.models.synchformer import count_segments
 from foley.tuning.examples import Example
-from foley.tuning.team import join_team
+from foley.tuning.team import Team, join_team
 from foley.tuning.trainer import Recipe, Trainer
 from foley.types import Conditions
 from foley.weights.selection import choose_device, load_preset
@@ -72,63 +70,48 @@ def load_dit(preset: Preset, device: torch.device, dtype: torch.dtype) -> FoleyD
     return components.dit
 
 
-def work(options: Any) -> None:
-    """Take the steps, as one of the processes; the first one writes what came of them."""
-    preset = PRESETS[options.preset]
-    with join_team(choose_device(options.device)) as (team, device):
-        on_gpu = device.type == "cuda"
-        dtype = getattr(torch, options.dtype)
-        dit = load_dit(preset, device, dtype)
-        if on_gpu:
-            torch.cuda.reset_peak_memory_stats(device)
-        examples = [draw_example(preset, options.seconds, i, device) for i in range(2 * _CLIPS)]
-        recipe = Recipe(rank=options.rank, steps=options.steps, batch_clips=options.batch)
-        with tempfile.TemporaryDirectory() as folder:
-            trainer = Trainer(
-                dit,
-                preset.name,
-                examples[:_CLIPS],
-                examples[:1],
-                recipe,
-                Path(folder),
-                kept=examples[_CLIPS:],
-                team=team,
-                checkpointed=on_gpu,
-            )
-        losses, seconds = [], []
-        for step in range(options.steps):
-            began = time.perf_counter()
-            losses.append(float(trainer.train_step(step)))  # which waits for the GPU
-            seconds.append(time.perf_counter() - began)
-        if not team.leads:
-            return
-        figures = {
+def take_steps(options: Any, team: Team, device: torch.device) -> dict[str, Any]:
+    """Return the losses, the adapter, and the time and memory that the steps took.
+
+    Args:
+        options: of the command.
+        team: the processes that take the steps together.
+        device: of this process.
+    """
+    preset, on_gpu = PRESETS[options.preset], device.type == "cuda"
+    dit = load_dit(preset, device, getattr(torch, options.dtype))
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats(device)
+    examples = [draw_example(preset, options.seconds, i, device) for i in range(2 * _CLIPS)]
+    recipe = Recipe(rank=options.rank, steps=options.steps, batch_clips=options.batch)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(
+            dit,
+            preset.name,
+            examples[:_CLIPS],
+            examples[:1],
+            recipe,
+            Path(folder),
+            kept=examples[_CLIPS:],
+            team=team,
+            checkpointed=on_gpu,
+        )
+    losses, seconds = [], []
+    for step in range(options.steps):
+        began = time.perf_counter()
+        losses.append(float(trainer.train_step(step)))  # which waits for the GPU
+        seconds.append(time.perf_counter() - began)
+        print(f"{team.size} processes, step {step}: {losses[-1]:.5f}, {seconds[-1]:.2f} s")
+    return {
+        "figures": {
             "processes": team.size,
-            "backend": torch.distributed.get_backend() if team.size > 1 else None,
             "losses": losses,
+            "step_seconds": [round(value, 4) for value in seconds],
             "steps_a_second": 1 / median(seconds[_WARM_UP_STEPS:]),
             "peak_gib": torch.cuda.max_memory_allocated(device) / _GIB if on_gpu else None,
-        }
-        state = {key: tensor.cpu() for key, tensor in trainer.adapter.state_dict().items()}
-        torch.save({"figures": figures, "adapter": state}, options.worker)
-
-
-def run_processes(arguments: list[str], count: int, is_cpu: bool) -> dict[str, Any]:
-    """Return what so many processes wrote."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "made.pt"
-        if is_cpu:
-            launch = ["-m", "torch.distributed.run", "--nproc-per-node", str(count)]
-        else:
-            launch = ["-m", "accelerate.commands.launch", "--multi_gpu"]
-            launch += ["--num_processes", str(count), "--num_machines", "1"]
-            launch += ["--mixed_precision", "no", "--dynamo_backend", "no"]
-        module = ["-m", "benchmarks.bench_train", *arguments, "--worker", str(path)]
-        command = [sys.executable, *(launch if count > 1 else []), *module]
-        subprocess.run(command, check=True)
-        made: dict[str, Any] = torch.load(path, weights_only=True)
-        assert made["figures"]["processes"] == count
-        return made
+        },
+        "adapter": {key: tensor.cpu() for key, tensor in trainer.adapter.state_dict().items()},
+    }
 
 
 def compare(one: dict[str, Any], many: dict[str, Any]) -> dict[str, float]:
@@ -138,8 +121,8 @@ def compare(one: dict[str, Any], many: dict[str, Any]) -> dict[str, float]:
     to be kept has hardly any.
 
     Args:
-        one: of `run_processes`.
-        many: of `run_processes`, with the same steps.
+        one: of `take_steps`.
+        many: of `take_steps`, with the same steps.
     """
     losses = one["figures"]["losses"]
     apart = [abs(a - b) for a, b in zip(losses, many["figures"]["losses"], strict=True)]
@@ -159,19 +142,22 @@ def main() -> None:
     parser.add_argument("--preset", choices=tuple(PRESETS), default="tiny")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
-    parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--batch", type=int, default=8, help="clips of a step")
     parser.add_argument("--seconds", type=float, default=4.0, help="of a clip")
     parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     add_record_options(parser)
     options = parser.parse_args()
-    if options.worker:
-        work(options)
+    with join_team(choose_device(options.device)) as (team, device):
+        one: dict[str, Any] = {}
+        with team.leader_first():
+            if team.leads:
+                alone = Team()
+                alone.rank, alone.size = 0, 1
+                one = take_steps(options, alone, device)
+        many = take_steps(options, team, device)
+    if not team.leads:
         return
-    is_cpu = choose_device(options.device).type == "cpu"
-    one, many = (run_processes(sys.argv[1:], count, is_cpu) for count in (1, options.processes))
     names = ("preset", "dtype", "rank", "batch", "seconds", "steps")
     record = environment() | {
         "what": "train",
