@@ -32,7 +32,7 @@ from foley.configs import SAMPLE_RATE
 from foley.pipeline import FoleyPipeline
 from foley.tuning.clips import TrainingClip
 from foley.tuning.prepare import Prepared, prepare
-from foley.tuning.trainer import MakeOptimizer, Recipe, Trainer, TrainingProgress, make_adamw
+from foley.tuning.trainer import MakeOptimizer, Recipe, Trainer, make_adamw
 from foley.types import VideoFrames
 from foley.weights.adapters import write_adapter
 from foley.weights.selection import choose_device, load_preset
@@ -75,27 +75,22 @@ class Variant:
     Attributes:
         changes: fields of the recipe that differ.
         make: the optimiser.
-        averages: whether the mean of the adapters of the second half is measured as well.
     """
 
     changes: dict[str, Any] = field(default_factory=dict)
     make: MakeOptimizer = make_adamw
-    averages: bool = False
 
 
 BASE = "base"  # the model itself
 VARIANTS = {
-    "default": Variant(averages=True),
-    "weight-4": Variant({"kept_weight": 4.0}),
-    "weight-16": Variant({"kept_weight": 16.0}),
-    "share-0.6": Variant({"kept_share": 0.6}),
-    "share-0.6-weight-4": Variant({"kept_share": 0.6, "kept_weight": 4.0}),
+    "default": Variant(),
+    "share-0.45": Variant({"kept_share": 0.45}),
+    "share-0.7": Variant({"kept_share": 0.7}),
     "rank-8": Variant({"rank": 8}),
-    "rank-8-weight-4": Variant({"rank": 8, "kept_weight": 4.0}),
     "steps-300": Variant({"steps": 300}),
-    "steps-400": Variant({"steps": 400}),
+    "steps-1000": Variant({"steps": 1000}),
+    "share-0.7-steps-1000": Variant({"kept_share": 0.7, "steps": 1000}),
     "rate-0.0005": Variant({"rate": 5e-4}),
-    "rate-0.0005-weight-4": Variant({"rate": 5e-4, "kept_weight": 4.0}),
     "rate-0.003": Variant({"rate": 3e-3}),
     "muon": Variant(make=make_muon),
     "prodigy": Variant({"rate": 1.0}, make_prodigy),
@@ -149,9 +144,7 @@ def estimate_loudness(waveform: Tensor) -> float:
     return float(10 * torch.log10(blocks[blocks > 0.1 * blocks.mean()].mean()))
 
 
-def train(
-    ready: Prepared, recipe: Recipe, make: MakeOptimizer, path: Path, *, average: Path | None = None
-) -> dict[str, Any]:
+def train(ready: Prepared, recipe: Recipe, make: MakeOptimizer, path: Path) -> dict[str, Any]:
     """Train an adapter and offer it in the pipeline; returns figures of the training.
 
     Args:
@@ -159,9 +152,7 @@ def train(
         recipe: of the training.
         make: the optimiser.
         path: for the adapter, whose name is that of the file.
-        average: for the mean of the adapters of the second half.
     """
-    late: list[dict[str, Tensor]] = []
     began, pipeline = time.perf_counter(), ready.pipeline
     with tempfile.TemporaryDirectory() as folder, pipeline.use_device():
         trainer = Trainer(
@@ -175,20 +166,8 @@ def train(
             make_optimizer=make,
             checkpointed=False,
         )
-
-        def look(progress: TrainingProgress) -> None:
-            print(path.stem, progress, flush=True)
-            if 2 * progress.step > progress.num_steps:
-                state = trainer.adapter.state_dict()
-                late.append({key: tensor.cpu().clone() for key, tensor in state.items()})
-
-        layers = trainer.run(look)
-        mean = {key: torch.stack([state[key] for state in late]).mean(0) for key in late[0]}
-        averaged = trainer.adapter.list_layers(mean)
+        layers = trainer.run(lambda progress: print(path.stem, progress, flush=True))
     seconds = time.perf_counter() - began
-    if average is not None:
-        write_adapter(average, averaged, base="tiny", rank=recipe.rank, metadata={})
-        pipeline.load_adapter(average)
     write_adapter(path, layers, base="tiny", rank=recipe.rank, metadata={})
     pipeline.load_adapter(path)
     history = trainer.history
@@ -363,13 +342,9 @@ def main() -> None:
             ),
             **variant.changes,
         )
-        path, average = out / f"{name}.safetensors", out / f"{name}-averaged.safetensors"
-        trained = train(
-            ready, recipe, variant.make, path, average=average if variant.averages else None
-        )
+        path = out / f"{name}.safetensors"
+        trained = train(ready, recipe, variant.make, path)
         judge_all(name, path.stem, SCALES, recipe=asdict(recipe), training=trained)
-        if variant.averages:
-            judge_all(average.stem, average.stem, (1.0,))
     finish(record, hardware=args.hardware, write=args.record)
 
 

@@ -26,9 +26,10 @@ from foley.models.dit import FoleyDiT
 from foley.tuning.examples import Example
 
 # Of the clips of a step, so many come without conditions, as guidance needs, and so many with a
-# prompt for something else. In both cases the model's own velocity is what is to be computed.
+# prompt for something else. In both cases the model's own velocity is what is to be computed. With
+# fewer kept, other prompts sound changed; see docs/guides/training.md.
 UNCONDITIONAL_SHARE = 0.1
-KEPT_SHARE = 0.45
+KEPT_SHARE = 0.6
 TARGETS = {
     # Where each token looks, and what it takes from there: small files, and the least harm to what
     # the model knows.
@@ -120,14 +121,12 @@ def compute_loss(
     *,
     unconditional: Sequence[bool],
     kept: Sequence[bool] | None = None,
-    kept_weight: float = 1.0,
     mine: Sequence[int] | None = None,
 ) -> Tensor:
     """Return the mean squared error of the velocity of clips of any lengths.
 
     The true velocity is that from the clip's sound to the noise. For clips that are unconditional
-    or kept it is the one that the model computes without the adapter. Their errors are small beside
-    those of other clips, which cannot know the noise.
+    or kept it is the one that the model computes without the adapter.
 
     Args:
         dit: without gradients of its own; its blocks may be checkpointed.
@@ -137,7 +136,6 @@ def compute_loss(
         generator: of the noise, on the CPU, so that all devices draw the same.
         unconditional: of each clip, whether it has the empty features and the negative prompt.
         kept: of each clip, whether the model's own velocity is to be kept; None for no clip.
-        kept_weight: by which the squared errors of clips that are unconditional or kept count.
         mine: indices of the clips whose part of the mean is returned; None for all.
     """
     like = examples[0].latents.new_empty(0, dtype=dit.dtype)
@@ -173,13 +171,9 @@ def compute_loss(
             targets[index] = velocity
     own_lengths = [lengths[i] for i in mine]
     batch = None if adapter is None else adapter.make_batch(own_lengths, like)
-    made = compute(mine, batch).split(own_lengths, dim=1)
-    errors = [
-        nn.functional.mse_loss(velocity.float(), targets[i].float(), reduction="sum")
-        * (kept_weight if i in as_model else 1.0)
-        for i, velocity in zip(mine, made, strict=True)
-    ]
-    return torch.stack(errors).sum() / (len(targets[0]) * sum(lengths))
+    made = compute(mine, batch).float()
+    target = torch.cat([targets[i] for i in mine], dim=1).float()
+    return nn.functional.mse_loss(made, target) * (sum(own_lengths) / sum(lengths))
 
 
 def _make_context(dit: FoleyDiT, example: Example, empty: bool) -> DiTContext:

@@ -1,5 +1,6 @@
 """The report of a training: a page with curves and players, and a card of the adapter."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -68,8 +69,9 @@ td {{ padding: .2rem 1rem .2rem 0; vertical-align: top }} svg {{ width: 100% }}<
 {first:.4f} to {best:.4f} (step {step}), in {history.seconds:.0f} s of work.</p>
 <h2>Loss</h2>
 {draw_curves(history)}
-<p>Orange: clips that the training saw. Blue: clips that it did not see. Where blue rises while
-orange falls, more steps do not help, and more clips would.</p>
+<p>Blue: clips that the training did not see. Orange: clips that it saw, and sounds that are to
+stay as they are. Those are easy, so orange lies lower. Where blue rises while orange falls, more
+steps do not help, and more clips would.</p>
 <h2>Clips</h2>
 <table>{findings or "<tr><td>Nothing was found.</td></tr>"}</table>
 <h2>Sounds</h2>
@@ -109,7 +111,15 @@ def draw_curves(history: History) -> str:
 
 
 def write_card(
-    path: Path, name: str, base: str, licence: str, num_clips: int, recipe: Recipe, history: History
+    path: Path,
+    name: str,
+    base: str,
+    licence: str,
+    num_clips: int,
+    recipe: Recipe,
+    history: History,
+    *,
+    trigger: str,
 ) -> None:
     """Write the adapter's card.
 
@@ -121,13 +131,15 @@ def write_card(
         num_clips: that it learnt from.
         recipe: of the training.
         history: of the training.
+        trigger: the prompt that most clips had; empty if none had one.
     """
     first, (step, best) = history.validation[0][1], history.best
+    prompt = f"-p {shlex.quote(trigger)} " if trigger else ""
     text = f"""# {name}
 
 A low-rank adapter (LoRA, rank {recipe.rank}, targets `{recipe.targets}`) of `{base}`.
 
-* Use: `foley generate clip.mp4 --adapters {name}.safetensors --adapter {name}`
+* Use: `foley generate clip.mp4 {prompt}--adapters {name}.safetensors --adapter {name} -o out.mp4`
 * Learnt from: {num_clips} clips. Say here whose they are, and what may be done with them.
 * Loss on clips that it did not see: {first:.4f} without it, {best:.4f} with it, at step {step}.
 * Training: AdamW, rate {recipe.rate:g}, {recipe.batch_clips} clips a step, seed {recipe.seed}.

@@ -126,6 +126,7 @@ def train_adapter(
         len(ready.learnt),
         recipe,
         trainer.history,
+        trigger=metadata["trigger"],
     )
     return result
 

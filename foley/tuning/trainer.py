@@ -49,7 +49,6 @@ class Recipe:
         batch_clips: clips of a step.
         rate: largest learning rate.
         kept_share: of the clips of a step, those with a prompt for something else.
-        kept_weight: see `foley.tuning.loss.compute_loss`.
         seed: of everything that is drawn.
         validate_every: steps between two validations, after each of which the state is saved.
         patience: validations without a gain after which the training ends.
@@ -61,7 +60,6 @@ class Recipe:
     batch_clips: int = 4
     rate: float = 1e-3
     kept_share: float = KEPT_SHARE
-    kept_weight: float = 1.0
     seed: int = 0
     validate_every: int = 50
     patience: int = 8
@@ -249,7 +247,6 @@ class Trainer:
             generator,
             unconditional=dropped,
             kept=kept,
-            kept_weight=recipe.kept_weight,
             mine=self._team.share(count),
         )
         self._optimizer.zero_grad(set_to_none=True)

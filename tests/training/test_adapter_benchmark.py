@@ -10,6 +10,7 @@ import torch
 from benchmarks.quality.adapter import estimate_loudness, merge, read_clips, summarize
 from benchmarks.quality.adapter_clips import ACTIONS, TESTING_SEED, draw_clip, write_clip
 from benchmarks.quality.adapter_judge import cut, list_events
+from benchmarks.quality.plot_adapter import list_scales, plot
 from foley.media.filters import Sound, measure_loudness
 from foley.tuning.clips import read_clip
 from foley.tuning.kept import choose_prompts
@@ -51,10 +52,24 @@ def test_a_clip_is_read_as_it_was_drawn(tmp_path: Path) -> None:
 
 def test_records_of_several_processes_become_one(tmp_path: Path) -> None:
     paths = [tmp_path / "a.json", tmp_path / "b.json"]
-    for path, name in zip(paths, ("base", "weight-4"), strict=True):
+    for path, name in zip(paths, ("base", "rank-8"), strict=True):
         path.write_text(json.dumps({"commit": "0", "figures": {name: {"taught": {}}}}))
     made = merge(paths)
     assert (made["commit"], made["processes"]) == ("0", 2)
-    assert list(made["figures"]) == ["base", "weight-4"]
+    assert list(made["figures"]) == ["base", "rank-8"]
     assert summarize([0.8, 0.9]) == {"values": [0.8, 0.9], "mean": 0.85, "error": 0.05}
     assert summarize([0.8])["error"] == 0
+
+
+def test_the_picture_shows_all_scales_from_zero_on(tmp_path: Path) -> None:
+    trained = {"training": [[50, 0.2]], "validation": [[0, 0.5], [50, 0.3]]}
+    taught = {"1": {"asked": 0.9, "f1": 0.8}, "0.5": {"asked": 0.2, "f1": 0.7}}
+    record = {
+        "figures": {
+            "base": {"taught": {"0": {"asked": 0.0, "f1": 0.6}}},
+            "default": {"training": trained, "taught": taught},
+        }
+    }
+    assert list_scales(record, "default", "f1") == [(0, 0.6), (0.5, 0.7), (1, 0.8)]
+    plot(record, "default", tmp_path / "adapter.svg")
+    assert "scale of the adapter" in (tmp_path / "adapter.svg").read_text()

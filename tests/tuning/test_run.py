@@ -49,7 +49,9 @@ def test_an_adapter_is_learnt_with_its_report_and_can_be_used(folder: Path, tmp_
         assert words in page
     for kind in ("base", "adapter", "own"):
         assert (out / "sounds" / f"1-{kind}.wav").stat().st_size > 50_000
-    assert "of `toy`" in (out / "README.md").read_text()
+    card = (out / "README.md").read_text()
+    assert "of `toy`" in card
+    assert "clip.mp4 -p rain --adapters my-sound.safetensors --adapter my-sound -o out.mp4" in card
     pipeline = FoleyPipeline(toy_components(), CPU)
     info = pipeline.load_adapter(training.adapter)
     assert (info.name, info.rank, info.trigger) == ("my-sound", 2, "rain")
