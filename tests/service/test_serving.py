@@ -48,12 +48,15 @@ def test_130_probes_during_a_slow_request_all_succeed(
 ) -> None:
     # By default BentoML closes its client between services after 100 calls, and the calls in
     # flight fail. A readiness probe is such a call, and so is each generation.
-    slow = pool.submit(post, server, short_clip, num_inference_steps=100)
-    server.wait_for_metric("foley_running", 1)
-    assert list(pool.map(server.probe, ["/readyz"] * 130)) == [200] * 130
-    assert not slow.done(), "the slow request was too short for this test"
-    short = [pool.submit(post, server, short_clip, num_inference_steps=1) for _ in range(3)]
-    assert [call.result().status_code for call in [slow, *short]] == [200] * 4
+    with server.open_call(short_clip, **ENDLESS) as slow:
+        server.wait_for_metric("foley_running", 1)
+        assert list(pool.map(server.probe, ["/readyz"] * 130)) == [200] * 130
+        short = [pool.submit(post, server, short_clip, num_inference_steps=1) for _ in range(3)]
+        assert [call.result().status_code for call in short] == [200] * 3
+        slow.setblocking(False)
+        with pytest.raises(BlockingIOError):  # it has neither failed nor ended
+            slow.recv(1)
+    server.wait_for_num_requests(0)
 
 
 def test_a_request_over_the_limit_gets_429_and_retry_after(
