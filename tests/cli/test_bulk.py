@@ -532,7 +532,7 @@ def test_a_bucket_is_source_and_output(
         command = (f"{bucket}/clips/", f"{bucket}/out", *fast)
         code, printed = run_command(monkeypatch, capfd, *command)
         assert code == 1
-        assert "1 rows done, 1 failed" in printed
+        assert "1 row done, 1 failed" in printed
         made = storage.list_sizes("out/dog")
         assert list(made) == ["out/dog/one.foley.mp4"]
         report = list(csv.DictReader(storage.read("out/report.csv").decode().splitlines()))

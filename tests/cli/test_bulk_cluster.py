@@ -156,7 +156,7 @@ def test_a_cluster_that_runs_is_joined_and_left_running(
     command = [sys.executable, "-m", "foley.cli.app", "bulk", tmp_path / "rows.jsonl"]
     command += [tmp_path / "out", "--steps", "1", "--preset", "tiny"]
     command += ["--address", cluster_address, "--workers", "1"]
-    for options, printed in ((["--limit", "2"], "2 rows done"), ([], "1 rows done, 0 failed")):
+    for options, printed in ((["--limit", "2"], "2 rows done"), ([], "1 row done, 0 failed")):
         done = subprocess.run(
             [*command, *options],
             env=JOINING,

@@ -232,21 +232,25 @@ def _print_plan(console: Console, plan: Plan, bad: Sequence[BadRow]) -> None:
     num_rows = len(plan.finished) + len(plan.waiting) + len(bad)
     num_done = sum(one.state == "done" for one in plan.finished.values())
     num_failed = len(plan.finished) - num_done
-    parts = [f"{num_rows} rows", f"{len(plan.waiting)} to make"]
+    parts = [_count_rows(num_rows), f"{len(plan.waiting)} to make"]
     parts += [f"{num_done} done"] if num_done else []
     parts += [f"{num_failed} failed earlier (--retry-failed)"] if num_failed else []
     parts += [f"{len(bad)} refused"] if bad else []
     console.print(", ".join(parts))
     if plan.num_changed:
         console.print(
-            f"{plan.num_changed} rows that are done have other options now, and are left as they "
-            "are; remove their results, or name another output",
+            f"done with other options than now, and left so: {_count_rows(plan.num_changed)}; "
+            "remove their results, or name another output",
             style="yellow",
         )
     for row in bad[:10]:
         console.print(f"foley: {row.error}", style="red")
     if len(bad) > 10:
-        console.print(f"foley: {len(bad) - 10} more rows are refused; the report has them")
+        console.print(f"foley: {_count_rows(len(bad) - 10)} more refused; the report has them")
+
+
+def _count_rows(count: int) -> str:
+    return "1 row" if count == 1 else f"{count} rows"
 
 
 def _fail(row: BadRow) -> BulkOutcome:
@@ -274,7 +278,7 @@ def _run_here(
     try:
         ready = stations.processes[0].ready
         count = f"{len(environments)} processes of " if len(environments) > 1 else ""
-        console.print(f"{count}{ready.description}, {ready.jobs} rows at once")
+        console.print(f"{count}{ready.description}, {_count_rows(ready.jobs)} at once")
         yield from stations.work(tasks)
     finally:
         stations.close()
@@ -421,8 +425,8 @@ class _Run:
         """
         seconds = time.monotonic() - self._began
         self._console.print(
-            f"{self._num_done} rows done, {self._num_failed} failed: {self._sound_seconds:.2f} s "
-            f"of sound in {seconds:.2f} s"
+            f"{_count_rows(self._num_done)} done, {self._num_failed} failed: "
+            f"{self._sound_seconds:.2f} s of sound in {seconds:.2f} s"
         )
         minutes = self._sound_seconds / 60
         if minutes:

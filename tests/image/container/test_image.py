@@ -181,7 +181,7 @@ def test_sigterm_drains_and_a_restart_leaves_the_volume_unchanged(
     pod: Container, containers: Containers
 ) -> None:
     with ThreadPoolExecutor() as pool:
-        call = pool.submit(pod.generate, CLIP, num_inference_steps=100)
+        call = pool.submit(pod.generate, CLIP, num_inference_steps=50)
         wait_until(lambda: "foley_running 1.0" in pod.client.get("/metrics").text, 30)
         assert pod.terminate() == 0, pod.text()
         assert call.result().status_code == 200
