@@ -40,7 +40,7 @@ test-all: setup  ## all tests but those of make soak
 all-tests:
 	@$(PYTHON) -m pytest $(PARALLEL) -m "not soak"
 
-test-fast: setup  ## the tests of single parts, in one to two minutes
+test-fast: setup  ## the tests of single parts, in a minute
 	@$(PYTHON) -m pytest -q $(PARALLEL) -m "not soak and not long and not slow" $(FAST_TESTS)
 
 coverage: setup  ## make test-all, with a report of the lines that no test runs
