@@ -35,10 +35,12 @@ from tests.patience import scale
 from tests.server import ROOT, Server, draw_clip
 
 atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
-# A shell starts a background process with SIGINT ignored, and all its children inherit that. Tests
-# interrupt commands, so the children have to start with the default.
+# A shell starts a background process with SIGINT ignored, nohup one with SIGHUP ignored, and all
+# its children inherit that. Tests stop commands, so the children have to start with the defaults.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Where `CI` is set, Hypothesis has these by itself. Elsewhere a busy machine would fail tests.
 hypothesis_settings.register_profile(

@@ -76,3 +76,9 @@ def test_sigterm_stops_a_command_that_ignores_ctrl_c() -> None:
     assert (ended.returncode, ended.stdout) == (143, "cleaned\n")
     ended = run(ignoring + RUNS.format(number=int(signal.SIGINT)))
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "cleaned\n", "")
+
+
+def test_a_command_under_nohup_goes_on_without_its_terminal() -> None:
+    ignoring = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+    ended = run(ignoring + RUNS.format(number=int(signal.SIGHUP)))
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "cleaned\n", "")
