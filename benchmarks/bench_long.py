@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import psutil
 
+from benchmarks.pictures import save_picture
 from benchmarks.records import environment, finish
 from tests.server import draw_clip
 
@@ -100,7 +101,6 @@ def plot(runs: list[dict[str, Any]], out: Path) -> None:
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    mpl.rcParams["svg.hashsalt"] = "foley"  # the same file each time
     figure, axes = plt.subplots(figsize=(8, 3))
     for run in runs:
         shares = [100 * (n + 1) / NUM_POINTS for n in range(NUM_POINTS)]
@@ -109,7 +109,7 @@ def plot(runs: list[dict[str, Any]], out: Path) -> None:
     axes.set(xlabel="share of the run, %", ylabel="memory of its own, MB", ylim=(0, None))
     axes.legend(frameon=False, loc="lower right")
     figure.tight_layout()
-    figure.savefig(out, metadata={"Date": None})
+    save_picture(figure, out)
 
 
 def main() -> None:

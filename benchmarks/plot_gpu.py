@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.model import step_flop
+from benchmarks.pictures import save_picture
 from benchmarks.records import ROOT
 from foley.configs import PRESETS
 from foley.types import Stage
@@ -87,10 +88,7 @@ def plot(record: dict[str, Any], precision: str, out: Path) -> None:
         f"{record['num_inference_steps']} steps, {record.get('gpu') or record['device']}"
     )
     axes.legend(fontsize=8, loc="lower right", frameon=False)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    plt.rcParams["svg.hashsalt"] = "foley"
-    figure.savefig(out, metadata={"Date": None} if out.suffix == ".svg" else None)
-    plt.close(figure)
+    save_picture(figure, out)
 
 
 def main() -> None:

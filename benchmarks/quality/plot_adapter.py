@@ -12,6 +12,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks.pictures import save_picture
 from benchmarks.quality.adapter import BASE
 from benchmarks.records import ROOT
 
@@ -66,10 +67,7 @@ def plot(record: dict[str, Any], variant: str, out: Path) -> None:
     right.set_title("loss", fontsize=9)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    plt.rcParams["svg.hashsalt"] = "foley"
-    figure.savefig(out, metadata={"Date": None} if out.suffix == ".svg" else None)
-    plt.close(figure)
+    save_picture(figure, out)
 
 
 def main() -> None:
