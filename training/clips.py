@@ -4,7 +4,7 @@
 
 import pickle
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -119,6 +119,22 @@ def concatenate(batches: list[Batch]) -> Batch:
         prompts=[prompt for batch in batches for prompt in batch.prompts],
         seconds=batches[0].seconds,
         drawn=torch.cat(pictures) if pictures else None,
+    )
+
+
+def take_first(batch: Batch, count: int) -> Batch:
+    """The first `count` clips of a batch."""
+    kept = batch.owner < count
+    return replace(
+        batch,
+        frames={name: value[:count] for name, value in batch.frames.items()},
+        still={name: value[:count] for name, value in batch.still.items()},
+        hits={name: value[kept] for name, value in batch.hits.items()},
+        owner=batch.owner[kept],
+        layers={name: value[:count] for name, value in batch.layers.items()},
+        reverb=batch.reverb[:count],
+        prompts=batch.prompts[:count],
+        drawn=None if batch.drawn is None else batch.drawn[:count],
     )
 
 

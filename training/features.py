@@ -3,7 +3,7 @@
 # B clips, n frames, G segments, S = 8 G sync tokens, V visual tokens, A latent frames
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,7 @@ from training.scene import FPS, SEEN_AFTER
 from training.train_encoders import normalise
 
 if TYPE_CHECKING:  # it needs MuJoCo, which a training on drawn clips alone does not
-    from training.rendered.stream import RenderedStream
+    from training.rendered.stream import RenderedPool
 
 MAX_TOKENS = 40
 PAD = 1
@@ -127,7 +127,7 @@ class ClipCache:
 
     Args:
         analysis: encodes the sound.
-        encoders: encode the pictures.
+        encoders: encode the pictures, as `FrozenEncoders`.
         words: encodes the prompts.
         device: of the tensors.
         seconds_per_length: capacity for each length of clip.
@@ -136,7 +136,7 @@ class ClipCache:
     def __init__(
         self,
         analysis: Analysis,
-        encoders: FrozenEncoders,
+        encoders: Callable[[Tensor], tuple[Tensor, Tensor]],
         words: PromptTokenizer,
         device: torch.device,
         seconds_per_length: float,
@@ -202,9 +202,10 @@ class ClipCache:
     def choose(self) -> tuple[int, ClipBuffer]:
         """A random length in frames, and the clips of that length; half of them have 3 to 8 s."""
         if self.rendered and torch.rand(()) < self.rendered_share:
-            lengths = list(self.rendered)
-            chosen = lengths[int(torch.randint(len(lengths), ()))]
-            return chosen, self.rendered[chosen]
+            # Each clip is used as often as the others, whatever its length.
+            kept = list(self.rendered.items())
+            weights = torch.tensor([float(buffer.count * buffer.num_latents) for _, buffer in kept])
+            return kept[int(torch.multinomial(weights, 1))]
         lengths = list(self.buffers)
         usual = [n for n in lengths if 75 <= n <= 200] or lengths
         pool = usual if torch.rand(()) < 0.5 else lengths
@@ -222,7 +223,9 @@ class CacheFiller:
         cache: to fill.
         stream: of batches.
         share: of the time that filling may take.
-        rendered: batches that are taken first when one is ready.
+        rendered: of the cache's `rendered_share` of the batches: new ones, or other takes where
+            none is ready.
+        lengths: of the takes, in frames, rising.
     """
 
     def __init__(
@@ -230,20 +233,33 @@ class CacheFiller:
         cache: ClipCache,
         stream: Iterator[Batch],
         share: float,
-        rendered: "RenderedStream | None" = None,
+        rendered: "RenderedPool | None" = None,
+        lengths: Sequence[int] = (),
     ) -> None:
         self._cache, self._stream, self._share = cache, stream, share
-        self._rendered = rendered
+        self._rendered, self._lengths = rendered, lengths
         self._begun: float | None = None
         self._spent = 0.0
         self.batches = 0
 
     def fill(self) -> None:
         """Encode one batch and add it to the cache."""
-        ready = self._rendered.take() if self._rendered is not None else None
-        batch = ready if ready is not None else next(self._stream)
-        self._cache.put(*self._cache.encode_batch(batch), ready is not None)
+        batch = self._find_rendered()
+        rendered = batch is not None
+        if batch is None:
+            batch = next(self._stream)
+        self._cache.put(*self._cache.encode_batch(batch), rendered)
         self.batches += 1
+
+    def _find_rendered(self) -> Batch | None:
+        if self._rendered is None:
+            return None
+        if torch.rand(()) >= self._cache.rendered_share:
+            return None
+        fresh = self._rendered.refresh()
+        if fresh is not None and round(fresh.seconds * FPS) in self._lengths:
+            return fresh
+        return self._rendered.draw(self._lengths)
 
     def keep_up(self) -> None:
         """Encode a batch, unless filling took its share of the time since the first call."""

@@ -31,7 +31,7 @@ def draw(frames: dict[str, Tensor], still: dict[str, Tensor], fast: bool = False
     owner = torch.arange(batch, device=textures.device).repeat_interleave(count)
     if fast:  # one shape, so that it is compiled only once
         textures = torch.nn.functional.pad(textures, (0, 0) * 3 + (0, _CLIPS_AT_ONCE - batch))
-    paint, degrade = (_compile(_paint), _compile(_degrade)) if fast else (_paint, _degrade)
+    paint, spoil = (_compile(_paint), _compile(degrade)) if fast else (_paint, degrade)
     table = noise_table(textures.device)
     room = len(table) - SIZE * SIZE * 3
     number = torch.arange(len(owner) + _FRAMES_AT_ONCE, device=textures.device)
@@ -53,7 +53,7 @@ def draw(frames: dict[str, Tensor], still: dict[str, Tensor], fast: bool = False
             *(still[name][clip] for name in ("looks", "effect_look", "grade")),
         )
         first = grain[start : start + len(clip)]
-        picture = degrade(picture, still["grade"][clip], table, first)
+        picture = spoil(picture, still["grade"][clip], table, first)
         parts.append(picture[: _FRAMES_AT_ONCE - missing])
     return torch.cat(parts).unflatten(0, (batch, count))
 
@@ -212,7 +212,7 @@ def _paint(
     return torch.stack(levels, 1)
 
 
-def _degrade(picture: Tensor, grade: Tensor, table: Tensor, first: Tensor) -> Tensor:
+def degrade(picture: Tensor, grade: Tensor, table: Tensor, first: Tensor) -> Tensor:
     """Pictures in uint8 with blur and noise of a camera and the quantisation of a video coder.
 
     `first` [F] is the offset of each picture's noise in `table`.

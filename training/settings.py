@@ -103,7 +103,9 @@ def save_state(path: Path, state: dict[str, Tensor], *, half: bool = False) -> N
     if half:
         kept = {k: v.half() if v.is_floating_point() else v for k, v in kept.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(kept, path)
+    part = path.with_suffix(".part")
+    save_file(kept, part)
+    part.replace(path)  # whoever waits for the file finds all of it
 
 
 def load_state(path: Path, device: torch.device | str = "cpu") -> dict[str, Tensor]:

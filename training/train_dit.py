@@ -54,6 +54,8 @@ RENDERED_LENGTHS = (56, 72, 88, 104, 120, 136, 152, 168, 184, 200, 248)
 TEXT_TOKENS = (5, 18, 7, 12, 9)
 WARM_UP = 200  # steps
 _CLOCK_STEPS = 8  # steps between two readings of the clock
+_MAX_WAIT_SECONDS = 600
+_RENDERED_POOL = 300  # number of rendered batches that are kept for other takes
 
 
 class FewLengths:
@@ -78,15 +80,57 @@ def load_frozen(
     state: Path, device: torch.device
 ) -> tuple[Analysis, FrozenEncoders, PromptTokenizer]:
     """Load the analysis, the visual encoders and the tokenizer from a state folder."""
+    return (
+        load_analysis(state, device),
+        load_encoders(state, device),
+        PromptTokenizer(state / "tokenizer"),
+    )
+
+
+def load_analysis(state: Path, device: torch.device) -> Analysis:
+    """Load the analysis from a state folder."""
     analysis = Analysis().to(device)
     analysis.load_state_dict(load_state(state / "analysis.safetensors"))
+    return analysis
+
+
+def load_encoders(state: Path, device: torch.device) -> FrozenEncoders:
+    """Load the visual encoders from a state folder."""
     weights = load_state(state / "encoders.safetensors", device)
     sync = to_device(build_synchformer(TRAINED.synchformer), device).eval().requires_grad_(False)
     vision = to_device(build_vision_encoder(TRAINED.vision), device).eval().requires_grad_(False)
     for prefix, module in (("sync.", sync), ("vision.", vision)):
         own = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
         module.load_state_dict(own)
-    return analysis, FrozenEncoders(sync, vision), PromptTokenizer(state / "tokenizer")
+    return FrozenEncoders(sync, vision)
+
+
+class LateEncoders:
+    """Visual encoders that another process still trains; their first use waits for them.
+
+    Args:
+        folder: in which encoders.safetensors appears.
+        device: of the encoders.
+    """
+
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        self._folder, self._device = folder, device
+        self._encoders: FrozenEncoders | None = None
+
+    def __call__(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """The visual tokens and the sync tokens, as `FrozenEncoders`.
+
+        Raises:
+            TimeoutError: there are no encoders after ten minutes.
+        """
+        if self._encoders is None:
+            until = time.monotonic() + _MAX_WAIT_SECONDS
+            while not (self._folder / "encoders.safetensors").exists():
+                if time.monotonic() > until:
+                    raise TimeoutError(f"no encoders in {self._folder}")
+                time.sleep(0.2)
+            self._encoders = load_encoders(self._folder, self._device)
+        return self._encoders(pictures)
 
 
 def compute_rate(progress: float, step: int, peak: float, decay_from: float) -> float:
@@ -183,6 +227,12 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=10)
     parser.add_argument("--rendered", type=float, default=0.0, help="share of rendered batches")
     parser.add_argument("--render-workers", type=int, default=10)
+    parser.add_argument(
+        "--kept", type=Path, help="a folder of clips that train_encoders rendered and kept"
+    )
+    parser.add_argument(
+        "--encoders", type=Path, help="a folder in which train_encoders will write them"
+    )
     parser.add_argument("--smoke", action="store_true")
     args = parser.parse_args()
     group = ProcessGroup.join()
@@ -190,7 +240,10 @@ def main() -> None:
     on_gpu = device.type == "cuda"
     args.out.mkdir(parents=True, exist_ok=True)
     budget = TrainingBudget(args.minutes, max_steps=2 if args.smoke else None)
-    analysis, encoders, words = load_frozen(args.state, device)
+    analysis, words = load_analysis(args.state, device), PromptTokenizer(args.state / "tokenizer")
+    encoders = (
+        LateEncoders(args.encoders, device) if args.encoders else load_encoders(args.state, device)
+    )
     cache = ClipCache(analysis, encoders, words, device, 40.0 if args.smoke else 4000.0)
     schedule = clips.FixedSize(2.0, 2) if args.smoke else FewLengths(96.0)
     seed = args.data_seed + 1000 * group.rank
@@ -201,14 +254,16 @@ def main() -> None:
     torch.manual_seed(3 + seed)
     negative = words.encode([*(p for p in text.NEGATIVE if p), ""]).to(device)
     steps = StepRunner(model, cache, negative, 400 if args.smoke else args.latents)
-    renderer = None
+    renderer = pool = None
+    lengths = (48,) if args.smoke else RENDERED_LENGTHS
     if args.rendered:
-        from training.rendered.stream import Lengths, RenderedStream
+        from training.rendered.stream import Lengths, RenderedPool, RenderedStream
 
         cache.rendered_share = args.rendered
-        recipe = Lengths((50,) if args.smoke else RENDERED_LENGTHS, 2 if args.smoke else 6)
+        recipe = Lengths(lengths, 2 if args.smoke else 6)
         renderer = RenderedStream(seed + 1, recipe, args.render_workers)
-    filler = CacheFiller(cache, stream, args.share, renderer)
+        pool = RenderedPool(renderer, _RENDERED_POOL, device, seed, args.kept)
+    filler = CacheFiller(cache, stream, args.share, pool, lengths)
     if on_gpu:
         use_fast_kernels(model)
         load_compile_cache(args.state)  # the drawing

@@ -45,7 +45,8 @@ SCENE_SECONDS = 4.0
 THRESHOLDS = (0.2, 0.3, 0.4, 0.5)
 _PROCESSES = 12  # that render held-out clips
 _CLOCK_STEPS = 8  # steps between two readings of the clock
-RENDERED_POOL = 110
+RENDERED_POOL = 160  # number of rendered batches that are kept, 164 MB each
+RENDERED_FRAMES = 136  # of a rendered clip, long enough for the transformer's training
 POOL, USES = 96, 3  # number of drawn batches, 231 MB each, and how often each one is used
 
 
@@ -303,6 +304,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=5)
     parser.add_argument("--rendered", type=float, default=0.0, help="share of rendered batches")
     parser.add_argument("--render-workers", type=int, default=10)
+    parser.add_argument(
+        "--keep-rendered", type=Path, help="a folder for all rendered clips, 20 MB each"
+    )
     parser.add_argument("--smoke", action="store_true")
     args = parser.parse_args()
     group = ProcessGroup.join()
@@ -338,11 +342,12 @@ def main() -> None:
     pool = CropPool(stream, POOL, device)
     rendered = None
     if args.rendered:
-        from training.rendered.stream import Crops, RenderedPool, RenderedStream
+        from training.rendered.stream import Lengths, RenderedPool, RenderedStream
 
-        recipe = Crops(FRAMES, count)
-        renderer = RenderedStream(seed + 1, recipe, args.render_workers)
-        rendered = RenderedPool(renderer, RENDERED_POOL, device)
+        recipe = Lengths((FRAMES,), 2) if args.smoke else Lengths((RENDERED_FRAMES,), 8)
+        keep = args.keep_rendered
+        renderer = RenderedStream(seed + 1, recipe, args.render_workers, keep=keep)
+        rendered = RenderedPool(renderer, RENDERED_POOL, device, seed)
     step, shown, log = 0, time.monotonic(), []
     # All processes take the same kind of batch, since the others wait for one that has to draw.
     kinds = torch.Generator().manual_seed(args.data_seed)
@@ -352,8 +357,8 @@ def main() -> None:
         if rendered is not None:
             rendered.refresh()
             if torch.rand((), generator=kinds) < args.rendered:
-                drawn = rendered.draw()
-        batch, pictures = drawn or pool.draw()
+                drawn = rendered.draw_crops(FRAMES, count)
+        batch, pictures = pool.draw() if drawn is None else (drawn, drawn.pictures())
         pictures = normalise(pictures)
         picked = torch.randint(FRAMES, (len(batch), 3), device=device)
         images = pictures[torch.arange(len(batch), device=device)[:, None], picked].flatten(0, 1)

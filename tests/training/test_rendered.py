@@ -1,19 +1,29 @@
 """Rendered clips: contacts at the right time, the same clip of a seed, labels that fit."""
 
 import ctypes.util
+import io
 import math
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 # MuJoCo reads it when it is imported.
 os.environ["MUJOCO_GL"] = "osmesa" if ctypes.util.find_library("OSMesa") else "disable"
 
 from training import clips, labels
-from training.rendered import contacts, simulate
-from training.rendered.clip import KINDS, make_clip
-from training.rendered.stream import TRAINING_SHARES, Crops, collate
+from training.rendered import backdrop, camera, contacts, photographs, simulate
+from training.rendered.clip import (
+    KINDS,
+    LEAST_SEEN_FORCE,
+    RUBS_HEARD,
+    _expose,
+    make_clip,
+)
+from training.rendered.stream import SUFFIX, TRAINING_SHARES, RenderedPool, collate
 from training.rendered.world import UNSEEN_SHAPES, Part, Release, World
 
 
@@ -92,24 +102,56 @@ def test_unseen_shapes_are_in_no_training_clip() -> None:
     assert not {world.pick_shape() for _ in range(200)} & set(UNSEEN_SHAPES)
 
 
-def test_labels_of_a_rendered_batch_are_those_of_a_drawn_one() -> None:
-    made = [make_clip((5, index), 4.0, size=None) for index in range(2)]
+class NothingReady:
+    """A stream of a renderer that has made nothing yet."""
+
+    def take(self) -> clips.Batch | None:
+        """Return no batch."""
+        return None
+
+
+def test_labels_of_a_rendered_batch_are_those_of_a_drawn_one(tmp_path: Path) -> None:
+    made = [make_clip((5, index), 2.0, size=None) for index in range(2)]
     for clip in made:
-        clip.pictures = np.zeros((100, 224, 224, 3), np.uint8)
-    batch = collate(made)
-    crops = Crops(32, 5)(np.random.default_rng(0), lambda seconds, count: batch)
+        clip.pictures = np.zeros((50, 224, 224, 3), np.uint8)
+    torch.save(collate(made), tmp_path / f"first{SUFFIX}")
+    pool = RenderedPool(NothingReady(), 4, torch.device("cpu"), 0, tmp_path)
+    assert pool.draw_crops(32, 5) is None
+    assert pool.refresh() is not None
+    assert pool.refresh() is None  # each file is read once
+    crops = pool.draw_crops(16, 3)
+    assert crops is not None
     assert crops.drawn is not None
-    assert crops.drawn.shape == (5, 32, 3, 224, 224)
-    assert len(crops) == 5
-    assert int(crops.owner.max()) < 5
-    drawn = labels.crop(clips.make_batch(0, 0, 5, 4.0), 0, 32)
+    assert crops.drawn.shape == (3, 16, 3, 224, 224)
+    assert len(crops) == 3
+    assert len(crops.owner) == 0 or int(crops.owner.max()) < 3
+    drawn = labels.crop(clips.make_batch(0, 0, 3, 2.0), 0, 16)
     for ours, theirs in (
         (labels.dense_maps(crops), labels.dense_maps(drawn)),
-        (labels.layer_levels(crops, 16), labels.layer_levels(drawn, 16)),
-        (labels.onset_curve(crops, 0.02, 64, 0.03), labels.onset_curve(drawn, 0.02, 64, 0.03)),
+        (labels.layer_levels(crops, 8), labels.layer_levels(drawn, 8)),
+        (labels.onset_curve(crops, 0.02, 32, 0.03), labels.onset_curve(drawn, 0.02, 32, 0.03)),
     ):
         assert ours.shape == theirs.shape
         assert ours.isfinite().all()
+
+
+@pytest.mark.parametrize("exposed", [0.0, 0.03])
+def test_a_frame_is_exposed_around_its_own_time(exposed: float) -> None:
+    moments = np.array([0.0, 0.05, 0.05, 0.1])  # two frames of a slow camera are one picture
+    shown, frames, exposures = _expose(moments, exposed, 0.12)
+    assert (np.diff(shown) > 0).all()
+    np.testing.assert_array_equal(shown[frames], moments)
+    assert shown[exposures[1:3]].mean(1) == pytest.approx(moments[1:3])
+    assert np.ptp(shown[exposures[1]]) == pytest.approx(exposed)
+
+
+def test_soft_hits_of_what_slides_are_part_of_the_rubbing() -> None:
+    clip = make_clip((7, 3), 3.0, kind="slide", size=None)
+    rubs = clip.scene.layers["level"].max(0) > RUBS_HEARD
+    assert rubs.any()
+    for event in clip.events:
+        if event.force < LEAST_SEEN_FORCE:
+            assert not rubs[int(event.seconds * 50)]
 
 
 def test_frames_show_the_scene() -> None:
@@ -122,3 +164,43 @@ def test_frames_show_the_scene() -> None:
     assert clip.pictures.std() > 10  # not one colour
     changes = np.abs(np.diff(clip.pictures.astype(int), axis=0)).mean((1, 2, 3))
     assert changes.max() > 0.5  # the hammer moves
+
+
+def test_a_backdrop_stands_behind_the_action_and_changes_no_event(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plain, varied = (
+        make_clip((6, 2), 1.0, kind="hammer", varied=varied, size=None) for varied in (False, True)
+    )
+    assert varied.events == plain.events
+    monkeypatch.setattr(backdrop, "BARE_SHARE", 0.0)
+    monkeypatch.setattr(backdrop, "WALL_SHARE", 1.0)
+    world, rng = World(np.random.default_rng(1)), np.random.default_rng(3)
+    world.add_floor()
+    world.add_free("ball", "wood", 0.1, (0, 0, 1), release=Release(0))
+    names = backdrop.add_backdrop(world, rng)
+    assert names
+    moments = np.arange(20) / 25
+    motion = simulate.simulate(world, world.xml(45), 0.8, moments)
+    view = camera.place_camera(world, motion, contacts.find_impacts(world, motion), 45, 25)
+    backdrop.place_backdrop(motion.model, names, view, rng)
+    motion.place_all(0)
+    for name in names:
+        place = motion.data.geom(name).xpos
+        ((_, _, depth),) = view.project(place[None], 0)
+        assert depth > view.distance
+        assert place[2] > 0
+
+
+def test_photographs_are_optional(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    monkeypatch.setattr(photographs, "FOLDER", None)
+    assert photographs.draw_photograph(rng, 16) is None
+    across = np.broadcast_to(np.linspace(0, 255, 64)[None, :, None], (32, 64, 3))
+    Image.fromarray(across.astype(np.uint8)).save(tmp_path / "one.jpg")
+    monkeypatch.setattr(photographs, "FOLDER", str(tmp_path))
+    image = photographs.draw_photograph(rng, 16)
+    assert image is not None
+    shown = np.asarray(Image.open(io.BytesIO(image))).astype(int)
+    assert shown.shape == (16, 16, 3)
+    assert np.ptp(shown[8, :, 0]) > 10  # it shows a part of the panorama from left to right

@@ -3,13 +3,14 @@
 # n frames at 25 fps, K sprites, E hits, A latent frames, S pixels a side
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from training import scene, text
 from training.materials import MATERIALS, TABLE, Voice, draw_hit_gains, draw_voice, hit_level
 from training.rendered import camera, contacts, simulate
+from training.rendered.backdrop import add_backdrop, place_backdrop
 from training.rendered.driven import DRIVEN
 from training.rendered.loose import LOOSE
 from training.rendered.world import HIDDEN_HEIGHT, TIME_STEP, World
@@ -20,6 +21,12 @@ LEAST_SEEN = 0.85
 DISTRACTOR_SHARE = 0.3  # of the clips show a thing that moves and touches nothing
 NUM_HITS = (2, 48)  # of a clip: fewer say too little, more are a blur
 TOGETHER_SECONDS = 0.03  # impacts this near are heard as one
+LEAST_SEEN_FORCE = 0.07  # softer impacts cannot be told from rubbing and chatter
+RUBS_NEAR_SECONDS = 0.06
+RUBS_HEARD = 0.02  # level of rubbing
+BLURRED_SHARE = 0.5  # of the varied clips show motion blur
+SHUTTER_SECONDS = (0.01, 0.04)  # for which a frame of such a clip is exposed
+EXPOSURES = 5  # moments that such a frame is the mean of
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,7 @@ def make_clip(
     kind: str | None = None,
     shares: Mapping[str, float] | None = None,
     unseen: bool = False,
+    varied: bool = False,
     size: int | None = 224,
 ) -> RenderedClip:
     """Return the clip of a seed: the same numbers on every machine, drawn alike on every renderer.
@@ -73,6 +81,8 @@ def make_clip(
         kind: which of `KINDS`; chance decides where absent.
         shares: how often each of `KINDS` is tried, in sum 1; all alike where absent.
         unseen: whether shapes and textures are those that training never uses.
+        varied: whether motion is blurred in some clips and things stand behind the scene in most,
+            as in training; the events stay the same.
         size: pixels a side; None for the numbers alone.
 
     Raises:
@@ -81,8 +91,9 @@ def make_clip(
     for attempt in range(ATTEMPTS):
         rng = np.random.default_rng((*seed, attempt))
         chosen = kind or _choose_kind(rng, shares)
+        extras = np.random.default_rng((*seed, attempt, 1)) if varied else None
         try:
-            clip = _try_clip(rng, seconds, chosen, unseen, size)
+            clip = _try_clip(rng, seconds, chosen, unseen, extras, size)
         except (ValueError, FloatingPointError):  # nothing hits, or MuJoCo refuses the mesh
             continue
         if clip is not None:
@@ -97,18 +108,32 @@ def _choose_kind(rng: np.random.Generator, shares: Mapping[str, float] | None) -
 
 
 def _try_clip(
-    rng: np.random.Generator, seconds: float, kind: str, unseen: bool, size: int | None
+    rng: np.random.Generator,
+    seconds: float,
+    kind: str,
+    unseen: bool,
+    extras: np.random.Generator | None,
+    size: int | None,
 ) -> RenderedClip | None:
     world = World(rng, unseen=unseen)
     world.add_floor()
     KINDS[kind](world, seconds)
     if rng.random() < DISTRACTOR_SHARE:
         world.add_distractor()
+    exposed, behind = 0.0, list[str]()
+    if extras is not None:
+        exposed = extras.uniform(*SHUTTER_SECONDS) if extras.random() < BLURRED_SHARE else 0.0
+        behind = add_backdrop(world, extras) if size is not None else []
     field_of_view = world.uniform(24, 62)
     moments = scene.draw_frame_times(rng, round(seconds * scene.FPS))
     # What is shown at the end may have been taken after it.
     moments = np.minimum(moments, seconds - TIME_STEP)
-    motion = simulate.simulate(world, world.xml(field_of_view), seconds, moments)
+    shown, frames, exposures = _expose(moments, exposed, seconds)
+    motion = simulate.simulate(world, world.xml(field_of_view), seconds, shown)
+    blurred = motion.positions[exposures]
+    motion = replace(
+        motion, moments=moments, positions=motion.positions[frames], places=motion.places[frames]
+    )
     impacts = contacts.find_impacts(world, motion)
     view = camera.place_camera(world, motion, impacts, field_of_view, scene.FPS)
     if view.seen < (0.6 if kind == "pour" else LEAST_SEEN):
@@ -122,8 +147,29 @@ def _try_clip(
     if size is not None:
         from training.rendered.draw import draw_frames
 
-        pictures = draw_frames(motion, view, rng, size)
+        if extras is not None:
+            place_backdrop(motion.model, behind, view, extras)
+        pictures = draw_frames(motion, view, rng, size, blurred)
     return RenderedClip(sounds.scene(seconds), pictures, sounds.events(), kind)
+
+
+def _expose(
+    moments: np.ndarray, exposed: float, seconds: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return when a clip is looked at, and which of these times belong to a frame.
+
+    Args:
+        moments: of the frames, [n].
+        exposed: how long each is exposed, 0 for a moment.
+        seconds: length of the clip.
+
+    Returns:
+        All times, rising; the index of each frame's own time, [n]; those of its exposures, [n, X].
+    """
+    spread = np.linspace(-0.5, 0.5, EXPOSURES) if exposed else np.zeros(1)
+    all_times = np.clip(moments[:, None] + exposed * spread, 0, seconds - TIME_STEP)
+    shown, index = np.unique(np.concatenate((moments, all_times.ravel())), return_inverse=True)
+    return shown, index[: len(moments)], index[len(moments) :].reshape(len(moments), -1)
 
 
 @dataclass(frozen=True)
@@ -144,6 +190,7 @@ class _Sounds:
 
     def __init__(self, world: World, motion: simulate.Motion, view: camera.Camera) -> None:
         self._world, self._motion, self._view = world, motion, view
+        self._rubs = contacts.rub_levels(world, motion)  # [2, A]
         self._voices: dict[int, Voice] = {}
         self._rows: list[dict[str, object]] = []
         self.groups: list[list[_Heard]] = []
@@ -152,7 +199,7 @@ class _Sounds:
         """Add an impact, unless it is too soft or outside the picture."""
         world, motion = self._world, self._motion
         force = contacts.force_of(world, motion, impact, self._view.scale / 1.4)
-        if not force:
+        if not force or (force < LEAST_SEEN_FORCE and self._rubs_near(impact.seconds)):
             return
         seen, screen = camera.sees(motion, self._view, impact, scene.FPS)
         if np.abs(screen).max() >= 0.97:
@@ -172,6 +219,14 @@ class _Sounds:
                 self._rows.append(
                     self._row(impact, force, part.size, part.material, body, gain, screen)
                 )
+
+    def _rubs_near(self, seconds: float) -> bool:
+        frame, reach = (
+            int(seconds * scene.LATENT_RATE),
+            round(RUBS_NEAR_SECONDS * scene.LATENT_RATE),
+        )
+        near = self._rubs[:, max(frame - reach, 0) : frame + reach + 1]
+        return bool((near > RUBS_HEARD).any())
 
     def _row(
         self,
@@ -224,21 +279,21 @@ class _Sounds:
                 )
                 for other, at in enumerate(times)
             )
-            scored = top.seen and not masked and top.force >= 0.07
+            scored = top.seen and not masked and top.force >= LEAST_SEEN_FORCE
             events.append(Event(times[index], top.force, top.material, scored))
         return events
 
     def scene(self, seconds: float) -> scene.Scene:
         """Return the numbers of the clip."""
-        rng, world, motion, view = self._world.rng, self._world, self._motion, self._view
+        rng, motion, view = self._world.rng, self._motion, self._view
         hits = {
             name: np.array([row[name] for row in self._rows], np.float32) for name in self._rows[0]
         }
         count = round(seconds * scene.LATENT_RATE)
         kinds, levels = np.full(scene.MAX_LAYERS, -1), np.zeros((scene.MAX_LAYERS, count))
         pitch = np.array((rng.uniform(0.4, 1), rng.uniform(0, 0.2), 0))
-        for index, level in enumerate(contacts.rub_levels(world, motion)):
-            if level.max() > 0.02:
+        for index, level in enumerate(self._rubs):
+            if level.max() > RUBS_HEARD:
                 kinds[index], levels[index] = scene.LAYERS.index("friction"), level[:count]
         layers = {
             "kind": kinds,
@@ -250,7 +305,7 @@ class _Sounds:
         moving = [
             body
             for body in range(1, motion.model.nbody)
-            if (part := world.parts.get(motion.name_of(body))) and part.moves and part.ring
+            if (part := self._world.parts.get(motion.name_of(body))) and part.moves and part.ring
         ][: scene.MAX_SPRITES]
         for moment in range(len(view.views)):
             x, y, depth = view.project(motion.places[moment][moving], moment).T
@@ -264,7 +319,7 @@ class _Sounds:
         reverb = np.array((rng.uniform(0.08, 0.3), 0.0))
         if rng.random() < 0.4:
             reverb[1] = rng.uniform(0.01, 0.05)
-        prompt = text.describe(rng, world.actions, [])
+        prompt = text.describe(rng, self._world.actions, [])
         return scene.Scene(frames, still, hits, layers, reverb.astype(np.float32), prompt, seconds)
 
 

@@ -9,20 +9,22 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch import multiprocessing as mp
 
 from training import clips, labels
 from training.clips import Batch
+from training.film import film, take_again
 from training.rendered.clip import KINDS, RenderedClip, make_clip
 from training.scene import FPS
 
-SIDE = 224
+SUFFIX = ".clips"  # of files of batches
 # What training sees more or less often than once in so many kinds: kinds that a model gets wrong
 # more often, and kinds that it has long learned.
 _WEIGHTS = {"tower": 3.0, "walk": 2.5, "pins": 2.5, "dominoes": 2.0, "slide": 2.0, "stairs": 2.0}
@@ -52,6 +54,7 @@ def make_batch(
     *,
     shares: Mapping[str, float] | None = None,
     unseen: bool = False,
+    varied: bool = False,
 ) -> Batch:
     """Return the clips `(*seed, 0)` to `(*seed, count - 1)` of one length, drawn.
 
@@ -61,25 +64,10 @@ def make_batch(
         seconds: length of each, a multiple of 1 / 25.
         shares: how often each kind is tried; all alike where absent.
         unseen: whether shapes and textures are those that training never uses.
+        varied: whether pictures vary as those of training do.
     """
-    return collate(
-        [make_clip((*seed, i), seconds, shares=shares, unseen=unseen) for i in range(count)]
-    )
-
-
-@dataclass(frozen=True)
-class Crops:
-    """A recipe of batches of `count` crops of `frames` frames, three from each clip of 4 s."""
-
-    frames: int
-    count: int
-
-    def __call__(self, rng: np.random.Generator, draw: Draw) -> Batch:
-        """Return a batch; `draw` makes clips of a length in seconds."""
-        whole = draw(4.0, -(-self.count // 3))
-        firsts = [round(i * (4 * FPS - self.frames) / 2) for i in range(3)]
-        parts = clips.concatenate([labels.crop(whole, f, self.frames) for f in firsts])
-        return _take(parts, self.count)
+    make = partial(make_clip, seconds=seconds, shares=shares, unseen=unseen, varied=varied)
+    return collate([make((*seed, index)) for index in range(count)])
 
 
 @dataclass(frozen=True)
@@ -94,30 +82,6 @@ class Lengths:
         return draw(int(rng.choice(self.frames)) / FPS, self.count)
 
 
-def _take(batch: Batch, count: int) -> Batch:
-    kept = batch.owner < count
-    return replace(
-        batch,
-        frames={name: value[:count] for name, value in batch.frames.items()},
-        still={name: value[:count] for name, value in batch.still.items()},
-        hits={name: value[kept] for name, value in batch.hits.items()},
-        owner=batch.owner[kept],
-        layers={name: value[:count] for name, value in batch.layers.items()},
-        reverb=batch.reverb[:count],
-        prompts=batch.prompts[:count],
-        drawn=None if batch.drawn is None else batch.drawn[:count],
-    )
-
-
-def lengths_recipe(lengths: Sequence[int], count: int) -> Recipe:
-    """Return a recipe of batches of `count` clips, each batch of one of these numbers of frames."""
-
-    def make(rng: np.random.Generator, draw: Callable[[float, int], Batch]) -> Batch:
-        return draw(int(rng.choice(lengths)) / FPS, count)
-
-    return make
-
-
 def _work(index: int, seed: int, recipe: Recipe, folder: str, made: "mp.Queue[object]") -> None:
     """Make batches for ever, in a process of its own."""
     torch.set_num_threads(1)
@@ -127,7 +91,8 @@ def _work(index: int, seed: int, recipe: Recipe, folder: str, made: "mp.Queue[ob
     def draw(seconds: float, count: int) -> Batch:
         nonlocal serial
         serial += 1
-        return make_batch((seed, index, serial), count, seconds, shares=TRAINING_SHARES)
+        numbers = (seed, index, serial)
+        return make_batch(numbers, count, seconds, shares=TRAINING_SHARES, varied=True)
 
     while True:
         batch = recipe(rng, draw)
@@ -146,10 +111,21 @@ class RenderedStream(threading.Thread):
         recipe: what each worker makes.
         num_workers: processes.
         ahead: batches that wait to be taken; they fill while the first steps are compiled.
+        keep: a folder to which each batch is written, for another training.
     """
 
-    def __init__(self, seed: int, recipe: Recipe, num_workers: int, ahead: int = 60) -> None:
+    def __init__(
+        self,
+        seed: int,
+        recipe: Recipe,
+        num_workers: int,
+        ahead: int = 60,
+        keep: Path | None = None,
+    ) -> None:
         super().__init__(daemon=True)
+        self._keep = keep
+        if keep is not None:
+            keep.mkdir(parents=True, exist_ok=True)
         memory = Path("/dev/shm")
         self._folder = tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None)
         context = mp.get_context("spawn")  # a fork of a process that uses CUDA cannot draw
@@ -165,6 +141,7 @@ class RenderedStream(threading.Thread):
         self.restarts = 0
         self._ready: queue.Queue[Batch] = queue.Queue(ahead)
         self._stopped = threading.Event()
+        self._seed = seed
         self.batches = 0
         for worker in self._workers.values():
             worker.start()
@@ -181,6 +158,10 @@ class RenderedStream(threading.Thread):
             # The batch stays on the host. The thread that takes it copies it on its CUDA stream.
             batch = replace(batch, drawn=torch.from_numpy(np.load(path)))
             path.unlink()
+            if self._keep is not None:
+                part = self._keep / f"{self._seed}-{path.stem}"
+                torch.save(batch, part)
+                part.rename(part.with_suffix(SUFFIX))  # a reader finds the whole of it
             while not self._stopped.is_set():
                 try:
                     self._ready.put(batch, timeout=0.5)
@@ -237,25 +218,89 @@ class RenderedStream(threading.Thread):
         self._folder.cleanup()
 
 
+class Source(Protocol):
+    """What new batches come from, as `RenderedStream`."""
+
+    def take(self) -> Batch | None:
+        """Return a batch, or None where none is ready."""
+
+
 class RenderedPool:
-    """Batches kept on the device, each used several times; new ones replace the oldest."""
+    """Rendered clips, each used several times as other takes; new ones replace the oldest.
 
-    def __init__(self, stream: RenderedStream, size: int, device: torch.device) -> None:
+    Args:
+        stream: of new batches.
+        size: batches that are kept.
+        device: of the batches.
+        seed: of the takes.
+        kept: a folder with batches that `stream` of another training wrote, used as new ones.
+    """
+
+    def __init__(
+        self,
+        stream: Source,
+        size: int,
+        device: torch.device,
+        seed: int,
+        kept: Path | None = None,
+    ) -> None:
         self._stream, self._size, self._device = stream, size, device
-        self._kept: list[Batch] = []
+        self._clips: list[Batch] = []
         self._next = 0
+        self._rng = np.random.default_rng(seed)
+        self._kept = kept
+        self._read: set[Path] = set()
 
-    def refresh(self) -> None:
-        """Keep what is ready."""
-        while (batch := self._stream.take()) is not None:
-            self._kept[self._next : self._next + 1] = [batch.to(self._device)]
-            self._next = (self._next + 1) % self._size
-
-    def draw(self) -> tuple[Batch, Tensor] | None:
-        """Return one of the kept batches and its pictures; None while there is none."""
-        self.refresh()
-        if not self._kept:
+    def refresh(self) -> Batch | None:
+        """Add one batch, if one is ready, and return it."""
+        batch = self._stream.take()
+        if batch is None:
+            batch = self._read_kept()
+        if batch is None:
             return None
-        batch = self._kept[int(torch.randint(len(self._kept), ()))]
-        assert batch.drawn is not None
-        return batch, batch.drawn
+        batch = batch.to(self._device)
+        self._clips[self._next : self._next + 1] = [batch]
+        self._next = (self._next + 1) % self._size
+        return batch
+
+    def _read_kept(self) -> Batch | None:
+        unread = set(self._kept.glob(f"*{SUFFIX}")) - self._read if self._kept else set()
+        if not unread:
+            return None
+        path = sorted(unread)[int(self._rng.integers(len(unread)))]
+        self._read.add(path)
+        batch: Batch = torch.load(path, weights_only=False)  # this project has written it
+        return batch
+
+    def draw(self, frames: Sequence[int]) -> Batch | None:
+        """Return a take of clips that are known; None while there is none.
+
+        Args:
+            frames: lengths of which one is chosen, and no longer than the clips.
+        """
+        if not self._clips:
+            return None
+        batch = self._clips[int(self._rng.integers(len(self._clips)))]
+        count = round(batch.seconds * FPS)
+        # Short takes of long clips are many; long takes of them are seldom drawn otherwise.
+        fitting = [length for length in frames if length <= count]
+        if not fitting:
+            return None
+        longest = fitting[-1] if self._rng.random() < 0.5 else int(self._rng.choice(fitting))
+        return take_again(batch, longest, self._rng)
+
+    def draw_crops(self, frames: int, count: int) -> Batch | None:
+        """Return `count` crops of `frames` frames from several batches; None while there is none.
+
+        Args:
+            frames: length of a crop, at 25 fps, no longer than the clips.
+            count: clips.
+        """
+        if not self._clips:
+            return None
+        parts: list[Batch] = []
+        while sum(map(len, parts)) < count:
+            batch = self._clips[int(self._rng.integers(len(self._clips)))]
+            first = int(self._rng.integers(round(batch.seconds * FPS) - frames + 1))
+            parts.append(labels.crop(batch, first, frames))
+        return film(clips.take_first(clips.concatenate(parts), count), self._rng)

@@ -184,6 +184,22 @@ class World:
         )
         return look
 
+    def image_look(self, image: bytes, repeat: str) -> str:
+        """Add a look that shows an image and return its name.
+
+        Args:
+            image: a PNG file.
+            repeat: how often it is repeated along both sides of a surface.
+        """
+        texture, look = self.name("texture"), self.name("look")
+        self.files[f"{texture}.png"] = image
+        self._assets.append(f'<texture name="{texture}" type="2d" file="{texture}.png"/>')
+        self._assets.append(
+            f'<material name="{look}" texture="{texture}" texrepeat="{repeat} {repeat}" '
+            'specular=".1" shininess=".1"/>'
+        )
+        return look
+
     def physics(self, material: str, restitution: float | None = None) -> str:
         """Return the contact attributes of a geom of this material."""
         substance = SUBSTANCES[material]
@@ -294,6 +310,10 @@ class World:
         self.parts[name] = Part(material, 1.0, size, moves=True)
         self.releases[name] = release
         return name
+
+    def add_scenery(self, geom: str) -> None:
+        """Add a geom that stands in the world, as MJCF."""
+        self._scenery.append(geom)
 
     def add_block(
         self, half: Vector, look: str, at: Vector, part: Part, release: Release, turn: float = 0.0
