@@ -269,8 +269,9 @@ def splice(batch: Batch, rng: np.random.Generator) -> Batch:
     layers["level"] = torch.cat((level[:, :, : 2 * cut], level[source][:, :, 2 * cut :]), 2)
     prompts = list(batch.prompts)
     for clip, other in zip(chosen, [*chosen[1:], chosen[0]], strict=True):
-        said = [text for text in (batch.prompts[clip], batch.prompts[other]) if text]
-        prompts[clip] = ", ".join(dict.fromkeys(said))
+        first, second = batch.prompts[clip], batch.prompts[other]
+        both = ", ".join(dict.fromkeys(text for text in (first, second) if text))
+        prompts[clip] = str(rng.choice((first, second, both), p=(0.4, 0.3, 0.3)))
     return replace(
         batch,
         frames=frames,
