@@ -5,6 +5,7 @@ import io
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,11 +16,21 @@ from PIL import Image
 os.environ["MUJOCO_GL"] = "osmesa" if ctypes.util.find_library("OSMesa") else "disable"
 
 from training import clips, labels
-from training.rendered import backdrop, camera, contacts, photographs, simulate
+from training.rendered import (
+    backdrop,
+    camera,
+    contacts,
+    daily,
+    driven,
+    photographs,
+    simulate,
+)
 from training.rendered.clip import (
     KINDS,
     LEAST_SEEN_FORCE,
+    MEASURED,
     RUBS_HEARD,
+    _choose_kind,
     _expose,
     make_clip,
 )
@@ -95,6 +106,35 @@ def test_shares_choose_among_the_kinds_that_they_name() -> None:
     assert list(TRAINING_SHARES) == list(KINDS)
     assert sum(TRAINING_SHARES.values()) == pytest.approx(1)
     assert TRAINING_SHARES["tower"] > 1 / len(KINDS) > TRAINING_SHARES["clap"]
+
+
+@pytest.mark.parametrize("kind", ["steps", "keys", "chop"])
+def test_what_is_planned_is_heard_when_it_is_planned(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned: list[float] = []
+
+    def plan(*args: Any) -> list[tuple[float, float]]:
+        strikes = driven.plan_strikes(*args)
+        planned.extend(seconds for seconds, _ in strikes if seconds < 1.9)
+        return strikes
+
+    monkeypatch.setattr(daily, "plan_strikes", plan)
+    world = World(np.random.default_rng((9, 2)))
+    world.add_floor()
+    daily.DAILY[kind](world, 2.0)
+    motion = simulate.simulate(world, world.xml(45), 2.0, np.arange(50) / 25)
+    heard = [impact.seconds for impact in contacts.find_impacts(world, motion)]
+    assert len(planned) > 2
+    assert np.mean([min(abs(at - seconds) for at in heard) < 0.03 for seconds in planned]) > 0.7
+    assert len(heard) <= len(planned) + 1
+
+
+def test_held_out_clips_show_the_kinds_that_figures_are_of() -> None:
+    rng = np.random.default_rng(0)
+    chosen = {_choose_kind(rng, None) for _ in range(300)}
+    assert chosen == set(MEASURED)
+    assert set(KINDS) > set(MEASURED)
 
 
 def test_unseen_shapes_are_in_no_training_clip() -> None:
@@ -185,6 +225,8 @@ def test_a_backdrop_stands_behind_the_action_and_changes_no_event(
     view = camera.place_camera(world, motion, contacts.find_impacts(world, motion), 45, 25)
     backdrop.place_backdrop(motion.model, names, view, rng)
     motion.place_all(0)
+    near = motion.model.vis.map.znear * motion.model.stat.extent
+    assert near < 0.05 * view.distance
     for name in names:
         place = motion.data.geom(name).xpos
         ((_, _, depth),) = view.project(place[None], 0)

@@ -72,6 +72,8 @@ def place_backdrop(
     ahead /= np.linalg.norm(ahead)
     aside = np.array((ahead[1], -ahead[0], 0.0))
     action = view.place + view.axes[2] * camera.distance
+    if names:  # what waits far below would move the near plane into the picture
+        model.stat.extent = max(1.5, camera.distance)
     for name in names:
         geom = model.geom(name)
         tall, wide = float(geom.size[2]), camera.tangent * camera.distance

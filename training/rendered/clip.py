@@ -11,11 +11,13 @@ from training import scene, text
 from training.materials import MATERIALS, TABLE, Voice, draw_hit_gains, draw_voice, hit_level
 from training.rendered import camera, contacts, simulate
 from training.rendered.backdrop import add_backdrop, place_backdrop
+from training.rendered.daily import DAILY
 from training.rendered.driven import DRIVEN
 from training.rendered.loose import LOOSE
 from training.rendered.world import HIDDEN_HEIGHT, TIME_STEP, World
 
-KINDS = LOOSE | DRIVEN
+MEASURED = LOOSE | DRIVEN  # what held-out clips show, since figures are of these
+KINDS = MEASURED | DAILY
 ATTEMPTS = 12
 LEAST_SEEN = 0.85
 DISTRACTOR_SHARE = 0.3  # of the clips show a thing that moves and touches nothing
@@ -78,8 +80,9 @@ def make_clip(
     Args:
         seed: of everything.
         seconds: length, a multiple of 1 / 25.
-        kind: which of `KINDS`; chance decides where absent.
-        shares: how often each of `KINDS` is tried, in sum 1; all alike where absent.
+        kind: which of `KINDS`; `shares` decide where absent.
+        shares: how often each of `KINDS` is tried, in sum 1; `MEASURED` alone, all alike, where
+            absent.
         unseen: whether shapes and textures are those that training never uses.
         varied: whether motion is blurred in some clips and things stand behind the scene in most,
             as in training; the events stay the same.
@@ -103,7 +106,7 @@ def make_clip(
 
 def _choose_kind(rng: np.random.Generator, shares: Mapping[str, float] | None) -> str:
     if shares is None:
-        return str(rng.choice(list(KINDS)))
+        return str(rng.choice(list(MEASURED)))
     return str(rng.choice(list(shares), p=list(shares.values())))
 
 

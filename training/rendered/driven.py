@@ -54,9 +54,18 @@ def _wanted_angle(strikes: Sequence[Strike], seconds: float, slowest_fall: float
     return 0.0
 
 
-def drive(world: World, arms: Sequence[Arm], stiffness: float) -> None:
-    """Push hinges towards their plans; what the simulation makes of it is the label."""
-    slowest_fall = world.uniform(0.2, 0.4)
+def drive(
+    world: World, arms: Sequence[Arm], stiffness: float, falls: tuple[float, float] = (0.2, 0.4)
+) -> None:
+    """Push hinges towards their plans; what the simulation makes of it is the label.
+
+    Args:
+        world: that the arms are in.
+        arms: to drive.
+        stiffness: 1 / s, of the drive.
+        falls: limits of the time in which an arm comes down, unless a next strike is soon due.
+    """
+    slowest_fall = world.uniform(*falls)
 
     def control(seconds: float, model: mujoco.MjModel, data: mujoco.MjData) -> None:
         for arm in arms:
@@ -72,7 +81,8 @@ def drive(world: World, arms: Sequence[Arm], stiffness: float) -> None:
     world.rubs = False
 
 
-def _skin_colour(world: World) -> tuple[float, float, float]:
+def draw_skin_colour(world: World) -> tuple[float, float, float]:
+    """Return a colour of skin, RGB in 0 .. 1."""
     return world.uniform(0.35, 0.92), world.uniform(0.28, 0.68), world.uniform(0.2, 0.55)
 
 
@@ -108,7 +118,7 @@ def hammer(world: World, length: float) -> None:
     )
     pivot, inertia = -reach, 0.12
     if world.rng.random() < 0.5:  # a forearm and a fist
-        skin = world.look("skin", texture="flat", colour=_skin_colour(world))
+        skin = world.look("skin", texture="flat", colour=draw_skin_colour(world))
         arm = 0.3
         pivot, inertia = -reach - arm + 0.1, 0.2
         held = geoms
@@ -206,7 +216,7 @@ def drum(world: World, length: float) -> None:
 
 def clap(world: World, length: float) -> None:
     """Two hands on forearms meet in the middle."""
-    skin = world.look("skin", texture="flat", colour=_skin_colour(world))
+    skin = world.look("skin", texture="flat", colour=draw_skin_colour(world))
     sleeve, high, reach = world.look(None), world.uniform(0.5, 0.8), 0.34
     strikes = plan_strikes(world, length, (0.35, 0.9), world.uniform(0.5, 0.9))
     arms = []

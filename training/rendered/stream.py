@@ -27,8 +27,9 @@ from training.scene import FPS
 SUFFIX = ".clips"  # of files of batches
 # What training sees more or less often than once in so many kinds: kinds that a model gets wrong
 # more often, and kinds that it has long learned.
-_WEIGHTS = {"tower": 3.0, "walk": 2.5, "pins": 2.5, "dominoes": 2.0, "slide": 2.0, "stairs": 2.0}
+_WEIGHTS = {"tower": 2.5, "walk": 2.5, "pins": 2.0, "dominoes": 2.0, "slide": 2.0, "stairs": 2.0}
 _WEIGHTS |= {"wall_ball": 1.5, "bounce": 1.5, "drop": 1.2, "cradle": 1.2}
+_WEIGHTS |= {"steps": 1.5}
 _WEIGHTS |= {"drum": 0.7, "hammer": 0.7, "pendulum": 0.6, "clap": 0.5}
 _TOTAL = sum(_WEIGHTS.get(kind, 1.0) for kind in KINDS)
 TRAINING_SHARES = {kind: _WEIGHTS.get(kind, 1.0) / _TOTAL for kind in KINDS}
@@ -62,7 +63,7 @@ def make_batch(
         seed: of the batch.
         count: clips.
         seconds: length of each, a multiple of 1 / 25.
-        shares: how often each kind is tried; all alike where absent.
+        shares: how often each kind is tried, as for `make_clip`.
         unseen: whether shapes and textures are those that training never uses.
         varied: whether pictures vary as those of training do.
     """
