@@ -7,8 +7,7 @@ engine that is alone at work on the CPU takes all threads.
 
 # N variations, L latent channels, A latent frames
 
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
 import structlog
@@ -101,6 +100,9 @@ class Engine:
     ) -> list[Exception | None]:
         """Compute a piece of each session, in `use_device`.
 
+        A GPU may still be computing when this returns, so that it need not wait for the host
+        between two pieces: see `mark_end`.
+
         Args:
             kind: of the piece.
             sessions: several for an evaluation, else one.
@@ -111,19 +113,25 @@ class Engine:
         """
         self._set_threads(num_busy)
         if kind == Stage.SAMPLE:
-            started = time.perf_counter()
-            failures = self._evaluate(sessions)
-            self._synchronize()
-            metrics.STEP_SECONDS.observe(time.perf_counter() - started)
             metrics.BATCH_SIZE.observe(len(sessions))
-            return failures
+            return self._evaluate(sessions)
         (session,) = sessions
         try:
             session.encode() if kind is Stage.ENCODE else session.decode()
-            self._synchronize()
         except Exception as error:  # noqa: BLE001 - it becomes the outcome of the session
             return [self._translate_error(session, error)]
         return [None]
+
+    def mark_end(self) -> Callable[[], None] | None:
+        """Return what waits until the device has done all that `run` gave it so far.
+
+        None on a CPU, where `run` returns when all is done.
+        """
+        device = self.pipeline.device
+        if device.type != "cuda":
+            return None
+        metrics.GPU_MEMORY.labels(str(device)).set(torch.cuda.memory_allocated(device))
+        return torch.cuda.current_stream(device).record_event().synchronize
 
     def forget_batch(self) -> None:
         """Free what is kept for the next evaluation of the same sessions."""
@@ -167,15 +175,9 @@ class Engine:
         if not isinstance(error, torch.OutOfMemoryError):
             return error
         log.warning("out_of_memory", device=str(self.pipeline.device))
+        self.check_device()  # what is freed may still be in use
         self.pipeline.make_room()
         return session.make_memory_error()
-
-    def _synchronize(self) -> None:
-        device = self.pipeline.device
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-            memory = torch.cuda.memory_allocated(device)
-            metrics.GPU_MEMORY.labels(str(device)).set(memory)
 
     def _set_threads(self, num_busy: int) -> None:
         """Divide the CPU's threads among the busy engines. PyTorch keeps a number per thread."""

@@ -194,7 +194,7 @@ class ScheduledJob:
 JobT = TypeVar("JobT", bound=ScheduledJob)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Action(Generic[JobT]):
     """The next work of a device: one piece of one request, or one evaluation of several."""
 
@@ -240,6 +240,8 @@ class Scheduler(Generic[JobT]):
         self._served_owner: dict[str, float] = {}
         # Seconds of pieces minus seconds of the evaluations that they delayed, on each device.
         self._ahead = [0.0] * len(self._budgets)
+        # Of actions whose seconds are not known yet: those that were expected, and units of jobs.
+        self._expected: dict[Action[JobT], tuple[float, dict[JobT, int]]] = {}
 
     @property
     def jobs(self) -> tuple[JobT, ...]:
@@ -336,35 +338,61 @@ class Scheduler(Generic[JobT]):
         return action
 
     def complete(
-        self, action: Action[JobT], seconds: float, restarted: Collection[JobT] = ()
+        self,
+        action: Action[JobT],
+        seconds: float | None,
+        restarted: Collection[JobT] = (),
     ) -> list[JobT]:
         """End an action.
 
         Args:
             action: of `next`.
-            seconds: that it took, more than 0.
+            seconds: that it took, more than 0. None where its device is still at work on it: then
+                those that are expected count, until `correct` is called.
             restarted: those of its requests that sample from the beginning now.
 
         Returns:
             Its requests that have left: finished, or dropped meanwhile.
         """
         units = {job: job.units for job in action.jobs}
-        total = sum(units.values())
-        self._measure(action.kind, seconds / total)
-        self._balance(action, seconds)
+        if seconds is None:
+            expected = self._rates[action.kind] * sum(units.values())
+            self._expected[action] = expected, units
+            self._count(action, expected, units)
+        else:
+            self._measure(action.kind, seconds / sum(units.values()))
+            self._count(action, seconds, units)
         for job in action.jobs:
             job.executing = False
             job.done[action.kind] += 1
             if job in restarted:
                 job.done[Stage.SAMPLE] = job.done[Stage.DECODE_AUDIO] = 0
-            part = seconds * units[job] / total
-            self._served[job.priority] += part / SHARES[job.priority]
-            self._served_owner[job.owner] += part
-            job.device_seconds += part
             if job.next_kind is None:
                 job.dropped = True
         self._remove_dropped()
         return [job for job in action.jobs if job.dropped]
+
+    def correct(self, action: Action[JobT], seconds: float) -> None:
+        """Count the seconds that an action took in place of the expected ones.
+
+        Args:
+            action: of `complete`, without its seconds.
+            seconds: that it took, more than 0.
+        """
+        expected, units = self._expected.pop(action)
+        self._measure(action.kind, seconds / sum(units.values()))
+        self._count(action, seconds - expected, units)
+
+    def _count(self, action: Action[JobT], seconds: float, units: Mapping[JobT, int]) -> None:
+        """Add seconds of an action to what each of its requests, and their owners, have got."""
+        self._ahead[action.device] += -seconds if action.kind == Stage.SAMPLE else seconds
+        total = sum(units.values())
+        for job, own in units.items():
+            part = seconds * own / total
+            self._served[job.priority] += part / SHARES[job.priority]
+            if job.owner in self._served_owner:
+                self._served_owner[job.owner] += part
+            job.device_seconds += part
 
     def estimate_seconds_left(self, job: JobT) -> float:
         """Return the device seconds that a request still takes, at the measured rates.
@@ -446,9 +474,6 @@ class Scheduler(Generic[JobT]):
 
     def _measure(self, kind: Kind, rate: float) -> None:
         self._rates[kind] = (1 - _LATEST_WEIGHT) * self._rates[kind] + _LATEST_WEIGHT * rate
-
-    def _balance(self, action: Action[JobT], seconds: float) -> None:
-        self._ahead[action.device] += -seconds if action.kind == Stage.SAMPLE else seconds
 
     def _remove_dropped(self) -> None:
         self._queued = [job for job in self._queued if job.executing or not job.dropped]

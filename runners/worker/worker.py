@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
@@ -83,6 +83,7 @@ class Worker:
         self._scheduler: Scheduler[RunningJob] | None = None
         self._compute_size: ComputeSize | None = None
         self._num_busy: list[int] = []  # engines at work, on each device
+        self._ended: list[float] = []  # when each GPU had done the action that was settled last
         self._began: dict[Action[RunningJob], float] = {}  # actions that are being executed
         self._stopping = False
         self.status = ModelStatus(state="loading")
@@ -279,6 +280,7 @@ class Worker:
             self.status = ModelStatus(state="failed", error_code=code)
             return []
         self._num_busy = [0] * len(pipelines)
+        self._ended = [0.0] * len(pipelines)
         self._compute_size = partial(compute_size, pipeline=pipelines[0])
         self._scheduler, self.status = scheduler, status
         log.info("model_ready", preset=status.preset, seconds=time.monotonic() - started)
@@ -289,17 +291,34 @@ class Worker:
         ]
 
     def _serve(self, engine: "Engine", device: int) -> None:
-        """Execute the scheduler's actions until the worker stops."""
+        """Execute the scheduler's actions until the worker stops.
+
+        While a GPU is at work on an action, the next one is launched, so that no time passes
+        between them.
+        """
+        last: _Launched | None = None
         try:
             with engine.use_device():
-                while (action := self._wait_for_action(engine, device)) is not None:
-                    self._execute(engine, action)
+                while True:
+                    action = self._find_action(engine, device, may_wait=last is None)
+                    if action is None and last is None:
+                        return
+                    before, last = last, None
+                    if action is not None:
+                        last = self._launch(engine, action)
+                    if before is not None:
+                        self._settle(before)
+                    if last is not None and last.left:
+                        self._settle(last)
+                        last = None
         except Exception:
             log.exception("engine_failed", device=str(engine.pipeline.device))
             self._exit_process()
 
-    def _wait_for_action(self, engine: "Engine", device: int) -> Action[RunningJob] | None:
-        """Return the engine's next action, waiting for one; None when the worker stops."""
+    def _find_action(
+        self, engine: "Engine", device: int, *, may_wait: bool
+    ) -> Action[RunningJob] | None:
+        """Return the engine's next action; None when the worker stops, or instead of waiting."""
         assert self._scheduler is not None
         while True:
             self._drop_late()
@@ -313,11 +332,14 @@ class Worker:
                     if not all(job.executing for job in self._scheduler.jobs):
                         self._changed.notify_all()  # there may be work for another engine
                     return action
+                if not may_wait:
+                    return None
                 engine.forget_batch()
                 wait_seconds = self._scheduler.find_next_deadline() - time.monotonic()
                 self._changed.wait(None if math.isinf(wait_seconds) else max(0.0, wait_seconds))
 
-    def _execute(self, engine: "Engine", action: Action[RunningJob]) -> None:
+    def _launch(self, engine: "Engine", action: Action[RunningJob]) -> "_Launched | None":
+        """Begin an action; returns what is still to be settled, None if its device has done it."""
         num_busy = self._num_busy[action.device]
         self._began[action] = started = time.monotonic()
         failures = {job: _prepare(job, engine, action.kind) for job in action.jobs}
@@ -331,10 +353,34 @@ class Worker:
             engine.check_device()
         if action.kind == Stage.SAMPLE:
             metrics.BATCH_TOKENS.observe(action.tokens)
+        wait = engine.mark_end()
+        seconds = time.monotonic() - started
         with self._changed:
             self._num_busy[action.device] -= 1
-            del self._began[action]
-            left = self._complete(action, failures, time.monotonic() - started)
+            left = self._complete(action, failures, None if wait else seconds)
+        if wait is not None:
+            return _Launched(action, started, wait, left)
+        self._end(action, seconds, left)
+        return None
+
+    def _settle(self, launched: "_Launched") -> None:
+        """Wait until a GPU has done an action, and count the time that it took."""
+        action = launched.action
+        launched.wait()
+        ended = time.monotonic()
+        # The GPU did one after the other.
+        seconds = ended - max(launched.started, self._ended[action.device])
+        self._ended[action.device] = ended
+        with self._changed:
+            assert self._scheduler is not None
+            self._scheduler.correct(action, seconds)
+        self._end(action, seconds, launched.left)
+
+    def _end(self, action: Action[RunningJob], seconds: float, left: list[RunningJob]) -> None:
+        """Note the time of an action, and end those of its requests that have left."""
+        if action.kind == Stage.SAMPLE:
+            metrics.STEP_SECONDS.observe(seconds)
+        del self._began[action]
         for job in left:
             job.conclude()
 
@@ -342,9 +388,12 @@ class Worker:
         self,
         action: Action[RunningJob],
         failures: dict[RunningJob, Exception | None],
-        seconds: float,
+        seconds: float | None,
     ) -> list[RunningJob]:
-        """End an action in the scheduler; returns its requests that have left."""
+        """End an action in the scheduler; returns its requests that have left.
+
+        Its seconds are None where its device is still at work on it.
+        """
         assert self._scheduler is not None
         for job, failure in failures.items():
             job.failure = job.failure or failure
@@ -360,6 +409,22 @@ class Worker:
         if left:
             self._report_positions()
         return left
+
+
+class _Launched(NamedTuple):
+    """An action that a GPU is at work on.
+
+    Attributes:
+        action: which.
+        started: when it was launched, on the monotonic clock.
+        wait: returns when the GPU has done it.
+        left: its requests that have left; they end when it is settled.
+    """
+
+    action: Action[RunningJob]
+    started: float
+    wait: Callable[[], None]
+    left: list[RunningJob]
 
 
 def _prepare(job: RunningJob, engine: "Engine", kind: Kind) -> Exception | None:

@@ -543,6 +543,26 @@ def test_rates_follow_the_measured_seconds() -> None:
     assert scheduler.estimate_seconds_left(job) == pytest.approx(800 * 0.5, rel=0.01)
 
 
+def test_seconds_that_come_later_count_as_those_that_are_known_at_once() -> None:
+    def run(*, late: bool) -> tuple[Scheduler[ScheduledJob], ScheduledJob]:
+        scheduler = Scheduler[ScheduledJob]([Budget(tokens=400)], RATES, capacity=1)
+        job = submit(scheduler, "a", SMALL)
+        action = scheduler.next(0)
+        while action is not None:
+            scheduler.complete(action, None if late else 0.2)
+            following = scheduler.next(0)  # begins before the time of the last one is known
+            if late:
+                scheduler.correct(action, 0.2)
+            action = following
+        return scheduler, job
+
+    (known, expected), (late, job) = run(late=False), run(late=True)
+    assert job.device_seconds == pytest.approx(expected.device_seconds)
+    assert late._served == pytest.approx(known._served)
+    assert late._rates == pytest.approx(known._rates)
+    assert not late._expected
+
+
 def test_late_requests_are_listed_and_dropped_ones_leave_after_their_action() -> None:
     scheduler = Scheduler[ScheduledJob]([Budget(tokens=100)], RATES, capacity=2)
     first, second = (

@@ -266,6 +266,40 @@ def test_requests_join_and_leave_between_evaluations(
     assert len(gate.batches) == 8
 
 
+def test_a_gpu_is_given_its_next_action_while_it_is_at_work_on_one(
+    gate: Gate, job: Callable[..., RunnerRequest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = threading.Semaphore(0)
+    launched: list[Engine] = []
+    settled: list[Engine] = []
+
+    def mark_end(engine: Engine) -> Callable[[], None]:
+        def wait() -> None:
+            assert done.acquire(timeout=scale(20))
+            settled.append(engine)
+
+        launched.append(engine)
+        return wait
+
+    monkeypatch.setattr(Engine, "mark_end", mark_end)
+    worker = start()
+    gate.open()
+    try:
+        outcome = submit(worker, job("a", num_inference_steps=4))
+        for num_settled in range(4):
+            wait_until(lambda: len(launched) == num_settled + 2)  # noqa: B023 - called at once
+            assert len(settled) == num_settled
+            assert not outcome.done()
+            done.release()
+        done.release(1000)
+        assert outcome.result(scale(10)).device_seconds > 0
+        assert len(settled) == len(launched)
+        assert worker.measure_longest_action(time.monotonic()) == 0
+    finally:
+        done.release(1000)
+        end(worker, gate)
+
+
 def test_waiting_requests_learn_how_many_are_before_them(
     gate: Gate, job: Callable[..., RunnerRequest]
 ) -> None:
