@@ -36,7 +36,7 @@ _GIB = 2**30
 # What a card of that many GB has for one process, and the mode that is meant for it.
 _Card = tuple[float, Precision, Memory]
 CARDS: dict[str, _Card] = {
-    "6 GB, fp8": (5.6 * _GIB, "fp8", "balanced"),
+    "6 GB, fp8": (5.6 * _GIB, "fp8", "low"),
     "6 GB, streamed": (5.6 * _GIB, "bf16", "low"),
     "8 GB, fp8": (7.4 * _GIB, "fp8", "balanced"),
     "8 GB, streamed": (7.4 * _GIB, "bf16", "low"),

@@ -10,9 +10,9 @@ from foley.gpu.matrix import Precision
 Memory = Literal["auto", "full", "balanced", "low"]
 
 # What requests need beside the weights: a clip of 15 s, with room to spare; with streamed encoders
-# that work in small pieces; and with streamed blocks, whose forward is not fused.
+# that work in small pieces; and with streamed blocks, when the card may be nearly full.
 _WORKING_BYTES = 2_500_000_000
-BALANCED_WORKING_BYTES = 1_200_000_000
+_BALANCED_WORKING_BYTES = 1_200_000_000
 LOW_WORKING_BYTES = 1_600_000_000
 # With so much free memory, any preset is loaded straight to the GPU.
 _ROOMY_BYTES = 24_000_000_000
@@ -33,11 +33,6 @@ def check_options(device: torch.device, precision: Precision, memory: Memory) ->
         raise ConfigError(
             f"precision {precision} and memory {memory} are for GPUs, and the model runs on "
             f"{device}, in float32; leave them at bf16 and auto"
-        )
-    if precision == "fp8" and memory == "low":
-        raise ConfigError(
-            "precision fp8 needs the transformer resident, and memory low streams it; "
-            "use memory balanced or precision bf16"
         )
     if precision == "fp8" and torch.cuda.get_device_capability(device) < (8, 9):
         raise ConfigError(
@@ -70,4 +65,4 @@ def choose_memory(full_bytes: int, balanced_bytes: int, free_bytes: float) -> Me
     """
     if free_bytes >= full_bytes + _WORKING_BYTES:
         return "full"
-    return "balanced" if free_bytes >= balanced_bytes + BALANCED_WORKING_BYTES else "low"
+    return "balanced" if free_bytes >= balanced_bytes + _BALANCED_WORKING_BYTES else "low"

@@ -1,10 +1,10 @@
-"""Weights that live in pinned host memory and are copied to the GPU while others compute.
+"""Modules whose weights lie in pinned host memory and are copied to the GPU for their turn.
 
 This is not diffusers' group offloading. With streams, that lets each group be loaded by the group
 that ran before it in the first forward. Here a clip's context and a schedule's modulations are
 computed by calls of their own, so the order of one step is not that of the next, and a group would
-be missing. The order of a step's blocks is known, so each block loads its successor, and the last
-block loads the first.
+be missing. The order of a pass is known, so each module loads its successor. The blocks of a step
+are streamed by `foley.gpu.matrix_stream`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foley.models.dit import FoleyDiT
 from foley.models.vae import EncoderBlock, FoleyVAE
 
 # Each weight begins at a multiple of this in the memory that it shares with others.
@@ -29,15 +28,12 @@ class WeightStreamer:
 
     Args:
         modules: in the order of their calls.
-        device: where they run. If it is a GPU, their weights are moved to pinned host memory.
-        again: whether the first module runs again after the last one: then it is copied beside the
-            last one. Otherwise both places are freed after the last one.
+        device: where they run. If it is a GPU, their weights are moved to pinned host memory. Both
+            places are freed after the last module.
     """
 
-    def __init__(
-        self, modules: Sequence[nn.Module], device: torch.device, *, again: bool = False
-    ) -> None:
-        self._device, self._again = device, again
+    def __init__(self, modules: Sequence[nn.Module], device: torch.device) -> None:
+        self._device = device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._homes = [_Home(module, pinned=device.type == "cuda") for module in modules]
         self._place_bytes = max(home.num_bytes for home in self._homes)
@@ -52,8 +48,6 @@ class WeightStreamer:
             if place.arrived is not None:
                 torch.cuda.current_stream(self._device).wait_event(place.arrived)
             following = index + 1
-            if self._again:
-                following %= len(self._homes)
             if following < len(self._homes) and self._find(following) is None:
                 (other,) = (p for p in self._places if p is not place)
                 self._fetch(following, other)
@@ -68,7 +62,7 @@ class WeightStreamer:
             self._unload(place)
             if self._stream is not None:
                 place.left = torch.cuda.current_stream(self._device).record_event()
-            if index + 1 == len(self._homes) and not self._again:
+            if index + 1 == len(self._homes):
                 self._places = [_Place(), _Place()]
 
         return hook
@@ -156,46 +150,6 @@ class _Home:
 
 def _round_up(num_bytes: int) -> int:
     return -(-num_bytes // _ALIGNMENT) * _ALIGNMENT
-
-
-def split_by_bytes(
-    modules: Sequence[nn.Module], resident_bytes: int
-) -> tuple[list[nn.Module], list[nn.Module]]:
-    """Return the modules that stay on the device, and those that are streamed.
-
-    Those that stay are spread evenly over the order, so that the copy of each streamed module has
-    the time of its neighbours.
-
-    Args:
-        modules: in the order of their calls, with at least one weight.
-        resident_bytes: the most that the modules that stay may take.
-    """
-    sizes = [sum(p.numel() * p.element_size() for p in module.parameters()) for module in modules]
-    total = sum(sizes)
-    share = min(1.0, resident_bytes / total)
-    resident, streamed, kept = [], [], 0
-    for index, (module, size) in enumerate(zip(modules, sizes, strict=True)):
-        if kept + size <= min(resident_bytes, share * sum(sizes[: index + 1])):
-            resident.append(module)
-            kept += size
-        else:
-            streamed.append(module)
-    return resident, streamed
-
-
-def stream_blocks(dit: FoleyDiT, device: torch.device, resident_bytes: int) -> None:
-    """Stream the blocks beyond a budget; the others move to the device.
-
-    Args:
-        dit: its blocks are in host memory, and are moved in place.
-        device: where it runs.
-        resident_bytes: the most that the blocks that stay may take.
-    """
-    resident, streamed = split_by_bytes([*dit.joint_blocks, *dit.audio_blocks], resident_bytes)
-    if streamed:
-        WeightStreamer(streamed, device, again=True)
-    for block in resident:
-        nn.Module.to(block, device)
 
 
 def stream_modules(

@@ -4,20 +4,22 @@ On the CPU everything is the modules' own forward in float32: the definition, an
 On a GPU:
 
     part            dtype   memory="full"           "balanced"              "low"
-    transformer     bf16    resident, fused step    resident, fused step    some blocks streamed
+    transformer     bf16    resident, fused step    resident, fused step    fused step, some
+                                                                            blocks streamed
       projections   bf16    resident                streamed                streamed
-    encoders        bf16    resident, fused,        streamed                streamed
-                            from graphs (memory
+    Synchformer     fp16    resident, fused,        streamed                streamed
+    other encoders  bf16    from graphs (memory     streamed                streamed
                             permitting)
     sound decoder   fp16    resident, fused         resident, fused         resident, fused
     sound encoder   fp16    resident                streamed                streamed
 
 Streamed weights lie in pinned host memory and are on the GPU only for their turn
-(`foley.gpu.offload`). With fp8 the blocks of a resident transformer take half of the memory. The
-projections of times and texts are 0.85 of the 5.1 billion weights of xxl, read once a sound. bf16
-has the range of float32, which encoders with large activations need. The sound decoder ends in tanh
-and needs the finer steps of fp16: at toy width the error of its waveform is 3.9 % in bf16 and 0.5 %
-in fp16.
+(`foley.gpu.offload`, `foley.gpu.matrix_stream`). With fp8 the transformer's blocks take half of the
+memory. The projections of times and texts are 0.85 of the 5.1 billion weights of xxl, read once a
+sound. bf16 has the range of float32, which encoders with large activations need. Synchformer runs
+in fp16 in the published program too, and the steps of fp16 are eight times finer. The sound decoder
+ends in tanh and needs them as well: at toy width the error of its waveform is 3.9 % in bf16 and
+0.5 % in fp16.
 """
 
 import logging
@@ -29,26 +31,20 @@ import torch
 from torch import Tensor, nn
 
 from foley.configs import TINY
-from foley.errors import DeviceError
 from foley.gpu.compilation import compile_pointwise
 from foley.gpu.cuda_graphs import CudaCapture, count_free_bytes
 from foley.gpu.encoder_batches import WITH_LITTLE_MEMORY, Encoders
 from foley.gpu.fused_encoders import fuse_encoders, fuse_text_encoder
 from foley.gpu.fused_vae import FusedSoundDecoder
 from foley.gpu.matrix import Precision
+from foley.gpu.matrix_stream import choose_streamed_blocks
 from foley.gpu.memory_modes import (
-    BALANCED_WORKING_BYTES,
     LOW_WORKING_BYTES,
     Memory,
     check_options,
     choose_memory,
 )
-from foley.gpu.offload import (
-    list_encoder_parts,
-    list_layers,
-    stream_blocks,
-    stream_modules,
-)
+from foley.gpu.offload import list_encoder_parts, list_layers, stream_modules
 from foley.gpu.step_graphs import FusedStep
 from foley.models.dit import FoleyDiT
 from foley.models.vae import FoleyVAE
@@ -108,7 +104,6 @@ def place(
 
     Raises:
         ConfigError: the options exclude each other, see `check_options`.
-        DeviceError: so little memory is free that only bf16 would fit.
         torch.OutOfMemoryError: the device has too little memory.
     """
     check_options(device, precision, memory)
@@ -134,15 +129,10 @@ def place(
         full = 2 * sum(map(_count_elements, modules))  # all in 16 bits until it is quantised
         memory = choose_memory(full, balanced, free)
         logger.info("memory mode %s: %.1f GB are free", memory, free / 1e9)
-        if memory == "low" and precision == "fp8":
-            raise DeviceError(
-                f"{device} has {free / 1e9:.1f} GB of free memory, and preset {parts.preset.name} "
-                f"with precision fp8 needs {(balanced + BALANCED_WORKING_BYTES) / 1e9:.1f} GB; "
-                "stop what else uses it, or use precision bf16, which streams weights"
-            )
     home = device if memory == "full" else torch.device("cpu")
     for encoder in encoders:
-        to_dtype(to_device(encoder, home), torch.bfloat16)
+        is_sync = encoder is parts.synchformer
+        to_dtype(to_device(encoder, home), torch.float16 if is_sync else torch.bfloat16)
     halve_sound_decoder(to_device(parts.vae, home))
     to_dtype(to_device(parts.dit, home), torch.bfloat16)
     if memory == "full":
@@ -154,11 +144,11 @@ def place(
         stream_modules(parts.text, [[parts.text.embeddings], list_layers(parts.text)], device)
         stream_modules(parts.vae, [list_encoder_parts(parts.vae)], device)
         _stream_projections(parts.dit, device)
-    step: FusedStep | None = None
+    streamed: list[nn.Module] = []
     if memory == "low":
-        stream_blocks(parts.dit, device, int(count_free_bytes(device)) - LOW_WORKING_BYTES)
-    else:
-        step = FusedStep(parts.dit, precision, compile_pointwise(precision), CudaCapture())
+        room = int(count_free_bytes(device)) - LOW_WORKING_BYTES
+        streamed = choose_streamed_blocks(parts.dit, 1 if precision == "fp8" else 2, room)
+    step = FusedStep(parts.dit, precision, compile_pointwise(precision), CudaCapture(), streamed)
     decode_sound = FusedSoundDecoder(
         parts.vae, compiled=True, frames_at_once=None if memory == "full" else _FRAMES_AT_ONCE
     )

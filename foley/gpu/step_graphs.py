@@ -10,11 +10,11 @@ evaluation.
 import dataclasses
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from foley.gpu.compilation import Pointwise
 from foley.gpu.cuda_graphs import Capture, count_free_bytes
@@ -55,12 +55,18 @@ class FusedStep:
         precision: of the products.
         ops: the functions between products, for the same precision.
         capture: see `StepGraphs`.
+        streamed: see `FusedDiT`.
     """
 
     def __init__(
-        self, dit: FoleyDiT, precision: Precision, ops: Pointwise, capture: Capture
+        self,
+        dit: FoleyDiT,
+        precision: Precision,
+        ops: Pointwise,
+        capture: Capture,
+        streamed: Collection[nn.Module] = (),
     ) -> None:
-        self.fused = FusedDiT(dit, precision, ops)
+        self.fused = FusedDiT(dit, precision, ops, streamed)
         self._graphs = StepGraphs(self.fused, capture)
         self._context: DiTContext | None = None
         self._fused_context: FusedContext | None = None
@@ -151,14 +157,19 @@ class StepGraphs:
             self._too_large = context
         # Outside the handler, because its traceback holds the tensors that did not fit.
         logger.warning("too little memory for a graph of %d tokens", len(latents))
-        self._graphs.clear()
+        self._drop_graphs()
         torch.cuda.empty_cache()
         return None
 
     def forget(self) -> None:
         """Free all graphs and their memory."""
-        self._graphs.clear()
+        self._drop_graphs()
         self._last, self._too_large, self._evaluations = None, None, 0
+
+    def _drop_graphs(self) -> None:
+        if self._graphs and torch.cuda.is_initialized():
+            torch.cuda.synchronize()  # the last one may still run
+        self._graphs.clear()
 
 
 class _StepGraph:

@@ -131,7 +131,8 @@ class Engine:
         if device.type != "cuda":
             return None
         metrics.GPU_MEMORY.labels(str(device)).set(torch.cuda.memory_allocated(device))
-        return torch.cuda.current_stream(device).record_event().synchronize
+        end: torch.cuda.Event = torch.cuda.current_stream(device).record_event()
+        return lambda: end.synchronize()
 
     def forget_batch(self) -> None:
         """Free what is kept for the next evaluation of the same sessions."""

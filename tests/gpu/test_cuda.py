@@ -188,6 +188,7 @@ def test_every_memory_mode_makes_the_same_sound(monkeypatch: pytest.MonkeyPatch)
         ("bf16", "low"),
         ("fp8", "full"),
         ("fp8", "balanced"),
+        ("fp8", "low"),
     )
     exact = FoleyPipeline(toy_components(), torch.device("cpu"))
     frames = toy_frames(250)  # of which the sound is decoded in pieces where memory is short
@@ -196,7 +197,7 @@ def test_every_memory_mode_makes_the_same_sound(monkeypatch: pytest.MonkeyPatch)
         if mode == "low":  # half of the blocks are streamed
             blocks = exact.dit.joint_blocks, exact.dit.audio_blocks
             num_bytes = sum(p.numel() for part in blocks for p in part.parameters())
-            free = LOW_WORKING_BYTES + num_bytes
+            free = LOW_WORKING_BYTES + (num_bytes if precision == "bf16" else num_bytes // 2)
             monkeypatch.setattr(placement, "count_free_bytes", lambda device, free=free: free)
         pipeline = FoleyPipeline(toy_components(), CUDA, precision=precision, memory=mode)
         monkeypatch.undo()
@@ -211,14 +212,13 @@ def test_every_memory_mode_makes_the_same_sound(monkeypatch: pytest.MonkeyPatch)
         assert error < (0.15 if precision == "fp8" else 0.05)
 
 
-@pytest.mark.parametrize("again", [False, True])
-def test_streamed_weights_take_the_memory_of_two_modules(again: bool) -> None:
+def test_streamed_weights_take_the_memory_of_two_modules() -> None:
     torch.manual_seed(0)
     layers = torch.nn.Sequential(*(torch.nn.Linear(1024, 1024) for _ in range(12)))
     layers.requires_grad_(False)
     x = torch.randn(64, 1024)
     expected = layers(x)
-    WeightStreamer(list(layers), CUDA, again=again)
+    WeightStreamer(list(layers), CUDA)
     x = x.cuda()
     torch.mm(x, x.t())  # the first product of a process takes memory for all that follow
     gc.collect()
@@ -233,7 +233,7 @@ def test_streamed_weights_take_the_memory_of_two_modules(again: bool) -> None:
         assert relative_l2(result, expected) < 1e-3
     del results, result
     layer_bytes = 4 * 1024 * 1025
-    assert torch.cuda.memory_allocated() - before <= (2 * layer_bytes if again else 0)
+    assert torch.cuda.memory_allocated() - before <= 0
     assert torch.cuda.max_memory_allocated() - before < 4 * layer_bytes
     assert torch.cuda.memory_reserved() - reserved < 12 * layer_bytes
 

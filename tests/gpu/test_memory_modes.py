@@ -5,7 +5,7 @@ import torch
 
 from foley.errors import ConfigError
 from foley.gpu.matrix import Precision
-from foley.gpu.memory_modes import Memory, check_options, choose_memory
+from foley.gpu.memory_modes import Memory, choose_memory
 from foley.pipeline import FoleyPipeline
 from tests.toys import toy_components
 
@@ -21,11 +21,6 @@ def test_options_for_a_gpu_are_refused_on_the_cpu(precision: Precision, memory: 
         FoleyPipeline(toy_components(), CPU, precision=precision, memory=memory)
     with pytest.raises(ConfigError, match="are for GPUs"):
         FoleyPipeline.from_preset("tiny", "cpu", precision=precision, memory=memory)
-
-
-def test_fp8_needs_a_resident_transformer() -> None:
-    with pytest.raises(ConfigError, match="memory low streams it"):
-        check_options(torch.device("cuda"), "fp8", "low")
 
 
 @pytest.mark.parametrize(

@@ -1,23 +1,16 @@
 """Weights that are on the device only for their turn are there for every use."""
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from torch import nn
 
-from foley.denoise import EvaluationPart, VelocityModel, make_clip_context
 from foley.gpu import offload
 from foley.gpu.offload import (
     WeightStreamer,
     list_encoder_parts,
     list_layers,
-    split_by_bytes,
-    stream_blocks,
     stream_modules,
 )
-from foley.models.dit import FoleyDiT
-from foley.types import Conditions
 from tests.toys import toy_components
 
 CPU = torch.device("cpu")
@@ -38,68 +31,19 @@ def poison_absent_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(offload._Home, "use", use_or_poison)
 
 
-def velocity_of(dit: FoleyDiT) -> Callable[[int], torch.Tensor]:
-    """The velocity of a seeded clip, its context and modulations included."""
-
-    def velocity(seed: int) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(seed)
-        conditions = Conditions(
-            visual_tokens=torch.randn(6, 24, generator=generator),
-            sync_tokens=torch.randn(24, 16, generator=generator),
-            text_tokens=torch.randn(2, 5, 16, generator=generator),
-            num_latents=37,
-        )
-        context = make_clip_context(dit, conditions, 1, guided=True)
-        time = dit.make_time_modulation(torch.tensor([0.3]))
-        latents = torch.randn(1, 8, 37, generator=generator)
-        return VelocityModel(dit)([EvaluationPart(seed, latents, time, context, 4.5)])[0]
-
-    return velocity
-
-
-@pytest.mark.usefixtures("poison_absent_weights")
-@torch.inference_mode()
-def test_every_step_finds_every_block() -> None:
-    dit = toy_components().dit
-    velocity = velocity_of(dit)
-    expected = [velocity(seed) for seed in range(3)]
-    blocks = [*dit.joint_blocks, *dit.audio_blocks]
-    streamed = WeightStreamer(blocks, CPU, again=True)
-    assert blocks[0].audio.qkv.weight.isnan().all()
-    for seed in range(3):
-        assert torch.equal(velocity(seed), expected[seed])
-        assert [place.holds for place in streamed._places] == [0, None]  # of the next step
-
-
-@pytest.mark.usefixtures("poison_absent_weights")
-@torch.inference_mode()
-def test_blocks_beyond_a_budget_are_streamed() -> None:
-    dit = toy_components().dit
-    velocity = velocity_of(dit)
-    expected = velocity(0)
-    blocks = [*dit.joint_blocks, *dit.audio_blocks]
-    sizes = [sum(4 * p.numel() for p in block.parameters()) for block in blocks]
-    stream_blocks(dit, CPU, sum(sizes) // 2)
-    absent = [next(block.parameters()).isnan().all().item() for block in blocks]
-    assert 0 < sum(absent) < len(blocks)
-    assert torch.equal(velocity(0), expected)
-    assert torch.equal(velocity(0), expected)
-
-
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
-@pytest.mark.parametrize("again", [False, True])
 @pytest.mark.usefixtures("poison_absent_weights")
 @torch.inference_mode()
-def test_each_module_of_a_pass_is_loaded_in_turn(count: int, again: bool) -> None:
+def test_each_module_of_a_pass_is_loaded_in_turn(count: int) -> None:
     layers = nn.Sequential(*(nn.Linear(5, 5) for _ in range(count)))
     x = torch.randn(3, 5)
     expected = layers(x)
-    streamed = WeightStreamer(list(layers), CPU, again=again)
+    streamed = WeightStreamer(list(layers), CPU)
     for _ in range(3):
         assert torch.equal(layers(x), expected)
-        assert all(weight.isnan().all() for weight in layers[-1].parameters()) or again
-        # Memory is taken while a pass runs; only modules that run again keep it.
-        assert any(place.memory is not None for place in streamed._places) == again
+        assert all(weight.isnan().all() for weight in layers[-1].parameters())
+        # Memory is taken while a pass runs.
+        assert all(place.memory is None for place in streamed._places)
         with pytest.raises(RuntimeError):
             layers(x[:, :3])  # an error in the first module; the second may be on its way
         layers[-1].register_forward_pre_hook(fail_once := FailOnce())
@@ -144,13 +88,3 @@ def test_what_is_streamed_outside_the_blocks_computes_the_same() -> None:
             lambda c: c.dit.project_prompts(torch.ones(2, 5, 16))[0],
         ):
             assert torch.equal(compute(streamed), compute(plain))
-
-
-@pytest.mark.parametrize(("budget", "stay"), [(0, 0), (260, 2), (520, 5), (10_000, 10)])
-def test_resident_modules_are_spread_over_the_order(budget: int, stay: int) -> None:
-    layers = [nn.Linear(5, 5, bias=False) for _ in range(10)]  # 100 bytes each
-    resident, streamed = split_by_bytes(layers, budget)
-    assert (len(resident), len(streamed)) == (stay, 10 - stay)
-    assert 100 * len(resident) <= budget
-    if stay == 5:
-        assert resident == layers[1::2]
