@@ -61,6 +61,9 @@ def compile_pointwise(precision: Precision = "bf16") -> Pointwise:
     # Each function has a few variants for each model (strides, streams, biases), and a process may
     # hold several models. Past PyTorch's limit of 8 a call would fail.
     torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
+    # While one thread compiles, a compiled function that another one calls, for another GPU, runs
+    # as plain PyTorch. Else PyTorch would take that call for a part of the compilation, and fail.
+    torch._dynamo.config.error_on_nested_fx_trace = False
     ops = Pointwise(*map(_compile, select_plain(precision)))
     if triton_pointwise is None:
         return ops

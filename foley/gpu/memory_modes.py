@@ -10,10 +10,11 @@ from foley.gpu.matrix import Precision
 Memory = Literal["auto", "full", "balanced", "low"]
 
 # What requests need beside the weights: a clip of 15 s, with room to spare; with streamed encoders
-# that work in small pieces; and with streamed blocks, when the card may be nearly full.
+# that work in small pieces; and with streamed blocks, when the card is as good as full: then what
+# the driver takes later, for kernels and graphs, counts too (0.3 GB).
 _WORKING_BYTES = 2_500_000_000
 _BALANCED_WORKING_BYTES = 1_200_000_000
-LOW_WORKING_BYTES = 1_600_000_000
+LOW_WORKING_BYTES = 1_750_000_000
 # With so much free memory, any preset is loaded straight to the GPU.
 _ROOMY_BYTES = 24_000_000_000
 

@@ -5,6 +5,7 @@ from typing import get_args
 import pytest
 import torch
 
+from foley.gpu import pointwise
 from foley.gpu.compilation import compile_pointwise, select_plain
 from foley.gpu.fused_context import FusedContext
 from foley.gpu.fused_step import FusedDiT
@@ -123,13 +124,21 @@ def test_fp8_stays_close_and_frees_the_weights() -> None:
 @torch.inference_mode()
 def test_compiled_functions_compute_the_same_for_all_lengths() -> None:
     dit = toy_components().dit
-    step = FusedDiT(dit, pointwise=compile_pointwise())
+    step = FusedDiT(dit, ops=compile_pointwise())
     result = fused_velocity(dit, step, LENGTHS)
     torch.testing.assert_close(result, velocity(dit, LENGTHS), rtol=0, atol=1e-5)
     with torch._dynamo.config.patch(error_on_recompile=True):
         for lengths in (LENGTHS[:2], LENGTHS[:1], [(50, 7, 2, 3)], [(80, 9, 2, 3), (20, 3, 1, 9)]):
             result = fused_velocity(dit, step, lengths)
             torch.testing.assert_close(result, velocity(dit, lengths), rtol=0, atol=1e-5)
+
+
+def test_a_step_goes_on_while_another_thread_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    gelu = compile_pointwise().gelu
+    x = draw(3, 8)
+    # PyTorch notes in the whole process that one of its threads traces a function.
+    monkeypatch.setattr(torch.fx._symbolic_trace, "_is_fx_tracing_flag", True)
+    torch.testing.assert_close(gelu(x), pointwise.gelu(x))
 
 
 @torch.inference_mode()
