@@ -89,6 +89,20 @@ class ClipFacts:
     notices: tuple[str, ...] = ()
 
 
+class FramePlace(NamedTuple):
+    """Room in a file for the frames of a clip at one rate, one after the other.
+
+    Attributes:
+        descriptor: of the file, open for reading and writing.
+        start: byte at which the first frame begins.
+        capacity: how many frames it is for.
+    """
+
+    descriptor: int
+    start: int
+    capacity: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class FramePiece:
     """Frames of a clip that follow those of the piece before.
@@ -98,12 +112,15 @@ class FramePiece:
         sync: uint8 [n25, H, W, 3], RGB, at 25 fps.
         expected_seconds: how long the clip may be, by what it states; 0 where nobody asks.
         facts: of the clip; set in the last piece alone.
+        is_placed: whether all frames lie in the places that were given for them, of which these
+            tensors are mappings.
     """
 
     visual: Tensor
     sync: Tensor
     expected_seconds: float = 0.0
     facts: ClipFacts | None = None
+    is_placed: bool = False
 
 
 class FrameStream:

@@ -10,7 +10,8 @@ through a file in shared memory. So the processes send each other paths.
         source                  by the API: what an edit starts from, unless it is the clip
         source.safetensors      by the process that decodes it: its sound
         sound                   by the API: a sound that the caller sent to be mixed with the clip
-        frames.safetensors      by the process that decodes the clip; absent without a clip
+        frames.safetensors      by the process that decodes the clip, while it does; absent without
+                                a clip
         frames.json             by the API: the frames are complete, and this many
         expected.json           instead of both, of a clip of over 15 s, by the process that
                                 decodes it: how long it may be
@@ -38,7 +39,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from foley.atomic import atomic_path
-from foley.types import ClipFacts, FramePiece, FrameStream
+from foley.types import ClipFacts, FramePiece, FramePlace, FrameStream
 
 if TYPE_CHECKING:  # torch takes seconds to import, and building a bento must not need it
     from torch import Tensor
@@ -60,6 +61,7 @@ WRITE = "write.json"
 PIECE = "frames-{:05}.safetensors"
 MAX_PIECES = 2  # that no one has read; the first one has 150 MB, the others have 40 MB
 WAIT_SECONDS = 0.02
+HEADER_BYTES = 8192  # before the frames; the facts of a clip take some hundred
 MAX_FRAMES_BYTES = 512 * 1024 * 1024  # 15 s at 512 and 224 pixels a side take 150 MB
 
 
@@ -91,6 +93,76 @@ def save_frames(frames: "VideoFrames", folder: Path) -> FrameCounts:
     tensors = {"visual": frames.visual.contiguous(), "sync": frames.sync.contiguous()}
     save_file(tensors, folder / FRAMES, metadata={"facts": json.dumps(facts)})
     return FrameCounts(len(frames.visual), len(frames.sync))
+
+
+class FrameFile:
+    """The file of `save_frames`, for frames that are written before it is known how many they are.
+
+    Between the frames at 8 and at 25 fps there may be a hole, which takes no room on the disk.
+
+    Args:
+        folder: of the request.
+        sizes: side in pixels of the frames at 8 and at 25 fps.
+        most: room for so many.
+
+    Attributes:
+        places: for the frames at 8 and at 25 fps.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path, sizes: tuple[int, int], most: FrameCounts) -> None:
+        self._sizes = sizes
+        self._path = folder / FRAMES
+        self._file = self._path.open("w+b", buffering=0)
+        descriptor = self._file.fileno()
+        self._middle = HEADER_BYTES + most.num_visual * self._frame_bytes[0]
+        self.places = (
+            FramePlace(descriptor, HEADER_BYTES, most.num_visual),
+            FramePlace(descriptor, self._middle, most.num_sync),
+        )
+
+    @property
+    def _frame_bytes(self) -> tuple[int, int]:
+        return 3 * self._sizes[0] ** 2, 3 * self._sizes[1] ** 2
+
+    def seal(self, counts: FrameCounts, facts: ClipFacts) -> None:
+        """Write the head, which says how many frames there are, and close the file.
+
+        Args:
+            counts: of the frames in the places.
+            facts: of the clip.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        lengths = [count * size for count, size in zip(counts, self._frame_bytes, strict=True)]
+        stops = [lengths[0], self._middle - HEADER_BYTES]
+        stops.append(stops[1] + lengths[1])
+        visual, sync = (
+            [count, size, size, 3] for count, size in zip(counts, self._sizes, strict=True)
+        )
+        tensors = {
+            "visual": (visual, 0, stops[0]),
+            "hole": ([stops[1] - stops[0]], stops[0], stops[1]),
+            "sync": (sync, stops[1], stops[2]),
+        }
+        head = {"__metadata__": {"facts": json.dumps(vars(facts))}} | {
+            name: {"dtype": "U8", "shape": shape, "data_offsets": [start, stop]}
+            for name, (shape, start, stop) in tensors.items()
+        }
+        content = json.dumps(head).encode().ljust(HEADER_BYTES - 8)
+        if len(content) > HEADER_BYTES - 8:
+            raise ValueError(f"the facts of the clip take {len(content)} bytes")
+        with self._file as file:
+            os.pwrite(file.fileno(), len(content).to_bytes(8, "little") + content, 0)
+            file.truncate(HEADER_BYTES + stops[2])
+
+    def drop(self) -> None:
+        """Remove the file. What is mapped of it stays until it is no longer used."""
+        self._file.close()
+        self._path.unlink()
 
 
 def announce_frames(counts: FrameCounts, folder: Path) -> None:

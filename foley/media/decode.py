@@ -3,6 +3,7 @@
 from __future__ import annotations  # PyAV's packets are generic for the type checker only
 
 import heapq
+import math
 import os
 import threading
 import time
@@ -39,8 +40,8 @@ from foley.errors import (
     VideoTooLongError,
 )
 from foley.media.clock import FramePicker, FrameTimes, seconds_of
+from foley.media.frame_stack import FrameStack, claim_together
 from foley.media.scale import (
-    FrameStack,
     Orientation,
     apply_orientation,
     fit_and_crop,
@@ -63,15 +64,21 @@ from foley.media.timeline import (
     has_presentation_times,
     has_running_clock,
 )
-from foley.types import ClipFacts, FramePiece, VideoFrames, count_visual
+from foley.types import ClipFacts, FramePiece, FramePlace, VideoFrames, count_visual
 
-# Every thread of a decoder keeps a few more frames. As many threads scale frames beside it.
-_MAX_DECODER_THREADS = 4
+# Returns places for so many frames at 8 and at 25 fps.
+OpenPlaces = Callable[[int, int], tuple[FramePlace, FramePlace]]
+
+# Threads that scale frames, and those of the decoder beside them. Scaling takes longer than most
+# codecs. Every thread of a decoder keeps a few more frames, so there are fewer for large ones.
+_MAX_THREADS, _MAX_DECODER_THREADS_OF_LARGE = 8, 4
+_LARGE_PIXELS = 1920 * 1088  # of one frame: more than these
 # Up to so many pixels in all frames, a clip takes about 0.1 s. Threads would take a fifth more
 # processor time for it, and end hardly sooner.
 _ONE_THREAD_PIXELS = 4_000_000
-# Frames that are being scaled, and their RGB forms, take up to this.
-_MAX_SCALING_BYTES = 64 << 20
+# Frames that are being scaled or wait for it, and their RGB forms, take up to this.
+_MAX_SCALING_BYTES = 128 << 20
+_NUM_WAITING = 2  # frames, for the thread that is free next
 # A last frame that is shown longer than this is picked until its end. The reference picks it once,
 # so the sound would end before the picture; at 20 fps and more, its rule is kept.
 _LONG_HOLD_SECONDS = 0.05
@@ -163,7 +170,7 @@ def decode_frames(
         exact_clock: see `FramePicker`.
         whole_segments: repeat the last frame until the sync encoder's segments cover all frames.
         num_threads: of the decoder and of the scaling; when None one for a small clip, and up to
-            four for others.
+            eight for others.
 
     Raises:
         VideoEmptyError: the file has no bytes.
@@ -197,6 +204,7 @@ def decode_pieces(
     trim: bool = False,
     exact_clock: bool = False,
     whole_segments: bool = False,
+    open_places: OpenPlaces | None = None,
 ) -> Iterator[FramePiece]:
     """Yield the clip's frames in pieces; the clip is decoded as the pieces are taken.
 
@@ -212,9 +220,14 @@ def decode_pieces(
         trim: leave out the frames after `limits.max_seconds` instead of raising an error.
         exact_clock: see `FramePicker`.
         whole_segments: repeat the last frame until the sync encoder's segments cover all frames.
+        open_places: called before the first frame is scaled, if the clip states to have up to 15 s,
+            with the most frames at 8 and at 25 fps that it should have. Frames are written to the
+            places as they come. The only piece says whether they had room; if not, the places
+            are left. None keeps all frames in memory.
 
     Raises:
         VideoError: as `decode_frames`, with any piece.
+        OSError: a place cannot be written.
     """
     return _decode(
         source,
@@ -225,6 +238,7 @@ def decode_pieces(
         whole_segments=whole_segments,
         num_threads=None,
         in_pieces=True,
+        open_places=open_places,
     )
 
 
@@ -255,15 +269,19 @@ def _decode(
     whole_segments: bool,
     num_threads: int | None,
     in_pieces: bool,
+    open_places: OpenPlaces | None = None,
 ) -> Iterator[FramePiece]:
     with open_video(source, limits) as (container, stream), ExitStack() as scaling:
         stated_seconds = _stated_seconds(container, stream)
         expected_seconds = min(stated_seconds or limits.max_seconds, limits.max_seconds)
         threads = num_threads or _choose_num_threads(stream, expected_seconds)
         stream.thread_type = "AUTO"
-        stream.codec_context.thread_count = threads
+        stream.codec_context.thread_count = _limit_decoder_threads(stream, threads)
         pickers = {fps: FramePicker(fps, exact=exact_clock) for fps in (VISUAL_FPS, SYNC_FPS)}
         scaler = _Scaler(*sizes, limits, pickers[VISUAL_FPS], pickers[SYNC_FPS], threads)
+        if open_places is not None and SYNC_FPS * expected_seconds <= WHOLE_CLIP_FRAMES:
+            most = _count_most_frames(expected_seconds, whole_segments)
+            scaler.open_places = partial(open_places, *most)
         scaling.callback(scaler.close)
         times = FrameTimes(stream.time_base or Fraction(1, SYNC_FPS), _frame_rate(stream))
         trimmed = is_checked = False
@@ -337,11 +355,21 @@ _Scaled = tuple[Tensor | None, Tensor | None]  # of the 8 and the 25 fps frames
 
 
 class _Begun(NamedTuple):
-    """A frame that is being scaled, and how often it was picked at 8 and at 25 fps."""
+    """A frame that is being scaled, and how often it was picked at 8 and at 25 fps.
+
+    A frame that goes to a place in a file is not returned.
+    """
 
     wait: Callable[[], _Scaled]
-    visual_picks: int
-    sync_picks: int
+    visual: _Picks
+    sync: _Picks
+
+
+class _Picks(NamedTuple):
+    """How often a frame was picked at one rate, and its index in the place in a file, if any."""
+
+    times: int
+    place: int | None
 
 
 class _Scaler:
@@ -354,6 +382,7 @@ class _Scaler:
     Attributes:
         num_visual: frames at 8 fps that were picked and scaled so far.
         num_sync: frames at 25 fps that were picked and scaled so far.
+        open_places: returns the places for the frames at 8 and at 25 fps; None without.
     """
 
     def __init__(
@@ -369,6 +398,7 @@ class _Scaler:
         self.visual = FrameStack(visual_size, int(seconds * VISUAL_FPS))
         self.sync = FrameStack(sync_size, int(seconds * SYNC_FPS))
         self.num_visual = self.num_sync = 0
+        self.open_places: Callable[[], tuple[FramePlace, FramePlace]] | None = None
         self._visual_size, self._sync_size = visual_size, sync_size
         self._visual_picker, self._sync_picker = visual_picker, sync_picker
         self._limits = limits
@@ -389,7 +419,7 @@ class _Scaler:
         self._last = frame
         self._begin(frame, self._visual_picker.count(seconds), self._sync_picker.count(seconds))
         at_once = _MAX_SCALING_BYTES // (6 * frame.width * frame.height)
-        yield from self._finish(max(1, min(self._num_threads, at_once)))
+        yield from self._finish(max(1, min(self._num_threads + _NUM_WAITING, at_once)))
 
     def finish_begun(self) -> Iterator[None]:
         """Wait for all frames that were added."""
@@ -412,37 +442,62 @@ class _Scaler:
             self._orientation = orientation_of(frame)
         if sync_picks:
             self._check_fitted_size(frame)
-        scale = partial(self._scale, frame, visual_picks > 0, sync_picks > 0)
+        if self.open_places is not None:
+            visual_place, sync_place = self.open_places()
+            self.visual = FrameStack(self._visual_size, visual_place.capacity, visual_place)
+            self.sync = FrameStack(self._sync_size, sync_place.capacity, sync_place)
+            self.open_places = None
+        places = claim_together((self.visual, visual_picks), (self.sync, sync_picks))
+        visual = _Picks(visual_picks, places[0])
+        sync = _Picks(sync_picks, places[1])
+        scale = partial(self._scale, frame, visual, sync)
         wait = scale if self._pool is None else self._pool.submit(scale).result
-        self._begun.append(_Begun(wait, visual_picks, sync_picks))
+        self._begun.append(_Begun(wait, visual, sync))
 
-    def _scale(self, frame: VideoFrame, visual: bool, sync: bool) -> _Scaled:
+    def _scale(self, frame: VideoFrame, visual: _Picks, sync: _Picks) -> _Scaled:
         if not hasattr(self._own, "reformatter"):
             self._own.reformatter = VideoReformatter()
-        # The reference's colours are those of PyAV's default conversion.
-        rgb = self._own.reformatter.reformat(frame, format="rgb24", threads=0 if self._pool else 1)
+        # The reference's colours are those of PyAV's default conversion. Its own threads, one for
+        # each core by default, would be as many for each of those that scale.
+        rgb = self._own.reformatter.reformat(frame, format="rgb24", threads=1)
         image = rgb_view(rgb)  # [H, W, 3]
-        assert self._orientation is not None
         return (
-            apply_orientation(stretch(image, self._visual_size), self._orientation)
-            if visual
+            self._turn(stretch(image, self._visual_size), self.visual, visual)
+            if visual.times
             else None,
-            apply_orientation(fit_and_crop(image, self._sync_size), self._orientation)
-            if sync
+            self._turn(fit_and_crop(image, self._sync_size), self.sync, sync)
+            if sync.times
             else None,
         )
+
+    def _turn(self, image: Tensor, stack: FrameStack, picks: _Picks) -> Tensor | None:
+        """Return a scaled frame as it is shown, unless it goes to a place in a file."""
+        assert self._orientation is not None
+        image = apply_orientation(image, self._orientation)
+        if picks.place is None:
+            return image
+        stack.put(picks.place, image, picks.times)
+        return None
 
     def _finish(self, num_left: int) -> Iterator[None]:
         """Append frames in their order until so many are being scaled."""
         while len(self._begun) > num_left:
             begun = self._begun.popleft()
             visual, sync = begun.wait()
-            yield from self._append(visual, begun.visual_picks, sync, begun.sync_picks)
+            yield from self._append(
+                _choose_addition(self.visual, begun.visual, visual),
+                begun.visual.times,
+                _choose_addition(self.sync, begun.sync, sync),
+                begun.sync.times,
+            )
 
     def repeat_last(self, num_visual: int, num_sync: int) -> None:
         """Pick the last frame again until so many frames are picked."""
         for _ in self._append(
-            None, max(0, num_visual - self.num_visual), None, num_sync - self.num_sync
+            self.visual.repeat_last,
+            max(0, num_visual - self.num_visual),
+            self.sync.repeat_last,
+            num_sync - self.num_sync,
         ):
             pass
 
@@ -458,20 +513,18 @@ class _Scaler:
         return FramePiece(visual=visual, sync=sync, expected_seconds=expected_seconds)
 
     def _append(
-        self, visual: Tensor | None, visual_picks: int, sync: Tensor | None, sync_picks: int
+        self,
+        add_visual: Callable[[int], None],
+        visual_picks: int,
+        add_sync: Callable[[int], None],
+        sync_picks: int,
     ) -> Iterator[None]:
-        """Add frames; None repeats the last one. Those at 8 fps are never behind the others."""
+        """Add a frame so often. Those at 8 fps are never behind the others."""
         while visual_picks or sync_picks:
-            for stack, image, picks in (
-                (self.visual, visual, min(visual_picks, PIECE_FRAMES)),
-                (self.sync, sync, min(sync_picks, PIECE_FRAMES)),
-            ):
-                if image is None:
-                    stack.repeat_last(picks)
-                else:
-                    stack.append(image, picks)
             visual_added = min(visual_picks, PIECE_FRAMES)
             sync_added = min(sync_picks, PIECE_FRAMES)
+            add_visual(visual_added)
+            add_sync(sync_added)
             self.num_visual += visual_added
             self.num_sync += sync_added
             visual_picks -= visual_added
@@ -487,6 +540,15 @@ class _Scaler:
                 f"the short side at {self._sync_size}, the limit is {self._limits.max_pixels}; "
                 "crop the clip to a less narrow shape"
             )
+
+
+def _choose_addition(
+    stack: FrameStack, picks: _Picks, image: Tensor | None
+) -> Callable[[int], None]:
+    """Return what adds a frame that was scaled to its stack, so many times."""
+    if picks.place is not None:
+        return stack.count_put
+    return partial(stack.append, image) if image is not None else stack.repeat_last
 
 
 def decode_packets(
@@ -607,9 +669,11 @@ def _finish_frames(
             f"has {SYNC_SEGMENT_FRAMES} ({SYNC_SEGMENT_FRAMES / SYNC_FPS:.2f} s); "
             "its last frame was repeated for the model."
         )
+    is_placed = scaler.visual.is_placed and scaler.sync.is_placed
     return FramePiece(
         visual=scaler.visual.finish(),
         sync=scaler.sync.finish(),
+        is_placed=is_placed,
         expected_seconds=source_seconds,
         facts=ClipFacts(
             num_picked=num_picked,
@@ -638,4 +702,21 @@ def _choose_num_threads(stream: VideoStream, expected_seconds: float) -> int:
     num_frames = expected_seconds * float(_frame_rate(stream) or SYNC_FPS)
     if 0 < codec.width * codec.height * num_frames <= _ONE_THREAD_PIXELS:
         return 1
-    return min(_MAX_DECODER_THREADS, os.cpu_count() or 1)
+    return min(_MAX_THREADS, os.cpu_count() or 1)
+
+
+def _limit_decoder_threads(stream: VideoStream, num_threads: int) -> int:
+    is_large = stream.codec_context.width * stream.codec_context.height > _LARGE_PIXELS
+    return min(_MAX_DECODER_THREADS_OF_LARGE, num_threads) if is_large else num_threads
+
+
+def _count_most_frames(expected_seconds: float, whole_segments: bool) -> tuple[int, int]:
+    """Return how many frames a clip has at 8 and at 25 fps at most, if it is as long as it states.
+
+    A frame at its end may count, and the last one is repeated for short clips and whole segments.
+    """
+    num_sync = max(SYNC_SEGMENT_FRAMES, math.ceil(SYNC_FPS * expected_seconds) + 1)
+    if whole_segments:
+        num_sync += -num_sync % SYNC_SEGMENT_STRIDE
+    num_sync = min(num_sync, WHOLE_CLIP_FRAMES)
+    return count_visual(num_sync), num_sync

@@ -3,7 +3,6 @@
 # H, W source height and width, S output side
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from av import VideoFrame
@@ -93,64 +92,3 @@ def apply_orientation(image: Tensor, orientation: Orientation) -> Tensor:
         image = image.transpose(0, 1)
     mirrored = [axis for axis, mirror in ((1, mirror_columns), (0, mirror_rows)) if mirror]
     return image.flip(mirrored) if mirrored else image
-
-
-class FrameStack:
-    """Collects scaled frames in one array, which is shrunk to their number without a copy.
-
-    The unused capacity takes address space, not memory.
-
-    Args:
-        size: S, the side of the square frames in pixels.
-        capacity: expected number of frames; the array grows when there are more.
-    """
-
-    def __init__(self, size: int, capacity: int) -> None:
-        self._size = size
-        self._count = 0
-        self._last: npt.NDArray[np.uint8] | None = None  # of the frames that were taken
-        self._frames: npt.NDArray[np.uint8] = np.empty((capacity, size, size, 3), np.uint8)
-
-    def __len__(self) -> int:
-        return self._count
-
-    def append(self, image: Tensor, times: int) -> None:
-        """Append the image, uint8 [S, S, 3], `times` times."""
-        needed = self._count + times
-        if needed > len(self._frames):
-            self._resize(max(needed, 2 * len(self._frames)))
-        self._frames[self._count : needed] = image.numpy()
-        self._count = needed
-
-    def repeat_last(self, times: int) -> None:
-        """Append the last frame `times` more times."""
-        if not times:
-            return
-        last = self._frames[self._count - 1].copy() if self._count else self._last
-        if last is not None:
-            self.append(torch.from_numpy(last), times)
-
-    def take(self, count: int, capacity: int) -> Tensor:
-        """Return the first frames, uint8 [count, S, S, 3], and keep the others.
-
-        Args:
-            count: of frames to take, at most as many as there are.
-            capacity: expected number of frames until the next call.
-        """
-        rest = self._frames[count : self._count].copy()
-        self._last = self._frames[count - 1].copy() if count else self._last
-        self._resize(count)
-        taken = self._frames
-        self._frames = np.empty((max(capacity, len(rest)), self._size, self._size, 3), np.uint8)
-        self._frames[: len(rest)], self._count = rest, len(rest)
-        return torch.from_numpy(taken)
-
-    def finish(self) -> Tensor:
-        """The frames, uint8 [N, S, S, 3]. The stack is empty afterwards."""
-        self._resize(self._count)
-        frames, self._frames, self._count = self._frames, self._frames[:0], 0
-        return torch.from_numpy(frames)
-
-    def _resize(self, capacity: int) -> None:
-        # Reallocation moves pages instead of copying them. No view of the array exists here.
-        self._frames.resize((capacity, self._size, self._size, 3), refcheck=False)

@@ -4,6 +4,7 @@ import base64
 import ctypes
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -40,13 +41,15 @@ from foley.media.stems import write_stem
 from foley.mix import MixOptions, choose_stem_path
 from foley.sound_file import GrowingSound, read_samples
 from foley.speech import load_detector, measure_speech
-from foley.types import FramePiece, FrameStream
+from foley.types import FramePiece, FramePlace, FrameStream
 from runners.handoff import (
     CLIP,
     PART,
     SOUND,
     SOURCE,
     WAIT_SECONDS,
+    FrameCounts,
+    FrameFile,
     hand_on_piece,
     load_stems,
     load_waveforms,
@@ -64,10 +67,16 @@ if can_sign():
     import foley.marks.manifest  # noqa: F401
 
 SOUND_ONLY_FORMATS = ("wav", "flac")
+# Memory that threads allocate from. By default each thread has its own, in parts of 64 MB, which
+# count towards the limit of a child even if they are not used.
+NUM_ARENAS = 4
+M_ARENA_MAX = -8  # of <malloc.h>
 
 
 def prepare() -> None:
-    """Fill the caches that every task reads, once in the fork server instead of in each child."""
+    """Do what every task needs once in the fork server instead of in each child."""
+    with suppress(AttributeError, OSError):  # another C library
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, NUM_ARENAS)
     codecs_by_decoder()
     load_detector()
     # PyTorch asks which processor there is at its first operation with several implementations.
@@ -90,8 +99,9 @@ def decode(
 ) -> dict[str, Any]:
     """Decode the folder's clip and save its frames at the sizes that the model's encoders take.
 
-    The frames of a clip of over 15 s are handed on in pieces while it is decoded. The container and
-    the clip's own sound are checked before the first of them.
+    Frames are written as they come. Those of a clip of over 15 s are handed on in pieces while it
+    is decoded. The container and the clip's own sound are checked meanwhile, before the first of
+    them is handed on.
 
     Args:
         folder: the request's folder, with the clip in it.
@@ -133,21 +143,45 @@ def decode(
     clip = _find_clip(folder)
     if with_source:
         save_source(read_source(clip, is_clip=True, limits=media_limits), folder)
+    sizes = model.vision.image_size, model.synchformer.image_size
+    file: FrameFile | None = None
+
+    def open_places(num_visual: int, num_sync: int) -> tuple[FramePlace, FramePlace]:
+        nonlocal file
+        if ask_room:
+            num_bytes = 3 * (num_visual * sizes[0] ** 2 + num_sync * sizes[1] ** 2)
+            _ask_for(num_bytes, num_sync / SYNC_FPS)
+        file = FrameFile(folder, sizes, FrameCounts(num_visual, num_sync))
+        return file.places
+
+    def check_rest() -> None:
+        if container not in SOUND_ONLY_FORMATS:
+            choose_container(clip, container, limits=media_limits)  # type: ignore[arg-type]
+        if with_sound:
+            read_original(clip, fit=lambda layout: layout, limits=media_limits)
+
     decoded = decode_pieces(
         clip,
-        visual_size=model.vision.image_size,
-        sync_size=model.synchformer.image_size,
+        visual_size=sizes[0],
+        sync_size=sizes[1],
         limits=media_limits,
         trim=trim,
         exact_clock=model.exact_clock,
         whole_segments=model.whole_segments,
+        open_places=open_places,
     )
     stream = FrameStream(decoded)
-    piece = stream.read()
-    if container not in SOUND_ONLY_FORMATS:
-        choose_container(clip, container, limits=media_limits)  # type: ignore[arg-type]
-    if with_sound:
-        read_original(clip, fit=lambda layout: layout, limits=media_limits)
+    with ThreadPoolExecutor(1) as beside:
+        checking = beside.submit(check_rest)
+        piece = stream.read()
+        checking.result()
+    if file is not None and piece.is_placed:
+        assert stream.facts is not None
+        counts = FrameCounts(stream.num_visual, stream.num_sync)
+        file.seal(counts, stream.facts)
+        return {"trimmed": stream.facts.trimmed, **counts._asdict()}
+    if file is not None:
+        file.drop()
     if ask_room:
         _ask_for_room(piece)
     if stream.facts is not None:

@@ -272,7 +272,8 @@ def test_only_clips_that_take_longer_start_threads(tmp_path: Path) -> None:
     )
     of_short, of_longer = map(int, done.stdout.split())
     assert of_short == 1
-    assert of_longer > 1
+    # Those of the decoder and of the scaling, beside this one. A converter starts none.
+    assert 1 < of_longer <= 1 + 2 * min(8, os.cpu_count() or 1)
 
 
 def test_a_decoder_that_is_dropped_leaves_no_thread(tmp_path: Path) -> None:

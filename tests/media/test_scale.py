@@ -1,4 +1,3 @@
-import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +7,7 @@ from av import VideoFrame
 from PIL import Image
 from safetensors.torch import load_file
 
-from foley.media.scale import FrameStack, apply_orientation, fit_and_crop, rgb_view, stretch
+from foley.media.scale import apply_orientation, fit_and_crop, rgb_view, stretch
 
 GOLDEN = Path(__file__).parents[1] / "assets/golden"
 
@@ -56,25 +55,3 @@ def test_all_eight_orientations_differ_and_keep_the_pixels() -> None:
     results = [apply_orientation(image, way) for way in ways]
     assert len({tuple(result.flatten().tolist()) for result in results}) == 8
     assert all(torch.equal(r.flatten().sort().values, image.flatten()) for r in results)
-
-
-def test_a_frame_that_is_repeated_no_times_is_not_copied() -> None:
-    stack = FrameStack(512, capacity=1)
-    stack.append(torch.zeros(512, 512, 3, dtype=torch.uint8), times=1)
-    tracemalloc.start()
-    stack.repeat_last(0)
-    most_bytes = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert most_bytes < 512 * 512
-
-
-def test_a_stack_keeps_every_frame_while_it_grows() -> None:
-    stack = FrameStack(2, capacity=4)
-    for value in range(40):
-        stack.append(torch.full((2, 2, 3), value, dtype=torch.uint8), times=1 + value % 3)
-    stack.repeat_last(5)
-    frames = stack.finish()
-    expected = [value for value in range(40) for _ in range(1 + value % 3)] + [39] * 5
-    assert frames[:, 0, 0, 0].tolist() == expected
-    assert frames.untyped_storage().nbytes() == frames.numel()  # nothing beyond the frames is kept
-    assert len(stack) == 0

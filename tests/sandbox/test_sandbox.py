@@ -155,6 +155,27 @@ def test_the_detector_of_speech_is_there_and_measuring_starts_no_threads(tmp_pat
     assert done.stdout.split() == ["1"]
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="others have no arenas")
+def test_threads_that_scale_frames_take_little_address_space(tmp_path: Path) -> None:
+    """They are up to 16, and the limit of a child is one of address space."""
+    program = (
+        "import threading; from pathlib import Path; "
+        "from runners.sandbox.tasks import prepare; prepare(); "
+        "size = lambda: int(Path('/proc/self/statm').read_text().split()[0]) * 4 // 1024; "
+        "before, held, all_there = size(), [], threading.Barrier(16)\n"
+        "def work():\n    held.append(bytearray(100_000)); all_there.wait()\n"
+        "threads = [threading.Thread(target=work) for _ in range(16)]\n"
+        "[thread.start() for thread in threads]; [thread.join() for thread in threads]\n"
+        "print(size() - before)"
+    )
+    environment = {**child_environment(), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, check=True, capture_output=True, text=True
+    )
+    assert int(done.stdout) < 600  # MB: each with its own would take 1,000 beside the stacks
+
+
 def test_a_confined_child_measures_loudness_and_speech(sandbox: Sandbox, tmp_path: Path) -> None:
     voice = torch.from_numpy(babble(2.0, 3))
     tone = 0.25 * torch.sin(torch.arange(len(voice)) * 2 * torch.pi * 997 / 48_000)

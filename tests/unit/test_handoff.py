@@ -1,5 +1,6 @@
 """Tensors handed from one process to another."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,8 +9,16 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from foley.types import VideoFrames
-from runners.handoff import MAX_FRAMES_BYTES, PIECE, HandedFrames, load_frames, save_frames
+from foley.types import ClipFacts, VideoFrames
+from runners.handoff import (
+    MAX_FRAMES_BYTES,
+    PIECE,
+    FrameCounts,
+    FrameFile,
+    HandedFrames,
+    load_frames,
+    save_frames,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,6 +39,25 @@ def test_frames_are_read_as_they_were_written(tmp_path: Path) -> None:
         assert torch.equal(getattr(received, name), getattr(sent, name))
     for name in ("num_picked", "source_seconds", "trimmed", "notices"):
         assert getattr(received, name) == getattr(sent, name)
+
+
+def test_a_file_that_was_written_frame_by_frame_is_read_as_one_that_was_not(
+    tmp_path: Path,
+) -> None:
+    torch.manual_seed(0)
+    visual = torch.randint(256, (8, 4, 4, 3), dtype=torch.uint8)
+    sync = torch.randint(256, (25, 6, 6, 3), dtype=torch.uint8)
+    facts = ClipFacts(num_picked=24, source_seconds=0.96, trimmed=True, notices=('a "second"',))
+    for most in (FrameCounts(8, 25), FrameCounts(11, 40)):
+        file = FrameFile(tmp_path, (4, 6), most)
+        for place, frames in zip(file.places, (visual, sync), strict=True):
+            os.pwrite(place.descriptor, frames.numpy().tobytes(), place.start)
+            assert place.capacity >= len(frames)
+        file.seal(FrameCounts(8, 25), facts)
+        received = load_frames(tmp_path)
+        assert torch.equal(received.visual, visual)
+        assert torch.equal(received.sync, sync)
+        assert {name: getattr(received, name) for name in vars(facts)} == vars(facts)
 
 
 PROGRAM = """
