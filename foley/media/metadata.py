@@ -192,7 +192,9 @@ def list_left_out(
         container: of the result.
         num_chapters: as `copy_chapters` returned it.
     """
-    with av.open(str(result), metadata_errors="replace") as written:
+    # What is asked for is in the file's head. Without a decoder none of its pictures is decoded.
+    options = {"codec_whitelist": "none"}
+    with av.open(str(result), metadata_errors="replace", options=options) as written:
         kept = {key.lower() for key in written.metadata}
         kept_stream = {key.lower() for key in written.streams.video[0].metadata} | kept
         written_chapters = written.chapters()
