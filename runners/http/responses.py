@@ -96,7 +96,7 @@ def file_response(result: JobResult, *, zipped: bool) -> Response:
     """
     if not zipped:
         path = result.files[0].path
-        return FileResponse(
+        return _ResultFile(
             path,
             media_type=MEDIA_TYPES[result.files[0].container],
             filename=f"foley{path.suffix}",
@@ -117,7 +117,12 @@ def file_response(result: JobResult, *, zipped: bool) -> Response:
     return StreamingResponse(layout.read(), media_type=ZIP, headers=headers)
 
 
-class KeptFile(FileResponse):
+class _ResultFile(FileResponse):
+    # Each piece is read by another thread, which takes longer than to read 64 KiB, the default.
+    chunk_size = 1 << 20
+
+
+class KeptFile(_ResultFile):
     """A file of a result that is kept, or a range of it. It may expire before it is sent.
 
     Args:
