@@ -3,7 +3,8 @@
 from __future__ import annotations  # PyAV's packets are generic for the type checker only
 
 import heapq
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -45,7 +46,7 @@ from foley.media.picture import (
     list_options,
     plan_picture,
 )
-from foley.media.source import MediaLimits, open_video
+from foley.media.source import MediaLimits, open_video, translate_read_errors
 from foley.media.timecode import describe_wave
 from foley.media.tracks import (
     SoundOutput,
@@ -95,6 +96,44 @@ class MediaFile:
     unsigned: str = ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class OpenClip:
+    """A clip that is open, and how its picture will be copied: for one result.
+
+    Attributes:
+        source: the clip.
+        wanted: the preferred container.
+        reader: the open source, of which no packet was read.
+        picture: its video stream.
+        plan: for the result.
+    """
+
+    source: Path
+    wanted: Container
+    reader: InputContainer
+    picture: VideoStream
+    plan: PicturePlan
+
+
+@contextmanager
+def open_clip(
+    source: Path, wanted: Container, *, limits: MediaLimits | None = None
+) -> Iterator[OpenClip]:
+    """Yield a clip for `write_video`, which takes it once.
+
+    Args:
+        source: the clip.
+        wanted: the preferred container.
+        limits: as `write_video`.
+
+    Raises:
+        VideoError: the source cannot be read.
+    """
+    with open_video(source, limit_packets(limits)) as (reader, picture):
+        plan = plan_picture(reader, picture, wanted)
+        yield OpenClip(source=source, wanted=wanted, reader=reader, picture=picture, plan=plan)
+
+
 def choose_container(
     source: Path, wanted: Container, *, limits: MediaLimits | None = None
 ) -> Container:
@@ -131,6 +170,7 @@ def write_video(
     mix: MixOptions | None = None,
     mark: Mark | None = None,
     encoded: EncodedSound | None = None,
+    opened: OpenClip | None = None,
 ) -> MediaFile:
     """Write the clip with the waveform as its sound. The video packets are copied unchanged.
 
@@ -155,6 +195,7 @@ def write_video(
         mix: what becomes of the source's sound, levels and tracks; None for the waveform alone.
         mark: what the file says of how its sound was made; None for nothing.
         encoded: the waveform, from `start_video_sound`; it is encoded here when None.
+        opened: the clip, from `open_clip`; it is opened here when None.
 
     Raises:
         VideoError: the source cannot be read, as `decode_frames`.
@@ -164,9 +205,14 @@ def write_video(
     """
     samples = validate_waveform(waveform, sample_rate)
     wanted = container or _container_from_suffix(destination)
-    with open_video(source, limit_packets(limits)) as (reader, picture):
+    with ExitStack() as stack:
+        if opened is None:
+            opened = stack.enter_context(open_clip(source, wanted, limits=limits))
+        else:
+            assert (opened.source, opened.wanted) == (source, wanted)
+            stack.enter_context(translate_read_errors(source))
+        reader, picture, plan = opened.reader, opened.picture, opened.plan
         codec = picture.codec_context.codec.canonical_name
-        plan = plan_picture(reader, picture, wanted)
         chosen = plan.container
         output = _make_output(chosen, sample_rate, audio_bitrate)
         heard = _plan_sounds(source, samples, mix, output, stop_seconds, limits, encoded)
@@ -268,8 +314,8 @@ def start_video_sound(
     Raises:
         VideoError: the source cannot be read.
     """
-    with open_video(source, limit_packets(limits)) as (reader, picture):
-        chosen = plan_picture(reader, picture, container).container
+    with open_clip(source, container, limits=limits) as opened:
+        chosen = opened.plan.container
     return EarlySound(_make_output(chosen, sample_rate, audio_bitrate), "stereo")
 
 

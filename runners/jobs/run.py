@@ -223,14 +223,18 @@ class GenerationService:
                             writer.start(piece)
                         hand_out(piece)
 
+                    def on_step(update: ProgressUpdate) -> None:
+                        writer.note(update)
+                        on_update(update)
+
                     if job.has_clip or duration_seconds is None:
                         return await _run_both(
                             self._decode(job, model, deadline, on_update),
-                            call.wait_for_result(on_update, on_piece),
+                            call.wait_for_result(on_step, on_piece),
                         )
                     await self._decode_source(job)
                     _announce_no_frames(duration_seconds, job.folder)
-                    return False, await call.wait_for_result(on_update, on_piece)
+                    return False, await call.wait_for_result(on_step, on_piece)
         except RunnerLostError:
             self._model = None
             raise

@@ -13,6 +13,7 @@ one killed process should not cost the result.
 
 import asyncio
 import contextlib
+import inspect
 import json
 import os
 import signal
@@ -100,8 +101,9 @@ class Sandbox:
             task: name of a task of the fork server.
             folder: the request's folder.
             owner: of the request. Owners take turns.
-            answer: to the questions of the child, by `runners.sandbox.questions.ask`. It gets
-                whatever a child sends that was taken over. None if the task asks nothing.
+            answer: to the questions of the child, by `runners.sandbox.questions.ask`, or what
+                returns one once it is awaited. It gets whatever a child sends that was taken over.
+                None if the task asks nothing.
             until: ends the task's turn early, when it returns; the task goes on. For a task that
                 waits for others from then on.
             arguments: keyword arguments of the task, as JSON can hold them.
@@ -113,7 +115,7 @@ class Sandbox:
             ServerError: the task failed for any other reason; the log says which.
             FoleyError: the task raised it on purpose.
         """
-        async with self._take_turn(owner, until):
+        async with self._take_turn_until(owner, until):
             outcome = await self._ask(task, folder, answer, arguments)
             # The fork server died during the task, and another one is started; or the child did.
             if outcome is None or _is_worth_repeating(task, outcome):
@@ -122,7 +124,7 @@ class Sandbox:
         return _unpack(task, outcome or {"bug": "the fork server died twice during this task"})
 
     @contextlib.asynccontextmanager
-    async def _take_turn(
+    async def _take_turn_until(
         self, owner: str, until: Callable[[], Coroutine[Any, Any, None]] | None
     ) -> AsyncIterator[None]:
         async with contextlib.AsyncExitStack() as turn:
@@ -141,6 +143,16 @@ class Sandbox:
             finally:
                 ending.cancel()
                 await asyncio.gather(ending, return_exceptions=True)
+
+    @contextlib.asynccontextmanager
+    async def take_turn(self, owner: str) -> AsyncIterator[None]:
+        """Hold a turn while the block lasts, for a task that has ended its own early.
+
+        Args:
+            owner: of the request.
+        """
+        async with self._turns.take(owner):
+            yield
 
     async def start(self) -> None:
         """Start the fork server, and return when its imports, which take seconds, are done.
@@ -227,7 +239,10 @@ async def _read_outcome(
             return message
         if answer is None:
             return {"bug": "the child asked a question"}
-        writer.write(json.dumps(answer(message["asks"])).encode() + b"\n")
+        reply = answer(message["asks"])
+        if inspect.isawaitable(reply):
+            reply = await reply
+        writer.write(json.dumps(reply).encode() + b"\n")
     return {"bug": f"the child asked more than {MAX_QUESTIONS} questions"}
 
 

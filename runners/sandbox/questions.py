@@ -4,7 +4,8 @@
     ask ── {"asks": question}, one line ──► answers it
         ◄── the answer, one line ─────────
 
-So a child can have something done with a secret that it must not hold, such as a signature.
+So a child can have something done with a secret that it must not hold, such as a signature. It can
+wait for something too, since an answer may come late.
 """
 
 import json
@@ -13,6 +14,8 @@ from typing import Any
 
 READ_BYTES = 65536
 MAX_ANSWER_BYTES = 1024 * 1024
+
+WHEN_COMPLETE = {"when": "complete"}  # answered once the sound is, with the arguments of `write`
 
 _descriptor: int | None = None
 

@@ -27,7 +27,9 @@ from foley.media.images import set_frame_rate
 from foley.media.mix import measure_sound
 from foley.media.mux import (
     MediaFile,
+    OpenClip,
     choose_container,
+    open_clip,
     start_flac_sound,
     start_video_sound,
     write_audio,
@@ -61,7 +63,7 @@ from runners.handoff import (
     save_waveforms,
 )
 from runners.sandbox.fork_server import Tasks
-from runners.sandbox.questions import ask
+from runners.sandbox.questions import WHEN_COMPLETE, ask
 
 if can_sign():
     import foley.marks.manifest  # noqa: F401
@@ -256,6 +258,7 @@ def write(
     marks: list[dict[str, Any]] | None = None,
     measure: bool = False,
     encoded: Mapping[tuple[int, str], EncodedSound] | None = None,
+    opened: OpenClip | None = None,
 ) -> list[list[dict[str, Any]]]:
     """Write the files of each waveform that the model saved in the folder.
 
@@ -271,6 +274,7 @@ def write(
         measure: whether the loudness of each file is measured although no option needs it, and
             the seconds of speech in each waveform.
         encoded: what is encoded already, by variation, from 1, and format.
+        opened: the clip, for the first video that is written; None if it is not open yet.
 
     Returns:
         For each waveform its files in the order of `formats`: name, container, notices, loudness,
@@ -291,6 +295,7 @@ def write(
         return clip if clip.exists() and clip.stat().st_size else None
 
     def write_file(waveform: Tensor, variation: int, name: str, mark: Mark | None) -> MediaFile:
+        nonlocal opened
         destination = folder / f"foley-{variation}.{name}"
         sound = (encoded or {}).get((variation, name))
         if destination.suffix[1:] in SOUND_ONLY_FORMATS:
@@ -305,6 +310,7 @@ def write(
                 mark=mark,
                 encoded=sound,
             )
+        at_hand, opened = opened, None
         return write_video(
             clip,
             waveform,
@@ -315,6 +321,7 @@ def write(
             mix=options,
             mark=mark,
             encoded=sound,
+            opened=at_hand,
         )
 
     waveforms = load_waveforms(folder)
@@ -406,6 +413,31 @@ def write_along(
     return write(
         folder, **arguments, encoded={key: encoder.end() for key, encoder in encoders.items()}
     )
+
+
+def write_ready(
+    folder: Path, *, formats: list[str], limits: dict[str, Any]
+) -> list[list[dict[str, Any]]]:
+    """Open the clip, ask for the arguments of `write` by `WHEN_COMPLETE`, and write the files.
+
+    So the process and the head of the clip are there when the sound is.
+
+    Args:
+        folder: the request's folder, with the clip in it.
+        formats: names of the containers and sound formats.
+        limits: the fields of `MediaLimits`, as JSON holds them.
+
+    Returns:
+        As `write`.
+
+    Raises:
+        FoleyError: as `write`.
+    """
+    video = next((name for name in formats if name not in SOUND_ONLY_FORMATS), None)
+    if video is None:
+        return write(folder, **ask(WHEN_COMPLETE))
+    with open_clip(_find_clip(folder), video, limits=_media_limits(limits)) as opened:  # type: ignore[arg-type]
+        return write(folder, **ask(WHEN_COMPLETE), opened=opened)
 
 
 def _find_clip(folder: Path) -> Path:
@@ -509,5 +541,6 @@ TASKS: Tasks = {
     "take_sound": take_sound,
     "write": write,
     "write_along": write_along,
+    "write_ready": write_ready,
     "write_piece": write_piece,
 }

@@ -1,6 +1,9 @@
-"""The files of a long sound, whose encoders run while it is made."""
+"""The files of a sound, for which what can be done is done while it is made."""
 
 import asyncio
+import json
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,11 +13,13 @@ import psutil
 import pytest
 import torch
 
+from foley.errors import VideoDecodeError
 from foley.sound_file import append_samples
-from runners.handoff import CLIP, name_growing, save_waveforms
+from foley.types import Stage
+from runners.handoff import CLIP, EXPECTED, name_growing, save_waveforms
 from runners.jobs.along import EarlyWriter, Written, begin_writing
 from runners.jobs.job import GenerationJob, GenerationOptions
-from runners.messages import FinishedPiece
+from runners.messages import FinishedPiece, ProgressUpdate
 from runners.sandbox.fork_server import SandboxLimits
 from runners.sandbox.pool import Sandbox
 from runners.settings import Settings, child_environment
@@ -177,3 +182,118 @@ def test_sounds_that_are_changed_at_the_end_or_not_encoded_are_not_begun(
     job = GenerationJob(**{**vars(job), "format": job.options.format or "mp4"})
     writer = EarlyWriter(None, None, job, LIMITS)  # type: ignore[arg-type]
     writer.start(PIECE)  # would fail for want of a sandbox
+
+
+HALF = ProgressUpdate(stage=Stage.SAMPLE, step=8, num_steps=16)
+
+
+async def get_ready(writer: EarlyWriter) -> psutil.Process:
+    """Start the child of a short sound, and return it once it waits for the sound."""
+    before = set(find_children())
+    writer.note(HALF)
+    await asyncio.wait_for(writer._wait_for_pause(), scale(30))
+    (child,) = set(find_children()) - before
+    return child
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_a_child_that_waits_for_a_short_sound_writes_what_one_does_that_is_started_then(
+    sandbox: Sandbox,
+    folder: Path,
+    sounds: np.ndarray,
+    usual: tuple[Written, list[tuple[str, bytes]]],
+    is_killed: bool,
+) -> None:
+    async def write() -> Written:
+        async with begin_writing(sandbox, None, make_job(folder), LIMITS) as writer:
+            for step in range(8):
+                writer.note(ProgressUpdate(stage=Stage.SAMPLE, step=step, num_steps=16))
+            assert writer._task is None
+            child = await get_ready(writer)
+            if is_killed:
+                child.kill()
+                await wait_until(lambda: child not in find_children())
+            writer.note(HALF)  # nothing more begins
+            save_waveforms(torch.from_numpy(sounds)[:, None], folder)
+            return await writer.write(**ARGUMENTS)
+
+    assert (asyncio.run(write()), list_files(folder)) == usual
+
+
+def test_a_sound_that_comes_before_the_child_is_ready_is_written(
+    sandbox: Sandbox,
+    folder: Path,
+    sounds: np.ndarray,
+    usual: tuple[Written, list[tuple[str, bytes]]],
+) -> None:
+    async def write() -> Written:
+        async with begin_writing(sandbox, None, make_job(folder), LIMITS) as writer:
+            save_waveforms(torch.from_numpy(sounds)[:, None], folder)
+            writer.note(HALF)
+            return await writer.write(**ARGUMENTS)
+
+    assert (asyncio.run(write()), list_files(folder)) == usual
+
+
+def test_children_that_wait_hold_no_turns_and_all_of_them_write(
+    sandbox: Sandbox, folder: Path, sounds: np.ndarray
+) -> None:
+    """There are more jobs than turns, and some have their sound before a child is ready."""
+    num_jobs = 3 * (os.cpu_count() or 1)
+    folders = [folder.with_name(f"request-{number}") for number in range(num_jobs)]
+    for made in folders:
+        shutil.copytree(folder, made)
+        save_waveforms(torch.from_numpy(sounds)[:1, None, :RATE], made)
+
+    async def write(made: Path, waits: bool, all_wait: asyncio.Barrier) -> int:
+        job = make_job(made, num_variations=1)
+        async with begin_writing(sandbox, None, job, LIMITS) as writer:
+            writer.note(HALF)
+            if waits:
+                await asyncio.wait_for(writer._wait_for_pause(), scale(60))
+            await all_wait.wait()
+            (files,) = await writer.write(**ARGUMENTS)
+            return len(files)
+
+    async def write_all() -> list[int]:
+        barrier = asyncio.Barrier(num_jobs)
+        ways = [write(made, number % 3 > 0, barrier) for number, made in enumerate(folders)]
+        return await asyncio.gather(*ways)
+
+    assert asyncio.run(write_all()) == [2] * num_jobs
+
+
+def test_a_job_that_is_cancelled_leaves_no_child_that_waits(sandbox: Sandbox, folder: Path) -> None:
+    async def give_up(children: list[psutil.Process]) -> None:
+        async with begin_writing(sandbox, None, make_job(folder), LIMITS) as writer:
+            children.append(await get_ready(writer))
+            raise ZeroDivisionError
+
+    children: list[psutil.Process] = []
+    with pytest.raises(ZeroDivisionError):
+        asyncio.run(give_up(children))
+    assert not set(children) & set(find_children())
+    assert {path.name for path in folder.iterdir()} == {CLIP}
+
+
+def test_a_clip_that_cannot_be_opened_ahead_is_refused_at_the_end(
+    sandbox: Sandbox, folder: Path, sounds: np.ndarray
+) -> None:
+    (folder / CLIP).write_bytes(b"no clip")
+
+    async def write() -> None:
+        async with begin_writing(sandbox, None, make_job(folder), LIMITS) as writer:
+            writer.note(HALF)
+            save_waveforms(torch.from_numpy(sounds)[:, None], folder)
+            assert writer._task is not None
+            await asyncio.wait([writer._task])
+            await writer.write(**ARGUMENTS)
+
+    with pytest.raises(VideoDecodeError):
+        asyncio.run(write())
+
+
+def test_a_long_sound_is_not_waited_for(folder: Path) -> None:
+    (folder / EXPECTED).write_text(json.dumps({"seconds": 60.0}))
+    writer = EarlyWriter(None, None, make_job(folder), LIMITS)  # type: ignore[arg-type]
+    writer.note(HALF)  # would fail for want of a sandbox
