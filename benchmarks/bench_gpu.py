@@ -30,6 +30,7 @@ import torch
 
 from benchmarks.gpu import parts
 from benchmarks.gpu.bench import Bench, print_step
+from benchmarks.gpu.caches import measure_caches
 from benchmarks.gpu.decoder import measure_decoder, measure_layers
 from benchmarks.gpu.encoders import measure_encoders
 from benchmarks.gpu.kernels import measure_kernels, measure_products
@@ -47,6 +48,7 @@ PARTS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "encoders": measure_encoders,
     "stages": measure_stages,
     "qualities": measure_qualities,
+    "caches": measure_caches,
     "steps": parts.measure_steps,
     "unfused": parts.measure_unfused,
     "profile": parts.profile_steps,

@@ -107,6 +107,27 @@ def _num_sync(seconds: float) -> int:
     return 8 * max(1, count_segments(round(seconds * SYNC_FPS)))
 
 
+def random_conditions(bench: Bench, seconds: float, seed: int) -> Conditions:
+    """The conditions of a clip and its prompts, drawn at random.
+
+    Args:
+        bench: the shared state.
+        seconds: length of the clip.
+        seed: of the conditions.
+    """
+    config, generator = bench.preset.dit, torch.Generator().manual_seed(seed)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator).to(bench.device)
+
+    return Conditions(
+        visual_tokens=draw(max(1, round(seconds * VISUAL_FPS)), config.visual_dim),
+        sync_tokens=draw(_num_sync(seconds), config.sync_dim),
+        text_tokens=draw(2, NUM_TEXT, config.text_dim),
+        num_latents=round(seconds * LATENT_RATE),
+    )
+
+
 def random_part(
     bench: Bench, dit: FoleyDiT, seconds: float, seed: int, guidance: float = 4.5
 ) -> EvaluationPart:
@@ -119,21 +140,12 @@ def random_part(
         seed: of the conditions and the noise.
         guidance: scale of the guidance; above 1, the part has an unconditional half.
     """
-    config, generator = bench.preset.dit, torch.Generator().manual_seed(seed)
-
-    def draw(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator).to(bench.device)
-
-    frames = round(seconds * LATENT_RATE)
-    conditions = Conditions(
-        visual_tokens=draw(max(1, round(seconds * VISUAL_FPS)), config.visual_dim),
-        sync_tokens=draw(_num_sync(seconds), config.sync_dim),
-        text_tokens=draw(2, NUM_TEXT, config.text_dim),
-        num_latents=frames,
-    )
-    noise = draw_noise((seed,), config.latent_dim, frames).to(bench.device)
+    conditions = random_conditions(bench, seconds, seed)
+    noise = draw_noise((seed,), bench.preset.dit.latent_dim, conditions.num_latents)
     with torch.inference_mode():
-        path = Denoising(dit, conditions, noise, make_sigmas(3), guidance_scale=guidance)
+        path = Denoising(
+            dit, conditions, noise.to(bench.device), make_sigmas(3), guidance_scale=guidance
+        )
         return path.prepare_part()
 
 

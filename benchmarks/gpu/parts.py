@@ -191,7 +191,7 @@ def measure_parity(bench: Bench) -> dict[str, Any]:
         return model(members)[0].float().cpu()
 
     modules = at_full_size(VelocityModel(dit), [part])
-    step = _step(bench, dit, "bf16")
+    step = make_step(bench, dit, "bf16")
     model = VelocityModel(dit, step)
     alone, again, replayed = (at_full_size(model, [part]) for _ in range(3))
     model([other, part])
@@ -232,7 +232,7 @@ def measure_steps(bench: Bench) -> dict[str, Any]:
     seconds = bench.args.seconds
     for precision in bench.args.precision:
         dit = random_dit(bench)
-        model = VelocityModel(dit, _step(bench, dit, precision))
+        model = VelocityModel(dit, make_step(bench, dit, precision))
         more = precision == "bf16" and not bench.args.brief
         for count in bench.args.clips:
             parts = [random_part(bench, dit, seconds, seed) for seed in range(count)]
@@ -273,7 +273,8 @@ def measure_unfused(bench: Bench) -> dict[str, Any]:
     return found
 
 
-def _step(bench: Bench, dit: FoleyDiT, precision: Precision) -> FusedStep:
+def make_step(bench: Bench, dit: FoleyDiT, precision: Precision) -> FusedStep:
+    """The step as the product runs it; on a CPU in plain PyTorch, without graphs."""
     capture = CudaCapture() if bench.on_gpu else _run_again
     return FusedStep(dit, precision, _ops(bench, precision), capture)
 
@@ -411,7 +412,7 @@ def profile_steps(bench: Bench) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for precision in bench.args.precision:
         dit = random_dit(bench)
-        model = VelocityModel(dit, _step(bench, dit, precision))
+        model = VelocityModel(dit, make_step(bench, dit, precision))
         for count in sorted({bench.args.clips[0], bench.args.clips[-1]}):
             parts = [random_part(bench, dit, bench.args.seconds, seed) for seed in range(count)]
             found[f"{precision}_{count}"] = profile_run(
