@@ -17,10 +17,11 @@ from torch.nn import functional as F
 from training import labels
 from training.clips import Batch
 from training.render import degrade
-from training.scene import FPS, SEEN_AFTER
+from training.scene import FPS, LAYERS, SEEN_AFTER
 from training.sound import noise_table
 
 _FRAMES_AT_ONCE = 256
+_FRICTION = LAYERS.index("friction")
 PLAIN_SHARE = 0.2  # of the takes show the clip as it was rendered
 CUT_SHARE, SPLICE_SHARE = 0.2, 0.2  # of the takes: to another view of a scene, to another scene
 SMALLEST_VIEW = 0.55  # of the picture's side
@@ -236,12 +237,15 @@ def splice(batch: Batch, rng: np.random.Generator) -> Batch:
     """Some clips go on, after a cut, as other clips of the batch; the cut itself is not heard.
 
     Args:
-        batch: of rendered clips, whose `drawn` has the pictures. Their continuous sounds are of
-            one kind.
+        batch: of rendered clips, whose `drawn` has the pictures. Clips with other continuous
+            sounds than rubbing are left alone.
         rng: of the cuts.
     """
     assert batch.drawn is not None
     chosen = [clip for clip in range(len(batch)) if rng.random() < SPLICE_SHARE]
+    kinds = batch.layers["kind"]
+    hums = ((kinds >= 0) & (kinds != _FRICTION)).any(1).cpu()
+    chosen = [clip for clip in chosen if not hums[clip]]  # slots of one kind can be joined
     count = batch.drawn.shape[1]
     if len(chosen) < 2 or count < 32:
         return batch

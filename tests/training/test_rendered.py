@@ -30,6 +30,7 @@ from training.rendered.clip import (
     LEAST_SEEN_FORCE,
     MEASURED,
     RUBS_HEARD,
+    RenderedClip,
     _choose_kind,
     _expose,
     make_clip,
@@ -86,7 +87,8 @@ def test_every_kind_of_scene_is_heard_and_seen(kind: str) -> None:
     times = [event.seconds for event in clip.events]
     assert times == sorted(times)
     assert all(0.03 <= seconds < 2.94 for seconds in times)
-    assert any(event.scored for event in clip.events) or kind in ("slide", "dominoes")
+    quiet = ("slide", "dominoes", "vehicle", "swing")
+    assert any(event.scored for event in clip.events) or kind in quiet
     hits = clip.scene.hits
     assert (hits["force"] >= 0.02).all()
     assert (hits["force"] <= 1).all()
@@ -246,3 +248,32 @@ def test_photographs_are_optional(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     shown = np.asarray(Image.open(io.BytesIO(image))).astype(int)
     assert shown.shape == (16, 16, 3)
     assert np.ptp(shown[8, :, 0]) > 10  # it shows a part of the panorama from left to right
+
+
+@pytest.mark.parametrize("kind", ["vehicle", "swing"])
+def test_a_continuous_sound_follows_the_speed(kind: str) -> None:
+    clip = make_clip((8, 1), 3.0, kind=kind, size=None)
+    layers, sprites = clip.scene.layers, clip.scene.frames["sprites"]
+    (slot,) = np.flatnonzero(layers["kind"] >= 0)
+    assert clip.scene.layers["level"][slot].max() > 0.3
+    moved = np.linalg.norm(np.diff(sprites[:, 0, :2], axis=0), axis=1)  # between two frames
+    level = layers["level"][slot].reshape(-1, 2).mean(1)
+    assert np.corrcoef(moved, level[1:])[0, 1] > 0.6
+    assert collate_numbers(clip).waveform().isfinite().all()
+
+
+def test_a_glass_breaks_where_it_lands() -> None:
+    clip = make_clip((64, 1), 3.0, kind="shatter", size=None)
+    first, *rest = clip.events
+    assert len(rest) > 3
+    assert all(event.force < first.force for event in rest)
+    sprites = clip.scene.frames["sprites"]
+    shown = sprites[:, :, 5].sum(1)
+    frame = round(first.seconds * 25)
+    assert shown[frame - 2] == 1  # the whole glass
+    assert shown[frame + 2] > 4  # its shards
+
+
+def collate_numbers(clip: RenderedClip) -> clips.Batch:
+    """A batch of the numbers of a clip that was not drawn."""
+    return clips.collate([clip.scene])

@@ -94,6 +94,8 @@ def _points_to_frame(world: World, motion: Motion, impacts: list[Impact], fps: f
                 near = np.linalg.norm(place - impact.point) < 0.9
                 if body and near and part_of(world, motion, body).moves:
                     points.append(place)
+    watched = [motion.model.body(hum.body).id for hum in world.hums]
+    points += [place[body] for place in motion.places[::3] for body in watched]
     framed = np.array(points)
     if len(framed) > 20:  # what rolls far away may leave the picture
         low, high = np.percentile(framed, (8, 92), axis=0)
@@ -108,12 +110,12 @@ def place_camera(
 
     Args:
         world, motion: of the clip.
-        impacts: of the clip; at least one must be strong.
+        impacts: of the clip; at least one must be strong, unless something hums.
         field_of_view: vertical, degrees.
         fps: drawn moments a second.
 
     Raises:
-        ValueError: no impact is strong enough to be framed.
+        ValueError: no impact is strong enough to be framed, and nothing hums.
     """
     rng, tangent = world.rng, math.tan(math.radians(field_of_view / 2))
     points = _points_to_frame(world, motion, impacts, fps)
@@ -143,7 +145,7 @@ def place_camera(
         for impact in strong:
             motion.place_all(min(round(impact.seconds * fps), len(motion.places) - 1))
             seen += _is_visible(motion, eye, impact.point + np.array((0, 0, 0.004)), impact.bodies)
-        share = seen / len(strong)
+        share = seen / len(strong) if strong else 1.0
         if best is None or share > best[0]:
             best = share, eye, distance
         if share > 0.95:

@@ -8,16 +8,25 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from training import scene, text
-from training.materials import MATERIALS, TABLE, Voice, draw_hit_gains, draw_voice, hit_level
+from training.materials import (
+    MATERIALS,
+    NUM_MODES,
+    TABLE,
+    Voice,
+    draw_hit_gains,
+    draw_voice,
+    hit_level,
+)
 from training.rendered import camera, contacts, simulate
 from training.rendered.backdrop import add_backdrop, place_backdrop
 from training.rendered.daily import DAILY
 from training.rendered.driven import DRIVEN
 from training.rendered.loose import LOOSE
-from training.rendered.world import HIDDEN_HEIGHT, TIME_STEP, World
+from training.rendered.moving import MOVING, measure_hum
+from training.rendered.world import HIDDEN_HEIGHT, TIME_STEP, Hum, World
 
 MEASURED = LOOSE | DRIVEN  # what held-out clips show, since figures are of these
-KINDS = MEASURED | DAILY
+KINDS = MEASURED | DAILY | MOVING
 ATTEMPTS = 12
 LEAST_SEEN = 0.85
 DISTRACTOR_SHARE = 0.3  # of the clips show a thing that moves and touches nothing
@@ -27,6 +36,21 @@ LEAST_SEEN_FORCE = 0.07  # softer impacts cannot be told from rubbing and chatte
 RUBS_NEAR_SECONDS = 0.06
 RUBS_HEARD = 0.02  # level of rubbing
 BLURRED_SHARE = 0.5  # of the varied clips show motion blur
+_HIT_SHAPES: dict[str, tuple[int, ...]] = dict.fromkeys(("hz", "rates", "gains"), (NUM_MODES,))
+_HIT_SHAPES |= {
+    "screen": (2,),
+    "seconds": (),
+    "force": (),
+    "material": (),
+    "size": (),
+    "level": (),
+    "noise": (),
+    "noise_hz": (),
+    "noise_rate": (),
+    "chirp": (),
+    "attack": (),
+    "offset": (),
+}
 SHUTTER_SECONDS = (0.01, 0.04)  # for which a frame of such a clip is exposed
 EXPOSURES = 5  # moments that such a frame is the mean of
 
@@ -144,7 +168,8 @@ def _try_clip(
     sounds = _Sounds(world, motion, view)
     for impact in impacts:
         sounds.add(impact)
-    if not NUM_HITS[0] <= len(sounds.groups) <= NUM_HITS[1]:
+    least, most = (0, NUM_HITS[1]) if world.hums else NUM_HITS
+    if not least <= len(sounds.groups) <= most:
         return None
     pictures = None
     if size is not None:
@@ -264,6 +289,16 @@ class _Sounds:
             "offset": rng.integers(2**20),
         }
 
+    def _hum_level(self, hum: Hum, count: int) -> np.ndarray:
+        """Return the level of a hum at 50 Hz, [A]."""
+        motion = self._motion
+        places = motion.places[:, motion.model.body(hum.body).id]  # [n, 3]
+        # Two frames of a slow camera are one moment.
+        moments, first = np.unique(motion.moments, return_index=True)
+        speeds = np.linalg.norm(np.gradient(places[first], moments, axis=0), axis=1)
+        grid = (np.arange(count) + 0.5) / scene.LATENT_RATE
+        return measure_hum(hum, np.interp(grid, moments, speeds))
+
     def events(self) -> list[Event]:
         """Return what is heard, impacts within 30 ms as one."""
         tops = [max(group, key=lambda heard: heard.force) for group in self.groups]
@@ -290,7 +325,8 @@ class _Sounds:
         """Return the numbers of the clip."""
         rng, motion, view = self._world.rng, self._motion, self._view
         hits = {
-            name: np.array([row[name] for row in self._rows], np.float32) for name in self._rows[0]
+            name: np.array([row[name] for row in self._rows], np.float32).reshape(-1, *shape)
+            for name, shape in _HIT_SHAPES.items()
         }
         count = round(seconds * scene.LATENT_RATE)
         kinds, levels = np.full(scene.MAX_LAYERS, -1), np.zeros((scene.MAX_LAYERS, count))
@@ -298,6 +334,9 @@ class _Sounds:
         for index, level in enumerate(self._rubs):
             if level.max() > RUBS_HEARD:
                 kinds[index], levels[index] = scene.LAYERS.index("friction"), level[:count]
+        for hum in self._world.hums:
+            kinds[2], levels[2] = scene.LAYERS.index(hum.sound), self._hum_level(hum, count)
+            pitch[2] = rng.uniform(0, 1)
         layers = {
             "kind": kinds,
             "level": levels.astype(np.float32),
@@ -305,10 +344,13 @@ class _Sounds:
             "offset": rng.integers(2**21, size=scene.MAX_LAYERS),
         }
         frames, still = _empty_drawing(len(view.views))
+        humming = {hum.body for hum in self._world.hums}
         moving = [
             body
             for body in range(1, motion.model.nbody)
-            if (part := self._world.parts.get(motion.name_of(body))) and part.moves and part.ring
+            if (part := self._world.parts.get(motion.name_of(body)))
+            and part.moves
+            and (part.ring or motion.name_of(body) in humming)
         ][: scene.MAX_SPRITES]
         for moment in range(len(view.views)):
             x, y, depth = view.project(motion.places[moment][moving], moment).T
@@ -322,7 +364,7 @@ class _Sounds:
         reverb = np.array((rng.uniform(0.08, 0.3), 0.0))
         if rng.random() < 0.4:
             reverb[1] = rng.uniform(0.01, 0.05)
-        prompt = text.describe(rng, self._world.actions, [])
+        prompt = text.describe(rng, self._world.actions, self._world.textures)
         return scene.Scene(frames, still, hits, layers, reverb.astype(np.float32), prompt, seconds)
 
 

@@ -5,10 +5,13 @@
 import math
 
 import mujoco
+import numpy as np
 
 from training.rendered.driven import Arm, draw_skin_colour, drive, plan_strikes
 from training.rendered.loose import IMMOVABLE
-from training.rendered.world import Part, Release, World
+from training.rendered.world import HIDDEN_HEIGHT, Part, Release, World
+
+LAST_TOUCH_SECONDS = 0.003  # for which a glass that breaks still pushes: long enough to be found
 
 
 def steps(world: World, length: float) -> None:
@@ -183,4 +186,62 @@ def racket(world: World, length: float) -> None:
     world.elevation = (-28, -4)
 
 
-DAILY = {scene.__name__: scene for scene in (steps, keys, chop, racket)}
+def shatter(world: World, length: float) -> None:
+    """A glass falls and breaks where it first touches something."""
+    world.add_back_wall()
+    half, high = world.uniform(0.06, 0.11), world.uniform(0.6, 1.4)
+    spot, look = (world.uniform(-0.3, 0.3), world.uniform(-0.3, 0.3)), world.look("glass")
+    begins = world.uniform(0.2, min(1.5, length / 2))
+    glass = world.add_free(
+        world.pick("cup", "ball", "box"),
+        "glass",
+        half,
+        (*spot, high),
+        release=Release(begins, (0, 0, 0), world.rng.normal(0, 3, 3)),
+        look=look,
+    )
+    shards = [
+        world.add_free(
+            "rock",
+            "glass",
+            half * world.uniform(0.15, 0.3),
+            (0.3 * index - 1, 0, HIDDEN_HEIGHT),
+            release=Release(0),
+            restitution=world.uniform(0.2, 0.45),
+            look=look,
+        )
+        for index in range(int(world.rng.integers(5, 10)))
+    ]
+    flights = [
+        (*world.rng.normal(0, 0.35, 2), world.uniform(0.1, 1.0), *world.rng.normal(0, 8, 3))
+        for _ in shards
+    ]
+    turns = 2 * math.pi * np.arange(len(shards)) / len(shards)
+    offsets = half * np.stack((0.7 * np.cos(turns), 0.7 * np.sin(turns), 0 * turns), 1)
+    broken: list[float] = []
+
+    def watch(seconds: float, model: mujoco.MjModel, data: mujoco.MjData) -> None:
+        joint = model.joint(glass)
+        place, speed = int(joint.qposadr[0]), int(joint.dofadr[0])
+        body = int(model.body(glass).id)
+        falls = not broken and seconds > begins and data.ncon
+        if falls and (model.geom_bodyid[data.contact.geom] == body).any():
+            broken.append(seconds)
+        since = seconds - broken[0] if broken else -1.0
+        for name, flight, offset in zip(shards, flights, offsets, strict=True):
+            shard = model.joint(name)
+            at, rate = int(shard.qposadr[0]), int(shard.dofadr[0])
+            if since < LAST_TOUCH_SECONDS:
+                data.qpos[at + 2], data.qvel[rate : rate + 6] = HIDDEN_HEIGHT, 0
+            elif data.qpos[at + 2] > HIDDEN_HEIGHT / 2:
+                data.qpos[at : at + 3] = data.qpos[place : place + 3] + offset
+                data.qpos[at + 2] = max(data.qpos[at + 2], half * 0.6)
+                data.qvel[rate : rate + 6] = flight
+        if since >= LAST_TOUCH_SECONDS:
+            data.qpos[place + 2], data.qvel[speed : speed + 6] = HIDDEN_HEIGHT, 0
+
+    world.controls.append(watch)
+    world.actions.append(("bounce", "glass"))
+
+
+DAILY = {scene.__name__: scene for scene in (steps, keys, chop, racket, shatter)}

@@ -65,6 +65,25 @@ class HingeRelease:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Hum:
+    """A continuous sound that follows how fast a body moves.
+
+    Attributes:
+        sound: of `training.scene.LAYERS`.
+        body: its name.
+        idle: level at rest, 0 .. 1.
+        full_speed: m/s at which the level is 1.
+        power: of the speed.
+    """
+
+    sound: str
+    body: str
+    idle: float
+    full_speed: float
+    power: float = 1.0
+
+
 def write_numbers(values: Sequence[float] | np.ndarray) -> str:
     """Return numbers as MJCF has them, separated by spaces."""
     return " ".join(f"{value:.5g}" for value in np.ravel(np.asarray(values, float)))
@@ -89,6 +108,8 @@ class World:
         releases: how bodies begin to move, by name.
         controls: functions of the time that push joints, called before each step.
         actions: (action, material) of each sounding thing, for the prompt.
+        hums: continuous sounds of what moves, one at most.
+        textures: their names, for the prompt.
         settle_seconds: simulated before the clip begins.
         azimuth, elevation: from where the camera may look, degrees.
     """
@@ -100,6 +121,8 @@ class World:
     hinges: list[HingeRelease] = field(default_factory=list)
     controls: list[Control] = field(default_factory=list)
     actions: list[tuple[str, str | None]] = field(default_factory=list)
+    hums: list[Hum] = field(default_factory=list)
+    textures: list[str] = field(default_factory=list)
     settle_seconds: float = 0.0
     resting: bool = False  # whether bodies rest on one another from the start
     rubs: bool = True  # whether rubbing sounds
