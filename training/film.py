@@ -157,21 +157,22 @@ def film(batch: Batch, rng: np.random.Generator) -> Batch:
     frames, spots = (batch.hits[name].cpu().numpy() for name in ("seconds", "screen"))
     frames, turned = frames * FPS, spots.copy()
     places = np.tile(np.array((0, 0, 1, 1), np.float32), (len(batch), count, 1))
-    lenses, chosen = [], np.flatnonzero(rng.random(len(batch)) >= PLAIN_SHARE)
-    if not len(chosen):
-        return batch
-    for clip in chosen:
+    lenses, plain = [], rng.random(len(batch)) < PLAIN_SHARE
+    for clip in range(len(batch)):
         mine = np.flatnonzero(owner == clip)
+        lenses.append(_choose_lens(rng, count, spots[mine]))
+        if plain[clip]:
+            continue
         for view in _choose_views(rng, count, frames[mine], spots[mine]):
             sign = -1.0 if view.mirrored else 1.0
             places[clip, view.first : view.last] = (*view.centre, view.side, sign)
             inside = mine[(frames[mine] >= view.first) & (frames[mine] < view.last)]
             turned[inside] = (spots[inside] - view.centre) / view.side * (sign, 1.0)
-        lenses.append(_choose_lens(rng, count, spots[mine]))
     moved = torch.from_numpy(places).to(device)
-    rows = torch.from_numpy(chosen).to(device)
-    pictures = batch.drawn.clone()
-    pictures[rows] = _expose(batch.drawn[rows], moved[rows], lenses)
+    # All clips, so that the tensors of all batches have the same sizes.
+    pictures = _expose(batch.drawn, moved, lenses)
+    untouched = torch.from_numpy(plain).to(device)
+    pictures[untouched] = batch.drawn[untouched]
     sprites = batch.frames["sprites"].clone()
     at = moved[:, :, None]
     sprites[..., 0] = (at[..., 3] * (sprites[..., 0] - at[..., 0]) / at[..., 2]).clamp(-2, 2)
@@ -221,9 +222,7 @@ def _expose(pictures: Tensor, places: Tensor, lenses: list[_Lens]) -> Tensor:
         picture = flat[part].float() / 255
         picture = F.grid_sample(picture, grid, "bilinear", "reflection", align_corners=False)
         far = (1.5 * near[part] * (focus[part] - y) - 0.3).clamp(0, 1)  # [F, 1, H, W]
-        soft = picture
-        for _ in range(3):
-            soft = F.avg_pool2d(soft, 5, 1, 2, count_include_pad=False)
+        soft = F.interpolate(F.avg_pool2d(picture, 4), size, mode="bilinear")
         picture = torch.lerp(picture, soft, haze[part] * far)
         light = picture.mean(1, keepdim=True)
         picture = torch.lerp(picture, light, grey[part]) * gain[part]

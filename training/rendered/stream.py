@@ -33,6 +33,8 @@ _WEIGHTS |= {"steps": 1.5}
 _WEIGHTS |= {"drum": 0.7, "hammer": 0.7, "pendulum": 0.6, "clap": 0.5}
 _TOTAL = sum(_WEIGHTS.get(kind, 1.0) for kind in KINDS)
 TRAINING_SHARES = {kind: _WEIGHTS.get(kind, 1.0) / _TOTAL for kind in KINDS}
+KEPT_CROPS = 12  # batches of filmed crops, 231 MB each
+CROP_USES = 3  # how often one is used, on average; to film it takes as long as several steps
 MAX_RESTARTS = 100  # a fault in a scene ends one process in a while, a broken renderer all
 # What a worker makes of its clips: given the worker's random numbers and a function that makes
 # `count` clips of some seconds.
@@ -251,6 +253,8 @@ class RenderedPool:
         self._rng = np.random.default_rng(seed)
         self._kept = kept
         self._read: set[Path] = set()
+        self._crops: list[Batch] = []
+        self._turn = 0
 
     def refresh(self) -> Batch | None:
         """Add one batch, if one is ready, and return it."""
@@ -293,12 +297,23 @@ class RenderedPool:
     def draw_crops(self, frames: int, count: int) -> Batch | None:
         """Return `count` crops of `frames` frames from several batches; None while there is none.
 
+        They are filmed anew in one of `CROP_USES` calls.
+
         Args:
             frames: length of a crop, at 25 fps, no longer than the clips.
             count: clips.
         """
         if not self._clips:
             return None
+        self._turn += 1
+        if self._turn % CROP_USES and len(self._crops) == KEPT_CROPS:
+            return self._crops[int(self._rng.integers(KEPT_CROPS))]
+        crops = self._film_crops(frames, count)
+        # The oldest ones make room.
+        self._crops = [*self._crops, crops][-KEPT_CROPS:]
+        return crops
+
+    def _film_crops(self, frames: int, count: int) -> Batch:
         parts: list[Batch] = []
         while sum(map(len, parts)) < count:
             batch = self._clips[int(self._rng.integers(len(self._clips)))]
