@@ -4,10 +4,14 @@ import ctypes.util
 import io
 import math
 import os
+import subprocess
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -15,7 +19,9 @@ from PIL import Image
 # MuJoCo reads it when it is imported.
 os.environ["MUJOCO_GL"] = "osmesa" if ctypes.util.find_library("OSMesa") else "disable"
 
+from tests.patience import wait_until
 from training import clips, labels
+from training.clips import Batch
 from training.rendered import (
     backdrop,
     camera,
@@ -35,7 +41,7 @@ from training.rendered.clip import (
     _expose,
     make_clip,
 )
-from training.rendered.stream import SUFFIX, TRAINING_SHARES, RenderedPool, collate
+from training.rendered.stream import SUFFIX, TRAINING_SHARES, Draw, RenderedPool, collate
 from training.rendered.world import UNSEEN_SHAPES, Part, Release, World
 
 
@@ -277,3 +283,32 @@ def test_a_glass_breaks_where_it_lands() -> None:
 def collate_numbers(clip: RenderedClip) -> clips.Batch:
     """A batch of the numbers of a clip that was not drawn."""
     return clips.collate([clip.scene])
+
+
+def wait_for_ever(rng: np.random.Generator, draw: Draw) -> Batch:
+    """A recipe that tells that it began, and never ends."""
+    print("began", os.getpid(), flush=True)
+    threading.Event().wait()
+    raise AssertionError
+
+
+@pytest.mark.long
+def test_a_killed_training_leaves_no_rendering_process_and_no_memory() -> None:
+    program = (
+        "from training.rendered.stream import RenderedStream\n"
+        "from tests.training.test_rendered import wait_for_ever\n"
+        "if __name__ == '__main__':\n"
+        "    stream = RenderedStream(1, wait_for_ever, num_workers=1)\n"
+        "    print(stream._folder.name, flush=True)\n"
+        "    stream.join()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True
+    ) as training:
+        assert training.stdout is not None
+        folder = Path(training.stdout.readline().strip())
+        began, worker = training.stdout.readline().split()
+        assert began == "began"
+        assert folder.is_dir()
+        training.kill()
+    wait_until(lambda: not folder.exists() and not psutil.pid_exists(int(worker)))

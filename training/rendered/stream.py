@@ -4,6 +4,7 @@
 
 import os
 import queue
+import shutil
 import tempfile
 import threading
 import time
@@ -87,6 +88,7 @@ class Lengths:
 
 def _work(index: int, seed: int, recipe: Recipe, folder: str, made: "mp.Queue[object]") -> None:
     """Make batches for ever, in a process of its own."""
+    threading.Thread(target=_end_with_parent, args=(folder,), daemon=True).start()
     torch.set_num_threads(1)
     os.nice(5)  # the training's own processes go first
     rng, serial = np.random.default_rng((seed, index)), 0
@@ -104,6 +106,15 @@ def _work(index: int, seed: int, recipe: Recipe, folder: str, made: "mp.Queue[ob
         path = Path(folder) / f"{index}-{serial}.npy"
         np.save(path, batch.drawn.numpy())
         made.put((path, replace(batch, drawn=None)))
+
+
+def _end_with_parent(folder: str) -> None:
+    """End this process when the training is killed, and free the memory of the batches."""
+    parent = mp.parent_process()
+    assert parent is not None
+    parent.join()
+    shutil.rmtree(folder, ignore_errors=True)
+    os._exit(1)
 
 
 class RenderedStream(threading.Thread):
