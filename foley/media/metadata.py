@@ -20,7 +20,7 @@ from foley.media.containers import takes
 from foley.media.integrity import find_boxes
 from foley.media.matroska import find_configurations
 from foley.media.source import MediaLimits, open_video
-from foley.media.timeline import clock_start
+from foley.media.timeline import clock_start, demux
 
 if TYPE_CHECKING:
     from av.container.core import Chapter
@@ -160,7 +160,7 @@ def read_subtitles(
     with open_video(source, limits) as (container, _):
         streams = [container.streams[index] for index in copies]
         starts = {stream.index: clock_start(container, stream) for stream in streams}
-        for packet in container.demux(streams):
+        for packet in demux(container, *streams):
             if not packet.size or packet.pts is None:
                 continue
             packet.pts -= starts[packet.stream.index]

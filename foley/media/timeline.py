@@ -3,6 +3,7 @@
 from __future__ import annotations  # PyAV's packets are generic for the type checker only
 
 from collections.abc import Iterator
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,7 +16,6 @@ from av.stream import Stream
 from av.video.stream import VideoStream
 
 from foley.configs import SYNC_FPS
-from foley.errors import VideoDecodeError
 from foley.media.clip_clock import ClipClock, Witness
 from foley.media.integrity import is_fragmented
 
@@ -65,28 +65,36 @@ def _demux_in_clip_time(
     shift = -clock_start(container, stream)
     if not has_running_clock(container):
         clock = ClipClock(stream, shift, step)
-        for packet in _demux(container, stream):
+        for packet in demux(container, stream):
             yield from clock.place(packet)
         return
     # The other stream tells a clock that was restarted from a stream that pauses.
     other = _find_other(container, stream)
     witness = None if other is None else Witness(other)
     clock = ClipClock(stream, shift, step, closes_gaps=True, witness=witness)
-    for packet in _demux(container, *([stream] if other is None else [stream, other])):
+    for packet in demux(container, *([stream] if other is None else [stream, other])):
         if packet.stream_index == stream.index:
             yield from clock.place(packet)
         elif witness is not None:
             witness.hear(packet)
 
 
-def _demux(container: InputContainer, *streams: Any) -> Iterator[Any]:
-    try:
+def demux(container: InputContainer, *streams: Stream) -> Iterator[Packet[Any]]:
+    """Yield the packets of some streams in the file's order, an empty last one of each included.
+
+    A stream that begins later than the file's head says is left out.
+
+    Args:
+        container: the open source.
+        streams: of it.
+
+    Raises:
+        av.FFmpegError: a packet cannot be read.
+    """
+    # When all is read, PyAV (18.1) goes through all streams that there are by then, with a list of
+    # those that were there before. As memory happens to be, it then fails at the first new one.
+    with suppress(IndexError):
         yield from container.demux(*streams)
-    except IndexError as error:  # PyAV's
-        raise VideoDecodeError(
-            "a stream begins that the file does not state before; send a complete file, such as "
-            "H.264 in MP4"
-        ) from error
 
 
 def _find_other(container: InputContainer, stream: Stream) -> Stream | None:
