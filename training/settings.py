@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from foley.atomic import atomic_path
 from foley.configs import TINY
 
 TRAINED = TINY
@@ -103,9 +104,9 @@ def save_state(path: Path, state: dict[str, Tensor], *, half: bool = False) -> N
     if half:
         kept = {k: v.half() if v.is_floating_point() else v for k, v in kept.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    save_file(kept, part)
-    part.replace(path)  # whoever waits for the file finds all of it
+    # Another training may wait for the file.
+    with atomic_path(path) as part:
+        save_file(kept, part)
 
 
 def load_state(path: Path, device: torch.device | str = "cpu") -> dict[str, Tensor]:

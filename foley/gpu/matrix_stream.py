@@ -10,11 +10,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from foley.gpu.host_memory import hold_on_host, lay_out
 from foley.gpu.matrix import Matrix
 from foley.models.dit import FoleyDiT
-
-# Each matrix begins at a multiple of this in the memory that it shares with others.
-_ALIGNMENT = 256
 
 
 class HostedBlock:
@@ -30,24 +28,18 @@ class HostedBlock:
 
     def __init__(self, matrices: Sequence[Matrix], *, pinned: bool) -> None:
         self._matrices = matrices
-        num_bytes = sum(_round_up(matrix.weight.nbytes) for matrix in matrices)
-        self.memory = torch.empty(num_bytes, dtype=torch.uint8, pin_memory=pinned)
-        for matrix, view in zip(matrices, self._view(self.memory), strict=True):
-            view.copy_(matrix.weight.data)
+        self.memory = hold_on_host(self._list_rows(), pinned=pinned)
         self.use(self.memory)
 
     def use(self, memory: Tensor) -> None:
         """Let the matrices' weights be those in `memory`, laid out as in its own."""
-        for matrix, view in zip(self._matrices, self._view(memory), strict=True):
-            matrix.weight = view
+        views = list(lay_out(memory, self._list_rows()))
+        for matrix, rows in zip(self._matrices, views, strict=True):
+            matrix.weight = rows.t()
 
-    def _view(self, memory: Tensor) -> Iterator[Tensor]:
-        start = 0
-        for matrix in self._matrices:
-            weight = matrix.weight  # [in, out], a transposed view
-            flat = memory[start : start + weight.nbytes].view(weight.dtype)
-            yield flat.view(weight.shape[::-1]).t()
-            start += _round_up(weight.nbytes)
+    def _list_rows(self) -> list[Tensor]:
+        """Return the weights [out, in], of which those of a matrix are transposed views."""
+        return [matrix.weight.t() for matrix in self._matrices]
 
 
 class MatrixStream:
@@ -140,7 +132,3 @@ def choose_streamed_blocks(
 
 def _count_bytes(block: nn.Module, bytes_per_weight: int) -> int:
     return bytes_per_weight * sum(weight.numel() for weight in block.parameters())
-
-
-def _round_up(num_bytes: int) -> int:
-    return -(-num_bytes // _ALIGNMENT) * _ALIGNMENT

@@ -7,16 +7,14 @@ be missing. The order of a pass is known, so each module loads its successor. Th
 are streamed by `foley.gpu.matrix_stream`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from foley.gpu.host_memory import hold_on_host, lay_out
 from foley.models.vae import EncoderBlock, FoleyVAE
-
-# Each weight begins at a multiple of this in the memory that it shares with others.
-_ALIGNMENT = 256
 
 
 class WeightStreamer:
@@ -129,27 +127,15 @@ class _Home:
 
     def __init__(self, module: nn.Module, *, pinned: bool) -> None:
         self._weights = _list_weights(module)
-        self.num_bytes = sum(_round_up(w.numel() * w.element_size()) for w in self._weights)
-        self.memory = torch.empty(self.num_bytes, dtype=torch.uint8, pin_memory=pinned)
-        for weight, view in zip(self._weights, self._view(self.memory), strict=True):
-            view.copy_(weight.data)
+        self.memory = hold_on_host(self._weights, pinned=pinned)
+        self.num_bytes = self.memory.nbytes
         self.use(self.memory)
 
     def use(self, memory: Tensor) -> None:
         """Let the module's weights be those in `memory`, laid out as in its own."""
-        for weight, view in zip(self._weights, self._view(memory), strict=True):
+        views = list(lay_out(memory, self._weights))
+        for weight, view in zip(self._weights, views, strict=True):
             weight.data = view
-
-    def _view(self, memory: Tensor) -> Iterator[Tensor]:
-        start = 0
-        for weight in self._weights:
-            size = weight.numel() * weight.element_size()
-            yield memory[start : start + size].view(weight.dtype).view(weight.shape)
-            start += _round_up(size)
-
-
-def _round_up(num_bytes: int) -> int:
-    return -(-num_bytes // _ALIGNMENT) * _ALIGNMENT
 
 
 def stream_modules(
