@@ -14,7 +14,7 @@ from torch import Tensor
 from foley.configs import MAX_TEXT_TOKENS, SYNC_SEGMENT_FRAMES, SYNC_SEGMENT_STRIDE
 from foley.cuts import CutDetector
 from foley.errors import PromptTooLongError
-from foley.gpu.encoder_batches import TEXT_PRIORITY, Encoders
+from foley.gpu.encoder_batches import TEXT_PRIORITY, Cut, Encoders
 from foley.models.embeddings import SYNC_POSITIONS
 from foley.models.synchformer import count_segment_frames, count_segments
 from foley.models.transfer import upload
@@ -210,15 +210,15 @@ def _split_piece(piece: FramePiece, *, is_first: bool) -> Iterator[FramePiece]:
     yield replace(piece, visual=piece.visual[num_visual:], sync=piece.sync[num_sync:])
 
 
-def count_pieces(encoders: Encoders, num_visual: int, num_sync: int) -> int:
+def count_pieces(cut: Cut, num_visual: int, num_sync: int) -> int:
     """Return the number of pieces of work in which a clip and its prompts are encoded.
 
     Args:
-        encoders: on their device, which decides how large a piece is.
+        cut: of the encoders, which decides how large a piece is.
         num_visual: frames at 8 fps, at least 1.
         num_sync: frames at 25 fps, at least 16.
     """
-    frames, segments = encoders.cut
+    frames, segments = cut
     count, num_encoded, previous = 1, 0, (0, 0)  # the prompts
     stops = plan_pieces(num_visual, num_sync)
     for stop in stops if len(stops) == 1 else [_FIRST_PART, *stops]:

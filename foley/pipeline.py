@@ -44,6 +44,7 @@ from foley.generation import (
     read_clip,
     store_clip,
 )
+from foley.gpu.encoder_batches import Cut
 from foley.gpu.matrix import Precision
 from foley.gpu.memory_modes import Memory, check_options, choose_loading_device
 from foley.gpu.placement import place
@@ -786,6 +787,11 @@ class FoleyPipeline:
         """
         return Session(self, frames, request, source, name_file)
 
+    @property
+    def cut(self) -> Cut:
+        """How a clip is cut into pieces when it is encoded."""
+        return self._encoders.cut
+
     def count_pieces(self, num_visual: int, num_sync: int, *, with_source: bool = False) -> int:
         """Return the number of calls of `Session.encode` that a clip takes.
 
@@ -794,7 +800,7 @@ class FoleyPipeline:
             num_sync: frames at 25 fps, at least 16.
             with_source: whether it has an edit, whose source is encoded too.
         """
-        count = count_pieces(self._encoders, num_visual, num_sync)
+        count = count_pieces(self.cut, num_visual, num_sync)
         return count + with_source * len(plan_windows(num_latents(num_sync)))
 
     def make_velocity_model(self) -> VelocityModel:

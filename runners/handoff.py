@@ -299,27 +299,35 @@ def read_expectation(folder: Path) -> float | None:
         raise ValueError(f"{EXPECTED} holds no length") from error
 
 
+def has_piece(folder: Path, index: int) -> bool:
+    """Return whether a piece of a long clip was handed on.
+
+    Args:
+        folder: of the request, in any state; it may be gone.
+        index: of the piece, from 0.
+    """
+    return (folder / PIECE.format(index)).exists()
+
+
 class HandedFrames(FrameStream):
     """The frames of a long clip, as the process that decodes it hands them on.
 
     Args:
         folder: of the request.
+
+    Attributes:
+        num_read: pieces that were read.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._num_read = 0
+        self.num_read = 0
         super().__init__(iter(self._read_next, None))
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether the next piece is there."""
-        return (self._folder / PIECE.format(self._num_read)).exists()
 
     def _read_next(self) -> FramePiece:
         from safetensors.torch import load
 
-        path = self._folder / PIECE.format(self._num_read)
+        path = self._folder / PIECE.format(self.num_read)
         # The process that decodes the clip lives on, and a clip may have taken it over. A file that
         # is cut short while it is mapped would end this process.
         with path.open("rb") as file:
@@ -337,7 +345,7 @@ class HandedFrames(FrameStream):
         )
         with atomic_path(path) as partial:
             partial.touch()
-        self._num_read += 1
+        self.num_read += 1
         return piece
 
 

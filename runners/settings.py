@@ -703,6 +703,22 @@ def child_environment() -> dict[str, str]:
     }
 
 
+def plan_model_environments(num_gpus: int) -> list[dict[str, str]]:
+    """Return the environments of processes with a model each. They hold no secret.
+
+    A process sees one GPU, so that it holds no memory of the others, and has its share of the
+    cores.
+
+    Args:
+        num_gpus: that this process sees, at least 1.
+    """
+    common = {name: value for name, value in os.environ.items() if name not in SECRETS}
+    common.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // num_gpus)))
+    given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    names = given.split(",") if given else map(str, range(num_gpus))
+    return [{**common, "CUDA_VISIBLE_DEVICES": name.strip()} for name in names][:num_gpus]
+
+
 def switch_telemetry_off() -> None:
     """Keep BentoML from reporting each start to its makers, unless the environment wants that.
 

@@ -29,6 +29,7 @@ from runners.sandbox.fork_server import SandboxLimits
 from runners.sandbox.pool import Sandbox
 from runners.settings import Settings, child_environment
 from runners.storage import is_storage_full
+from runners.worker.loading import count_gpus
 from runners.worker.startup import start_worker
 from runners.worker.stream import stream_events
 from runners.worker.worker import Worker
@@ -290,8 +291,5 @@ def _write(messages: TextIO, line: str) -> None:
 
 def _choose_jobs(device: str) -> int:
     """Return the number of rows that keep the devices busy."""
-    from runners.worker.engine import find_devices
-
-    devices = find_devices(device)
-    is_cpu = devices[0].type == "cpu"
-    return JOBS_ON_CPU if is_cpu else min(MAX_JOBS, JOBS_PER_GPU * len(devices))
+    num_gpus = count_gpus(device)
+    return min(MAX_JOBS, JOBS_PER_GPU * num_gpus) or JOBS_ON_CPU

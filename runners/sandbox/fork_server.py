@@ -34,7 +34,6 @@ import resource
 import select
 import signal
 import socket
-import sys
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -42,6 +41,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from foley.errors import FoleyError, OutputError, iterate_causes
+from runners.orphans import die_with_parent
 from runners.sandbox.confinement import Confinement, list_readable_paths
 from runners.sandbox.questions import connect, send
 from runners.storage import is_storage_full
@@ -49,7 +49,6 @@ from runners.storage import is_storage_full
 NOTHING = "nothing"  # a task that shows that the fork server is ready
 MAX_OPEN_FILES = 64  # several times what a task needs
 MAX_FURTHER_THREADS = 1024  # of the same user, by a child and by whatever starts beside it
-PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 MADV_COLLAPSE = 25  # of <linux/mman.h>
 LARGE_PAGE = 2 << 20  # of x86-64, and of aarch64 with small pages of 4 kB
 MAX_TRACE_CHARACTERS = 4000
@@ -190,7 +189,7 @@ class _ForkServer:
 
     def _become_child(self, descriptor: int) -> NoReturn:
         try:
-            _die_with_parent()
+            die_with_parent()
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             self._control.close()
@@ -283,15 +282,6 @@ def _is_folder_failure(error: FoleyError) -> bool:
 def _send(descriptor: int, outcome: dict[str, Any]) -> None:
     with contextlib.suppress(OSError):  # the caller has left
         send(descriptor, outcome)
-
-
-def _die_with_parent() -> None:
-    """Have the kernel kill this process when the fork server dies (Linux only)."""
-    if sys.platform == "linux":
-        parent = os.getppid()
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)
 
 
 def _address_space_bytes() -> int:

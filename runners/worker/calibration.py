@@ -83,7 +83,9 @@ def _time_pieces(pipeline: FoleyPipeline) -> dict[Kind, float]:
     """Return the seconds of a piece of encoding, and of a decoded latent frame."""
     frames = pipeline.make_blank_frames(VISUAL_FPS, SYNC_FPS)  # of one second
     request = GenerationRequest(num_inference_steps=1, seed=0)
-    size = compute_size(request, len(frames.visual), len(frames.sync), pipeline)
+    size = compute_size(
+        request, len(frames.visual), len(frames.sync), pipeline.preset, pipeline.cut
+    )
     timings = pipeline.generate(frames, request).timings
     return {
         Stage.ENCODE: timings[Stage.ENCODE] / size.num_pieces,

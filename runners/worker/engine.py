@@ -13,22 +13,23 @@ from contextlib import AbstractContextManager
 import structlog
 import torch
 
+from foley.conditioning import count_pieces
+from foley.configs import Preset
+from foley.gpu.encoder_batches import Cut
 from foley.media.clock import num_latents
 from foley.pipeline import FoleyPipeline
 from foley.request import GenerationRequest
 from foley.sampling import compute_evaluation_sigmas, count_guided_steps, make_sigmas
 from foley.session import Session
 from foley.types import Stage
-from foley.weights.selection import choose_device
 from foley.windows import plan_decoding, plan_groups
-from runners import metrics
 from runners.worker.scheduler import JobSize, Kind
 
 log = structlog.get_logger(__name__)
 
 
 def compute_size(
-    options: GenerationRequest, num_visual: int, num_sync: int, pipeline: FoleyPipeline
+    options: GenerationRequest, num_visual: int, num_sync: int, preset: Preset, cut: Cut
 ) -> JobSize:
     """Return the work of a request.
 
@@ -36,10 +37,11 @@ def compute_size(
         options: of the generation.
         num_visual: frames at 8 fps, at least 1.
         num_sync: frames at 25 fps, at least 16.
-        pipeline: on a device that may run the request.
+        preset: of the model.
+        cut: of clips, on a device that may run the request.
     """
-    is_guided = options.choose_guidance(pipeline.preset) > 1
-    plan = options.choose_sampling(pipeline.preset)
+    is_guided = options.choose_guidance(preset) > 1
+    plan = options.choose_sampling(preset)
     sigmas = make_sigmas(plan.num_inference_steps, plan.schedule_shift)
     per_step = len(compute_evaluation_sigmas(make_sigmas(1), plan.solver))
     guided_steps = count_guided_steps(sigmas, plan.guidance_interval)
@@ -47,10 +49,10 @@ def compute_size(
     frames = num_latents(num_sync)
     groups = list(plan_groups(frames))
     windows = [window for group in groups for window in group.windows]
-    has_source = options.edit is not None
-    num_pieces = 1 + has_source * len(windows)  # the prompts, and what an edit starts from
-    if options.duration_seconds is None:
-        num_pieces = pipeline.count_pieces(num_visual, num_sync, with_source=has_source)
+    has_picture = options.duration_seconds is None
+    num_pieces = count_pieces(cut, num_visual, num_sync) if has_picture else 1  # the prompts
+    if options.edit is not None:
+        num_pieces += len(windows)  # of what it starts from
     longest_window = max(window.stop - window.start for window in windows)
     decoding = [piece for group in groups for piece in plan_decoding(group)]
     return JobSize(
@@ -62,20 +64,6 @@ def compute_size(
         num_sounds=options.num_sounds * len(decoding),
         num_latents=max(piece.decoded.stop - piece.decoded.start for piece in decoding),
     )
-
-
-def find_devices(name: str) -> list[torch.device]:
-    """Return the devices of a name.
-
-    Args:
-        name: cpu or cuda:N; auto and cuda stand for all visible GPUs, if there are any.
-
-    Raises:
-        DeviceError: the device is unknown or missing.
-    """
-    if name in ("auto", "cuda") and torch.cuda.is_available():
-        return [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
-    return [choose_device(name)]
 
 
 class Engine:
@@ -113,7 +101,6 @@ class Engine:
         """
         self._set_threads(num_busy)
         if kind == Stage.SAMPLE:
-            metrics.BATCH_SIZE.observe(len(sessions))
             return self._evaluate(sessions)
         (session,) = sessions
         try:
@@ -130,9 +117,13 @@ class Engine:
         device = self.pipeline.device
         if device.type != "cuda":
             return None
-        metrics.GPU_MEMORY.labels(str(device)).set(torch.cuda.memory_allocated(device))
         end: torch.cuda.Event = torch.cuda.current_stream(device).record_event()
         return lambda: end.synchronize()
+
+    def measure_memory(self) -> int | None:
+        """Return the bytes that tensors take on a GPU; None on a CPU."""
+        device = self.pipeline.device
+        return torch.cuda.memory_allocated(device) if device.type == "cuda" else None
 
     def forget_batch(self) -> None:
         """Free what is kept for the next evaluation of the same sessions."""

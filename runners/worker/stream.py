@@ -7,7 +7,7 @@ from concurrent.futures import Future
 
 import structlog
 
-from foley.errors import CancelledRequestError, FoleyError, ServerError, StorageFullError
+from foley.errors import CancelledRequestError, FoleyError, ServerError
 from runners.handoff import read_announcement, read_expectation
 from runners.jobs.scratch import is_abandoned
 from runners.messages import (
@@ -17,8 +17,8 @@ from runners.messages import (
     RunnerRequest,
     RunnerResult,
 )
-from runners.storage import is_storage_full
 from runners.tracing import JobTrace
+from runners.worker.faults import FAULT, translate_error
 from runners.worker.running_job import RunningJob
 from runners.worker.worker import Worker
 
@@ -85,9 +85,9 @@ async def _follow(worker: Worker, job: RunningJob) -> None:
         for look in itertools.count(1):
             if not is_queued:
                 is_queued = _queue(worker, job)
-            elif job.frames is not None:
+            elif job.is_streamed:
                 worker.feed(job)
-            has_all = is_queued and (job.frames is None or job.frames.facts is not None)
+            has_all = is_queued and job.has_all_frames
             if not folder.exists() or (
                 (has_all or look % looks_per_check == 0) and is_abandoned(folder)
             ):
@@ -95,7 +95,7 @@ async def _follow(worker: Worker, job: RunningJob) -> None:
             await asyncio.sleep(OWNER_SECONDS if has_all else POLL_SECONDS)
     except Exception:
         log.exception("job_failed")
-        worker.drop(job, ServerError("something went wrong inside the model's process"))
+        worker.drop(job, ServerError(FAULT))
     else:
         worker.drop(job, CancelledRequestError("the request was given up"))
 
@@ -117,9 +117,4 @@ def _make_last_event(outcome: Future[RunnerResult]) -> RunnerEvent:
     error = outcome.exception()
     if error is None:
         return RunnerEvent(result=outcome.result())
-    if isinstance(error, FoleyError):
-        return RunnerEvent.from_error(error)
-    if is_storage_full(error):
-        return RunnerEvent.from_error(StorageFullError())
-    log.error("job_failed", exc_info=error)
-    return RunnerEvent.from_error(ServerError("something went wrong inside the model's process"))
+    return RunnerEvent.from_error(translate_error(error))

@@ -1,6 +1,6 @@
 """The worker: load the model on every device, warm it up, and run requests side by side.
 
-    admit, queue ──► Scheduler ──► one thread for each engine: scheduler.next, engine.run, complete
+    admit, queue ──► Scheduler ──► one thread for each lane: scheduler.next, lane.launch, complete
 
 The event loop of the process stays free for probes and cancellations. A request that is cancelled
 or late leaves at once between two pieces of its work, else after the current piece.
@@ -27,38 +27,31 @@ from foley.errors import (
 from foley.request import check_adapter_names
 from foley.types import Stage, count_visual
 from runners import metrics
-from runners.handoff import FrameCounts, HandedFrames
-from runners.messages import (
-    AdapterStatus,
-    ModelStatus,
-    OnPiece,
-    OnProgressUpdate,
-    ProgressUpdate,
-    RunnerRequest,
-)
+from runners.handoff import FrameCounts
+from runners.messages import ModelStatus, OnPiece, OnProgressUpdate, ProgressUpdate, RunnerRequest
+from runners.worker.reports import Report
 from runners.worker.running_job import ComputeSize, RunningJob
 from runners.worker.scheduler import Action, Kind, Scheduler
 
-# The engine imports the models' libraries, which takes seconds. It is imported on the thread that
+# These import the models' libraries, which takes seconds. They are imported on the thread that
 # loads the model.
 if TYPE_CHECKING:
-    from foley.pipeline import FoleyPipeline
-    from runners.worker.engine import Engine
+    from runners.worker.device import Device, Lane
 
 log = structlog.get_logger(__name__)
 
-Load = Callable[[], "Sequence[FoleyPipeline]"]
+Load = Callable[[], "Sequence[Device]"]
 
 
 class Worker:
     """Runs requests side by side, on all devices.
 
     Args:
-        load: makes a pipeline for each device; called once, on a thread of the worker.
+        load: makes the devices; called once, on a thread of the worker.
         capacity: places for requests, at least 1.
         key_share: largest share of them that the requests of one key may hold, above 0.
-        exit_process: called when a thread fails for a reason that concerns no single request. The
-            process is then started again from outside.
+        exit_process: called when a thread fails for a reason that concerns no single request, or
+            the process of a device ends. This process is then started again from outside.
         freeze_gc: called when the models are warm, before the first request.
 
     Attributes:
@@ -82,7 +75,8 @@ class Worker:
         self._changed = threading.Condition()  # guards the fields below
         self._scheduler: Scheduler[RunningJob] | None = None
         self._compute_size: ComputeSize | None = None
-        self._num_busy: list[int] = []  # engines at work, on each device
+        self._devices: Sequence[Device] = ()
+        self._num_busy: list[int] = []  # lanes at work, on each device
         self._ended: list[float] = []  # when each GPU had done the action that was settled last
         self._began: dict[Action[RunningJob], float] = {}  # actions that are being executed
         self._stopping = False
@@ -153,7 +147,7 @@ class Worker:
             expected_seconds: how long the clip may be.
         """
         num_sync = max(WHOLE_CLIP_FRAMES + 1, int(expected_seconds * SYNC_FPS))
-        job.frames = HandedFrames(job.request.path)
+        job.is_streamed = True
         job.starved = job.is_starved
         self.queue(job, FrameCounts(count_visual(num_sync), num_sync))
 
@@ -182,7 +176,7 @@ class Worker:
             job.failure = job.failure or reason
             if not self._scheduler.drop(job):
                 return
-            job.session = None
+            self._forget(job)
             self._report_positions()
             self._changed.notify_all()  # its place and its memory are free
         job.conclude()
@@ -223,6 +217,11 @@ class Worker:
         """
         return max((now - began for began in list(self._began.values())), default=0.0)
 
+    def _forget(self, job: RunningJob) -> None:
+        """Have the device of a request that has left free its state."""
+        if job.device is not None:
+            self._devices[job.device].forget(job.serial)
+
     def _list_jobs(self) -> tuple[RunningJob, ...]:
         return () if self._scheduler is None else self._scheduler.jobs
 
@@ -245,52 +244,56 @@ class Worker:
             job.report(ProgressUpdate(stage=Stage.QUEUE, queue_position=position))
 
     def _run(self) -> None:
-        engines = self._start()
-        threads = [
-            threading.Thread(target=self._serve, args=engine, name="foley-engine", daemon=True)
-            for engine in engines
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        try:
+            lanes = self._start()
+            threads = [
+                threading.Thread(target=self._serve, args=lane, name="foley-engine", daemon=True)
+                for lane in lanes
+            ]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        finally:
+            for device in self._devices:
+                device.close()
 
-    def _start(self) -> "list[tuple[Engine, int]]":
-        """Load the model; returns the engines, each with its device's index; none on failure."""
+    def _start(self) -> "list[tuple[Lane, int]]":
+        """Load the model; returns the lanes, each with its device's index; none on failure."""
         started = time.monotonic()
         try:
-            pipelines = self._load()
-            from runners.worker.calibration import measure
-            from runners.worker.engine import Engine, compute_size
+            self._devices = devices = self._load()
+            from runners.worker.engine import compute_size
 
             if self._stopping:
                 return []
-            measured = [measure(pipeline) for pipeline in pipelines]
+            facts = [device.start(self._exit_process) for device in devices]
             self._freeze_gc()
             scheduler = Scheduler[RunningJob](
-                [budget for budget, _ in measured],
-                measured[0][1],
+                [fact.budget for fact in facts],
+                facts[0].rates,
                 capacity=self._capacity,
                 key_share=self._key_share,
             )
-            status = _describe_model(pipelines[0])
+            lanes = [
+                (lane, index)
+                for index, (device, fact) in enumerate(zip(devices, facts, strict=True))
+                for lane in device.make_lanes(fact.budget.lanes)
+            ]
         except Exception as error:
             code = error.code if isinstance(error, FoleyError) else ServerError.code
             log.exception("model_failed", code=code)
             self.status = ModelStatus(state="failed", error_code=code)
             return []
-        self._num_busy = [0] * len(pipelines)
-        self._ended = [0.0] * len(pipelines)
-        self._compute_size = partial(compute_size, pipeline=pipelines[0])
+        self._num_busy = [0] * len(devices)
+        self._ended = [0.0] * len(devices)
+        self._compute_size = partial(compute_size, preset=facts[0].preset, cut=facts[0].cut)
+        status = facts[0].status
         self._scheduler, self.status = scheduler, status
         log.info("model_ready", preset=status.preset, seconds=time.monotonic() - started)
-        return [
-            (Engine(pipeline), device)
-            for device, (pipeline, (budget, _)) in enumerate(zip(pipelines, measured, strict=True))
-            for _ in range(budget.lanes)
-        ]
+        return lanes
 
-    def _serve(self, engine: "Engine", device: int) -> None:
+    def _serve(self, lane: "Lane", device: int) -> None:
         """Execute the scheduler's actions until the worker stops.
 
         While a GPU is at work on an action, the next one is launched, so that no time passes
@@ -298,27 +301,27 @@ class Worker:
         """
         last: _Launched | None = None
         try:
-            with engine.use_device():
+            with lane.use():
                 while True:
-                    action = self._find_action(engine, device, may_wait=last is None)
+                    action = self._find_action(lane, device, may_wait=last is None)
                     if action is None and last is None:
                         return
                     before, last = last, None
                     if action is not None:
-                        last = self._launch(engine, action)
+                        last = self._launch(lane, action)
                     if before is not None:
                         self._settle(before)
                     if last is not None and last.left:
                         self._settle(last)
                         last = None
         except Exception:
-            log.exception("engine_failed", device=str(engine.pipeline.device))
+            log.exception("engine_failed", device=self._devices[device].name)
             self._exit_process()
 
     def _find_action(
-        self, engine: "Engine", device: int, *, may_wait: bool
+        self, lane: "Lane", device: int, *, may_wait: bool
     ) -> Action[RunningJob] | None:
-        """Return the engine's next action; None when the worker stops, or instead of waiting."""
+        """Return the lane's next action; None when the worker stops, or instead of waiting."""
         assert self._scheduler is not None
         while True:
             self._drop_late()
@@ -327,47 +330,45 @@ class Worker:
                     return None
                 if (action := self._scheduler.next(device)) is not None:
                     self._num_busy[device] += 1
-                    if any(job.session is None for job in action.jobs):
+                    if any(job.state is None for job in action.jobs):
                         self._report_positions()
                     if not all(job.executing for job in self._scheduler.jobs):
-                        self._changed.notify_all()  # there may be work for another engine
+                        self._changed.notify_all()  # there may be work for another lane
                     return action
                 if not may_wait:
                     return None
-                engine.forget_batch()
+                lane.forget_batch()
                 wait_seconds = self._scheduler.find_next_deadline() - time.monotonic()
                 self._changed.wait(None if math.isinf(wait_seconds) else max(0.0, wait_seconds))
 
-    def _launch(self, engine: "Engine", action: Action[RunningJob]) -> "_Launched | None":
+    def _launch(self, lane: "Lane", action: Action[RunningJob]) -> "_Launched | None":
         """Begin an action; returns what is still to be settled, None if its device has done it."""
         num_busy = self._num_busy[action.device]
         self._began[action] = started = time.monotonic()
-        failures = {job: _prepare(job, engine, action.kind) for job in action.jobs}
+        failures = {job: _report_stage(job, action.kind) for job in action.jobs}
         able = [job for job in action.jobs if failures[job] is None]
-        if able:
-            sessions = [job.session for job in able if job.session is not None]
-            failures.update(zip(able, engine.run(action.kind, sessions, num_busy), strict=True))
-        for job in able:
-            failures[job] = failures[job] or _continue(job)
-        if any(failures.values()):
-            engine.check_device()
+        tasks = {job.serial: job.begin() if job.state is None else None for job in able}
+        launch = lane.launch(action.kind, tasks, num_busy)
+        failures |= {job: _take(job, launch.reports[job.serial]) for job in able}
         if action.kind == Stage.SAMPLE:
+            metrics.BATCH_SIZE.observe(len(able))
             metrics.BATCH_TOKENS.observe(action.tokens)
-        wait = engine.mark_end()
+        if launch.memory_bytes is not None:
+            name = self._devices[action.device].name
+            metrics.GPU_MEMORY.labels(name).set(launch.memory_bytes)
         seconds = time.monotonic() - started
         with self._changed:
             self._num_busy[action.device] -= 1
-            left = self._complete(action, failures, None if wait else seconds)
-        if wait is not None:
-            return _Launched(action, started, wait, left)
+            left = self._complete(action, failures, seconds if launch.is_done else None)
+        if not launch.is_done:
+            return _Launched(action, started, lane, left)
         self._end(action, seconds, left)
         return None
 
     def _settle(self, launched: "_Launched") -> None:
         """Wait until a GPU has done an action, and count the time that it took."""
         action = launched.action
-        launched.wait()
-        ended = time.monotonic()
+        ended = launched.lane.wait()
         # The GPU did one after the other.
         seconds = ended - max(launched.started, self._ended[action.device])
         self._ended[action.device] = ended
@@ -399,13 +400,13 @@ class Worker:
             job.failure = job.failure or failure
             if job.failure is not None:
                 self._scheduler.drop(job)
-            elif job.frames is not None:
+            elif job.is_streamed:
                 assert self._compute_size is not None
                 job.measure_frames(self._compute_size, action.kind)
         restarted = [job for job in failures if job.note_retry()]
         left = self._scheduler.complete(action, seconds, restarted)
         for job in left:
-            job.session = None
+            self._forget(job)
         if left:
             self._report_positions()
         return left
@@ -417,55 +418,34 @@ class _Launched(NamedTuple):
     Attributes:
         action: which.
         started: when it was launched, on the monotonic clock.
-        wait: returns when the GPU has done it.
+        lane: of the GPU.
         left: its requests that have left; they end when it is settled.
     """
 
     action: Action[RunningJob]
     started: float
-    wait: Callable[[], None]
+    lane: "Lane"
     left: list[RunningJob]
 
 
-def _prepare(job: RunningJob, engine: "Engine", kind: Kind) -> Exception | None:
-    """Begin a request if it is new; returns the error that keeps it from its next piece."""
+def _report_stage(job: RunningJob, kind: Kind) -> Exception | None:
+    """Report what a request begins; returns the error that keeps it from that."""
     try:
-        if job.session is None:
-            job.begin(engine.pipeline)
         job.report_stage(kind)
     except Exception as error:  # noqa: BLE001 - it becomes the outcome of this request
         return error
     return None
 
 
-def _continue(job: RunningJob) -> Exception | None:
-    """Report a finished piece, and save the result after the last; returns the error, if any."""
-    assert job.session is not None
+def _take(job: RunningJob, report: Report) -> Exception | None:
+    """Take what an action has made of a request; returns the error, if any."""
+    if report.failure is not None:
+        return report.failure
     try:
-        job.report_pieces()
-        if job.session.stage is None:
-            job.save_result()
-        elif job.session.step or job.session.stage is Stage.SAMPLE:
-            job.report_stage(Stage.SAMPLE)
-    except Exception as error:  # noqa: BLE001 - as in `_prepare`
+        job.take(report)
+    except Exception as error:  # noqa: BLE001 - as in `_report_stage`
         return error
     return None
-
-
-def _describe_model(pipeline: "FoleyPipeline") -> ModelStatus:
-    return ModelStatus(
-        state="ready",
-        preset=pipeline.preset.name,
-        about=pipeline.preset.about,
-        prompts=pipeline.preset.prompts,
-        num_inference_steps=pipeline.preset.default_steps,
-        guidance_scale=pipeline.preset.default_guidance,
-        description=pipeline.description,
-        revision=pipeline.revision,
-        licence=pipeline.licence.name,
-        territory=pipeline.licence.territory,
-        adapters=tuple(AdapterStatus(**info._asdict()) for info in pipeline.adapters),
-    )
 
 
 def _make_cancelled_error() -> CancelledRequestError:

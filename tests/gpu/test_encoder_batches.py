@@ -183,6 +183,8 @@ def test_the_cut_of_clips_suits_the_device_and_the_graphs() -> None:
         chosen = Encoders(*parts, device, capture)
         assert chosen.cut == cut
         # A clip of 8 s: 64 frames, 24 segments, and the text.
-        assert count_pieces(chosen, 64, 200) == {ON_CPU: 4 + 6, ON_GPU: 2 + 2}.get(cut, 2 + 1) + 1
+        assert (
+            count_pieces(chosen.cut, 64, 200) == {ON_CPU: 4 + 6, ON_GPU: 2 + 2}.get(cut, 2 + 1) + 1
+        )
         chosen.release()  # requests that have begun count on the same pieces
         assert chosen.cut == cut

@@ -126,6 +126,7 @@ ALLOWED: dict[str, set[str]] = {
     "runners.guard": BASE,
     "runners.logs": BASE,
     "runners.metrics": BASE | {"runners.settings"},
+    "runners.orphans": set(),
     "runners.process": BASE,
     "runners.runner_socket": BASE,
     "runners.stop_signals": BASE,
@@ -143,6 +144,7 @@ ALLOWED: dict[str, set[str]] = {
         "foley.sound_file",
         "foley.speech",
         "runners.handoff",
+        "runners.orphans",
         "runners.storage",
     },
     "runners.jobs/": BASE
@@ -176,6 +178,7 @@ ALLOWED: dict[str, set[str]] = {
         "runners.logs",
         "runners.messages",
         "runners.metrics",
+        "runners.orphans",
         "runners.settings",
         "runners.storage",
         "runners.tracing",

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from foley.errors import ConfigError
-from runners.settings import load_settings
+from runners.settings import load_settings, plan_model_environments
 from tests.server import ROOT
 
 
@@ -59,3 +59,23 @@ def test_no_start_of_the_service_reports_to_bentoml_unless_asked() -> None:
             command, cwd=ROOT, env={**inherited, **given}, capture_output=True, text=True
         )
         assert ran.stdout.splitlines()[-1:] == [off], ran.stderr
+
+
+def test_each_process_with_a_model_sees_one_gpu_and_no_secret(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setenv("HF_TOKEN", "hidden")
+    monkeypatch.setenv("TRITON_CACHE_DIR", "/shared")
+    environments = plan_model_environments(2)
+    assert [one["CUDA_VISIBLE_DEVICES"] for one in environments] == ["0", "1"]
+    for one in environments:
+        assert int(one["OMP_NUM_THREADS"]) == max(1, (os.cpu_count() or 1) // 2)
+        assert one["TRITON_CACHE_DIR"] == "/shared"
+        assert "HF_TOKEN" not in one
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a, GPU-b,GPU-c")
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    environments = plan_model_environments(2)
+    assert [one["CUDA_VISIBLE_DEVICES"] for one in environments] == ["GPU-a", "GPU-b"]
+    assert {one["OMP_NUM_THREADS"] for one in environments} == {"3"}

@@ -19,9 +19,10 @@ from foley.types import NoPicture, Stage, VideoFrames
 from foley.weights.selection import choose_device
 from runners.worker import calibration
 from runners.worker.calibration import measure
-from runners.worker.engine import Engine, compute_size, find_devices
+from runners.worker.engine import Engine, compute_size
+from runners.worker.loading import find_devices
 from runners.worker.scheduler import Budget, JobSize, Kind, ScheduledJob, Scheduler
-from tests.toys import toy_frames, toy_pipeline
+from tests.toys import toy_frames, toy_pipeline, toy_preset
 
 RATES: dict[Kind, float] = {Stage.ENCODE: 0.01, Stage.SAMPLE: 1e-4, Stage.DECODE_AUDIO: 1e-4}
 
@@ -44,7 +45,7 @@ def serve(
             index, (frames, request) = coming.pop(0)
             sessions[str(index)] = pipeline.start(frames, request)
             counts = len(frames.visual), len(frames.sync)
-            size = compute_size(request, *counts, pipeline)
+            size = compute_size(request, *counts, pipeline.preset, pipeline.cut)
             job = ScheduledJob(id=str(index), priority="interactive", deadline=float("inf"))
             scheduler.reserve(job)
             scheduler.queue(job, size, now=0.0)
@@ -248,7 +249,7 @@ def test_the_size_of_a_request_is_the_work_that_it_takes(
     frames = toy_frames(29)
     session = toy_pipeline().start(frames, request)
     counts = len(frames.visual), len(frames.sync)
-    size = compute_size(request, *counts, toy_pipeline())
+    size = compute_size(request, *counts, toy_preset(), toy_pipeline().cut)
     engine = Engine(toy_pipeline())
     for _ in range(size.num_pieces):
         assert session.stage == Stage.ENCODE
@@ -288,7 +289,7 @@ def test_the_size_of_a_long_request_counts_windows_and_pieces_of_sound() -> None
     )
     sound = NoPicture(duration_seconds=16)  # long enough for two pieces of sound
     session = toy_pipeline().start(sound, request)
-    size = compute_size(request, sound.num_visual, sound.num_sync, toy_pipeline())
+    size = compute_size(request, sound.num_visual, sound.num_sync, toy_preset(), toy_pipeline().cut)
     assert (size.num_windows, size.num_sounds) == (1, 2)  # two groups of one window
     engine = Engine(toy_pipeline())
     engine.run(Stage.ENCODE, [session])

@@ -18,7 +18,8 @@ from foley.types import Stage
 from runners.handoff import announce_frames, save_frames
 from runners.jobs.scratch import Scratch
 from runners.messages import RunnerEvent, RunnerRequest
-from runners.worker import calibration, running_job
+from runners.worker import calibration, held_session
+from runners.worker.device import LocalDevice
 from runners.worker.scheduler import Budget
 from runners.worker.stream import OWNER_SECONDS, stream_events
 from runners.worker.worker import Worker
@@ -34,7 +35,7 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
     """A worker with two places."""
     rates = {Stage.ENCODE: 0.01, Stage.SAMPLE: 1e-4, Stage.DECODE_AUDIO: 1e-4}
     monkeypatch.setattr(calibration, "measure", lambda pipeline: (Budget(tokens=500), rates))
-    worker = Worker(lambda: [toy_pipeline()], capacity=2)
+    worker = Worker(lambda: [LocalDevice(toy_pipeline())], capacity=2)
     wait_until(lambda: worker.status.state != "loading")
     yield worker
     worker.stop(scale(20))
@@ -115,7 +116,7 @@ def test_a_full_disk_is_told_as_such_when_the_waveforms_are_written(
         # tests/service/test_full_disk.py.
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr(running_job, "save_waveforms", refuse)
+    monkeypatch.setattr(held_session, "save_waveforms", refuse)
 
     async def run() -> None:
         request = request_in()

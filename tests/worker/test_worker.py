@@ -54,10 +54,11 @@ from runners.messages import (
 )
 from runners.storage import is_storage_full
 from runners.worker import calibration
+from runners.worker.device import LocalDevice
 from runners.worker.engine import Engine
+from runners.worker.loading import freeze_gc
 from runners.worker.running_job import RunningJob
 from runners.worker.scheduler import Budget, Kind
-from runners.worker.startup import freeze_gc
 from runners.worker.worker import Worker
 from tests.patience import scale, wait_until
 from tests.speech import babble
@@ -104,7 +105,7 @@ def start(
     pipelines: Sequence[FoleyPipeline] = (),
 ) -> Worker:
     pipelines = pipelines or [pipeline or toy_pipeline()] * num_devices
-    worker = Worker(lambda: pipelines, capacity=capacity)
+    worker = Worker(lambda: [LocalDevice(one) for one in pipelines], capacity=capacity)
     while worker.status.state == "loading":
         time.sleep(0.01)
     assert worker.status.state == "ready"
@@ -348,7 +349,7 @@ def test_a_cancelled_job_frees_its_memory(
     cancelled = submit(worker, job("a"))
     assert gate.begun.wait(scale(10))
     (running,) = worker._list_jobs()
-    session = weakref.ref(running.session)
+    session = weakref.ref(worker._devices[0].sessions[running.serial].session)
     assert session() is not None
     worker.cancel("a")
     gate.steps.release(1)
@@ -616,7 +617,7 @@ def test_a_long_sound_that_is_cancelled_leaves_after_the_window_that_is_evaluate
     assert len(gate.batches) == 5
     assert len(came) == 1
     assert worker._list_jobs() == ()
-    assert long.session is None
+    assert worker._devices[0].sessions == {}
 
 
 def test_a_disk_that_is_full_when_a_piece_of_sound_comes_fails_only_its_own_job(
@@ -787,7 +788,7 @@ def test_every_job_of_a_random_mix_has_an_outcome_and_frees_its_place(
 def test_the_status_has_the_code_of_a_failed_load(
     error: Exception, code: str, job: Callable[..., RunnerRequest]
 ) -> None:
-    def load() -> list[FoleyPipeline]:
+    def load() -> list[LocalDevice]:
         raise error
 
     worker = Worker(load, capacity=1)
@@ -801,7 +802,7 @@ def test_the_status_has_the_code_of_a_failed_load(
 def test_a_model_that_cannot_be_described_has_failed() -> None:
     nameless = FoleyPipeline(toy_components(), torch.device("cpu"))
     nameless.licence = None  # type: ignore[assignment]
-    worker = Worker(lambda: [nameless], capacity=1)
+    worker = Worker(lambda: [LocalDevice(nameless)], capacity=1)
     worker._thread.join(scale(20))
     assert worker.status.state == "failed"
 
@@ -815,7 +816,7 @@ def test_a_warm_model_is_frozen_before_the_first_job() -> None:
         freeze_gc()
         calls.append((worker.status.state, gc.get_freeze_count()))
 
-    worker = Worker(lambda: [toy_pipeline()], capacity=1, freeze_gc=freeze)
+    worker = Worker(lambda: [LocalDevice(toy_pipeline())], capacity=1, freeze_gc=freeze)
     try:
         while worker.status.state == "loading":
             time.sleep(0.01)
@@ -831,7 +832,7 @@ def test_a_device_failure_ends_the_process(
     job: Callable[..., RunnerRequest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dead = threading.Event()
-    worker = Worker(lambda: [toy_pipeline()], capacity=1, exit_process=dead.set)
+    worker = Worker(lambda: [LocalDevice(toy_pipeline())], capacity=1, exit_process=dead.set)
     while worker.status.state == "loading":
         time.sleep(0.01)
 
