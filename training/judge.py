@@ -59,6 +59,13 @@ class Match:
         self.truth += len(truth)
         self.errors = (self.errors or []) + [f - t for f, t in pairs]
 
+    def join(self, other: "Match") -> None:
+        """Add the counts of another match."""
+        self.hits += other.hits
+        self.found += other.found
+        self.truth += other.truth
+        self.errors = (self.errors or []) + (other.errors or [])
+
     @property
     def precision(self) -> float:
         """The share of the detected onsets that match an event."""

@@ -1,11 +1,13 @@
 """Measure how well generated sounds match the events of a folder of clips.
 
-    python -m benchmarks.quality.sync DIR [--steps 20] [--solver euler] [--guidance-scale 3] ...
+    python -m benchmarks.quality.sync DIR [--seeds 3] [--steps 20] [--solver euler] ...
 
 DIR contains NAME.mp4 and NAME.json: {"events": [{"time": seconds}, ...], "prompt": "..."}. The
 optional list "unscored" has the form of "events": an onset at one of these times that matches no
 event is not counted. The last line is one JSON object with f1, precision, recall and
-median_error_ms.
+median_error_ms, over all seeds. Its "chance" is the F1 of the same sounds against the events of
+another time: those of the clip, shifted in a circle by eight shifts of at least half a second. Its
+"exact" is the F1 of the sounds in NAME.wav, where there are such files.
 """
 
 import argparse
@@ -20,7 +22,11 @@ import torch
 from benchmarks.records import environment, finish
 from foley.pipeline import FoleyPipeline
 from foley.request import GenerationRequest, Solver
+from runners.page.plots import read_sound
 from training.judge import Match, detect_onsets, merge_close_events
+
+NUM_SHIFTS = 8
+LEAST_SHIFT_SECONDS = 0.5
 
 
 def find_labelled_clips(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
@@ -39,14 +45,39 @@ def find_labelled_clips(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
     return pairs
 
 
+def add_shifted(
+    match: Match, found: list[float], truth: list[float], unscored: list[float], duration: float
+) -> None:
+    """Add a sound's onsets to a match with the events of other times, which is what chance gives.
+
+    Args:
+        match: to add to.
+        found: onsets, in seconds; so are the events and the unscored times.
+        truth: events.
+        unscored: times at which an onset counts neither way.
+        duration: of the sound, in seconds.
+    """
+    if duration <= 2 * LEAST_SHIFT_SECONDS:
+        return
+    for index in range(NUM_SHIFTS):
+        room = duration - 2 * LEAST_SHIFT_SECONDS
+        shift = LEAST_SHIFT_SECONDS + room * index / (NUM_SHIFTS - 1)
+        moved = [[(moment + shift) % duration for moment in own] for own in (truth, unscored)]
+        match.add(found, merge_close_events(moved[0]), moved[1])
+
+
 def evaluate(
-    pipeline: FoleyPipeline, pairs: list[tuple[Path, dict[str, Any]]], **options: Any
+    pipeline: FoleyPipeline,
+    pairs: list[tuple[Path, dict[str, Any]]],
+    chance: Match | None = None,
+    **options: Any,
 ) -> tuple[Match, list[float]]:
     """Match the onsets of generated sounds with the events.
 
     Args:
         pipeline: the model.
         pairs: clips and their descriptions.
+        chance: the sounds are added to it as by `add_shifted`, if it is given.
         options: of the pipeline's call.
 
     Returns:
@@ -64,12 +95,35 @@ def evaluate(
         found, own = detect_onsets(sound.waveforms[0, 0]), Match()
         for match in (own, total):
             match.add(found, merge_close_events(truth), unscored)
+        if chance is not None:
+            add_shifted(chance, found, truth, unscored, duration)
         print(
             f"{clip.name:30} f1 {own.f1:.3f}  precision {own.precision:.3f}  "
             f"recall {own.recall:.3f}  {own.median_error_ms:5.1f} ms  {seconds[-1]:.2f} s",
             flush=True,
         )
     return total, seconds
+
+
+def match_exact(pairs: list[tuple[Path, dict[str, Any]]]) -> Match | None:
+    """Match the onsets of the sounds beside the clips with the events; None where there is none.
+
+    Args:
+        pairs: clips and their descriptions.
+    """
+    exact, read = Match(), 0
+    for clip, description in pairs:
+        file = clip.with_suffix(".wav")
+        if not file.is_file() or (sound := read_sound(file)) is None:
+            continue
+        read += 1
+        waveform = torch.from_numpy(sound[0])
+        truth, unscored = (
+            [moment["time"] for moment in description.get(name, ())]
+            for name in ("events", "unscored")
+        )
+        exact.add(detect_onsets(waveform), merge_close_events(truth), unscored)
+    return exact if read else None
 
 
 def add_options(parser: argparse.ArgumentParser, *, steps: int | None) -> None:
@@ -139,32 +193,41 @@ def main() -> None:
     """Evaluate a folder of clips."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--seeds", type=int, default=1, help="noises, counted up from --seed")
+    add_record_options(parser)
     add_options(parser, steps=20)
     args = parser.parse_args()
     pairs = find_labelled_clips(args.folder)
     asked = GenerationRequest(guidance_scale=args.guidance_scale)
     pipeline = load_pipeline(args)
-    total, seconds = evaluate(pipeline, pairs, **collect_options(args))
-    print(
-        json.dumps(
-            {
-                "what": "sync",
-                "f1": total.f1,
-                "precision": total.precision,
-                "recall": total.recall,
-                "median_error_ms": total.median_error_ms if total.hits else None,
-                "clips": len(pairs),
-                "events": total.truth,
-                "steps": args.steps,
-                "solver": args.solver,
-                "guidance_scale": asked.choose_guidance(pipeline.preset),
-                "seed": args.seed,
-                "model": pipeline.description,
-                "torch": torch.__version__,
-                "seconds_per_clip": sum(seconds) / len(seconds),
-            }
-        )
-    )
+    options = collect_options(args) | {"seed": args.seed}
+    total, chance, seconds, each = Match(), Match(), [], []
+    for seed in range(args.seed, args.seed + args.seeds):
+        own, taken = evaluate(pipeline, pairs, chance, **options | {"seed": seed})
+        total.join(own)
+        seconds += taken
+        each.append(round(own.f1, 4))
+    exact = match_exact(pairs)
+    record = environment() | {
+        "what": "sync",
+        "folder": args.folder.name,
+        "f1": total.f1,
+        "each_seed": each,
+        "precision": total.precision,
+        "recall": total.recall,
+        "median_error_ms": total.median_error_ms if total.hits else None,
+        "chance": chance.f1,
+        "exact": None if exact is None else exact.f1,
+        "clips": len(pairs),
+        "events": total.truth // args.seeds,
+        "steps": args.steps,
+        "solver": args.solver,
+        "guidance_scale": asked.choose_guidance(pipeline.preset),
+        "seed": args.seed,
+        "model": pipeline.description,
+        "seconds_per_clip": sum(seconds) / len(seconds),
+    }
+    finish(record, hardware=args.hardware, write=args.record)
 
 
 if __name__ == "__main__":

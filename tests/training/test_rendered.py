@@ -214,6 +214,26 @@ def test_frames_show_the_scene() -> None:
     assert changes.max() > 0.5  # the hammer moves
 
 
+def test_another_renderer_draws_the_same_events() -> None:
+    shown: list[tuple[int, int]] = []
+
+    def draw(
+        motion: simulate.Motion,
+        view: camera.Camera,
+        rng: np.random.Generator,
+        size: int,
+        exposures: np.ndarray,
+    ) -> np.ndarray:
+        shown.append((len(motion.moments), len(view.views)))
+        return np.full((len(view.views), size, size, 3), 7, np.uint8)
+
+    clip = make_clip((6, 1), 0.6, kind="hammer", size=48, draw=draw)
+    assert shown == [(15, 15)]
+    assert clip.pictures is not None
+    assert (clip.pictures == 7).all()
+    assert clip.events == make_clip((6, 1), 0.6, kind="hammer", size=None).events
+
+
 def test_a_backdrop_stands_behind_the_action_and_changes_no_event(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -7,7 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmarks.quality.sync import evaluate, find_labelled_clips
+from benchmarks.quality.make_clips import write_sound
+from benchmarks.quality.sync import NUM_SHIFTS, evaluate, find_labelled_clips, match_exact
+from training.judge import Match
 
 
 def clicks(times: list[float], seconds: float = 3.0) -> torch.Tensor:
@@ -71,3 +73,22 @@ def test_an_onset_at_an_unscored_moment_counts_neither_way(folder: Path) -> None
 def test_a_folder_without_descriptions_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="holds no NAME"):
         find_labelled_clips(tmp_path)
+
+
+def test_chance_is_what_the_same_sounds_get_at_other_times(folder: Path) -> None:
+    chance = Match()
+    evaluate(sounding([0.5, 1.2, 2.0]), find_labelled_clips(folder), chance)  # type: ignore[arg-type]
+    assert chance.truth == NUM_SHIFTS * 3
+    assert chance.f1 < 0.5
+    steady = Match()
+    everywhere = [0.1 + 0.1 * index for index in range(29)]
+    evaluate(sounding(everywhere), find_labelled_clips(folder), steady)  # type: ignore[arg-type]
+    assert steady.recall == pytest.approx(1, abs=0.15)  # which is why precision counts as well
+
+
+def test_the_sound_beside_a_clip_is_matched_too(folder: Path) -> None:
+    assert match_exact(find_labelled_clips(folder)) is None
+    write_sound(folder / "a.wav", clicks([0.5, 1.2])[0, 0])
+    exact = match_exact(find_labelled_clips(folder))
+    assert exact is not None
+    assert exact.recall == pytest.approx(2 / 3)

@@ -2,7 +2,7 @@
 
 # n frames at 25 fps, K sprites, E hits, A latent frames, S pixels a side
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -53,6 +53,10 @@ _HIT_SHAPES |= {
 }
 SHUTTER_SECONDS = (0.01, 0.04)  # for which a frame of such a clip is exposed
 EXPOSURES = 5  # moments that such a frame is the mean of
+# Draws frames, as `training.rendered.draw.draw_frames` does.
+Drawer = Callable[
+    [simulate.Motion, camera.Camera, np.random.Generator, int, np.ndarray], np.ndarray
+]
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,7 @@ def make_clip(
     unseen: bool = False,
     varied: bool = False,
     size: int | None = 224,
+    draw: Drawer | None = None,
 ) -> RenderedClip:
     """Return the clip of a seed: the same numbers on every machine, drawn alike on every renderer.
 
@@ -111,6 +116,7 @@ def make_clip(
         varied: whether motion is blurred in some clips and things stand behind the scene in most,
             as in training; the events stay the same.
         size: pixels a side; None for the numbers alone.
+        draw: another renderer; MuJoCo draws where absent.
 
     Raises:
         RuntimeError: no attempt gave a scene that can be seen and heard.
@@ -120,7 +126,7 @@ def make_clip(
         chosen = kind or _choose_kind(rng, shares)
         extras = np.random.default_rng((*seed, attempt, 1)) if varied else None
         try:
-            clip = _try_clip(rng, seconds, chosen, unseen, extras, size)
+            clip = _try_clip(rng, seconds, chosen, unseen, extras, size, draw)
         except (ValueError, FloatingPointError):  # nothing hits, or MuJoCo refuses the mesh
             continue
         if clip is not None:
@@ -141,6 +147,7 @@ def _try_clip(
     unseen: bool,
     extras: np.random.Generator | None,
     size: int | None,
+    draw: Drawer | None,
 ) -> RenderedClip | None:
     world = World(rng, unseen=unseen)
     world.add_floor()
@@ -173,12 +180,24 @@ def _try_clip(
         return None
     pictures = None
     if size is not None:
-        from training.rendered.draw import draw_frames
+        if draw is None:
+            from training.rendered.draw import draw_frames
 
+            draw = draw_frames
         if extras is not None:
             place_backdrop(motion.model, behind, view, extras)
-        pictures = draw_frames(motion, view, rng, size, blurred)
+        pictures = draw(motion, view, rng, size, blurred)
     return RenderedClip(sounds.scene(seconds), pictures, sounds.events(), kind)
+
+
+def list_unscored(clip: RenderedClip) -> list[float]:
+    """Return when, in seconds, a sound of a clip may or may not begin.
+
+    That is at events that cannot be seen or that a louder one masks, and while something rubs.
+    """
+    rest = [event.seconds for event in clip.events if not event.scored]
+    rubbing = clip.scene.layers["level"].max(0) > RUBS_HEARD
+    return rest + [frame / scene.LATENT_RATE for frame in rubbing.nonzero()[0][::5].tolist()]
 
 
 def _expose(

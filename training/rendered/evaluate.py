@@ -19,7 +19,7 @@ from torch import multiprocessing as mp
 from training import judge
 from training.clips import Batch
 from training.evaluate import Sampling, TrainedModel, generate_sounds, load_trained
-from training.rendered.clip import RUBS_HEARD, RenderedClip, make_clip
+from training.rendered.clip import RenderedClip, list_unscored, make_clip
 from training.rendered.stream import collate
 from training.settings import set_up, write_record
 
@@ -55,9 +55,7 @@ def score(
     kinds: dict[str, judge.Match] = defaultdict(judge.Match)
     for clip, sound in zip(made, sounds, strict=True):
         scored = [event.seconds for event in clip.events if event.scored]
-        rest = [event.seconds for event in clip.events if not event.scored]
-        rubbing = clip.scene.layers["level"].max(0) > RUBS_HEARD
-        rest += [frame / 50 for frame in rubbing.nonzero()[0][::5]]
+        rest = list_unscored(clip)
         for match in (total, kinds[clip.kind]):
             match.add(judge.detect_onsets(sound), judge.merge_close_events(scored), rest)
     return total, kinds
