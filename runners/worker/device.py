@@ -70,6 +70,9 @@ class Device(Protocol):
             serial: of the request; one that is unknown is ignored.
         """
 
+    def show_threads(self) -> None:
+        """Have the process of the model write where its threads are, if it is not this one."""
+
     def close(self) -> None:
         """End the process of the model, after the last action."""
 
@@ -103,6 +106,9 @@ class LocalDevice:
     def forget(self, serial: int) -> None:
         """See `Device.forget`."""
         self.sessions.pop(serial, None)
+
+    def show_threads(self) -> None:
+        """See `Device.show_threads`."""
 
     def close(self) -> None:
         """See `Device.close`; the model ends with this process."""

@@ -4,6 +4,7 @@ The process ends when its pipe, a descriptor that it inherits, is closed at the 
 of the device ends it with status 1.
 """
 
+import faulthandler
 import os
 import signal
 import sys
@@ -18,6 +19,7 @@ from runners.orphans import die_with_parent
 from runners.worker.faults import translate_error
 from runners.worker.loading import ModelChoice, freeze_gc, load_pipeline
 from runners.worker.process_device import (
+    SHOW_THREADS,
     ForgetBatchCall,
     ForgetCall,
     LaunchCall,
@@ -37,6 +39,7 @@ def main() -> None:
     die_with_parent()
     for number in (signal.SIGINT, signal.SIGTERM):  # the worker says when it is time
         signal.signal(number, lambda *_: None)
+    faulthandler.register(SHOW_THREADS, all_threads=True)
     pipe = Connection(int(sys.argv[1]))
     try:
         start: ProcessStart = pipe.recv()

@@ -12,6 +12,7 @@ import contextlib
 import logging
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -30,6 +31,7 @@ log = structlog.get_logger(__name__)
 
 MODULE = "runners.worker.model_process"
 CLOSE_SECONDS = 2.0
+SHOW_THREADS = signal.SIGUSR1
 
 ReplyT = TypeVar("ReplyT")
 
@@ -144,6 +146,10 @@ class ProcessDevice:
         """See `Lane.forget_batch`."""
         with contextlib.suppress(OSError):
             self._send(ForgetBatchCall())
+
+    def show_threads(self) -> None:
+        """See `Device.show_threads`; it does so even where a device never finishes."""
+        self._process.send_signal(SHOW_THREADS)
 
     def close(self) -> None:
         """See `Device.close`."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+SHOW_SECONDS = 0.2  # in which the processes of devices write where they are
 BEATS = 10  # in the time that the process may be silent
 
 
@@ -37,6 +38,8 @@ async def watch(worker: "Worker", *, silent_seconds: float, action_seconds: floa
                 busy_seconds = worker.measure_longest_action(time.monotonic())
                 if busy_seconds > action_seconds:
                     log.error("engine_hangs", seconds=round(busy_seconds))
+                    worker.show_threads()
+                    await asyncio.sleep(SHOW_SECONDS)
                     faulthandler.dump_traceback_later(0.001, exit=True)
                 else:
                     faulthandler.dump_traceback_later(silent_seconds, exit=True)

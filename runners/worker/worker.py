@@ -217,6 +217,11 @@ class Worker:
         """
         return max((now - began for began in list(self._began.values())), default=0.0)
 
+    def show_threads(self) -> None:
+        """Have the processes of the devices write where their threads are to standard error."""
+        for device in self._devices:
+            device.show_threads()
+
     def _forget(self, job: RunningJob) -> None:
         """Have the device of a request that has left free its state."""
         if job.device is not None:

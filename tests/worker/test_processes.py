@@ -251,6 +251,28 @@ def test_no_process_outlives_that_of_the_worker(number: signal.Signals) -> None:
         wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
 
 
+def test_a_process_writes_where_its_threads_are() -> None:
+    program = (
+        "import sys\n"
+        "from runners.settings import plan_model_environments\n"
+        "from runners.worker.loading import ModelChoice\n"
+        "from runners.worker.process_device import ProcessDevice\n"
+        "(environment,) = plan_model_environments(1)\n"
+        "device = ProcessDevice('cpu', ModelChoice('tiny', 'cpu'), environment)\n"
+        "device.start(lambda: None)\n"
+        "device.show_threads()\n"
+        "sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdin is not None
+        assert parent.stderr is not None
+        assert any("in serve" in line for line in parent.stderr)  # it waits for a message
+        parent.stdin.close()
+
+
 def test_a_stop_signal_alone_does_not_end_a_process(
     worker: Worker, ask: Callable[..., RunnerRequest]
 ) -> None:

@@ -17,6 +17,7 @@ async def run(hang, state, silent, seconds):
     hangs = time.monotonic() + 1
     worker = SimpleNamespace(status=SimpleNamespace(state=state))
     worker.measure_longest_action = lambda now: now - hangs + 100 if hang == "engine" else 0.0
+    worker.show_threads = lambda: print("shown", file=sys.stderr)
     watching = asyncio.create_task(watch(worker, silent_seconds=silent, action_seconds=100))
     await asyncio.sleep(silent / 10)  # it has begun
     if hang == "loop":
@@ -59,3 +60,4 @@ def test_a_process_that_hangs_after_loading_ends_and_says_where(
         assert "most recent call first" in ended.stderr
         assert "lived" not in ended.stdout
         assert ("engine_hangs" in ended.stdout + ended.stderr) == (hang == "engine")
+        assert ("shown" in ended.stderr) == (hang == "engine")
