@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from training import render, sound
-from training.scene import FPS, PLAIN, Scene, Style, draw_scene
+from training.scene import FPS, PLAIN, TRAINING, Scene, Style, draw_scene
 
 SAMPLES_PER_FRAME = sound.SAMPLE_RATE // FPS
 
@@ -173,7 +173,7 @@ class _Stream(IterableDataset[bytes]):
         while True:
             seconds, count = self.schedule(rng)
             # As bytes, because tensors would be sent by file descriptors, whose number is limited.
-            yield pickle.dumps(make_batch(self.seed, first, count, seconds))
+            yield pickle.dumps(make_batch(self.seed, first, count, seconds, TRAINING))
             first += count
 
 

@@ -228,7 +228,10 @@ def main() -> None:
     parser.add_argument("--rendered", type=float, default=0.0, help="share of rendered batches")
     parser.add_argument("--render-workers", type=int, default=10)
     parser.add_argument(
-        "--kept", type=Path, help="a folder of clips that train_encoders rendered and kept"
+        "--kept", type=Path, help="a folder of clips that another training rendered and kept"
+    )
+    parser.add_argument(
+        "--keep-rendered", type=Path, help="a folder for all rendered clips, 20 MB each"
     )
     parser.add_argument(
         "--encoders", type=Path, help="a folder in which train_encoders will write them"
@@ -261,7 +264,8 @@ def main() -> None:
 
         cache.rendered_share = args.rendered
         recipe = Lengths(lengths, 2 if args.smoke else 6)
-        renderer = RenderedStream(seed + 1, recipe, args.render_workers)
+        keep = args.keep_rendered
+        renderer = RenderedStream(seed + 1, recipe, args.render_workers, keep=keep)
         pool = RenderedPool(renderer, _RENDERED_POOL, device, seed, args.kept)
     filler = CacheFiller(cache, stream, args.share, pool, lengths)
     if on_gpu:
