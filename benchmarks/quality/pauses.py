@@ -6,7 +6,8 @@ The level of each 50 ms is measured, at least FLOOR_DB, which is inaudible. Arou
 is heard as a hit, no level counts: from 0.1 s before it to 0.6 s after it, the rest is the clip's
 pauses. `end_db` is the loudest moment of the pauses in the last second, `pauses_db` the median of
 the pauses before it. `swell_db` is the most by which the level rises in the last second without an
-onset: after a hit it may only fall, so its ringing counts nothing.
+onset: after a hit it may only fall, so its ringing counts nothing. `hits_at_end` is the number of
+onsets in that second.
 """
 
 # S samples, T moments of 50 ms
@@ -92,6 +93,7 @@ def measure_end(waveform: Tensor) -> dict[str, float | None]:
         "pauses_db": round(float(before.median()), 1) if len(before) else None,
         "end_db": round(float(end.max()), 1) if len(end) else None,
         "swell_db": round(measure_swell(levels, onsets), 1),
+        "hits_at_end": sum(onset >= len(waveform) / SAMPLE_RATE - 1 for onset in onsets),
     }
 
 
@@ -126,6 +128,7 @@ def main() -> None:
         "end_db": max((row["end_db"] for row in whole), default=None),
         "swell_db": max(row["swell_db"] for row in rows),
         "with_swell": sum(row["swell_db"] > SWELL_DB for row in rows),
+        "with_hit_at_end": sum(row["hits_at_end"] > 0 for row in rows),
         "rows": rows,
     }
     finish(record, hardware=args.hardware, write=args.record)

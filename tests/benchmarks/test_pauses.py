@@ -29,6 +29,7 @@ def test_a_hit_and_its_ringing_are_no_swell(at: float) -> None:
     figures = measure_end(ring(noise(4.0, -75), at))
     assert figures["swell_db"] == 0
     assert figures["pauses_db"] == FLOOR_DB
+    assert figures["hits_at_end"] == (at > 3)
 
 
 def test_a_sound_that_grows_without_a_hit_is_a_swell() -> None:
