@@ -8,7 +8,7 @@ python -m training.evaluate --state FOLDER --out FILE [--quick]
 import argparse
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -58,14 +58,16 @@ class Sampling:
     """Settings of the generation.
 
     Attributes:
-        steps: of the solver.
+        steps: of the solver; the default is as served.
         guidance_scale: above 1 for guidance.
         solver: euler, heun, midpoint, rk4 or ab2.
+        seed: of the noise.
     """
 
-    steps: int = 20
+    steps: int = 16
     guidance_scale: float = TINY_GUIDANCE
     solver: str = "euler"
+    seed: int = 0
 
 
 def load_trained(state: Path, device: torch.device) -> TrainedModel:
@@ -90,7 +92,6 @@ def generate_sounds(
     how: Sampling,
     prompts: list[str] | None = None,
     *,
-    seed: int = 0,
     shuffled: bool = False,
 ) -> Tensor:
     """Generate the sounds [B, S] of a batch.
@@ -98,9 +99,8 @@ def generate_sounds(
     Args:
         parts: the model.
         batch: the clips.
-        how: steps, guidance, solver.
+        how: settings of the generation.
         prompts: one for each clip; the clips' own when None.
-        seed: of the noise.
         shuffled: use the sync tokens of the previous clip of the batch, which must destroy the
             synchrony.
     """
@@ -125,7 +125,7 @@ def generate_sounds(
             uncond = dit.make_empty_context(visual.shape[1], sync.shape[1], negative, count)
             contexts = [uncond, cond]
         context = DiTContext.concatenate(contexts)
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(how.seed)
         noise = torch.randn(len(batch), LATENT_DIM, count, generator=generator).to(device)
 
         def velocity(point: SolverPoint) -> Tensor:
@@ -284,9 +284,10 @@ def measure_obedience(parts: TrainedModel, how: Sampling, count: int) -> dict[st
 def measure_loudness(parts: TrainedModel, how: Sampling, count: int) -> dict[str, float]:
     """The correlation of loudness and force, and the depth of the silence between events.
 
-    Loudness in sones is measured for all hits at their exact time. Levels in dB are correlated with
-    the logarithm of the force, for all hits and for the hits with a detected onset. One inaudible
-    hit at -80 dB outweighs many audible ones in the former. Silence is also measured for prompts
+    Loudness in sones is measured for all hits at their exact time, and for the hits with a detected
+    onset (`heard`) from that on: a hit that sounds 30 ms early may be over at its exact time.
+    Levels in dB are correlated with the logarithm of the force, for both. One inaudible hit at
+    -80 dB outweighs many audible ones in the former. Silence is also measured for prompts
     that name the material (`named`): another material may ring when the true one is over.
 
     Args:
@@ -331,6 +332,9 @@ def measure_loudness(parts: TrainedModel, how: Sampling, count: int) -> dict[str
         sones = [judge.level_to_sones(level) for level in exact[name]]
         table |= {
             f"force_loudness_correlation_{name}": correlation(forces, sones),
+            f"force_loudness_correlation_heard_{name}": correlation(
+                np.take(forces, rows), [judge.level_to_sones(level) for level in of_heard]
+            ),
             f"force_level_correlation_{name}": correlation(logarithms, exact[name]),
             f"force_level_correlation_heard_{name}": correlation(logarithms[rows], of_heard),
             f"heard_{name}": round(len(rows) / len(forces), 4),
@@ -481,6 +485,7 @@ def main() -> None:
     parser.add_argument("--state", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--count", type=int, default=32)
+    parser.add_argument("--noise-seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="only by length, and two more figures")
     parser.add_argument("--table", action="store_true", help="also quality against steps")
     args = parser.parse_args()
@@ -493,10 +498,16 @@ def main() -> None:
         figures[name] = work()
         print(f"{time.monotonic() - start:.0f} s {name}", flush=True)
         write_record(
-            args.out, what="quality", seed=HELD_OUT_SEED, count=n, steps=20, figures=figures
+            args.out,
+            what="quality",
+            seed=HELD_OUT_SEED,
+            count=n,
+            steps=how.steps,
+            noise_seed=how.seed,
+            figures=figures,
         )
 
-    n, how = args.count, Sampling()
+    n, how = args.count, Sampling(seed=args.noise_seed)
     usual = (3.0, 5.0, 8.0)
     if args.quick:
         for seconds in (2.0, *usual, 12.0, 15.0):
@@ -516,7 +527,7 @@ def main() -> None:
     measure("textures", lambda: measure_textures(parts, how, 8 * n))
     measure("likeness", lambda: measure_likeness(parts, how, 4 * n))
     for scale in (1.0, OFFICIAL_GUIDANCE):
-        other = Sampling(guidance_scale=scale)
+        other = replace(how, guidance_scale=scale)
         measure(f"sync_guidance_{scale}", partial(measure_synchrony, parts, other, (5.0,), n))
         measure(f"obedience_guidance_{scale}", partial(measure_obedience, parts, other, n))
     if args.table:

@@ -114,7 +114,7 @@ class StyleMatches:
         """Generate the sounds of restyled clips, and count their onsets."""
         how = Sampling(steps=STEPS)
         for seed, match in self.noises.items():
-            score(batch, generate_sounds(parts, batch, how, seed=seed), match)
+            score(batch, generate_sounds(parts, batch, replace(how, seed=seed)), match)
         score(batch, batch.waveform(), self.exact)
         score(batch, generate_sounds(parts, batch, how, shuffled=True), self.other_clip)
 

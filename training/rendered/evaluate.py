@@ -93,8 +93,8 @@ def _generate(parts: TrainedModel, batches: Sequence[Batch], seed: int) -> list[
     sounds = []
     for index, batch in enumerate(batches):
         on_device = replace(batch.to(parts.device))
-        how = Sampling(steps=STEPS)
-        sounds += list(generate_sounds(parts, on_device, how, seed=100 * seed + index).cpu())
+        how = Sampling(steps=STEPS, seed=100 * seed + index)
+        sounds += list(generate_sounds(parts, on_device, how).cpu())
     return sounds
 
 
