@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from training import labels
 from training.clips import Batch
 from training.render import degrade
+from training.revoice import revoice
 from training.scene import FPS, LAYERS, SEEN_AFTER
 from training.sound import noise_table
 
@@ -313,4 +314,4 @@ def take_again(batch: Batch, frames: int, rng: np.random.Generator) -> Batch:
     """
     first = int(rng.integers(batch.frames["light"].shape[1] - frames + 1))
     part = labels.crop(batch, first, frames)
-    return sound_anew(splice(film(part, rng), rng), rng)
+    return sound_anew(revoice(splice(film(part, rng), rng), rng), rng)

@@ -701,27 +701,43 @@ def _hit_arrays(build: _Builder, camera: np.ndarray) -> dict[str, np.ndarray]:
     scalars = "seconds force material size level noise noise_hz noise_rate chirp attack offset"
     arrays |= {name: np.zeros(count) for name in scalars.split()}
     for i, (touch, voice) in enumerate(kept):
-        spec = TABLE[voice.material]
-        arrays["hz"][i], arrays["rates"][i] = voice.hz, voice.decay_rates
-        arrays["gains"][i] = draw_hit_gains(voice, touch.force, build.rng)
         frame = camera[min(int(touch.seconds * FPS), len(camera) - 1)]
-        arrays["screen"][i] = to_screen(frame, touch.x, touch.y)
-        values: dict[str, float] = {
+        values = {
             "seconds": touch.seconds,
             "force": touch.force,
-            "material": voice.material,
-            "size": voice.size,
-            "level": hit_level(touch.force),
-            "noise": voice.noise * (0.6 + 0.8 * touch.force),
-            "noise_hz": spec.noise_hz * (0.7 + 0.6 * touch.force),
-            "noise_rate": 1 / spec.noise_seconds,
-            "chirp": spec.chirp,
-            "attack": spec.attack_seconds,
-            "offset": int(build.rng.integers(2**20)),
+            "screen": to_screen(frame, touch.x, touch.y),
+            **describe_hit(voice, touch.force, build.rng),
         }
         for name, value in values.items():
             arrays[name][i] = value
     return {name: value.astype(np.float32) for name, value in arrays.items()}
+
+
+def describe_hit(
+    voice: Voice, force: float, rng: np.random.Generator
+) -> dict[str, float | np.ndarray]:
+    """The columns of `Scene.hits` that say how a hit sounds.
+
+    Args:
+        voice: of the object.
+        force: 0 to 1.
+        rng: of the details.
+    """
+    spec = TABLE[voice.material]
+    return {
+        "hz": voice.hz,
+        "rates": voice.decay_rates,
+        "gains": draw_hit_gains(voice, force, rng),
+        "material": voice.material,
+        "size": voice.size,
+        "level": hit_level(force),
+        "noise": voice.noise * (0.6 + 0.8 * force),
+        "noise_hz": spec.noise_hz * (0.7 + 0.6 * force),
+        "noise_rate": 1 / spec.noise_seconds,
+        "chirp": spec.chirp,
+        "attack": spec.attack_seconds,
+        "offset": int(rng.integers(2**20)),
+    }
 
 
 def _layer_arrays(build: _Builder, num_latents: int) -> dict[str, np.ndarray]:

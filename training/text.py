@@ -101,6 +101,12 @@ def name_material(rng: np.random.Generator, material: str) -> str:
     )
 
 
+def name_texture(rng: np.random.Generator, texture: str) -> str:
+    """A prompt that names a continuous sound, a key of `TEXTURES`, and nothing else."""
+    said = _pick(rng, TEXTURES[texture])
+    return f"the sound of {said}" if rng.random() < 0.2 else said
+
+
 def _hit(rng: np.random.Generator, action: str, material: str | None) -> str:
     verb = _pick(rng, ACTIONS[action])
     if material is None:

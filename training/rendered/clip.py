@@ -11,9 +11,7 @@ from training import scene, text
 from training.materials import (
     MATERIALS,
     NUM_MODES,
-    TABLE,
     Voice,
-    draw_hit_gains,
     draw_voice,
     hit_level,
 )
@@ -289,24 +287,9 @@ class _Sounds:
         if body not in self._voices:
             self._voices[body] = draw_voice(rng, MATERIALS.index(material), size)
         voice = self._voices[body]
-        spec = TABLE[voice.material]
-        return {
-            "hz": voice.hz,
-            "rates": voice.decay_rates,
-            "gains": draw_hit_gains(voice, force, rng),
-            "screen": screen,
-            "seconds": impact.seconds,
-            "force": force,
-            "material": voice.material,
-            "size": voice.size,
-            "level": hit_level(force) * gain,
-            "noise": voice.noise * (0.6 + 0.8 * force),
-            "noise_hz": spec.noise_hz * (0.7 + 0.6 * force),
-            "noise_rate": 1 / spec.noise_seconds,
-            "chirp": spec.chirp,
-            "attack": spec.attack_seconds,
-            "offset": rng.integers(2**20),
-        }
+        row = {"screen": screen, "seconds": impact.seconds, "force": force}
+        row |= scene.describe_hit(voice, force, rng)
+        return row | {"level": hit_level(force) * gain}
 
     def _hum_level(self, hum: Hum, count: int) -> np.ndarray:
         """Return the level of a hum at 50 Hz, [A]."""
