@@ -30,6 +30,7 @@ from training.rendered import (
     driven,
     photographs,
     simulate,
+    wet,
 )
 from training.rendered.clip import (
     KINDS,
@@ -114,6 +115,26 @@ def test_shares_choose_among_the_kinds_that_they_name() -> None:
     assert list(TRAINING_SHARES) == list(KINDS)
     assert sum(TRAINING_SHARES.values()) == pytest.approx(1)
     assert TRAINING_SHARES["tower"] > 1 / len(KINDS) > TRAINING_SHARES["clap"]
+
+
+def test_drops_are_heard_when_gravity_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[tuple[float, float]] = []
+    let_fall = wet._let_fall
+
+    def note(world: World, starts: list[Any], *args: Any) -> None:
+        begun.extend((seconds, place[2]) for seconds, place, _ in starts)
+        let_fall(world, starts, *args)
+
+    monkeypatch.setattr(wet, "_let_fall", note)
+    world = World(np.random.default_rng((9, 4)))
+    world.add_floor()
+    wet.drips(world, 2.0)
+    motion = simulate.simulate(world, world.xml(45), 2.0, np.arange(50) / 25)
+    heard = np.array([impact.seconds for impact in contacts.find_impacts(world, motion)])
+    falls = heard - np.array([seconds for seconds, _ in begun])[: len(heard)]
+    assert len(heard) >= 2
+    assert np.ptp(falls) < 0.002  # each drop falls as far as the others, and is gone afterwards
+    assert math.sqrt(2 * 0.1 / 9.81) < falls[0] < math.sqrt(2 * 0.3 / 9.81)
 
 
 @pytest.mark.parametrize("kind", ["steps", "keys", "chop"])

@@ -21,10 +21,11 @@ from training.rendered.daily import DAILY
 from training.rendered.driven import DRIVEN
 from training.rendered.loose import LOOSE
 from training.rendered.moving import MOVING, measure_hum
+from training.rendered.wet import WET
 from training.rendered.world import HIDDEN_HEIGHT, TIME_STEP, Hum, World
 
 MEASURED = LOOSE | DRIVEN  # what held-out clips show, since figures are of these
-KINDS = MEASURED | DAILY | MOVING
+KINDS = MEASURED | DAILY | MOVING | WET
 ATTEMPTS = 12
 LEAST_SEEN = 0.85
 DISTRACTOR_SHARE = 0.3  # of the clips show a thing that moves and touches nothing
