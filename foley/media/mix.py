@@ -22,6 +22,7 @@ from foley.media.filters import (
 )
 from foley.mix import MAX_PEAK_DBTP, Loudness, LoudnessReport, MixOptions
 
+_MAX_GAIN_RUNS = 5
 _MAX_LIMITER_RUNS = 8
 _MIN_SLOPE = 0.2
 _LOUDNESS_STEP_DB = 0.05  # a limiter that is nearer to the loudness asked for is not run again
@@ -115,9 +116,10 @@ def finish_sound(
     ceiling_db = _choose_ceiling_db(mix) - headroom_db
     gain_db = 0.0
     if mix.loudness_lufs is not None and loudness is not None:
-        gain_db = mix.loudness_lufs - loudness
+        gain_db = _find_gain_db(mixed, mix.loudness_lufs, loudness, sample_rate)
     stem_peak_db = -math.inf if stem is None else _decibels(measure_true_peak(stem, sample_rate))
     over_db = gain_db + max(_decibels(peak), stem_peak_db) - ceiling_db
+    is_held = over_db > 0
     if over_db > 0 and mix.limiter:
         main, peak, gain_db = _limit(mixed, gain_db, mix, ceiling_db, sample_rate)
     else:
@@ -131,7 +133,7 @@ def finish_sound(
         main=main,
         stem=stem,
         loudness=LoudnessReport(before=before, after=after, gain_db=round(gain_db, 2)),
-        notices=(*place, *_explain_level(mix, after, gain_db, ceiling_db)),
+        notices=(*place, *_explain_level(mix, after, gain_db, ceiling_db if is_held else None)),
     )
 
 
@@ -220,6 +222,27 @@ def _duck(own: Sound, effect: Sound, mix: MixOptions, sample_rate: int) -> Sound
     return Sound(np.pad(ducked.samples, ((0, 0), (0, missing))), own.layout)
 
 
+def _find_gain_db(mixed: Sound, wanted: float, loudness: float, sample_rate: int) -> float:
+    """The gain in dB that brings a sound to a loudness.
+
+    Parts under -70 LUFS do not count (EBU R 128), and which parts these are changes with the gain.
+
+    Args:
+        mixed: the sound.
+        wanted: LUFS.
+        loudness: of the sound without a gain, LUFS.
+        sample_rate: of the sound, Hz.
+    """
+    gain_db = wanted - loudness
+    for _ in range(_MAX_GAIN_RUNS):
+        moved = Sound(mixed.samples * _factor(gain_db), mixed.layout)
+        reached = measure_loudness(moved, sample_rate)
+        if reached is None or abs(wanted - reached) < _LOUDNESS_STEP_DB:
+            break
+        gain_db += wanted - reached
+    return gain_db
+
+
 def _limit(
     mixed: Sound, gain_db: float, mix: MixOptions, ceiling_db: float, sample_rate: int
 ) -> tuple[Sound, float, float]:
@@ -265,21 +288,29 @@ def _factor(gain_db: float) -> np.float32:
 
 
 def _explain_level(
-    mix: MixOptions, after: Loudness, gain_db: float, ceiling_db: float
+    mix: MixOptions, after: Loudness, gain_db: float, ceiling_db: float | None
 ) -> tuple[str, ...]:
-    """Sentences about a loudness that was not reached, or a mix that had to be lowered."""
-    ceiling = f"{ceiling_db:.1f} dBTP"
+    """Sentences about a loudness that was not reached, or a mix that had to be lowered.
+
+    Args:
+        mix: the options.
+        after: of the result.
+        gain_db: of the result.
+        ceiling_db: at which the peaks are; None where they are lower.
+    """
     if mix.loudness_lufs is None:
-        if gain_db > -0.05:
+        if gain_db > -0.05 or ceiling_db is None:
             return ()
-        return (f"The sound was lowered by {-gain_db:.1f} dB to a true peak of {ceiling}.",)
+        return (
+            f"The sound was lowered by {-gain_db:.1f} dB to a true peak of {ceiling_db:.1f} dBTP.",
+        )
     wanted = f"{mix.loudness_lufs:g} LUFS"
     if after.integrated_lufs is None:
         return (f"The sound is too quiet or too short to be brought to {wanted}.",)
     if abs(after.integrated_lufs - mix.loudness_lufs) < 0.1:
         return ()
+    reached = f"The loudness is {after.integrated_lufs:.1f} and not {wanted}, because"
+    if ceiling_db is None:
+        return (f"{reached} much of the sound is under -70 LUFS there, which does not count.",)
     remedy = "" if mix.limiter else "; limiter=true would limit them"
-    return (
-        f"The loudness is {after.integrated_lufs:.1f} and not {wanted}, because its peaks are at "
-        f"{ceiling}{remedy}.",
-    )
+    return (f"{reached} its peaks are at {ceiling_db:.1f} dBTP{remedy}.",)

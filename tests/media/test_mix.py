@@ -356,6 +356,20 @@ def test_a_gain_brings_a_sound_to_a_loudness_exactly(tmp_path: Path) -> None:
     assert file.notices == ()
 
 
+def faint() -> np.ndarray:
+    """Faint noise, most of it under -70 LUFS: that does not count before it is raised."""
+    sound = noise(1, 0.00017, num_samples=4 * RATE)
+    sound[0, :RATE] *= 2.5
+    return sound
+
+
+@pytest.mark.parametrize("wanted", [-30, -45])
+def test_a_faint_sound_is_brought_to_a_loudness_exactly(wanted: float) -> None:
+    finished = finish_sound(faint(), MixOptions(loudness_lufs=wanted), "mono")
+    assert measure_loudness(finished.main) == pytest.approx(wanted, abs=0.1)
+    assert finished.notices == ()
+
+
 def test_peaks_bound_the_gain_and_a_notice_says_so() -> None:
     finished = finish_sound(hits(), MixOptions(loudness_lufs=-16, true_peak_dbtp=-2), "mono")
     after = finished.loudness.after
