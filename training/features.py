@@ -30,9 +30,9 @@ _SEGMENTS_AT_ONCE = 128
 
 
 def visual_frame_indices(num_frames: int, device: torch.device) -> Tensor:
-    """The indices [V] of the 25 fps frames at or after each eighth of a second."""
+    """The indices [V] of the 25 fps frames nearest to each eighth of a second."""
     count = 8 * (num_frames - 1) // 25 + 1
-    return torch.ceil(torch.arange(count, device=device) * 3.125 - 1e-6).long()
+    return torch.ceil(torch.arange(count, device=device) * 3.125 - 0.5).long()
 
 
 class FrozenEncoders:

@@ -16,8 +16,8 @@ from training.clips import Batch
 from training.materials import MATERIALS, draw_voice
 from training.scene import LATENT_RATE, LAYERS, describe_hit
 
-VOICE_SHARE = 0.3  # of the clips with hits sound as another material
-TEXTURE_SHARE = 0.08  # of the clips without a hum have a continuous sound instead of hits
+VOICE_SHARE = 0.35  # of the clips with hits sound as another material
+TEXTURE_SHARE = 0.15  # of the clips without a hum have a continuous sound instead of hits
 _TEXTURES = [name for name in LAYERS if name in text.TEXTURES]
 
 

@@ -86,7 +86,7 @@ class Style:
 
 
 PLAIN = Style((ELLIPSE, BOX, CAPSULE), sketch=False)
-# At other rates hits sound up to 40 ms early, which is learned from such clips alone.
+# What other rates show may be up to 40 ms early or late, which is learned from such clips alone.
 TRAINING = replace(PLAIN, steady=0.35)
 UNSEEN = Style((TRIANGLE, BOX), sketch=True)
 
@@ -231,8 +231,8 @@ def draw_frame_times(
 ) -> np.ndarray:
     """Draw the frame rate of a camera; returns the time of each 25 fps frame, [n].
 
-    A frame at 25 fps is the first camera frame at or after its target time, as by
-    `foley.media.clock.FramePicker`.
+    A frame at 25 fps is the camera frame nearest to its target time, as by
+    `foley.media.clock.FramePicker` with an exact clock.
 
     Args:
         rng: of the scene.
@@ -241,7 +241,7 @@ def draw_frame_times(
     """
     targets = np.arange(num_frames) / FPS
     rate = 25.0 if rng.random() < steady else float(rng.choice((12, 15, 24, 30, 50, 60)))
-    times: np.ndarray = np.ceil(targets * rate - 1e-6) / rate
+    times: np.ndarray = np.ceil(targets * rate - 0.5 - 1e-6) / rate
     return times
 
 

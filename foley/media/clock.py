@@ -3,10 +3,10 @@
 No other module converts time.
 
 source   0     1     2        3     4              frames, at their own timestamps
-target   0  .  1  .  2  .  3  .  4  .              every 1 / fps seconds
-picked   0     1     2        3  3  4              the first frame at or after each target;
-                                                   a late frame is picked once for every target
-                                                   that it passes
+target   .   .   .   .   .   .   .                 every 1 / fps seconds
+picked   0   1   2   2   3   3   4                 the first frame at or after each target; a frame
+                                                   is picked once for every target that it passes
+exact    0   1   1   2   2   3   3                 the frame nearest to each target
 """
 
 from fractions import Fraction
@@ -40,6 +40,9 @@ def num_latents(num_sync_frames: int) -> int:
 
 # Smaller than the tick of any time base, so that a frame exactly at its target is not late.
 _ROUNDING_SECONDS = 1e-6
+# How far ahead of its target a frame may be. Frames that are held for long, as in a recording of a
+# screen, are shown until then, and not only for half of their time.
+_MOST_AHEAD_SECONDS = 0.05
 
 
 class FramePicker:
@@ -51,8 +54,10 @@ class FramePicker:
 
     Args:
         fps: the constant rate, in frames per second.
-        exact: compute each target as index / fps. For a source at exactly 25 fps, the rounding of
-            the sum skips the frame at 0.72 s and all later frames are 40 ms early.
+        exact: compute each target as index / fps, and pick the frame nearest to it. For a source at
+            exactly 25 fps, the rounding of the sum skips the frame at 0.72 s and all later frames
+            are 40 ms early. Of a source at 12 fps, the first frame at or after a target shows what
+            comes up to 83 ms later.
     """
 
     def __init__(self, fps: int, *, exact: bool = False) -> None:
@@ -61,8 +66,19 @@ class FramePicker:
         self._picked = 0
         self._target_seconds = 0.0
 
+    def count_shown(self, seconds: float, next_seconds: float) -> int:
+        """The number of times that a frame is picked.
+
+        Args:
+            seconds: when it is shown, at least 0, and not less than in the previous call.
+            next_seconds: when the next one is shown; `seconds` where there is none.
+        """
+        if not self._exact:
+            return self.count(seconds)
+        return self.count(max((seconds + next_seconds) / 2, next_seconds - _MOST_AHEAD_SECONDS))
+
     def count(self, seconds: float) -> int:
-        """The number of times that the frame shown at `seconds` is picked.
+        """The number of targets up to `seconds` that no earlier call counted.
 
         Args:
             seconds: at least 0, and not less than in the previous call.

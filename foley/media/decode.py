@@ -304,7 +304,7 @@ def _decode(
                 break
             if seconds >= 0:
                 yield from take_pieces(scaler.add(frame, seconds))
-        yield from take_pieces(scaler.finish_begun())
+        yield from take_pieces(scaler.finish())
         held = not trimmed and times.held_seconds > _LONG_HOLD_SECONDS
         if held and scaler.num_sync:
             stop_seconds = min(times.stop_seconds, limits.max_seconds)
@@ -376,7 +376,7 @@ class _Scaler:
     """Converts each picked frame to RGB once, and scales it for the encoders that need it.
 
     Several frames are scaled at a time, beside the decoder; with one thread, one after the other in
-    the thread of the caller. `add`, `finish_begun` and `hold_last`
+    the thread of the caller. `add`, `finish` and `hold_last`
     yield whenever there may be a piece to take, since one frame can be picked for minutes.
 
     Attributes:
@@ -407,7 +407,7 @@ class _Scaler:
         self._begun: deque[_Begun] = deque()
         self._own = threading.local()  # a converter to RGB for each thread
         self._orientation: Orientation | None = None
-        self._last: VideoFrame | None = None
+        self._last: tuple[VideoFrame, float] | None = None  # its picks depend on the next one
         self._taken = 0, 0  # frames at 8 and at 25 fps
         self._next_piece = WHOLE_CLIP_FRAMES
 
@@ -416,13 +416,15 @@ class _Scaler:
             self._pool.shutdown(cancel_futures=True)
 
     def add(self, frame: VideoFrame, seconds: float) -> Iterator[None]:
-        self._last = frame
-        self._begin(frame, self._visual_picker.count(seconds), self._sync_picker.count(seconds))
+        self._begin_last(seconds)
+        self._last = frame, seconds
         at_once = _MAX_SCALING_BYTES // (6 * frame.width * frame.height)
         yield from self._finish(max(1, min(self._num_threads + _NUM_WAITING, at_once)))
 
-    def finish_begun(self) -> Iterator[None]:
-        """Wait for all frames that were added."""
+    def finish(self) -> Iterator[None]:
+        """Pick the last frame up to its time, and wait for all frames that were added."""
+        if self._last is not None:
+            self._begin_last(self._last[1])
         return self._finish(0)
 
     def hold_last(self, stop_seconds: float) -> Iterator[None]:
@@ -430,8 +432,16 @@ class _Scaler:
         assert self._last is not None
         visual_picks = self._visual_picker.count_until(stop_seconds)
         sync_picks = self._sync_picker.count_until(stop_seconds)
-        self._begin(self._last, visual_picks, sync_picks)
+        self._begin(self._last[0], visual_picks, sync_picks)
         return self._finish(0)
+
+    def _begin_last(self, next_seconds: float) -> None:
+        if self._last is None:
+            return
+        frame, seconds = self._last
+        visual_picks = self._visual_picker.count_shown(seconds, next_seconds)
+        sync_picks = self._sync_picker.count_shown(seconds, next_seconds)
+        self._begin(frame, visual_picks, sync_picks)
 
     def _begin(self, frame: VideoFrame, visual_picks: int, sync_picks: int) -> None:
         if not visual_picks and not sync_picks:

@@ -11,11 +11,12 @@ GOLDEN = json.loads((Path(__file__).parents[1] / "assets/golden/frames.json").re
 
 def pick(times_seconds: list[float], fps: int, *, exact: bool = False) -> list[int]:
     picker = FramePicker(fps, exact=exact)
+    ends = [*times_seconds[1:], times_seconds[-1]]
     return [
         index
-        for index, seconds in enumerate(times_seconds)
+        for index, (seconds, end) in enumerate(zip(times_seconds, ends, strict=True))
         if 0 <= seconds <= 15
-        for _ in range(picker.count(seconds))
+        for _ in range(picker.count_shown(seconds, end))
     ]
 
 
@@ -39,14 +40,27 @@ def test_an_exact_clock_picks_every_frame_of_its_own_rate(time_base: Fraction) -
     times = [seconds_of(round(index / 25 / time_base), time_base) for index in range(375)]
     assert pick(times, 25, exact=True) == list(range(375))
     assert pick(times, 25) != list(range(375))  # the running sum, as in the reference, skips one
-    due = [next(i for i, t in enumerate(times) if t >= k / 8 - 1e-9) for k in range(119)]
+    due = [min(range(375), key=lambda i: abs(times[i] - k / 8)) for k in range(119)]
     assert pick(times, 8, exact=True)[:119] == due
 
 
-def test_an_exact_clock_shows_the_first_frame_at_or_after_each_target() -> None:
-    times = [index / 30 for index in range(300)]
-    due = [next(i for i, t in enumerate(times) if t >= k / 25 - 1e-9) for k in range(248)]
-    assert pick(times, 25, exact=True)[:248] == due
+@pytest.mark.parametrize("rate", [12, 15, 24, 30, 50, 60])
+def test_an_exact_clock_shows_the_frame_nearest_to_each_target(rate: int) -> None:
+    times = [index / rate for index in range(10 * rate)]
+    picks = pick(times, 25, exact=True)
+    assert len(picks) == len(pick(times, 25)) or rate == 50  # where the sum is rounded
+    ahead = [times[index] - k / 25 for k, index in enumerate(picks)]
+    assert max(map(abs, ahead)) <= 0.5 / rate + 1e-5
+    # The published program's rule shows all of them ahead of time.
+    assert min(times[i] - k / 25 for k, i in enumerate(pick(times, 25))) > -1e-5
+
+
+def test_an_exact_clock_holds_a_frame_until_the_next_one_is_near() -> None:
+    # A recording of a screen: one picture for 4 s, then another for 1 s.
+    picks = pick([0.0, 4.0, 5.0], 25, exact=True)
+    assert picks.index(1) == 99  # at 3.96 s: 4.00 s is less than 50 ms ahead
+    assert picks.index(2) == 124
+    assert len(picks) == 126
 
 
 def test_a_late_first_frame_fills_every_target_before_it() -> None:
