@@ -36,6 +36,15 @@ ACTIONS = {
     "burst": ("fireworks", "bangs", "bursts of light with a bang", "explosions", "flashes"),
     "whoosh": ("whoosh", "swishing", "swings through the air", "fast swings"),
 }
+# Actions that only rendered scenes have. The tokenizer of the package came before them, so that
+# they are in no corpus: it writes their words in pieces.
+LATER_ACTIONS = {
+    "chain": ("rattling", "clinking", "rattles", "hits", "dropped"),
+    "cloth": ("cloth", "a cloth", "fabric", "swishing", "a piece of fabric", "swishing cloth"),
+    "paper": ("paper", "rustling", "a sheet of paper", "crumpling paper", "rustling paper"),
+    "cards": ("falling paper", "sheets of paper", "cards", "falling cards", "paper dropped"),
+}
+_LATER_NOUNS = {"chain": ("chain",)}
 TEXTURES = {
     "rain": ("rain", "heavy rain", "rain falling", "rainfall", "light rain"),
     "wind": ("wind", "wind blowing", "strong wind", "a gust of wind", "windy"),
@@ -108,15 +117,16 @@ def name_texture(rng: np.random.Generator, texture: str) -> str:
 
 
 def _hit(rng: np.random.Generator, action: str, material: str | None) -> str:
-    verb = _pick(rng, ACTIONS[action])
+    verb = _pick(rng, (ACTIONS | LATER_ACTIONS)[action])
     if material is None:
         return verb
     word, short = _pick(rng, WORDS[material]), _pick(rng, SHORT[material])
+    nouns = _LATER_NOUNS.get(action, NOUNS)
     forms = [
         word,
-        f"{short} {_pick(rng, NOUNS)}",
-        f"a {short} {_pick(rng, NOUNS)} {verb}",
-        f"{short} {_pick(rng, NOUNS)} {verb}",
+        f"{short} {_pick(rng, nouns)}",
+        f"a {short} {_pick(rng, nouns)} {verb}",
+        f"{short} {_pick(rng, nouns)} {verb}",
         f"{verb}, {word}",
         f"{_pick(rng, LOUDNESS)} {word} {_pick(rng, ('hits', 'knocks', 'sounds', 'impacts'))}",
         f"hitting {word}",

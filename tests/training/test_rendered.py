@@ -94,7 +94,7 @@ def test_every_kind_of_scene_is_heard_and_seen(kind: str) -> None:
     times = [event.seconds for event in clip.events]
     assert times == sorted(times)
     assert all(0.03 <= seconds < 2.94 for seconds in times)
-    quiet = ("slide", "dominoes", "vehicle", "swing")
+    quiet = ("slide", "dominoes", "vehicle", "swing", "cloth", "paper")
     assert any(event.scored for event in clip.events) or kind in quiet
     hits = clip.scene.hits
     assert (hits["force"] >= 0.02).all()

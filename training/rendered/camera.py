@@ -94,7 +94,7 @@ def _points_to_frame(world: World, motion: Motion, impacts: list[Impact], fps: f
                 near = np.linalg.norm(place - impact.point) < 0.9
                 if body and near and part_of(world, motion, body).moves:
                     points.append(place)
-    watched = [motion.model.body(hum.body).id for hum in world.hums]
+    watched = [motion.model.body(body).id for hum in world.hums for body in hum.bodies]
     points += [place[body] for place in motion.places[::3] for body in watched]
     framed = np.array(points)
     if len(framed) > 20:  # what rolls far away may leave the picture

@@ -17,15 +17,17 @@ from training.materials import (
 )
 from training.rendered import camera, contacts, simulate
 from training.rendered.backdrop import add_backdrop, place_backdrop
+from training.rendered.chain import CHAIN
 from training.rendered.daily import DAILY
 from training.rendered.driven import DRIVEN
 from training.rendered.loose import LOOSE
 from training.rendered.moving import MOVING, measure_hum
+from training.rendered.sheets import SHEETS
 from training.rendered.wet import WET
 from training.rendered.world import HIDDEN_HEIGHT, TIME_STEP, Hum, World
 
 MEASURED = LOOSE | DRIVEN  # what held-out clips show, since figures are of these
-KINDS = MEASURED | DAILY | MOVING | WET
+KINDS = MEASURED | DAILY | MOVING | WET | CHAIN | SHEETS
 ATTEMPTS = 12
 LEAST_SEEN = 0.85
 DISTRACTOR_SHARE = 0.3  # of the clips show a thing that moves and touches nothing
@@ -295,10 +297,11 @@ class _Sounds:
     def _hum_level(self, hum: Hum, count: int) -> np.ndarray:
         """Return the level of a hum at 50 Hz, [A]."""
         motion = self._motion
-        places = motion.places[:, motion.model.body(hum.body).id]  # [n, 3]
+        bodies = [motion.model.body(body).id for body in hum.bodies]
+        places = motion.places[:, bodies]  # [n, bodies, 3]
         # Two frames of a slow camera are one moment.
         moments, first = np.unique(motion.moments, return_index=True)
-        speeds = np.linalg.norm(np.gradient(places[first], moments, axis=0), axis=1)
+        speeds = np.linalg.norm(np.gradient(places[first], moments, axis=0), axis=-1).mean(1)
         grid = (np.arange(count) + 0.5) / scene.LATENT_RATE
         return measure_hum(hum, np.interp(grid, moments, speeds))
 
@@ -347,7 +350,7 @@ class _Sounds:
             "offset": rng.integers(2**21, size=scene.MAX_LAYERS),
         }
         frames, still = _empty_drawing(len(view.views))
-        humming = {hum.body for hum in self._world.hums}
+        humming = {body for hum in self._world.hums for body in hum.bodies}
         moving = [
             body
             for body in range(1, motion.model.nbody)

@@ -69,7 +69,8 @@ def find_impacts(world: World, motion: Motion) -> list[Impact]:
     """Return all impacts of a clip in order of time.
 
     An impact is a force over 1.3 times the mean of the 45 to 3 ms before it, where the surfaces
-    approach. Its impulse over 16 ms, divided by the mass that it moves, is its speed.
+    approach. Its impulse over 16 ms, divided by the mass that it moves, is its speed. The speed of
+    linked bodies is no more than what they approach with.
     """
     count = round(motion.seconds / TIME_STEP)
     window, early, late = (round(s / TIME_STEP) for s in (IMPACT_SECONDS, 0.045, 0.003))
@@ -86,6 +87,7 @@ def find_impacts(world: World, motion: Motion) -> list[Impact]:
         total = np.concatenate(([0], np.cumsum(force)))
         before = (total[high] - total[low]) / np.maximum(high - low, 1)
         falls, approach = _falls_freely(world, motion, pair), np.zeros(count)
+        linked = any(part_of(world, motion, body).linked for body in pair)
         np.maximum.at(approach, motion.steps[of_pair], motion.speeds[of_pair])
         above = force > 1.3 * before + 0.02 * mass * 9.81
         starts = np.flatnonzero(above & ~np.concatenate(([False], above[:-1])))
@@ -94,6 +96,8 @@ def find_impacts(world: World, motion: Motion) -> list[Impact]:
             impulse = np.clip(force[start : start + window] - before[start], 0, None).sum()
             speed = impulse * TIME_STEP / mass
             met = approach[max(start - 1, 0) : start + soon].max()
+            if linked:
+                speed = min(speed, met)
             if speed < LEAST_SPEED or (falls and met < LEAST_APPROACH * speed):
                 continue
             if events and start - events[-1][0] < dead:

@@ -44,6 +44,7 @@ def draw_frames(
                 mujoco.mj_kinematics(model, data)
                 mujoco.mj_comPos(model, data)
                 mujoco.mj_camlight(model, data)
+                mujoco.mj_flex(model, data)
                 renderer.update_scene(data, "camera")
                 image += table[renderer.render()] / len(states)
             image *= shade

@@ -38,6 +38,8 @@ class Part:
         size: 0 (small, high) to 1 (large, low).
         moves: whether the body moves; what is fixed counts as infinitely heavy.
         effective_mass: kg that an impact moves, where it is not the body's own mass.
+        linked: whether it hangs on others, which push it too while it hits, so that only the speed
+            with which the surfaces meet tells how hard that is.
     """
 
     material: str
@@ -45,6 +47,7 @@ class Part:
     size: float
     moves: bool
     effective_mass: float | None = None
+    linked: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,7 @@ class Hum:
         idle: level at rest, 0 .. 1.
         full_speed: m/s at which the level is 1.
         power: of the speed.
+        others: names of bodies whose mean speed with that of `body` counts.
     """
 
     sound: str
@@ -82,6 +86,12 @@ class Hum:
     idle: float
     full_speed: float
     power: float = 1.0
+    others: tuple[str, ...] = ()
+
+    @property
+    def bodies(self) -> tuple[str, ...]:
+        """All bodies whose speed counts."""
+        return (self.body, *self.others)
 
 
 def write_numbers(values: Sequence[float] | np.ndarray) -> str:
@@ -112,6 +122,8 @@ class World:
         textures: their names, for the prompt.
         settle_seconds: simulated before the clip begins.
         azimuth, elevation: from where the camera may look, degrees.
+        air: density that slows things down, kg / m3.
+        integrator: MuJoCo's.
     """
 
     rng: np.random.Generator
@@ -128,10 +140,13 @@ class World:
     rubs: bool = True  # whether rubbing sounds
     azimuth: tuple[float, float] = (0, 360)
     elevation: tuple[float, float] = (-35, -8)
+    air: float = 0.0
+    integrator: str = "implicitfast"
     files: dict[str, bytes] = field(default_factory=dict)
     _assets: list[str] = field(default_factory=list)
     _bodies: list[str] = field(default_factory=list)
     _scenery: list[str] = field(default_factory=list)
+    _surfaces: list[str] = field(default_factory=list)
     _count: int = 0
 
     # -- choices
@@ -338,6 +353,10 @@ class World:
         """Add a geom that stands in the world, as MJCF."""
         self._scenery.append(geom)
 
+    def add_surface(self, flex: str) -> None:
+        """Add a surface between bodies, as MJCF."""
+        self._surfaces.append(flex)
+
     def add_block(
         self, half: Vector, look: str, at: Vector, part: Part, release: Release, turn: float = 0.0
     ) -> str:
@@ -453,10 +472,12 @@ class World:
         skybox, sky = self._sky()
         lights = self._lights()
         ambient, head = self.uniform(0.28, 0.5), self.uniform(0.1, 0.35)
+        air = f'density="{self.air}" viscosity=".000018" ' if self.air else ""
+        surfaces = f"<deformable>{''.join(self._surfaces)}</deformable>" if self._surfaces else ""
         return (
             '<mujoco><compiler angle="degree" autolimits="true"/>'
-            f'<option timestep="{TIME_STEP}" integrator="implicitfast" cone="elliptic" '
-            'impratio="1" gravity="0 0 -9.81"/>'
+            f'<option timestep="{TIME_STEP}" integrator="{self.integrator}" cone="elliptic" '
+            f'{air}impratio="1" gravity="0 0 -9.81"/>'
             f'<visual><global offwidth="640" offheight="640" fovy="{field_of_view:.1f}"/>'
             '<quality shadowsize="1024" offsamples="4"/>'
             f'<rgba haze="{write_numbers(sky.mean(0))} 1"/>'
@@ -467,7 +488,7 @@ class World:
             f"<asset>{skybox}{''.join(self._assets)}</asset>"
             f'<worldbody>{lights}<body name="camera" mocap="true">'
             f'<camera name="camera" fovy="{field_of_view:.1f}"/></body>'
-            f"{''.join(self._scenery)}{''.join(self._bodies)}</worldbody></mujoco>"
+            f"{''.join(self._scenery)}{''.join(self._bodies)}</worldbody>{surfaces}</mujoco>"
         )
 
 
