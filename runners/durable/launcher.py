@@ -17,6 +17,7 @@ from pathlib import Path
 
 import structlog
 
+from foley.processes import end_within
 from runners.durable.executor_settings import ExecutorSettings
 from runners.process import call_on_stop_signal, find_http_address
 
@@ -66,10 +67,7 @@ class ExecutorLauncher:
         self.begin_stop()
         if self._process is None:
             return
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(STOP_SECONDS)
-        self._process.kill()
-        self._process.wait()
+        end_within(self._process, STOP_SECONDS)
         _close_input(self._process)
 
     async def _watch(self) -> None:

@@ -26,6 +26,7 @@ from starlette.responses import HTMLResponse
 from starlette.types import Receive, Scope, Send
 
 from foley.errors import EndingError, NotFoundError, NotReadyError
+from foley.processes import end_within
 from runners.jobs.cancellation import CancellationRegistry, has_active_request
 from runners.jobs.ending import Ending
 from runners.process import call_on_stop_signal
@@ -104,10 +105,7 @@ class PageProxy:
             return
         assert self._process.stdin is not None
         self._process.stdin.close()  # it heeds no signal
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(STOP_SECONDS)
-        self._process.kill()
-        self._process.wait()
+        end_within(self._process, STOP_SECONDS)
 
     def _start(self, scope: Scope) -> None:
         """Start the page's process, unless it runs already."""

@@ -7,6 +7,7 @@ import threading
 
 import structlog
 
+from foley.processes import end_within
 from runners.process import find_free_port
 
 log = structlog.get_logger(__name__)
@@ -36,11 +37,7 @@ class ServiceProcess:
         """Stop the service after its running requests; kill it after `STOP_SECONDS`."""
         self._stopping = True
         self._process.terminate()
-        try:
-            self._process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        end_within(self._process, STOP_SECONDS)
 
     def _watch(self) -> None:
         """End this process when the service ends: the platform then starts another worker."""

@@ -34,6 +34,7 @@ from foley.errors import (
     VideoTooCostlyError,
     make_error,
 )
+from foley.processes import end_within
 from runners.sandbox.confinement import find_missing_parts
 from runners.sandbox.fork_server import NOTHING, SandboxLimits, encode_task
 from runners.sandbox.turns import Turns
@@ -171,11 +172,7 @@ class Sandbox:
         if self._control is not None:
             self._control.close()
         if self._server is not None:
-            try:
-                self._server.wait(END_SECONDS)
-            except subprocess.TimeoutExpired:
-                self._server.kill()
-                self._server.wait()
+            end_within(self._server, END_SECONDS)
 
     async def _ask(
         self,

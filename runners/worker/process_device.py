@@ -23,6 +23,7 @@ from typing import NamedTuple, Self, TypeVar
 import structlog
 
 from foley.errors import FoleyError
+from foley.processes import end_within
 from runners.worker.loading import ModelChoice
 from runners.worker.reports import Beginning, DeviceFacts, Launch
 from runners.worker.scheduler import Kind
@@ -155,11 +156,7 @@ class ProcessDevice:
         """See `Device.close`."""
         self._closing = True
         self._pipe.close()
-        try:
-            self._process.wait(CLOSE_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        end_within(self._process, CLOSE_SECONDS)
 
     def _watch(self, on_loss: Callable[[], None]) -> None:
         status = self._process.wait()

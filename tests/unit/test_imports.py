@@ -19,6 +19,7 @@ BASE = {
     "foley.configs",
     "foley.errors",
     "foley.mix",
+    "foley.processes",
     "foley.quiet",
     "foley.request",
     "foley.types",
@@ -28,6 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     # The library.
     "foley.atomic": set(),
     "foley.errors": set(),
+    "foley.processes": set(),
     "foley.quiet": set(),
     "foley.types": {"foley.configs"},
     "foley.version": set(),

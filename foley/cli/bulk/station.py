@@ -18,6 +18,7 @@ from typing import IO
 
 from foley.bulk import BulkOutcome, BulkReady, BulkStart, BulkTask
 from foley.errors import FoleyError, RunnerLostError, ServerError, make_error
+from foley.processes import end_within
 
 COMMAND = (sys.executable, "-m", "runners.bulk")
 SOURCE_ROOT = Path(__file__).resolve().parents[3]
@@ -120,11 +121,7 @@ class StationProcess:
         """End the process. Rows in hand are given up, and get no outcome."""
         self.hang_up()
         process = self._process
-        try:
-            process.wait(END_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end_within(process, END_SECONDS)
         if self._reader.ident:
             self._reader.join(END_SECONDS)
         _close(process.stdout)
