@@ -13,8 +13,8 @@ from training.rendered.looks import SUBSTANCES
 from training.rendered.loose import IMMOVABLE
 from training.rendered.world import HingeRelease, Part, Release, Vector, World, write_numbers
 
-# Half the outline of a link, as shares of its width and of its pitch; the next link begins at -1.
 _HAND_MASS = 40.0  # kg, so that no chain pulls it away
+# Half the outline of a link, as shares of its width and of its pitch; the next link begins at -1.
 _OUTLINE = ((0.5, 0.15), (1, 0.02), (1, -1.02), (0.5, -1.15))
 
 

@@ -59,7 +59,7 @@ def vehicle(world: World, length: float) -> None:
 
     world.controls.append(ride)
     idle = float(world.rng.choice((0.0, world.uniform(0.1, 0.3))))
-    world.hums.append(Hum("engine", name, idle=idle, full_speed=fastest))
+    world.hums.append(Hum("engine", (name,), idle=idle, full_speed=fastest))
     world.textures.append("engine")
     world.elevation = (-35, -6)
 
@@ -99,7 +99,7 @@ def swing(world: World, length: float) -> None:
         data.qpos[hinge.qposadr[0]], data.qvel[hinge.dofadr[0]] = angle, 0
 
     world.controls.append(wave)
-    world.hums.append(Hum("whoosh", tip, idle=0.0, full_speed=world.uniform(5, 9), power=1.5))
+    world.hums.append(Hum("whoosh", (tip,), idle=0.0, full_speed=world.uniform(5, 9), power=1.5))
     world.actions.append(("whoosh", None))
     world.azimuth, world.elevation = (60, 120), (-30, -4)
 

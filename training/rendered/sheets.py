@@ -51,7 +51,7 @@ class Sheet:
         first = self._find(model)[1]
         return values[first : first + self.rest.size].reshape(self.rest.shape)
 
-    def corners(self) -> tuple[str, ...]:
+    def watched(self) -> tuple[str, ...]:
         """Return the names of the middle and of the corners."""
         rows, columns = self.rest.shape[:2]
         grid = np.array(self.names).reshape(rows, columns)
@@ -89,8 +89,8 @@ def paper(world: World, length: float) -> None:
 
     world.controls.append(_rarely(crumple))
     _carry(world, _add_hands(world), lambda now: find(now)[PAPER_POINTS // 2, [0, -1]] + middle)
-    first, *others = sheet.corners()
-    world.hums.append(Hum("friction", first, 0.0, world.uniform(0.5, 1.2), 1.0, tuple(others)))
+    fastest = world.uniform(0.5, 1.2)
+    world.hums.append(Hum("friction", sheet.watched(), idle=0.0, full_speed=fastest))
     world.actions.append(("paper", None))
     world.elevation = (-35, 0)
 
@@ -247,8 +247,7 @@ def _drape(world: World, length: float) -> None:
 def _sound(world: World, sheet: Sheet, fastest: float) -> None:
     """Let a cloth sound while it moves, and in no other way."""
     world.rubs = False
-    middle, *others = sheet.corners()
-    world.hums.append(Hum("whoosh", middle, 0.0, fastest, 1.5, tuple(others)))
+    world.hums.append(Hum("whoosh", sheet.watched(), idle=0.0, full_speed=fastest, power=1.5))
 
 
 def _grid(count: int, across: Vector, down: Vector) -> np.ndarray:

@@ -70,28 +70,21 @@ class HingeRelease:
 
 @dataclass(frozen=True)
 class Hum:
-    """A continuous sound that follows how fast a body moves.
+    """A continuous sound that follows how fast bodies move on the average.
 
     Attributes:
         sound: of `training.scene.LAYERS`.
-        body: its name.
+        bodies: their names.
         idle: level at rest, 0 .. 1.
         full_speed: m/s at which the level is 1.
         power: of the speed.
-        others: names of bodies whose mean speed with that of `body` counts.
     """
 
     sound: str
-    body: str
+    bodies: tuple[str, ...]
     idle: float
     full_speed: float
     power: float = 1.0
-    others: tuple[str, ...] = ()
-
-    @property
-    def bodies(self) -> tuple[str, ...]:
-        """All bodies whose speed counts."""
-        return (self.body, *self.others)
 
 
 def write_numbers(values: Sequence[float] | np.ndarray) -> str:
