@@ -63,7 +63,7 @@ def split_regions(
         ):
             latents = _find_border(seconds, num_latents, is_start=row != _GENERAL_ROW)
             visual = min(_count_before(seconds, VISUAL_FPS), num_visual)
-            if begins[-1][0] == latents:  # the last region has no latent frame
+            if begins[-1][0] >= latents:  # the last region has no latent frame
                 visual = begins.pop()[1]
             begins.append((latents, visual, row, negative_row))
     if begins[-1][0] == num_latents:

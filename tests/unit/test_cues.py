@@ -46,6 +46,11 @@ def test_cues_may_touch_and_come_in_any_order() -> None:
     assert split(cue(1.005, 1.5), cue(0.5, 1)) == both
 
 
+def test_a_cue_that_begins_at_the_end_leaves_no_gap_after_the_one_before() -> None:
+    # The first stops with the sound, 40 ms later than asked; the second has the last latent frame.
+    assert split(cue(0, 1.96), cue(1.96, 3)) == [Region(99, 16, 2), Region(1, 0, 3)]
+
+
 def test_a_cue_that_lasts_too_long_ends_with_the_sound() -> None:
     assert split(cue(1.5, 15)) == [Region(77, 12, 1), Region(23, 4, 2)]
 
