@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from foley.models.analysis import ACTIVE, Analysis
 from foley.models.synchformer import Synchformer, count_segments
 from training import labels
 from training.clips import Batch
+from training.revoice import DRAWN, revoice
 from training.scene import FPS, SEEN_AFTER
 from training.train_encoders import normalise
 
@@ -240,6 +242,7 @@ class CacheFiller:
         self._rendered, self._lengths = rendered, lengths
         self._begun: float | None = None
         self._spent = 0.0
+        self._rng = np.random.default_rng(int(torch.randint(2**31, ())))
         self.batches = 0
 
     def fill(self) -> None:
@@ -247,7 +250,7 @@ class CacheFiller:
         batch = self._find_rendered()
         rendered = batch is not None
         if batch is None:
-            batch = next(self._stream)
+            batch = revoice(next(self._stream), self._rng, DRAWN)
         self._cache.put(*self._cache.encode_batch(batch), rendered)
         self.batches += 1
 

@@ -1,12 +1,13 @@
-"""Takes of rendered clips that sound as their prompt asks, whatever the picture shows.
+"""Takes of clips that sound as their prompt asks, whatever the picture shows.
 
-In rendered clips things look as what they are: hands that clap are always of skin. A model that
-sees no others does what the picture says, and not what the prompt says.
+In rendered clips things look as what they are: hands that clap are always of skin. In drawn clips
+rain is heard where it is seen. A model that sees no others does what the picture says, and not what
+the prompt says.
 """
 
 # B clips, E hits of the whole batch, M modes, A latent frames
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,20 +17,35 @@ from training.clips import Batch
 from training.materials import MATERIALS, draw_voice
 from training.scene import LATENT_RATE, LAYERS, describe_hit
 
-VOICE_SHARE = 0.35  # of the clips with hits sound as another material
-TEXTURE_SHARE = 0.15  # of the clips without a hum have a continuous sound instead of hits
 _TEXTURES = [name for name in LAYERS if name in text.TEXTURES]
 
 
-def revoice(batch: Batch, rng: np.random.Generator) -> Batch:
+@dataclass(frozen=True)
+class Shares:
+    """How many clips sound as something else.
+
+    Attributes:
+        voices: of the clips with hits sound as another material.
+        textures: of the clips without a hum have a continuous sound instead of hits.
+    """
+
+    voices: float
+    textures: float
+
+
+RENDERED, DRAWN = Shares(0.4, 0.3), Shares(0.0, 0.1)  # materials of drawn clips are any, anyway
+
+
+def revoice(batch: Batch, rng: np.random.Generator, shares: Shares = RENDERED) -> Batch:
     """The same pictures; some clips sound as another material, or as rain or an engine.
 
     The prompt of such a clip names what it sounds as. The times, forces and levels of its hits
     stay, unless a continuous sound replaces them.
 
     Args:
-        batch: of rendered clips.
+        batch: of clips.
         rng: of the choices.
+        shares: how many clips are changed.
     """
     hits = {name: value.cpu().numpy().copy() for name, value in batch.hits.items()}
     owner, prompts = batch.owner.cpu().numpy(), list(batch.prompts)
@@ -38,11 +54,11 @@ def revoice(batch: Batch, rng: np.random.Generator) -> Batch:
     chances = rng.random(len(batch))
     for clip, chance in enumerate(chances):
         mine = np.flatnonzero(owner == clip)
-        if chance < VOICE_SHARE and len(mine):
+        if chance < shares.voices and len(mine):
             material = int(rng.integers(len(MATERIALS)))
             _sound_as(hits, mine, material, rng)
             prompts[clip] = text.name_material(rng, MATERIALS[material])
-        elif chance > 1 - TEXTURE_SHARE and (layers["kind"][clip] < 0).all():
+        elif chance > 1 - shares.textures and (layers["kind"][clip] < 0).all():
             name = str(rng.choice(_TEXTURES))
             times = np.arange(layers["level"].shape[-1]) / LATENT_RATE
             layers["kind"][clip, 0] = LAYERS.index(name)

@@ -12,8 +12,10 @@ contacts.
 import argparse
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -23,6 +25,7 @@ from foley.models.encoders import build_vision_encoder
 from foley.models.synchformer import Synchformer, build_synchformer
 from training import clips, judge, labels
 from training.distributed import ProcessGroup
+from training.film import film
 from training.optimizers import OPTIMIZERS
 from training.scene import FPS, LAYERS, UNSEEN
 from training.settings import (
@@ -47,6 +50,7 @@ _PROCESSES = 12  # that render held-out clips
 _CLOCK_STEPS = 8  # steps between two readings of the clock
 RENDERED_POOL = 160  # number of rendered batches that are kept, 164 MB each
 RENDERED_FRAMES = 136  # of a rendered clip, long enough for the transformer's training
+FILMED_SHARE = 0.5  # of the drawn batches
 POOL, USES = 96, 3  # number of drawn batches, 231 MB each, and how often each one is used
 
 
@@ -96,14 +100,20 @@ def compute_segment_tokens(sync: Synchformer, pictures: Tensor) -> tuple[Tensor,
 class CropPool:
     """A pool of drawn crops. Each is used several times, because drawing is slow.
 
+    Half of the batches are filmed: seen through another lens, with cuts, noise and compression.
+
     Args:
         stream: of batches.
         size: number of batches in the pool.
         device: of the crops.
+        seed: of the takes.
     """
 
-    def __init__(self, stream: Iterator[clips.Batch], size: int, device: torch.device) -> None:
+    def __init__(
+        self, stream: Iterator[clips.Batch], size: int, device: torch.device, seed: int
+    ) -> None:
         self.stream, self.size, self.device = stream, size, device
+        self.rng = np.random.default_rng(seed)
         self.kept: list[tuple[clips.Batch, Tensor]] = []
         self.turn = 0
 
@@ -114,6 +124,9 @@ class CropPool:
             first = int(torch.randint(int(SCENE_SECONDS * FPS) - FRAMES + 1, (1,)))
             batch = labels.crop(scenes, first, FRAMES)
             drawn = batch, batch.pictures(fast=self.device.type == "cuda")
+            if self.rng.random() < FILMED_SHARE:
+                taken = film(replace(batch, drawn=drawn[1]), self.rng)
+                drawn = taken, taken.pictures()
             place = self.turn // USES % self.size
             self.kept[place : place + 1] = [drawn]
         else:
@@ -307,6 +320,9 @@ def main() -> None:
     parser.add_argument(
         "--keep-rendered", type=Path, help="a folder for all rendered clips, 20 MB each"
     )
+    parser.add_argument(
+        "--kept", type=Path, help="a folder of clips that another training rendered and kept"
+    )
     parser.add_argument("--smoke", action="store_true")
     args = parser.parse_args()
     group = ProcessGroup.join()
@@ -339,7 +355,7 @@ def main() -> None:
     count = 2 if args.smoke else args.batch
     size = clips.FixedSize(SCENE_SECONDS, count)
     stream = clips.stream(seed, size, 0 if args.smoke else args.workers)
-    pool = CropPool(stream, POOL, device)
+    pool = CropPool(stream, POOL, device, seed)
     rendered = None
     if args.rendered:
         from training.rendered.stream import Lengths, RenderedPool, RenderedStream
@@ -347,7 +363,7 @@ def main() -> None:
         recipe = Lengths((FRAMES,), 2) if args.smoke else Lengths((RENDERED_FRAMES,), 8)
         keep = args.keep_rendered
         renderer = RenderedStream(seed + 1, recipe, args.render_workers, keep=keep)
-        rendered = RenderedPool(renderer, RENDERED_POOL, device, seed)
+        rendered = RenderedPool(renderer, RENDERED_POOL, device, seed, args.kept)
     step, shown, log = 0, time.monotonic(), []
     # All processes take the same kind of batch, since the others wait for one that has to draw.
     kinds = torch.Generator().manual_seed(args.data_seed)

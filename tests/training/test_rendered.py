@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -223,10 +224,39 @@ def test_soft_hits_of_what_slides_are_part_of_the_rubbing() -> None:
             assert not rubs[int(event.seconds * 50)]
 
 
-def test_frames_show_the_scene() -> None:
+def require_drawing() -> None:
     if not ctypes.util.find_library("OSMesa"):
         refuse = pytest.fail if os.environ.get("CI") else pytest.skip
         refuse("drawing without a GPU needs Debian's libosmesa6")
+
+
+def test_pictures_are_the_same_on_whatever_sheet(monkeypatch: pytest.MonkeyPatch) -> None:
+    require_drawing()
+    from training.rendered import draw
+
+    drawn: list[np.ndarray] = []
+
+    def draw_on_sheets(
+        motion: simulate.Motion,
+        view: camera.Camera,
+        rng: np.random.Generator,
+        size: int,
+        exposures: np.ndarray,
+    ) -> np.ndarray:
+        view.views[6:] = []
+        for side in (48, 150, 896):  # one frame's pictures at a time, nine, and all of them
+            monkeypatch.setattr(draw, "_SHEET_SIDE", side)
+            drawn.append(draw.draw_frames(motion, view, deepcopy(rng), size, exposures))
+        return drawn[0]
+
+    make_clip((6, 0), 0.6, kind="racket", size=48, varied=True, draw=draw_on_sheets)
+    for pictures in drawn[1:]:
+        # Where a picture lies on the sheet, its edges may be rounded to another pixel.
+        assert (pictures != drawn[0]).any(-1).mean() < 2e-3
+
+
+def test_frames_show_the_scene() -> None:
+    require_drawing()
     clip = make_clip((6, 1), 0.6, kind="hammer", size=48)
     assert clip.pictures is not None
     assert clip.pictures.shape == (15, 48, 48, 3)

@@ -1,12 +1,12 @@
 """Takes that sound as their prompt asks: judged by ear, since pictures stay as they are."""
 
 import numpy as np
-import pytest
 import torch
 
 from training import clips, judge, revoice, text
 from training.clips import Batch
 from training.materials import MATERIALS
+from training.revoice import Shares
 from training.scene import LAYERS
 from training.settings import load_state
 from training.unpack import CHECKPOINTS
@@ -25,10 +25,9 @@ def find_named(prompt: str) -> set[str]:
     return {name for name in MATERIALS if any(word in prompt for word in text.WORDS[name])}
 
 
-def test_a_judge_hears_the_material_that_the_prompt_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(revoice, "VOICE_SHARE", 1.0)
+def test_a_judge_hears_the_material_that_the_prompt_names() -> None:
     batch = make_hits()
-    take = revoice.revoice(batch, np.random.default_rng(0))
+    take = revoice.revoice(batch, np.random.default_rng(0), Shares(1.0, 0.0))
     for name in ("seconds", "force", "level", "size", "screen"):
         torch.testing.assert_close(take.hits[name], batch.hits[name])
     materials = take.hits["material"].long()
@@ -45,10 +44,8 @@ def test_a_judge_hears_the_material_that_the_prompt_names(monkeypatch: pytest.Mo
     assert (found == materials).float().mean() > 0.9
 
 
-def test_a_continuous_sound_replaces_the_hits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(revoice, "VOICE_SHARE", 0.0)
-    monkeypatch.setattr(revoice, "TEXTURE_SHARE", 1.0)
-    take = revoice.revoice(make_hits(), np.random.default_rng(0))
+def test_a_continuous_sound_replaces_the_hits() -> None:
+    take = revoice.revoice(make_hits(), np.random.default_rng(0), Shares(0.0, 1.0))
     assert len(take.owner) == 0
     for clip, prompt in enumerate(take.prompts):
         name = LAYERS[int(take.layers["kind"][clip, 0])]
@@ -56,11 +53,9 @@ def test_a_continuous_sound_replaces_the_hits(monkeypatch: pytest.MonkeyPatch) -
     assert (take.waveform().square().mean(1) > 1e-8).all()
 
 
-def test_what_rubs_or_hums_keeps_its_sound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(revoice, "VOICE_SHARE", 0.0)
-    monkeypatch.setattr(revoice, "TEXTURE_SHARE", 1.0)
+def test_what_rubs_or_hums_keeps_its_sound() -> None:
     batch = make_hits()
     batch.layers["kind"][:, 1] = LAYERS.index("friction")
-    take = revoice.revoice(batch, np.random.default_rng(0))
+    take = revoice.revoice(batch, np.random.default_rng(0), Shares(0.0, 1.0))
     assert take.prompts == batch.prompts
     torch.testing.assert_close(take.hits, batch.hits)

@@ -2,12 +2,18 @@
 
 # n frames, S pixels a side, X exposures a frame, q positions of the model
 
+import atexit
+import math
+from functools import cache
+
 import mujoco
 import numpy as np
 
 from training.rendered.camera import Camera
 from training.rendered.simulate import Motion
 
+_SHEET_SIDE = 896  # pixels: 16 pictures of 224
+_MAX_GEOMS = 10_000
 _SHARP = 0.75  # pixels that things move during an exposure that is not blurred
 
 
@@ -34,24 +40,113 @@ def draw_frames(
     model, data = motion.model, motion.data
     pixels = camera.scale * size / 2  # a metre at the action's distance
     frames = np.empty((len(camera.views), size, size, 3), np.uint8)
-    with mujoco.Renderer(model, size, size) as renderer:
+
+    def develop(index: int, pictures: np.ndarray) -> None:
+        """Make a frame of its exposures [X, S, S, 3]."""
+        image = np.zeros((size, size, 3), np.float32)
+        for picture in pictures:
+            image += table[picture] / len(pictures)
+        image *= shade
+        if noise > 0.002:
+            image += rng.standard_normal((size, size, 1), np.float32) * (255 * noise)
+        frames[index] = np.clip(image, 0, 255).astype(np.uint8)
+
+    with _Sheet(model, size, exposures.shape[1]) as sheet:
+        waiting: list[tuple[int, int]] = []  # frames on the sheet, and the pictures of each
+
+        def develop_waiting() -> None:
+            pictures, first = sheet.read(), 0
+            for index, count in waiting:
+                develop(index, pictures[first : first + count])
+                first += count
+            waiting.clear()
+
         for index, view in enumerate(camera.views):
             data.mocap_pos[0], data.mocap_quat[0] = view.place, view.quaternion()
             states = _choose_exposures(motion, exposures[index], pixels)
-            image = np.zeros((size, size, 3), np.float32)
+            if len(states) > sheet.room:
+                develop_waiting()
+            waiting.append((index, len(states)))
             for state in states:
                 data.qpos[:] = state
                 mujoco.mj_kinematics(model, data)
                 mujoco.mj_comPos(model, data)
                 mujoco.mj_camlight(model, data)
                 mujoco.mj_flex(model, data)
-                renderer.update_scene(data, "camera")
-                image += table[renderer.render()] / len(states)
-            image *= shade
-            if noise > 0.002:
-                image += rng.standard_normal((size, size, 1), np.float32) * (255 * noise)
-            frames[index] = np.clip(image, 0, 255).astype(np.uint8)
+                sheet.draw(data)
+        develop_waiting()
     return frames
+
+
+class _Sheet:
+    """Pictures of the camera, drawn side by side and read at once.
+
+    A process that reads waits for the GPU. Where several processes draw on one GPU, each such wait
+    hands it to another process, which takes longer than to draw a picture of this size.
+
+    Args:
+        model: of the scene.
+        size: pixels a side of a picture.
+        least: pictures that it must have room for.
+    """
+
+    def __init__(self, model: mujoco.MjModel, size: int, least: int) -> None:
+        self._model, self._size = model, size
+        self._per_side = max(math.ceil(math.sqrt(least)), _SHEET_SIDE // size)
+        self._count = 0
+        side = self._per_side * size
+        model.vis.global_.offwidth = model.vis.global_.offheight = side
+        _open_display().make_current()
+        self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_150.value)
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._context)
+        self._scene = mujoco.MjvScene(model, maxgeom=_MAX_GEOMS)
+        self._option, self._camera = mujoco.MjvOption(), mujoco.MjvCamera()
+        self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
+        self._camera.fixedcamid = model.camera("camera").id
+
+    def __enter__(self) -> "_Sheet":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._context.free()
+
+    @property
+    def room(self) -> int:
+        """Pictures that may be drawn before the next `read`."""
+        return self._per_side**2 - self._count
+
+    def draw(self, data: mujoco.MjData) -> None:
+        """Draw one picture."""
+        row, column = divmod(self._count, self._per_side)
+        place = mujoco.MjrRect(column * self._size, row * self._size, self._size, self._size)
+        everything = mujoco.mjtCatBit.mjCAT_ALL.value
+        mujoco.mjv_updateScene(
+            self._model, data, self._option, None, self._camera, everything, self._scene
+        )
+        mujoco.mjr_render(place, self._scene, self._context)
+        self._count += 1
+
+    def read(self) -> np.ndarray:
+        """Return the pictures that were drawn since the last call, uint8 RGB [.., S, S, 3]."""
+        size, wide = self._size, self._per_side
+        rows = -(-self._count // wide)
+        pixels = np.empty((rows * size, wide * size, 3), np.uint8)
+        whole = mujoco.MjrRect(0, 0, wide * size, rows * size)
+        mujoco.mjr_readPixels(pixels, None, whole, self._context)
+        pictures = (
+            pixels.reshape(rows, size, wide, size, 3).swapaxes(1, 2).reshape(-1, size, size, 3)
+        )
+        pictures = pictures[: self._count, ::-1]  # OpenGL counts lines from below
+        self._count = 0
+        return pictures
+
+
+@cache
+def _open_display() -> mujoco.GLContext:
+    """Return what OpenGL needs, once for a process, whose one thread draws."""
+    display = mujoco.GLContext(1, 1)  # pictures are in buffers of their own
+    atexit.register(display.free)  # before the interpreter takes the library apart
+    return display
 
 
 def _choose_exposures(motion: Motion, states: np.ndarray, pixels: float) -> np.ndarray:
