@@ -24,7 +24,8 @@ from foley.media.clock import num_latents
 from foley.models.analysis import LATENT_DIM, SAMPLE_RATE, Analysis, append_noise
 from foley.models.context import DiTContext
 from foley.models.vae import FoleyVAE, build_vae
-from foley.sampling import SolverPoint, guide, integrate, make_sigmas
+from foley.request import QUALITIES, GenerationRequest, SamplingPlan, Solver
+from foley.sampling import SolverPoint, count_guided_steps, guide, integrate, make_sigmas
 from foley.session import fade_ends
 from training import clips, judge, labels, text
 from training.features import PAD, FrozenEncoders, PromptTokenizer
@@ -37,7 +38,7 @@ from training.train_dit import load_frozen
 HELD_OUT_SEED = 909
 NEGATIVE = "noisy, harsh"
 _AT_ONCE = 32
-EVALUATIONS_PER_STEP = {"euler": 1, "heun": 2, "midpoint": 2, "rk4": 4, "ab2": 1}
+EVALUATIONS_PER_STEP: dict[Solver, int] = {"euler": 1, "heun": 2, "midpoint": 2, "rk4": 4, "ab2": 1}
 
 
 @dataclass
@@ -53,21 +54,32 @@ class TrainedModel:
     device: torch.device
 
 
+AS_SERVED = GenerationRequest().choose_sampling(TRAINED)
+
+
 @dataclass(frozen=True)
 class Sampling:
     """Settings of the generation.
 
     Attributes:
-        steps: of the solver; the default is as served.
+        plan: of the sampler; the default is as served.
         guidance_scale: above 1 for guidance.
-        solver: euler, heun, midpoint, rk4 or ab2.
         seed: of the noise.
     """
 
-    steps: int = 16
+    plan: SamplingPlan = AS_SERVED
     guidance_scale: float = TINY_GUIDANCE
-    solver: str = "euler"
     seed: int = 0
+
+
+def add_quality(parser: argparse.ArgumentParser) -> None:
+    """Add the option `--quality`, for `choose_plan`."""
+    parser.add_argument("--quality", choices=QUALITIES, help="by default as served")
+
+
+def choose_plan(args: argparse.Namespace) -> SamplingPlan:
+    """Return the plan of the sampler that `--quality` names."""
+    return AS_SERVED if args.quality is None else QUALITIES[args.quality]
 
 
 def load_trained(state: Path, device: torch.device) -> TrainedModel:
@@ -125,20 +137,24 @@ def generate_sounds(
             uncond = dit.make_empty_context(visual.shape[1], sync.shape[1], negative, count)
             contexts = [uncond, cond]
         context = DiTContext.concatenate(contexts)
+        plan = how.plan
+        sigmas = make_sigmas(plan.num_inference_steps, plan.schedule_shift)
+        num_guided = count_guided_steps(sigmas, plan.guidance_interval)
         generator = torch.Generator().manual_seed(how.seed)
         noise = torch.randn(len(batch), LATENT_DIM, count, generator=generator).to(device)
 
         def velocity(point: SolverPoint) -> Tensor:
-            repeated = point.latents.repeat(len(contexts), 1, 1)
-            sigmas = torch.full((len(repeated),), point.sigma, device=device)
-            times = dit.make_time_modulation(sigmas)
-            out = dit(repeated, times, context)
-            if len(contexts) == 1:
+            is_guided = len(contexts) > 1 and point.step < num_guided
+            repeated = point.latents.repeat(1 + is_guided, 1, 1)
+            levels = torch.full((len(repeated),), point.sigma, device=device)
+            times = dit.make_time_modulation(levels)
+            out = dit(repeated, times, context if is_guided else cond)
+            if not is_guided:
                 return out
             without, with_conditions = out.chunk(2)
             return guide(without, with_conditions, how.guidance_scale)
 
-        latents = integrate(velocity, noise, make_sigmas(how.steps), how.solver)  # type: ignore[arg-type]
+        latents = integrate(velocity, noise, sigmas, plan.solver, num_guided)
     sounds = parts.vae.decode(latents).float()[:, 0, : round(batch.seconds * SAMPLE_RATE)]
     fade_ends(sounds)
     return sounds
@@ -457,7 +473,7 @@ def measure_steps(
     rows: list[dict[str, object]] = []
     for solver, per_step in EVALUATIONS_PER_STEP.items():
         for steps in (4, 8, 10, 16, 25, 50):
-            how = Sampling(steps, guidance_scale, solver)
+            how = Sampling(SamplingPlan(steps, solver), guidance_scale)
             match, real, made = judge.Match(), [], []
             for batch in make_held_out(parts, 5.0, count, quiet=True):
                 sounds = generate_sounds(parts, batch, how)
@@ -486,6 +502,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--count", type=int, default=32)
     parser.add_argument("--noise-seed", type=int, default=0)
+    add_quality(parser)
     parser.add_argument("--quick", action="store_true", help="only by length, and two more figures")
     parser.add_argument("--table", action="store_true", help="also quality against steps")
     args = parser.parse_args()
@@ -502,12 +519,12 @@ def main() -> None:
             what="quality",
             seed=HELD_OUT_SEED,
             count=n,
-            steps=how.steps,
+            plan=how.plan._asdict(),
             noise_seed=how.seed,
             figures=figures,
         )
 
-    n, how = args.count, Sampling(seed=args.noise_seed)
+    n, how = args.count, Sampling(choose_plan(args), seed=args.noise_seed)
     usual = (3.0, 5.0, 8.0)
     if args.quick:
         for seconds in (2.0, *usual, 12.0, 15.0):

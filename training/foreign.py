@@ -4,7 +4,7 @@
 
 Three styles restyle the finished pictures of held-out drawn clips, and the fourth is
 `scene.UNSEEN`, pencil on paper. Nothing in training draws like any of them. Each clip is generated
-with three noises and 16 steps, as served.
+with three noises, by default as served.
 """
 
 # F pictures, H = W = 224
@@ -19,12 +19,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from foley.request import SamplingPlan
 from training import judge
 from training.clips import Batch
 from training.evaluate import (
+    AS_SERVED,
     HELD_OUT_SEED,
     Sampling,
     TrainedModel,
+    add_quality,
+    choose_plan,
     generate_sounds,
     load_trained,
     make_held_out,
@@ -34,7 +38,6 @@ from training.evaluate import (
 from training.scene import PLAIN, UNSEEN, Style
 from training.settings import set_up, write_record
 
-STEPS = 16  # as served
 NOISE_SEEDS = (0, 1, 2)
 BLOCK = 4  # pixels a side
 _AT_ONCE = 256
@@ -106,13 +109,14 @@ def restyle_batch(batch: Batch, restyle: Restyle) -> Batch:
 class StyleMatches:
     """The counts of one style: of each noise, exact sounds, and another clip's sync features."""
 
-    def __init__(self) -> None:
+    def __init__(self, plan: SamplingPlan) -> None:
+        self._plan = plan
         self.noises = {seed: judge.Match() for seed in NOISE_SEEDS}
         self.exact, self.other_clip = judge.Match(), judge.Match()
 
     def add(self, parts: TrainedModel, batch: Batch) -> None:
         """Generate the sounds of restyled clips, and count their onsets."""
-        how = Sampling(steps=STEPS)
+        how = Sampling(self._plan)
         for seed, match in self.noises.items():
             score(batch, generate_sounds(parts, batch, replace(how, seed=seed)), match)
         score(batch, batch.waveform(), self.exact)
@@ -131,7 +135,11 @@ class StyleMatches:
 
 
 def measure_styles(
-    parts: TrainedModel, names: Sequence[str], lengths: Sequence[float], count: int
+    parts: TrainedModel,
+    names: Sequence[str],
+    lengths: Sequence[float],
+    count: int,
+    plan: SamplingPlan = AS_SERVED,
 ) -> dict[str, dict[str, object]]:
     """The figures of each style.
 
@@ -140,8 +148,9 @@ def measure_styles(
         names: of `STYLES`.
         lengths: of the clips, in seconds.
         count: clips of each length.
+        plan: of the sampler.
     """
-    matches = {name: StyleMatches() for name in names}
+    matches = {name: StyleMatches(plan) for name in names}
     # The pictures that several styles begin with are drawn once.
     for base in dict.fromkeys(STYLES[name][0] for name in names):
         for seconds in lengths:
@@ -161,15 +170,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--count", type=int, default=32, help="clips of each length")
     parser.add_argument("--seconds", type=float, nargs="+", default=(3.0, 5.0, 8.0))
+    add_quality(parser)
     parser.add_argument("--styles", nargs="+", choices=STYLES, default=tuple(STYLES))
     args = parser.parse_args()
+    plan = choose_plan(args)
     parts = load_trained(args.state, set_up(9))
-    figures = measure_styles(parts, args.styles, args.seconds, args.count)
+    figures = measure_styles(parts, args.styles, args.seconds, args.count, plan)
     write_record(
         args.out,
         what="foreign_styles",
         seed=HELD_OUT_SEED,
-        steps=STEPS,
+        plan=plan._asdict(),
         seconds=list(args.seconds),
         clips_of_each_length=args.count,
         styles=figures,

@@ -21,7 +21,7 @@ import torch
 
 from benchmarks.records import environment, finish
 from foley.pipeline import FoleyPipeline
-from foley.request import GenerationRequest, Solver
+from foley.request import QUALITIES, GenerationRequest, Solver
 from runners.page.plots import read_sound
 from training.judge import Match, detect_onsets, merge_close_events
 
@@ -131,10 +131,11 @@ def add_options(parser: argparse.ArgumentParser, *, steps: int | None) -> None:
 
     Args:
         parser: of the command.
-        steps: the default; None for the preset's.
+        steps: the default; None for the preset's own plan of the sampler.
     """
     parser.add_argument("--steps", type=int, default=steps)
-    parser.add_argument("--solver", choices=get_args(Solver), default="euler")
+    parser.add_argument("--solver", choices=get_args(Solver))
+    parser.add_argument("--quality", choices=QUALITIES, help="in place of steps and solver")
     parser.add_argument("--guidance-scale", type=float, help="by default the preset's")
     parser.add_argument("--negative-prompt", default="noisy, harsh")
     parser.add_argument("--preset", default="tiny")
@@ -149,10 +150,17 @@ def load_pipeline(args: argparse.Namespace) -> FoleyPipeline:
 
 
 def collect_options(args: argparse.Namespace) -> dict[str, Any]:
-    """The keyword arguments for the pipeline's call."""
-    return {
-        "num_inference_steps": args.steps,
-        "solver": args.solver,
+    """The keyword arguments for the pipeline's call.
+
+    Steps and a solver are plain ones, with equal steps that are all guided.
+    """
+    sampler: dict[str, Any] = {}
+    if args.quality is not None:
+        sampler = {"quality": args.quality}
+    elif args.steps is not None or args.solver is not None:
+        sampler = {"num_inference_steps": args.steps, "solver": args.solver or "euler"}
+        sampler |= {"schedule_shift": 1.0, "guidance_interval": 0.0}
+    return sampler | {
         "guidance_scale": args.guidance_scale,
         "negative_prompt": args.negative_prompt,
         "seed": args.seed,
@@ -198,9 +206,8 @@ def main() -> None:
     add_options(parser, steps=20)
     args = parser.parse_args()
     pairs = find_labelled_clips(args.folder)
-    asked = GenerationRequest(guidance_scale=args.guidance_scale)
-    pipeline = load_pipeline(args)
-    options = collect_options(args) | {"seed": args.seed}
+    pipeline, options = load_pipeline(args), collect_options(args)
+    asked = GenerationRequest(**options)
     total, chance, seconds, each = Match(), Match(), [], []
     for seed in range(args.seed, args.seed + args.seeds):
         own, taken = evaluate(pipeline, pairs, chance, **options | {"seed": seed})
@@ -220,8 +227,7 @@ def main() -> None:
         "exact": None if exact is None else exact.f1,
         "clips": len(pairs),
         "events": total.truth // args.seeds,
-        "steps": args.steps,
-        "solver": args.solver,
+        "plan": asked.choose_sampling(pipeline.preset)._asdict(),
         "guidance_scale": asked.choose_guidance(pipeline.preset),
         "seed": args.seed,
         "model": pipeline.description,

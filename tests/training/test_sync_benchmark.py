@@ -1,5 +1,6 @@
 """The synchrony benchmark: what it counts, on sounds whose onsets are known."""
 
+import argparse
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,7 +9,16 @@ import pytest
 import torch
 
 from benchmarks.quality.make_clips import write_sound
-from benchmarks.quality.sync import NUM_SHIFTS, evaluate, find_labelled_clips, match_exact
+from benchmarks.quality.sync import (
+    NUM_SHIFTS,
+    add_options,
+    collect_options,
+    evaluate,
+    find_labelled_clips,
+    match_exact,
+)
+from foley.configs import XXL
+from foley.request import QUALITIES, GenerationRequest, SamplingPlan
 from training.judge import Match
 
 
@@ -39,6 +49,22 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "a.json").write_text(json.dumps(description))
     (tmp_path / "unlabelled.mp4").write_bytes(b"")
     return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("given", "plan"),
+    [
+        ([], SamplingPlan(50)),  # the preset's
+        (["--steps", "16"], SamplingPlan(16)),
+        (["--steps", "8", "--solver", "ab2"], SamplingPlan(8, "ab2")),
+        (["--quality", "fast"], QUALITIES["fast"]),
+    ],
+)
+def test_options_choose_the_plan(given: list[str], plan: SamplingPlan) -> None:
+    parser = argparse.ArgumentParser()
+    add_options(parser, steps=None)
+    options = collect_options(parser.parse_args(given))
+    assert GenerationRequest(**options).choose_sampling(XXL) == plan
 
 
 def test_perfect_sound_scores_one(folder: Path) -> None:

@@ -16,15 +16,23 @@ import torch
 from torch import Tensor
 from torch import multiprocessing as mp
 
+from foley.request import SamplingPlan
 from training import judge
 from training.clips import Batch
-from training.evaluate import Sampling, TrainedModel, generate_sounds, load_trained
+from training.evaluate import (
+    AS_SERVED,
+    Sampling,
+    TrainedModel,
+    add_quality,
+    choose_plan,
+    generate_sounds,
+    load_trained,
+)
 from training.rendered.clip import RenderedClip, list_unscored, make_clip
 from training.rendered.stream import collate
 from training.settings import set_up, write_record
 
 HELD_OUT_SEED = 911
-STEPS = 16  # as served
 NOISE_SEEDS = (0, 1, 2)
 _AT_ONCE = 12
 
@@ -72,14 +80,16 @@ def _figures(match: judge.Match) -> dict[str, float]:
 
 
 @torch.no_grad()
-def measure(parts: TrainedModel, made: Sequence[RenderedClip]) -> dict[str, object]:
+def measure(
+    parts: TrainedModel, made: Sequence[RenderedClip], plan: SamplingPlan = AS_SERVED
+) -> dict[str, object]:
     """Return the figures of one set of clips: exact sounds, generated ones, and chance."""
     batches = [collate(made[i : i + _AT_ONCE]) for i in range(0, len(made), _AT_ONCE)]
     exact = [sound for batch in batches for sound in batch.to(parts.device).waveform().cpu()]
     figures: dict[str, object] = {"clips": len(made), "exact": _figures(score(made, exact)[0])}
     by_kind: dict[str, list[float]] = defaultdict(list)
     for seed in NOISE_SEEDS:
-        sounds = _generate(parts, batches, seed)
+        sounds = _generate(parts, batches, plan, seed)
         total, kinds = score(made, sounds)
         figures[f"seed_{seed}"] = _figures(total)
         for kind, match in kinds.items():
@@ -89,11 +99,13 @@ def measure(parts: TrainedModel, made: Sequence[RenderedClip]) -> dict[str, obje
     return figures
 
 
-def _generate(parts: TrainedModel, batches: Sequence[Batch], seed: int) -> list[Tensor]:
+def _generate(
+    parts: TrainedModel, batches: Sequence[Batch], plan: SamplingPlan, seed: int
+) -> list[Tensor]:
     sounds = []
     for index, batch in enumerate(batches):
         on_device = replace(batch.to(parts.device))
-        how = Sampling(steps=STEPS, seed=100 * seed + index)
+        how = Sampling(plan, seed=100 * seed + index)
         sounds += list(generate_sounds(parts, on_device, how).cpu())
     return sounds
 
@@ -106,7 +118,9 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=48, help="clips of each set")
     parser.add_argument("--seconds", type=float, default=5.12)
     parser.add_argument("--processes", type=int, default=12)
+    add_quality(parser)
     args = parser.parse_args()
+    plan = choose_plan(args)
     device = set_up(4)
     sets = {
         name: make_clips(
@@ -118,9 +132,9 @@ def main() -> None:
     write_record(
         args.out,
         what="rendered_quality",
-        steps=STEPS,
+        plan=plan._asdict(),
         seconds_a_clip=args.seconds,
-        **{name: measure(parts, made) for name, made in sets.items()},
+        **{name: measure(parts, made, plan) for name, made in sets.items()},
     )
 
 
