@@ -5,6 +5,7 @@ from math import prod
 from typing import Any
 
 from foley.errors import ConfigError
+from foley.plans import OFFICIAL_PLAN, TINY_PLAN, SamplingPlan
 
 SAMPLE_RATE = 48_000
 LATENT_RATE = 50  # latent frames a second
@@ -20,11 +21,6 @@ WHOLE_CLIP_FRAMES = 376
 PIECE_FRAMES = 96
 MIN_SOUND_SECONDS = 0.1  # of a sound without a clip
 MAX_TEXT_TOKENS = 77  # both prompts are cut here after encoding, as the weights were trained
-# Solver steps of a request that gives none. For the official models they are the published value.
-# For tiny they are the smallest number from which quality does not rise, and whose sound is close
-# to that of the exact path (benchmarks/quality/README.md).
-OFFICIAL_STEPS = 50
-TINY_STEPS = 16
 # Guidance scale of a request that gives none. For the official models it is the published value
 # (docs/internals/model-specification.md, section 4). For tiny it is the value with the best
 # alignment on held-out clips and the most prompts followed.
@@ -198,9 +194,9 @@ class Preset:
         return TINY_PROMPTS if self.name == "tiny" else OFFICIAL_PROMPTS
 
     @property
-    def default_steps(self) -> int:
-        """Solver steps of a request that gives none."""
-        return TINY_STEPS if self.name == "tiny" else OFFICIAL_STEPS
+    def default_plan(self) -> SamplingPlan:
+        """The plan of the sampler of a request that gives none."""
+        return TINY_PLAN if self.name == "tiny" else OFFICIAL_PLAN
 
     @property
     def default_guidance(self) -> float:

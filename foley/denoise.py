@@ -23,7 +23,7 @@ from foley.models.dit import FoleyDiT
 from foley.models.modulation import TimeModulation
 from foley.models.packing import Lengths, Regions
 from foley.models.transfer import upload
-from foley.request import Solver
+from foley.plans import Solver
 from foley.sampling import (
     SolverPoint,
     compute_evaluation_sigmas,

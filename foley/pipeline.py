@@ -52,6 +52,7 @@ from foley.media.clock import num_latents
 from foley.models.adapters import AdapterSet
 from foley.models.embeddings import SYNC_POSITIONS
 from foley.models.synchformer import count_segments
+from foley.plans import Quality, Solver
 from foley.request import (
     AdapterUse,
     AvoidSpeech,
@@ -59,8 +60,6 @@ from foley.request import (
     GenerationRequest,
     Layer,
     Prompts,
-    Quality,
-    Solver,
     check_part,
 )
 from foley.session import Session, SoundPiece

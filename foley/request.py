@@ -14,16 +14,12 @@ from foley.configs import (
     MAX_CLIP_SECONDS,
     MIN_SOUND_SECONDS,
     OFFICIAL_GUIDANCE,
-    OFFICIAL_STEPS,
     TINY_GUIDANCE,
-    TINY_STEPS,
     Preset,
 )
 from foley.errors import ParameterError
+from foley.plans import OFFICIAL_PLAN, QUALITIES, TINY_PLAN, Quality, SamplingPlan, Solver
 
-Solver = Literal["euler", "heun", "midpoint", "rk4", "ab2"]
-SOLVERS: tuple[Solver, ...] = get_args(Solver)
-Quality = Literal["reference", "balanced", "fast"]
 AvoidSpeech = Literal["off", "report", "retry"]
 CueMode = Literal["replace", "add"]
 AudioFormat = Literal["wav", "flac"]  # the sound alone
@@ -46,29 +42,6 @@ _ADDRESS = re.compile("(https?|data|s3):", re.IGNORECASE)
 _RESULT = re.compile(
     r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}(/foley-\d+(-layer-\d+)?\.[a-z0-9]+)?", re.ASCII
 )
-
-
-class SamplingPlan(NamedTuple):
-    """How a request goes from noise to sound.
-
-    Attributes:
-        num_inference_steps: solver steps, 1 to 200.
-        solver: of the ODE.
-        schedule_shift: 1 for equal steps of the noise level; see `foley.sampling.make_sigmas`.
-        guidance_interval: lowest noise level at which a step with guidance may begin.
-    """
-
-    num_inference_steps: int
-    solver: Solver = "euler"
-    schedule_shift: float = 1.0
-    guidance_interval: float = 0.0
-
-
-QUALITIES: dict[Quality, SamplingPlan] = {
-    "reference": SamplingPlan(OFFICIAL_STEPS),  # as published
-    "balanced": SamplingPlan(12, "ab2", 4.0, 0.8),
-    "fast": SamplingPlan(6, "euler", 4.0, 0.8),
-}
 
 
 _StartSeconds = Annotated[
@@ -356,7 +329,8 @@ class GenerationRequest(BaseModel):
             ge=1,
             le=200,
             description="Solver steps from noise to sound. Absent: as many as the model's "
-            f"weights want, {TINY_STEPS} for tiny and {OFFICIAL_STEPS} for the official ones.",
+            f"weights want, {TINY_PLAN.num_inference_steps} for tiny and "
+            f"{OFFICIAL_PLAN.num_inference_steps} for the official ones.",
         ),
     ] = None
     solver: Annotated[
@@ -626,9 +600,8 @@ class GenerationRequest(BaseModel):
         """Return the sampler's options with `preset`; no quality and no option: its defaults."""
         if self.quality is not None:
             return QUALITIES[self.quality]
-        default = SamplingPlan(preset.default_steps)
         given = {name: getattr(self, name) for name in SamplingPlan._fields}
-        return default._replace(**{k: v for k, v in given.items() if v is not None})
+        return preset.default_plan._replace(**{k: v for k, v in given.items() if v is not None})
 
     def choose_guidance(self, preset: Preset) -> float:
         """Return the guidance scale, 1 to 20, with `preset`."""

@@ -15,7 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from foley.request import MAX_SEED, Solver
+from foley.plans import Solver
+from foley.request import MAX_SEED
 
 
 @dataclass(frozen=True)

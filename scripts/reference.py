@@ -102,7 +102,7 @@ def options_page() -> str:
         for name, field in GenerationOptions.model_fields.items()
     ]
     presets = [
-        f"| `{name}` | {preset.default_steps} | {preset.default_guidance:g} |"
+        f"| `{name}` | {preset.default_plan.num_inference_steps} | {preset.default_guidance:g} |"
         for name, preset in PRESETS.items()
     ]
     return "\n".join(

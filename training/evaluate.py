@@ -24,7 +24,8 @@ from foley.media.clock import num_latents
 from foley.models.analysis import LATENT_DIM, SAMPLE_RATE, Analysis, append_noise
 from foley.models.context import DiTContext
 from foley.models.vae import FoleyVAE, build_vae
-from foley.request import QUALITIES, GenerationRequest, SamplingPlan, Solver
+from foley.plans import QUALITIES, SamplingPlan, Solver
+from foley.request import GenerationRequest
 from foley.sampling import SolverPoint, count_guided_steps, guide, integrate, make_sigmas
 from foley.session import fade_ends
 from training import clips, judge, labels, text

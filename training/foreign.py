@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from foley.request import SamplingPlan
+from foley.plans import SamplingPlan
 from training import judge
 from training.clips import Batch
 from training.evaluate import (

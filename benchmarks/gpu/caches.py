@@ -21,7 +21,7 @@ from foley.denoise import Denoising, Step, VelocityModel
 from foley.models.context import DiTContext
 from foley.models.dit import FoleyDiT
 from foley.models.modulation import TimeModulation
-from foley.request import QUALITIES, SamplingPlan
+from foley.plans import QUALITIES, SamplingPlan
 from foley.sampling import draw_noise, make_sigmas
 
 _REFERENCE = QUALITIES["reference"]

@@ -21,7 +21,8 @@ import torch
 
 from benchmarks.records import environment, finish
 from foley.pipeline import FoleyPipeline
-from foley.request import QUALITIES, GenerationRequest, Solver
+from foley.plans import QUALITIES, Solver
+from foley.request import GenerationRequest
 from runners.page.plots import read_sound
 from training.judge import Match, detect_onsets, merge_close_events
 

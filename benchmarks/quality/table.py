@@ -23,7 +23,8 @@ from benchmarks.records import environment, finish
 from foley.configs import PRESETS
 from foley.denoise import Denoising
 from foley.pipeline import FoleyPipeline
-from foley.request import QUALITIES, SOLVERS, GenerationRequest, SamplingPlan
+from foley.plans import QUALITIES, SOLVERS, SamplingPlan
+from foley.request import GenerationRequest
 from foley.sampling import count_guided_steps, draw_noise, make_sigmas
 from foley.session import count_samples, fade_ends
 from foley.types import Conditions, VideoFrames
@@ -222,7 +223,7 @@ def render(record: dict[str, Any], link: str) -> str:
         link: to the record, relative to the README.
     """
     best, apart = record["truth"], record.get("distance_db_of_another_noise")
-    default = PRESETS[record["preset"]].default_steps
+    default = PRESETS[record["preset"]].default_plan
     where = record["gpu"] or record["cpu"]
     lines = [
         f"[Record]({link}), commit {record['commit']}, {where}: {record['clips']} held-out clips "
@@ -247,10 +248,20 @@ def render(record: dict[str, Any], link: str) -> str:
             _number(line["frechet"], 2),
             _number(line.get("distance_db"), 2),
         ]
-        if cells[0] == "euler" and line["steps"] == default:
+        if _read_plan(line) == default:
             cells = [f"**{cell}**" for cell in cells]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def _read_plan(line: dict[str, Any]) -> SamplingPlan:
+    """The plan of a row; records before 5943aab have neither shift nor interval."""
+    return SamplingPlan(
+        line["steps"],
+        line["solver"],
+        line.get("schedule_shift", 1.0),
+        line.get("guidance_interval", 0.0),
+    )
 
 
 def _describe_plan(line: dict[str, Any]) -> str:

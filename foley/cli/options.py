@@ -14,12 +14,13 @@ from foley.cli.cues import parse_cue, read_cues
 from foley.cli.edits import find_source, make_edit
 from foley.cli.layers import parse_layer, read_layers
 from foley.cli.whole import WHOLE
-from foley.configs import OFFICIAL_GUIDANCE, OFFICIAL_STEPS, TINY_GUIDANCE, TINY_STEPS
+from foley.configs import OFFICIAL_GUIDANCE, TINY_GUIDANCE
 from foley.errors import ParameterError
 from foley.marks.mark import Marks, load_marks
 from foley.mix import Channels, MixOptions, OriginalSound, Placement
+from foley.plans import OFFICIAL_PLAN, TINY_PLAN, Quality, Solver
 from foley.quiet import silence_imports
-from foley.request import AvoidSpeech, GenerationRequest, Quality, Solver, parse_adapter_use
+from foley.request import AvoidSpeech, GenerationRequest, parse_adapter_use
 
 if TYPE_CHECKING:
     from foley.pipeline import FoleyPipeline
@@ -50,7 +51,8 @@ class SoundOptions:
         WHOLE,
         Parameter(
             alias="--steps",
-            help=f"Solver steps; 1 to 200. By default {TINY_STEPS} with tiny and {OFFICIAL_STEPS} "
+            help="Solver steps; 1 to 200. By default "
+            f"{TINY_PLAN.num_inference_steps} with tiny and {OFFICIAL_PLAN.num_inference_steps} "
             "with official weights.",
         ),
     ] = None

@@ -12,6 +12,7 @@ from typing import Any, Literal, TypedDict, get_args
 from foley.client.results import RemoteFile, RemoteGeneration, RemotePiece, RemoteUpdate
 from foley.errors import OutputError, ParameterError, VideoDecodeError
 from foley.mix import Channels, MixOptions, OriginalSound, Placement
+from foley.plans import Quality, Solver
 from foley.request import (
     AdapterUse,
     AudioFormat,
@@ -21,8 +22,6 @@ from foley.request import (
     Format,
     GenerationRequest,
     Layer,
-    Quality,
-    Solver,
 )
 
 Clip = Path | str | bytes

@@ -12,14 +12,10 @@ from typing import Any
 import annotated_types
 import gradio as gr
 
-from foley.configs import OFFICIAL_GUIDANCE, OFFICIAL_STEPS
+from foley.configs import OFFICIAL_GUIDANCE
 from foley.mix import OriginalSound
-from foley.request import (
-    MAX_ADAPTER_SCALE,
-    SOLVERS,
-    AvoidSpeech,
-    GenerationRequest,
-)
+from foley.plans import OFFICIAL_PLAN, SOLVERS
+from foley.request import MAX_ADAPTER_SCALE, AvoidSpeech, GenerationRequest
 from runners.page.bounds import PageBounds
 from runners.page.direct import (
     make_edit,
@@ -385,7 +381,7 @@ class SettingControls:
             _add_error(errors, "negative_prompt")
             self.steps = ModelSlider(
                 "num_inference_steps",
-                OFFICIAL_STEPS,
+                OFFICIAL_PLAN.num_inference_steps,
                 step=1,
                 label="Steps",
                 info="More steps take longer and are more exact.",

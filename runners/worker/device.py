@@ -174,7 +174,7 @@ def _describe_model(pipeline: FoleyPipeline) -> ModelStatus:
         preset=pipeline.preset.name,
         about=pipeline.preset.about,
         prompts=pipeline.preset.prompts,
-        num_inference_steps=pipeline.preset.default_steps,
+        num_inference_steps=pipeline.preset.default_plan.num_inference_steps,
         guidance_scale=pipeline.preset.default_guidance,
         description=pipeline.description,
         revision=pipeline.revision,

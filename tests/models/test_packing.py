@@ -12,7 +12,7 @@ from foley.models.attention import attend
 from foley.models.context import DiTContext
 from foley.models.layers import TokenConv
 from foley.models.packing import SOFT_TOKENS, Borders, Lengths, Packing, Regions, Segments
-from foley.request import SOLVERS, Solver
+from foley.plans import SOLVERS, Solver
 from foley.sampling import SolverPoint, guide, integrate, make_sigmas
 from foley.types import Conditions, Region, TextConditions
 from tests.toys import toy_components

@@ -14,7 +14,8 @@ import httpx
 import pytest
 from playwright.sync_api import Page, expect
 
-from foley.configs import OFFICIAL_GUIDANCE, TINY, TINY_GUIDANCE, TINY_STEPS
+from foley.configs import OFFICIAL_GUIDANCE, TINY, TINY_GUIDANCE
+from foley.plans import TINY_PLAN
 from runners.process import find_free_port
 from tests.keyed import FIRST_KEY
 from tests.media.test_images import draw_picture
@@ -272,7 +273,7 @@ def test_an_error_about_the_seed_stands_beside_the_seed(empty_tab: Tab, clips: P
     [
         ("?num_inference_steps=7", 7, TINY_GUIDANCE),
         # The value that the page shows before it knows the model.
-        (f"?guidance_scale={OFFICIAL_GUIDANCE}", TINY_STEPS, OFFICIAL_GUIDANCE),
+        (f"?guidance_scale={OFFICIAL_GUIDANCE}", TINY_PLAN.num_inference_steps, OFFICIAL_GUIDANCE),
     ],
 )
 def test_steps_and_guidance_default_to_the_model_s_unless_a_link_sets_them(

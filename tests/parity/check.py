@@ -30,7 +30,7 @@ from foley.models.embeddings import embed_time
 from foley.models.joint_block import JointBlock
 from foley.models.layers import AUDIO_NORM_EPS, JOINT_EPS
 from foley.models.rope import InterleavedPositions, JointRotary, RotaryTable, rotate, stretch_index
-from foley.request import Solver
+from foley.plans import Solver
 from foley.sampling import SolverPoint, compute_evaluation_sigmas, guide, make_sigmas
 from foley.types import Conditions
 from tests.parity import fixtures

@@ -9,7 +9,7 @@ import torch
 from benchmarks.quality import table
 from benchmarks.quality.held_out import make_frames
 from foley.pipeline import FoleyPipeline
-from foley.request import QUALITIES
+from foley.plans import QUALITIES
 from training import clips, text
 from training.evaluate import (
     HELD_OUT_SEED,

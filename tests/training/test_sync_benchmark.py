@@ -18,7 +18,8 @@ from benchmarks.quality.sync import (
     match_exact,
 )
 from foley.configs import XXL
-from foley.request import QUALITIES, GenerationRequest, SamplingPlan
+from foley.plans import QUALITIES, SamplingPlan
+from foley.request import GenerationRequest
 from training.judge import Match
 
 

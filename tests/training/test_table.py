@@ -8,18 +8,18 @@ import torch
 
 from benchmarks.quality import table
 from benchmarks.quality.held_out import make_frames
-from foley.configs import TINY, TINY_GUIDANCE, TINY_STEPS
+from foley.configs import TINY, TINY_GUIDANCE
 from foley.media.decode import decode_frames
 from foley.media.source import MediaLimits
-from foley.request import QUALITIES
+from foley.plans import QUALITIES, TINY_PLAN
 from tests.media.clips import write_clip
 
 
 def record(**named: object) -> dict[str, object]:
     line = {
         "solver": "euler",
-        "steps": TINY_STEPS,
-        "evaluations": TINY_STEPS,
+        "steps": TINY_PLAN.num_inference_steps,
+        "evaluations": TINY_PLAN.num_inference_steps,
         "f1": 0.9612,
         "median_error_ms": 4.16,
         "silence_db_median": None,
@@ -45,7 +45,7 @@ def record(**named: object) -> dict[str, object]:
 def test_the_default_is_marked_and_what_is_not_known_is_a_dash() -> None:
     text = table.render(record(), "../records/a.json")
     (bold,) = [line for line in text.splitlines() if line.startswith("| **")]
-    assert f"| **{TINY_STEPS}** |" in bold
+    assert f"| **{TINY_PLAN.num_inference_steps}** |" in bold
     assert "**0.961** | **4.2** | **-** |" in bold
     assert "[Record](../records/a.json)" in text
 
@@ -54,7 +54,7 @@ def test_a_row_names_the_shift_and_the_interval_of_its_plan() -> None:
     line = {**record()["rows"][0], "schedule_shift": 4.0, "guidance_interval": 0.8}  # type: ignore[index]
     text = table.render(record(rows=[{**line, "evaluations": 9.5}]), "../records/a.json")
     # Not in bold: the default has neither.
-    assert f"| euler, shift 4, guided to 0.8 | {TINY_STEPS} | 9.5 |" in text
+    assert f"| euler, shift 4, guided to 0.8 | {TINY_PLAN.num_inference_steps} | 9.5 |" in text
 
 
 def test_an_evaluation_without_the_unconditional_half_counts_half() -> None:

@@ -21,7 +21,7 @@ from torch import Tensor
 from benchmarks.quality import table, text_alone
 from benchmarks.quality.held_out import HELD_OUT_SEED
 from foley.pipeline import FoleyPipeline
-from foley.request import SamplingPlan
+from foley.plans import SamplingPlan
 from foley.types import Conditions, VideoFrames
 from training import clips, judge
 from training.judge import Match, detect_onsets, merge_close_events

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from foley.configs import TINY, TINY_GUIDANCE, TINY_STEPS, XL, XXL
+from foley.configs import TINY, TINY_GUIDANCE, XL, XXL
 from foley.errors import (
     CheckpointError,
     ConfigError,
@@ -21,7 +21,8 @@ from foley.errors import (
 from foley.media.clock import num_latents
 from foley.media.decode import probe
 from foley.pipeline import FoleyPipeline, Progress
-from foley.request import SOLVERS, GenerationRequest, SamplingPlan, Solver
+from foley.plans import SOLVERS, TINY_PLAN, SamplingPlan, Solver
+from foley.request import GenerationRequest
 from foley.weights.selection import choose_device
 from tests.toys import toy_components, toy_frames, toy_pipeline, toy_preset
 
@@ -233,7 +234,7 @@ def test_requests_default_to_the_published_settings() -> None:
 
 @pytest.mark.slow
 def test_the_preset_decides_steps_that_a_request_does_not_give() -> None:
-    assert GenerationRequest().choose_sampling(TINY).num_inference_steps == TINY_STEPS
+    assert GenerationRequest().choose_sampling(TINY) == TINY_PLAN
     assert GenerationRequest(num_inference_steps=3).choose_sampling(TINY).num_inference_steps == 3
     components = dataclasses.replace(
         toy_components(), preset=dataclasses.replace(toy_preset(), name="tiny")
@@ -241,7 +242,7 @@ def test_the_preset_decides_steps_that_a_request_does_not_give() -> None:
     seen: list[Progress] = []
     pipeline = FoleyPipeline(components, torch.device("cpu"))
     pipeline(toy_frames(), on_progress=seen.append)
-    assert {p.num_steps for p in seen if p.stage == "sample"} == {TINY_STEPS}
+    assert {p.num_steps for p in seen if p.stage == "sample"} == {TINY_PLAN.num_inference_steps}
 
 
 def test_the_preset_decides_guidance_that_a_request_does_not_give() -> None:

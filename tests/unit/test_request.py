@@ -1,8 +1,9 @@
 import pytest
 
-from foley.configs import OFFICIAL_STEPS, TINY, TINY_STEPS, XXL, Preset
+from foley.configs import TINY, XXL, Preset
 from foley.errors import ParameterError
-from foley.request import MAX_SEED, QUALITIES, GenerationRequest, SamplingPlan
+from foley.plans import QUALITIES, SamplingPlan
+from foley.request import MAX_SEED, GenerationRequest
 
 
 @pytest.mark.parametrize(
@@ -58,10 +59,10 @@ def test_every_field_is_described() -> None:
 
 
 def test_without_quality_each_option_falls_back_to_the_default_of_the_model() -> None:
-    assert GenerationRequest().choose_sampling(XXL) == SamplingPlan(OFFICIAL_STEPS, "euler", 1, 0)
-    assert GenerationRequest().choose_sampling(TINY) == SamplingPlan(TINY_STEPS, "euler", 1, 0)
+    assert GenerationRequest().choose_sampling(XXL) == SamplingPlan(50, "euler", 1, 0)
+    assert GenerationRequest().choose_sampling(TINY) == SamplingPlan(16, "euler", 1, 0)
     request = GenerationRequest(solver="ab2", guidance_interval=0.5)
-    assert request.choose_sampling(TINY) == SamplingPlan(TINY_STEPS, "ab2", 1, 0.5)
+    assert request.choose_sampling(TINY) == SamplingPlan(16, "ab2", 1, 0.5)
 
 
 @pytest.mark.parametrize("preset", [TINY, XXL])

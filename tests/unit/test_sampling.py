@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from foley.request import SOLVERS, Solver
+from foley.plans import SOLVERS, Solver
 from foley.sampling import (
     SolverPoint,
     choose_seeds,

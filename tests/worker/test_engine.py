@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from foley.denoise import EvaluationPart, VelocityModel
 from foley.errors import DeviceError, ModelError
 from foley.pipeline import FoleyPipeline
-from foley.request import SOLVERS, Cue, GenerationRequest
+from foley.plans import SOLVERS
+from foley.request import Cue, GenerationRequest
 from foley.session import Session
 from foley.types import NoPicture, Stage, VideoFrames
 from foley.weights.selection import choose_device

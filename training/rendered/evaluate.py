@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch import multiprocessing as mp
 
-from foley.request import SamplingPlan
+from foley.plans import SamplingPlan
 from training import judge
 from training.clips import Batch
 from training.evaluate import (
