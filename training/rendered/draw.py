@@ -4,6 +4,7 @@
 
 import atexit
 import math
+from collections.abc import Iterator
 from functools import cache
 
 import mujoco
@@ -37,12 +38,8 @@ def draw_frames(
     y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
     shade = ((1 - vignette * (x * x + y * y) / 2) * gain)[..., None].astype(np.float32)
     table = ((np.arange(256) / 255) ** gamma * 255).astype(np.float32)
-    model, data = motion.model, motion.data
-    pixels = camera.scale * size / 2  # a metre at the action's distance
     frames = np.empty((len(camera.views), size, size, 3), np.uint8)
-
-    def develop(index: int, pictures: np.ndarray) -> None:
-        """Make a frame of its exposures [X, S, S, 3]."""
+    for index, pictures in enumerate(_draw_exposures(motion, camera, size, exposures)):
         image = np.zeros((size, size, 3), np.float32)
         for picture in pictures:
             image += table[picture] / len(pictures)
@@ -50,23 +47,24 @@ def draw_frames(
         if noise > 0.002:
             image += rng.standard_normal((size, size, 1), np.float32) * (255 * noise)
         frames[index] = np.clip(image, 0, 255).astype(np.uint8)
+    return frames
 
+
+def _draw_exposures(
+    motion: Motion, camera: Camera, size: int, exposures: np.ndarray
+) -> Iterator[np.ndarray]:
+    """Yield the pictures of each frame, uint8 RGB [1 or X, S, S, 3]."""
+    model, data = motion.model, motion.data
+    pixels = camera.scale * size / 2  # a metre at the action's distance
     with _Sheet(model, size, exposures.shape[1]) as sheet:
-        waiting: list[tuple[int, int]] = []  # frames on the sheet, and the pictures of each
-
-        def develop_waiting() -> None:
-            pictures, first = sheet.read(), 0
-            for index, count in waiting:
-                develop(index, pictures[first : first + count])
-                first += count
-            waiting.clear()
-
-        for index, view in enumerate(camera.views):
-            data.mocap_pos[0], data.mocap_quat[0] = view.place, view.quaternion()
-            states = _choose_exposures(motion, exposures[index], pixels)
+        counts: list[int] = []  # pictures on the sheet, of each frame
+        for view, moments in zip(camera.views, exposures, strict=True):
+            states = _choose_exposures(motion, moments, pixels)
             if len(states) > sheet.room:
-                develop_waiting()
-            waiting.append((index, len(states)))
+                yield from np.split(sheet.read(), np.cumsum(counts)[:-1])
+                counts.clear()
+            counts.append(len(states))
+            data.mocap_pos[0], data.mocap_quat[0] = view.place, view.quaternion()
             for state in states:
                 data.qpos[:] = state
                 mujoco.mj_kinematics(model, data)
@@ -74,8 +72,7 @@ def draw_frames(
                 mujoco.mj_camlight(model, data)
                 mujoco.mj_flex(model, data)
                 sheet.draw(data)
-        develop_waiting()
-    return frames
+        yield from np.split(sheet.read(), np.cumsum(counts)[:-1])
 
 
 class _Sheet:
