@@ -123,10 +123,12 @@ class CropPool:
             scenes = next(self.stream).to(self.device)
             first = int(torch.randint(int(SCENE_SECONDS * FPS) - FRAMES + 1, (1,)))
             batch = labels.crop(scenes, first, FRAMES)
-            drawn = batch, batch.pictures(fast=self.device.type == "cuda")
+            pictures = batch.pictures(fast=self.device.type == "cuda")
             if self.rng.random() < FILMED_SHARE:
-                taken = film(replace(batch, drawn=drawn[1]), self.rng)
-                drawn = taken, taken.pictures()
+                taken = film(replace(batch, drawn=pictures), self.rng)
+                assert taken.drawn is not None
+                batch, pictures = replace(taken, drawn=None), taken.drawn  # kept once
+            drawn = batch, pictures
             place = self.turn // USES % self.size
             self.kept[place : place + 1] = [drawn]
         else:

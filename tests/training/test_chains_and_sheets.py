@@ -1,18 +1,14 @@
 """Rendered chains, cloths, paper and cards; and the scenes that came before them are the same."""
 
-import ctypes.util
 import hashlib
 import math
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-# MuJoCo reads it when it is imported.
-os.environ["MUJOCO_GL"] = "osmesa" if ctypes.util.find_library("OSMesa") else "disable"
-
+from tests.training.drawing import require_drawing
 from training import text
 from training.rendered import camera, chain, contacts, sheets, simulate
 from training.rendered.clip import KINDS, make_clip
@@ -97,9 +93,7 @@ def test_a_card_is_heard_once_or_twice_when_it_lands() -> None:
 
 
 def test_pictures_show_a_sheet_that_moves() -> None:
-    if not ctypes.util.find_library("OSMesa"):
-        refuse = pytest.fail if os.environ.get("CI") else pytest.skip
-        refuse("drawing without a GPU needs Debian's libosmesa6")
+    require_drawing()
     from training.rendered.draw import draw_frames
 
     world = World(np.random.default_rng(5))

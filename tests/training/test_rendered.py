@@ -1,6 +1,5 @@
 """Rendered clips: contacts at the right time, the same clip of a seed, labels that fit."""
 
-import ctypes.util
 import io
 import math
 import os
@@ -17,10 +16,8 @@ import pytest
 import torch
 from PIL import Image
 
-# MuJoCo reads it when it is imported.
-os.environ["MUJOCO_GL"] = "osmesa" if ctypes.util.find_library("OSMesa") else "disable"
-
 from tests.patience import wait_until
+from tests.training.drawing import require_drawing
 from training import clips, labels
 from training.clips import Batch
 from training.rendered import (
@@ -222,12 +219,6 @@ def test_soft_hits_of_what_slides_are_part_of_the_rubbing() -> None:
     for event in clip.events:
         if event.force < LEAST_SEEN_FORCE:
             assert not rubs[int(event.seconds * 50)]
-
-
-def require_drawing() -> None:
-    if not ctypes.util.find_library("OSMesa"):
-        refuse = pytest.fail if os.environ.get("CI") else pytest.skip
-        refuse("drawing without a GPU needs Debian's libosmesa6")
 
 
 def test_pictures_are_the_same_on_whatever_sheet(monkeypatch: pytest.MonkeyPatch) -> None:
