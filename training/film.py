@@ -25,6 +25,8 @@ _FRAMES_AT_ONCE = 256
 _FRICTION = LAYERS.index("friction")
 PLAIN_SHARE = 0.2  # of the takes show the clip as it was rendered
 CUT_SHARE, SPLICE_SHARE = 0.2, 0.2  # of the takes: to another view of a scene, to another scene
+HUE_SHARE, NEGATIVE_SHARE = 0.2, 0.06  # of the takes: any hues, light in place of dark
+_SOFT_SHARES = (0.7, 0.15, 0.15)  # of the takes: as they are, blurred, sharpened
 SMALLEST_VIEW = 0.55  # of the picture's side
 _MARGIN = 0.92  # hits stay within this share of the view
 _BEGINS_AFTER = 0.04  # s after a cut in which a hit cannot be seen
@@ -87,6 +89,18 @@ def _choose_views(
     ]
 
 
+def _choose_colours(rng: np.random.Generator) -> np.ndarray:
+    """A matrix [3, 3] of hue, saturation and the gain of each colour."""
+    far = rng.random() < HUE_SHARE
+    angle = rng.uniform(-np.pi, np.pi) if far else rng.normal(0, 0.08)
+    # A rotation about the line of greys, which stay.
+    across = np.roll(np.eye(3), 1, 1) - np.roll(np.eye(3), -1, 1)
+    turned = np.cos(angle) * np.eye(3) + (1 - np.cos(angle)) / 3 + np.sin(angle) / 3**0.5 * across
+    saturated = turned + rng.uniform(0, 0.6) ** 2 * (1 / 3 - turned)
+    gain = np.exp(rng.normal(0, 0.1, 3) + rng.normal(0, 0.15))
+    return gain[:, None] * saturated
+
+
 @dataclass(frozen=True)
 class _Lens:
     """How one take is exposed; numbers as `_expose` uses them.
@@ -95,9 +109,10 @@ class _Lens:
         bend: of straight lines; below 0 like a barrel.
         shake: [n, 2], how far the camera is off, relative to half the picture.
         grade: noise, blur and quantisation, [3].
-        gain: of red, green and blue, [3].
+        colours: what red, green and blue become, [3, 3].
         drift: of the exposure over the clip.
-        grey, contrast, gamma: of the colours.
+        contrast, gamma: of the light; a contrast below 0 makes a negative.
+        soft: how far the whole picture is blurred, up to 1; below 0 its edges are sharpened.
         haze: how far what is out of focus is blurred, 0 .. 1.
         near: 1 where near things are below in the picture, otherwise -1.
         focus: height in the picture that is sharp, -1 .. 1.
@@ -107,11 +122,11 @@ class _Lens:
     bend: float
     shake: np.ndarray
     grade: tuple[float, float, float]
-    gain: np.ndarray
+    colours: np.ndarray
     drift: float
-    grey: float
     contrast: float
     gamma: float
+    soft: float
     haze: float
     near: float
     focus: float
@@ -130,11 +145,11 @@ def _choose_lens(rng: np.random.Generator, count: int, spots: np.ndarray) -> _Le
             _between(rng, 0.2, 1, 0.4),
             _between(rng, 0.02, 0.2, 0.6),
         ),
-        gain=np.exp(rng.normal(0, 0.1, 3) + rng.normal(0, 0.15)),
+        colours=_choose_colours(rng),
         drift=_between(rng, -0.25, 0.25, 0.2),
-        grey=rng.uniform(0, 0.6) ** 2,
-        contrast=rng.uniform(0.7, 1.25),
+        contrast=rng.uniform(0.7, 1.25) * (-1 if rng.random() < NEGATIVE_SHARE else 1),
         gamma=rng.uniform(0.7, 1.35),
+        soft=float(rng.choice((0, rng.uniform(0.2, 1), -rng.uniform(0.3, 1.5)), p=_SOFT_SHARES)),
         haze=_between(rng, 0.5, 1.0, 0.25),
         near=float(rng.choice((1.0, -1.0), p=(0.8, 0.2))),
         focus=float(spots[:, 1].mean()) if len(spots) else 0.0,
@@ -208,10 +223,10 @@ def _expose(pictures: Tensor, places: Tensor, lenses: list[_Lens]) -> Tensor:
     centre = places[..., :2].flatten(0, 1) + torch.from_numpy(shake).to(device)
     side, sign = places[..., 2].flatten(), places[..., 3].flatten()
     scale = torch.stack((side * sign, side), -1)[:, None, None]  # [B * n, 1, 1, 2]
-    bend, grade, gain = gather_wide("bend"), gather("grade"), gather("gain")[..., None, None]
+    bend, grade, colours = gather_wide("bend"), gather("grade"), gather("colours")
     over = torch.linspace(-1, 1, count, device=device).repeat(len(lenses))[:, None, None, None]
     drift = 1 + gather_wide("drift") * over
-    grey, contrast, gamma = (gather_wide(name) for name in ("grey", "contrast", "gamma"))
+    contrast, gamma, blur = (gather_wide(name) for name in ("contrast", "gamma", "soft"))
     near, focus, haze = (gather_wide(name) for name in ("near", "focus", "haze"))
     table = noise_table(device)
     grain = gather("grain").long() + torch.arange(count, device=device).repeat(len(lenses))
@@ -224,9 +239,9 @@ def _expose(pictures: Tensor, places: Tensor, lenses: list[_Lens]) -> Tensor:
         picture = F.grid_sample(picture, grid, "bilinear", "reflection", align_corners=False)
         far = (1.5 * near[part] * (focus[part] - y) - 0.3).clamp(0, 1)  # [F, 1, H, W]
         soft = F.interpolate(F.avg_pool2d(picture, 4), size, mode="bilinear")
-        picture = torch.lerp(picture, soft, haze[part] * far)
-        light = picture.mean(1, keepdim=True)
-        picture = torch.lerp(picture, light, grey[part]) * gain[part]
+        far = haze[part] * far
+        picture = torch.lerp(picture, soft, torch.where(far > 0, far, blur[part]))
+        picture = torch.einsum("fij,fjhw->fihw", colours[part], picture)
         picture = picture.clamp(1e-4, 1.5) ** gamma[part] * drift[part]
         picture = 0.5 + contrast[part] * (picture - 0.5)
         parts.append(degrade(picture, grade[part], table, first[part]))

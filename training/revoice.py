@@ -18,6 +18,10 @@ from training.materials import MATERIALS, draw_voice
 from training.scene import LATENT_RATE, LAYERS, describe_hit
 
 _TEXTURES = [name for name in LAYERS if name in text.TEXTURES]
+# How often a material is chosen, relative to others: more often where prompts are obeyed less.
+_WEIGHTS = {"water": 2.0, "glass": 1.5, "plastic": 1.5, "stone": 1.25}
+_CHOICES = np.array([_WEIGHTS.get(name, 1.0) for name in MATERIALS])
+_CHOICES /= _CHOICES.sum()
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ def revoice(batch: Batch, rng: np.random.Generator, shares: Shares = RENDERED) -
     for clip, chance in enumerate(chances):
         mine = np.flatnonzero(owner == clip)
         if chance < shares.voices and len(mine):
-            material = int(rng.integers(len(MATERIALS)))
+            material = int(rng.choice(len(MATERIALS), p=_CHOICES))
             _sound_as(hits, mine, material, rng)
             prompts[clip] = text.name_material(rng, MATERIALS[material])
         elif chance > 1 - shares.textures and (layers["kind"][clip] < 0).all():
