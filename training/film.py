@@ -16,12 +16,11 @@ from torch.nn import functional as F
 
 from training import labels
 from training.clips import Batch
-from training.render import degrade
+from training.render import choose_frames_at_once, degrade
 from training.revoice import revoice
 from training.scene import FPS, LAYERS, SEEN_AFTER
 from training.sound import noise_table
 
-_FRAMES_AT_ONCE = 256
 _FRICTION = LAYERS.index("friction")
 PLAIN_SHARE = 0.2  # of the takes show the clip as it was rendered
 CUT_SHARE, SPLICE_SHARE = 0.2, 0.2  # of the takes: to another view of a scene, to another scene
@@ -232,8 +231,9 @@ def _expose(pictures: Tensor, places: Tensor, lenses: list[_Lens]) -> Tensor:
     grain = gather("grain").long() + torch.arange(count, device=device).repeat(len(lenses))
     first = (grain * 7919 % (len(table) - 3 * size * size)).int()
     flat, parts = pictures.flatten(0, 1), []
-    for start in range(0, len(flat), _FRAMES_AT_ONCE):
-        part = slice(start, start + _FRAMES_AT_ONCE)
+    at_once = choose_frames_at_once(device)
+    for start in range(0, len(flat), at_once):
+        part = slice(start, start + at_once)
         grid = plain * (1 + bend[part] * round_) * scale[part] + centre[part, None, None]
         picture = flat[part].float() / 255
         picture = F.grid_sample(picture, grid, "bilinear", "reflection", align_corners=False)

@@ -13,8 +13,12 @@ from training.sound import noise_table
 
 SIZE = 224
 TEXTURE_SIZE = 256
-_FRAMES_AT_ONCE = 256
 _CLIPS_AT_ONCE = 64
+
+
+def choose_frames_at_once(device: torch.device) -> int:
+    """How many frames are drawn together; more than a few leave the cache of a CPU."""
+    return 256 if device.type == "cuda" else 4
 
 
 def draw(frames: dict[str, Tensor], still: dict[str, Tensor], fast: bool = False) -> Tensor:
@@ -34,12 +38,13 @@ def draw(frames: dict[str, Tensor], still: dict[str, Tensor], fast: bool = False
     paint, spoil = (_compile(_paint), _compile(degrade)) if fast else (_paint, degrade)
     table = noise_table(textures.device)
     room = len(table) - SIZE * SIZE * 3
-    number = torch.arange(len(owner) + _FRAMES_AT_ONCE, device=textures.device)
+    at_once = choose_frames_at_once(textures.device)
+    number = torch.arange(len(owner) + at_once, device=textures.device)
     grain = (number * 7919 % room).int()
     parts = []
-    for start in range(0, len(owner), _FRAMES_AT_ONCE):
-        part = slice(start, start + _FRAMES_AT_ONCE)
-        missing = _FRAMES_AT_ONCE - len(owner[part]) if fast else 0
+    for start in range(0, len(owner), at_once):
+        part = slice(start, start + at_once)
+        missing = at_once - len(owner[part]) if fast else 0
 
         def pad(value: Tensor, part: slice = part, missing: int = missing) -> Tensor:
             value = value[part]
@@ -54,7 +59,7 @@ def draw(frames: dict[str, Tensor], still: dict[str, Tensor], fast: bool = False
         )
         first = grain[start : start + len(clip)]
         picture = spoil(picture, still["grade"][clip], table, first)
-        parts.append(picture[: _FRAMES_AT_ONCE - missing])
+        parts.append(picture[: at_once - missing])
     return torch.cat(parts).unflatten(0, (batch, count))
 
 
