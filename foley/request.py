@@ -347,7 +347,9 @@ class GenerationRequest(BaseModel):
             ge=1.0,
             le=20.0,
             description="How many of the steps lie near pure noise, where the sound takes shape. "
-            "1, or absent: all steps are equal.",
+            "1: all steps are equal. Absent: what the model's weights want, "
+            f"{TINY_PLAN.schedule_shift:g} for tiny and {OFFICIAL_PLAN.schedule_shift:g} for the "
+            "official ones.",
         ),
     ] = None
     guidance_interval: Annotated[
@@ -356,7 +358,9 @@ class GenerationRequest(BaseModel):
             ge=0.0,
             le=1.0,
             description="Lowest noise level, from 1 (noise) to 0 (sound), at which a step is "
-            "guided. The steps below cost half. 0, or absent: all steps are guided.",
+            "guided. The steps below cost half. 0: all steps are guided. Absent: what the model's "
+            f"weights want, {TINY_PLAN.guidance_interval:g} for tiny and "
+            f"{OFFICIAL_PLAN.guidance_interval:g} for the official ones.",
         ),
     ] = None
     quality: Annotated[

@@ -59,13 +59,18 @@ class SoundOptions:
     solver: Annotated[Solver | None, Parameter(help="ODE solver. By default euler.")] = None
     schedule_shift: Annotated[
         float | None,
-        Parameter(help="Places more of the steps near pure noise; 1 (the default) to 20."),
+        Parameter(
+            help="Places more of the steps near pure noise; 1 to 20. By default "
+            f"{TINY_PLAN.schedule_shift:g} with tiny and {OFFICIAL_PLAN.schedule_shift:g} with "
+            "official weights."
+        ),
     ] = None
     guidance_interval: Annotated[
         float | None,
         Parameter(
-            help="Lowest noise level at which a step is guided; 0 (the default) to 1. Steps "
-            "below cost half."
+            help="Lowest noise level at which a step is guided; 0 to 1. Steps below cost half. By "
+            f"default {TINY_PLAN.guidance_interval:g} with tiny and "
+            f"{OFFICIAL_PLAN.guidance_interval:g} with official weights."
         ),
     ] = None
     quality: Annotated[

@@ -17,9 +17,11 @@ from tests.media.clips import write_clip
 
 def record(**named: object) -> dict[str, object]:
     line = {
-        "solver": "euler",
+        "solver": TINY_PLAN.solver,
         "steps": TINY_PLAN.num_inference_steps,
-        "evaluations": TINY_PLAN.num_inference_steps,
+        "schedule_shift": TINY_PLAN.schedule_shift,
+        "guidance_interval": TINY_PLAN.guidance_interval,
+        "evaluations": table.count_evaluations(TINY_PLAN),
         "f1": 0.9612,
         "median_error_ms": 4.16,
         "silence_db_median": None,
@@ -51,10 +53,12 @@ def test_the_default_is_marked_and_what_is_not_known_is_a_dash() -> None:
 
 
 def test_a_row_names_the_shift_and_the_interval_of_its_plan() -> None:
-    line = {**record()["rows"][0], "schedule_shift": 4.0, "guidance_interval": 0.8}  # type: ignore[index]
-    text = table.render(record(rows=[{**line, "evaluations": 9.5}]), "../records/a.json")
-    # Not in bold: the default has neither.
-    assert f"| euler, shift 4, guided to 0.8 | {TINY_PLAN.num_inference_steps} | 9.5 |" in text
+    plan = QUALITIES["balanced"]
+    line = {**record()["rows"][0], "solver": plan.solver, "steps": plan.num_inference_steps}  # type: ignore[index]
+    line |= {"schedule_shift": 4.0, "guidance_interval": 0.8, "evaluations": 9.5}
+    text = table.render(record(rows=[line]), "../records/a.json")
+    # Not in bold: it is not the default.
+    assert f"| ab2, shift 4, guided to 0.8 | {plan.num_inference_steps} | 9.5 |" in text
 
 
 def test_an_evaluation_without_the_unconditional_half_counts_half() -> None:
