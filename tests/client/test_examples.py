@@ -12,6 +12,7 @@ from pathlib import Path
 import av
 import pytest
 
+from foley.plans import TINY_PLAN
 from tests.patience import scale
 from tests.server import ROOT, Server
 
@@ -95,7 +96,8 @@ def test_generate_file_writes_the_clip_with_sound(
     done = run_example("generate_file.py", clip, output, "--seed", 7)
     assert done.returncode == 0, done.stderr
     assert read_streams(output) == {"video", "audio"}
-    assert "sample 16/16" in done.stdout
+    steps = TINY_PLAN.num_inference_steps
+    assert f"sample {steps}/{steps}" in done.stdout
     assert "seed 7" in done.stdout
 
 
@@ -107,7 +109,8 @@ def test_call_http_saves_two_variations(
     names = ["short.foley-1.mp4", "short.foley-2.mp4"]
     assert sorted(path.name for path in (tmp_path / "results").iterdir()) == names
     assert all(read_streams(tmp_path / "results" / name) == {"video", "audio"} for name in names)
-    assert "sample 16 16" in done.stdout
+    steps = TINY_PLAN.num_inference_steps
+    assert f"sample {steps} {steps}" in done.stdout
 
 
 def test_call_http_ends_with_the_error_of_the_service(

@@ -60,9 +60,12 @@ def test_every_field_is_described() -> None:
 
 def test_without_quality_each_option_falls_back_to_the_default_of_the_model() -> None:
     assert GenerationRequest().choose_sampling(XXL) == SamplingPlan(50, "euler", 1, 0)
-    assert GenerationRequest().choose_sampling(TINY) == SamplingPlan(16, "euler", 1, 0)
+    assert GenerationRequest().choose_sampling(TINY) == QUALITIES["fast"]
     request = GenerationRequest(solver="ab2", guidance_interval=0.5)
-    assert request.choose_sampling(TINY) == SamplingPlan(16, "ab2", 1, 0.5)
+    assert request.choose_sampling(TINY) == SamplingPlan(6, "ab2", 4, 0.5)
+    # The plan that tiny had before.
+    plain = GenerationRequest(num_inference_steps=16, schedule_shift=1, guidance_interval=0)
+    assert plain.choose_sampling(TINY) == SamplingPlan(16)
 
 
 @pytest.mark.parametrize("preset", [TINY, XXL])
