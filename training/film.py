@@ -25,7 +25,7 @@ _FRICTION = LAYERS.index("friction")
 PLAIN_SHARE = 0.2  # of the takes show the clip as it was rendered
 CUT_SHARE, SPLICE_SHARE = 0.2, 0.2  # of the takes: to another view of a scene, to another scene
 HUE_SHARE, NEGATIVE_SHARE = 0.2, 0.06  # of the takes: any hues, light in place of dark
-_SOFT_SHARES = (0.7, 0.15, 0.15)  # of the takes: as they are, blurred, sharpened
+_BLUR_SHARES = (0.7, 0.15, 0.15)  # of the takes: as they are, blurred, sharpened
 SMALLEST_VIEW = 0.55  # of the picture's side
 _MARGIN = 0.92  # hits stay within this share of the view
 _BEGINS_AFTER = 0.04  # s after a cut in which a hit cannot be seen
@@ -111,7 +111,7 @@ class _Lens:
         colours: what red, green and blue become, [3, 3].
         drift: of the exposure over the clip.
         contrast, gamma: of the light; a contrast below 0 makes a negative.
-        soft: how far the whole picture is blurred, up to 1; below 0 its edges are sharpened.
+        blur: how far the whole picture is blurred, up to 1; below 0 its edges are sharpened.
         haze: how far what is out of focus is blurred, 0 .. 1.
         near: 1 where near things are below in the picture, otherwise -1.
         focus: height in the picture that is sharp, -1 .. 1.
@@ -125,7 +125,7 @@ class _Lens:
     drift: float
     contrast: float
     gamma: float
-    soft: float
+    blur: float
     haze: float
     near: float
     focus: float
@@ -148,7 +148,7 @@ def _choose_lens(rng: np.random.Generator, count: int, spots: np.ndarray) -> _Le
         drift=_between(rng, -0.25, 0.25, 0.2),
         contrast=rng.uniform(0.7, 1.25) * (-1 if rng.random() < NEGATIVE_SHARE else 1),
         gamma=rng.uniform(0.7, 1.35),
-        soft=float(rng.choice((0, rng.uniform(0.2, 1), -rng.uniform(0.3, 1.5)), p=_SOFT_SHARES)),
+        blur=float(rng.choice((0, rng.uniform(0.2, 1), -rng.uniform(0.3, 1.5)), p=_BLUR_SHARES)),
         haze=_between(rng, 0.5, 1.0, 0.25),
         near=float(rng.choice((1.0, -1.0), p=(0.8, 0.2))),
         focus=float(spots[:, 1].mean()) if len(spots) else 0.0,
@@ -225,7 +225,7 @@ def _expose(pictures: Tensor, places: Tensor, lenses: list[_Lens]) -> Tensor:
     bend, grade, colours = gather_wide("bend"), gather("grade"), gather("colours")
     over = torch.linspace(-1, 1, count, device=device).repeat(len(lenses))[:, None, None, None]
     drift = 1 + gather_wide("drift") * over
-    contrast, gamma, blur = (gather_wide(name) for name in ("contrast", "gamma", "soft"))
+    contrast, gamma, blur = (gather_wide(name) for name in ("contrast", "gamma", "blur"))
     near, focus, haze = (gather_wide(name) for name in ("near", "focus", "haze"))
     table = noise_table(device)
     grain = gather("grain").long() + torch.arange(count, device=device).repeat(len(lenses))
@@ -239,8 +239,8 @@ def _expose(pictures: Tensor, places: Tensor, lenses: list[_Lens]) -> Tensor:
         picture = F.grid_sample(picture, grid, "bilinear", "reflection", align_corners=False)
         far = (1.5 * near[part] * (focus[part] - y) - 0.3).clamp(0, 1)  # [F, 1, H, W]
         soft = F.interpolate(F.avg_pool2d(picture, 4), size, mode="bilinear")
-        far = haze[part] * far
-        picture = torch.lerp(picture, soft, torch.where(far > 0, far, blur[part]))
+        # What is out of focus is at least as blurred as what is sharp, and passes into it.
+        picture = torch.lerp(picture, soft, blur[part] + (1 - blur[part]) * haze[part] * far)
         picture = torch.einsum("fij,fjhw->fihw", colours[part], picture)
         picture = picture.clamp(1e-4, 1.5) ** gamma[part] * drift[part]
         picture = 0.5 + contrast[part] * (picture - 0.5)

@@ -1,10 +1,12 @@
 """Other takes of rendered clips: labels go with the pictures, and events keep their times."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from training import clips, film, labels
+from training import clips, film, labels, render
 from training.clips import Batch
 from training.scene import FPS
 
@@ -68,6 +70,22 @@ def test_hues_turn_and_greys_stay(far: float, monkeypatch: pytest.MonkeyPatch) -
         assert plain @ np.full(3, 0.4) == pytest.approx(np.full(3, 0.4))
         turned.append(plain[0, 0])  # what is left of red in red
     assert (min(turned) < 0.2) == bool(far)
+
+
+def test_pictures_do_not_depend_on_how_many_are_drawn_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    batch = clips.make_batch(3, 0, 2, 8 / FPS)
+    made = []
+    for at_once in (3, 16):
+        for module in (film, render):
+            monkeypatch.setattr(module, "choose_frames_at_once", lambda device, n=at_once: n)
+        drawn = batch.pictures()
+        taken = film.film(replace(batch, drawn=drawn), np.random.default_rng(0)).drawn
+        assert taken is not None
+        made.append((drawn, taken))
+    for one, other in zip(*made, strict=True):
+        assert torch.equal(one, other)
 
 
 def test_a_splice_takes_pictures_and_hits_from_another_clip(
