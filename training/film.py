@@ -24,8 +24,7 @@ from training.sound import noise_table
 _FRICTION = LAYERS.index("friction")
 PLAIN_SHARE = 0.2  # of the takes show the clip as it was rendered
 CUT_SHARE, SPLICE_SHARE = 0.2, 0.2  # of the takes: to another view of a scene, to another scene
-HUE_SHARE, NEGATIVE_SHARE = 0.2, 0.06  # of the takes: any hues, light in place of dark
-_BLUR_SHARES = (0.7, 0.15, 0.15)  # of the takes: as they are, blurred, sharpened
+_BLUR_SHARES = (0.8, 0.1, 0.1)  # of the takes: as they are, blurred, sharpened
 SMALLEST_VIEW = 0.55  # of the picture's side
 _MARGIN = 0.92  # hits stay within this share of the view
 _BEGINS_AFTER = 0.04  # s after a cut in which a hit cannot be seen
@@ -90,8 +89,7 @@ def _choose_views(
 
 def _choose_colours(rng: np.random.Generator) -> np.ndarray:
     """A matrix [3, 3] of hue, saturation and the gain of each colour."""
-    far = rng.random() < HUE_SHARE
-    angle = rng.uniform(-np.pi, np.pi) if far else rng.normal(0, 0.08)
+    angle = rng.normal(0, 0.08)
     # A rotation about the line of greys, which stay.
     across = np.roll(np.eye(3), 1, 1) - np.roll(np.eye(3), -1, 1)
     turned = np.cos(angle) * np.eye(3) + (1 - np.cos(angle)) / 3 + np.sin(angle) / 3**0.5 * across
@@ -110,7 +108,7 @@ class _Lens:
         grade: noise, blur and quantisation, [3].
         colours: what red, green and blue become, [3, 3].
         drift: of the exposure over the clip.
-        contrast, gamma: of the light; a contrast below 0 makes a negative.
+        contrast, gamma: of the light.
         blur: how far the whole picture is blurred, up to 1; below 0 its edges are sharpened.
         haze: how far what is out of focus is blurred, 0 .. 1.
         near: 1 where near things are below in the picture, otherwise -1.
@@ -146,7 +144,7 @@ def _choose_lens(rng: np.random.Generator, count: int, spots: np.ndarray) -> _Le
         ),
         colours=_choose_colours(rng),
         drift=_between(rng, -0.25, 0.25, 0.2),
-        contrast=rng.uniform(0.7, 1.25) * (-1 if rng.random() < NEGATIVE_SHARE else 1),
+        contrast=rng.uniform(0.7, 1.25),
         gamma=rng.uniform(0.7, 1.35),
         blur=float(rng.choice((0, rng.uniform(0.2, 1), -rng.uniform(0.3, 1.5)), p=_BLUR_SHARES)),
         haze=_between(rng, 0.5, 1.0, 0.25),

@@ -55,7 +55,7 @@ TEXT_TOKENS = (5, 18, 7, 12, 9)
 WARM_UP = 200  # steps
 _CLOCK_STEPS = 8  # steps between two readings of the clock
 _MAX_WAIT_SECONDS = 600
-_RENDERED_POOL = 300  # number of rendered batches that are kept for other takes
+_RENDERED_POOL = 480  # number of rendered batches that are kept for other takes
 
 
 class FewLengths:
