@@ -25,12 +25,12 @@ import asyncio
 import contextlib
 import functools
 import importlib.util
+import sys
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
 import bentoml
-from bentoml.exceptions import BentoMLConfigException
 from starlette.middleware.cors import CORSMiddleware
 
 from foley.errors import ConfigError, NotReadyError
@@ -79,6 +79,7 @@ from runners.settings import child_environment, forget_secrets, load_settings, s
 from runners.stop_signals import keep_stop_signals
 from runners.tracing import configure_tracing, end_tracing
 
+EXIT_SETTINGS = 3  # as of every command (docs/guides/cli.md)
 try:
     SETTINGS = load_settings()
     if SETTINGS.sandbox == "required":
@@ -89,8 +90,9 @@ try:
         load_marks(key=SETTINGS.marks_key, chain=SETTINGS.marks_chain)  # each process reads it
     JOB_SECRET = load_secret(SETTINGS.jobs_dir) if SETTINGS.jobs_dir else None
     HAS_MODEL = SETTINGS.has_model
-except ConfigError as error:  # BentoML shows its own kind as one line, others as a traceback
-    raise BentoMLConfigException(str(error)) from None
+except ConfigError as error:  # BentoML would show a traceback, and end as if a clip had failed
+    print(f"foley: {error}", file=sys.stderr)
+    sys.exit(EXIT_SETTINGS)
 switch_telemetry_off()
 use_bounded_connections()  # BentoML loads this module before it makes the server
 keep_stop_signals()  # and also in the launcher

@@ -735,6 +735,16 @@ def _describe_cue(cue: Cue) -> str:
     return f"{cue.start_seconds:g}-{cue.stop_seconds:g} s ({cue.prompt[:40]})"
 
 
+# Objects in options, by the name of the field that holds them.
+_PARTS: dict[str, type[BaseModel]] = {
+    "cues": Cue,
+    "layers": Layer,
+    "edit": Edit,
+    "ranges": EditRange,
+    "adapters": AdapterUse,
+}
+
+
 def describe_validation_error(error: ValidationError, known: Iterable[str] = ()) -> str:
     """Return a line that names each refused field, its rule, and its value cut to 80 characters.
 
@@ -756,9 +766,14 @@ def describe_validation_error(error: ValidationError, known: Iterable[str] = ())
             rule = "input should be a list"
         elif item["type"] == "string_too_short" and item["ctx"]["min_length"] == 1:
             rule = "must not be empty"
+        elif item["type"] == "byte_size":
+            rule = "must be a number of bytes, such as 1048576, 512MiB or 2GB"
         elif item["type"] == "extra_forbidden":
             rule = "there is no such option"
-            nearest = difflib.get_close_matches(name, known, n=1)
+            *place, unknown = map(str, item["loc"])
+            parts = [_PARTS[part] for part in place if part in _PARTS]
+            names = parts[-1].model_fields if parts else known
+            nearest = difflib.get_close_matches(unknown, names, n=1)
             rule += f" (did you mean {nearest[0]}?)" if nearest else ""
         lines.append(f"{name}: {rule}, got {given}")
     return "; ".join(lines)

@@ -39,8 +39,9 @@ def check_prefix(name: str, address: str, allowed: Sequence[str], setting: str) 
     """
     if len(address) > MAX_ADDRESS_CHARACTERS or not PREFIX.fullmatch(address):
         raise ParameterError(
-            f"{name}: {address[:80]!r} names no bucket; write s3://BUCKET/PREFIX, the prefix in "
-            "letters, digits and !_.*'()=-"
+            f"{name}: {address[:80]!r} names no bucket; write s3://BUCKET/PREFIX, the bucket in "
+            "two or more small letters and digits, with . and - between, the prefix in letters, "
+            "digits and !_.*'()=-"
         )
     _check_allowed(name, address, allowed, setting)
     return address.rstrip("/")
@@ -59,7 +60,10 @@ def check_clip(name: str, address: str, allowed: Sequence[str], setting: str) ->
         ParameterError: it is none, or lies elsewhere.
     """
     if len(address) > MAX_ADDRESS_CHARACTERS or not CLIP.fullmatch(address):
-        raise ParameterError(f"{name}: {address[:80]!r} names no file; write s3://BUCKET/KEY")
+        raise ParameterError(
+            f"{name}: {address[:80]!r} names no file; write s3://BUCKET/KEY, the "
+            "bucket in two or more small letters and digits, with . and - between"
+        )
     _check_allowed(name, address, allowed, setting)
 
 

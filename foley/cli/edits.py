@@ -22,7 +22,7 @@ def make_edit(
         strength: how far the new sound may go from the source.
 
     Raises:
-        ParameterError: a range cannot be read, or there is no source.
+        ParameterError: a range cannot be read, or there is no source, or no such file.
     """
     if source is None:
         if ranges or strength is not None:
@@ -31,6 +31,10 @@ def make_edit(
                 f"{option} needs --edit-source; name the sound to start from, or leave it out"
             )
         return None
+    if source != "original" and find_source(source) is None and _is_path(source):
+        raise ParameterError(
+            f"--edit-source: there is no file {source}; check the path, or name a result by its id"
+        )
     return {
         "source": "file" if find_source(source) else source,
         "ranges": [_parse_range(text) for text in ranges],
@@ -48,6 +52,12 @@ def find_source(source: str | None) -> Path | None:
         return None
     path = Path(source)
     return path if path.is_file() else None
+
+
+def _is_path(source: str) -> bool:
+    """Whether a source can only be a file here: ids have no such endings, and are not so begun."""
+    begins = source.startswith(("/", "./", "../", "~"))
+    return begins or ("/" not in source and bool(re.search(r"\.\w{2,4}$", source)))
 
 
 def _parse_range(text: str) -> dict[str, float]:

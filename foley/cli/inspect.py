@@ -71,8 +71,8 @@ def _describe_making(made: dict[str, Any]) -> list[tuple[str, str]]:
     return [
         ("made by", str(made.get("software"))),
         ("model", str(made.get("model"))),
-        ("seed", str(made.get("seed"))),
-        *((("settings", "those of the model"),) if not settings else ()),
+        ("seed", str(made.get("seed", "not said"))),
+        *((("settings", "those of the model"),) if not settings and "seed" in made else ()),
         *(("setting", f"{name} {json.dumps(value)}") for name, value in listed),
         ("kind", kind.rpartition("/")[2]),
     ]

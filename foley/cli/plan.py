@@ -3,6 +3,7 @@
 Everything that can be refused is refused here, before a model is loaded.
 """
 
+import os
 import re
 import shlex
 import tempfile
@@ -25,6 +26,7 @@ VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm")
 AUDIO_SUFFIXES = (".wav", ".flac")
 SUFFIXES = VIDEO_SUFFIXES + AUDIO_SUFFIXES
 _NO_MIX = MixOptions()
+_MAX_NAME_BYTES = 255
 _FLAGS = {
     "start_seconds": "--start",
     "frame_rate": "--frame-rate",
@@ -165,13 +167,22 @@ def choose_default_output(clip: Path, folder: Path | None, number: int = 1) -> P
         folder: parent of the result; None for the clip's folder.
         number: of the result among those of the clip, from 1. From 2 on it is part of the name,
             so that a result keeps its name when another one is added.
+
+    Raises:
+        ParameterError: the name would be too long.
     """
     suffix = clip.suffix.lower() if clip.suffix.lower() in VIDEO_SUFFIXES else ".mp4"
     ending = f"-{number}" if number > 1 else ""
     stem = clip.stem
     if is_pattern(clip):
         stem = name_pictures(clip)
-    return (folder or clip.parent) / f"{stem}.foley{ending}{suffix}"
+    name = f"{stem}.foley{ending}{suffix}"
+    if (num_bytes := len(os.fsencode(name))) > _MAX_NAME_BYTES:
+        raise ParameterError(
+            f"{clip.name[:40]}...: the result's name would have {num_bytes} bytes, the limit of "
+            f"file systems is {_MAX_NAME_BYTES}; name the result with --output"
+        )
+    return (folder or clip.parent) / name
 
 
 def add_mix(tasks: Sequence[ClipTask], mix: MixOptions) -> list[ClipTask]:

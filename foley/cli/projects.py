@@ -56,7 +56,11 @@ def read_project(path: Path) -> Project:
     name = f"--project {path}"
     try:
         content = json.loads(read_option_file(path, "--project"))
-    except (ValueError, RecursionError) as error:
+    except RecursionError as error:
+        raise ParameterError(
+            f"{name} is not JSON of a depth that a project has; save it in the editor again"
+        ) from error
+    except ValueError as error:
         raise ParameterError(
             f"{name} is not JSON ({error}); save it in the editor again"
         ) from error

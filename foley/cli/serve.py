@@ -1,6 +1,7 @@
 """`foley serve`: replace this process by the BentoML service."""
 
 import importlib.util
+import ipaddress
 import os
 import sys
 import tempfile
@@ -10,7 +11,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from foley.cli.whole import WHOLE
-from foley.errors import ConfigError
+from foley.errors import ConfigError, ParameterError
 from foley.hardware.doctor import refuse_unfit
 from foley.quiet import silence_imports
 
@@ -50,6 +51,14 @@ def serve(
 
     Settings come from FOLEY_* environment variables. The options override them.
     """
+    if not 1 <= port <= 65535:
+        raise ParameterError(f"--port: {port} is no port; give 1 to 65535")
+    try:
+        ipaddress.ip_address(host)
+    except ValueError as error:
+        raise ParameterError(
+            f"--host: {host!r} is no IP address; give 127.0.0.1, or 0.0.0.0 for every interface"
+        ) from error
     if importlib.util.find_spec("bentoml") is None:
         raise ConfigError("foley serve needs the extra 'serve': pip install 'foley-serving[serve]'")
     command = [sys.executable, "-m", "bentoml", "serve", "service:FoleyApi"]
@@ -61,7 +70,7 @@ def serve(
         refuse_unfit(preset=preset or "auto", device=device or "auto", weights=weights, port=port)
     # Standard output has the log, in lines of JSON.
     if importlib.util.find_spec("gradio") is not None:
-        print(f"The page: {page_address(host, port)}", file=sys.stderr, flush=True)
+        print(f"The page will be at {page_address(host, port)}", file=sys.stderr, flush=True)
     sys.stdout.flush()
     # The variables are passed on and not read: only runners.settings interprets them.
     environment = {

@@ -18,7 +18,7 @@ from foley.client.request import Clip, PreparedRequest
 from foley.client.response import parse_body
 from foley.client.results import RemoteFile, RemoteObject
 from foley.client.uploads import PiecewiseUpload, measure
-from foley.errors import FoleyError, RequestError, ServerError, make_error
+from foley.errors import FoleyError, ParameterError, RequestError, ServerError, make_error
 
 JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 JOBS_PATH = "/v1/jobs"
@@ -216,8 +216,11 @@ def get_job_path(job_id: str, action: str = "") -> str:
     Args:
         job_id: any text; it is percent-encoded.
         action: `cancel`, `events` or nothing.
+
+    Raises:
+        ParameterError: the id is empty.
     """
-    path = f"{JOBS_PATH}/{quote(job_id, safe='')}"
+    path = f"{JOBS_PATH}/{_quote_id(job_id)}"
     return f"{path}/{action}" if action else path
 
 
@@ -226,8 +229,17 @@ def get_resend_path(job_id: str) -> str:
 
     Args:
         job_id: any text; it is percent-encoded.
+
+    Raises:
+        ParameterError: the id is empty.
     """
-    return f"/v1/webhooks/{quote(job_id, safe='')}/resend"
+    return f"/v1/webhooks/{_quote_id(job_id)}/resend"
+
+
+def _quote_id(job_id: str) -> str:
+    if not job_id:
+        raise ParameterError("the job's id is empty; give the one that its submission returned")
+    return quote(job_id, safe="")
 
 
 def get_page(state: JobState | None, limit: int, offset: int) -> dict[str, str | int]:

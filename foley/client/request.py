@@ -120,10 +120,12 @@ class PreparedRequest:
         if unknown:
             raise ParameterError(f"{unknown[0]}: no such option")
         num_clips = (clip is not None) + (options.get("clip_url") is not None)
-        if num_clips == 2 or (num_clips == 0 and request.duration_seconds is None):
+        if num_clips == 2:
+            raise ParameterError("got an address and a clip; leave one of them out")
+        if num_clips == 0 and request.duration_seconds is None:
             raise ParameterError(
-                "give a clip, or None and either its clip_url or duration_seconds with a prompt "
-                "for a sound without one"
+                "clip: missing; give a clip, its address, or a duration and a prompt for a sound "
+                "without one"
             )
         if num_clips == 0:
             request.check_without_clip()

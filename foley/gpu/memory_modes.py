@@ -1,6 +1,6 @@
 """How much of a model stays on a GPU: the memory modes, which one fits, and what they exclude."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
@@ -20,7 +20,7 @@ _ROOMY_BYTES = 24_000_000_000
 
 
 def check_options(device: torch.device, precision: Precision, memory: Memory) -> None:
-    """Refuse options that exclude each other.
+    """Refuse options that do not exist or exclude each other.
 
     Args:
         device: where the model runs.
@@ -30,6 +30,12 @@ def check_options(device: torch.device, precision: Precision, memory: Memory) ->
     Raises:
         ConfigError: names the options, and what to choose instead.
     """
+    for name, value, known in (
+        ("precision", precision, get_args(Precision)),
+        ("memory", memory, get_args(Memory)),
+    ):
+        if value not in known:
+            raise ConfigError(f"{name} {value!r} does not exist; use {', '.join(known)}")
     if device.type != "cuda" and (precision != "bf16" or memory not in ("auto", "full")):
         raise ConfigError(
             f"precision {precision} and memory {memory} are for GPUs, and the model runs on "

@@ -54,13 +54,13 @@ class Mark:
 
     Attributes:
         model: name of the preset.
-        seed: gives this sound again.
+        seed: gives this sound again; None where it is not known.
         settings: options that differ from their defaults, as JSON holds them, by `list_settings`.
         signer: for a C2PA manifest; None for plain tags alone.
     """
 
     model: str
-    seed: int
+    seed: int | None
     settings: dict[str, Any] = field(default_factory=dict)
     signer: Signer | None = None
 
@@ -73,7 +73,7 @@ class Mark:
         return {
             "software": f"{SOFTWARE} {__version__}",
             "model": self.model,
-            "seed": self.seed,
+            **({} if self.seed is None else {"seed": self.seed}),
             "settings": self.settings,
             "digitalSourceType": _COMPOSITE if is_composite else _ALONE,
         }
@@ -138,12 +138,14 @@ class Marks:
     signer: Signer | None = None
     with_words: bool = False
 
-    def make(self, model: str, seed: int, request: GenerationRequest, mix: MixOptions) -> Mark:
+    def make(
+        self, model: str, seed: int | None, request: GenerationRequest, mix: MixOptions
+    ) -> Mark:
         """Return the mark of one file.
 
         Args:
             model: name of the preset.
-            seed: of this sound.
+            seed: of this sound; None where it is not known.
             request: the options of the generation.
             mix: the options of the finished sound.
         """

@@ -41,6 +41,12 @@ ROUTE_NAMES = {
 }
 PAGES = ("/ui/", "/editor/")
 OTHER = "other"
+# What statuses of the router and of protocols mean here; others have HTTP's own phrase.
+MESSAGES = {
+    400: "the request is malformed; check its headers, such as Range: bytes=0-99",
+    412: "Tus-Resumable: uploads speak version 1.0.0 alone; send it in this header",
+    416: "Range: it begins at or after the file's end; Content-Range has the file's size",
+}
 KEPT_HEADERS = (b"allow", b"retry-after", b"content-range", b"tus-version")
 
 
@@ -203,7 +209,7 @@ class _ErrorResponder:
             if name.lower() in KEPT_HEADERS
         }
         try:
-            message = HTTPStatus(status).phrase.lower()
+            message = MESSAGES.get(status) or HTTPStatus(status).phrase.lower()
         except ValueError:
             message = "refused"
         self.code = code_of_http_status(status)

@@ -223,8 +223,10 @@ def _check_version(request: Request) -> Response | None:
 
 
 def _read_count(request: Request, name: str) -> int:
-    text = request.headers.get(name, "")
-    if not re.fullmatch(r"\d{1,18}", text, re.ASCII):
+    text = request.headers.get(name)
+    if text is None:
+        raise ParameterError(f"{name}: missing; send the number of bytes in this header")
+    if not re.fullmatch(r"\d{1,100}", text, re.ASCII):
         raise ParameterError(f"{name}: must be a number of bytes, got {text[:80]!r}")
     return int(text)
 

@@ -52,7 +52,7 @@ def load_service_marks(settings: Settings) -> Marks | None:
 def make_write_arguments(
     marks: Marks | None,
     preset: str,
-    seeds: Sequence[int],
+    seeds: Sequence[int | None],
     request: GenerationRequest,
     mix: MixOptions,
 ) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def make_write_arguments(
     Args:
         marks: of the service; None for none.
         preset: name of the model.
-        seeds: of each variation.
+        seeds: of each variation; None where it is not known.
         request: the options of the generation.
         mix: the options of the finished sound.
     """

@@ -7,7 +7,7 @@ runner:  admit ············ │ ──► queue, encode, sample, dec
 import asyncio
 import contextlib
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -282,7 +282,7 @@ class GenerationService:
         )
         writer = EarlyWriter(self._sandbox, self._marks, job, self._media_limits())
         files, notices = await self._write(
-            job, model.preset, sound, False, deadline, writer, on_update
+            job, model.preset, sound, False, deadline, writer, on_update, (job.options.seed,)
         )
         return _describe(job, model, sound, files, notices, deadline)
 
@@ -366,14 +366,18 @@ class GenerationService:
         deadline: Deadline,
         writer: EarlyWriter,
         on_update: OnProgressUpdate,
+        marked_seeds: Sequence[int | None] | None = None,
     ) -> tuple[tuple[OutputFile, ...], list[str]]:
-        """Write the files of all variations; returns them, and notices about them."""
+        """Write the files of all variations; returns them, and notices about them.
+
+        Marks name `marked_seeds`, where they are given, in place of the result's.
+        """
         on_update(ProgressUpdate(stage=Stage.MUX))
         options = job.options
         marking = make_write_arguments(
             self._marks,
             preset,
-            result.seeds,
+            marked_seeds or result.seeds,
             job.generation_request(),
             options.mix_options(),
         )

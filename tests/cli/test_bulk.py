@@ -469,6 +469,8 @@ def test_a_run_is_reported_and_the_next_one_makes_nothing_twice(
     assert code == 1
     assert "8 rows, 7 to make, 1 refused\n" in printed
     assert "about 5 s of sound" in printed
+    assert "of 7 rows that were opened 1 will fail:\n" in printed
+    assert "bad.mp4: " in printed
     assert not output.exists()
 
     code, printed = run_command(monkeypatch, capfd, *command)

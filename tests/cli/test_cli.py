@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import av
 import numpy as np
@@ -31,7 +31,7 @@ from foley.cli.report import Report
 from foley.cli.serve import override_settings, page_address, serve
 from foley.cli.whole import parse_whole
 from foley.configs import OFFICIAL_GUIDANCE, TINY, TINY_GUIDANCE
-from foley.errors import ConfigError
+from foley.errors import ConfigError, ParameterError
 from foley.models.dit import build_dit
 from foley.request import GenerationRequest
 from foley.version import __version__
@@ -441,6 +441,22 @@ def test_serve_sends_no_telemetry_unless_asked(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("BENTOML_DO_NOT_TRACK", "False")
     with pytest.raises(ReplacedError, match="False"):
         serve(preset="tiny", port=find_free_ports(1)[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"port": 0}, "--port: 0 is no port; give 1 to 65535"),
+        ({"port": 99_999}, "--port: 99999 is no port"),
+        ({"host": "foley.invalid"}, "--host: 'foley.invalid' is no IP address"),
+    ],
+)
+def test_serve_refuses_where_nothing_can_listen(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], words: str
+) -> None:
+    monkeypatch.setattr(os, "execve", lambda *_: pytest.fail("the service would start"))
+    with pytest.raises(ParameterError, match=words):
+        serve(preset="tiny", **options)
 
 
 def test_serve_names_the_extra_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

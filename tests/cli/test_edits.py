@@ -37,7 +37,9 @@ def test_an_edit_names_a_file_the_original_or_what_a_service_knows(tmp_path: Pat
         ({"edit_strength": 0.5}, "--edit-strength needs --edit-source"),
         ({"edit_source": "original", "edit_range": ("1",)}, "'1' is no range of seconds"),
         ({"edit_source": "original", "edit_range": ("2-1",)}, "at least 0.1 s after start"),
-        ({"edit_source": "/no/such"}, "edit.source: must be original"),
+        ({"edit_source": "/no/such"}, "--edit-source: there is no file /no/such"),
+        ({"edit_source": "nothere.wav"}, "--edit-source: there is no file nothere.wav"),
+        ({"edit_source": "a b"}, "edit.source: must be original"),
     ],
 )
 def test_a_wrong_edit_is_refused(options: dict[str, object], words: str) -> None:

@@ -1,8 +1,11 @@
 """Messages of the command line name options as they are typed."""
 
+from pathlib import Path
+
 import pytest
 
-from foley.cli.plan import name_flags
+from foley.cli.plan import choose_default_output, name_flags
+from foley.errors import ParameterError
 
 
 @pytest.mark.parametrize(
@@ -16,3 +19,10 @@ from foley.cli.plan import name_flags
 )
 def test_options_have_the_names_that_are_typed(message: str, shown: str) -> None:
     assert name_flags(message) == shown
+
+
+def test_a_result_s_name_that_no_file_can_have_is_refused(tmp_path: Path) -> None:
+    clip = tmp_path / ("\u00e4" * 125 + ".mp4")  # 254 bytes
+    with pytest.raises(ParameterError, match=r"260 bytes, the limit .* 255; .* --output"):
+        choose_default_output(clip, None)
+    assert choose_default_output(tmp_path / ("x" * 245 + ".mp4"), None).name.endswith("x.foley.mp4")

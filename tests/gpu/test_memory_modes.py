@@ -1,5 +1,7 @@
 """Memory modes: which one fits, and which options exclude each other."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -21,6 +23,18 @@ def test_options_for_a_gpu_are_refused_on_the_cpu(precision: Precision, memory: 
         FoleyPipeline(toy_components(), CPU, precision=precision, memory=memory)
     with pytest.raises(ConfigError, match="are for GPUs"):
         FoleyPipeline.from_preset("tiny", "cpu", precision=precision, memory=memory)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"precision": "fp4"}, "precision 'fp4' does not exist; use bf16, fp8"),
+        ({"memory": "lots"}, "memory 'lots' does not exist; use auto, full, balanced, low"),
+    ],
+)
+def test_options_that_do_not_exist_are_named(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        FoleyPipeline(toy_components(), CPU, **options)
 
 
 @pytest.mark.parametrize(

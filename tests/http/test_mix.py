@@ -8,6 +8,7 @@ import httpx
 import numpy as np
 import pytest
 
+from foley.media.inspection import inspect_file
 from foley.media.original import read_original
 from tests.conftest import MAX_CONCURRENCY
 from tests.server import Server
@@ -63,6 +64,19 @@ def test_a_sound_is_mixed_with_the_clip_s_own(
     assert np.corrcoef(both[:, :40_000].ravel(), wanted.ravel())[0, 1] > 0.9999
     video = post(server, files)
     assert video.headers["Content-Type"] == "video/mp4"
+
+
+def test_a_mark_names_a_seed_only_where_it_is_known(
+    server: Server, short_clip: bytes, tmp_path: Path
+) -> None:
+    files = {"clip": short_clip, "sound": make_sound(tmp_path / "sound.wav")}
+    for fields in ({}, {"seed": 7}):
+        path = tmp_path / "made.mp4"
+        path.write_bytes(post(server, files, **fields).content)
+        tag = inspect_file(path).tag
+        assert tag is not None
+        assert tag.get("seed") == fields.get("seed")
+        assert ("seed" in tag) == bool(fields)
 
 
 @pytest.mark.parametrize(

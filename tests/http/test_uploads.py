@@ -103,9 +103,11 @@ def test_what_the_service_takes_is_described(server: Server) -> None:
 @pytest.mark.parametrize(
     ("headers", "status", "message"),
     [
-        ({"Tus-Resumable": "0.2.2"}, 412, ""),
+        ({"Tus-Resumable": "0.2.2"}, 412, "Tus-Resumable: uploads speak version 1.0.0"),
         ({"Upload-Length": "x"}, 422, "Upload-Length: must be"),
         ({"Upload-Length": "-1"}, 422, "Upload-Length: must be"),
+        ({"Upload-Length": ""}, 422, "Upload-Length: must be"),
+        ({"Upload-Length": "9" * 20}, 413, "Upload-Length: the limit is"),
         ({"Upload-Length": str(MAX_UPLOAD_BYTES + 1)}, 413, "Upload-Length: the limit is"),
         ({"Upload-Metadata": "a" * 5000}, 422, "Upload-Metadata: may have"),
     ],

@@ -128,6 +128,7 @@ def test_a_kernel_without_landlock_is_logged_once_and_refused_where_it_is_requir
     event = {"event": "sandbox_incomplete", "log_level": "warning", "missing": ["Landlock"]}
     assert found["logs"] == [event]
     assert "lacks Landlock" in found["refusal"]
+    assert found["refusal"].startswith("3 foley: ")
     assert "\n" not in found["refusal"]
 
 

@@ -4,14 +4,15 @@ A filter that this process gives itself answers Landlock's first call as such a 
 """
 
 import asyncio
+import contextlib
 import ctypes
 import errno
+import io
 import json
 import os
 import tempfile
 from pathlib import Path
 
-from bentoml.exceptions import BentoMLConfigException
 from structlog.testing import capture_logs
 
 from runners.sandbox import confinement
@@ -51,10 +52,11 @@ async def try_attacks(folder: Path) -> dict[str, str]:
 
 def start_service() -> str:
     os.environ["FOLEY_SANDBOX"] = "required"
-    try:
-        import service  # noqa: F401
-    except BentoMLConfigException as error:
-        return str(error)
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        try:
+            import service  # noqa: F401
+        except SystemExit as error:
+            return f"{error.code} {said.getvalue().rstrip()}"
     return ""
 
 

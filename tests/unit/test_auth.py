@@ -81,7 +81,12 @@ def test_keys_come_from_both_settings_and_are_not_shown(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("value", "words"),
-    [("good,b\u00e4d-secret", "number 2"), ("a b-secret", "number 1"), (",", "no key")],
+    [
+        ("good,b\u00e4d-secret", "number 2"),
+        ("a b-secret", "number 1"),
+        (",", "no key"),
+        ("", "set but empty"),
+    ],
 )
 def test_malformed_keys_end_the_start_and_are_not_shown(
     monkeypatch: pytest.MonkeyPatch, value: str, words: str

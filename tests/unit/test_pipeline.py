@@ -88,6 +88,11 @@ def test_a_sound_without_a_clip_needs_a_length_and_a_prompt(
         toy_pipeline()(None, **options)  # type: ignore[arg-type]
 
 
+def test_a_length_may_be_a_text() -> None:
+    made = toy_pipeline()(None, "rain", duration_seconds="1")  # type: ignore[call-overload]
+    assert made.duration_seconds == 1
+
+
 def test_a_clip_decides_its_own_length() -> None:
     with pytest.raises(ParameterError, match="duration_seconds: only for a sound without a clip"):
         toy_pipeline()(toy_frames(), "rain", duration_seconds=1.0)

@@ -33,6 +33,14 @@ from foley.request import MAX_SEED, GenerationRequest
         ({"quality": "reference", "schedule_shift": 1}, ["combined with schedule_shift;"]),
         ({"colour": "red"}, ["colour: there is no such option, got 'red'"]),
         ({"promt": "rain"}, ["promt: there is no such option (did you mean prompt?), got 'rain'"]),
+        (
+            {"layers": [{"promt": "x"}]},
+            ["layers.0.promt: there is no such option (did you mean prompt?"],
+        ),
+        (
+            {"cues": [{"start_secs": 0, "stop_seconds": 1, "prompt": "x"}]},
+            ["cues.0.start_secs: there is no such option (did you mean start_seconds?"],
+        ),
     ],
 )
 def test_a_refusal_names_field_rule_and_value(options: dict[str, object], words: list[str]) -> None:

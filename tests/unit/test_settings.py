@@ -33,9 +33,10 @@ def test_settings_come_from_the_environment(clean_environment: pytest.MonkeyPatc
     ("name", "value", "message"),
     [
         ("FOLEY_MAX_UPLOAD_BITES", "1", "did you mean FOLEY_MAX_UPLOAD_BYTES"),
-        ("FOLEY_DEVICE", "tpu", "device"),
-        ("FOLEY_REQUEST_TIMEOUT_SECONDS", "0", "request_timeout_seconds"),
-        ("FOLEY_MAX_CLIP_SECONDS", "3601", "max_clip_seconds"),
+        ("FOLEY_DEVICE", "tpu", "FOLEY_DEVICE: "),
+        ("FOLEY_REQUEST_TIMEOUT_SECONDS", "0", "FOLEY_REQUEST_TIMEOUT_SECONDS"),
+        ("FOLEY_MAX_CLIP_SECONDS", "3601", "FOLEY_MAX_CLIP_SECONDS: "),
+        ("FOLEY_MAX_UPLOAD_BYTES", "lots", "FOLEY_MAX_UPLOAD_BYTES: must be .* 512MiB .* 'lots'"),
     ],
 )
 def test_wrong_settings_are_named(

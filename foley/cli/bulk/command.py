@@ -163,10 +163,10 @@ def bulk(
     if dry_run:
         plan = plan_rows(tasks, storage, output, retry_failed=retry_failed)
         _print_plan(console, plan, bad)
-        print_estimate(
+        num_unfit = print_estimate(
             console, plan.waiting[:limit], plan.finished.values(), hourly_price=hourly_price
         )
-        return 1 if bad else 0
+        return 1 if bad or num_unfit else 0
     start = BulkStart(
         preset=model.preset,
         weights=str(model.weights.absolute()) if model.weights else None,

@@ -26,8 +26,10 @@ def print_estimate(
     finished: Iterable[BulkOutcome],
     *,
     hourly_price: float | None = None,
-) -> None:
+) -> int:
     """Print the seconds of sound, the bytes and, where rows were made before, the time.
+
+    Returns how many rows will fail, of those whose clips were opened.
 
     Args:
         console: for the lines.
@@ -36,12 +38,25 @@ def print_estimate(
         hourly_price: of the machines; None where nobody gave one.
     """
     if not tasks:
-        return
+        return 0
     step = max(1, len(tasks) // SAMPLE)
-    read = [measured for task in tasks[::step] if (measured := _measure(task)) is not None]
+    read: list[tuple[float, float]] = []
+    unfit: list[str] = []
+    for task in tasks[::step]:
+        try:
+            measured = _measure(task)
+        except (VideoError, OSError) as error:
+            unfit.append(f"{task.clip}: {getattr(error, 'strerror', None) or error}")
+            measured = 0.0, 0.0
+        if measured is not None:
+            read.append(measured)
+    if unfit:
+        console.print(f"of {len(read)} rows that were opened {len(unfit)} will fail:")
+        for line in unfit[:10]:
+            console.print(f"  {line}", style="red")
     if not read:
         console.print("the clips' lengths are not known before they are fetched")
-        return
+        return 0
     scale = len(tasks) / len(read)
     seconds = scale * sum(length for length, _ in read)
     size = scale * sum(num_bytes for _, num_bytes in read)
@@ -54,10 +69,16 @@ def print_estimate(
         hours = seconds / rate / 3600
         cost = "" if hourly_price is None else f" and a cost of {hours * hourly_price:.4g}"
         console.print(f"about {60 * hours:.1f} min{cost}, at the rate of the earlier rows")
+    return len(unfit)
 
 
 def _measure(task: BulkTask) -> tuple[float, float] | None:
-    """Return the seconds of sound and the bytes of a row's results; None if they are not known."""
+    """Return the seconds of sound and the bytes of a row's results; None if they are not known.
+
+    Raises:
+        VideoError: the clip cannot be used.
+        OSError: it cannot be read.
+    """
     variations = task.request.num_variations
     is_audio = task.names[0].rpartition(".")[2].lower() in AUDIO_FORMATS
     if task.clip is None or task.request.duration_seconds is not None:  # a still picture has one
@@ -65,10 +86,7 @@ def _measure(task: BulkTask) -> tuple[float, float] | None:
     elif is_remote(task.clip):
         return None
     else:
-        try:
-            stated, clip_bytes = _measure_clip(Path(task.clip), task.frame_rate)
-        except (VideoError, OSError):
-            return 0.0, 0.0  # it will fail
+        stated, clip_bytes = _measure_clip(Path(task.clip), task.frame_rate)
         seconds = max(0.0, min((stated or MAX_CLIP_SECONDS) - task.start_seconds, MAX_CLIP_SECONDS))
     if is_audio:
         return variations * seconds, variations * seconds * WAV_BYTES_A_SECOND
