@@ -42,7 +42,7 @@ app = App(
     help="Generate synchronised 48 kHz sound for silent video.",
     help_epilogue=(
         "Exit codes: 0 done; 1 a clip failed; 2 wrong options; 3 weights, device, settings or "
-        "service; 130 interrupted; 143 stopped by SIGTERM."
+        "service; 130 interrupted; 141 the reader of its output is gone; 143 stopped by SIGTERM."
     ),
     version=__version__,
     help_format="plaintext",

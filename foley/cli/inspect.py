@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from foley.errors import ParameterError
+
 if TYPE_CHECKING:
     from foley.media.inspection import Inspection
 
@@ -34,6 +36,8 @@ def inspect(
     """
     from foley.media.inspection import inspect_file
 
+    if trust is not None and not trust.is_file():
+        raise ParameterError(f"--trust: there is no file {trust}; check the path")
     found = inspect_file(file, trust=trust)
     if as_json:
         print(json.dumps({"file": str(file), **found.to_json()}, indent=2))

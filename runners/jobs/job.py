@@ -115,7 +115,9 @@ class GenerationOptions(MixOptions, GenerationRequest):
     @field_validator("num_inference_steps", "seed", "num_variations", "max_retries", mode="before")
     @classmethod
     def _check_integer(cls, value: object) -> object:
-        # Pydantic reads 1_0 and 1.0 too. Both look like slips, so they are refused.
+        # Pydantic reads 1_0, 1.0 and true too. They look like slips, so they are refused.
+        if isinstance(value, bool):
+            raise PydanticKnownError("int_type")
         if isinstance(value, str) and not INTEGER_TEXT.fullmatch(value):
             raise PydanticKnownError("int_parsing")
         return value
@@ -132,6 +134,8 @@ class GenerationOptions(MixOptions, GenerationRequest):
     )
     @classmethod
     def _check_number(cls, value: object) -> object:
+        if isinstance(value, bool):
+            raise PydanticKnownError("float_type")
         if isinstance(value, str) and not NUMBER_TEXT.fullmatch(value):
             raise PydanticKnownError("float_parsing")
         return value

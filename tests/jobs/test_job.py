@@ -22,6 +22,12 @@ def test_numbers_are_written_plainly(name: str, value: str) -> None:
         GenerationOptions.model_validate({name: value})
 
 
+@pytest.mark.parametrize("name", ["seed", "duration_seconds", "gain_db"])
+def test_true_is_no_number(name: str) -> None:
+    with pytest.raises(ValidationError, match=f"{name}\n.*valid (integer|number)"):
+        GenerationOptions.model_validate({name: True})
+
+
 def test_plain_numbers_are_read() -> None:
     options = GenerationOptions.model_validate(
         {"seed": "+7", "num_inference_steps": "010", "guidance_scale": "25e-1"}

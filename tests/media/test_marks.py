@@ -26,7 +26,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from huggingface_hub import constants
 
 from foley.cli.commands import app
-from foley.errors import ConfigError, OutputError
+from foley.errors import ConfigError, OutputError, ParameterError
 from foley.generation import Generation
 from foley.marks import keys
 from foley.marks.manifest import sign_file
@@ -559,6 +559,8 @@ def test_the_command_shows_marks_and_its_exit_code_says_whether_they_hold(
     path.write_bytes(content)
     assert run_inspect(path) == 1
     assert "INVALID" in capsys.readouterr().out
+    with pytest.raises(ParameterError, match="--trust: there is no file nowhere"):
+        app(["inspect", str(path), "--trust", "nowhere.pem"], result_action="return_value")
 
 
 @pytest.mark.slow
