@@ -84,7 +84,7 @@ async def read_form(
             if name in files and value:
                 raise ParameterError(
                     f"{name}: must be a file, got the text {value[:MAX_SHOWN]!r}; "
-                    f"curl sends a file with @, as in -F {name}=@clip.mp4"
+                    f"curl sends a file with @, as in -F {name}=@FILE"
                 )
         options = kind.model_validate(_drop_empty(_merge_repeated(form.fields), kind, files))
     except ClientDisconnect as error:

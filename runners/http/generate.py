@@ -21,7 +21,7 @@ from runners import metrics
 from runners.handoff import CLIP, SOUND
 from runners.http import sse
 from runners.http.forms import read_form
-from runners.http.mix import SOUND_FIELD, check_mix_options
+from runners.http.mix import SOUND_FIELD, MixFormOptions
 from runners.http.negotiation import EVENTS_PATH, negotiate
 from runners.http.responses import error_body, file_response, result_event, sound_event
 from runners.http.sse import EventStream
@@ -161,7 +161,7 @@ class GenerateEndpoint:
                 reading = read_form(
                     active.request,
                     active.folder,
-                    GenerationOptions,
+                    MixFormOptions if self._mixes else GenerationOptions,
                     max_bytes=self._settings.max_upload_bytes,
                     upload=upload,
                     further_files={SOUND_FIELD: SOUND} if self._mixes else None,
@@ -174,8 +174,6 @@ class GenerateEndpoint:
                             upload.watch_rate(),
                             self._ending.wait_for_cut_off(),
                         )
-                        if self._mixes:
-                            check_mix_options(options)
                         if not options.has_references:
                             return options
                         return await run_until_cancelled(

@@ -12,17 +12,25 @@ MARKED_OPTIONS = ("prompt", "seed")
 ACCEPTED = (*MixOptions.model_fields, *FILE_OPTIONS, *MARKED_OPTIONS)
 
 
-def check_mix_options(options: GenerationOptions) -> None:
-    """Refuse options that are about making a sound.
+class MixFormOptions(GenerationOptions):
+    """The options of the form: as those of a generation, without what makes a sound."""
 
-    Args:
-        options: of the form.
+    def check_clip(self, *, is_sent: bool) -> None:
+        """Check that there is a clip, and nothing that is about making a sound.
 
-    Raises:
-        ParameterError: one of them was given; the message names it.
-    """
-    for name in sorted(options.model_fields_set.difference(ACCEPTED)):
-        raise ParameterError(
-            f"{name}: is about making a sound, and {MIX_PATH} finishes one that exists; leave it "
-            "out, or send the request to /v1/generate"
-        )
+        Args:
+            is_sent: whether the caller sent the clip itself.
+
+        Raises:
+            ParameterError: there is no clip, there are two, or such an option was given.
+        """
+        for name in sorted(self.model_fields_set.difference(ACCEPTED)):
+            raise ParameterError(
+                f"{name}: is about making a sound, and {MIX_PATH} finishes one that exists; leave "
+                "it out, or send the request to /v1/generate"
+            )
+        if not is_sent and self.clip_url is None:
+            raise ParameterError(
+                "clip: missing; send the video that gets the sound, or its clip_url"
+            )
+        super().check_clip(is_sent=is_sent)

@@ -234,7 +234,9 @@ def take_sound(folder: Path, *, limits: dict[str, Any]) -> dict[str, Any]:
     try:
         track = read_original(path, fit=_fit_two_channels, limits=_media_limits(limits))
     except VideoError as error:
-        raise ParameterError(f"sound: cannot be read ({error}); send a wav or a flac") from error
+        # The rest of the message is about clips.
+        why = getattr(error.__cause__, "strerror", None) or str(error).partition(";")[0]
+        raise ParameterError(f"sound: cannot be read ({why}); send a wav or a flac") from error
     if track is None or not track.sound.samples.size:
         raise ParameterError("sound: has no samples; send a wav or a flac")
     samples = track.sound.samples

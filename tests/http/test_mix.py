@@ -83,11 +83,16 @@ def test_a_mark_names_a_seed_only_where_it_is_known(
     ("given", "fields", "words"),
     [
         (("clip",), {}, "sound: missing"),
-        (("sound",), {}, "clip: missing"),
+        (("sound",), {}, "clip: missing; send the video that gets the sound"),
+        (("sound",), {"duration_seconds": 1}, "duration_seconds: is about making a sound"),
         (("clip", "sound"), {"num_variations": 2}, "num_variations: is about making a sound"),
         (("clip", "sound"), {"layers": '[{"prompt": "rain"}]'}, "layers: is about making"),
         (("clip", "sound"), {"gain_db": 99}, "gain_db"),
-        (("clip", "broken"), {}, "sound: cannot be read"),
+        (
+            ("clip", "broken"),
+            {},
+            "sound: cannot be read (Invalid data found when processing input);",
+        ),
     ],
 )
 def test_what_cannot_be_mixed_is_refused(
