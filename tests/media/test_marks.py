@@ -360,9 +360,13 @@ def test_signing_a_clip_takes_less_than_30_ms(mark: Mark, clip: Path, tmp_path: 
         write(clip, tmp_path / "out.mp4", mark)
         return time.process_time() - before
 
-    # Of processor time, which does not grow on a busy machine as other time does.
-    added = min(measure(mark) for _ in range(3)) - min(measure(None) for _ in range(3))
-    assert added < 0.030  # measured: 0.006
+    # Of processor time, which grows less on a busy machine than other time does. The least of many
+    # tries is that of a quiet moment.
+    with_mark, without = [measure(mark)], [measure(None)]
+    while min(with_mark) - min(without) >= 0.030 and len(with_mark) < 40:  # measured: 0.006
+        with_mark.append(measure(mark))
+        without.append(measure(None))
+    assert min(with_mark) - min(without) < 0.030
 
 
 def count_system_calls() -> int:
