@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from foley.client import AsyncFoleyClient, FoleyClient, RemoteUpdate, RequestOptions
+from foley.client.jobs import get_job_path, get_resend_path
 from foley.errors import (
     BusyError,
     ConnectionFailedError,
@@ -403,3 +404,10 @@ heavy = {"torch", "av", "bentoml", "grpc", "numpy", "starlette", "runners"} & se
 sys.exit(", ".join(heavy) or 0)
 """
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_job_without_an_id_is_refused() -> None:
+    for make_path in (get_job_path, get_resend_path):
+        with pytest.raises(ParameterError, match="the job's id is empty"):
+            make_path("")
+    assert get_job_path("../models") == "/v1/jobs/..%2Fmodels"
