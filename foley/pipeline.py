@@ -508,7 +508,7 @@ class FoleyPipeline:
                     "without one"
                 )
             requests[0].check_without_clip()
-            sound = NoPicture(duration_seconds=requests[0].duration_seconds or 0.0)
+            sound = NoPicture(duration_seconds=duration_seconds)
             source = given.read(None) if given else None
             return self.generate(sound, requests[0], on_progress, source, on_sound)
         requests = [request.of_clip() for request in requests]

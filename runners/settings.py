@@ -748,17 +748,17 @@ def load_settings() -> Settings:
         if name.startswith(PREFIX) and name not in known:
             (nearest,) = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
             raise ConfigError(f"no setting is called {name}; did you mean {nearest}?")
-    # Elsewhere an empty variable counts as absent. Here that would let everybody in.
-    for name in (f"{PREFIX}API_KEYS", f"{PREFIX}API_KEYS_FILE"):
-        if os.environ.get(name) == "":
-            raise ConfigError(
-                f"{name} is set but empty; set a key, or unset it to let everybody in"
-            )
     try:
         settings = Settings()
         # What is wrong in these ends the start, not the first request.
         settings.keys, settings.webhook_secrets, settings.private_networks  # noqa: B018
         settings.jobs_database  # noqa: B018
+        # Elsewhere an empty variable counts as absent. Here that would let everybody in.
+        for name in (f"{PREFIX}API_KEYS", f"{PREFIX}API_KEYS_FILE"):
+            if not settings.keys and os.environ.get(name) == "":
+                raise ConfigError(
+                    f"{name} is set but empty; set a key, or unset it to let everybody in"
+                )
     except ValidationError as error:
         said = describe_validation_error(error)
         named = re.sub(r"(^|; )([a-z_]+)(?=: )", lambda m: m[1] + PREFIX + m[2].upper(), said)

@@ -31,7 +31,8 @@ def make_edit(
                 f"{option} needs --edit-source; name the sound to start from, or leave it out"
             )
         return None
-    if source != "original" and find_source(source) is None and _is_path(source):
+    # Neither ids nor addresses begin so. Another name may be an id that a service knows.
+    if source.startswith(("/", ".", "~")) and find_source(source) is None:
         raise ParameterError(
             f"--edit-source: there is no file {source}; check the path, or name a result by its id"
         )
@@ -52,12 +53,6 @@ def find_source(source: str | None) -> Path | None:
         return None
     path = Path(source)
     return path if path.is_file() else None
-
-
-def _is_path(source: str) -> bool:
-    """Whether a source can only be a file here: ids have no such endings, and are not so begun."""
-    begins = source.startswith(("/", "./", "../", "~"))
-    return begins or ("/" not in source and bool(re.search(r"\.\w{2,4}$", source)))
 
 
 def _parse_range(text: str) -> dict[str, float]:

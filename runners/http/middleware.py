@@ -14,6 +14,7 @@ from runners import metrics, tracing
 from runners.auth import ApiKeys, caller_of, request_id_of
 from runners.http.origins import OriginCheck
 from runners.http.responses import error_body
+from runners.http.uploads import VERSION
 from runners.status import PublicError, code_of_http_status, public_error
 
 log = structlog.get_logger(__name__)
@@ -43,8 +44,8 @@ PAGES = ("/ui/", "/editor/")
 OTHER = "other"
 # What statuses of the router and of protocols mean here; others have HTTP's own phrase.
 MESSAGES = {
-    400: "the request is malformed; check its headers, such as Range: bytes=0-99",
-    412: "Tus-Resumable: uploads speak version 1.0.0 alone; send it in this header",
+    400: "the request is malformed; a Range, if it has one, is written bytes=0-99",
+    412: f"Tus-Resumable: uploads speak version {VERSION} alone; send it in this header",
     416: "Range: it begins at or after the file's end; Content-Range has the file's size",
 }
 KEPT_HEADERS = (b"allow", b"retry-after", b"content-range", b"tus-version")

@@ -19,7 +19,7 @@ def test_an_edit_names_a_file_the_original_or_what_a_service_knows(tmp_path: Pat
         "strength": None,
     }
     assert find_source(str(path)) == path
-    for source in ("original", "3f2a/foley-2.wav", "https://example.com/a.wav"):
+    for source in ("original", "3f2a/foley-2.wav", "take-1.mp4", "https://example.com/a.wav"):
         made = make_edit(source, [], 0.5)
         assert made is not None
         assert made["source"] == source
@@ -38,7 +38,7 @@ def test_an_edit_names_a_file_the_original_or_what_a_service_knows(tmp_path: Pat
         ({"edit_source": "original", "edit_range": ("1",)}, "'1' is no range of seconds"),
         ({"edit_source": "original", "edit_range": ("2-1",)}, "at least 0.1 s after start"),
         ({"edit_source": "/no/such"}, "--edit-source: there is no file /no/such"),
-        ({"edit_source": "nothere.wav"}, "--edit-source: there is no file nothere.wav"),
+        ({"edit_source": "./a.wav"}, "--edit-source: there is no file ./a.wav"),
         ({"edit_source": "a b"}, "edit.source: must be original"),
     ],
 )

@@ -97,6 +97,16 @@ def test_malformed_keys_end_the_start_and_are_not_shown(
     assert "secret" not in str(caught.value)
 
 
+def test_an_empty_variable_beside_a_file_of_keys_is_no_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "keys"
+    file.write_text("a-key")
+    monkeypatch.setenv("FOLEY_API_KEYS", "")
+    monkeypatch.setenv("FOLEY_API_KEYS_FILE", str(file))
+    assert load_settings().keys == ("a-key",)
+
+
 def test_a_file_of_keys_that_is_not_there_ends_the_start(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
