@@ -116,6 +116,23 @@ def test_play_waits_for_a_sound_that_is_being_made(editor: EditorTab) -> None:
     assert editor.state("Math.max(...window.played[0].buffer.getChannelData(0))") > 0.001
 
 
+def test_play_waits_also_when_it_is_pressed_at_once(
+    open_tab: Callable[..., EditorTab], played_clip: Path
+) -> None:
+    tab = open_tab()
+    tab.open_clip(played_clip)
+    tab.page.get_by_label("Track 1: prompt").fill(PROMPT)
+    tab.wait_for_mix()
+    tab.page.evaluate(
+        "() => { document.querySelector('#generate').click(); foleyEditor.player.play(); }"
+    )
+    tab.wait("editor.player.isWaiting")
+    assert tab.state("window.played.length") == 0
+    tab.page.locator("#cancel").click()
+    tab.wait("!editor.player.isPlaying")
+    tab.page.context.close()
+
+
 def test_a_sound_that_grows_while_it_is_heard_has_no_gap_and_no_click(
     open_tab: Callable[..., EditorTab],
 ) -> None:

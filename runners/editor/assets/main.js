@@ -260,6 +260,8 @@ function expectSounds(chosen) {
   if (isHeard) return;
   for (const { id } of chosen) sounds.append(id, new Float32Array(0), Math.round(project.duration * SAMPLE_RATE));
   update();
+  clearTimeout(mixTimer); // who presses Play at once would hear the silence that was there before
+  makeMix();
 }
 
 /** Hear a piece of a long sound while the rest is made. What is kept comes with the result. */
