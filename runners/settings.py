@@ -3,8 +3,6 @@
 The descriptions of the fields are rendered into docs/reference/settings.md.
 """
 
-import base64
-import binascii
 import ctypes
 import difflib
 import ipaddress
@@ -19,8 +17,9 @@ from pydantic import ByteSize, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from foley.configs import DEFAULT_CLIP_SECONDS, MAX_CLIP_SECONDS, SAMPLE_RATE
-from foley.errors import ConfigError
+from foley.errors import ConfigError, ParameterError
 from foley.request import describe_validation_error
+from foley.webhook_secrets import split_secrets
 
 PREFIX = "FOLEY_"
 # Scripts, the tests, `foley download` and the image's entry point read these.
@@ -568,19 +567,11 @@ class Settings(BaseSettings):
         Raises:
             ConfigError: one is malformed. The message contains no secret.
         """
-        given = self.webhook_secret.get_secret_value().split(",") if self.webhook_secret else []
-        secrets = tuple(filter(None, (secret.strip() for secret in given)))
-        for number, secret in enumerate(secrets, start=1):
-            try:
-                key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
-            except binascii.Error:
-                key = b""
-            if not secret.startswith("whsec_") or not 24 <= len(key) <= 64:
-                raise ConfigError(
-                    f"{PREFIX}WEBHOOK_SECRET: secret number {number} is malformed; write whsec_ "
-                    "and the base64 of 24 to 64 random bytes"
-                )
-        return secrets
+        given = self.webhook_secret.get_secret_value() if self.webhook_secret else ""
+        try:
+            return split_secrets(given)
+        except ParameterError as error:
+            raise ConfigError(f"{PREFIX}WEBHOOK_SECRET: {error}") from error
 
     @property
     def jobs_database(self) -> str | None:

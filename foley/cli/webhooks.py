@@ -30,8 +30,8 @@ def verify(
         str | None,
         Parameter(
             env_var="FOLEY_WEBHOOK_SECRET",
-            help="Secret of the service. Other users can see a command's options, so prefer the "
-            "variable.",
+            help="Secret of the service, or several between commas. Other users can see a "
+            "command's options, so prefer the variable.",
         ),
     ] = None,
 ) -> int:

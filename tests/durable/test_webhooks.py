@@ -1,6 +1,7 @@
 """Webhooks, sent to real receivers on loopback."""
 
 import asyncio
+import base64
 import functools
 import itertools
 import json
@@ -9,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from standardwebhooks import Webhook as Signer
 
 from foley.client import verify_webhook
 from foley.errors import ConflictError, NotFoundError, ParameterError, RequestError
@@ -241,8 +243,13 @@ def test_a_webhook_outlives_its_job_until_it_was_delivered(
 
 
 def test_a_message_that_was_changed_is_refused() -> None:
-    with pytest.raises(ParameterError, match="secret: is malformed"):
-        verify_webhook("whsec_", b"{}", {})
+    for secret in ("whsec_", "nonsense", f"{SECRET},whsec_", SECRET.removeprefix("whsec_")):
+        with pytest.raises(ParameterError, match=r"secret: secret number . is malformed"):
+            verify_webhook(secret, b"{}", {})
+    with pytest.raises(ParameterError, match="secret: is empty"):
+        verify_webhook(" , ", b"{}", {})
+    with pytest.raises(RequestError, match="its body is no UTF-8"):
+        verify_webhook(SECRET, b"\xff", {})
     for headers in (
         {},
         {"webhook-id": "1", "webhook-timestamp": "x", "webhook-signature": "v1,AA=="},
@@ -255,6 +262,22 @@ def test_a_message_that_was_changed_is_refused() -> None:
     ):
         with pytest.raises(RequestError, match="the webhook is refused"):
             verify_webhook(SECRET, b"{}", headers)
+
+
+@pytest.mark.parametrize("signer", [0, 1])
+def test_one_of_several_secrets_has_to_have_signed(signer: int) -> None:
+    now = datetime.now(UTC)
+    body = json.dumps({"data": {"id": "1", "state": "failed", "created_at": now.isoformat()}})
+    secrets = [SECRET, f"whsec_{base64.b64encode(bytes(32)).decode()}"]
+    signature = Signer(secrets[signer]).sign("1", now, body)
+    headers = {
+        "webhook-id": "1",
+        "webhook-timestamp": str(int(now.timestamp())),
+        "webhook-signature": signature,
+    }
+    assert verify_webhook(",".join(secrets), body, headers).id == "1"
+    with pytest.raises(RequestError, match="No matching signature"):
+        verify_webhook(secrets[1 - signer], body, headers)
 
 
 def test_a_job_that_cannot_be_described_holds_up_no_other(

@@ -34,6 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "foley.quiet": set(),
     "foley.types": {"foley.configs"},
     "foley.version": set(),
+    "foley.webhook_secrets": {"foley.errors"},
     "foley.plans": set(),
     "foley.configs": {"foley.errors", "foley.plans"},
     "foley.request": {"foley.configs", "foley.errors", "foley.plans"},
@@ -104,7 +105,7 @@ ALLOWED: dict[str, set[str]] = {
     "foley": BASE | {"foley.generation", "foley.pipeline", "foley.session"},
     "foley.bulk": BASE,
     "foley.storage": BASE,
-    "foley.client/": BASE,
+    "foley.client/": BASE | {"foley.webhook_secrets"},
     "foley.v1/": set(),
     "foley.cli/": BASE
     | {
@@ -134,7 +135,7 @@ ALLOWED: dict[str, set[str]] = {
     "runners.process": BASE,
     "runners.runner_socket": BASE,
     "runners.stop_signals": BASE,
-    "runners.settings": BASE,
+    "runners.settings": BASE | {"foley.webhook_secrets"},
     "runners.status": BASE | {"runners.storage"},
     "runners.storage": {"foley.errors"},
     "runners.auth": BASE,
