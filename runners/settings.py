@@ -178,9 +178,10 @@ class Settings(BaseSettings):
         Field(
             gt=0,
             le=1,
-            description="Largest share of the places, of the uploads and of the room for results "
-            "that the requests of one API key, or of one address without a key, may hold. A "
-            "further request is refused with 429. Each may hold one. 1 for no limit.",
+            description="Largest share of the places, of the uploads, of the jobs that wait and of "
+            "the room for results that the requests of one API key, or of one address without a "
+            "key, may hold. A further request is refused with 429. Each may hold one. 1 for no "
+            "limit.",
         ),
     ] = 1.0
     max_clip_seconds: Annotated[

@@ -1,8 +1,8 @@
 """The database of the queue: SQLite for one machine, PostgreSQL for any number of them."""
 
 import sqlite3
-from collections.abc import Iterable
-from contextlib import closing
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -121,12 +121,29 @@ def create_table(engine: sa.Engine, table: sa.Table, indexes: Iterable[sa.Index]
         table: without its indexes.
         indexes: of the table.
     """
-    with engine.begin() as connection:
-        if is_shared(engine):  # two at once would make it twice, and one of them fail
-            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_TABLES_LOCK)))
+    with _begin_creating(engine) as connection:
         connection.execute(CreateTable(table, if_not_exists=True))
         for index in indexes:
             connection.execute(CreateIndex(index, if_not_exists=True))
+
+
+def create_index(engine: sa.Engine, statement: str) -> None:
+    """Create an index of ours on a table of DBOS, unless there is one.
+
+    Args:
+        engine: of the database.
+        statement: that creates it if it does not exist.
+    """
+    with _begin_creating(engine) as connection:
+        connection.execute(sa.text(statement))
+
+
+@contextmanager
+def _begin_creating(engine: sa.Engine) -> Iterator[sa.Connection]:
+    with engine.begin() as connection:
+        if is_shared(engine):  # two at once would make it twice, and one of them fail
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_TABLES_LOCK)))
+        yield connection
 
 
 def insert_if_absent(connection: sa.Connection, table: sa.Table, row: dict[str, Any]) -> None:

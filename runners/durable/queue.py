@@ -24,15 +24,13 @@ from runners.durable.database import is_shared, open_engine, prepare_database
 from runners.durable.job import UNFINISHED, Job, JobFailedError, JobState
 from runners.durable.request import JobRequest, find_output
 from runners.durable.starts import StartStore
+from runners.durable.turns import TurnStore, name_caller
 from runners.durable.webhooks import WebhookStore
-from runners.messages import Priority
 from runners.status import INTERNAL_CODE, INTERNAL_MESSAGE
 
 APPLICATION = "foley"
 QUEUE = "jobs"
 WORKFLOW = "run_job"
-# DBOS takes the smaller number first.
-PRIORITIES: dict[Priority, int] = {"interactive": 1, "bulk": 2}
 SECONDS_TO_ROOM = 30.0  # how soon a caller should ask again
 
 _STATE_OF: dict[str, JobState] = {
@@ -81,6 +79,7 @@ class JobQueue:
     Args:
         database: file of SQLite, created if missing, or the URL of PostgreSQL.
         max_waiting: how many jobs may wait.
+        key_share: largest share of them that one caller may have, above 0; each may have one.
 
     Attributes:
         engine: of the database.
@@ -88,8 +87,9 @@ class JobQueue:
         starts: times by which jobs have to be started.
     """
 
-    def __init__(self, database: Path | str, *, max_waiting: int) -> None:
+    def __init__(self, database: Path | str, *, max_waiting: int, key_share: float = 1.0) -> None:
         self._max_waiting = max_waiting
+        self._max_waiting_of_caller = max(1, int(key_share * max_waiting))
         url = prepare_database(database)
         self.engine = open_engine(url)
         self._client = DBOSClient(
@@ -106,27 +106,33 @@ class JobQueue:
         self._set_progress = sa.text(_SET_PROGRESS.format(kind=kind))
         self.webhooks = WebhookStore(self.engine)
         self.starts = StartStore(self.engine)
+        self._turns = TurnStore(self.engine, QUEUE)
 
     def close(self) -> None:
         """Close the connections."""
         self._client.destroy()
         self.engine.dispose()
 
-    def submit(self, owner: str, job_id: str, request: JobRequest) -> Job:
+    def submit(
+        self, owner: str, job_id: str, request: JobRequest, *, caller: str | None = None
+    ) -> Job:
         """Add a job, and return it; nothing is added if the queue has one with this id.
 
         Args:
             owner: see `runners.auth.ApiKeys.owner_of`.
             job_id: of the job.
             request: what to do, whose files are in place.
+            caller: whose turn it takes, see `runners.auth.caller_of`; the owner's by default.
         """
+        caller = owner if caller is None else caller
         options: EnqueueOptions = {
             "workflow_name": WORKFLOW,
             "queue_name": QUEUE,
             "workflow_id": job_id,
             "workflow_id_reuse_policy": "return-existing",
-            "priority": PRIORITIES[request.options.priority],
+            "priority": self._turns.choose(caller, request.options.priority),
             "authenticated_user": _name_user(owner),
+            "authenticated_roles": name_caller(caller)[1],
         }
         self._client.enqueue(
             options, job_id, owner, request.model_dump(mode="json", exclude_unset=True)
@@ -154,18 +160,23 @@ class JobQueue:
             num_starts=0,
         )
 
-    def check_room(self) -> None:
-        """Return if a further job may wait.
+    def check_room(self, caller: str) -> None:
+        """Return if a further job of a caller may wait.
+
+        Args:
+            caller: see `runners.auth.caller_of`.
 
         Raises:
-            BusyError: as many wait as may.
+            BusyError: as many wait as may, of all callers or of this one.
         """
+        if self._max_waiting_of_caller < self._max_waiting:
+            num_waiting = self._turns.count(caller)
+            if num_waiting >= self._max_waiting_of_caller:
+                raise _refuse(f"{num_waiting} jobs of this caller wait, its share")
         with self.engine.connect() as connection:
             num_waiting = connection.execute(_COUNT_WAITING).scalar_one()
         if num_waiting >= self._max_waiting:
-            busy = BusyError(f"{num_waiting} jobs wait, the limit; try again later")
-            busy.retry_after_seconds = SECONDS_TO_ROOM
-            raise busy
+            raise _refuse(f"{num_waiting} jobs wait, the limit")
 
     def find(self, owner: str, job_id: str) -> Job:
         """Return a job.
@@ -286,6 +297,12 @@ class JobQueue:
         """Return the ids of all jobs."""
         found = self._client.list_workflows(name=WORKFLOW, load_input=False, load_output=False)
         return [status.workflow_id for status in found]
+
+
+def _refuse(reason: str) -> BusyError:
+    busy = BusyError(f"{reason}; try again later")
+    busy.retry_after_seconds = SECONDS_TO_ROOM
+    return busy
 
 
 def _name_user(owner: str) -> str:

@@ -1,7 +1,7 @@
 """Receive the upload of a job and accept it: what HTTP and gRPC have in common."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,9 @@ from runners.settings import Settings
 if TYPE_CHECKING:  # the queue's library takes a second to import
     from runners.durable.service import JobService
 
-Read = Callable[[Path, Upload], Coroutine[Any, Any, JobOptions]]
+# Called with the idempotency key, or None, before the clip is read.
+Admit = Callable[[str | None], Awaitable[None]]
+Read = Callable[[Path, Upload, Admit], Coroutine[Any, Any, JobOptions]]
 
 
 class JobReception:
@@ -57,33 +59,35 @@ class JobReception:
         # By name, since a job is also accepted while the model loads.
         self._adapters = [path.stem for path in find_files(settings.adapters or "")]
 
-    async def submit(
-        self, owner: str, caller: str, read: Read, *, find_key: Callable[[], str | None], root: str
-    ) -> Job:
+    async def submit(self, owner: str, caller: str, read: Read, *, root: str) -> Job:
         """Accept a job.
 
         Args:
             owner: see `runners.auth.ApiKeys.owner_of`.
-            caller: whose share of the uploads it is; see `Intake.receive`.
+            caller: whose share of the uploads and of the queue it is; see `Intake.receive`.
             read: stores the clip in a folder, as `runners.handoff.CLIP`, and returns the options.
-            find_key: returns the idempotency key, once the options were read; None for none.
             root: path below which the caller reached the service.
 
         Raises:
             ConflictError: the idempotency key was used for another request.
             FoleyError: as for a generation, before the work begins.
         """
+        keys: list[str | None] = []
+
+        async def admit(key: str | None) -> None:
+            keys.append(key)
+            await asyncio.to_thread(self.jobs.check_room, owner, caller, key)
+
         with (
             self._ending.accept_work("job"),
             self._intake.receive(caller) as upload,
             self.jobs.files.receive() as folder,
         ):
-            await asyncio.to_thread(self.jobs.queue.check_room)
             limit_seconds = self._settings.request_timeout_seconds
             try:
                 async with asyncio.timeout(limit_seconds):
                     options = await run_until_cancelled(
-                        self._receive(read, folder, upload, owner),
+                        self._receive(read(folder, upload, admit), folder, upload, owner),
                         self._ending.wait_for_cut_off(),
                     )
             except TimeoutError as error:
@@ -109,14 +113,21 @@ class JobReception:
                 owner,
                 folder,
                 settled,
+                caller=caller,
                 upload=options.upload,
-                idempotency_key=find_key(),
+                idempotency_key=keys[0],
                 root=root,
             )
 
-    async def _receive(self, read: Read, folder: Path, upload: Upload, owner: str) -> JobOptions:
+    async def _receive(
+        self,
+        reading: Coroutine[Any, Any, JobOptions],
+        folder: Path,
+        upload: Upload,
+        owner: str,
+    ) -> JobOptions:
         """Store what a job needs, and return its options."""
-        options = await run_until_cancelled(read(folder, upload), upload.watch_rate())
+        options = await run_until_cancelled(reading, upload.watch_rate())
         return await self._clips.load(options, folder, upload, owner)
 
     async def cancel(self, owner: str, job_id: str) -> Job:

@@ -8,7 +8,14 @@ from pathlib import Path
 
 import structlog
 
-from foley.errors import ConfigError, ConflictError, NotFoundError, ParameterError, StorageFullError
+from foley.errors import (
+    BusyError,
+    ConfigError,
+    ConflictError,
+    NotFoundError,
+    ParameterError,
+    StorageFullError,
+)
 from foley.storage import require_library
 from runners.buckets import check_prefix
 from runners.durable.executor_settings import ExecutorSettings
@@ -60,7 +67,11 @@ class JobService:
             )
             if isinstance(self.files, JobFiles) and (num_lost := self.files.keep_lost()):
                 _tell_lost(self.files.database, num_lost)
-            self.queue = JobQueue(executor.find_database(), max_waiting=settings.max_jobs)
+            self.queue = JobQueue(
+                executor.find_database(),
+                max_waiting=settings.max_jobs,
+                key_share=settings.key_share,
+            )
         except OSError as error:
             raise ConfigError(f"FOLEY_JOBS_DIR: {error}") from error
         self.keep_seconds = settings.keep_jobs_seconds
@@ -83,12 +94,30 @@ class JobService:
         self._launcher.close()
         self.queue.close()
 
+    def check_room(self, owner: str, caller: str, idempotency_key: str | None) -> None:
+        """Return if a further job may wait; the repetition of one needs no room.
+
+        Args:
+            owner: see `runners.auth.ApiKeys.owner_of`.
+            caller: whose share it takes, see `runners.auth.caller_of`.
+            idempotency_key: of the request; None for none.
+
+        Raises:
+            BusyError: as many wait as may, of all callers or of this one.
+        """
+        try:
+            self.queue.check_room(caller)
+        except BusyError:
+            if idempotency_key is None or not self._find(owner, _make_id(owner, idempotency_key)):
+                raise
+
     def accept(
         self,
         owner: str,
         received: Path,
         request: JobRequest,
         *,
+        caller: str | None = None,
         upload: str | None,
         idempotency_key: str | None,
         root: str,
@@ -99,6 +128,7 @@ class JobService:
             owner: see `runners.auth.ApiKeys.owner_of`.
             received: of `JobFiles.receive`.
             request: with nothing left to chance.
+            caller: whose turn it takes, see `runners.auth.caller_of`; the owner's by default.
             upload: id of the upload that is its clip; None without one.
             idempotency_key: the same request under the same key is the same job; None for none.
             root: path below which the caller reached the service.
@@ -116,9 +146,12 @@ class JobService:
             check_prefix("output", request.output, self._buckets, "FOLEY_OUTPUT_BUCKETS")
         job_id = uuid.uuid4().hex
         if idempotency_key is not None:
-            job_id = hashlib.sha256(f"{owner}/{idempotency_key}".encode()).hexdigest()[:32]
+            job_id = _make_id(owner, idempotency_key)
             if (known := self._find(owner, job_id)) is not None:
                 _check_same(known, request)
+                # The job has its clip already. What was uploaded again would lie there for a day.
+                if upload is not None and self.uploads.find_complete(owner, upload) is not None:
+                    self.uploads.remove(upload)
                 return known
         if request.start_by is not None and request.start_by <= datetime.now(UTC):
             raise ParameterError(
@@ -135,7 +168,7 @@ class JobService:
             )
         if accepted.start_by is not None:
             self.queue.starts.add(job_id, accepted.start_by)
-        job = self.queue.submit(owner, job_id, accepted)
+        job = self.queue.submit(owner, job_id, accepted, caller=caller)
         if upload is not None:
             self.uploads.remove(upload)
         return job
@@ -204,6 +237,10 @@ class JobService:
             return self.queue.find(owner, job_id)
         except NotFoundError:
             return None
+
+
+def _make_id(owner: str, idempotency_key: str) -> str:
+    return hashlib.sha256(f"{owner}/{idempotency_key}".encode()).hexdigest()[:32]
 
 
 def _tell_lost(database: Path, num_lost: int) -> None:

@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,7 +21,11 @@ from foley.errors import BusyError, ConflictError, NotFoundError, StorageFullErr
 from runners.durable.files import JOB_ID, MIN_ROOM_BYTES
 
 KEEP_SECONDS = 86_400.0  # after the last byte
+# Where room is short, an unfinished upload of which nothing came for so long makes room. Else two
+# that were begun and never sent would keep all others away for a day.
+IDLE_SECONDS = 600.0
 MAX_UPLOADS = 1000
+MIN_RETRY_SECONDS = 5.0
 FOLDER = "clips"
 DATA = "data"
 DESCRIPTION = "upload.json"
@@ -52,7 +56,8 @@ class UploadStore:
     Args:
         folder: of the jobs.
         max_bytes: that all uploads may have together.
-        key_share: largest share of them that the uploads of one caller may take, above 0.
+        key_share: largest share of them, and of `MAX_UPLOADS`, that the uploads of one caller may
+            take, above 0; each may have one.
     """
 
     def __init__(self, folder: Path, *, max_bytes: int, key_share: float) -> None:
@@ -60,6 +65,7 @@ class UploadStore:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._max_bytes = max_bytes
         self._max_bytes_of_caller = key_share * max_bytes
+        self._max_uploads_of_caller = max(1, int(key_share * MAX_UPLOADS))
 
     def create(self, owner: str, caller: str, num_bytes: int, metadata: str) -> StoredUpload:
         """Set room aside for an upload.
@@ -71,7 +77,8 @@ class UploadStore:
             metadata: visible ASCII.
 
         Raises:
-            BusyError: the uploads together, or those of the caller, would be too many or too large.
+            BusyError: the uploads together, or those of the caller, would be too many or too large,
+                and none of them may be dropped.
             StorageFullError: the disk has no room for it.
         """
         remove_old_uploads(self._folder)
@@ -193,29 +200,56 @@ class UploadStore:
         shutil.rmtree(self._folder / upload_id, ignore_errors=True)
 
     def _check_room(self, caller: str, num_bytes: int) -> None:
-        num_uploads = promised = of_caller = missing = 0
+        """Return if there is room, once idle uploads were dropped that stand in the way."""
+        kept = sorted(self._list_kept(), key=lambda one: one.changed_at)
+        while (refusal := self._find_refusal(kept, caller, num_bytes)) is not None:
+            reason, in_the_way = refusal
+            idle = next((one for one in in_the_way if one.is_idle), None)
+            if idle is None:
+                raise _refuse(reason, in_the_way)
+            self.remove(idle.upload.id)
+            kept.remove(idle)
+        missing = sum(one.num_missing for one in kept)
+        stats = os.statvfs(self._folder)
+        if stats.f_bavail * stats.f_frsize < missing + num_bytes + MIN_ROOM_BYTES:
+            raise StorageFullError()
+
+    def _list_kept(self) -> Iterator["_KeptUpload"]:
         for folder in self._folder.iterdir():
             if not JOB_ID.fullmatch(folder.name):
                 continue
             with contextlib.suppress(FileNotFoundError):
                 upload = StoredUpload(**json.loads((folder / DESCRIPTION).read_text()))
-                num_uploads += 1
-                promised += upload.num_bytes
-                of_caller += upload.num_bytes if upload.caller == caller else 0
-                missing += upload.num_bytes - (folder / DATA).stat().st_size
-        if of_caller and of_caller + num_bytes > self._max_bytes_of_caller:
-            raise BusyError(
-                f"the uploads of this caller would have {of_caller + num_bytes} bytes, more than "
-                f"its share of {self._max_bytes_of_caller:.0f}; submit their jobs, or delete some"
+                stat = (folder / DATA).stat()
+                yield _KeptUpload(upload, upload.num_bytes - stat.st_size, stat.st_mtime)
+
+    def _find_refusal(
+        self, kept: Sequence["_KeptUpload"], caller: str, num_bytes: int
+    ) -> tuple[str, Sequence["_KeptUpload"]] | None:
+        """Return why a further upload has no room, and which ones take it; None if it has."""
+        own = [one for one in kept if one.upload.caller == caller]
+        own_bytes = num_bytes + sum(one.upload.num_bytes for one in own)
+        if own and own_bytes > self._max_bytes_of_caller:
+            return (
+                f"the uploads of this caller would have {own_bytes} bytes, more than its share of "
+                f"{self._max_bytes_of_caller:.0f}; submit their jobs, or delete some",
+                own,
             )
-        if promised + num_bytes > self._max_bytes or num_uploads >= MAX_UPLOADS:
-            raise BusyError(
-                f"all uploads together would have {promised + num_bytes} bytes, the limit is "
-                f"{self._max_bytes}; try again later"
+        if len(own) >= self._max_uploads_of_caller:
+            return (
+                f"this caller has {len(own)} uploads, its share; submit their jobs, or delete some",
+                own,
             )
-        stats = os.statvfs(self._folder)
-        if stats.f_bavail * stats.f_frsize < missing + num_bytes + MIN_ROOM_BYTES:
-            raise StorageFullError()
+        all_bytes = num_bytes + sum(one.upload.num_bytes for one in kept)
+        if all_bytes > self._max_bytes:
+            return (
+                f"all uploads together would have {all_bytes} bytes, the limit is "
+                f"{self._max_bytes}; try again later",
+                kept,
+            )
+        if len(kept) >= MAX_UPLOADS:
+            return f"there are {len(kept)} uploads, the limit; try again later", kept
+        return None
 
     @contextlib.contextmanager
     def _lock_folder(self) -> Iterator[None]:
@@ -234,6 +268,32 @@ class UploadStore:
             return self._path(upload).stat()
         except FileNotFoundError as error:
             raise NotFoundError("there is no such upload; it was deleted") from error
+
+
+@dataclass(frozen=True)
+class _KeptUpload:
+    upload: StoredUpload
+    num_missing: int  # bytes that have not come
+    changed_at: float  # Unix time of the last byte
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it makes room for others now."""
+        return self.drops_at <= time.time()
+
+    @property
+    def drops_at(self) -> float:
+        """The Unix time from which it makes room for others."""
+        is_whole = self.upload.num_bytes > 0 and self.num_missing == 0
+        return self.changed_at + (KEEP_SECONDS if is_whole else IDLE_SECONDS)
+
+
+def _refuse(reason: str, in_the_way: Iterable[_KeptUpload]) -> BusyError:
+    busy = BusyError(reason)
+    seconds = min(one.drops_at for one in in_the_way) - time.time()
+    # The job of an upload may be submitted at any time, and then there is room too.
+    busy.retry_after_seconds = min(IDLE_SECONDS, max(MIN_RETRY_SECONDS, seconds))
+    return busy
 
 
 def remove_old_uploads(folder: Path) -> None:

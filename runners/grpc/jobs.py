@@ -23,7 +23,7 @@ from foley.v1 import foley_pb2 as proto
 from foley.v1.foley_pb2_grpc import JobServiceServicer
 from runners.auth import ApiKeys
 from runners.durable.job import JOB_STATES, UNFINISHED, Job, JobState, Webhook
-from runners.durable.reception import JobReception
+from runners.durable.reception import Admit, JobReception
 from runners.durable.request import JobOptions, check_key
 from runners.grpc import JOB_SERVICE
 from runners.grpc.boundary import guard_call
@@ -82,16 +82,21 @@ class JobServicer(JobServiceServicer):
                 more["start_by"] = _read_time(options.start_by)
             return parse_options(options.generation, JobOptions, more)
 
-        async def read(folder: Path, upload: Upload) -> JobOptions:
-            max_bytes = self._settings.max_upload_bytes
-            return await read_clip(requests, folder, parse, max_bytes=max_bytes, upload=upload)
+        async def read(folder: Path, upload: Upload, admit: Admit) -> JobOptions:
+            return await read_clip(
+                requests,
+                folder,
+                parse,
+                max_bytes=self._settings.max_upload_bytes,
+                upload=upload,
+                admit=lambda: admit(keys[0] if keys else None),
+            )
 
         async with self._guard(context, "SubmitJob") as caller:
             job = await self._reception.submit(
                 caller.owner,
                 caller.caller,
                 read,
-                find_key=lambda: keys[0] if keys else None,
                 root="",
             )
             return await self._describe(job)

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -44,6 +44,7 @@ async def read_clip(
     *,
     max_bytes: int,
     upload: Upload,
+    admit: Callable[[], Awaitable[None]] | None = None,
 ) -> Options:
     """Store the clip of a call in `folder`, as `runners.handoff.CLIP`; return its options.
 
@@ -57,6 +58,7 @@ async def read_clip(
         parse: returns the options of the part `options`.
         max_bytes: limit of the clip, checked while it is read.
         upload: counts the bytes that have arrived.
+        admit: called when the options were read, before the first chunk.
 
     Raises:
         ParameterError: an option is out of bounds, or the messages are in another order.
@@ -72,6 +74,8 @@ async def read_clip(
                 if options is not None:
                     raise ParameterError("options: given twice")
                 options = parse(message.options)
+                if admit is not None:
+                    await admit()
             elif options is None:
                 raise ParameterError("options: missing; send them in the first message")
             elif part in _FILES:

@@ -12,7 +12,7 @@ from starlette.routing import Route
 from foley.errors import ConflictError, ParameterError
 from runners.durable.description import describe_job
 from runners.durable.job import JOB_STATES, UNFINISHED, Job, JobState
-from runners.durable.reception import JobReception
+from runners.durable.reception import Admit, JobReception
 from runners.durable.request import JobOptions, check_key
 from runners.http.forms import read_form
 from runners.http.job_bodies import format_event
@@ -58,7 +58,8 @@ class JobHandlers:
         if key is not None:
             check_key(key, "Idempotency-Key")
 
-        async def read(folder: Path, upload: Upload) -> JobOptions:
+        async def read(folder: Path, upload: Upload, admit: Admit) -> JobOptions:
+            await admit(key)
             max_bytes = self._settings.max_upload_bytes
             if is_json(request):
                 return await read_json(request, JobOptions, max_bytes=max_bytes, upload=upload)
@@ -68,7 +69,6 @@ class JobHandlers:
             request.scope["foley.owner"],
             request.scope["foley.caller"],
             read,
-            find_key=lambda: key,
             root=find_root(request),
         )
         body = await self._describe(request, job)

@@ -101,6 +101,46 @@ def test_jobs_are_listed_by_state_in_pages_the_newest_first(queue: JobQueue) -> 
     assert created == sorted(created, reverse=True)
 
 
+def list_in_order(queue: JobQueue) -> str:
+    """Return the ids of the jobs that wait, as they will be started."""
+    waiting = [job for owner in "ab" for job in queue.list_jobs(owner, "queued", limit=100)]
+    return "".join(job.id for job in sorted(waiting, key=queue.count_ahead))
+
+
+def test_callers_take_turns_however_many_jobs_of_one_wait(queue: JobQueue) -> None:
+    for job_id in "1234":
+        queue.submit("a", job_id, make_request())
+    for job_id in "56":
+        queue.submit("b", job_id, make_request())
+    assert list_in_order(queue) == "152634"
+    for job_id in "125":  # as if they were begun
+        queue.cancel("b" if job_id == "5" else "a", job_id)
+    queue.submit("b", "7", make_request())
+    queue.submit("b", "8", make_request(priority="interactive"))
+    queue.submit("a", "9", make_request(priority="interactive"))
+    assert list_in_order(queue) == "896374"
+
+
+def test_turns_are_those_of_addresses_where_there_are_no_keys(queue: JobQueue) -> None:
+    for job_id, address in (("1", "a"), ("2", "a"), ("3", "b")):
+        queue.submit("", job_id, make_request(), caller=address)
+    waiting = sorted(queue.list_jobs("", limit=9), key=queue.count_ahead)
+    assert "".join(job.id for job in waiting) == "132"
+
+
+def test_one_caller_leaves_room_for_others(tmp_path: Path) -> None:
+    queue = JobQueue(tmp_path / "jobs.sqlite", max_waiting=5, key_share=0.5)
+    for job_id in "12":
+        queue.check_room("a")
+        queue.submit("a", job_id, make_request())
+    with pytest.raises(BusyError, match="2 jobs of this caller wait, its share"):
+        queue.check_room("a")
+    queue.check_room("b")
+    queue.cancel("a", "1")
+    queue.check_room("a")
+    queue.close()
+
+
 def test_the_place_in_the_queue_counts_interactive_jobs_first(queue: JobQueue) -> None:
     queue.submit(OWNER, "bulk", make_request())
     queue.submit("", "interactive", make_request(priority="interactive"))
@@ -110,13 +150,13 @@ def test_the_place_in_the_queue_counts_interactive_jobs_first(queue: JobQueue) -
 
 def test_a_full_queue_refuses_and_says_when_to_ask_again(queue: JobQueue) -> None:
     for job_id in "123":
-        queue.check_room()
+        queue.check_room(OWNER)
         queue.submit(OWNER, job_id, make_request())
     with pytest.raises(BusyError, match="3 jobs wait, the limit") as caught:
-        queue.check_room()
+        queue.check_room(OWNER)
     assert caught.value.retry_after_seconds
     queue.cancel(OWNER, "1")
-    queue.check_room()
+    queue.check_room(OWNER)
 
 
 def test_only_a_job_that_has_ended_is_deleted(queue: JobQueue) -> None:

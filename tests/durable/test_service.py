@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from foley.errors import ConflictError, NotFoundError, ParameterError
+from foley.errors import BusyError, ConflictError, NotFoundError, ParameterError
 from runners.durable import files
 from runners.durable.job import Job
 from runners.durable.request import JobOptions, JobRequest
@@ -81,12 +81,27 @@ def test_a_clip_is_the_same_whichever_way_it_came(service: JobService) -> None:
     job = accept(service, "key", prompt="rain")
     again = upload_clip(service, b"clip")
     assert accept(service, "key", prompt="rain", upload=again).id == job.id
+    with pytest.raises(NotFoundError):  # the job has it, and nothing is left behind
+        service.uploads.find(OWNER, again)
+    other = upload_clip(service, b"other")
     with pytest.raises(ConflictError):
-        accept(service, "key", prompt="rain", upload=upload_clip(service, b"other"))
+        accept(service, "key", prompt="rain", upload=other)
+    assert service.uploads.find_complete(OWNER, other) is not None
     with pytest.raises(ConflictError):  # which is not known, and not taken by this job
         accept(service, "key", prompt="rain", upload="0" * 32)
     first = accept(service, "sent in pieces", upload=upload_clip(service, b"clip"))
     assert accept(service, "sent in pieces").id == first.id
+
+
+def test_a_full_queue_still_knows_its_jobs(tmp_path: Path) -> None:
+    service = JobService(Settings(jobs_dir=tmp_path, max_jobs=1))
+    service.check_room(OWNER, OWNER, None)
+    accept(service, "key", prompt="rain")
+    service.check_room(OWNER, OWNER, "key")
+    for owner, key in ((OWNER, None), (OWNER, "other"), ("b" * 64, "key")):
+        with pytest.raises(BusyError, match="1 jobs wait, the limit"):
+            service.check_room(owner, owner, key)
+    service.close()
 
 
 def test_the_jobs_of_the_first_version_are_known(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """Durable jobs over gRPC, on the server whose jobs tests/http/test_jobs.py has over HTTP."""
 
 import asyncio
-from collections.abc import Iterator
+import contextlib
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -149,36 +150,67 @@ def test_every_option_of_a_job_is_one_over_grpc_too() -> None:
     assert fields == {*OF_THE_JOB, "generation", "idempotency_key"}
 
 
-def test_a_watch_ends_with_the_service_and_does_not_hold_it_up(tmp_path: Path) -> None:
-    settings = Settings(jobs_dir=tmp_path)
+@contextlib.asynccontextmanager
+async def serve_jobs(settings: Settings) -> AsyncIterator[tuple[JobService, JobServicer, str]]:
+    """The calls about jobs, in this process and without an executor, and their address."""
+    assert settings.jobs_dir is not None
+    jobs = JobService(settings)
+    reception = JobReception(
+        settings,
+        jobs,
+        make_intake(settings),
+        ClipLoader(settings),
+        Ending(5.0),
+        CancellationRegistry(settings.jobs_dir / "requests"),
+    )
+    servicer = JobServicer(settings, reception, ApiKeys(()))
+    server = grpc.aio.server()
+    add_JobServiceServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    yield jobs, servicer, f"127.0.0.1:{port}"
+    await server.stop(None)
+    jobs.close()
 
+
+def test_a_watch_ends_with_the_service_and_does_not_hold_it_up(tmp_path: Path) -> None:
     async def watch() -> tuple[proto.Job, grpc.StatusCode]:
-        jobs = JobService(settings)
-        reception = JobReception(
-            settings,
-            jobs,
-            make_intake(settings),
-            ClipLoader(settings),
-            Ending(5.0),
-            CancellationRegistry(tmp_path / "requests"),
-        )
-        servicer = JobServicer(settings, reception, ApiKeys(()))
-        server = grpc.aio.server()
-        add_JobServiceServicer_to_server(servicer, server)
-        port = server.add_insecure_port("127.0.0.1:0")
-        await server.start()
-        with jobs.files.receive() as folder:
-            request = JobRequest.settle(JobOptions(prompt="rain", duration_seconds=1), None)
-            job = jobs.accept("", folder, request, upload=None, idempotency_key=None, root="")
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            call = JobServiceStub(channel).WatchJob(proto.WatchJobRequest(id=job.id))
-            first = await call.read()
-            servicer.end_watches()
-            code = await call.code()
-        await server.stop(None)
-        jobs.close()
-        return first, code
+        async with serve_jobs(Settings(jobs_dir=tmp_path)) as (jobs, servicer, address):
+            with jobs.files.receive() as folder:
+                request = JobRequest.settle(JobOptions(prompt="rain", duration_seconds=1), None)
+                job = jobs.accept("", folder, request, upload=None, idempotency_key=None, root="")
+            async with grpc.aio.insecure_channel(address) as channel:
+                call = JobServiceStub(channel).WatchJob(proto.WatchJobRequest(id=job.id))
+                first = await call.read()
+                servicer.end_watches()
+                return first, await call.code()
 
     first, code = asyncio.run(watch())
     assert (first.state, first.queue_position) == ("queued", 0)
     assert code == grpc.StatusCode.UNAVAILABLE
+
+
+def test_a_full_queue_takes_a_repetition_and_reads_no_clip_of_another(tmp_path: Path) -> None:
+    rain = proto.GenerateOptions(prompt="rain", duration_seconds=1)
+
+    async def send(channel: grpc.aio.Channel, key: str | None) -> proto.Job:
+        async def list_messages() -> AsyncIterator[proto.SubmitJobRequest]:
+            options = proto.JobOptions(generation=rain, idempotency_key=key)
+            yield proto.SubmitJobRequest(options=options)
+            if key != "first":  # no chunk ever comes; the answer does not wait for one
+                await asyncio.Event().wait()
+
+        return await JobServiceStub(channel).SubmitJob(list_messages())
+
+    async def submit_all() -> None:
+        async with (
+            serve_jobs(Settings(jobs_dir=tmp_path, max_jobs=1)) as (_, _, address),
+            grpc.aio.insecure_channel(address) as channel,
+        ):
+            job = await send(channel, "first")
+            assert (await send(channel, "first")).id == job.id
+            for key in ("second", None):
+                with pytest.raises(grpc.RpcError, match="1 jobs wait, the limit"):
+                    await send(channel, key)
+
+    asyncio.run(submit_all())

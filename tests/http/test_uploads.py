@@ -1,7 +1,9 @@
 """Resumable uploads, by the public client tuspy and by hand, on the shared server."""
 
 import io
+import os
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from tusclient.client import TusClient
 
 from foley.errors import BusyError, ConflictError, NotFoundError
 from runners.durable import uploads
-from runners.durable.uploads import UploadStore, remove_old_uploads
+from runners.durable.uploads import StoredUpload, UploadStore, remove_old_uploads
 from tests.conftest import MAX_UPLOAD_BYTES
 from tests.http.test_jobs import FEW_STEPS, submit, wait_for_end
 from tests.media.clips import list_packets
@@ -168,6 +170,49 @@ def test_uploads_have_bounds_together_and_for_each_caller(store: UploadStore) ->
         store.create("c", "c", 101, "")
     store.remove(first.id)
     store.create("c", "c", 101, "")
+
+
+def test_one_caller_leaves_others_a_number_of_uploads(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(uploads, "MAX_UPLOADS", 4)
+    store = UploadStore(tmp_path, max_bytes=1000, key_share=0.5)
+    for _ in range(2):
+        store.create("a", "a", 0, "")
+    with pytest.raises(BusyError, match="this caller has 2 uploads, its share"):
+        store.create("a", "a", 0, "")
+    for caller in "bc":
+        store.create(caller, caller, 0, "")
+    with pytest.raises(BusyError, match="there are 4 uploads, the limit") as refused:
+        store.create("d", "d", 0, "")
+    assert uploads.IDLE_SECONDS - 60 < refused.value.retry_after_seconds <= uploads.IDLE_SECONDS
+
+
+def test_what_was_begun_and_not_sent_makes_room_for_others(
+    store: UploadStore, tmp_path: Path
+) -> None:
+    def rest(upload: StoredUpload, seconds: float) -> None:
+        then = time.time() - seconds
+        os.utime(tmp_path / "clips" / upload.id / "data", (then, then))
+
+    whole, idle, idler = (store.create(owner, owner, 333, "") for owner in "abc")
+    with store.open(whole, 0) as writer:
+        writer.write(bytes(333))
+    rest(whole, uploads.IDLE_SECONDS + 100)
+    with pytest.raises(BusyError):
+        store.create("d", "d", 300, "")
+    rest(idle, uploads.IDLE_SECONDS + 1)
+    rest(idler, uploads.IDLE_SECONDS + 2)
+    store.create("d", "d", 300, "")
+    with pytest.raises(NotFoundError):
+        store.find("c", idler.id)
+    for upload in (whole, idle):
+        assert store.find(upload.owner, upload.id) == upload
+    rest(whole, uploads.KEEP_SECONDS - 60)
+    rest(idle, 0)
+    with pytest.raises(BusyError) as refused:
+        store.create("e", "e", 300, "")
+    assert 30 < refused.value.retry_after_seconds <= 60
 
 
 def test_an_upload_is_its_owners_alone(store: UploadStore, tmp_path: Path) -> None:
