@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import structlog
+from sqlalchemy.exc import SQLAlchemyError
 
 from foley.errors import (
     BusyError,
@@ -28,6 +29,7 @@ from runners.durable.request import JobRequest
 from runners.durable.uploads import UploadStore
 from runners.handoff import CLIP
 from runners.settings import Settings
+from runners.storage import is_storage_full
 
 log = structlog.get_logger(__name__)
 
@@ -229,7 +231,14 @@ class JobService:
             NotFoundError: there is none, or it belongs to another owner.
             ConflictError: it waits or runs.
         """
-        self.queue.delete(owner, job_id)
+        try:
+            self.queue.delete(owner, job_id)
+        except SQLAlchemyError as error:
+            if not is_storage_full(error):
+                raise
+            # The queue can note nothing more. What the caller gives up makes room for that.
+            self.files.remove(job_id)
+            self.queue.delete(owner, job_id)
         self.files.remove(job_id)
 
     def _find(self, owner: str, job_id: str) -> Job | None:

@@ -1,13 +1,16 @@
 """What an API process does with jobs, without an executor."""
 
+import contextlib
 import os
 import sqlite3
+import subprocess
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from sqlalchemy.exc import SQLAlchemyError
 
 from foley.errors import BusyError, ConflictError, NotFoundError, ParameterError
 from runners.durable import files
@@ -55,6 +58,33 @@ def test_a_running_job_tells_that_the_disk_is_full(
     assert service.find(OWNER, job.id).progress["code"] == "storage_full"
     monkeypatch.setattr(files, "FULL_BYTES", 0)
     assert service.find(OWNER, job.id).progress == {}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a file system")
+def test_a_job_can_be_deleted_where_the_disk_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "MIN_ROOM_BYTES", 0)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(tmp_path)]
+    if subprocess.run(mount, check=False).returncode:
+        pytest.skip("this machine mounts nothing")
+    try:
+        service = JobService(Settings(jobs_dir=tmp_path))
+        job = accept(service, prompt="rain")
+        service.files.clip(job.id).write_bytes(bytes(2_000_000))
+        service.queue.cancel(OWNER, job.id)
+        other = (tmp_path / "other").open("wb", buffering=0)
+        with other, contextlib.suppress(OSError):
+            while other.write(bytes(4096)):
+                pass
+        with pytest.raises(SQLAlchemyError, match="full"):
+            service.queue.delete(OWNER, job.id)
+        service.delete(OWNER, job.id)
+        with pytest.raises(NotFoundError):
+            service.find(OWNER, job.id)
+        service.close()
+    finally:
+        subprocess.run(["umount", "-l", str(tmp_path)], check=True)
 
 
 def test_a_job_takes_its_upload_once_and_its_key_gives_it_again(service: JobService) -> None:

@@ -215,6 +215,7 @@ ALLOWED: dict[str, set[str]] = {
         "runners.messages",
         "runners.process",
         "runners.settings",
+        "runners.storage",
         "runners.status",
     },
     "runners.http/": BASE
