@@ -10,9 +10,11 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import grpc
 
+from foley.atomic import atomic_path
 from foley.v1.foley_pb2 import GenerateOptions, GenerateRequest
 from foley.v1.foley_pb2_grpc import FoleyServiceStub
 
@@ -20,12 +22,11 @@ CHUNK_BYTES = 256 * 1024
 TIMEOUT_SECONDS = 300
 
 
-def make_requests(clip: Path, prompt: str) -> Iterator[GenerateRequest]:
+def make_requests(clip: BinaryIO, prompt: str) -> Iterator[GenerateRequest]:
     """Yield the options, and then the clip in chunks."""
     yield GenerateRequest(options=GenerateOptions(prompt=prompt, format="mp4"))
-    with clip.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            yield GenerateRequest(chunk=chunk)
+    while chunk := clip.read(CHUNK_BYTES):
+        yield GenerateRequest(chunk=chunk)
 
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -38,10 +39,18 @@ args = parser.parse_args()
 key = os.environ.get("FOLEY_API_KEY")
 metadata = [("authorization", f"Bearer {key}")] if key else []
 try:
-    with grpc.insecure_channel(args.server) as channel, args.output.open("wb") as output:
-        requests = make_requests(args.clip, args.prompt)
+    clip = args.clip.open("rb")
+except OSError as error:
+    sys.exit(f"{args.clip} cannot be read ({error.strerror}); check the path")
+try:
+    with (
+        clip,
+        atomic_path(args.output) as partial,  # the output appears whole, or stays as it was
+        partial.open("wb") as output,
+        grpc.insecure_channel(args.server) as channel,
+    ):
         call = FoleyServiceStub(channel).Generate(
-            requests, timeout=TIMEOUT_SECONDS, metadata=metadata
+            make_requests(clip, args.prompt), timeout=TIMEOUT_SECONDS, metadata=metadata
         )
         for response in call:
             event = response.WhichOneof("event")
@@ -51,7 +60,8 @@ try:
                 print(f"seed {response.result.files[0].seed}")
             elif event == "chunk":  # of the only file
                 output.write(response.chunk.data)
+except OSError as error:
+    sys.exit(f"{args.output} cannot be written ({error.strerror}); name another file")
 except grpc.RpcError as error:
-    args.output.unlink(missing_ok=True)
     sys.exit(f"{error.code().name}: {error.details()}")
 print(f"{args.output}: {args.output.stat().st_size} bytes")

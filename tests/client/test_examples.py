@@ -13,6 +13,7 @@ import av
 import pytest
 
 from foley.plans import TINY_PLAN
+from runners.process import find_free_port
 from tests.patience import scale
 from tests.server import ROOT, Server
 
@@ -170,6 +171,30 @@ def test_call_grpc_leaves_no_file_when_the_call_fails(
     assert done.returncode == 1
     assert done.stderr.startswith("INVALID_ARGUMENT: ")
     assert not output.exists()
+
+
+@pytest.mark.parametrize("is_clip_there", [True, False])
+def test_call_grpc_keeps_what_was_there_when_it_fails(
+    run_example: RunExample, clip: Path, tmp_path: Path, is_clip_there: bool
+) -> None:
+    given, output = clip if is_clip_there else tmp_path / "missing.mp4", tmp_path / "out.mp4"
+    output.write_text("an earlier result")
+    server = f"127.0.0.1:{find_free_port()}"  # nobody listens there
+    done = run_example("call_grpc.py", given, output, "--server", server)
+    told = "UNAVAILABLE: " if is_clip_there else f"{given} cannot be read (No such file"
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(told)
+    assert output.read_text() == "an earlier result"
+    assert list(tmp_path.iterdir()) == [output]
+
+
+def test_call_grpc_says_where_it_cannot_write(
+    run_example: RunExample, clip: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "missing" / "out.mp4"
+    done = run_example("call_grpc.py", clip, output)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"{output} cannot be written (No such file")
 
 
 def test_batch_continues_after_a_bad_clip_and_skips_results(
