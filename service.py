@@ -328,7 +328,7 @@ class FoleyApi:
             if self.reception is not None:
                 jobs = JobServicer(SETTINGS, self.reception, keys)
             self.grpc_server = GrpcServer(
-                servicer, SETTINGS, jobs=jobs, check_ready=self.__is_ready__
+                servicer, SETTINGS, keys, jobs=jobs, check_ready=self.__is_ready__
             )
 
     @bentoml.on_shutdown

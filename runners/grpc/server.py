@@ -14,8 +14,10 @@ from foley.v1.foley_pb2_grpc import (
     add_FoleyServiceServicer_to_server,
     add_JobServiceServicer_to_server,
 )
+from runners.auth import ApiKeys
 from runners.grpc import JOB_SERVICE, SERVICE
 from runners.grpc.jobs import JobServicer
+from runners.grpc.malformed import MessageCheck
 from runners.grpc.servicer import FoleyServicer
 from runners.jobs.ending import find_last_seconds
 from runners.process import call_on_stop_signal, find_grace_seconds, find_http_host
@@ -35,6 +37,7 @@ class GrpcServer:
     Args:
         servicer: has the methods of `FoleyService`.
         settings: host, port and number of API processes, which share the port.
+        keys: one of them must come with each call of either.
         jobs: has the methods of `JobService`; None where the service takes no jobs.
         check_ready: returns when requests can be served, and raises the reason when they cannot.
     """
@@ -43,6 +46,7 @@ class GrpcServer:
         self,
         servicer: FoleyServicer,
         settings: Settings,
+        keys: ApiKeys,
         *,
         jobs: JobServicer | None = None,
         check_ready: Callable[[], Awaitable[object]],
@@ -52,13 +56,14 @@ class GrpcServer:
         self._check_ready = check_ready
         self._listening = False
         self._server = grpc.aio.server(
+            interceptors=[MessageCheck(keys)],
             options=[
                 ("grpc.so_reuseport", int(settings.api_workers > 1)),
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
                 # Without these, the third ping within minutes ends the connection and its calls.
                 ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_MS),
                 ("grpc.keepalive_permit_without_calls", 1),
-            ]
+            ],
         )
         add_FoleyServiceServicer_to_server(servicer, self._server)
         self._services = [SERVICE]

@@ -11,6 +11,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from foley.errors import NotReadyError
 from foley.v1.foley_pb2 import GetModelRequest
 from foley.v1.foley_pb2_grpc import FoleyServiceServicer, FoleyServiceStub
+from runners.auth import ApiKeys
 from runners.grpc import server as server_module
 from runners.grpc.server import GrpcServer
 from runners.jobs.run import GenerationService
@@ -18,6 +19,8 @@ from runners.messages import ModelStatus
 from runners.process import find_free_port
 from runners.settings import Settings
 from tests.patience import Deadline, scale
+
+OPEN = ApiKeys([])
 
 
 async def ready() -> None:
@@ -46,7 +49,7 @@ def test_a_port_in_use_is_reported_and_taken_once_it_is_free() -> None:
             other.listen()
             port = other.getsockname()[1]
             settings = Settings(grpc_port=port, grpc_host="127.0.0.1")
-            server = GrpcServer(FoleyServiceServicer(), settings, check_ready=ready)
+            server = GrpcServer(FoleyServiceServicer(), settings, OPEN, check_ready=ready)
             await wait_for_check(server, f"port {port} of gRPC is taken")
         await wait_for_check(server, "")
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -65,6 +68,7 @@ def test_health_is_not_serving_once_the_server_stops() -> None:
         server = GrpcServer(
             FoleyServiceServicer(),
             Settings(grpc_port=find_free_port("::1"), grpc_host="::1"),
+            OPEN,
             check_ready=ready,
         )
         async with grpc.aio.insecure_channel(f"[::1]:{server._port}") as channel:
@@ -98,7 +102,7 @@ def test_keep_alive_pings_do_not_end_an_idle_connection(monkeypatch: pytest.Monk
     async def run() -> None:
         port = find_free_port()
         options = Settings(grpc_port=port, grpc_host="127.0.0.1")
-        server = GrpcServer(FoleyServiceServicer(), options, check_ready=ready)
+        server = GrpcServer(FoleyServiceServicer(), options, OPEN, check_ready=ready)
         await wait_for_check(server, "")
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(settings))
@@ -141,7 +145,7 @@ def test_an_answer_that_comes_as_the_server_ends_does_not_keep_it() -> None:
             marks=None,  # type: ignore[arg-type]
         )
         options = Settings(grpc_port=find_free_port(), grpc_host="127.0.0.1")
-        server = GrpcServer(FoleyServiceServicer(), options, check_ready=service.ask_model)
+        server = GrpcServer(FoleyServiceServicer(), options, OPEN, check_ready=service.ask_model)
         (await asked.get()).set_result(ModelStatus(state="ready"))
         server.begin_stop()
         async with asyncio.timeout(scale(5)):
@@ -165,7 +169,7 @@ def test_a_call_that_does_not_end_is_cut_off_within_the_grace_period(
     async def run() -> None:
         port = find_free_port()
         options = Settings(grpc_port=port, grpc_host="127.0.0.1")
-        server = GrpcServer(Servicer(), options, check_ready=ready)  # type: ignore[arg-type]
+        server = GrpcServer(Servicer(), options, OPEN, check_ready=ready)  # type: ignore[arg-type]
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             calling = FoleyServiceStub(channel).GetModel(GetModelRequest(), wait_for_ready=True)
             await called.wait()

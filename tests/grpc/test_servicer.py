@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -11,10 +12,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from foley.types import Stage
+from foley.v1 import foley_pb2 as proto
 from foley.v1.foley_pb2 import GenerateOptions, GenerateRequest
 from foley.v1.foley_pb2_grpc import FoleyServiceStub
 from runners.auth import ApiKeys
 from runners.grpc.boundary import address_of
+from runners.grpc.jobs import JobServicer
 from runners.grpc.server import GrpcServer
 from runners.grpc.servicer import FoleyServicer
 from runners.jobs import intake
@@ -38,8 +41,15 @@ NUM_PIECES = 40
 PIECE_BYTES = 1_200_000  # 8 s of 24 bits
 
 
-def make_server(settings: Settings, service: FakeService, scratch: Scratch) -> GrpcServer:
+def make_server(
+    settings: Settings,
+    service: FakeService,
+    scratch: Scratch,
+    keys: ApiKeys | None = None,
+    jobs: JobServicer | None = None,
+) -> GrpcServer:
     """Return a server with a real servicer, scratch folder and intake in front of a service."""
+    keys = keys or ApiKeys([])
     requests = scratch.folder.parent / "requests"
     requests.mkdir(exist_ok=True)
     servicer = FoleyServicer(
@@ -49,10 +59,10 @@ def make_server(settings: Settings, service: FakeService, scratch: Scratch) -> G
         make_intake(settings),
         ClipLoader(settings),
         CancellationRegistry(requests),
-        ApiKeys([]),
+        keys,
         Ending(30),
     )
-    return GrpcServer(servicer, settings, check_ready=ready)
+    return GrpcServer(servicer, settings, keys, jobs=jobs, check_ready=ready)
 
 
 async def read_all(call: grpc.aio.StreamStreamCall) -> None:
@@ -194,6 +204,63 @@ def test_calls_that_dribble_shut_nobody_out_and_are_ended(
         asyncio.run(run())
     codes = [entry.get("code") for entry in logs if entry["event"] == "request"]
     assert codes.count("upload_too_slow") == 20
+
+
+async def send_bytes(
+    channel: grpc.aio.Channel, path: str, data: bytes, *, is_stream: bool, key: str = ""
+) -> grpc.aio.AioRpcError:
+    """Send a message of these bytes, and return the error of the call."""
+    metadata = (("x-api-key", key),) if key else ()
+    begin = channel.stream_stream if is_stream else channel.unary_stream
+    call = begin(path)(iter([data]) if is_stream else data, metadata=metadata, wait_for_ready=True)
+    with pytest.raises(grpc.RpcError) as caught:
+        async for _ in call:
+            pass
+    assert isinstance(caught.value, grpc.aio.AioRpcError)
+    return caught.value
+
+
+def test_a_message_that_cannot_be_parsed_is_the_callers_mistake(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    key, settings = "k" * 32, Settings(grpc_port=find_free_port("::1"), grpc_host="::1")
+    methods = [
+        (f"/{service.full_name}/{method.name}", method.client_streaming)
+        for service in proto.DESCRIPTOR.services_by_name.values()
+        for method in service.methods
+    ]
+    assert len(methods) == 10
+
+    async def submit(_owner: str, _caller: str, read: Any, **_: Any) -> None:
+        await read(tmp_path, None)
+
+    async def run() -> None:
+        scratch, keys = Scratch(tmp_path), ApiKeys([key])
+        reception = SimpleNamespace(jobs=None, submit=submit)
+        jobs = JobServicer(settings, reception, keys)  # type: ignore[arg-type]
+        server = make_server(settings, FakeService(), scratch, keys, jobs)
+        async with grpc.aio.insecure_channel(f"[::1]:{settings.grpc_port}") as channel:
+            for path, is_stream in [*methods, ("/grpc.health.v1.Health/Check", False)]:
+                for data in (b"\xff\xff\xff\xff", b"\x0a\xff"):
+                    error = await send_bytes(channel, path, data, is_stream=is_stream, key=key)
+                    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT, path
+                    name = path.rpartition("/")[2]
+                    words = f"a message to {name} cannot be parsed as protobuf"
+                    assert str(error.details()).startswith(words)
+                    trailing = dict(error.trailing_metadata() or ())
+                    assert trailing["foley-error-code"] == "invalid_request"
+                if "foley" in path:
+                    error = await send_bytes(channel, path, data, is_stream=is_stream)
+                    assert error.code() is grpc.StatusCode.UNAUTHENTICATED, path
+        await server.stop()
+        scratch.close()
+
+    with capture_logs() as logs:
+        asyncio.run(run())
+    assert [entry for entry in logs if entry["event"] != "request"] == [
+        {"event": "grpc_listening", "host": "::1", "port": settings.grpc_port, "log_level": "info"}
+    ]
+    assert caplog.records == []
 
 
 @pytest.mark.parametrize(
