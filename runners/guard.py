@@ -7,6 +7,7 @@ notation, every address of a name, and every redirect.
 """
 
 import ipaddress
+import re
 import socket
 import ssl
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +28,9 @@ _FORBIDDEN = tuple(
     ipaddress.ip_network(block) for block in ("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32")
 )
 _NAT64 = tuple(ipaddress.ip_network(block) for block in ("64:ff9b::/96", "64:ff9b:1::/48"))
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_NAME = re.compile(r"[A-Za-z0-9._-]+")  # the underscore is none of DNS, but of Compose's services
 
 
 class _ForbiddenAddressError(OSError):
@@ -112,10 +116,16 @@ def parse_url(address: str, schemes: Sequence[str], what: str = "clip") -> URL:
         what: is there, in the message of an error.
 
     Raises:
-        FetchError: it is too long or malformed, of another scheme, or holds a password.
+        FetchError: it is too long or malformed, of another scheme, holds a password, or names a
+            host that no resolver takes.
     """
     if len(address) > MAX_URL_CHARACTERS:
         raise FetchError(f"the {what}'s address is longer than {MAX_URL_CHARACTERS} characters")
+    if (found := _CONTROL.search(address)) is not None:  # the parser leaves some of them out
+        raise FetchError(
+            f"the {what}'s address is malformed: its character {found.start() + 1} is "
+            f"{found.group()!r}; remove it"
+        )
     try:
         url = URL(address)
         port = url.port
@@ -130,7 +140,28 @@ def parse_url(address: str, schemes: Sequence[str], what: str = "clip") -> URL:
         )
     if not url.host or not port:
         raise FetchError(f"the {what}'s address names no host")
+    if not _is_host(url.raw_host or ""):
+        raise FetchError(
+            f"the {what}'s address is malformed: {url.host[:80]!r} is neither a name nor a whole "
+            "IP address, such as 192.0.2.1 or [2001:db8::1]"
+        )
     return url
+
+
+def _is_host(host: str) -> bool:
+    """Whether aiohttp's resolver takes a host. It refuses the short forms of IPv4, such as 127.1.
+
+    Args:
+        host: in ASCII, without brackets.
+    """
+    try:
+        if ":" in host or host.replace(".", "").isdigit():
+            ipaddress.ip_address(host)
+            return True
+        host.encode("idna")  # as the resolver does: a label has 1 to 63 characters
+    except ValueError:
+        return False
+    return _NAME.fullmatch(host) is not None
 
 
 def translate_error(error: aiohttp.ClientError, what: str = "clip") -> FetchError:

@@ -188,6 +188,44 @@ def test_an_address_that_cannot_be_one_is_refused(url: str) -> None:
         WebhookSettings().check_url("https://example.com/")
 
 
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("http://127.1:37900/ok", "'127.1' is neither a name nor a whole IP address"),
+        ("http://127.0.0.1.:80/ok", "'127.0.0.1.' is neither"),
+        ("http://2130706433/", "'2130706433' is neither"),
+        ("http://999.1.1.1/", "'999.1.1.1' is neither"),
+        ("http://[1::2::3]/", "'1::2::3' is neither"),
+        ("http://a..test/", "'a..test' is neither"),
+        ("http://.a.test/", "'.a.test' is neither"),
+        (f"http://{'a' * 64}.test/", "is neither"),
+        ("http://a b.test/", "'a b.test' is neither"),
+        ("http://a%31.test/", "'a%31.test' is neither"),
+        ("http://a.test/x\r\nHost: b", r"its character 16 is '\\r'; remove it"),
+        ("http://a\n.test/", r"its character 9 is '\\n'"),
+        ("http://a.test/\tx", r"its character 15 is '\\t'"),
+        ("http://a.test/\0", r"its character 15 is '\\x00'"),
+    ],
+)
+def test_an_address_that_no_try_could_reach_is_refused(url: str, words: str) -> None:
+    with pytest.raises(ParameterError, match=f"webhook_url: the receiver's address.*{words}"):
+        LOOPBACK.check_url(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1:37900/a b",
+        "https://a.test./",
+        "http://my_service:80/",
+        "https://m\u00fcnchen.test/\u00fc",
+        "http://[::ffff:127.0.0.1]/",
+    ],
+)
+def test_unusual_addresses_that_can_be_reached_are_taken(url: str) -> None:
+    assert LOOPBACK.check_url(url).scheme in url
+
+
 def test_a_webhook_that_was_given_up_is_listed_and_sent_again(
     queue: JobQueue, receiver: Receiver
 ) -> None:

@@ -244,6 +244,8 @@ def test_the_number_of_redirects_is_limited(host: Host, names: object, tmp_path:
         ("https:///clip", "names no host|malformed"),
         ("https://clips.test:99999/", "malformed"),
         ("https://[::1/", "malformed"),
+        ("https://clips..test/", "malformed: 'clips..test' is neither"),
+        ("https://clips.test/a\nb", "malformed: its character 21"),
         ("https://clips.test/" + "x" * 5000, "longer than"),
     ],
 )
