@@ -24,6 +24,7 @@ log = structlog.get_logger(__name__)
 OPEN_PATHS = ("/livez", "/healthz", "/readyz", "/", "/docs", "/docs.json", "/ui", "/editor")
 # Probes come every few seconds, and would hide the requests in logs and metrics.
 PROBE_PATHS = ("/livez", "/healthz", "/readyz", "/metrics")
+UPLOADS = "/v1/uploads"
 # The name of a path in metrics and traces: few names, whichever paths callers try.
 ROUTE_NAMES = {
     "/v1/generate": "/v1/generate",
@@ -32,7 +33,7 @@ ROUTE_NAMES = {
     "/v1/requests": "/v1/requests/{request_id}/cancel",
     "/v1/jobs": "/v1/jobs",
     "/v1/webhooks": "/v1/webhooks",
-    "/v1/uploads": "/v1/uploads",
+    UPLOADS: UPLOADS,
     "/v1/models": "/v1/models",
     "/": "/",
     "/docs": "/docs",
@@ -229,6 +230,8 @@ class _ErrorResponder:
         if self._counts_errors:
             metrics.ERRORS.labels(self.code).inc()
         headers["X-Request-Id"] = self.request_id
+        if _route_name(scope["path"]) == UPLOADS:
+            headers["Tus-Resumable"] = VERSION  # the protocol has it in every response
         response = JSONResponse(body, status_code=status, headers=headers)
         await response(scope, receive, self._send)
 

@@ -18,11 +18,11 @@ from runners.http.middleware import ErrorMiddleware
 from runners.status import status_of
 
 
-def ask(app: ASGIApp, **headers: str) -> httpx.Response:
+def ask(app: ASGIApp, path: str = "/", **headers: str) -> httpx.Response:
     async def run() -> httpx.Response:
         transport = httpx.ASGITransport(app=ErrorMiddleware(app, ApiKeys([])))
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
-            return await client.get("/", headers=headers)
+            return await client.get(path, headers=headers)
 
     return asyncio.run(run())
 
@@ -67,6 +67,13 @@ def test_an_error_response_of_the_application_is_replaced_by_ours() -> None:
     assert response.json()["error"]["code"] == "unsupported_media_type"
     assert "Too bad" not in response.text
     assert "x-inner" not in response.headers
+
+
+@pytest.mark.parametrize("app", [raising(BusyError("later")), PlainTextResponse("", 404)])
+def test_every_error_about_uploads_says_the_version_of_their_protocol(app: ASGIApp) -> None:
+    for path in ("/v1/uploads", "/v1/uploads/1"):
+        assert ask(app, path).headers["tus-resumable"] == "1.0.0"
+    assert "tus-resumable" not in ask(app, "/v1/jobs").headers
 
 
 def test_a_response_that_fails_halfway_gets_no_second_head() -> None:

@@ -120,6 +120,7 @@ def test_an_upload_that_cannot_be_is_refused(
     given = {**TUS, "Upload-Length": "10", **headers}
     refused = server.client.post("/v1/uploads", headers=given)
     assert refused.status_code == status
+    assert refused.headers["tus-resumable"] == "1.0.0"
     assert message in refused.json()["error"]["message"]
     assert status != 412 or refused.headers["tus-version"] == "1.0.0"
 
@@ -140,6 +141,7 @@ def test_bytes_that_do_not_belong_there_are_refused(
     path = create(server, 10)
     refused = server.client.patch(path, headers={**PATCH, **headers}, content=b"12345678901")
     assert refused.status_code == status, refused.text
+    assert refused.headers["tus-resumable"] == "1.0.0"
     assert message in refused.json()["error"]["message"]
     assert offset(server, path) == 0
     override = {**PATCH, "X-HTTP-Method-Override": "PATCH"}
