@@ -14,6 +14,7 @@ import pytest
 
 from foley.plans import TINY_PLAN
 from runners.process import find_free_port
+from tests.client.stub_server import Reply, run_stub_server
 from tests.patience import scale
 from tests.server import ROOT, Server
 
@@ -140,6 +141,31 @@ def test_the_javascript_client_writes_the_clip_with_sound_or_the_error(
     assert (done.returncode, done.stdout) == (1, "")
     assert re.match(r"video_\w+: ", done.stderr)
     assert not (tmp_path / "none.mp4").exists()
+
+
+@pytest.mark.parametrize("server", ["nonsense", "http://127.0.0.1:{port}", "ftp://127.0.0.1"])
+def test_the_javascript_client_says_which_address_it_cannot_fetch(
+    run_example: RunExample, clip: Path, tmp_path: Path, server: str
+) -> None:
+    server, output = server.format(port=find_free_port()), tmp_path / "out.mp4"
+    done = run_example("call_http.mjs", clip, output, "--server", server)
+    assert (done.returncode, done.stdout) == (1, "")
+    told = rf"{server} cannot be reached \(.+\); check the address, and that a service runs\n"
+    assert re.fullmatch(told, done.stderr)
+    assert not output.exists()
+
+
+def test_the_javascript_client_names_a_missing_clip_and_an_answer_of_others(
+    run_example: RunExample, clip: Path, tmp_path: Path
+) -> None:
+    missing, output = tmp_path / "missing.mp4", tmp_path / "out.mp4"
+    done = run_example("call_http.mjs", missing, output)
+    assert done.returncode == 1
+    assert re.fullmatch(rf"{missing} cannot be read \(ENOENT.*\); check the path\n", done.stderr)
+    with run_stub_server() as other:
+        other.replies = [Reply(status=502, pieces=(b"<html>",))]
+        done = run_example("call_http.mjs", clip, output, "--server", other.url)
+    assert (done.returncode, done.stderr) == (1, f"{other.url} answered 502\n")
 
 
 def test_call_http_async_generates_one_sound_for_each_prompt(
