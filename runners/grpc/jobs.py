@@ -269,6 +269,7 @@ def _describe_result(job_id: str, result: dict[str, Any]) -> proto.Result:
             proto.File(
                 variation=file["variation"],
                 layer=file.get("layer"),
+                speech_seconds=file.get("speech_seconds"),
                 seed=file["seed"],
                 format=file["format"],
                 media_type=file["media_type"],

@@ -12,14 +12,17 @@ import pytest
 from foley.v1 import foley_pb2 as proto
 from foley.v1.foley_pb2_grpc import JobServiceStub, add_JobServiceServicer_to_server
 from runners.auth import ApiKeys
+from runners.durable.job import Job
 from runners.durable.reception import JobReception
 from runners.durable.request import OF_THE_JOB, JobOptions, JobRequest
 from runners.durable.service import JobService
-from runners.grpc.jobs import JobServicer
+from runners.grpc.jobs import JobServicer, describe_job
+from runners.http.responses import describe_file
 from runners.jobs.cancellation import CancellationRegistry
 from runners.jobs.clip_url import ClipLoader
 from runners.jobs.ending import Ending
 from runners.jobs.intake import make_intake
+from runners.jobs.outputs import OutputFile
 from runners.settings import Settings
 from tests.durable.receiver import receive_webhooks
 from tests.patience import scale, wait_until
@@ -171,6 +174,54 @@ async def serve_jobs(settings: Settings) -> AsyncIterator[tuple[JobService, JobS
     yield jobs, servicer, f"127.0.0.1:{port}"
     await server.stop(None)
     jobs.close()
+
+
+@pytest.mark.parametrize("speech_seconds", [None, 0.0, 0.5])
+def test_the_files_of_a_job_are_described_in_full(
+    tmp_path: Path, speech_seconds: float | None
+) -> None:
+    path = tmp_path / "foley-1.wav"
+    path.write_bytes(b"sound")
+    made = OutputFile(
+        variation=1, seed=7, path=path, container="wav", layer=2, speech_seconds=speech_seconds
+    )
+    result = {
+        "model": "tiny",
+        "duration_seconds": 1.0,
+        "sample_rate_hz": 48_000,
+        "timings_seconds": {},
+        "notices": [],
+        "files": [describe_file(made)],
+    }
+    job = Job(
+        id="1",
+        owner="",
+        state="succeeded",
+        priority="bulk",
+        created_ms=1,
+        started_ms=2,
+        finished_ms=3,
+        digest="",
+        progress={},
+        error=None,
+        result=result,
+        has_webhook=False,
+        upload_digest=None,
+        output=None,
+        start_by=None,
+        num_starts=1,
+    )
+    (file,) = describe_job(job, 60.0, None, None).result.files
+    assert file == proto.File(
+        variation=1,
+        layer=2,
+        speech_seconds=speech_seconds,
+        seed=7,
+        format="wav",
+        media_type="audio/wav",
+        num_bytes=5,
+    )
+    assert file.HasField("speech_seconds") == (speech_seconds is not None)
 
 
 def test_a_watch_ends_with_the_service_and_does_not_hold_it_up(tmp_path: Path) -> None:
