@@ -11,19 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import structlog
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from foley.errors import RequestTimeoutError
 from foley.types import Stage
-from runners import metrics
 from runners.handoff import CLIP, SOUND
 from runners.http import sse
 from runners.http.forms import read_form
 from runners.http.mix import SOUND_FIELD, MixFormOptions
 from runners.http.negotiation import EVENTS_PATH, negotiate
-from runners.http.responses import error_body, file_response, result_event, sound_event
+from runners.http.responses import file_response, result_event, sound_event, tell_error
 from runners.http.sse import EventStream
 from runners.jobs.cancellation import CancellationRegistry, CancellationToken
 from runners.jobs.clip_url import ClipLoader
@@ -39,9 +37,6 @@ from runners.jobs.run import GenerationService
 from runners.jobs.scratch import Scratch
 from runners.messages import OnProgressUpdate, ProgressUpdate
 from runners.settings import Settings
-from runners.status import public_error
-
-log = structlog.get_logger(__name__)
 
 LAST_EVENT_SECONDS = 5.0  # how long the last event of a request may take to be read
 
@@ -244,11 +239,11 @@ class GenerateEndpoint:
         except TimeoutError as error:
             if not events.begun:
                 raise active.timeout_error() from error
-            _put_error(active, events, active.timeout_error())
+            events.put("error", tell_error(active.request.scope, active.timeout_error()))
         except Exception as error:
             if not events.begun:
                 raise
-            _put_error(active, events, error)
+            events.put("error", tell_error(active.request.scope, error))
         finally:
             events.close()
 
@@ -300,14 +295,3 @@ async def _wait_for_disconnect(receive: Receive) -> str:
     while (await receive())["type"] != "http.disconnect":
         pass
     return "the caller left"
-
-
-def _put_error(active: _ActiveRequest, events: EventStream, error: Exception) -> None:
-    """Add the public form of an error to the events, and note it for the log and the metrics."""
-    public = public_error(error)
-    if public.redacted:
-        log.error("request_failed", code=public.code, exc_info=error)
-    metrics.ERRORS.labels(public.code).inc()
-    active.request.scope["foley.code"] = public.code  # `ErrorMiddleware` logs it
-    body = error_body(public.code, public.message, active.request_id, public.retry_after_seconds)
-    events.put("error", body)

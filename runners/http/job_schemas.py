@@ -146,7 +146,11 @@ def build_job_paths(
         "400": describe_error("The range cannot be read."),
         "416": describe_error("The range lies outside the file."),
     }
-    events = {"schema": {**TEXT, "description": "Server-sent events `job`, their data a Job."}}
+    told = (
+        "Server-sent events `job`, their data a Job. If the job is deleted meanwhile, an event "
+        "`error`, its data an Error, ends them."
+    )
+    events = {"schema": {**TEXT, "description": told}}
     one = {"parameters": [ID_PARAMETER]}
     name = {"name": "file", "in": "path", "required": True, "schema": TEXT}
     webhooks: Schema = {

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from foley.errors import ConflictError, ParameterError
+from foley.errors import ConflictError, NotFoundError, ParameterError
 from runners.durable.description import describe_job
 from runners.durable.job import JOB_STATES, UNFINISHED, Job, JobState
 from runners.durable.reception import Admit, JobReception
@@ -18,8 +18,8 @@ from runners.http.forms import read_form
 from runners.http.job_bodies import format_event
 from runners.http.json_bodies import is_json, read_json
 from runners.http.parameters import find_root, read_page
-from runners.http.responses import KeptFile
-from runners.http.sse import KEEP_ALIVE, KEEP_ALIVE_SECONDS, MEDIA_TYPE
+from runners.http.responses import KeptFile, tell_error
+from runners.http.sse import KEEP_ALIVE, KEEP_ALIVE_SECONDS, MEDIA_TYPE, encode_event
 from runners.jobs.intake import Upload
 from runners.process import call_on_stop_signal
 from runners.settings import Settings
@@ -159,8 +159,16 @@ class JobHandlers:
         if job.state not in UNFINISHED and event_id == seen:
             return Response(status_code=204)  # this ends the reconnecting of a browser
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        events = self._watch(request, seen)
+        events = self._watch_or_tell(request, seen)
         return StreamingResponse(events, media_type=MEDIA_TYPE, headers=headers)
+
+    async def _watch_or_tell(self, request: Request, seen: str | None) -> AsyncIterator[bytes]:
+        """Yield the events of a job; the last one is an error if the job is deleted meanwhile."""
+        try:
+            async for event in self._watch(request, seen):
+                yield event
+        except NotFoundError as error:
+            yield encode_event("error", tell_error(request.scope, error))
 
     async def _watch(self, request: Request, seen: str | None) -> AsyncIterator[bytes]:
         silent_seconds = 0.0

@@ -4,14 +4,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+import structlog
 from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from foley.errors import NotFoundError
+from runners import metrics
 from runners.http.archive import lay_out_zip
 from runners.http.negotiation import ZIP
 from runners.jobs.job import MEDIA_TYPES
 from runners.jobs.outputs import JobResult, OutputFile, PieceFile
+from runners.status import public_error
+
+log = structlog.get_logger(__name__)
 
 MANIFEST = "manifest.json"
 
@@ -85,6 +90,22 @@ def error_body(
     if retry_after_seconds is not None:
         error["retry_after_seconds"] = retry_after_seconds
     return {"error": error}
+
+
+def tell_error(scope: Scope, error: Exception) -> dict[str, Any]:
+    """Return the data of an event that ends a stream, and note the error for log and metrics.
+
+    Args:
+        scope: of the request; `ErrorMiddleware` logs the code that is put into it.
+        error: why the stream ends.
+    """
+    public = public_error(error)
+    if public.redacted:
+        log.error("request_failed", code=public.code, exc_info=error)
+    metrics.ERRORS.labels(public.code).inc()
+    scope["foley.code"] = public.code
+    request_id: str = scope["foley.request_id"]
+    return error_body(public.code, public.message, request_id, public.retry_after_seconds)
 
 
 def file_response(result: JobResult, *, zipped: bool) -> Response:

@@ -14,6 +14,16 @@ KEEP_ALIVE_SECONDS = 10.0
 KEEP_ALIVE = b": keep-alive\n\n"
 
 
+def encode_event(name: str, data: dict[str, Any]) -> bytes:
+    """Return an event as it is sent.
+
+    Args:
+        name: of the event.
+        data: JSON object.
+    """
+    return f"event: {name}\ndata: {json.dumps(data)}\n\n".encode()
+
+
 class EventStream:
     """A queue of events between the work on a request and its HTTP response.
 
@@ -36,7 +46,7 @@ class EventStream:
             name: of the event.
             data: JSON object.
         """
-        self._queue.put_nowait(f"event: {name}\ndata: {json.dumps(data)}\n\n".encode())
+        self._queue.put_nowait(encode_event(name, data))
         self.begun = True
         self._changed.set()
 

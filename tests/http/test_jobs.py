@@ -7,15 +7,30 @@ import random
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
+from starlette.applications import Starlette
+from starlette.types import Message, Receive, Scope, Send
+from structlog.testing import capture_logs
 
 from foley.client import verify_webhook
 from foley.errors import NotFoundError
 from foley.media.inspection import inspect_file
+from runners.auth import ApiKeys
+from runners.durable.reception import JobReception
+from runners.durable.request import JobOptions, JobRequest
+from runners.durable.service import JobService
+from runners.http.jobs import JobHandlers, build_job_routes
+from runners.http.middleware import ErrorMiddleware
 from runners.http.responses import KeptFile
+from runners.jobs.cancellation import CancellationRegistry
+from runners.jobs.clip_url import ClipLoader
+from runners.jobs.ending import Ending
+from runners.jobs.intake import make_intake
+from runners.settings import Settings
 from tests.durable.receiver import SECRET, receive_webhooks
 from tests.http.test_generate import samples
 from tests.media.clips import list_packets
@@ -284,6 +299,52 @@ def test_an_unknown_job_is_not_found(server: Server) -> None:
     for path in ("", "/events", "/result", "/result/foley-1.wav"):
         assert server.client.get(f"/v1/jobs/{'0' * 32}{path}").status_code == 404
     assert server.client.get("/v1/jobs/..%2Fjobs.secret").status_code == 404
+
+
+def test_the_events_of_a_job_that_is_deleted_meanwhile_end_with_an_error(tmp_path: Path) -> None:
+    settings = Settings(jobs_dir=tmp_path)
+    jobs = JobService(settings)
+    reception = JobReception(
+        settings,
+        jobs,
+        make_intake(settings),
+        ClipLoader(settings),
+        Ending(5.0),
+        CancellationRegistry(tmp_path / "requests"),
+    )
+    with jobs.files.receive() as folder:
+        request = JobRequest.settle(JobOptions(prompt="rain", duration_seconds=1), None)
+        job = jobs.accept("", folder, request, upload=None, idempotency_key=None, root="")
+
+    async def read() -> httpx.Response:
+        api = SimpleNamespace(job_handlers=JobHandlers(settings, reception))
+        router = Starlette(routes=build_job_routes(lambda: api))
+
+        async def delete_once_it_is_watched(scope: Scope, receive: Receive, send: Send) -> None:
+            async def send_and_delete(message: Message) -> None:
+                await send(message)
+                if b"event: job" in message.get("body", b""):
+                    jobs.queue.cancel("", job.id)
+                    jobs.delete("", job.id)
+
+            await router(scope, receive, send_and_delete)
+
+        app = ErrorMiddleware(delete_once_it_is_watched, ApiKeys([]))
+        transport = httpx.ASGITransport(app=app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            return await client.get(f"/v1/jobs/{job.id}/events", headers={"X-Request-Id": "mine"})
+
+    with capture_logs() as logs:
+        answer = asyncio.run(read())
+    jobs.close()
+    first, last, rest = answer.text.split("\n\n")
+    assert "event: job\n" in first
+    name, data = last.split("\n")
+    assert (name, rest) == ("event: error", "")
+    error = json.loads(data.removeprefix("data: "))["error"]
+    assert (error["code"], error["request_id"]) == ("not_found", "mine")
+    (logged,) = (entry for entry in logs if entry["event"] == "request")
+    assert (logged["status"], logged["code"]) == (200, "not_found")
 
 
 @pytest.mark.long
