@@ -76,10 +76,9 @@ from runners.sandbox.confinement import require_all_parts
 from runners.sandbox.fork_server import SandboxLimits
 from runners.sandbox.pool import Sandbox
 from runners.settings import child_environment, forget_secrets, load_settings, switch_telemetry_off
-from runners.stop_signals import keep_stop_signals
+from runners.stop_signals import EXIT_STATUS, keep_stop_signals
 from runners.tracing import configure_tracing, end_tracing
 
-EXIT_SETTINGS = 3  # as of every command (docs/guides/cli.md)
 try:
     SETTINGS = load_settings()
     if SETTINGS.sandbox == "required":
@@ -92,7 +91,7 @@ try:
     HAS_MODEL = SETTINGS.has_model
 except ConfigError as error:  # BentoML would show a traceback, and end as if a clip had failed
     print(f"foley: {error}", file=sys.stderr)
-    sys.exit(EXIT_SETTINGS)
+    sys.exit(EXIT_STATUS)
 switch_telemetry_off()
 use_bounded_connections()  # BentoML loads this module before it makes the server
 keep_stop_signals()  # and also in the launcher

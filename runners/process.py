@@ -20,6 +20,7 @@ import structlog
 import uvicorn
 
 from foley.errors import ConfigError, FoleyError
+from runners.stop_signals import START_FAILED
 
 log = structlog.get_logger(__name__)
 
@@ -106,7 +107,8 @@ def find_free_port(host: str = "127.0.0.1") -> int:
 def end_service_on_failure() -> Iterator[None]:
     """End the whole service, with one line in the log, if the block fails in one of its processes.
 
-    The launcher would start this process again a few times, and then hold the port without it.
+    The launcher would start this process again a few times, and then hold the port without it. It
+    ends with the status of a failed start; see `runners.stop_signals`.
     """
     try:
         yield
@@ -116,6 +118,7 @@ def end_service_on_failure() -> Iterator[None]:
             raise
         is_explained = isinstance(error, FoleyError | OSError)
         log.critical("start_failed", reason=str(error), exc_info=None if is_explained else error)
+        os.kill(os.getppid(), START_FAILED)
         os.kill(os.getppid(), signal.SIGTERM)
         os._exit(1)  # the server around this code would add tracebacks
 

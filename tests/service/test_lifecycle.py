@@ -251,7 +251,7 @@ def test_a_process_that_cannot_start_ends_the_whole_service_with_one_line_of_log
     file.touch()
     server = Server(tmp_path, {"FOLEY_SCRATCH_DIR": str(file)})
     try:
-        wait_for_exit(server.process, 60)
+        assert wait_for_exit(server.process, 60) == 3
     finally:
         server.stop()
     log = server.log.read_text()

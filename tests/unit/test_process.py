@@ -44,6 +44,27 @@ def be_busy(_):
 arbiter.start(be_busy)
 """
 
+# A launcher one of whose processes cannot start.
+FAILING_PROCESS = """
+import click
+from runners.process import end_service_on_failure
+
+with click.Context(click.Command("serve")) as context, end_service_on_failure():
+    context.params["fd"] = 0  # as BentoML gives it to what its launcher starts
+    raise OSError("no room")
+"""
+FAILING_LAUNCHER = f"""
+import sys
+from bentoml._internal.utils.circus import create_standalone_arbiter
+from circus.watcher import Watcher
+from runners.stop_signals import patch_launcher
+
+patch_launcher()
+program = {FAILING_PROCESS!r}
+arbiter = create_standalone_arbiter([Watcher("a", sys.executable, args=["-c", program])])
+arbiter.start(cb=lambda _: None)
+"""
+
 
 def test_a_free_port_is_none_that_connections_get() -> None:
     first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
@@ -69,3 +90,16 @@ def test_a_launcher_that_is_busy_when_it_is_told_to_end_ends_afterwards() -> Non
             assert wait_for_exit(launcher, 20) == 0
         finally:
             launcher.kill()
+
+
+@pytest.mark.slow
+def test_a_launcher_whose_process_cannot_start_ends_with_the_status_of_a_failed_start() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", FAILING_LAUNCHER],
+        capture_output=True,
+        text=True,
+        timeout=scale(60),
+    )
+    assert ended.returncode == 3, ended.stderr
+    (told,) = [line for line in ended.stdout.splitlines() if "start_failed" in line]
+    assert "no room" in told
