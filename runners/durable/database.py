@@ -29,6 +29,20 @@ POOL_SECONDS = 5.0
 STATEMENT_MS = 10_000
 IDLE_TRANSACTION_MS = 5_000  # a frozen process must not keep rows locked that others take over
 _TABLE_NAMES = "SELECT name FROM sqlite_master WHERE type = 'table'"
+# The file may be sound: it or its folder cannot be opened or written, or others hold it.
+_UNUSABLE = frozenset(
+    (
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_AUTH,
+    )
+)
+_PRIMARY_CODE = 0xFF  # the other bits of a code say more about it
 _MIGRATIONS = "dbos_migrations"  # DBOS makes it first
 _TABLES_LOCK = 4_805_312_017  # any number; those who make our tables wait for one another
 
@@ -41,7 +55,7 @@ def prepare_database(database: Path | str) -> str:
 
     Raises:
         ConfigError: PostgreSQL does not answer, or refuses. The message has no password. Or the
-            file is damaged, of another program, or cannot be opened.
+            file is damaged, of another program, or cannot be opened or written.
     """
     if isinstance(database, str):
         url = sa.make_url(database).set(drivername="postgresql")
@@ -57,6 +71,8 @@ def prepare_database(database: Path | str) -> str:
                 "start the database, and check the address, the user and the password"
             ) from error
         return address
+    if database.is_dir():
+        raise _refuse_file(database, "it is a folder")
     try:
         with closing(sqlite3.connect(database)) as connection:
             tables = {name for (name,) in connection.execute(_TABLE_NAMES)}
@@ -69,11 +85,23 @@ def prepare_database(database: Path | str) -> str:
         address = f"sqlite:///{database.absolute()}"
         run_dbos_database_migrations(address)
     except (sqlite3.Error, DBAPIError) as error:
-        raise _refuse_file(database, str(getattr(error, "orig", error))) from error
+        raise _explain(database, getattr(error, "orig", error)) from error
     except Exit as error:
         cause = error.__context__
-        raise _refuse_file(database, str(getattr(cause, "orig", cause))) from error
+        raise _explain(database, getattr(cause, "orig", cause)) from error
     return address
+
+
+def _explain(database: Path, error: object) -> ConfigError:
+    """Return the refusal of a file: it is no queue, or nobody can tell what is in it."""
+    reason = str(error)
+    if getattr(error, "sqlite_errorcode", 0) & _PRIMARY_CODE not in _UNUSABLE:
+        return _refuse_file(database, reason)
+    return ConfigError(
+        f"FOLEY_JOBS_DIR: {database} cannot be used ({reason.splitlines()[0][:200]}); the file, "
+        "its -wal, its -shm and their folder must be readable and writable for the service, on a "
+        "disk with room"
+    )
 
 
 def _refuse_file(database: Path, reason: str) -> ConfigError:

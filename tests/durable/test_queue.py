@@ -257,7 +257,7 @@ def write_other(path: Path, table: str) -> None:
         (lambda path: path.write_bytes(path.read_bytes()[:8192]), "malformed"),
         (lambda path: os.truncate(path, path.stat().st_size // 2), "malformed"),
         (lambda path: path.write_bytes(bytes(range(256)) * 40), "not a database"),
-        (lambda path: (path.unlink(), path.mkdir()), "unable to open"),
+        (lambda path: (path.unlink(), path.mkdir()), "it is a folder"),
         (lambda path: (path.unlink(), write_other(path, "cookies")), "it has a table 'cookies'"),
         (lambda path: (path.unlink(), write_other(path, "workflow_status")), "none of a queue"),
     ],
@@ -272,6 +272,26 @@ def test_a_file_that_is_no_queue_is_named_and_left_as_it_is(
     with pytest.raises(ConfigError, match=f"jobs.sqlite is no queue of jobs .*({reason}).*move it"):
         JobQueue(path, max_waiting=3)
     assert (path.is_file() and path.read_bytes()) == before
+
+
+def test_a_queue_that_cannot_be_opened_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "none" / "jobs.sqlite"
+    with pytest.raises(ConfigError, match=r"cannot be used .*unable to open") as missing:
+        JobQueue(path, max_waiting=3)
+    path = tmp_path / "jobs.sqlite"
+    write_queue(path)
+    connect = sqlite3.connect
+    # As on a disk that is mounted for reading alone.
+    monkeypatch.setattr(sqlite3, "connect", lambda path: connect(f"file:{path}?mode=ro", uri=True))
+    with closing(connect(path)) as connection:
+        connection.execute("PRAGMA journal_mode=DELETE")
+    with pytest.raises(ConfigError, match=r"cannot be used .*readonly") as unwritable:
+        JobQueue(path, max_waiting=3)
+    for refusal in (missing, unwritable):
+        assert "folder must be readable and writable" in str(refusal.value)
+        assert "empty queue" not in str(refusal.value)
 
 
 def test_the_database_is_for_its_user_alone(queue: JobQueue, tmp_path: Path) -> None:
