@@ -68,6 +68,7 @@ from runners.page.proxy import PageProxy
 from runners.process import (
     delay_stop_signal,
     end_service_on_failure,
+    end_with_launcher,
     find_grace_seconds,
     forbid_tracing,
 )
@@ -95,6 +96,7 @@ except ConfigError as error:  # BentoML would show a traceback, and end as if a 
 switch_telemetry_off()
 use_bounded_connections()  # BentoML loads this module before it makes the server
 keep_stop_signals()  # and also in the launcher
+end_with_launcher()
 SHARED_OPTIONS: dict[str, Any] = {
     # Our own time limit passes first, with an error in our form. BentoML's is the last resort.
     "traffic": {"timeout": SETTINGS.find_time_limit(SETTINGS.max_clip_seconds) + 30},

@@ -20,6 +20,7 @@ import structlog
 import uvicorn
 
 from foley.errors import ConfigError, FoleyError
+from runners.orphans import end_with_parent
 from runners.stop_signals import START_FAILED
 
 log = structlog.get_logger(__name__)
@@ -28,6 +29,7 @@ PR_SET_DUMPABLE = 4  # of <sys/prctl.h>
 # After the grace period: enough for the last steps of each process, and less than an orchestrator
 # is told to wait before it kills all of them.
 LAST_RESORT_SECONDS = 7.0
+_PARENT = os.getppid()  # asked once, since after its death another process is the parent
 # Linux takes the ports of outgoing connections from above this range. A port from there could be
 # taken by a connection of the server itself before the server listens on it.
 _PORTS = range(20_000, 32_000)
@@ -118,9 +120,21 @@ def end_service_on_failure() -> Iterator[None]:
             raise
         is_explained = isinstance(error, FoleyError | OSError)
         log.critical("start_failed", reason=str(error), exc_info=None if is_explained else error)
-        os.kill(os.getppid(), START_FAILED)
-        os.kill(os.getppid(), signal.SIGTERM)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(_PARENT, START_FAILED)
+            os.kill(_PARENT, signal.SIGTERM)
         os._exit(1)  # the server around this code would add tracebacks
+
+
+def end_with_launcher() -> None:
+    """Have this process end in order if its launcher is killed; the launcher itself does nothing.
+
+    Nobody else would end it, and it would hold the service's port and the model.
+    """
+    context = click.get_current_context(silent=True)
+    if context is not None and "fd" in context.params:  # a child of the launcher
+        # `delay_stop_signal` has its own last resort, which says more, and so comes first.
+        end_with_parent(grace_seconds=find_grace_seconds() + 2 * LAST_RESORT_SECONDS)
 
 
 def find_grace_seconds() -> float:

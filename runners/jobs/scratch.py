@@ -38,6 +38,7 @@ NAME = "foley-"
 LOCK = ".lock"
 REQUESTS = "requests"
 ROOM = "room-"  # where confined children cannot write
+_PARENT = os.getppid()  # asked once, since a process whose parent was killed gets another one
 
 
 class _Claim(NamedTuple):
@@ -280,7 +281,7 @@ def find_shared_folder(root: Path) -> Path:
 def _make_server_name() -> str:
     """Return a name that all processes of one server share, because they have one parent."""
     # The host's name, because containers that share a folder may have equal process ids.
-    name = f"{socket.gethostname()}/{os.getppid()}"
+    name = f"{socket.gethostname()}/{_PARENT}"
     return hashlib.sha256(name.encode()).hexdigest()[:16]
 
 

@@ -1,5 +1,6 @@
 """Time limits, the loss of the runner, and shutdown, each on a server of its own."""
 
+import contextlib
 import socket
 import threading
 import time
@@ -10,6 +11,7 @@ from typing import Any
 
 import grpc
 import httpx
+import psutil
 import pytest
 
 from foley.client import FoleyClient, RemoteGeneration, RemotePiece
@@ -257,3 +259,29 @@ def test_a_process_that_cannot_start_ends_the_whole_service_with_one_line_of_log
     log = server.log.read_text()
     assert "Traceback" not in log
     assert [str(file) in line for line in log.splitlines() if "start_failed" in line] == [True]
+
+
+def test_processes_end_in_order_after_their_launcher_was_killed(
+    tmp_path: Path, short_clip: bytes
+) -> None:
+    server = Server(tmp_path, {"FOLEY_JOBS_DIR": str(tmp_path / "jobs")})
+    family: list[psutil.Process] = []
+    try:
+        server.wait_until_ready()
+        wait_until(lambda: server.find("runners.durable.executor"), 30)
+        family = server.family()
+        assert len(family) >= 5  # the launcher, the API, the GPU process, the executor, the sandbox
+        with ThreadPoolExecutor() as pool:
+            call = pool.submit(server.generate, short_clip, num_inference_steps=25)
+            server.wait_for_num_requests(1)
+            server.process.kill()
+            assert call.result().status_code == 200
+        _, left = psutil.wait_procs(family, timeout=scale(20))
+        assert left == [], server.log.read_text()
+        assert server.probe("/livez") == 0
+        assert list(server.scratch.iterdir()) == []
+    finally:
+        for process in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        server.stop()

@@ -132,7 +132,7 @@ ALLOWED: dict[str, set[str]] = {
     "runners.logs": BASE,
     "runners.metrics": BASE | {"runners.settings"},
     "runners.orphans": set(),
-    "runners.process": BASE | {"runners.stop_signals"},
+    "runners.process": BASE | {"runners.orphans", "runners.stop_signals"},
     "runners.runner_socket": BASE,
     "runners.stop_signals": BASE,
     "runners.settings": BASE | {"foley.webhook_secrets"},

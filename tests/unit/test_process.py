@@ -1,3 +1,6 @@
+import contextlib
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -65,6 +68,32 @@ arbiter = create_standalone_arbiter([Watcher("a", sys.executable, args=["-c", pr
 arbiter.start(cb=lambda _: None)
 """
 
+# A process whose launcher is killed. It tells of the signal, and ends then or goes on.
+LEFT_PROCESS = """
+import signal, sys, time
+import click
+from runners import process
+
+def tell(*_):
+    print("SIGTERM", flush=True)
+    END
+
+process.find_grace_seconds = lambda: 0.1
+process.LAST_RESORT_SECONDS = 0.1
+signal.signal(signal.SIGTERM, tell)
+with click.Context(click.Command("serve")) as context:
+    context.params["fd"] = 0  # as BentoML gives it to what its launcher starts
+    process.end_with_launcher()
+print("started", flush=True)
+while True:
+    time.sleep(1)
+"""
+LEFT_LAUNCHER = """
+import subprocess, sys
+
+subprocess.run([sys.executable, "-c", sys.argv[1]])
+"""
+
 
 def test_a_free_port_is_none_that_connections_get() -> None:
     first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
@@ -103,3 +132,23 @@ def test_a_launcher_whose_process_cannot_start_ends_with_the_status_of_a_failed_
     assert ended.returncode == 3, ended.stderr
     (told,) = [line for line in ended.stdout.splitlines() if "start_failed" in line]
     assert "no room" in told
+
+
+@pytest.mark.parametrize("end", ["sys.exit()", "pass"])
+def test_a_process_whose_launcher_is_killed_is_told_to_end_and_then_ended(end: str) -> None:
+    launcher = subprocess.Popen(
+        [sys.executable, "-c", LEFT_LAUNCHER, LEFT_PROCESS.replace("END", end)],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    with launcher:
+        assert launcher.stdout is not None
+        try:
+            assert launcher.stdout.readline() == "started\n"
+            launcher.kill()
+            # It is read until the process that was left has ended too.
+            assert launcher.communicate(timeout=scale(20))[0] == "SIGTERM\n"
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(launcher.pid, signal.SIGKILL)
