@@ -53,6 +53,14 @@ class ApiKeys:
             raise UnauthorizedError("this API key is not known")
         return digest.hex()
 
+    def is_executor(self, headers: Mapping[str, str]) -> bool:
+        """Return whether a request is one of the executor of jobs, which nobody else can sign.
+
+        Args:
+            headers: as of `owner_of`.
+        """
+        return self._read_job_key is not None and self._read_job_key(_read_key(headers)) is not None
+
 
 def caller_of(owner: str, address: str) -> str:
     """Return for whom turns and shares are counted: the owner, or the address of one without a key.

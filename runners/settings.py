@@ -168,9 +168,10 @@ class Settings(BaseSettings):
         int,
         Field(
             ge=0,
-            description="Generations that one API process takes from one API key, or from one "
-            "address without a key, in a minute. A further request is refused with 429. 0 for no "
-            "limit.",
+            description="Generations, mixes and jobs that one API process takes from one API key, "
+            "or from one address without a key, in a minute. A further request is refused with "
+            "429. Uploads for jobs do not count, nor does what the service does for a job. 0 for "
+            "no limit.",
         ),
     ] = 0
     key_share: Annotated[

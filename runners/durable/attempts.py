@@ -241,7 +241,8 @@ class JobRunner:
 
     def _find_client(self, owner: str) -> AsyncFoleyClient:
         if owner not in self._clients:
-            key = make_job_key(self._secret, owner) if owner else None
+            # Also where no key is needed: it tells the call from one that a caller makes.
+            key = make_job_key(self._secret, owner)
             self._clients[owner] = AsyncFoleyClient(
                 self._server, api_key=key, transport=AiohttpTransport()
             )

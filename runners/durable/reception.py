@@ -78,6 +78,7 @@ class JobReception:
             keys.append(key)
             await asyncio.to_thread(self.jobs.check_room, owner, caller, key)
 
+        self._intake.check_requests(caller)
         with (
             self._ending.accept_work("job"),
             self._intake.receive(caller) as upload,
@@ -108,6 +109,7 @@ class JobReception:
                 clip = self.jobs.uploads.find_complete(owner, options.upload)
             source = folder / SOURCE if (folder / SOURCE).exists() else None
             settled = await asyncio.to_thread(JobRequest.settle, options, clip, source)
+            self._intake.count_request(caller)
             return await asyncio.to_thread(
                 self.jobs.accept,
                 owner,

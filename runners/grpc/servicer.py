@@ -87,6 +87,7 @@ class FoleyServicer(FoleyServiceServicer):
         limit_seconds = self._settings.request_timeout_seconds
         async with guard_call(context, "Generate", self._keys) as caller:
             self._service.require_runner()  # before anything is received
+            self._intake.check_requests(caller.caller)
             remaining_seconds = context.time_remaining()  # None where the caller set no deadline
             if remaining_seconds is not None:
                 limit_seconds = min(limit_seconds, remaining_seconds)
@@ -173,7 +174,8 @@ class FoleyServicer(FoleyServiceServicer):
             or options.choose_default_format(has_clip=(folder / CLIP).exists()),
         )
         self._scratch.reserve(folder, job.caller, job.measure_least_result())
-        return await self._run_with_progress(job, context, deadline)
+        with self._intake.counting(caller.caller):
+            return await self._run_with_progress(job, context, deadline)
 
     async def _run_with_progress(
         self, job: GenerationJob, context: grpc.aio.ServicerContext, deadline: Deadline

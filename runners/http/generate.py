@@ -6,6 +6,7 @@ POST /v1/mix finishes a sound that is sent, without the model.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,8 +75,8 @@ class _ActiveRequest:
 class GenerateEndpoint:
     """An ASGI application, because its files must exist until the response has been sent.
 
-    `ErrorMiddleware` around it has put "foley.request_id", "foley.owner" and "foley.caller" into
-    the scope.
+    `ErrorMiddleware` around it has put "foley.request_id", "foley.owner", "foley.caller" and
+    "foley.is_executor" into the scope.
 
     Args:
         settings: time and size limits.
@@ -119,6 +120,8 @@ class GenerateEndpoint:
             FoleyError: the request was refused or failed before the response began.
         """
         self._service.require_runner()  # before anything is received
+        if not scope["foley.is_executor"]:
+            self._intake.check_requests(scope["foley.caller"])
         deadline = Deadline(self._settings.request_timeout_seconds)
         with (
             self._ending.accept_work(f"{scope['path']} {scope['foley.request_id']}"),
@@ -144,10 +147,17 @@ class GenerateEndpoint:
                 format=response_format.format,
             )
             self._scratch.reserve(folder, job.caller, job.measure_least_result())
-            if response_format.streamed:
-                await self._send_events(active, job, send)
-            else:
-                await self._send_files(active, job, send, zipped=response_format.zipped)
+            with self._count(active):
+                if response_format.streamed:
+                    await self._send_events(active, job, send)
+                else:
+                    await self._send_files(active, job, send, zipped=response_format.zipped)
+
+    def _count(self, active: _ActiveRequest) -> contextlib.AbstractContextManager[None]:
+        """Count a request of the caller while it is worked on; a job was counted before."""
+        if active.request.scope["foley.is_executor"]:
+            return contextlib.nullcontext()
+        return self._intake.counting(active.caller)
 
     async def _read_options(self, active: _ActiveRequest) -> GenerationOptions:
         """Store the clip and return the options, within the time allowed."""

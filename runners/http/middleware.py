@@ -59,8 +59,9 @@ class ErrorMiddleware:
     router or of BentoML is replaced by one in our form. An unforeseen exception becomes `internal`,
     and only the log has its traceback.
 
-    The application inside finds "foley.request_id", "foley.owner" and "foley.caller" in the
-    scope. It may put "foley.code", the code of an error that its response tells after status 200.
+    The application inside finds "foley.request_id", "foley.owner", "foley.caller" and
+    "foley.is_executor" in the scope. It may put "foley.code", the code of an error that its
+    response tells after status 200.
 
     Args:
         app: the application inside.
@@ -133,6 +134,7 @@ class ErrorMiddleware:
             scope["foley.owner"] = self._owner_of(scope, headers)
             address, _ = scope.get("client") or ("", None)
             scope["foley.caller"] = caller_of(scope["foley.owner"], address)
+            scope["foley.is_executor"] = self._keys.is_executor(headers)
             # BentoML has routes of its own, such as a start page that loads foreign scripts.
             if _route_name(path) == OTHER and path not in self._quiet_paths:
                 raise NotFoundError("there is nothing at this path")

@@ -1,7 +1,10 @@
-"""What one API process takes in at once: uploads, their bytes and rate, and the requests of a key.
+"""What one API process takes in: uploads at once, their bytes and rate, and requests of a key.
 
 An upload computes nothing, so it holds no place of the model. It has bounds of its own, so that
 callers who send slowly neither shut others out nor fill the scratch folder.
+
+A generation or a job is counted once, when it was received; pieces of uploads are not. The executor
+asks for what was counted as a job.
 """
 
 import asyncio
@@ -78,7 +81,7 @@ class Intake:
         max_bytes: that all uploads of the moment may have together.
         min_bytes_per_second: least rate of an upload; 0 for none.
         key_share: largest share of the uploads that the requests of one key may hold, above 0.
-        requests_per_minute: of one key; 0 for no limit.
+        requests_per_minute: generations and jobs of one key; 0 for no limit.
     """
 
     def __init__(
@@ -110,9 +113,8 @@ class Intake:
             check_room: of the folder in which the upload is stored, as of `Upload`.
 
         Raises:
-            BusyError: the key has sent too many requests, or too many uploads are under way.
+            BusyError: too many uploads are under way.
         """
-        self._count_request(owner)
         if self._uploads_of[owner] >= self._max_uploads_of_key:
             raise BusyError(
                 f"{self._uploads_of[owner]} uploads of this caller are being received, the limit; "
@@ -147,26 +149,69 @@ class Intake:
                 "limit; try again later"
             )
 
-    def _count_request(self, owner: str) -> None:
-        """Note a request of an owner, unless it has had as many as allowed within a minute."""
-        if not self._requests_per_minute:
-            return
+    def check_requests(self, owner: str) -> None:
+        """Check that an owner may send a request; called before one is received.
+
+        Args:
+            owner: of the request; see `runners.auth.caller_of`.
+
+        Raises:
+            BusyError: the owner has had as many as allowed within a minute.
+        """
         now = time.monotonic()
-        recent = self._recent.get(owner, deque())
-        while recent and recent[0] <= now - MINUTE:
-            recent.popleft()
-        if len(recent) >= self._requests_per_minute:
+        recent = self._find_recent(owner, now)
+        if 0 < self._requests_per_minute <= len(recent):
             busy = BusyError(
                 f"this caller has sent {len(recent)} requests within a minute, the limit; "
                 "try again later"
             )
             busy.retry_after_seconds = recent[0] + MINUTE - now
             raise busy
+
+    def count_request(self, owner: str) -> None:
+        """Note a request that was received and is whole.
+
+        Args:
+            owner: of the request; see `runners.auth.caller_of`.
+
+        Raises:
+            BusyError: as of `check_requests`.
+        """
+        self.check_requests(owner)
+        if not self._requests_per_minute:
+            return
+        now = time.monotonic()
+        recent = self._find_recent(owner, now)
         recent.append(now)
         self._recent.pop(owner, None)
         self._recent[owner] = recent  # at the end: the oldest is the first
-        while next(iter(self._recent.values()))[-1] <= now - MINUTE:
+        while not (oldest := next(iter(self._recent.values()))) or oldest[-1] <= now - MINUTE:
             del self._recent[next(iter(self._recent))]
+
+    @contextlib.contextmanager
+    def counting(self, owner: str) -> Iterator[None]:
+        """Note a request as `count_request` does, and forget it if the block has no place for it.
+
+        Args:
+            owner: of the request; see `runners.auth.caller_of`.
+
+        Raises:
+            BusyError: as of `check_requests`, or of the block.
+        """
+        self.count_request(owner)
+        try:
+            yield
+        except BusyError:
+            if recent := self._recent.get(owner):
+                recent.pop()
+            raise
+
+    def _find_recent(self, owner: str, now: float) -> deque[float]:
+        """Return when an owner has sent requests within the last minute."""
+        recent = self._recent.get(owner, deque())
+        while recent and recent[0] <= now - MINUTE:
+            recent.popleft()
+        return recent
 
 
 def make_intake(settings: Settings) -> Intake:

@@ -22,6 +22,7 @@ class Api:
     Attributes:
         url: of it.
         seeds: how often each was asked for.
+        keys: with which it was asked.
         delay_seconds: of each answer.
         released: lets the requests go on that wait.
         stalls: where it falls silent, once each: "upload" is a clip that it does not read on,
@@ -32,6 +33,7 @@ class Api:
 
     url: str = ""
     seeds: Counter[str] = field(default_factory=Counter)
+    keys: set[str] = field(default_factory=set)
     delay_seconds: float = 0.0
     released: threading.Event = field(default_factory=threading.Event)
     stalls: list[str] = field(default_factory=list)
@@ -66,6 +68,7 @@ def serve_api(*, held: bool = False) -> Iterator[Api]:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             seed = dict(FIELD.findall(body))[b"seed"].decode()
             api.seeds[seed] += 1
+            api.keys.add(self.headers.get("Authorization", "").removeprefix("Bearer "))
             api.released.wait()
             time.sleep(api.delay_seconds)
             file = {"variation": 1, "seed": int(seed), "format": "wav", "media_type": "audio/wav"}

@@ -44,3 +44,16 @@ def test_a_job_key_stands_for_its_owner_alone(tmp_path: Path) -> None:
             keys.owner_of({"x-api-key": wrong})
     with pytest.raises(UnauthorizedError):
         ApiKeys(["first"]).owner_of({"x-api-key": key})
+
+
+@pytest.mark.parametrize("needed", [[], ["first"]])
+def test_a_job_key_alone_tells_the_executor(tmp_path: Path, needed: list[str]) -> None:
+    secret = load_secret(tmp_path)
+    keys = ApiKeys(needed, partial(read_job_key, secret))
+    for owner in ("", "a" * 64):
+        key = make_job_key(secret, owner)
+        assert keys.is_executor({"authorization": f"Bearer {key}"})
+        assert not ApiKeys(needed).is_executor({"authorization": f"Bearer {key}"})
+        for other in (key[:-1], make_job_key(b"other", owner), f"foley-job.{owner}.", "first", ""):
+            assert not keys.is_executor({"authorization": f"Bearer {other}"})
+    assert not keys.is_executor({})

@@ -1,5 +1,6 @@
 """What an API process does with jobs, without an executor."""
 
+import asyncio
 import contextlib
 import os
 import sqlite3
@@ -11,13 +12,20 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy.exc import SQLAlchemyError
+from starlette.requests import Request
 
 from foley.errors import BusyError, ConflictError, NotFoundError, ParameterError
 from runners.durable import files
 from runners.durable.job import Job
+from runners.durable.reception import JobReception, Read
 from runners.durable.request import JobOptions, JobRequest
 from runners.durable.service import JobService
 from runners.handoff import CLIP
+from runners.http.uploads import UploadHandlers
+from runners.jobs.cancellation import CancellationRegistry
+from runners.jobs.clip_url import ClipLoader
+from runners.jobs.ending import Ending
+from runners.jobs.intake import Upload, make_intake
 from runners.settings import Settings
 from tests.durable import versions
 
@@ -215,3 +223,40 @@ def test_results_whose_queue_is_gone_are_told_of_and_left_alone(
     assert (tmp_path / "jobs.lost").read_text() == f"{job.id}\n"
     JobService(Settings(jobs_dir=tmp_path)).close()
     assert "jobs_lost" not in capsys.readouterr().out
+
+
+def begin_upload(caller: str) -> Request:
+    headers = [(b"tus-resumable", b"1.0.0"), (b"upload-length", b"9")]
+    scope = {"type": "http", "method": "POST", "path": "/v1/uploads", "headers": headers}
+    return Request({**scope, "foley.owner": OWNER, "foley.caller": caller})
+
+
+def test_a_caller_has_so_many_jobs_a_minute_and_an_upload_is_none(
+    service: JobService, tmp_path: Path
+) -> None:
+    settings = Settings(jobs_dir=tmp_path, requests_per_minute=2)
+    intake, ending = make_intake(settings), Ending(5.0)
+    registry = CancellationRegistry(tmp_path / "requests")
+    reception = JobReception(settings, service, intake, ClipLoader(settings), ending, registry)
+    handlers = UploadHandlers(settings, service.uploads, intake, ending)
+
+    async def read(_folder: Path, _upload: Upload) -> JobOptions:
+        return JobOptions(prompt="rain", duration_seconds=1)
+
+    async def read_wrong(_folder: Path, _upload: Upload) -> JobOptions:
+        raise ParameterError("wrong")
+
+    async def submit(read: Read) -> None:
+        await reception.submit(OWNER, "caller", read, find_key=lambda: None, root="")
+
+    async def submit_all() -> None:
+        for _ in range(3):
+            assert (await handlers.create(begin_upload("caller"))).status_code == 201
+            with pytest.raises(ParameterError):
+                await submit(read_wrong)
+        await submit(read)
+        await submit(read)
+        with pytest.raises(BusyError, match="2 requests within a minute"):
+            await submit(read_wrong)  # which is not read
+
+    asyncio.run(submit_all())

@@ -20,6 +20,7 @@ from runners.durable.attempts import JobRunner, ProgressNotes
 from runners.durable.files import JobFiles
 from runners.durable.queue import JobQueue
 from runners.durable.request import JobOptions, JobRequest
+from runners.durable.secret import make_job_key
 from runners.durable.transport import AiohttpTransport
 from tests.durable.api import Api, serve_api
 from tests.durable.receiver import serve_handler
@@ -162,4 +163,5 @@ def test_a_job_is_tried_again_when_the_service_falls_silent_or_breaks_off(
         api.stalls = [where]
         result = asyncio.run(run(api, queue))
         assert not api.stalls
+    assert api.keys == {make_job_key(b"", "")}  # also where the API needs none
     assert files.find_file(job_id, "foley-1.wav", result).read_text() == "7"

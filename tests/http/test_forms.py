@@ -117,6 +117,7 @@ def open_endpoint(
     settings: Settings | None = None,
     clips: ClipLoader | None = None,
     ending: Ending | None = None,
+    keys: ApiKeys | None = None,
 ) -> Iterator[tuple[httpx.AsyncClient, Scratch]]:
     """A client of POST /v1/generate in this process, and its scratch folder."""
     settings = settings or Settings()
@@ -131,7 +132,7 @@ def open_endpoint(
         ResultStore(common.results, keep_seconds=60, keep_bytes=10_000),
         ending or Ending(30),
     )
-    transport = httpx.ASGITransport(app=ErrorMiddleware(endpoint, ApiKeys([])))
+    transport = httpx.ASGITransport(app=ErrorMiddleware(endpoint, keys or ApiKeys([])))
     try:
         yield httpx.AsyncClient(transport=transport, base_url="http://test"), scratch
     finally:
@@ -193,6 +194,39 @@ def test_an_upload_too_many_is_refused_before_it_is_read(tmp_path: Path) -> None
     assert response.status_code == 429
     assert response.json()["error"]["code"] == "busy"
     assert int(response.headers["retry-after"]) > 0
+
+
+def test_a_caller_has_so_many_generations_a_minute_beside_those_of_jobs(tmp_path: Path) -> None:
+    async def body() -> AsyncIterator[bytes]:
+        raise AssertionError("the body was read")
+        yield b""
+
+    async def ask() -> None:
+        keys = ApiKeys([], lambda key: "" if key == "executor" else None)
+        settings, job = Settings(requests_per_minute=2), {"X-Api-Key": "executor"}
+        with open_endpoint(tmp_path, service, settings, keys=keys) as (client, _scratch):
+            async with client:
+
+                async def post(**headers: str) -> int:
+                    answer = await client.post(
+                        "/v1/generate", files={"clip": b"clip"}, headers=headers
+                    )
+                    return answer.status_code
+
+                assert [await post(**job) for _ in range(3)] == [200] * 3
+                wrong = await client.post("/v1/generate", files={"clip": b"x"}, data={"seed": "x"})
+                assert wrong.status_code == 422
+                assert [await post() for _ in range(2)] == [200] * 2
+                refused = await client.post(
+                    "/v1/generate", content=body(), headers={"Content-Type": FORM}
+                )
+                assert refused.status_code == 429
+                assert "2 requests within a minute" in refused.json()["error"]["message"]
+                assert await post(**job) == 200
+
+    service = FakeService()
+    asyncio.run(ask())
+    assert len(service.jobs) == 6
 
 
 def test_an_upload_that_stalls_is_refused_and_leaves_nothing(

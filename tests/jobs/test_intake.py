@@ -78,21 +78,38 @@ def test_a_key_has_a_number_of_requests_a_minute(monkeypatch: pytest.MonkeyPatch
     receiving = make(requests=2)
     for moment in (1000.0, 1020.0):
         now = moment
-        with receiving.receive("a"):
+        receiving.check_requests("a")
+        receiving.count_request("a")
+        with receiving.receive("a"):  # an upload is no request
             pass
     now = 1030.0
-    with pytest.raises(BusyError, match="2 requests within a minute") as caught:
-        receiving.receive("a").__enter__()
-    assert caught.value.retry_after_seconds == 30.0  # when the first one is a minute ago
-    with receiving.receive("b"):
-        pass
+    for call in (receiving.check_requests, receiving.count_request):
+        with pytest.raises(BusyError, match="2 requests within a minute") as caught:
+            call("a")
+        assert caught.value.retry_after_seconds == 30.0  # when the first one is a minute ago
+    receiving.count_request("b")
     now = 1060.0
-    with receiving.receive("a"):
-        pass
+    receiving.count_request("a")
     for now in range(2000, 4000):  # as many addresses as one likes
-        with receiving.receive(str(now)):
-            pass
+        receiving.count_request(str(now))
     assert len(receiving._recent) == 60
+
+
+def test_a_request_without_a_place_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(intake.time, "monotonic", lambda: now)
+    receiving = make(requests=1)
+    for owner in "aab":
+        with pytest.raises(BusyError, match="no place"), receiving.counting(owner):
+            raise BusyError("no place")
+    with pytest.raises(StorageFullError), receiving.counting("a"):
+        raise StorageFullError
+    with pytest.raises(BusyError, match="1 requests within a minute"):
+        receiving.check_requests("a")
+    now = 1060.0
+    receiving.check_requests("a")  # which leaves nothing behind
+    receiving.count_request("c")
+    assert list(receiving._recent) == ["c"]
 
 
 @pytest.mark.parametrize(("num_bytes", "end"), [(0, "slow"), (999, "slow"), (1000, "whole")])
