@@ -17,7 +17,7 @@ from starlette.requests import Request
 from foley.errors import BusyError, ConflictError, NotFoundError, ParameterError
 from runners.durable import files
 from runners.durable.job import Job
-from runners.durable.reception import JobReception, Read
+from runners.durable.reception import Admit, JobReception, Read
 from runners.durable.request import JobOptions, JobRequest
 from runners.durable.service import JobService
 from runners.handoff import CLIP
@@ -240,14 +240,15 @@ def test_a_caller_has_so_many_jobs_a_minute_and_an_upload_is_none(
     reception = JobReception(settings, service, intake, ClipLoader(settings), ending, registry)
     handlers = UploadHandlers(settings, service.uploads, intake, ending)
 
-    async def read(_folder: Path, _upload: Upload) -> JobOptions:
+    async def read(_folder: Path, _upload: Upload, admit: Admit) -> JobOptions:
+        await admit(None)
         return JobOptions(prompt="rain", duration_seconds=1)
 
-    async def read_wrong(_folder: Path, _upload: Upload) -> JobOptions:
+    async def read_wrong(_folder: Path, _upload: Upload, _admit: Admit) -> JobOptions:
         raise ParameterError("wrong")
 
     async def submit(read: Read) -> None:
-        await reception.submit(OWNER, "caller", read, find_key=lambda: None, root="")
+        await reception.submit(OWNER, "caller", read, root="")
 
     async def submit_all() -> None:
         for _ in range(3):

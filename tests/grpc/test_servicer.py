@@ -232,7 +232,7 @@ def test_a_message_that_cannot_be_parsed_is_the_callers_mistake(
     assert len(methods) == 10
 
     async def submit(_owner: str, _caller: str, read: Any, **_: Any) -> None:
-        await read(tmp_path, None)
+        await read(tmp_path, None, None)
 
     async def run() -> None:
         scratch, keys = Scratch(tmp_path), ApiKeys([key])
