@@ -4,8 +4,8 @@ BentoML starts the processes of the service by circus. That drops a signal which
 when it starts processes: at its own start, and when it replaces one that has died. The launcher
 would then go on for ever, and be killed with everything in it once the grace period is over.
 
-The launcher ends with 0 after SIGTERM, whoever sent it. A process that cannot start sends
-`START_FAILED` before, and the launcher then ends with `EXIT_STATUS`.
+After SIGTERM the launcher ends with 0, even where one of its own processes sent the signal. So a
+process that cannot start first sends `START_FAILED`. The launcher then ends with `EXIT_STATUS`.
 """
 
 import signal

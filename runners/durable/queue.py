@@ -24,7 +24,7 @@ from runners.durable.database import is_shared, open_engine, prepare_database
 from runners.durable.job import UNFINISHED, Job, JobFailedError, JobState
 from runners.durable.request import JobRequest, find_output
 from runners.durable.starts import StartStore
-from runners.durable.turns import TurnStore, name_caller
+from runners.durable.turns import TurnStore, name_roles
 from runners.durable.webhooks import WebhookStore
 from runners.status import INTERNAL_CODE, INTERNAL_MESSAGE
 
@@ -132,7 +132,7 @@ class JobQueue:
             "workflow_id_reuse_policy": "return-existing",
             "priority": self._turns.choose(caller, request.options.priority),
             "authenticated_user": _name_user(owner),
-            "authenticated_roles": name_caller(caller)[1],
+            "authenticated_roles": name_roles(caller),
         }
         self._client.enqueue(
             options, job_id, owner, request.model_dump(mode="json", exclude_unset=True)

@@ -56,7 +56,7 @@ class TurnStore:
         """
         rounds = _ROUNDS[priority]
         limits = {"first": rounds[0], "last": rounds[-1]}
-        given = {"queue": self._queue, "caller": name_caller(caller)[0], **limits}
+        given = {"queue": self._queue, "caller": json.dumps(name_roles(caller)), **limits}
         with self._engine.connect() as connection:
             present, last = connection.execute(_FIND_ROUNDS, given).one()
         number: int = rounds[0] if present is None else present if last is None else last + 1
@@ -65,16 +65,15 @@ class TurnStore:
     def count(self, caller: str) -> int:
         """Return how many jobs of a caller wait."""
         with self._engine.connect() as connection:
-            given = {"caller": name_caller(caller)[0]}
+            given = {"caller": json.dumps(name_roles(caller))}
             count: int = connection.execute(_COUNT, given).scalar_one()
         return count
 
 
-def name_caller(caller: str) -> tuple[str, list[str]]:
-    """Return what the database has of a caller, and what DBOS is given for it.
+def name_roles(caller: str) -> list[str]:
+    """Return the roles of a job's user, which say whose turn it takes.
 
-    DBOS keeps the roles of a job's user with it, and hands them to the job alone, which asks for
-    none. A caller without a key has no user of its own.
+    DBOS keeps them with the job as JSON and asks for none. The user itself will not do, since all
+    callers without a key have one.
     """
-    roles = [f"caller:{caller}"]
-    return json.dumps(roles), roles
+    return [f"caller:{caller}"]

@@ -17,7 +17,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from foley.errors import BusyError, ConflictError, NotFoundError, StorageFullError
+from foley.errors import (
+    BusyError,
+    ConflictError,
+    FoleyError,
+    NotFoundError,
+    StorageFullError,
+    UploadTooLargeError,
+)
 from runners.durable.files import JOB_ID, MIN_ROOM_BYTES
 
 KEEP_SECONDS = 86_400.0  # after the last byte
@@ -80,6 +87,7 @@ class UploadStore:
             BusyError: the uploads together, or those of the caller, would be too many or too large,
                 and none of them may be dropped.
             StorageFullError: the disk has no room for it.
+            UploadTooLargeError: it alone has more bytes than all may have together.
         """
         remove_old_uploads(self._folder)
         with self._lock_folder():
@@ -200,19 +208,36 @@ class UploadStore:
         shutil.rmtree(self._folder / upload_id, ignore_errors=True)
 
     def _check_room(self, caller: str, num_bytes: int) -> None:
-        """Return if there is room, once idle uploads were dropped that stand in the way."""
+        """Return if there is room, once idle uploads were dropped that stand in the way.
+
+        None is dropped if that makes too little room.
+        """
+        if num_bytes > self._max_bytes:
+            raise UploadTooLargeError(
+                f"Upload-Length: {num_bytes} bytes are more than the {self._max_bytes} that all "
+                "uploads may have together; send a smaller clip"
+            )
         kept = sorted(self._list_kept(), key=lambda one: one.changed_at)
-        while (refusal := self._find_refusal(kept, caller, num_bytes)) is not None:
-            reason, in_the_way = refusal
+        dropped: list[_KeptUpload] = []
+
+        def drop_idle(in_the_way: Sequence[_KeptUpload], refusal: FoleyError) -> None:
             idle = next((one for one in in_the_way if one.is_idle), None)
             if idle is None:
-                raise _refuse(reason, in_the_way)
-            self.remove(idle.upload.id)
+                raise refusal
+            dropped.append(idle)
             kept.remove(idle)
-        missing = sum(one.num_missing for one in kept)
+
+        while (found := self._find_refusal(kept, caller, num_bytes)) is not None:
+            reason, in_the_way = found
+            drop_idle(in_the_way, _refuse(reason, in_the_way))
         stats = os.statvfs(self._folder)
-        if stats.f_bavail * stats.f_frsize < missing + num_bytes + MIN_ROOM_BYTES:
-            raise StorageFullError()
+        free = stats.f_bavail * stats.f_frsize
+        while free + sum(one.num_arrived for one in dropped) < (
+            sum(one.num_missing for one in kept) + num_bytes + MIN_ROOM_BYTES
+        ):
+            drop_idle(kept, StorageFullError())
+        for one in dropped:
+            self.remove(one.upload.id)
 
     def _list_kept(self) -> Iterator["_KeptUpload"]:
         for folder in self._folder.iterdir():
@@ -275,6 +300,11 @@ class _KeptUpload:
     upload: StoredUpload
     num_missing: int  # bytes that have not come
     changed_at: float  # Unix time of the last byte
+
+    @property
+    def num_arrived(self) -> int:
+        """Bytes that have come."""
+        return self.upload.num_bytes - self.num_missing
 
     @property
     def is_idle(self) -> bool:

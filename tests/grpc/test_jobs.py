@@ -13,18 +13,14 @@ from foley.v1 import foley_pb2 as proto
 from foley.v1.foley_pb2_grpc import JobServiceStub, add_JobServiceServicer_to_server
 from runners.auth import ApiKeys
 from runners.durable.job import Job
-from runners.durable.reception import JobReception
 from runners.durable.request import OF_THE_JOB, JobOptions, JobRequest
 from runners.durable.service import JobService
 from runners.grpc.jobs import JobServicer, describe_job
 from runners.http.responses import describe_file
-from runners.jobs.cancellation import CancellationRegistry
-from runners.jobs.clip_url import ClipLoader
-from runners.jobs.ending import Ending
-from runners.jobs.intake import make_intake
 from runners.jobs.outputs import OutputFile
 from runners.settings import Settings
 from tests.durable.receiver import receive_webhooks
+from tests.durable.reception import make_reception
 from tests.patience import scale, wait_until
 from tests.server import ENDLESS, Server
 
@@ -156,16 +152,8 @@ def test_every_option_of_a_job_is_one_over_grpc_too() -> None:
 @contextlib.asynccontextmanager
 async def serve_jobs(settings: Settings) -> AsyncIterator[tuple[JobService, JobServicer, str]]:
     """The calls about jobs, in this process and without an executor, and their address."""
-    assert settings.jobs_dir is not None
     jobs = JobService(settings)
-    reception = JobReception(
-        settings,
-        jobs,
-        make_intake(settings),
-        ClipLoader(settings),
-        Ending(5.0),
-        CancellationRegistry(settings.jobs_dir / "requests"),
-    )
+    reception = make_reception(settings, jobs)
     servicer = JobServicer(settings, reception, ApiKeys(()))
     server = grpc.aio.server()
     add_JobServiceServicer_to_server(servicer, server)

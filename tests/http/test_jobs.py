@@ -20,18 +20,14 @@ from foley.client import verify_webhook
 from foley.errors import NotFoundError
 from foley.media.inspection import inspect_file
 from runners.auth import ApiKeys
-from runners.durable.reception import JobReception
 from runners.durable.request import JobOptions, JobRequest
 from runners.durable.service import JobService
 from runners.http.jobs import JobHandlers, build_job_routes
 from runners.http.middleware import ErrorMiddleware
 from runners.http.responses import KeptFile
-from runners.jobs.cancellation import CancellationRegistry
-from runners.jobs.clip_url import ClipLoader
-from runners.jobs.ending import Ending
-from runners.jobs.intake import make_intake
 from runners.settings import Settings
 from tests.durable.receiver import SECRET, receive_webhooks
+from tests.durable.reception import make_reception
 from tests.http.test_generate import samples
 from tests.media.clips import list_packets
 from tests.media.test_images import draw_picture
@@ -304,14 +300,7 @@ def test_an_unknown_job_is_not_found(server: Server) -> None:
 def test_the_events_of_a_job_that_is_deleted_meanwhile_end_with_an_error(tmp_path: Path) -> None:
     settings = Settings(jobs_dir=tmp_path)
     jobs = JobService(settings)
-    reception = JobReception(
-        settings,
-        jobs,
-        make_intake(settings),
-        ClipLoader(settings),
-        Ending(5.0),
-        CancellationRegistry(tmp_path / "requests"),
-    )
+    reception = make_reception(settings, jobs)
     with jobs.files.receive() as folder:
         request = JobRequest.settle(JobOptions(prompt="rain", duration_seconds=1), None)
         job = jobs.accept("", folder, request, upload=None, idempotency_key=None, root="")

@@ -11,8 +11,15 @@ import httpx
 import pytest
 from tusclient.client import TusClient
 
-from foley.errors import BusyError, ConflictError, NotFoundError
+from foley.errors import (
+    BusyError,
+    ConflictError,
+    NotFoundError,
+    StorageFullError,
+    UploadTooLargeError,
+)
 from runners.durable import uploads
+from runners.durable.files import MIN_ROOM_BYTES
 from runners.durable.uploads import StoredUpload, UploadStore, remove_old_uploads
 from tests.conftest import MAX_UPLOAD_BYTES
 from tests.http.test_jobs import FEW_STEPS, submit, wait_for_end
@@ -190,28 +197,52 @@ def test_one_caller_leaves_others_a_number_of_uploads(
     assert uploads.IDLE_SECONDS - 60 < refused.value.retry_after_seconds <= uploads.IDLE_SECONDS
 
 
+def rest(folder: Path, upload: StoredUpload, seconds: float) -> None:
+    """Have the last byte of an upload come so long ago."""
+    then = time.time() - seconds
+    os.utime(folder / "clips" / upload.id / "data", (then, then))
+
+
+def test_room_of_the_disk_is_not_kept_for_what_is_not_sent(tmp_path: Path) -> None:
+    store, gigabyte = UploadStore(tmp_path, max_bytes=10**15, key_share=1.0), 10**9
+    stats = os.statvfs(tmp_path)
+    most = stats.f_bavail * stats.f_frsize - MIN_ROOM_BYTES
+    idle = store.create("a", "a", most - gigabyte, "")
+    with pytest.raises(StorageFullError):
+        store.create("b", "b", 2 * gigabyte, "")
+    rest(tmp_path, idle, uploads.IDLE_SECONDS + 1)
+    with pytest.raises(StorageFullError):  # without the other one too
+        store.create("b", "b", most + gigabyte, "")
+    assert store.find("a", idle.id) == idle
+    store.create("b", "b", 2 * gigabyte, "")
+    with pytest.raises(NotFoundError):
+        store.find("a", idle.id)
+
+
 def test_what_was_begun_and_not_sent_makes_room_for_others(
     store: UploadStore, tmp_path: Path
 ) -> None:
-    def rest(upload: StoredUpload, seconds: float) -> None:
-        then = time.time() - seconds
-        os.utime(tmp_path / "clips" / upload.id / "data", (then, then))
-
     whole, idle, idler = (store.create(owner, owner, 333, "") for owner in "abc")
     with store.open(whole, 0) as writer:
         writer.write(bytes(333))
-    rest(whole, uploads.IDLE_SECONDS + 100)
+    rest(tmp_path, whole, uploads.IDLE_SECONDS + 100)
     with pytest.raises(BusyError):
         store.create("d", "d", 300, "")
-    rest(idle, uploads.IDLE_SECONDS + 1)
-    rest(idler, uploads.IDLE_SECONDS + 2)
+    rest(tmp_path, idle, uploads.IDLE_SECONDS + 1)
+    rest(tmp_path, idler, uploads.IDLE_SECONDS + 2)
+    with pytest.raises(BusyError):  # all that are idle would not be enough
+        store.create("d", "d", 700, "")
+    with pytest.raises(UploadTooLargeError, match="1001 bytes are more than the 1000"):
+        store.create("d", "d", 1001, "")
+    for upload in (whole, idle, idler):
+        assert store.find(upload.owner, upload.id) == upload
     store.create("d", "d", 300, "")
     with pytest.raises(NotFoundError):
         store.find("c", idler.id)
     for upload in (whole, idle):
         assert store.find(upload.owner, upload.id) == upload
-    rest(whole, uploads.KEEP_SECONDS - 60)
-    rest(idle, 0)
+    rest(tmp_path, whole, uploads.KEEP_SECONDS - 60)
+    rest(tmp_path, idle, 0)
     with pytest.raises(BusyError) as refused:
         store.create("e", "e", 300, "")
     assert 30 < refused.value.retry_after_seconds <= 60
